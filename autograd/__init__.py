@@ -1,0 +1,27 @@
+"""Reverse-mode automatic differentiation over NumPy arrays (or CuPy's: AUTOGRAD_BACKEND=cupy), with every backward pass written out.
+
+    import autograd as ag
+    x = ag.Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    loss = (x * x).sum()
+    loss.backward()
+    x.grad                      # array([2., 4., 6.])
+
+The engine is `autograd/core.py`; the ops, forward above backward under one formula each, are in `autograd/ops/`.
+"""
+
+from autograd import kernels as _kernels
+from autograd.core import Op, Parameter, Tensor, accelerates, is_recording, no_grad, registered_kernels, use_kernels
+from autograd.ops import *  # noqa: F403  (every op as a function; `autograd.ops.__all__` lists them)
+from autograd.ops import __all__ as _op_names
+
+__all__ = [
+    "Op",
+    "Parameter",
+    "Tensor",
+    "accelerates",
+    "is_recording",
+    "no_grad",
+    "registered_kernels",
+    "use_kernels",
+    *_op_names,
+]

@@ -1,0 +1,86 @@
+"""The CPU: arrays are NumPy's, and the host is the device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+xp = np
+device_array = np.ndarray
+out_of_memory_errors: tuple[type[BaseException], ...] = (MemoryError,)
+
+
+def check_backend() -> str:
+    """Says what the arrays run on; the CUDA twin probes driver, device and a first kernel here."""
+    return f"NumPy {np.__version__} on the CPU"
+
+
+def to_device(array: Any, dtype: Any = None) -> np.ndarray:
+    """Host data (array, list, number) as an array of this backend; no copy when it already is one."""
+    return np.asarray(array, dtype=dtype)
+
+
+def to_host(array: Any) -> np.ndarray:
+    """An array of this backend as a NumPy array; no copy here."""
+    return np.asarray(array)
+
+
+def synchronize() -> None:
+    """Waits until the device is idle. The CPU always is: a NumPy call returns when its work is done."""
+
+
+def indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[np.ndarray, int]:
+    """Integers from the host, checked to lie in [0, n) and moved to the device.
+
+    Entries equal to `ignore` pass unchecked and are not counted.
+    Returns (int64 device array of the same shape, count of entries that are not ignored).
+    Raises TypeError for anything but integers, ValueError naming the first entry out of range and its place.
+    """
+    host = np.asarray(array)
+    if host.size == 0:
+        host = host.astype(np.int64)
+    if not np.issubdtype(host.dtype, np.integer):
+        raise TypeError(f"{what}: {host.dtype} values, expected integers; convert with .astype(int)")
+    host = host.astype(np.int64, copy=False)
+    ignored = np.zeros(host.shape, bool) if ignore is None else host == ignore
+    bad = ((host < 0) | (host >= n)) & ~ignored
+    if bad.any():
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        besides = "" if ignore is None else f" or {ignore} (ignored)"
+        raise ValueError(
+            f"{what}: {int(host[place])} at position {place}, expected 0 <= id < {n}{besides}; "
+            "do the ids come from the tokenizer that the model was built for?"
+        )
+    return host, host.size - int(np.count_nonzero(ignored))
+
+
+def scatter_add(shape: Sequence[int], index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """zeros(shape) with `values[i]` added to row `index[i]`; repeated rows accumulate, in a fixed order.
+
+    index (N,) int, values (N, ...) -> (shape[0], ...).
+    Sorting puts equal rows side by side, so each row is one contiguous sum: far faster than np.add.at on rows.
+    """
+    total = np.zeros(shape, dtype=values.dtype)
+    if index.size == 0:
+        return total
+    order = np.argsort(index, kind="stable")
+    rows = index[order]
+    starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
+    total[rows[starts]] = np.add.reduceat(values[order], starts, axis=0)
+    return total
+
+
+def random_bits(seed: int, draw: int, start: int, n: int) -> np.ndarray:
+    """n uniform 16-bit integers: elements start .. start + n of the stream numbered (seed, draw).
+
+    A pure function of (seed, draw, element), so blocks, threads, recomputation and resume all see the same bits.
+    PCG64 jumps to any 64-bit word in constant time (`advance`); a word holds four elements.
+    Source  O'Neill 2014, PCG: A family of simple fast space-efficient statistically good algorithms, section 4.3.
+    """
+    generator = np.random.PCG64([seed, draw])
+    first, skip = divmod(start, 4)
+    if first:
+        generator.advance(first)
+    n_words = -(-(skip + n) // 4)
+    words = np.random.Generator(generator).integers(0, 2**64, size=n_words, dtype=np.uint64)
+    return words.view(np.uint16)[skip : skip + n]

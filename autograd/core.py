@@ -1,0 +1,485 @@
+"""The engine: tensors that remember how they were made, and the sweep that takes gradients back through that memory.
+
+An op is a pair of pure functions on arrays (`Op.forward`, `Op.backward`). `Op.apply` runs the forward one on the arrays inside
+its input tensors and, when a gradient can be needed later, leaves a `Node` behind: the op, what it saved, and an edge to the
+origin of each input. `Tensor.backward` walks these nodes newest first, handing each the gradient of the loss with respect to its
+output and passing on what it returns. Nothing below this file knows of particular ops; nothing above it knows how the walk is done.
+"""
+
+import heapq
+import itertools
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from autograd import backend
+from autograd.backend import xp
+
+Array = Any
+"""An array of the backend in use: `numpy.ndarray` or `cupy.ndarray`."""
+
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+_serial = itertools.count()
+
+
+class Tensor:
+    """An array with a memory of where it came from.
+
+    data            the array; NumPy's dtype rules hold (float32 stays float32, lists of Python floats become float64)
+    grad            after `backward()`: the gradient of the loss with respect to this tensor, an array of the same shape; only
+                    leaves (tensors made by you, not by an op) with `requires_grad=True` keep one, and it adds up until cleared
+    requires_grad   True if a gradient should flow to or through this tensor
+
+    Operators and their broadcasting are NumPy's: + - * / ** @, comparisons (which give plain boolean arrays), slicing, `.T`.
+    """
+
+    __slots__ = ("__weakref__", "_gradient_buffer", "_node", "_output", "data", "grad", "requires_grad")
+    __array_ufunc__ = None  # NumPy's operators return NotImplemented for us, so `array + tensor` reaches Tensor.__radd__
+
+    data: Array
+    grad: Array | None
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        if isinstance(data, Tensor):
+            raise TypeError("Tensor: a Tensor, expected an array, list or number; use tensor.detach() for a copy without history")
+        self.data = backend.to_device(data)
+        if self.data.dtype.kind not in "fiubV":
+            raise TypeError(f"Tensor: dtype {self.data.dtype}, expected real numbers; convert the data first")
+        if requires_grad and not _is_float(self.data):
+            raise TypeError(
+                f"Tensor: requires_grad=True with dtype {self.data.dtype}, expected floating point; use .astype(float) on the data"
+            )
+        self.requires_grad = requires_grad
+        self.grad = None
+        self._node: Node | None = None
+        self._output = 0
+        self._gradient_buffer: Array | None = None  # set by the optimizer: where the first gradient is copied to
+
+    # What it looks like -------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    @property
+    def is_leaf(self) -> bool:
+        """True if no op made this tensor; leaves are where gradients are kept."""
+        return self._node is None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        body = repr(backend.to_host(self.data)).removeprefix("array(").removesuffix(")")
+        if self._node is not None:
+            return f"Tensor({body}, op={self._node.op.__name__})"
+        return f"Tensor({body}{', requires_grad=True' if self.requires_grad else ''})"
+
+    def item(self) -> float:
+        """The value of a one-element tensor as a Python number (waits for the device)."""
+        return self.data.item()
+
+    def numpy(self) -> Any:
+        """The values as a NumPy array on the host; shares memory with `data` on the CPU."""
+        return backend.to_host(self.data)
+
+    def detach(self) -> "Tensor":
+        """The same array in a new leaf: the sweep stops here."""
+        return Tensor(self.data)
+
+    # Gradients ----------------------------------------------------------------------------------------------------------
+
+    def backward(self, dy: Any = None) -> None:
+        """Adds the gradient of this tensor to `.grad` of every leaf that it depends on and that requires one.
+
+        dy   the gradient that arrives here, same shape as this tensor; default 1, allowed only for a single element (a loss).
+        Saved arrays are freed on the way, so the same graph cannot be walked twice.
+        """
+        if not self.requires_grad:
+            raise RuntimeError(
+                "backward: no input of this tensor requires a gradient, expected at least one; "
+                "set requires_grad=True on a leaf, and compute outside no_grad()"
+            )
+        if dy is None:
+            if self.size != 1:
+                raise ValueError(f"backward: a tensor of shape {self.shape}, expected one element; reduce it first or pass dy")
+            dy = xp.ones(self.shape, dtype=self.dtype)
+        else:
+            dy = backend.to_device(dy.data if isinstance(dy, Tensor) else dy, dtype=self.dtype)
+            if dy.shape != self.shape:
+                raise ValueError(f"backward: dy of shape {dy.shape}, expected {self.shape}, the tensor's own; pass one number for each")
+        if self._node is None:
+            _add_to_leaf(self, dy)
+        else:
+            _sweep(self._node, self._output, dy)
+
+    # What is refused, and what to do instead ------------------------------------------------------------------------------
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError(
+            "Tensor: assignment to elements, expected no change after creation (saved arrays would no longer match); "
+            "build the result with where, concatenate or stack, or change tensor.data of a leaf between steps"
+        )
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            "Tensor: implicit conversion to a NumPy array, expected an explicit one (it would lose the gradient in silence); "
+            "use tensor.numpy() or tensor.data"
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    def __int__(self) -> int:
+        return int(self.data)
+
+    # The differentiable operators and methods are attached by `autograd/ops/__init__.py`, which knows the ops.
+
+    if TYPE_CHECKING:
+
+        def __add__(self, other: Any) -> "Tensor": ...
+        def __radd__(self, other: Any) -> "Tensor": ...
+        def __sub__(self, other: Any) -> "Tensor": ...
+        def __rsub__(self, other: Any) -> "Tensor": ...
+        def __mul__(self, other: Any) -> "Tensor": ...
+        def __rmul__(self, other: Any) -> "Tensor": ...
+        def __truediv__(self, other: Any) -> "Tensor": ...
+        def __rtruediv__(self, other: Any) -> "Tensor": ...
+        def __pow__(self, exponent: float) -> "Tensor": ...
+        def __matmul__(self, other: Any) -> "Tensor": ...
+        def __rmatmul__(self, other: Any) -> "Tensor": ...
+        def __neg__(self) -> "Tensor": ...
+        def __getitem__(self, key: Any) -> "Tensor": ...
+        @property
+        def T(self) -> "Tensor": ...
+        def reshape(self, *shape: Any) -> "Tensor": ...
+        def transpose(self, *axes: Any) -> "Tensor": ...
+        def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
+        def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
+        def max(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
+        def var(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
+
+    # Comparisons give plain boolean arrays: nothing flows back through them. `==` stays identity, so tensors can be dict keys.
+
+    def __lt__(self, other: Any) -> Array:
+        return self.data < _array(other)
+
+    def __le__(self, other: Any) -> Array:
+        return self.data <= _array(other)
+
+    def __gt__(self, other: Any) -> Array:
+        return self.data > _array(other)
+
+    def __ge__(self, other: Any) -> Array:
+        return self.data >= _array(other)
+
+
+class Parameter(Tensor):
+    """A leaf that training changes; `autograd.nn.Module` finds parameters by this type."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data, requires_grad=True)
+
+
+class Node:
+    """One application of an op, as the sweep needs it. Holds no tensors but leaves, so arrays that no op saved are free to go."""
+
+    __slots__ = ("edges", "inputs", "op", "outputs", "saved", "serial")
+
+    def __init__(
+        self,
+        op: "type[Op]",
+        saved: Any,
+        edges: "tuple[Tensor | tuple[Node, int] | None, ...]",
+        inputs: tuple[tuple[tuple[int, ...], Any] | None, ...],
+        outputs: tuple[tuple[int, ...], ...],
+    ) -> None:
+        self.op = op
+        self.saved = saved
+        self.edges = edges  # per input: a leaf, (node, which of its outputs), or None where no gradient is needed
+        self.inputs = inputs  # per input: (shape, dtype), to undo broadcasting and promotion
+        self.outputs = outputs  # per output: shape
+        self.serial = next(_serial)
+
+
+_FREED = object()
+
+
+def _sweep(start: Node, output: int, dy: Array) -> None:
+    """Runs backward from `start`, newest node first.
+
+    A node is younger than all its inputs, so creation order is a topological order: when a node is popped, every gradient of its
+    outputs has arrived. A heap keeps the order without recursion, so depth is limited by memory alone.
+    """
+    gradients: dict[Node, list[Array | None]] = {start: [None] * len(start.outputs)}
+    gradients[start][output] = dy
+    owned: dict[Node, set[int]] = {start: set()}  # sums made here; any other array may be shared and is never written to
+    queue = [(-start.serial, start)]
+    while queue:
+        _, node = heapq.heappop(queue)
+        arrived = gradients.pop(node)
+        owned.pop(node)
+        for dx, edge, shape_and_dtype, position in zip(
+            _backward_of(node, arrived), node.edges, node.inputs, itertools.count(), strict=False
+        ):
+            if edge is None:
+                continue
+            assert shape_and_dtype is not None
+            dx = _undo_broadcasting(dx, *shape_and_dtype, node.op, position)
+            if isinstance(edge, Tensor):
+                _add_to_leaf(edge, dx)
+                continue
+            parent, i = edge
+            if parent not in gradients:
+                gradients[parent] = [None] * len(parent.outputs)
+                owned[parent] = set()
+                heapq.heappush(queue, (-parent.serial, parent))
+            slots = gradients[parent]
+            if slots[i] is None:
+                slots[i] = dx
+            elif i in owned[parent]:
+                slots[i] += dx
+            else:
+                slots[i] = slots[i] + dx
+                owned[parent].add(i)
+        node.edges = ()
+
+
+def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
+    """Calls the op's backward with what has arrived, frees what it saved, checks how many gradients came back."""
+    if node.saved is _FREED:
+        raise RuntimeError(
+            f"backward: the graph at {node.op.__name__} has been freed by an earlier sweep, expected one backward per forward; "
+            "run the forward pass again, or add the losses and call backward once"
+        )
+    needs = tuple(edge is not None for edge in node.edges)
+    options = {"needs": needs} if node.op.backward_takes_needs else {}
+    dy = arrived[0] if len(node.outputs) == 1 and not node.op.returns_tuple else tuple(arrived)
+    result = node.op.backward(node.saved, dy, **options)
+    node.saved = _FREED
+    result = result if isinstance(result, tuple) else (result,)
+    if len(result) != len(node.edges):
+        raise RuntimeError(
+            f"{node.op.__name__}.backward: {len(result)} gradients, expected {len(node.edges)}, one per input; "
+            "return None for inputs without one"
+        )
+    for i, dx in enumerate(result):
+        if needs[i] and dx is None:
+            raise RuntimeError(f"{node.op.__name__}.backward: None for input {i}, expected its gradient; the input requires one")
+    if backend.debug:
+        for i, dx in enumerate(result):
+            _check_finite(f"{node.op.__name__}.backward, gradient of input {i}", dx, [s for s in node.inputs if s])
+    return result
+
+
+def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: Any, op: "type[Op]", position: int) -> Array:
+    """Sums `dx` over the axes along which an input of `shape` was stretched, and casts it back to the input's dtype.
+
+    If y = broadcast(x), each element of x feeds several of y, so its gradient is the sum of theirs.
+    """
+    if dx.shape != shape:
+        n_new = dx.ndim - len(shape)
+        fits = n_new >= 0 and all(n in (1, dx.shape[n_new + i]) for i, n in enumerate(shape))
+        if not fits:
+            raise RuntimeError(
+                f"{op.__name__}.backward: a gradient of shape {dx.shape} for input {position} of shape {shape}, "
+                "expected the input's shape (or one that it broadcasts to); mend the op's backward"
+            )
+        stretched = tuple(range(n_new)) + tuple(n_new + i for i, n in enumerate(shape) if n == 1 and dx.shape[n_new + i] != 1)
+        dx = dx.sum(axis=stretched, keepdims=True).reshape(shape)
+    return dx if dx.dtype == dtype else dx.astype(dtype)
+
+
+def _add_to_leaf(leaf: Tensor, dx: Array) -> None:
+    """The first gradient is copied (the array may be shared with others), later ones are added in place."""
+    if leaf.grad is not None:
+        leaf.grad += dx
+    elif leaf._gradient_buffer is not None:
+        leaf._gradient_buffer[...] = dx
+        leaf.grad = leaf._gradient_buffer
+    else:
+        leaf.grad = xp.array(dx, order="C")  # not dx.copy(): NumPy's 0-d results are scalars, and .grad is an array
+
+
+class Op:
+    """A differentiable function as two pure functions on arrays. Subclass it, define the two, call `apply`.
+
+    forward(*inputs, **options) -> (y, saved)     y may be a tuple of outputs; `saved` is whatever backward wants
+    backward(saved, dy) -> gradients              one per input (a bare array if there is one input); None where there is none
+
+    Either may declare the keyword `needs`: one bool per input, True where a gradient will be asked for (all False under
+    no_grad); work for the others may be left out. Neither may write into its inputs or into `dy`. A gradient may have a
+    broadcast shape: the engine sums it back to the input's.
+    """
+
+    returns_tuple: ClassVar[bool] = False
+    """True if forward returns a tuple of outputs; backward then gets a tuple of dy, None where an output was not used."""
+
+    forward_takes_needs: ClassVar[bool] = False
+    backward_takes_needs: ClassVar[bool] = False
+
+    forward: ClassVar[Callable[..., Any]]
+    backward: ClassVar[Callable[..., Any]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for which in ("forward", "backward"):
+            code = getattr(getattr(cls, which, None), "__code__", None)
+            if code is not None:
+                takes = "needs" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+                setattr(cls, f"{which}_takes_needs", takes)
+
+    @classmethod
+    def apply(cls, *inputs: Any, **options: Any) -> Any:
+        """Runs the op on tensors (also arrays, Python numbers and None) and records it if a gradient can be needed."""
+        arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+        recording = _recording.get()
+        needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
+        op = fastest(cls, *arrays, **options)
+        y, saved = op.forward(*arrays, **options, needs=needs) if op.forward_takes_needs else op.forward(*arrays, **options)
+        ys = y if op.returns_tuple else (y,)
+        if backend.debug:
+            for out in ys:
+                _check_finite(f"{op.__name__}.forward", out, [(a.shape, a.dtype) for a in arrays if hasattr(a, "shape")])
+        node = None
+        if True in needs:
+            edges = tuple([_edge(x) if need else None for x, need in zip(inputs, needs, strict=True)])
+            kinds = tuple([(x.data.shape, x.data.dtype) if need else None for x, need in zip(inputs, needs, strict=True)])
+            node = Node(op, saved, edges, kinds, tuple([out.shape for out in ys]))
+        results = tuple([_output(out, node, i) for i, out in enumerate(ys)])
+        return results if op.returns_tuple else results[0]
+
+
+def _edge(x: Tensor) -> "Tensor | tuple[Node, int]":
+    return x if x._node is None else (x._node, x._output)
+
+
+def _output(data: Array, node: Node | None, i: int) -> Tensor:
+    out = Tensor.__new__(Tensor)
+    out.data = data if isinstance(data, backend.device_array) else xp.asarray(data)  # NumPy's reductions give scalars
+    out.grad = None
+    out.requires_grad = node is not None
+    out._node = node
+    out._output = i
+    out._gradient_buffer = None
+    return out
+
+
+def _array(x: Any) -> Any:
+    return x.data if isinstance(x, Tensor) else x
+
+
+def _is_float(array: Array) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"  # ml_dtypes' bfloat16 has kind V
+
+
+def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[Any, Any]]) -> None:
+    if array is None or not hasattr(array, "dtype") or not _is_float(array) or bool(xp.isfinite(array).all()):
+        return
+    n = int((~xp.isfinite(array)).sum())
+    shapes = ", ".join(f"{shape} {dtype}" for shape, dtype in inputs)
+    raise FloatingPointError(
+        f"{where}: {n} of {array.size} values of shape {array.shape} are not finite, expected finite numbers; "
+        f"inputs were {shapes}; this is the first op to fail (AUTOGRAD_DEBUG=1), look at what feeds it"
+    )
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Within this block ops record nothing: less memory and time where no gradient is wanted (evaluation, generation)."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def is_recording() -> bool:
+    """False inside `no_grad()`."""
+    return _recording.get()
+
+
+# Kernels: faster pairs that stand in for an op's own -----------------------------------------------------------------------
+
+_kernels: dict[type, list[type]] = {}
+_mode: ContextVar[str] = ContextVar("kernels", default=backend.kernels)
+
+K = TypeVar("K", bound=type)
+
+
+def accelerates(reference: type, *, measured: bool = True) -> Callable[[K], K]:
+    """Registers the decorated class as a faster stand-in for `reference`, whose subclass it is.
+
+    `kernel.supports(*arrays, **options)` decides call by call; where none says yes, the plain math runs.
+    measured   False for a kernel that no benchmark has justified yet: it runs only under AUTOGRAD_KERNELS=unmeasured.
+    """
+
+    def register(kernel: K) -> K:
+        if not issubclass(kernel, reference):
+            raise TypeError(f"accelerates: {kernel.__name__}, expected a subclass of {reference.__name__}; derive it from the op it speeds up")
+        kernel.measured = measured
+        _kernels.setdefault(reference, []).append(kernel)
+        return kernel
+
+    return register
+
+
+def fastest(reference: type, *arrays: Any, **options: Any) -> Any:
+    """The class to run for this call: a registered kernel that supports it, else `reference` itself."""
+    candidates = _kernels.get(reference)
+    if candidates:
+        mode = _mode.get()
+        for kernel in candidates if mode != "reference" else ():
+            if (kernel.measured or mode == "unmeasured") and kernel.supports(*arrays, **options):
+                return kernel
+    return reference
+
+
+def registered_kernels() -> dict[type, list[type]]:
+    """Each op that has kernels, with them, in order of preference."""
+    return {reference: list(kernels) for reference, kernels in _kernels.items()}
+
+
+@contextmanager
+def use_kernels(mode: str) -> Iterator[None]:
+    """Within this block: "fast", "reference" or "unmeasured" kernels, whatever AUTOGRAD_KERNELS says."""
+    if mode not in ("fast", "reference", "unmeasured"):
+        raise ValueError(f"use_kernels: {mode!r}, expected fast, reference or unmeasured; see AUTOGRAD_KERNELS")
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+def axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """`axis` as NumPy takes it (None, one, several, negative) as a sorted tuple of non-negative axes."""
+    if axis is None:
+        return tuple(range(ndim))
+    several = [operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,))]
+    for a in several:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"axis: {a}, expected -{ndim} <= axis < {ndim} for an array of {ndim} dimensions; pass one it has")
+    unique = sorted({a % ndim for a in several})
+    if len(unique) != len(several):
+        raise ValueError(f"axis: {axis} names an axis twice, expected each once; drop the repeated one")
+    return tuple(unique)

@@ -1,0 +1,158 @@
+"""Attention by blocks of queries: scores for one block at a time, never a (T, S) array per head."""
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from autograd import backend
+from autograd.core import accelerates
+from autograd.kernels.cpu.parallel import blas_in_workers, for_each
+from autograd.ops.attention import Attention
+from autograd.ops.dropout import keep_rule
+
+_SCORES_BYTES = 512 * 1024
+"""Scores that exist at once in a thread, over the heads taken together: they should stay in the L2 cache."""
+
+_MAX_QUERIES = 128
+
+
+@accelerates(Attention)
+class AttentionBlocked(Attention):
+    """Softmax statistics are saved instead of the weights, which the backward pass computes again. Reference: ops/attention.py.
+
+    Forward     per block of queries: s = q k^T / sqrt(D) with keys up to the block's end, l = ln sum e^s, y = e^(s - l) v
+    Backward    p = e^(s - l) again, then as in the reference; sum dp p = sum dy y, which needs no (T, S) array
+
+    One unit of work is some heads of one sequence, so gradients of keys and values add up inside a unit, in a fixed order.
+    Saves q, k, v, y and l (..., T): y is the array that the next layer saves anyway.
+    Source      Dao et al. 2022, arXiv:2205.14135, section 3.1.
+    """
+
+    @staticmethod
+    def supports(
+        q: Any, k: Any, v: Any, mask: Any, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0
+    ) -> bool:  # fmt: skip
+        return q.ndim == 4 and mask is None and q.size > 0 and q.dtype in (np.float32, np.float64) and q.dtype == k.dtype == v.dtype
+
+    @staticmethod
+    def forward(
+        q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0
+    ) -> tuple[np.ndarray, Any]:
+        plan = _Plan(q.shape, k.shape[2], q.itemsize, causal, (p, seed, draw))
+        y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
+        lse = np.empty(q.shape[:3], dtype=q.dtype)
+
+        def unit(i: int) -> None:
+            b, heads = plan.unit(i)
+            qs, ks, vs = q[b, heads], k[b, heads], v[b, heads]
+            for rows, end in plan.query_blocks():
+                s = plan.scores(qs[:, rows], ks[:, :end], rows)  # (H', T', S')
+                m = s.max(axis=-1, keepdims=True)
+                s -= m
+                np.exp(s, out=s)
+                total = s.sum(axis=-1, keepdims=True)
+                out = y[b, heads, rows]
+                if p:
+                    s *= plan.dropout_mask(b, heads, rows, end, s.dtype)
+                np.matmul(s, vs[:, :end], out=out)
+                out /= total
+                np.log(total, out=total)
+                lse[b, heads, rows] = (m + total)[..., 0]
+
+        plan.run(unit)
+        return y, (q, k, v, y, lse, plan)
+
+    @staticmethod
+    def backward(saved: Any, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
+        q, k, v, y, lse, plan = saved
+        dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
+
+        def unit(i: int) -> None:
+            b, heads = plan.unit(i)
+            qs, ks, vs = q[b, heads], k[b, heads], v[b, heads]
+            # Blocks run from the last to the first: the last sees every key, so its products fill dk and dv, others add.
+            for rows, end in reversed(plan.query_blocks()):
+                dys = dy[b, heads, rows]
+                weights = plan.scores(qs[:, rows], ks[:, :end], rows)
+                weights -= lse[b, heads, rows, None]
+                np.exp(weights, out=weights)
+                dweights = np.matmul(dys, vs[:, :end].swapaxes(-1, -2))
+                dropped = weights
+                if plan.p:
+                    mask = plan.dropout_mask(b, heads, rows, end, weights.dtype)
+                    dropped = weights * mask
+                    dweights *= mask
+                _fill_or_add(dv[b, heads, :end], dropped.swapaxes(-1, -2), dys, first=end == ks.shape[1])
+                dweights -= np.einsum("htd,htd->ht", dys, y[b, heads, rows])[..., None]
+                dweights *= weights
+                dweights *= plan.scale
+                np.matmul(dweights, ks[:, :end], out=dq[b, heads, rows])
+                _fill_or_add(dk[b, heads, :end], dweights.swapaxes(-1, -2), qs[:, rows], first=end == ks.shape[1])
+
+        plan.run(unit)
+        return dq, dk, dv, None
+
+
+class _Plan:
+    """How the work is cut: some heads of one sequence per unit, and inside a unit blocks of queries."""
+
+    def __init__(self, shape: tuple[int, ...], n_keys: int, itemsize: int, causal: bool, dropout: tuple[float, int, int]) -> None:
+        self.n_batch, self.n_head, self.n_queries, d = shape
+        self.n_keys, self.causal = n_keys, causal
+        self.p, self.seed, self.draw = dropout
+        self.scale = 1 / math.sqrt(d)
+        row_bytes = n_keys * itemsize
+        self.block = max(1, min(self.n_queries, _MAX_QUERIES, _SCORES_BYTES // row_bytes))
+        self.heads = max(1, min(self.n_head, _SCORES_BYTES // (self.block * row_bytes)))
+        self.units_per_sequence = -(-self.n_head // self.heads)
+
+    def unit(self, i: int) -> tuple[int, slice]:
+        b, group = divmod(i, self.units_per_sequence)
+        return b, slice(group * self.heads, min((group + 1) * self.heads, self.n_head))
+
+    def run(self, unit: Any) -> None:
+        n = self.n_batch * self.units_per_sequence
+        threaded = n > 1 and self.n_batch * self.n_head * self.n_queries * self.n_keys > 100_000
+        with blas_in_workers(threaded):
+            for_each(n, unit, threaded=threaded)
+
+    def query_blocks(self) -> list[tuple[slice, int]]:
+        """(rows, keys that they may see) for each block; without causal every block sees all keys."""
+        starts = range(0, self.n_queries, self.block)
+        rows = [slice(start, min(start + self.block, self.n_queries)) for start in starts]
+        ahead = self.n_keys - self.n_queries
+        return [(r, r.stop + ahead if self.causal else self.n_keys) for r in rows]
+
+    def scores(self, q: np.ndarray, k: np.ndarray, rows: slice) -> np.ndarray:
+        """q k^T / sqrt(D), (H', T', S'); -inf where a query must not look: only in the square at the block's end."""
+        s = np.matmul(q * self.scale, k.swapaxes(-1, -2))
+        if self.causal:
+            n = rows.stop - rows.start
+            s[..., -n:] += _not_ahead(n, s.dtype)
+        return s
+
+    def dropout_mask(self, b: int, heads: slice, rows: slice, end: int, dtype: Any) -> np.ndarray:
+        """The part of the reference's mask that belongs to this block."""
+        threshold, scale = keep_rule(self.p)
+        n = (rows.stop - rows.start) * self.n_keys
+        bits = [
+            backend.random_bits(self.seed, self.draw, ((b * self.n_head + h) * self.n_queries + rows.start) * self.n_keys, n)
+            for h in range(heads.start, heads.stop)
+        ]
+        mask = np.stack(bits).reshape(len(bits), -1, self.n_keys)[..., :end] >= threshold
+        return mask.astype(dtype) * dtype.type(scale)
+
+
+@cache
+def _not_ahead(n: int, dtype: Any) -> np.ndarray:
+    """(n, n): 0 on and below the diagonal, -inf above it."""
+    return np.triu(np.full((n, n), -np.inf, dtype=dtype), k=1)
+
+
+def _fill_or_add(out: np.ndarray, a: np.ndarray, b: np.ndarray, *, first: bool) -> None:
+    if first:
+        np.matmul(a, b, out=out)
+    else:
+        out += np.matmul(a, b)

@@ -1,0 +1,40 @@
+"""Dropout by blocks: bits, comparison and product while the block is in cache."""
+
+from typing import Any
+
+import numpy as np
+
+from autograd import backend
+from autograd.core import accelerates
+from autograd.kernels.cpu.parallel import row_blocks
+from autograd.ops.dropout import Dropout, keep_rule
+
+
+@accelerates(Dropout)
+class DropoutBlocked(Dropout):
+    """The reference's mask, made block by block: the stream of bits can be entered anywhere. Reference: ops/dropout.py."""
+
+    @staticmethod
+    def supports(x: Any, *, p: float, seed: int, draw: int) -> bool:
+        return x.dtype in (np.float32, np.float64) and x.flags.c_contiguous
+
+    @staticmethod
+    def forward(x: np.ndarray, *, p: float, seed: int, draw: int) -> tuple[np.ndarray, Any]:
+        return _masked(x, p, seed, draw), (p, seed, draw)
+
+    @staticmethod
+    def backward(saved: Any, dy: np.ndarray) -> np.ndarray:
+        return _masked(dy, *saved)
+
+
+def _masked(x: np.ndarray, p: float, seed: int, draw: int) -> np.ndarray:
+    threshold, scale = keep_rule(p)
+    flat, y = x.reshape(-1), np.empty(x.size, dtype=x.dtype)
+
+    def block(part: slice) -> None:
+        keep = backend.random_bits(seed, draw, part.start, part.stop - part.start) >= threshold
+        np.multiply(flat[part], keep, out=y[part])
+        y[part] *= scale
+
+    row_blocks(x.size, x.itemsize, block)
+    return y.reshape(x.shape)

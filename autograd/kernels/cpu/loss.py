@@ -1,0 +1,85 @@
+"""Output layer and cross-entropy: softmax and its gradient row by row in cache, between two matrix products."""
+
+from typing import Any
+
+import numpy as np
+
+from autograd.core import accelerates
+from autograd.kernels.cpu.parallel import row_blocks
+from autograd.ops.loss import LinearCrossEntropy
+
+_LOGITS_BYTES = 64 * 1024 * 1024
+"""Logits that exist at once: enough rows for full-speed matrix products, a quarter of what 1,024 rows of GPT-2's would take."""
+
+_VOCABULARY_BLOCK = 4096
+
+
+@accelerates(LinearCrossEntropy)
+class LinearCrossEntropyBlocked(LinearCrossEntropy):
+    """Logits of a chunk of rows become their gradient in place, a few rows in cache at a time. Reference: ops/loss.py."""
+
+    @staticmethod
+    def supports(
+        x: Any, weight: Any, targets: Any, *, n_counted: int, ignore_index: int, label_smoothing: float, chunk: int
+    ) -> bool:  # fmt: skip
+        return x.dtype in (np.float32, np.float64) and x.dtype == weight.dtype and x.size > 0 and label_smoothing == 0
+
+    @staticmethod
+    def forward(
+        x: np.ndarray, weight: np.ndarray, targets: np.ndarray, *,
+        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
+    ) -> tuple[np.ndarray, Any]:  # fmt: skip
+        n, v = x.shape[0], weight.shape[0]
+        size = max(1, min(chunk, _LOGITS_BYTES // (v * x.itemsize)))
+        losses = np.empty(n, dtype=x.dtype)
+        dx = np.empty_like(x) if needs[0] else None
+        dweight = np.empty_like(weight) if needs[1] else None
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
+            z = x[rows] @ weight.T  # (chunk, V)
+            _losses_and_gradient(z, targets[rows], losses[rows], n_counted, ignore_index, want_gradient=any(needs))
+            if dx is not None:
+                np.matmul(z, weight, out=dx[rows])
+            if dweight is not None:
+                _fill_or_add_product(dweight, z, x[rows], first=start == 0)
+        return losses.sum() / n_counted, (dx, dweight)
+
+    @staticmethod
+    def backward(saved: Any, dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, None]:
+        dx, dweight = saved
+        if dy == 1:  # the usual case, a loss by itself: nothing to scale
+            return dx, dweight, None
+        return None if dx is None else dx * dy, None if dweight is None else dweight * dy, None
+
+
+def _losses_and_gradient(
+    z: np.ndarray, targets: np.ndarray, losses: np.ndarray, n_counted: int, ignore_index: int, *, want_gradient: bool
+) -> None:  # fmt: skip
+    """losses = cross-entropy of the rows of z; z becomes (softmax(z) - onehot(target)) / n_counted if wanted, else it is spent."""
+    counted = targets != ignore_index
+    share = (counted / n_counted).astype(z.dtype)
+    columns = np.where(counted, targets, 0)
+
+    def block(part: slice) -> None:
+        zs, cols = z[part], columns[part]
+        index = np.arange(len(zs))
+        zs -= zs.max(axis=1, keepdims=True)
+        at_target = zs[index, cols]
+        np.exp(zs, out=zs)
+        total = zs.sum(axis=1, keepdims=True)
+        losses[part] = (np.log(total[:, 0]) - at_target) * counted[part]
+        if want_gradient:
+            zs *= share[part, None] / total
+            zs[index, cols] -= share[part]
+
+    row_blocks(z.shape[0], z.shape[1] * z.itemsize, block)
+
+
+def _fill_or_add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, *, first: bool) -> None:
+    """total (V, C) = or += a^T b; the sum goes by blocks of the vocabulary, so that no second (V, C) array exists."""
+    if first:
+        np.matmul(a.T, b, out=total)
+        return
+    for start in range(0, len(total), _VOCABULARY_BLOCK):
+        part = slice(start, start + _VOCABULARY_BLOCK)
+        total[part] += a[:, part].T @ b

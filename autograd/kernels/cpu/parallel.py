@@ -1,0 +1,104 @@
+"""The scheduler: cuts rows into blocks that fit a core's cache and spreads the blocks over a few threads.
+
+NumPy's functions release the interpreter lock, so a chain of them over a small block runs like one fused loop: the block's
+temporaries stay in the L2 cache instead of travelling to memory and back between calls.
+
+Each block's work depends on the block alone, and sums over blocks are added in the order of the blocks: the same bits
+whichever thread did what. Block sizes do not depend on the number of threads either.
+"""
+
+import contextvars
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+BLOCK_BYTES = 128 * 1024
+"""Size of one array's block. A chain holds about four such arrays: 512 KB, half of a typical L2 cache."""
+
+_THREADS_PAY_BYTES = 512 * 1024
+"""Below this, handing work to a thread costs more than it saves (some 20 microseconds)."""
+
+
+@cache
+def n_threads() -> int:
+    """AUTOGRAD_THREADS, or the cores that this process may use. Raises ValueError for anything but a positive number."""
+    asked = os.environ.get("AUTOGRAD_THREADS", "").strip()
+    if not asked:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not asked.isdecimal() or int(asked) < 1:
+        raise ValueError(f"AUTOGRAD_THREADS: {asked!r}, expected a positive whole number; unset it to use every core")
+    return int(asked)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=max(1, n_threads() - 1), thread_name_prefix="autograd")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def for_each(n: int, work: Callable[[int], Any], *, threaded: bool) -> None:
+    """Calls work(i) for i in 0 .. n - 1, on all threads if `threaded`: each takes the next free number.
+
+    An exception in any of them is raised here. NumPy's error state and other context variables are the caller's.
+    """
+    if not threaded or n == 1 or n_threads() == 1:
+        for i in range(n):
+            work(i)
+        return
+    numbers = iter(range(n))  # `next` on it is atomic
+
+    def drain() -> None:
+        for i in numbers:
+            work(i)
+
+    helpers = [_pool().submit(contextvars.copy_context().run, drain) for _ in range(min(n_threads(), n) - 1)]
+    try:
+        drain()
+    finally:
+        for helper in helpers:
+            helper.result()
+
+
+def row_blocks(n_rows: int, row_bytes: int, work: Callable[[slice], Any]) -> None:
+    """Calls work(rows) for slices that cover 0 .. n_rows, each of about BLOCK_BYTES of rows, at least one row."""
+    size = max(1, BLOCK_BYTES // max(row_bytes, 1))
+    n = -(-n_rows // size)
+    for_each(n, lambda i: work(slice(i * size, min((i + 1) * size, n_rows))), threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
+
+
+def row_sums(n_rows: int, row_bytes: int, work: Callable[[slice], tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Like row_blocks for work that returns arrays: their sums over all blocks, added in the order of the blocks."""
+    size = max(1, BLOCK_BYTES // max(row_bytes, 1))
+    n = -(-n_rows // size)
+    parts: list[Any] = [None] * n
+
+    def one(i: int) -> None:
+        parts[i] = work(slice(i * size, min((i + 1) * size, n_rows)))
+
+    for_each(n, one, threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
+    return tuple(sum(terms[1:], start=terms[0]) for terms in zip(*parts, strict=True))
+
+
+@contextmanager
+def blas_in_workers(threaded: bool) -> Iterator[None]:
+    """Holds BLAS to one thread while our own threads call it, else the two pools fight for the cores."""
+    if not threaded or n_threads() == 1:
+        yield
+        return
+    with _blas().limit(limits=1):
+        yield
+
+
+def rows_of(shape: tuple[int, ...]) -> int:
+    """Number of rows of an array whose last axis is the row."""
+    return math.prod(shape[:-1])

@@ -1,0 +1,118 @@
+"""Layers: ops together with the parameters that they need."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import autograd.ops as ops
+from autograd.core import Parameter, Tensor
+
+
+class Module:
+    """A layer or model: whatever it holds in attributes (modules, parameters, lists of modules) is found by name.
+
+    training    True after `train()`, False after `eval()`; dropout asks it
+    """
+
+    parameter_names: ClassVar[dict[str, str]] = {}
+    """Attribute -> name under which a parameter is saved, where the two differ."""
+
+    training: bool = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__}: no forward, expected one; define it in the subclass")
+
+    def children(self) -> Iterator[tuple[str, "Module"]]:
+        """(name, module) for each module held directly; those in a list are named `list.0`, `list.1`, ..."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, (list, tuple)):
+                for i, item in enumerate(value):
+                    if isinstance(item, Module):
+                        yield f"{name}.{i}", item
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """(dotted name, module) for this module (name "") and all below it."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(dotted name, parameter), each parameter once even if it is held in two places."""
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    name = module.parameter_names.get(name, name)
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def parameters(self) -> list[Parameter]:
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def n_parameters(self) -> int:
+        """Number of weights, a tied one counted once."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    def train(self, training: bool = True) -> "Module":
+        """Switches dropout on (or off, as `eval` does) in this module and all below it."""
+        for _, module in self.named_modules():
+            module.training = training
+        return self
+
+    def eval(self) -> "Module":
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forgets all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+
+class Linear(Module):
+    """y = x W + b on the last axis. weight (in, out), bias (out,) or None."""
+
+    def __init__(self, weight: Any, bias: Any | None = None) -> None:
+        self.weight = Parameter(weight)
+        self.bias = None if bias is None else Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """One row of weight (V, C) per id."""
+
+    def __init__(self, weight: Any) -> None:
+        self.weight = Parameter(weight)
+
+    def forward(self, ids: Any) -> Tensor:
+        return ops.embedding(self.weight, ids)
+
+
+class LayerNorm(Module):
+    """Normalizes the last axis; gamma and beta (C,) are saved as weight and bias, as GPT-2 names them."""
+
+    parameter_names: ClassVar[dict[str, str]] = {"gamma": "weight", "beta": "bias"}
+
+    def __init__(self, gamma: Any, beta: Any, eps: float = 1e-5) -> None:
+        self.gamma = Parameter(gamma)
+        self.beta = Parameter(beta)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.gamma, self.beta, self.eps)
+
+
+class Dropout(Module):
+    """Inverted dropout with probability p while training; masks come from `stream`."""
+
+    def __init__(self, p: float, stream: ops.RandomStream) -> None:
+        self.p = p
+        self.stream = stream
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.dropout(x, self.p, self.training, self.stream)

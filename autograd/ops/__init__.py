@@ -1,0 +1,100 @@
+"""The ops: what a reader comes for. Each is two pure functions on arrays under one formula, `forward` above `backward`.
+
+Letters in shape comments, here and everywhere:
+
+    B  sequences in a batch     T  positions in a sequence (queries)     S  positions attended to (keys)
+    C  channels (n_embd)        H  attention heads                       D  channels of a head, C = H D
+    V  vocabulary size          N  rows: all leading axes taken as one
+
+`dx` is the gradient of the loss with respect to x, `dy` the one that arrives from above; each has the shape of what it belongs to.
+The lower-case functions work on tensors and check their arguments; the classes work on arrays.
+"""
+
+from typing import Any
+
+from autograd.core import Tensor
+from autograd.ops.activation import gelu, log_softmax, relu, sigmoid, softmax, tanh
+from autograd.ops.attention import scaled_dot_product_attention
+from autograd.ops.dropout import RandomStream, dropout
+from autograd.ops.elementwise import add, divide, exp, log, maximum, multiply, negate, power, sqrt, subtract, where
+from autograd.ops.embedding import embedding
+from autograd.ops.loss import cross_entropy, linear_cross_entropy
+from autograd.ops.matmul import linear, matmul
+from autograd.ops.normalization import layer_norm
+from autograd.ops.reduce import logsumexp, max, mean, sum, var
+from autograd.ops.shape import broadcast_to, concatenate, index, reshape, split, stack, transpose
+
+__all__ = [
+    "RandomStream",
+    "add",
+    "broadcast_to",
+    "concatenate",
+    "cross_entropy",
+    "divide",
+    "dropout",
+    "embedding",
+    "exp",
+    "gelu",
+    "index",
+    "layer_norm",
+    "linear",
+    "linear_cross_entropy",
+    "log",
+    "log_softmax",
+    "logsumexp",
+    "matmul",
+    "max",
+    "maximum",
+    "mean",
+    "multiply",
+    "negate",
+    "power",
+    "relu",
+    "reshape",
+    "scaled_dot_product_attention",
+    "sigmoid",
+    "softmax",
+    "split",
+    "sqrt",
+    "stack",
+    "subtract",
+    "sum",
+    "tanh",
+    "transpose",
+    "var",
+    "where",
+]
+
+
+def _reflected(function: Any) -> Any:
+    return lambda self, other: function(other, self)
+
+
+def _varargs(function: Any) -> Any:
+    """NumPy's methods take `x.reshape(2, 3)` and `x.reshape((2, 3))` alike; so do ours."""
+    return lambda self, *args: function(self, args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args or None)
+
+
+for _name, _value in {
+    "__add__": add,
+    "__radd__": _reflected(add),
+    "__sub__": subtract,
+    "__rsub__": _reflected(subtract),
+    "__mul__": multiply,
+    "__rmul__": _reflected(multiply),
+    "__truediv__": divide,
+    "__rtruediv__": _reflected(divide),
+    "__pow__": power,
+    "__matmul__": matmul,
+    "__rmatmul__": _reflected(matmul),
+    "__neg__": negate,
+    "__getitem__": index,
+    "T": property(transpose),
+    "reshape": _varargs(reshape),
+    "transpose": _varargs(transpose),
+    "sum": sum,
+    "mean": mean,
+    "max": max,
+    "var": var,
+}.items():
+    setattr(Tensor, _name, _value)

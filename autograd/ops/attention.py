@@ -1,0 +1,114 @@
+"""Scaled dot-product attention, all heads at once."""
+
+import math
+from typing import Any
+
+from autograd import backend
+from autograd.backend import xp
+from autograd.core import Array, Op, Tensor
+from autograd.ops.activation import softmax_rows
+from autograd.ops.dropout import RandomStream, check_probability, default_stream, dropout_mask
+
+
+class Attention(Op):
+    """Each query takes a weighted mean of the values; the weights say how well its key matches.
+
+    Forward     s = q k^T / sqrt(D)                   scores, -inf where a query must not look
+                p = softmax(s)                        weights, each row sums to 1
+                y = (p m) v                           m: dropout mask, 1 without dropout
+    Backward    dv = (p m)^T dy
+                dp = (dy v^T) m
+                ds = p (dp - sum dp p)                softmax, row by row
+                dq = ds k / sqrt(D),  dk = ds^T q / sqrt(D)
+    Where p = 0 (masked) ds = 0: nothing flows to a key that was not seen.
+    Why 1 / sqrt(D): a dot product of D independent terms of variance 1 has variance D; dividing keeps softmax off its flat ends.
+
+    Shapes      q (..., T, D), k and v (..., S, D) -> y (..., T, D); s, p (..., T, S); mask broadcasts to (..., T, S).
+                Saves q, k, v, p.  A row with nothing to look at gives 0, with gradient 0.
+    causal      query t sees keys up to t + S - T: with fewer queries than keys, the queries are the last positions.
+    Source      Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
+    """
+
+    @staticmethod
+    def forward(
+        q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0
+    ) -> tuple[Array, Any]:
+        scale = 1 / math.sqrt(q.shape[-1])
+        scores = (q @ k.swapaxes(-1, -2)) * scale  # (..., T, S)
+        if causal:
+            scores = xp.where(causal_mask(q.shape[-2], k.shape[-2]), scores, -xp.inf)
+        if mask is not None:
+            scores = xp.where(mask, scores, -xp.inf)
+        weights = softmax_rows(scores, -1)
+        dropped = weights * dropout_mask(weights.shape, weights.dtype, p, seed, draw) if p else weights
+        return dropped @ v, (q, k, v, weights, (p, seed, draw))
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array, None]:
+        q, k, v, weights, (p, seed, draw) = saved
+        scale = 1 / math.sqrt(q.shape[-1])
+        dweights = dy @ v.swapaxes(-1, -2)  # (..., T, S)
+        dropped = weights
+        if p:
+            m = dropout_mask(weights.shape, weights.dtype, p, seed, draw)
+            dropped = weights * m
+            dweights *= m
+        dv = dropped.swapaxes(-1, -2) @ dy  # (..., S, D)
+        dscores = weights * (dweights - (dweights * weights).sum(axis=-1, keepdims=True))
+        dscores *= scale
+        return dscores @ k, dscores.swapaxes(-1, -2) @ q, dv, None
+
+
+def causal_mask(n_queries: int, n_keys: int) -> Array:
+    """(T, S) booleans: True where query t may see key s, s <= t + S - T."""
+    first = n_keys - n_queries
+    return xp.arange(n_keys) <= xp.arange(first, first + n_queries)[:, None]
+
+
+def scaled_dot_product_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Any = None,
+    *,
+    causal: bool = False,
+    dropout: float = 0.0,
+    training: bool = True,
+    stream: RandomStream | None = None,
+) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v.
+
+    q (..., T, D), k and v (..., S, D), with equal leading axes, typically (B, H) -> (..., T, D)
+    mask      booleans that broadcast to (..., T, S), True where a query may look; a row without True gives zeros
+    causal    query t sees keys up to t + S - T only
+    dropout   probability of dropping a weight, while `training`; `stream` gives the masks, by default as for `dropout`
+    Raises ValueError, naming the shapes, where they do not fit.
+    """
+    check_probability("attention", dropout)
+    if q.ndim < 2 or k.shape != v.shape or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
+        raise ValueError(
+            f"attention: q {q.shape}, k {k.shape}, v {v.shape}, expected (..., T, D), (..., S, D), (..., S, D) with equal leading axes; "
+            "split the heads the same way"
+        )
+    if k.shape[-2] == 0 or q.shape[-1] == 0:
+        raise ValueError(f"attention: k of shape {k.shape}, expected at least one key and one channel; skip empty input")
+    if causal and q.shape[-2] > k.shape[-2]:
+        raise ValueError(
+            f"attention: {q.shape[-2]} queries for {k.shape[-2]} keys with causal=True, expected no more queries than keys; "
+            "pass the keys of the earlier positions too"
+        )
+    device_mask = None
+    if mask is not None:
+        device_mask = backend.to_device(mask)
+        scores = (*q.shape[:-1], k.shape[-2])
+        tail = scores[len(scores) - device_mask.ndim :] if device_mask.ndim <= len(scores) else ()
+        fits = len(tail) == device_mask.ndim and all(n in (1, m) for n, m in zip(device_mask.shape, tail, strict=True))
+        if device_mask.dtype != bool or not fits:
+            raise ValueError(
+                f"attention: a mask of shape {device_mask.shape} and dtype {device_mask.dtype}, expected bool that broadcasts to "
+                f"{scores}; True means may look"
+            )
+    if not (training and dropout):
+        return Attention.apply(q, k, v, device_mask, causal=causal)
+    stream = stream or default_stream
+    return Attention.apply(q, k, v, device_mask, causal=causal, p=dropout, seed=stream.seed, draw=stream.next_draw())

@@ -1,0 +1,84 @@
+"""Dropout, and the counter-based stream that its masks come from."""
+
+from typing import Any
+
+from autograd import backend
+from autograd.core import Array, Op, Tensor
+
+_RESOLUTION = 1 << 16  # masks are cut from 16-bit integers
+
+
+class RandomStream:
+    """Numbers the draws of one seed. A mask is a pure function of (seed, draw, element), so to resume, save `draw`: nothing else.
+
+    seed   non-negative integer
+    draw   how many masks have been drawn so far
+    """
+
+    def __init__(self, seed: int, draw: int = 0) -> None:
+        if seed < 0 or draw < 0:
+            raise ValueError(f"RandomStream: seed {seed}, draw {draw}, expected both >= 0; choose non-negative numbers")
+        self.seed = seed
+        self.draw = draw
+
+    def next_draw(self) -> int:
+        self.draw += 1
+        return self.draw - 1
+
+    def __repr__(self) -> str:
+        return f"RandomStream(seed={self.seed}, draw={self.draw})"
+
+
+class Dropout(Op):
+    """Zero each element with probability p, scale the rest by 1 / (1 - p) so that the mean stays (inverted dropout).
+
+    Forward     y = x m,  m = 0 with probability p, else 1 / (1 - p)
+    Backward    dx = dy m
+    Shapes      any.  Saves no mask: seed and draw give it again.
+    Source      Srivastava et al. 2014, JMLR 15, section 4.
+    """
+
+    @staticmethod
+    def forward(x: Array, *, p: float, seed: int, draw: int) -> tuple[Array, Any]:
+        return x * dropout_mask(x.shape, x.dtype, p, seed, draw), (p, seed, draw)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> Array:
+        return dy * dropout_mask(dy.shape, dy.dtype, *saved)
+
+
+def dropout_mask(shape: tuple[int, ...], dtype: Any, p: float, seed: int, draw: int) -> Array:
+    """The mask of draw number `draw`, scaled: an array of `shape` holding 0 and 1 / (1 - p)."""
+    n = 1
+    for length in shape:
+        n *= length
+    threshold, scale = keep_rule(p)
+    keep = backend.random_bits(seed, draw, 0, n) >= threshold
+    return keep.reshape(shape).astype(dtype) * scale
+
+
+def keep_rule(p: float) -> tuple[int, float]:
+    """(threshold, scale): keep where a 16-bit integer is >= threshold, times scale; scale fits the rounded p, so the mean is exact."""
+    threshold = round(p * _RESOLUTION)
+    return threshold, _RESOLUTION / (_RESOLUTION - threshold)
+
+
+default_stream = RandomStream(0)
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, stream: RandomStream | None = None) -> Tensor:
+    """Inverted dropout; the identity unless `training`, or if p is 0.
+
+    p        probability of zeroing, 0 <= p < 1, rounded to 1 / 65536
+    stream   where the mask comes from; by default one stream of seed 0 for the process
+    """
+    check_probability("dropout", p)
+    if not training or p == 0:
+        return x
+    stream = stream or default_stream
+    return Dropout.apply(x, p=p, seed=stream.seed, draw=stream.next_draw())
+
+
+def check_probability(op: str, p: float) -> None:
+    if not 0 <= p <= (_RESOLUTION - 1) / _RESOLUTION:
+        raise ValueError(f"{op}: dropout probability {p}, expected 0 <= p < 1; p is the share that is dropped")

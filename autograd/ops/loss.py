@@ -1,0 +1,154 @@
+"""Losses for classification and language modelling, in nats (natural logarithm)."""
+
+from typing import Any
+
+from autograd import backend
+from autograd.backend import xp
+from autograd.core import Array, Op, Tensor
+
+
+class CrossEntropy(Op):
+    """How surprised a distribution softmax(z) is by the classes that came.
+
+    Forward     loss = mean over counted rows of  -sum_v w_v ln p_v,  p = softmax(z)
+                w = (1 - a) onehot(target) + a / V            a: label smoothing, 0 by default
+    Backward    dz = dloss (p - w) / n                        n counted rows;  0 in rows that are ignored
+    Why so simple: ln p_v = z_v - lse(z), the weights sum to 1, so -sum w ln p = lse(z) - sum w z, and the slope of lse is p.
+
+    Shapes      z (N, V), targets (N,) integers -> scalar.  Saves p (N, V), targets (N,).
+    """
+
+    @staticmethod
+    def forward(z: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float) -> tuple[Array, Any]:
+        losses, p = _losses(z, targets, ignore_index, label_smoothing)
+        return losses.sum() / n_counted, (p, targets, n_counted, ignore_index, label_smoothing)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> tuple[Array, None]:
+        p, targets, n_counted, ignore_index, label_smoothing = saved
+        dz = _minus_target(p.copy(), targets, ignore_index, label_smoothing)
+        dz *= dy / n_counted
+        return dz, None
+
+
+class LinearCrossEntropy(Op):
+    """The output layer and its loss as one op, in chunks of rows: the (N, V) logits never exist at once.
+
+    Forward     z = x W^T,  loss = cross-entropy of z         see CrossEntropy
+    Backward    dz = dloss (p - w) / n,  dx = dz W,  dW = dz^T x
+    The gradient is linear in dloss, so it is formed in the forward pass while a chunk of logits is at hand, and only
+    scaled in the backward pass. Under no_grad it is not formed at all.
+
+    Shapes      x (N, C), W (V, C), targets (N,) integers -> scalar.  Saves dx (N, C) and dW (V, C), each if needed.
+    W is stored (out, in): GPT-2 ties it to the token embedding.
+    """
+
+    @staticmethod
+    def forward(
+        x: Array,
+        weight: Array,
+        targets: Array,
+        *,
+        n_counted: int,
+        ignore_index: int,
+        label_smoothing: float,
+        chunk: int,
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Array, Any]:
+        total = xp.zeros((), dtype=x.dtype)
+        dx = xp.empty_like(x) if needs[0] else None
+        dweight = xp.zeros_like(weight) if needs[1] else None
+        for start in range(0, x.shape[0], chunk):
+            rows = slice(start, start + chunk)
+            losses, p = _losses(x[rows] @ weight.T, targets[rows], ignore_index, label_smoothing)
+            total = total + losses.sum()
+            if not any(needs):
+                continue
+            dz = _minus_target(p, targets[rows], ignore_index, label_smoothing)
+            if dx is not None:
+                dx[rows] = dz @ weight
+            if dweight is not None:
+                dweight += dz.T @ x[rows]
+        return total / n_counted, (dx, dweight, n_counted)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> tuple[Array | None, Array | None, None]:
+        dx, dweight, n_counted = saved
+        scale = dy / n_counted
+        return None if dx is None else dx * scale, None if dweight is None else dweight * scale, None
+
+
+def _losses(z: Array, targets: Array, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:
+    """Losses (N,), 0 in rows whose target is ignored, and probabilities p (N, V)."""
+    counted = targets != ignore_index
+    shifted = z - z.max(axis=1, keepdims=True)
+    p = xp.exp(shifted)
+    total = p.sum(axis=1, keepdims=True)
+    p /= total
+    at_target = shifted[xp.arange(z.shape[0]), xp.where(counted, targets, 0)]
+    losses = xp.log(total[:, 0]) - (1 - label_smoothing) * at_target
+    if label_smoothing:
+        losses -= label_smoothing * shifted.mean(axis=1)
+    return xp.where(counted, losses, 0), p
+
+
+def _minus_target(p: Array, targets: Array, ignore_index: int, label_smoothing: float) -> Array:
+    """p - w in the memory of p (N, V); rows whose target is ignored become 0."""
+    counted = targets != ignore_index
+    p[xp.arange(p.shape[0]), xp.where(counted, targets, 0)] -= 1 - label_smoothing
+    if label_smoothing:
+        p -= label_smoothing / p.shape[1]
+    p *= counted[:, None]
+    return p
+
+
+def cross_entropy(logits: Tensor, targets: Any, *, ignore_index: int = -100, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy in nats over the targets that are not `ignore_index`.
+
+    logits (..., V), targets (...) host integers in [0, V) or equal to ignore_index -> scalar
+    label_smoothing   share of the probability spread evenly over all classes, in [0, 1)
+    Raises ValueError if shapes do not fit, a target is out of range (naming it), or every target is ignored.
+    """
+    if logits.ndim == 0:
+        raise ValueError("cross_entropy: logits of shape (), expected (..., V); one score per class")
+    device_targets, options = _targets("cross_entropy", targets, logits.shape[:-1], logits.shape[-1], ignore_index, label_smoothing)
+    flat = logits.reshape(device_targets.size, logits.shape[-1])
+    return CrossEntropy.apply(flat, device_targets, **options)
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Any, *, ignore_index: int = -100, label_smoothing: float = 0.0, chunk: int = 1024
+) -> Tensor:
+    """cross_entropy(x @ weight.T, targets) without holding the logits.
+
+    x (..., C), weight (V, C), targets (...) host integers in [0, V) or equal to ignore_index -> scalar, nats
+    chunk   rows of logits that exist at once
+    Raises ValueError as cross_entropy does.
+    """
+    if x.ndim == 0 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear_cross_entropy: x {x.shape} with weight {weight.shape}, expected (..., C) with (V, C); transpose it?")
+    if chunk < 1:
+        raise ValueError(f"linear_cross_entropy: chunk {chunk}, expected at least 1; it counts rows")
+    n_classes = weight.shape[0]
+    device_targets, options = _targets("linear_cross_entropy", targets, x.shape[:-1], n_classes, ignore_index, label_smoothing)
+    flat = x.reshape(device_targets.size, x.shape[-1])
+    return LinearCrossEntropy.apply(flat, weight, device_targets, chunk=chunk, **options)
+
+
+def _targets(
+    op: str, targets: Any, shape: tuple[int, ...], n_classes: int, ignore_index: int, label_smoothing: float
+) -> tuple[Array, dict[str, Any]]:
+    """Checks what both losses share; gives flat device targets and the options of the op."""
+    if isinstance(targets, Tensor):
+        raise TypeError(f"{op}: targets as a Tensor, expected host integers; pass the NumPy array itself")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"{op}: label_smoothing {label_smoothing}, expected 0 <= label_smoothing < 1; 0 switches it off")
+    device_targets, n_counted = backend.indices(targets, n_classes, what=f"{op} target", ignore=ignore_index)
+    if device_targets.shape != shape:
+        raise ValueError(f"{op}: targets of shape {device_targets.shape}, expected {shape}; one target per row")
+    if n_counted == 0:
+        raise ValueError(
+            f"{op}: none of {device_targets.size} targets counts, expected at least one that is not {ignore_index} (ignored); "
+            "is everything masked?"
+        )
+    return device_targets.reshape(-1), {"n_counted": n_counted, "ignore_index": ignore_index, "label_smoothing": label_smoothing}

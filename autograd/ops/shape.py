@@ -1,0 +1,255 @@
+"""Ops that move elements without changing them. Each backward moves the gradient back the way it came."""
+
+import builtins
+from collections.abc import Sequence
+from typing import Any
+
+from autograd import backend
+from autograd.backend import xp
+from autograd.core import Array, Op, Tensor, axes
+
+
+class Reshape(Op):
+    """Forward     y = x in another shape, same order of elements
+    Backward    dx = dy in the shape of x
+    Shapes      as many elements before as after.  Saves the shape of x.
+    """
+
+    @staticmethod
+    def forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, Any]:
+        return x.reshape(shape), x.shape
+
+    @staticmethod
+    def backward(shape: tuple[int, ...], dy: Array) -> Array:
+        return dy.reshape(shape)
+
+
+class Transpose(Op):
+    """Forward     y[..., i, ...] = x with its axes in the order `order`
+    Backward    dx = dy with the inverse order
+    Shapes      y.shape[k] = x.shape[order[k]].  Saves the order.  A view: nothing is copied.
+    """
+
+    @staticmethod
+    def forward(x: Array, *, order: tuple[int, ...]) -> tuple[Array, Any]:
+        return x.transpose(order), order
+
+    @staticmethod
+    def backward(order: tuple[int, ...], dy: Array) -> Array:
+        inverse = [order.index(i) for i in range(len(order))]
+        return dy.transpose(inverse)
+
+
+class BroadcastTo(Op):
+    """Forward     y = x, repeated along new axes and axes of length 1
+    Backward    dx = dy summed over the repeats (done by the engine, as for every op that broadcasts)
+    Shapes      x broadcasts to `shape`.  Saves nothing.
+    """
+
+    @staticmethod
+    def forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, None]:
+        return xp.broadcast_to(x, shape), None
+
+    @staticmethod
+    def backward(saved: None, dy: Array) -> Array:
+        return dy
+
+
+class Concatenate(Op):
+    """Forward     y = x1, x2, ... joined along an axis
+    Backward    dx_i = the part of dy that x_i became
+    Shapes      equal but for the axis.  Saves where the parts end.
+    """
+
+    @staticmethod
+    def forward(*xs: Array, axis: int) -> tuple[Array, Any]:
+        ends = [0]
+        for x in xs:
+            ends.append(ends[-1] + x.shape[axis])
+        return xp.concatenate(xs, axis=axis), (ends, axis)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> tuple[Array, ...]:
+        ends, axis = saved
+        return tuple(dy[_along(axis, start, end)] for start, end in zip(ends, ends[1:], strict=False))
+
+
+class Stack(Op):
+    """Forward     y = x1, x2, ... side by side along a new axis
+    Backward    dx_i = slice i of dy
+    Shapes      all equal.  Saves the axis.
+    """
+
+    @staticmethod
+    def forward(*xs: Array, axis: int) -> tuple[Array, Any]:
+        return xp.stack(xs, axis=axis), (axis, len(xs))
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> tuple[Array, ...]:
+        axis, n = saved
+        return tuple(dy[(slice(None),) * axis + (i,)] for i in range(n))
+
+
+class Split(Op):
+    """Cut into equal parts. One op with several outputs, so that its backward is one concatenation.
+
+    Forward     y1, ..., yn = x cut along an axis
+    Backward    dx = dy1, ..., dyn joined; 0 for parts that nobody used
+    Shapes      y_i as x but length/n along the axis.  Saves the shape of a part.
+    """
+
+    returns_tuple = True
+
+    @staticmethod
+    def forward(x: Array, *, n: int, axis: int) -> tuple[tuple[Array, ...], Any]:
+        size = x.shape[axis] // n
+        parts = tuple(x[_along(axis, i * size, (i + 1) * size)] for i in range(n))
+        return parts, (parts[0].shape, axis)
+
+    @staticmethod
+    def backward(saved: Any, dys: tuple[Array | None, ...]) -> Array:
+        shape, axis = saved
+        like = next(dy for dy in dys if dy is not None)
+        return xp.concatenate([xp.zeros(shape, dtype=like.dtype) if dy is None else dy for dy in dys], axis=axis)
+
+
+class Index(Op):
+    """Forward     y = x[key]
+    Backward    dx = 0 but for dx[key] += dy; an element taken twice gets both gradients
+    Shapes      as NumPy's indexing with integers, slices, None, ... and integer arrays.  Saves the key and the shape of x.
+    """
+
+    @staticmethod
+    def forward(x: Array, *, key: tuple[Any, ...]) -> tuple[Array, Any]:
+        return x[key], (key, x.shape)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> Array:
+        key, shape = saved
+        if not any(isinstance(k, backend.device_array) for k in key):
+            dx = xp.zeros(shape, dtype=dy.dtype)
+            dx[key] = dy  # slices never take an element twice
+            return dx
+        # Where each element of y came from, as a flat position in x: found by indexing the positions themselves.
+        n = _size(shape)
+        came_from = xp.arange(n).reshape(shape)[key]
+        return backend.scatter_add((n,), came_from.reshape(-1), dy.reshape(-1)).reshape(shape)
+
+
+def _along(axis: int, start: int, end: int) -> tuple[slice, ...]:
+    return (slice(None),) * axis + (slice(start, end),)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    n = 1
+    for length in shape:
+        n *= length
+    return n
+
+
+def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
+    """x with another shape; one length may be -1. Raises ValueError if the number of elements differs."""
+    new = (shape,) if isinstance(shape, int) else tuple(shape)
+    known = _size(tuple(n for n in new if n != -1))
+    fits = x.size == known if -1 not in new else new.count(-1) == 1 and known > 0 and x.size % known == 0
+    if not fits:
+        raise ValueError(f"reshape: {x.size} elements of shape {x.shape} into {new}, expected equal numbers; check the lengths")
+    return Reshape.apply(x, shape=new)
+
+
+def transpose(x: Tensor, order: Sequence[int] | None = None) -> Tensor:
+    """x with its axes in another order (reversed by default). Raises ValueError unless `order` names each axis once."""
+    new = tuple(reversed(range(x.ndim))) if order is None else tuple(a + x.ndim if a < 0 else a for a in order)
+    if sorted(new) != list(range(x.ndim)):
+        raise ValueError(f"transpose: axes {order} for shape {x.shape}, expected each of its {x.ndim} axes once; list them all")
+    return Transpose.apply(x, order=new)
+
+
+def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """x repeated to `shape`. Raises ValueError if it does not broadcast."""
+    new = tuple(shape)
+    tail = new[len(new) - x.ndim :] if len(new) >= x.ndim else ()
+    if len(tail) != x.ndim or any(n not in (1, m) for n, m in zip(x.shape, tail, strict=True)):
+        raise ValueError(f"broadcast_to: shape {x.shape} to {new}, expected equal or 1 in each trailing axis; reshape first")
+    return BroadcastTo.apply(x, shape=new)
+
+
+def concatenate(xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Tensors joined along an existing axis. Raises ValueError if there are none or other axes differ."""
+    xs = _tensors("concatenate", xs)
+    (axis,) = axes(axis, xs[0].ndim)
+    rest = [x.shape[:axis] + x.shape[axis + 1 :] for x in xs]
+    if any(r != rest[0] for r in rest):
+        raise ValueError(f"concatenate: shapes {[x.shape for x in xs]}, expected equal but for axis {axis}; check the axis")
+    return Concatenate.apply(*xs, axis=axis)
+
+
+def stack(xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Tensors of one shape side by side along a new axis. Raises ValueError if there are none or shapes differ."""
+    xs = _tensors("stack", xs)
+    if any(x.shape != xs[0].shape for x in xs):
+        raise ValueError(f"stack: shapes {[x.shape for x in xs]}, expected all equal; use concatenate for unequal lengths")
+    (axis,) = axes(axis, xs[0].ndim + 1)
+    return Stack.apply(*xs, axis=axis)
+
+
+def _tensors(op: str, xs: Sequence[Any]) -> list[Tensor]:
+    if not xs:
+        raise ValueError(f"{op}: an empty list, expected at least one tensor; check what was collected")
+    return [x if isinstance(x, Tensor) else Tensor(x) for x in xs]
+
+
+def split(x: Tensor, n: int, axis: int = -1) -> tuple[Tensor, ...]:
+    """n equal parts along an axis. Raises ValueError if the length does not divide."""
+    (axis,) = axes(axis, x.ndim)
+    if n < 1 or x.shape[axis] % n:
+        raise ValueError(f"split: length {x.shape[axis]} of axis {axis} into {n} parts, expected a divisor; slice for unequal parts")
+    return Split.apply(x, n=n, axis=axis)
+
+
+def index(x: Tensor, key: Any) -> Tensor:
+    """x[key] with integers, slices, `...`, None, integer arrays and boolean host arrays.
+
+    Raises IndexError naming the first position out of range, TypeError for tensors as indices.
+    """
+    keys = key if isinstance(key, tuple) else (key,)
+    device_keys: list[Any] = []
+    axis = 0
+    if any(isinstance(k, Tensor) for k in keys):
+        raise TypeError("index: a Tensor as index, expected integers, slices or integer arrays; pass tensor.data")
+    keys = tuple(backend.to_host(k) if isinstance(k, list) else k for k in keys)
+    n_taken = builtins.sum(k.ndim if getattr(k, "dtype", None) == bool else 1 for k in keys if k is not None and k is not Ellipsis)
+    for k in keys:
+        if k is None or k is Ellipsis:
+            device_keys.append(k)
+            axis += 0 if k is None else x.ndim - n_taken
+            continue
+        if axis >= x.ndim:
+            raise IndexError(f"index: {len(keys)} indices for shape {x.shape}, expected at most {x.ndim}; drop the surplus")
+        if isinstance(k, (slice, int)):
+            if isinstance(k, int) and not -x.shape[axis] <= k < x.shape[axis]:
+                raise IndexError(f"index: {k} for axis {axis} of length {x.shape[axis]}, expected -{x.shape[axis]} <= i < {x.shape[axis]}; check it")
+            device_keys.append(k)
+            axis += 1
+            continue
+        for positions in _positions(k, x.shape[axis:]):
+            n = x.shape[axis]
+            bad = positions[(positions < -n) | (positions >= n)]
+            if bad.size:
+                raise IndexError(f"index: {bad[0]} for axis {axis} of length {n}, expected -{n} <= i < {n}; check it")
+            wrapped = positions + n * (positions < 0)  # NumPy's negative indices
+            device_keys.append(backend.indices(wrapped, n)[0])
+            axis += 1
+    return Index.apply(x, key=tuple(device_keys))
+
+
+def _positions(k: Any, shape: tuple[int, ...]) -> Sequence[Any]:
+    """An array index as integer host arrays, one per axis that it uses; a boolean mask becomes its True positions."""
+    host = backend.to_host(k)
+    if host.dtype == bool:
+        if host.shape != shape[: host.ndim]:
+            raise IndexError(f"index: a boolean mask of shape {host.shape} for axes {shape}, expected their lengths; fit the mask")
+        return host.nonzero()
+    if host.size and host.dtype.kind not in "iu":
+        raise TypeError(f"index: an array of {host.dtype}, expected integers, booleans or slices; convert with .astype(int)")
+    return [host.astype("int64")]

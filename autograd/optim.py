@@ -1,0 +1,195 @@
+"""AdamW over one flat buffer, gradient clipping, and the learning-rate schedule."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from autograd.backend import xp
+from autograd.core import Array, Op, Parameter, Tensor, fastest
+from autograd.nn import Module
+
+
+class AdamWUpdate(Op):
+    """One AdamW step on flat arrays, in place: an op without a backward, so that kernels can stand in for it.
+
+    g = gradient * scale                       scale: the clip factor, 1 without clipping
+    m = b1 m + (1 - b1) g                      running mean of the gradient
+    v = b2 v + (1 - b2) g^2                    running mean of its square
+    w = w (1 - lr decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+    Decay acts on the weight itself, not through the gradient: that is the W. The divisors undo the start of m and v at 0.
+
+    Source  Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2; Kingma and Ba 2015, arXiv:1412.6980, section 3.
+    """
+
+    @staticmethod
+    def forward(
+        weight: Array, gradient: Array, m: Array, v: Array, scale: Any, *,
+        lr: float, betas: tuple[float, float], eps: float, decay: float, t: int,
+    ) -> None:  # fmt: skip
+        b1, b2 = betas
+        g = gradient * scale
+        m *= b1
+        m += (1 - b1) * g
+        v *= b2
+        v += (1 - b2) * (g * g)
+        step = xp.sqrt(v)
+        step *= 1 / math.sqrt(1 - b2**t)
+        step += eps
+        xp.divide(m, step, out=step)
+        step *= lr / (1 - b1**t)
+        weight *= 1 - lr * decay
+        weight -= step
+
+
+class SquaredNorm(Op):
+    """Sum of squares of a flat array, as a 0-d array that stays on the device; an op so that kernels can stand in for it."""
+
+    @staticmethod
+    def forward(x: Array) -> Array:
+        return xp.dot(x, x)
+
+
+class AdamW:
+    """AdamW for a module's trainable parameters, moved into one contiguous buffer.
+
+    Weights, gradients and both moments lie in four flat arrays side by side, weight-decayed parameters first (those with two or
+    more axes: matrices and embeddings; biases and norms are not decayed). Each parameter becomes a view of its part, so norm,
+    update and saving are one pass over one array each.
+
+    lr, betas, eps, weight_decay   as in the paper; `lr` may be set before each step by a schedule
+    Raises ValueError if nothing is trainable or parameters mix dtypes.
+    """
+
+    def __init__(
+        self,
+        parameters: Module | Iterable[tuple[str, Parameter]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        for name, value, legal in (
+            ("lr", lr, lr >= 0), ("betas", betas, all(0 <= b < 1 for b in betas)),
+            ("eps", eps, eps > 0), ("weight_decay", weight_decay, weight_decay >= 0),
+        ):  # fmt: skip
+            if not legal:
+                raise ValueError(f"AdamW: {name} = {value}, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0; check the sign")
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.n_steps = 0
+        self._module = parameters if isinstance(parameters, Module) else None
+        named = list(parameters.named_parameters() if isinstance(parameters, Module) else parameters)
+        if any(isinstance(item, Tensor) for item in named):
+            raise TypeError("AdamW: parameters without names, expected a Module or (name, parameter) pairs; pass the model itself")
+        once: dict[int, tuple[str, Parameter]] = {}  # a tied parameter may come under two names
+        for name, p in named:
+            if p.requires_grad:
+                once.setdefault(id(p), (name, p))
+        trainable = list(once.values())
+        if not trainable:
+            raise ValueError(f"AdamW: none of {len(named)} parameters requires a gradient, expected at least one; unfreeze some")
+        dtypes = sorted({str(p.dtype) for _, p in trainable})
+        if len(dtypes) > 1:
+            raise ValueError(f"AdamW: parameters of dtypes {', '.join(dtypes)}, expected one; convert them before training")
+        self.named = sorted(trainable, key=lambda pair: pair[1].ndim < 2)  # stable: decayed first, else in model order
+        self.n_decayed = sum(p.size for _, p in self.named if p.ndim >= 2)
+        n = sum(p.size for _, p in self.named)
+        self.weight = xp.empty(n, dtype=dtypes[0])
+        self.gradient = xp.empty_like(self.weight)
+        self.m = xp.zeros_like(self.weight)
+        self.v = xp.zeros_like(self.weight)
+        start = 0
+        for _, p in self.named:
+            part = slice(start, start + p.size)
+            self.weight[part] = p.data.reshape(-1)
+            p.data = self.weight[part].reshape(p.shape)
+            p._gradient_buffer = self.gradient[part].reshape(p.shape)
+            p.grad = None
+            start += p.size
+        self._views = [p.data for _, p in self.named]
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients. Nothing is filled with zeros: the next first gradient overwrites."""
+        for _, p in self.named:
+            p.grad = None
+
+    def gradient_norm(self) -> Array:
+        """Euclidean norm of all gradients together, as a 0-d array (still on the device)."""
+        self._check()
+        return xp.sqrt(fastest(SquaredNorm, self.gradient).forward(self.gradient))
+
+    def step(self, max_norm: float | None = None) -> Array:
+        """One update from the gradients that have been summed since `zero_grad`.
+
+        max_norm   scale all gradients down so that their common norm is at most this (Pascanu et al. 2013, arXiv:1211.5063,
+                   algorithm 1); None: no clipping
+        Returns the norm before clipping, as a 0-d array. Raises RuntimeError naming parameters without a gradient, or frozen,
+        added or given other arrays since the optimizer was made.
+        """
+        norm = self.gradient_norm()
+        scale = 1.0 if max_norm is None else xp.minimum(max_norm / (norm + 1e-6), 1.0).astype(self.weight.dtype)
+        self.n_steps += 1
+        for part, decay in ((slice(0, self.n_decayed), self.weight_decay), (slice(self.n_decayed, None), 0.0)):
+            arrays = (self.weight[part], self.gradient[part], self.m[part], self.v[part], scale)
+            options: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "decay": decay, "t": self.n_steps}
+            if arrays[0].size:
+                fastest(AdamWUpdate, *arrays, **options).forward(*arrays, **options)
+        return norm
+
+    def _check(self) -> None:
+        for (name, p), view in zip(self.named, self._views, strict=True):
+            if not p.requires_grad:
+                raise RuntimeError(f"AdamW: {name} was frozen after the optimizer was made, expected no change; make a new AdamW")
+            if p.data is not view or not (p.grad is None or p.grad is p._gradient_buffer):
+                raise RuntimeError(
+                    f"AdamW: data or grad of {name} was replaced by another array, expected the optimizer's own; "
+                    "write into it, as in parameter.data[...] = array"
+                )
+        missing = [name for name, p in self.named if p.grad is None]
+        if missing:
+            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise RuntimeError(f"AdamW: no gradient for {shown}, expected one for each; call loss.backward() first, or freeze what is unused")
+        if self._module is not None:
+            mine = {id(p) for _, p in self.named}
+            for name, p in self._module.named_parameters():
+                if p.requires_grad and id(p) not in mine:
+                    raise RuntimeError(f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW")
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs besides the weights: moments by parameter name (views) and the step count."""
+        moments: dict[str, dict[str, Array]] = {"m": {}, "v": {}}
+        start = 0
+        for name, p in self.named:
+            for key, flat in (("m", self.m), ("v", self.v)):
+                moments[key][name] = flat[start : start + p.size].reshape(p.shape)
+            start += p.size
+        return {"n_steps": self.n_steps, **moments}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave. Raises ValueError naming parameters that are missing, surplus or of another shape."""
+        mine = self.state()
+        for key in ("m", "v"):
+            if state[key].keys() != mine[key].keys():
+                odd = sorted(state[key].keys() ^ mine[key].keys())
+                raise ValueError(f"AdamW.load_state: moments of {odd[0]} on one side only, expected the same parameters; same model?")
+            for name, moment in mine[key].items():
+                if state[key][name].shape != moment.shape:
+                    raise ValueError(
+                        f"AdamW.load_state: moment of {name} of shape {state[key][name].shape}, expected {moment.shape}; same model?"
+                    )
+                moment[...] = xp.asarray(state[key][name])
+        self.n_steps = int(state["n_steps"])
+
+
+def warmup_cosine(step: int, *, peak: float, warmup_steps: int, n_steps: int, floor: float | None = None) -> float:
+    """Learning rate of update number `step` (from 0): linear rise to `peak` over `warmup_steps`, then a half cosine down to `floor`.
+
+    floor   reached at the last update, default peak / 10
+    Source  Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5 (one period, no restart).
+    """
+    floor = peak / 10 if floor is None else floor
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if step >= n_steps - 1:
+        return floor
+    progress = (step - warmup_steps) / max(1, n_steps - 1 - warmup_steps)
+    return floor + 0.5 * (1 + math.cos(math.pi * progress)) * (peak - floor)

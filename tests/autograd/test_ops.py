@@ -1,0 +1,204 @@
+"""Every op through the same checks. The cases are in `cases.py`; kinks, laws and errors of each kind have files of their own."""
+
+import importlib
+import pkgutil
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import autograd as ag
+import autograd.ops
+from autograd import core
+from autograd.backend import name as backend_name
+from autograd.backend import to_host
+from autograd.ops.activation import Tanh
+from autograd.testing import check_grads, nodes_of
+from tests.autograd.cases import CASES, Case
+from tests.autograd.checks import assert_close, assert_kernels_agree, counting, rearranging, run, takes_fast_path
+from tests.strategies import layouts
+
+OPTIMIZER_OPS = {"AdamWUpdate", "SquaredNorm"}  # ops without a gradient; test_optim.py compares their kernels
+
+pytestmark = pytest.mark.usefixtures("reference_kernels")  # tests of kernels ask for them
+each_op = pytest.mark.parametrize("op", CASES, ids=lambda op: op.__name__)
+
+
+def subclasses(cls: type) -> set[type]:
+    return {cls, *(below for child in cls.__subclasses__() for below in subclasses(child))}
+
+
+def drawn(op: type[ag.Op], data: st.DataObject, scale: str = "small") -> tuple[Case, list[str]]:
+    """A case of `op`, and a memory layout for each input and for the incoming gradients."""
+    case = data.draw(CASES[op](scale))
+    return case, data.draw(st.lists(layouts, min_size=len(case.arrays) + 1, max_size=len(case.arrays) + 1))
+
+
+def test_every_op_has_a_case():
+    for module in pkgutil.iter_modules(autograd.ops.__path__, "autograd.ops."):
+        importlib.import_module(module.name)
+    defined = {op for op in subclasses(ag.Op) if op.__module__.startswith("autograd.ops.")}
+    assert len(defined) > 30, "the walk finds the ops"
+    assert defined == set(CASES), f"without a case: {sorted(op.__name__ for op in defined - set(CASES))}"
+
+
+@each_op
+@given(data=st.data())
+def test_gradients(op: type[ag.Op], data: st.DataObject):
+    case, order = drawn(op, data)
+    check_grads(rearranging(case.call, order), *case.arrays)
+
+
+@each_op
+@given(data=st.data())
+def test_values(op: type[ag.Op], data: st.DataObject):
+    case, order = drawn(op, data)
+    outputs = rearranging(case.call, order)(*(ag.Tensor(a) for a in case.arrays))
+    expected = case.expected(*case.arrays)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    for out, right in zip(outputs, expected, strict=True):
+        assert_close(out.data, right)
+
+
+@each_op
+@given(data=st.data())
+def test_float32_stays_float32(op: type[ag.Op], data: st.DataObject):
+    case, _ = drawn(op, data)
+    tensors = [ag.Tensor(a.astype(np.float32), requires_grad=True) for a in case.arrays]
+    outputs = case.call(*tensors)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    nodes = [node for node in nodes_of(*outputs) if issubclass(node.op, op)]
+    assert nodes, f"{op.__name__} is not in the graph: the case tests something else"
+    for out, right in zip(outputs, _tuple(case.expected(*case.arrays)), strict=True):
+        assert out.dtype == np.float32
+        assert_close(out.data, right)
+    for node in nodes:
+        assert not [a for a in _arrays(node.saved) if a.dtype == np.float64], "a float64 array is saved"
+        dy = tuple(np.ones(shape, np.float32) for shape in node.outputs)
+        dy = tuple(ag.Tensor(a).data for a in dy)
+        needs = {"needs": tuple(kind is not None for kind in node.inputs)} if node.op.backward_takes_needs else {}
+        gradients = _tuple(node.op.backward(node.saved, dy if node.op.returns_tuple else dy[0], **needs))
+        for dx, kind in zip(gradients, node.inputs, strict=True):
+            if kind is not None:
+                shape, dtype = kind
+                assert dx.dtype == dtype == np.float32
+                assert np.broadcast_shapes(dx.shape, shape) == dx.shape, f"gradient of shape {dx.shape} for an input of shape {shape}"
+
+
+@each_op
+@given(data=st.data())
+def test_frozen_inputs_change_nothing_for_the_others(op: type[ag.Op], data: st.DataObject):
+    case, order = drawn(op, data)
+    call = rearranging(case.call, order)
+    values, gradients = run(call, case.arrays, "float64", "reference")
+    for i in range(len(case.arrays)):
+        needs = [i == j for j in range(len(case.arrays))]
+        values_i, gradients_i = run(call, case.arrays, "float64", "reference", needs=needs)
+        for out, same in zip(values_i, values, strict=True):
+            assert_close(out, same)
+        assert_close(gradients_i[i], gradients[i])
+        assert [g is not None for g in gradients_i] == needs
+    with ag.no_grad():
+        outputs = call(*(ag.Tensor(a, requires_grad=True) for a in case.arrays))
+    assert not nodes_of(*outputs)
+    for out, same in zip(outputs, values, strict=True):
+        assert_close(out.data, same)
+
+
+# Fast kernels: whatever is registered is compared, by op, without a line to add here -----------------------------------------------
+
+kernels = [(op, kernel) for op, several in ag.registered_kernels().items() for kernel in several if op.__name__ not in OPTIMIZER_OPS]
+each_kernel = pytest.mark.parametrize(("op", "kernel"), kernels, ids=lambda cls: cls.__name__)
+
+
+def test_every_kernel_has_a_case():
+    for op in ag.registered_kernels():
+        assert op in CASES or op.__name__ in OPTIMIZER_OPS, f"{op.__name__} has kernels but nothing compares them"
+
+
+def compare(op: type[ag.Op], kernel: type[ag.Op], n_small: int = 50, n_large: int = 10) -> None:
+    """Runs cases of `op` under fast and reference kernels; fails if they differ, or if `kernel` never ran."""
+
+    @given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]))
+    def small(data: st.DataObject, dtype: str) -> None:
+        case, order = drawn(op, data)
+        assert_kernels_agree(rearranging(case.call, order), case.arrays, dtype)
+        assert_kernels_agree(case.call, case.arrays, dtype)
+
+    @given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]))
+    def large(data: st.DataObject, dtype: str) -> None:
+        case = data.draw(CASES[op]("large"))
+        assert_kernels_agree(case.call, case.arrays, dtype)
+
+    with counting(kernel) as calls:
+        settings(max_examples=n_small)(small)()
+        if n_large:
+            settings(max_examples=n_large)(large)()
+    assert calls[kernel], f"{kernel.__name__}: supports() refused every case; draw shapes that it takes"
+
+
+@each_kernel
+def test_fast_equals_reference(op: type[ag.Op], kernel: type[ag.Op]):
+    compare(op, kernel)
+
+
+@each_kernel
+@given(data=st.data())
+def test_fast_gradients(op: type[ag.Op], kernel: type[ag.Op], data: st.DataObject):
+    case, order = drawn(op, data)
+    with ag.use_kernels("unmeasured"):
+        check_grads(rearranging(case.call, order), *case.arrays)
+
+
+def temporary(monkeypatch: pytest.MonkeyPatch, reference: type[ag.Op], **members: Any) -> type[ag.Op]:
+    """A kernel for `reference` that is registered for the length of one test."""
+    monkeypatch.setattr(core, "_kernels", {})
+    return ag.accelerates(reference)(type("Temporary", (reference,), {"supports": staticmethod(lambda *a, **o: True), **members}))
+
+
+def test_the_comparison_passes_equal_kernels(monkeypatch: pytest.MonkeyPatch):
+    kernel = temporary(monkeypatch, Tanh)
+    compare(Tanh, kernel, n_small=5, n_large=0)
+
+
+@pytest.mark.parametrize("broken", ["value", "gradient", "dtype", "never runs"])
+def test_the_comparison_fails_other_kernels(monkeypatch: pytest.MonkeyPatch, broken: str):
+    members: dict[str, Any] = {
+        "value": {"forward": staticmethod(lambda x: (1.0001 * Tanh.forward(x)[0], Tanh.forward(x)[1]))},
+        "gradient": {"backward": staticmethod(lambda y, dy: 1.0001 * Tanh.backward(y, dy))},
+        "dtype": {"forward": staticmethod(lambda x: (Tanh.forward(x)[0].astype("float16"), Tanh.forward(x)[1]))},
+        "never runs": {"supports": staticmethod(lambda *a, **o: False)},
+    }[broken]
+    kernel = temporary(monkeypatch, Tanh, **members)
+    with pytest.raises(AssertionError, match="refused every case" if broken == "never runs" else "allowed|definition gives"):
+        compare(Tanh, kernel, n_small=5, n_large=0)
+
+
+def test_fast_path_can_be_asserted(monkeypatch: pytest.MonkeyPatch):
+    kernel = temporary(monkeypatch, Tanh)
+    x = ag.Tensor(np.ones(3))
+    with ag.use_kernels("fast"), takes_fast_path(kernel):
+        ag.tanh(x)
+    with pytest.raises(AssertionError, match="Temporary never ran"), takes_fast_path(kernel), ag.use_kernels("reference"):
+        ag.tanh(x)
+
+
+def _tuple(outputs: Any) -> tuple[Any, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _arrays(found: Any) -> list[Any]:
+    if isinstance(found, (tuple, list)):
+        return [a for item in found for a in _arrays(item)]
+    return [found] if hasattr(found, "dtype") else []
+
+
+@pytest.mark.skipif(backend_name != "numpy", reason="CuPy has no error state")
+def test_numpy_is_strict():
+    with pytest.raises(FloatingPointError, match="divide by zero"):
+        np.ones(1) / np.zeros(1)
+    with pytest.raises(FloatingPointError, match="divide by zero"):
+        ag.log(ag.Tensor([0.0]))
+    assert to_host(ag.exp(ag.Tensor([-1000.0])).data) == 0

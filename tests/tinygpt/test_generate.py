@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinygpt import GPT, GPTConfig
+from tinygpt.generate import Sampling, TextStream, complete, generate, sample
+
+TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+@given(seed=st.integers(0, 1000), k=st.integers(1, 12))
+def test_top_k_never_leaves_the_k_likeliest(seed, k):
+    logits = np.random.default_rng(seed).standard_normal((50, 12))
+    chosen = sample(logits, Sampling(1.5, top_k=k), rng())
+    rank = (logits > np.take_along_axis(logits, chosen[:, None], 1)).sum(axis=1)
+    assert (rank < k).all()
+
+
+@given(seed=st.integers(0, 1000), p=st.floats(0.05, 1.0))
+def test_top_p_keeps_the_smallest_set_that_reaches_p(seed, p):
+    logits = np.random.default_rng(seed).standard_normal((50, 12)) * 3
+    chosen = sample(logits, Sampling(1.0, top_k=0, top_p=p), rng())
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    mine = np.take_along_axis(probabilities, chosen[:, None], 1)
+    likelier = np.where(probabilities > mine, probabilities, 0).sum(axis=1)
+    assert (likelier < p + 1e-9).all()
+
+
+def test_greedy_is_the_limit_of_low_temperature():
+    logits = np.random.default_rng(1).standard_normal((200, 30))
+    np.testing.assert_array_equal(sample(logits, Sampling(0.0), rng()), logits.argmax(axis=1))
+    np.testing.assert_array_equal(sample(logits, Sampling(1e-4, top_k=0), rng()), logits.argmax(axis=1))
+
+
+def test_samples_follow_the_distribution():
+    p = np.array([0.5, 0.3, 0.15, 0.05])
+    chosen = sample(np.tile(np.log(p), (20_000, 1)), Sampling(1.0, top_k=0), rng())
+    np.testing.assert_allclose(np.bincount(chosen, minlength=4) / 20_000, p, atol=0.015)
+    hot = sample(np.tile(np.log(p), (20_000, 1)), Sampling(2.0, top_k=0), rng())
+    np.testing.assert_allclose(np.bincount(hot, minlength=4) / 20_000, np.sqrt(p) / np.sqrt(p).sum(), atol=0.015)
+
+
+def test_a_token_of_probability_zero_is_never_drawn():
+    class Extreme:
+        def random(self, n):
+            return np.resize([0.0, np.nextafter(1, 0)], n)
+
+    logits = np.array([[-np.inf, 0.0, 0.0, -np.inf]] * 2)
+    np.testing.assert_array_equal(sample(logits, Sampling(1.0, top_k=0), Extreme()), [1, 2])
+
+
+def test_the_seed_decides_the_text_and_the_prompt_is_kept():
+    model, ids = GPT(TINY), [[1, 2, 3], [4, 5, 6]]
+    a, b, c = (generate(model, ids, 20, seed=s).ids for s in (0, 0, 1))
+    assert a.shape == (2, 23) and np.array_equal(a, b) and not np.array_equal(a, c)
+    np.testing.assert_array_equal(a[:, :3], ids)
+    np.testing.assert_array_equal(model.generate(ids, 20, seed=0), a)
+    assert model.training  # as it was before
+
+
+def test_past_the_context_the_last_half_window_is_read_anew():
+    model, seen = GPT(TINY), []
+    hidden = model.hidden
+
+    def spy(ids, mask=None):
+        seen.append(ids.shape[1])
+        return hidden(ids, mask)
+
+    model.hidden = spy
+    generate(model, [[1, 2, 3, 4, 5, 6]], 8)
+    assert seen == [6, 7, 8, 4, 5, 6, 7, 8]
+
+
+def test_an_end_token_ends_its_row_only():
+    model = GPT(TINY)
+    free = generate(model, [[1], [2], [3]], 15, temperature=1.5, top_k=0).ids
+    eos = int(free[0, 4])
+    result = generate(model, [[1], [2], [3]], 15, temperature=1.5, top_k=0, eos_id=eos)
+    for row, unbound, reason in zip(result.ids, free, result.stop_reason, strict=True):
+        ends = np.flatnonzero(unbound[1:] == eos)
+        assert reason == ("eos" if len(ends) else "length")
+        if len(ends):
+            np.testing.assert_array_equal(row[: ends[0] + 2], unbound[: ends[0] + 2])
+            assert (row[ends[0] + 1 :] == eos).all()
+
+
+class Bytes:
+    """A stand-in tokenizer: ids are bytes, 256 ends a text."""
+
+    n_vocab, eos_id = 257, 256
+
+    def encode(self, text):
+        return list(text.encode("utf-8"))
+
+    def token_bytes(self, token):
+        return bytes([token])
+
+
+def stream_of(text, monkeypatch, *, stop=(), eos=False, limit=1000):
+    ids = list(text.encode("utf-8")) + ([256] if eos else [])
+    monkeypatch.setattr("tinygpt.generate.next_tokens", lambda model, prompt, n, *a, **k: (np.array([i]) for i in ids[:n]))
+    stream = TextStream(None, Bytes(), "x", limit, stop=stop)
+    return list(stream), stream
+
+
+def test_pieces_are_never_half_a_character(monkeypatch):
+    pieces, stream = stream_of("aé€😀z", monkeypatch)
+    assert pieces == ["a", "é", "€", "😀", "z"] and stream.text == "aé€😀z" and stream.stop_reason == "length"
+    pieces, stream = stream_of("a😀", monkeypatch, limit=3)
+    assert stream.text == "a\ufffd"  # cut in the middle: shown once, at the end
+
+
+def test_stop_strings_are_not_shown_not_even_in_part(monkeypatch):
+    pieces, stream = stream_of("one. two. END three", monkeypatch, stop=("END", "never"))
+    assert "".join(pieces) == stream.text == "one. two. " and stream.stop_reason == "stop string"
+    pieces, stream = stream_of("an EN and more", monkeypatch, stop=("END",))
+    assert "".join(pieces) == stream.text == "an EN and more" and stream.stop_reason == "length"
+    pieces, stream = stream_of("trailing EN", monkeypatch, stop=("END",))
+    assert stream.text == "trailing EN"
+
+
+def test_the_end_token_ends_the_text_and_is_not_shown(monkeypatch):
+    _, stream = stream_of("done", monkeypatch, eos=True)
+    assert stream.text == "done" and stream.stop_reason == "eos" and stream.ids == list(b"done")
+
+
+@settings(max_examples=50)
+@given(text=st.text(alphabet="ab", max_size=30), stop=st.text(alphabet="ab", min_size=1, max_size=4))
+def test_text_ends_where_the_first_stop_string_begins(text, stop):
+    with pytest.MonkeyPatch.context() as patch:
+        _, stream = stream_of(text, patch, stop=(stop,))
+    assert stream.text == text.partition(stop)[0]
+
+
+def test_an_empty_prompt_starts_from_the_end_token():
+    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=257))
+    assert complete(model, Bytes(), "", 3).stop_reason in ("length", "eos")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, r"temperature: -1.0, expected a finite number >= 0; "),
+        ({"temperature": float("nan")}, r"temperature: nan, expected"),
+        ({"top_k": -1}, r"top_k: -1, expected >= 0; "),
+        ({"top_p": 0.0}, r"top_p: 0.0, expected 0 < top_p <= 1; "),
+        ({"top_p": 1.1}, r"top_p: 1.1, expected 0 < top_p <= 1; "),
+    ],
+)
+def test_illegal_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        generate(GPT(TINY), [[1]], 1, **options)
+
+
+def test_bad_prompts_are_named():
+    with pytest.raises(ValueError, match=r"an empty prompt, expected at least one token"):
+        generate(GPT(TINY), np.zeros((1, 0), int), 1)
+    with pytest.raises(ValueError, match=r"a prompt of 9 tokens, expected at most 8, the model's context; "):
+        generate(GPT(TINY), [[1] * 9], 1)
+    with pytest.raises(ValueError, match=r"ids of shape \(2,\), expected \(batch, positions\)"):
+        generate(GPT(TINY), [1, 2], 1)
+    with pytest.raises(ValueError, match=r"stop: an empty string"):
+        TextStream(None, Bytes(), "x", 1, stop=("",))

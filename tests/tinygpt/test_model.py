@@ -1,0 +1,155 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import autograd as ag
+from autograd import backend
+from autograd.optim import AdamW
+from tinygpt import GPT, GPTConfig
+
+TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=31)
+
+
+def logits_of(model, ids, mask=None):
+    with ag.no_grad():
+        return backend.to_host(model(ids, mask).data)
+
+
+def test_the_model_has_as_many_weights_as_the_formula_says():
+    for tied in (True, False):
+        for qkv_bias in (True, False):
+            config = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=31, tie_word_embeddings=tied, qkv_bias=qkv_bias)
+            assert GPT(config).n_parameters() == config.n_parameters()
+
+
+def test_parameters_have_gpt2s_names():
+    names = [name for name, _ in GPT(TINY).named_parameters()]
+    assert names[:2] == ["wte.weight", "wpe.weight"]
+    assert [n for n in names if n.startswith("h.0.")] == [
+        "h.0.ln_1.weight", "h.0.ln_1.bias", "h.0.attn.c_attn.weight", "h.0.attn.c_attn.bias", "h.0.attn.c_proj.weight",
+        "h.0.attn.c_proj.bias", "h.0.ln_2.weight", "h.0.ln_2.bias", "h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.bias",
+        "h.0.mlp.c_proj.weight", "h.0.mlp.c_proj.bias",
+    ]  # fmt: skip
+    assert names[-2:] == ["ln_f.weight", "ln_f.bias"]
+
+
+def test_initial_weights_are_gpt2s():
+    model = GPT(GPTConfig(n_layer=8, n_head=4, n_embd=128, n_positions=64, vocab_size=500))
+    weights = {name: backend.to_host(p.data) for name, p in model.named_parameters()}
+    assert weights["wte.weight"].std() == pytest.approx(0.02, rel=0.05)
+    assert weights["h.3.attn.c_attn.weight"].std() == pytest.approx(0.02, rel=0.05)
+    assert weights["h.3.mlp.c_proj.weight"].std() == pytest.approx(0.02 / math.sqrt(16), rel=0.05)
+    assert not weights["h.3.mlp.c_proj.bias"].any() and (weights["ln_f.weight"] == 1).all()
+    assert all(w.dtype == np.float32 for w in weights.values())
+
+
+def test_the_seed_decides_the_weights():
+    a, b, c = (backend.to_host(GPT(TINY, seed=s).wte.weight.data) for s in (0, 0, 1))
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_the_loss_starts_at_an_even_guess():
+    ids = np.random.default_rng(0).integers(0, 31, (4, 13))
+    assert GPT(TINY).loss(ids[:, :-1], ids[:, 1:]).item() == pytest.approx(math.log(31), rel=0.02)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 1000), t=st.integers(1, 11))
+def test_a_position_ignores_everything_after_it(seed, t):
+    rng = np.random.default_rng(seed)
+    model = GPT(TINY, seed=seed)
+    ids = rng.integers(0, 31, (2, 12))
+    changed = ids.copy()
+    changed[:, t:] = rng.integers(0, 31, (2, 12 - t))
+    np.testing.assert_allclose(logits_of(model, ids)[:, :t], logits_of(model, changed)[:, :t], atol=1e-6)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 1000), n=st.integers(1, 8), padding=st.integers(1, 4), left=st.booleans())
+def test_logits_do_not_change_with_padding(seed, n, padding, left):
+    rng = np.random.default_rng(seed)
+    model = GPT(TINY, seed=seed)
+    ids = rng.integers(0, 31, (1, n))
+    filler, ones, zeros = rng.integers(0, 31, (1, padding)), np.ones((1, n)), np.zeros((1, padding))
+    padded = np.concatenate([filler, ids] if left else [ids, filler], axis=1)
+    mask = np.concatenate([zeros, ones] if left else [ones, zeros], axis=1)
+    real = slice(padding, None) if left else slice(None, n)
+    np.testing.assert_allclose(logits_of(model, padded, mask)[:, real], logits_of(model, ids), atol=1e-5)
+
+
+def test_the_fused_loss_is_the_cross_entropy_of_the_logits():
+    model = GPT(TINY)
+    ids = np.random.default_rng(0).integers(0, 31, (3, 13))
+    targets = ids[:, 1:].copy()
+    targets[0, :5] = -100
+    plain = ag.cross_entropy(model(ids[:, :-1]), targets)
+    assert model.loss(ids[:, :-1], targets).item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradients_of_every_parameter_match_central_differences(tied):
+    config = GPTConfig(n_layer=1, n_head=2, n_embd=8, n_positions=6, vocab_size=11, tie_word_embeddings=tied)
+    model = GPT(config, seed=3)
+    rng = np.random.default_rng(0)
+    for p in model.parameters():  # float64, and far enough from the start for every path to matter
+        p.data = backend.to_device(backend.to_host(p.data).astype(np.float64) + 0.3 * rng.standard_normal(p.shape))
+    ids = rng.integers(0, 11, (2, 7))
+    model.loss(ids[:, :-1], ids[:, 1:]).backward()
+    for name, p in model.named_parameters():
+        u, h, middle = backend.to_device(rng.standard_normal(p.shape)), 1e-6, p.data
+        claimed = float((p.grad * u).sum())
+        values = []
+        for step in (h, -h):
+            p.data = middle + step * u
+            with ag.no_grad():
+                values.append(model.loss(ids[:, :-1], ids[:, 1:]).item())
+        p.data = middle
+        assert claimed == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-8), name
+
+
+def test_dropout_works_in_training_only_and_follows_the_stream():
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=31, dropout=0.3)
+    ids = np.random.default_rng(0).integers(0, 31, (2, 12))
+    model = GPT(config, seed=1)
+    first, second = logits_of(model, ids), logits_of(model, ids)
+    assert not np.array_equal(first, second)
+    model.dropout_stream.draw = 0
+    np.testing.assert_array_equal(logits_of(model, ids), first)
+    model.eval()
+    np.testing.assert_array_equal(logits_of(model, ids), logits_of(GPT(TINY, seed=1), ids))
+
+
+def test_fast_and_reference_kernels_train_alike():
+    ids = np.random.default_rng(0).integers(0, 31, (4, 13))
+    curves = []
+    for mode in ("fast", "reference"):
+        with ag.use_kernels(mode):
+            model = GPT(TINY, seed=0)
+            optimizer = AdamW(model, lr=1e-2)
+            losses = []
+            for _ in range(50):
+                optimizer.zero_grad()
+                loss = model.loss(ids[:, :-1], ids[:, 1:])
+                loss.backward()
+                optimizer.step(max_norm=1.0)
+                losses.append(loss.item())
+            curves.append(losses)
+    np.testing.assert_allclose(curves[0], curves[1], atol=1e-4)
+    assert curves[0][-1] < curves[0][0] / 2
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "message"),
+    [
+        ([1, 2], None, r"GPT: ids of shape \(2,\), expected \(batch, positions\); "),
+        ([[1] * 13], None, r"GPT: 13 positions, expected at most n_positions = 12; "),
+        ([[1, 31]], None, r"embedding id: 31 at position \(0, 1\), expected 0 <= id < 31; "),
+        ([[1, 2]], [[1]], r"GPT: attention_mask of shape \(1, 1\), expected \(1, 2\)"),
+    ],
+)
+def test_bad_input_is_named(ids, mask, message):
+    with pytest.raises(ValueError, match=message):
+        GPT(TINY)(ids, mask)

@@ -1,0 +1,91 @@
+"""What the example scripts share: flags from dataclasses, errors in one line, and progress in a terminal or in plain lines."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tinygpt.train import Metrics
+
+Config = TypeVar("Config")
+
+
+def flags(default: Config, description: str | None, argv: list[str] | None = None) -> Config:
+    """Reads the command line into a copy of the dataclass `default`; nested fields become plain flags.
+
+    An unknown flag ends the program with exit code 2 and a suggestion, --help with a list of all flags and defaults.
+    """
+    import tyro
+
+    return tyro.cli(type(default), args=argv, default=default, description=description, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Runs a script's main function: a user's error becomes one line on standard error and exit code 1, Ctrl-C exit code 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a "?" instead of failing
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def table(title: str, rows: dict[str, Any]) -> str:
+    """A two-column list as text."""
+    width = max(len(key) for key in rows)
+    return "\n".join([title, *(f"  {key:<{width}}  {value}" for key, value in rows.items())])
+
+
+class Progress:
+    """A `Reporter`: a live bar in a terminal, a plain line per update logged elsewhere (files, pipes, CI)."""
+
+    def __init__(self, n_steps: int, first_step: int = 0) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.n_steps = n_steps
+        self.bar: Bar | None = None
+        if self.console.is_terminal:
+            self.bar = Bar(
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(compact=True),
+                console=self.console,
+            )
+            self.task = self.bar.add_task("", total=n_steps, completed=first_step)
+
+    def __enter__(self) -> "Progress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def update(self, metrics: Metrics) -> None:
+        m = metrics
+        text = f"loss {m.loss_nats:.3f}  lr {m.lr:.1e}  norm {m.gradient_norm:.2f}  {m.tokens_per_s:,.0f} tokens/s"
+        if self.bar:
+            self.bar.update(self.task, completed=m.step, description=text)
+            return
+        left_s = (self.n_steps - m.step) * m.elapsed_s / m.step
+        self.note(f"step {m.step:>5}/{self.n_steps}  {text}  left {_clock(left_s)}")
+
+    def evaluated(self, step: int, validation_nats: float, best: bool) -> None:
+        self.note(f"step {step:>5}/{self.n_steps}  validation {validation_nats:.4f} nats per token{'  best so far, saved' if best else ''}")
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+

@@ -1,0 +1,184 @@
+"""The GPT: token and position embeddings, a stack of pre-norm transformer blocks, a final norm and an output layer.
+
+Source  Radford et al. 2019, Language models are unsupervised multitask learners (GPT-2), section 2.3; attribute names are those
+of GPT-2's published tensors (wte, wpe, h.0.attn.c_attn, ...), so `named_parameters` gives the names in the file.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+import autograd as ag
+from autograd import backend, nn
+from tinygpt.config import GPTConfig
+
+
+class CausalSelfAttention(nn.Module):
+    """Every position looks back at all earlier ones, with several heads side by side."""
+
+    def __init__(self, config: GPTConfig, init: "Initializer", stream: ag.RandomStream) -> None:
+        c = config.n_embd
+        self.n_head = config.n_head
+        self.p = config.dropout
+        self.stream = stream
+        self.c_attn = nn.Linear(init.normal(c, 3 * c), init.zeros(3 * c) if config.qkv_bias else None)
+        self.c_proj = nn.Linear(init.residual(c, c), init.zeros(c))
+        self.resid_dropout = nn.Dropout(config.dropout, stream)
+
+    def forward(self, x: ag.Tensor, mask: Any = None) -> ag.Tensor:
+        b, t, c = x.shape
+        heads = (b, t, self.n_head, c // self.n_head)
+        qkv = ag.split(self.c_attn(x), 3)  # 3 x (B, T, C)
+        q, k, v = (part.reshape(heads).transpose(0, 2, 1, 3) for part in qkv)  # each (B, H, T, D)
+        y = ag.scaled_dot_product_attention(
+            q, k, v, mask, causal=True, dropout=self.p, training=self.training, stream=self.stream
+        )  # (B, H, T, D)
+        y = y.transpose(0, 2, 1, 3).reshape(b, t, c)  # heads side by side again
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    """Each position by itself: widen four times, GELU, narrow again."""
+
+    def __init__(self, config: GPTConfig, init: "Initializer", stream: ag.RandomStream) -> None:
+        c = config.n_embd
+        self.c_fc = nn.Linear(init.normal(c, 4 * c), init.zeros(4 * c))
+        self.c_proj = nn.Linear(init.residual(4 * c, c), init.zeros(c))
+        self.resid_dropout = nn.Dropout(config.dropout, stream)
+
+    def forward(self, x: ag.Tensor) -> ag.Tensor:
+        h = ag.gelu(self.c_fc(x))  # (B, T, 4C)
+        return self.resid_dropout(self.c_proj(h))  # (B, T, C)
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each on a normalized copy of the residual stream and added back to it."""
+
+    def __init__(self, config: GPTConfig, init: "Initializer", stream: ag.RandomStream) -> None:
+        self.ln_1 = init.layer_norm()
+        self.attn = CausalSelfAttention(config, init, stream)
+        self.ln_2 = init.layer_norm()
+        self.mlp = MLP(config, init, stream)
+
+    def forward(self, x: ag.Tensor, mask: Any = None) -> ag.Tensor:
+        x = x + self.attn(self.ln_1(x), mask)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Head(nn.Module):
+    """The output layer: a score for each token of the vocabulary. weight (V, C), often the token embedding's own."""
+
+    def __init__(self, weight: ag.Parameter) -> None:
+        self.weight = weight
+
+    def forward(self, x: ag.Tensor) -> ag.Tensor:
+        return x @ self.weight.T  # (..., V)
+
+
+class Initializer:
+    """GPT-2's initial weights, drawn on the host so that every backend starts from the same ones.
+
+    Matrices and embeddings: normal, `initializer_range`. Projections back into the residual stream: smaller by sqrt(2 n_layer),
+    because 2 n_layer of them add up in it (GPT-2 report, section 2.3). Biases 0, norms 1 and 0.
+    """
+
+    def __init__(self, config: GPTConfig, seed: int, empty: bool = False) -> None:
+        self.config = config
+        self.rng = np.random.default_rng([seed, 0])
+        self.empty = empty  # the weights are about to be loaded: leave them unset
+
+    def normal(self, *shape: int, scale: float = 1.0) -> Any:
+        if self.empty:
+            return backend.to_device(np.empty(shape, dtype=np.float32))
+        values = self.rng.standard_normal(shape, dtype=np.float32)
+        values *= scale * self.config.initializer_range
+        return backend.to_device(values)
+
+    def residual(self, *shape: int) -> Any:
+        return self.normal(*shape, scale=1 / math.sqrt(2 * self.config.n_layer))
+
+    def zeros(self, *shape: int) -> Any:
+        return backend.to_device(np.zeros(shape, dtype=np.float32))
+
+    def layer_norm(self) -> nn.LayerNorm:
+        c = self.config.n_embd
+        return nn.LayerNorm(backend.to_device(np.ones(c, dtype=np.float32)), self.zeros(c), self.config.layer_norm_epsilon)
+
+
+class GPT(nn.Module):
+    """A language model: for each position, a distribution over the next token.
+
+    config   the shape; see GPTConfig
+    seed     decides the initial weights and the dropout masks
+    """
+
+    def __init__(self, config: GPTConfig, seed: int = 0, *, _empty: bool = False) -> None:
+        self.config = config
+        self.dropout_stream = ag.RandomStream(seed)
+        init = Initializer(config, seed, _empty)
+        self.wte = nn.Embedding(init.normal(config.vocab_size, config.n_embd))
+        self.wpe = nn.Embedding(init.normal(config.n_positions, config.n_embd))
+        self.embd_dropout = nn.Dropout(config.dropout, self.dropout_stream)
+        self.h = [Block(config, init, self.dropout_stream) for _ in range(config.n_layer)]
+        self.ln_f = init.layer_norm()
+        tied = config.tie_word_embeddings
+        self.lm_head = Head(self.wte.weight if tied else ag.Parameter(init.normal(config.vocab_size, config.n_embd)))
+
+    def hidden(self, ids: Any, attention_mask: Any = None) -> ag.Tensor:
+        """What the output layer sees.
+
+        ids              (B, T) host integers, T <= n_positions
+        attention_mask   (B, T), 1 for tokens and 0 for padding (either side), or None
+        Returns (B, T, C). Raises ValueError for other shapes, too many positions or ids out of range.
+        """
+        ids = np.asarray(ids)
+        if ids.ndim != 2:
+            raise ValueError(f"GPT: ids of shape {ids.shape}, expected (batch, positions); wrap one sequence as [ids]")
+        b, t = ids.shape
+        if t > self.config.n_positions:
+            raise ValueError(f"GPT: {t} positions, expected at most n_positions = {self.config.n_positions}; shorten the input")
+        positions, mask = np.arange(t), None
+        if attention_mask is not None:
+            real = np.asarray(attention_mask).astype(bool)
+            if real.shape != ids.shape:
+                raise ValueError(f"GPT: attention_mask of shape {real.shape}, expected {ids.shape}, that of ids; one entry per token")
+            positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)  # (B, T): padding on the left does not count
+            mask = backend.to_device(real[:, None, None, :])  # (B, 1, 1, S): nobody looks at padding
+        x = self.embd_dropout(self.wte(ids) + self.wpe(positions))  # (B, T, C)
+        for block in self.h:
+            x = block(x, mask)
+        return self.ln_f(x)
+
+    def forward(self, ids: Any, attention_mask: Any = None) -> ag.Tensor:
+        """Logits (B, T, V) for ids (B, T); see `hidden` for the arguments."""
+        return self.lm_head(self.hidden(ids, attention_mask))
+
+    def loss(self, ids: Any, targets: Any, attention_mask: Any = None, *, ignore_index: int = -100) -> ag.Tensor:
+        """Mean cross-entropy of `targets` (B, T), in nats per token, as a scalar; targets equal to ignore_index do not count.
+
+        Output layer and loss are one op, so the (B T, V) logits never exist at once.
+        """
+        return ag.linear_cross_entropy(self.hidden(ids, attention_mask), self.lm_head.weight, targets, ignore_index=ignore_index)
+
+    def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> np.ndarray:
+        """ids (B, T) continued by up to max_new_tokens tokens; see `tinygpt.generate.generate`."""
+        from tinygpt.generate import generate
+
+        return generate(self, ids, max_new_tokens, **options).ids
+
+    def save_pretrained(self, directory: str | Path, tokenizer: Any = None) -> None:
+        """Writes a Hugging Face GPT-2 checkpoint directory; see `tinygpt.checkpoint.save_pretrained`."""
+        from tinygpt.checkpoint import save_pretrained
+
+        save_pretrained(self, directory, tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> Self:
+        """Reads a Hugging Face GPT-2 checkpoint directory; see `tinygpt.checkpoint.load_weights`."""
+        from tinygpt.checkpoint import load_config, load_weights
+
+        model = cls(load_config(directory), _empty=True)
+        load_weights(model, directory)
+        return model

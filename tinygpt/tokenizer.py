@@ -1,0 +1,661 @@
+"""Text to token ids and back: characters, words, and byte-level BPE (trained here, run by tiktoken).
+
+    tokenizer = BPETokenizer.train(text, vocab_size=4096)
+    ids = tokenizer.encode("The answer is")
+    tokenizer.decode(ids)                     # "The answer is", always: byte-level BPE knows every text
+    tokenizer.save("run/tokenizer"); tokenizer = load_tokenizer("run/tokenizer")
+
+How byte-level BPE works, in the order of this file: `count_words` cuts the text into words with GPT-2's pattern, `learn_merges` joins the
+most frequent pair of neighbouring tokens again and again, and `BPETokenizer` encodes with the merges so learned.
+
+Sources: Sennrich, Haddow and Birch 2016, arXiv:1508.07909 (BPE for words); Radford et al. 2019, "Language Models are Unsupervised
+Multitask Learners" (the GPT-2 report), section 2.2 (BPE on bytes, never across kinds of characters).
+"""
+
+import abc
+import hashlib
+import heapq
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from reprlib import repr as _short  # repr, cut to what an error message can hold
+from typing import Any
+
+import numpy as np
+import regex
+import tiktoken
+from numpy.typing import NDArray
+
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<unk>"
+
+# The GPT-2 report's way to cut text into words: English contractions; then letters, digits or other signs, each with at most one space in
+# front; then white space, of which the last one is left to the word that follows.
+GPT2_SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+# GPT-2 numbers the 256 bytes so that the visible ones of Latin-1 come first, and writes the others as the characters from U+0100 on:
+# vocab.json and merges.txt then hold no blanks and no control characters ("Ġthe" is " the").
+VISIBLE_BYTES = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+HIDDEN_BYTES = sorted(set(range(256)) - set(VISIBLE_BYTES))
+BYTE_TOKENS = [bytes([byte]) for byte in VISIBLE_BYTES + HIDDEN_BYTES]
+BYTE_TO_CHARACTER = {byte: chr(byte) for byte in VISIBLE_BYTES} | {byte: chr(256 + n) for n, byte in enumerate(HIDDEN_BYTES)}
+CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
+
+# sha256 of GPT-2's own merges.txt (OpenAI's vocab.bpe): how a BPETokenizer knows that it is GPT-2's.
+GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+
+MAX_WHITESPACE_RUN = 100_000  # characters; tiktoken's pattern recurses over a run of white space and panics on a million
+
+
+class Tokenizer(abc.ABC):
+    """What every tokenizer can do. A token is a string of bytes; its id is its place in the vocabulary.
+
+    kind        "characters", "words", "bpe" or "gpt2"
+    n_vocab     size of the vocabulary; ids are 0 <= id < n_vocab
+    eos_id      id of <|endoftext|>, None where there is none (characters)
+    dtype       smallest of uint16 and uint32 that holds every id: what token files are written in
+    """
+
+    kind: str
+    eos_id: int | None
+
+    def __init__(self, tokens: list[bytes]) -> None:
+        self._tokens = tokens
+
+    @property
+    def n_vocab(self) -> int:
+        return len(self._tokens)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint16 if self.n_vocab <= 65536 else np.uint32)
+
+    @abc.abstractmethod
+    def _encode(self, text: str, allow_special: bool) -> Any:
+        """Ids of a text that has passed `_check_text`, as any one-dimensional sequence or array of integers."""
+
+    @abc.abstractmethod
+    def save(self, directory: str | Path) -> None:
+        """Write the tokenizer into a directory (made where missing), for `load_tokenizer`.
+
+        Raises ValueError where the directory already holds the files of the other kind of tokenizer.
+        """
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        Text is ordinary text: a literal <|endoftext|> in it becomes the special token only with allow_special=True (characters have
+        none and ignore this).
+
+        Raises TypeError if text is no str; ValueError for a lone surrogate, naming its position, and, with a character vocabulary, for
+        characters outside it.
+        """
+        ids: list[int] = self.encode_array(text, allow_special=allow_special).tolist()
+        return ids
+
+    def encode_array(self, text: str, *, allow_special: bool = False) -> NDArray[Any]:
+        """`encode` as an array of shape (tokens,) and type `dtype`: for whole corpora."""
+        _check_text("encode", text)
+        return np.array(self._encode(text, allow_special), dtype=self.dtype)
+
+    def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
+        """Text of token ids. Bytes that are no UTF-8, as when a character is cut in half, become U+FFFD.
+
+        Raises TypeError if ids are no integers in one dimension; ValueError for an id outside the vocabulary, naming it and the size.
+        """
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
+        """Bytes of token ids, exact where `decode` has to replace. Raises as `decode`."""
+        return b"".join([self._tokens[id] for id in self._check_ids(ids)])
+
+    def token_bytes(self, id: int) -> bytes:
+        """Bytes of one token. Raises as `decode`."""
+        return self._tokens[self._check_ids([id])[0]]
+
+    def fingerprint(self) -> str:
+        """sha256, in hex, of the kind and the vocabulary: equal fingerprints give equal ids on every text."""
+        digest = hashlib.sha256(self.kind.encode())
+        for token in self._tokens:
+            digest.update(len(token).to_bytes(8, "little") + token)
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(kind={self.kind!r}, n_vocab={self.n_vocab:,}, fingerprint={self.fingerprint()[:8]!r})"
+
+    def _check_ids(self, ids: Sequence[int] | NDArray[Any]) -> list[int]:
+        try:
+            array = np.asarray(ids)
+        except (ValueError, OverflowError):  # ragged, or beyond 64 bits
+            array = np.asarray(None)
+        if array.size == 0 and array.ndim == 1:
+            return []
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise TypeError(
+                f"decode: {type(ids).__name__} of shape {array.shape} and type {array.dtype}, expected token ids in one dimension; "
+                "decode a batch row by row"
+            )
+        outside = (array < 0) | (array >= self.n_vocab)
+        if outside.any():
+            position = int(np.argmax(outside))
+            raise ValueError(
+                f"decode: id {array[position]} at position {position}, expected 0 <= id < {self.n_vocab} (the size of the vocabulary); "
+                "use the tokenizer that the model was trained with"
+            )
+        checked: list[int] = array.tolist()
+        return checked
+
+
+class CharacterTokenizer(Tokenizer):
+    """One token per character, in the order of their code points, as nanoGPT does for tinyshakespeare.
+
+    Raises ValueError, in `encode`, for characters that the training text did not have.
+    """
+
+    kind = "characters"
+    eos_id = None
+
+    def __init__(self, characters: Iterable[str]) -> None:
+        self.characters = "".join(sorted(set().union(*characters)))
+        _check_text("characters", self.characters)
+        if not self.characters:
+            raise ValueError("characters: none, expected at least one; give the text that the model shall learn")
+        super().__init__([character.encode() for character in self.characters])
+        self._codes = _code_points(self.characters)  # (n_vocab,), ascending
+
+    @classmethod
+    def train(cls, texts: str | Iterable[str]) -> "CharacterTokenizer":
+        """The characters of a text, or of several. Raises ValueError if there are none."""
+        return cls(_texts(texts))
+
+    def _encode(self, text: str, allow_special: bool) -> NDArray[Any]:
+        codes = _code_points(text)  # (characters,)
+        ids = np.searchsorted(self._codes, codes)
+        unknown = self._codes[np.minimum(ids, self.n_vocab - 1)] != codes
+        if unknown.any():
+            first = int(np.argmax(unknown))
+            found = list(dict.fromkeys(text[i] for i in np.flatnonzero(unknown)))
+            shown = ", ".join(map(repr, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+            raise ValueError(
+                f"encode: {len(found)} unknown character{'s'[: len(found) > 1]} {shown} (the first at position {first}), expected only "
+                f"the {self.n_vocab} characters of the training text; leave them out, or use BPE, which knows every text"
+            )
+        return ids
+
+    def save(self, directory: str | Path) -> None:
+        _save_word_level(directory, list(self.characters), CHARACTERS_SPLIT, decoder={"type": "Fuse"})
+
+
+class WordTokenizer(Tokenizer):
+    """One token per word, sign or line end; rarer words become <unk>. The way of the first chapters: simple, and it loses text.
+
+    Ids go by falling frequency in the training text (equal ones by alphabet); the last two are <unk> and <|endoftext|>.
+    `decode` joins with spaces and leaves them out where English has none ("Hello , world !" is "Hello, world!").
+    """
+
+    kind = "words"
+    # \w+ with inner apostrophes (don't); or one sign; or one line end. Other white space only separates.
+    SPLIT = r"\w+(?:['’]\w+)*|[^\w\s]|\n"  # noqa: RUF001 (both apostrophes)
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = list(words)
+        _check_text("words", "".join(self.words))
+        vocabulary = [*self.words, UNKNOWN, END_OF_TEXT]
+        self._ids = {word: id for id, word in enumerate(vocabulary)}
+        if len(self._ids) < len(vocabulary):
+            twice, _ = Counter(vocabulary).most_common(1)[0]
+            raise ValueError(f"words: {twice!r} twice, expected each word once, without {UNKNOWN} and {END_OF_TEXT}; remove it")
+        self.unknown_id: int = self._ids[UNKNOWN]
+        self.eos_id: int = self._ids[END_OF_TEXT]
+        super().__init__([word.encode() for word in vocabulary])
+
+    @classmethod
+    def train(cls, texts: str | Iterable[str], vocab_size: int | None = None) -> "WordTokenizer":
+        """The most frequent words of a text, or of several; all of them if vocab_size (which counts the two special tokens) is None.
+
+        Raises ValueError if the text is empty or vocab_size is below 3.
+        """
+        if vocab_size is not None:
+            _check_integer("vocab_size", vocab_size, 3, f"one word, {UNKNOWN} and {END_OF_TEXT}")
+        counts: Counter[str] = Counter()
+        for text in _texts(texts):
+            counts.update(re.findall(cls.SPLIT, text))
+        by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(by_frequency if vocab_size is None else by_frequency[: vocab_size - 2])
+
+    def _encode(self, text: str, allow_special: bool) -> list[int]:
+        ids: list[int] = []
+        for number, piece in enumerate(text.split(END_OF_TEXT) if allow_special else [text]):
+            if number > 0:
+                ids.append(self.eos_id)
+            ids += [self._ids.get(word, self.unknown_id) for word in re.findall(self.SPLIT, piece)]
+        return ids
+
+    def decode_bytes(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
+        text = " ".join(self._tokens[id].decode() for id in self._check_ids(ids))
+        text = re.sub(r" (?=[,.;:!?)\]}%\n])", "", text)  # no space before these
+        text = re.sub(r"(?<=[(\[{\n]) ", "", text)  # nor after these
+        return text.encode()
+
+    def save(self, directory: str | Path) -> None:
+        _save_word_level(directory, [*self.words, UNKNOWN, END_OF_TEXT], WORDS_SPLIT, special=[self.unknown_id, self.eos_id])
+
+
+# ---- byte-level BPE: learning the merges -------------------------------------------------------------------------------------------------
+
+
+def count_words(texts: str | Iterable[str]) -> Counter[bytes]:
+    """How often each word occurs, words as GPT-2's pattern cuts them and as UTF-8 bytes. `texts`: one text, or an iterable of documents.
+
+    BPE never merges across words, so these counts are all it needs to know of the text. Raises ValueError if there is no text.
+    """
+    split = regex.compile(GPT2_SPLIT)
+    counts: Counter[str] = Counter()
+    for text in _texts(texts):
+        counts.update(split.findall(text))
+    return Counter({word.encode(): count for word, count in counts.items()})
+
+
+def learn_merges(word_counts: Mapping[bytes, int], n_merges: int, min_frequency: int = 2) -> Iterator[tuple[tuple[bytes, bytes], int]]:
+    """Learn BPE one merge at a time: yields ((left, right), count), the most frequent pair of neighbours in all words and its count.
+
+    Each word starts as single bytes; each step joins one pair of tokens into a new token wherever it stands. Of equally frequent pairs
+    the one that comes first in the order of bytes wins, so the result depends on the counts alone. Ends after n_merges steps, or when
+    no pair occurs min_frequency times.
+
+    Counting all pairs anew in each step would cost (words x merges). A step changes only the words that hold the merged pair, so
+    `words_with` finds them, `pair_counts` is corrected by what they lose and gain, and a heap keeps the most frequent pair on top. An
+    entry of the heap is a claim that may have become too high, never too low: it is checked when it surfaces.
+
+    Source: Sennrich, Haddow and Birch 2016, arXiv:1508.07909, algorithm 1.
+    """
+    words = [[word[i : i + 1] for i in range(len(word))] for word in word_counts]  # each word as its tokens
+    counts = list(word_counts.values())
+    pair_counts: Counter[tuple[bytes, bytes]] = Counter()
+    words_with: defaultdict[tuple[bytes, bytes], set[int]] = defaultdict(set)  # may name a word that has lost the pair since
+    for n, (word, count) in enumerate(zip(words, counts, strict=True)):
+        for pair in pairwise(word):
+            pair_counts[pair] += count
+            words_with[pair].add(n)
+    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
+
+    for _ in range(n_merges):
+        while heap and -heap[0][0] != pair_counts[heap[0][1]]:  # correct the claim on top until it is true
+            _, pair = heap[0]
+            heapq.heapreplace(heap, (-pair_counts[pair], pair))
+        if not heap or -heap[0][0] < min_frequency:
+            return
+        negative_count, pair = heapq.heappop(heap)
+        yield pair, -negative_count
+
+        left, right = pair
+        new_pairs = set()
+        for n in words_with.pop(pair):
+            for old in pairwise(words[n]):
+                pair_counts[old] -= counts[n]
+            words[n] = _join_pair(words[n], left, right)
+            for new in pairwise(words[n]):
+                pair_counts[new] += counts[n]
+                if left + right in new:
+                    words_with[new].add(n)
+                    new_pairs.add(new)
+        for new in new_pairs:
+            heapq.heappush(heap, (-pair_counts[new], new))
+
+
+def _join_pair(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
+    """The tokens of a word with each `left, right`, from left to right, joined into one token."""
+    joined = []
+    i = 0
+    while i < len(word):
+        if i + 1 < len(word) and word[i] == left and word[i + 1] == right:
+            joined.append(left + right)
+            i += 2
+        else:
+            joined.append(word[i])
+            i += 1
+    return joined
+
+
+# ---- byte-level BPE: encoding ------------------------------------------------------------------------------------------------------------
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level BPE, as GPT-2's: the merges are ours to learn and read, tiktoken applies them.
+
+    merges: pairs of tokens in the order in which they were learned. Ids: 0..255 the bytes in GPT-2's order, then one per merge, and
+    <|endoftext|> last. Every text can be encoded, and decodes to itself. `kind` is "gpt2" if the merges are GPT-2's, else "bpe".
+
+    Raises ValueError if a merge uses a token that no earlier merge made, makes a token for the second time, or could never be reached.
+    """
+
+    def __init__(self, merges: Iterable[tuple[bytes, bytes]]) -> None:
+        self.merges = list(merges)
+        ranks = {token: id for id, token in enumerate(BYTE_TOKENS)}
+        halves: dict[bytes, tuple[bytes, bytes]] = {}
+        for number, (left, right) in enumerate(self.merges, start=1):
+            for part in (left, right):
+                if part not in ranks:
+                    raise ValueError(
+                        f"merge {number}: {part!r} is no token yet, expected a byte or the result of an earlier merge; a merge is missing"
+                    )
+            if left + right in ranks:
+                raise ValueError(f"merge {number}: makes {left + right!r} for the second time, expected once; remove the duplicate")
+            if not _is_reachable(left, right, ranks, halves):
+                raise ValueError(
+                    f"merge {number}: {left!r} never meets {right!r}, because an earlier merge joins bytes across their border, expected "
+                    "merges in the order in which BPE learns them; do not reorder or mix merges"
+                )
+            ranks[left + right] = len(ranks)
+            halves[left + right] = (left, right)
+
+        self.eos_id: int = len(ranks)
+        super().__init__([*ranks, END_OF_TEXT.encode()])
+        is_gpt2 = len(self.merges) == 50_000 and hashlib.sha256(self._merges_text().encode()).hexdigest() == GPT2_MERGES_SHA256
+        self.kind = "gpt2" if is_gpt2 else "bpe"
+        self._encoding = tiktoken.Encoding(self.kind, pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.eos_id})
+
+    @classmethod
+    def train(
+        cls,
+        texts: str | Iterable[str],
+        vocab_size: int,
+        *,
+        min_frequency: int = 2,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "BPETokenizer":
+        """Learn a vocabulary from one text, or from an iterable of documents.
+
+        vocab_size counts the 256 bytes, the merges and <|endoftext|>; it comes out smaller if no pair is left that occurs min_frequency
+        times. `progress(merges learned, merges wanted)` is called after every merge.
+
+        Raises ValueError if the text is empty, vocab_size below 257 or min_frequency below 1.
+        """
+        _check_integer("vocab_size", vocab_size, 257, f"256 bytes and {END_OF_TEXT}")
+        _check_integer("min_frequency", min_frequency, 1, "a pair must occur to be merged")
+        n_merges = vocab_size - 257
+        merges = []
+        for pair, _ in learn_merges(count_words(texts), n_merges, min_frequency):
+            merges.append(pair)
+            if progress is not None:
+                progress(len(merges), n_merges)
+        return cls(merges)
+
+    def _encode(self, text: str, allow_special: bool) -> NDArray[Any]:
+        allowed = {END_OF_TEXT} if allow_special else set()
+        pieces = _cut_whitespace(text)
+        arrays = [self._encoding.encode_to_numpy(piece, allowed_special=allowed, disallowed_special=()) for piece in pieces]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    def save(self, directory: str | Path) -> None:
+        _write(directory, {"vocab.json": json.dumps(self._vocabulary(), ensure_ascii=False), "merges.txt": self._merges_text()})
+
+    def _vocabulary(self) -> dict[str, int]:
+        return {_visible(token): id for id, token in enumerate(self._tokens[:-1])} | {END_OF_TEXT: self.eos_id}
+
+    def _merges_text(self) -> str:
+        return "#version: 0.2\n" + "".join(f"{_visible(left)} {_visible(right)}\n" for left, right in self.merges)
+
+
+def gpt2_tokenizer() -> BPETokenizer:
+    """GPT-2's own tokenizer, 50,257 tokens.
+
+    tiktoken fetches it at first use and keeps it in the folder named by TIKTOKEN_CACHE_DIR (by default a temporary one).
+    Raises ConnectionError if it is not there and cannot be fetched.
+    """
+    try:
+        encoding = tiktoken.get_encoding("gpt2")
+    except (OSError, ValueError) as error:  # no network, or something else answered in its place
+        raise ConnectionError(
+            f"gpt2 tokenizer: not in tiktoken's cache and not fetched ({type(error).__name__}), expected network access at first use; "
+            "connect once with TIKTOKEN_CACHE_DIR set to a folder to keep it in, or copy such a folder from another machine (its files are "
+            "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6 and 6d1cbeee0f20b3d9449abfede4726ed8212e3aee), or train a tokenizer of your own"
+        ) from error
+    # tiktoken keeps the tokens, not the pairs they were made of; but of all ways to cut a token in two, BPE reaches only one
+    ranks = {token: id for id, token in enumerate(BYTE_TOKENS)}
+    halves: dict[bytes, tuple[bytes, bytes]] = {}
+    for id in range(256, encoding.n_vocab - 1):
+        token = encoding.decode_single_token_bytes(id)
+        for left, right in ((token[:cut], token[cut:]) for cut in range(1, len(token))):
+            if left in ranks and right in ranks and _is_reachable(left, right, ranks, halves):
+                halves[token] = (left, right)
+                break
+        ranks[token] = id
+    return BPETokenizer(halves.values())
+
+
+def _is_reachable(left: bytes, right: bytes, ranks: Mapping[bytes, int], halves: Mapping[bytes, tuple[bytes, bytes]]) -> bool:
+    """Whether BPE, given the bytes left + right, comes to the two tokens `left` and `right` side by side.
+
+    merges.txt joins named pairs; tiktoken joins any neighbours whose bytes together are a token. The two agree if no token can come
+    about in a second way. This holds for all that BPE learns, and is asked of every merge because files come from elsewhere too.
+
+    So undo the merges inside `left` and `right`, the newest first, and look at the two tokens that touch at the border: if these make
+    a token that is older than the merge just undone, BPE joined them across the border instead. Of equal merges it takes the leftmost
+    first, so on the right side an equally old one counts as well.
+    """
+    while len(left) > 1 or len(right) > 1:
+        if ranks[left] > ranks[right]:
+            undone = ranks[left]
+            left = halves[left][1]
+        else:
+            undone = ranks[right] + 1
+            right = halves[right][0]
+        if ranks.get(left + right, undone) < undone:
+            return False
+    return True
+
+
+def _cut_whitespace(text: str) -> list[str]:
+    """The text in pieces without a run of white space over MAX_WHITESPACE_RUN; nearly always the text itself."""
+    if len(text) <= MAX_WHITESPACE_RUN:
+        return [text]
+    cuts = [0]
+    for run in re.finditer(rf"(?<!\s)\s{{{MAX_WHITESPACE_RUN + 1},}}", text):
+        cuts += range(run.start() + MAX_WHITESPACE_RUN, run.end(), MAX_WHITESPACE_RUN)
+    return [text[start:end] for start, end in pairwise([*cuts, len(text)])]
+
+
+def _visible(token: bytes) -> str:
+    """A token as vocab.json and merges.txt write it."""
+    return "".join([BYTE_TO_CHARACTER[byte] for byte in token])
+
+
+# ---- files -------------------------------------------------------------------------------------------------------------------------------
+
+# How Hugging Face's tokenizers library describes the ways to split, and how we know them again.
+CHARACTERS_SPLIT = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+WORDS_SPLIT = {"type": "Split", "pattern": {"Regex": WordTokenizer.SPLIT}, "behavior": "Removed", "invert": True}
+BYTES_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    """The tokenizer saved in a directory: vocab.json and merges.txt (byte-level BPE, ours or Hugging Face's GPT-2), else tokenizer.json
+    (our characters and words; also Hugging Face's byte-level BPE).
+
+    Raises FileNotFoundError if the files are not there, ValueError, naming the file, if they are no tokenizer or do not fit each other.
+    """
+    directory = Path(directory)
+    vocab, merges, single = (directory / name for name in ("vocab.json", "merges.txt", "tokenizer.json"))
+    if vocab.is_file() and merges.is_file():
+        lines = _read(merges).split("\n")
+        if lines[0].startswith("#version"):
+            del lines[0]
+        return _load_bpe(vocab, _read_json(vocab), merges, [line for line in lines if line])
+    if single.is_file():
+        return _load_single(single)
+    found = [path.name for path in (vocab, merges) if path.is_file()]
+    raise FileNotFoundError(
+        f"{directory}: {'only ' + found[0] if found else 'no tokenizer'}, expected vocab.json and merges.txt, or tokenizer.json; "
+        "write them with tokenizer.save(directory)"
+    )
+
+
+def _load_bpe(vocab_path: Path, vocabulary: Any, merges_path: Path, pairs: list[Any]) -> BPETokenizer:
+    vocabulary = _check_vocabulary(vocab_path, vocabulary)
+    merges = []
+    for number, pair in enumerate(pairs, start=1):
+        parts = pair.split(" ") if isinstance(pair, str) else pair
+        try:
+            left, right = (bytes([CHARACTER_TO_BYTE[character] for character in part]) for part in parts)
+        except (TypeError, ValueError, KeyError):
+            raise ValueError(
+                f"{merges_path}: merge {number} is {_short(parts)}, expected two tokens in GPT-2's letters for bytes; "
+                "these are no merges of byte-level BPE"
+            ) from None
+        merges.append((left, right))
+    try:
+        tokenizer = BPETokenizer(merges)
+    except ValueError as error:
+        raise ValueError(f"{merges_path}: {error}") from None
+
+    expected = tokenizer._vocabulary()
+    for token, id in expected.items():
+        if vocabulary.get(token) != id:
+            raise ValueError(
+                f"{vocab_path}: id {vocabulary.get(token)} for {_short(token)}, expected {id} (256 bytes, one token per merge, "
+                f"{END_OF_TEXT}); take vocabulary and merges from the same tokenizer"
+            )
+    for token in vocabulary.keys() - expected.keys():
+        raise ValueError(f"{vocab_path}: {_short(token)} is made by no merge, expected none such; restore the missing merge")
+    return tokenizer
+
+
+def _load_single(path: Path) -> Tokenizer:
+    data = _read_json(path)
+    model = data.get("model") if isinstance(data, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError(f"{path}: no model, expected one of type 'WordLevel' or 'BPE'; this is no tokenizer file")
+    kind = (model.get("type"), data.get("pre_tokenizer"), data.get("normalizer"))
+    if kind == ("BPE", BYTES_SPLIT, None) and isinstance(model.get("merges"), list):
+        return _load_bpe(path, model.get("vocab"), path, model["merges"])
+    if kind not in (("WordLevel", CHARACTERS_SPLIT, None), ("WordLevel", WORDS_SPLIT, None)):
+        raise ValueError(
+            f"{path}: model {_short(kind[0])} with pre_tokenizer {_short(kind[1])}, expected what CharacterTokenizer or WordTokenizer "
+            "saves, or GPT-2's byte-level BPE; others are not supported"
+        )
+    vocabulary = list(_check_vocabulary(path, model.get("vocab")))
+    if kind[1] == WORDS_SPLIT:
+        if vocabulary[-2:] != [UNKNOWN, END_OF_TEXT]:
+            raise ValueError(f"{path}: ends with {_short(vocabulary[-2:])}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer anew")
+        return WordTokenizer(vocabulary[:-2])
+    if vocabulary != sorted(vocabulary) or any(len(character) != 1 for character in vocabulary):
+        raise ValueError(f"{path}: other tokens or another order, expected single characters by code point; save the tokenizer anew")
+    return CharacterTokenizer(vocabulary)
+
+
+def _check_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
+    """The vocabulary of a file, in the order of its ids, which must be 0, 1, 2, ..."""
+    if not isinstance(vocabulary, dict) or not vocabulary:
+        raise ValueError(f"{path}: {_short(vocabulary)}, expected a vocabulary that maps tokens to ids; this is no tokenizer file")
+    for token, id in vocabulary.items():
+        _check_text(str(path), token)
+        if type(id) is not int:
+            raise ValueError(f"{path}: id {_short(id)} for {_short(token)}, expected an integer; this is no tokenizer file")
+    by_id = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
+    for expected, (token, id) in enumerate(by_id.items()):
+        if id != expected:
+            raise ValueError(f"{path}: id {_short(id)} for {_short(token)}, expected {expected} (ids are 0, 1, 2, ...); restore the file")
+    return by_id
+
+
+def _save_word_level(
+    directory: str | Path,
+    tokens: list[str],
+    split: Mapping[str, Any],
+    *,
+    decoder: Mapping[str, Any] | None = None,
+    special: Sequence[int] = (),
+) -> None:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    data = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": id, "content": tokens[id], **flags} for id in special],
+        "normalizer": None,
+        "pre_tokenizer": split,
+        "post_processor": None,
+        "decoder": decoder,
+        "model": {"type": "WordLevel", "vocab": {token: id for id, token in enumerate(tokens)}, "unk_token": UNKNOWN},
+    }
+    _write(directory, {"tokenizer.json": json.dumps(data, ensure_ascii=False)})
+
+
+def _write(directory: str | Path, files: Mapping[str, str]) -> None:
+    directory = Path(directory)
+    for name in {"vocab.json", "merges.txt", "tokenizer.json"} - files.keys():
+        if (directory / name).exists():  # load_tokenizer could no longer tell which tokenizer is meant
+            raise ValueError(f"{directory}: holds {name} of another tokenizer, expected a directory without; choose another one")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is no UTF-8, expected a UTF-8 file; this is no tokenizer file") from None
+
+
+def _read_json(path: Path) -> Any:
+    text = _read(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
+        raise ValueError(f"{path}: no valid JSON ({error}), expected a tokenizer file; restore it from where it came") from None
+
+
+# ---- checks ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _check_text(what: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{what}: {type(text).__name__}, expected str; decode bytes with data.decode('utf-8')")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what}: lone surrogate {text[error.start]!r} at position {error.start}, expected Unicode text; read the text as UTF-8, "
+            "or replace it with text.encode('utf-8', 'replace').decode('utf-8')"
+        ) from None
+
+
+def _texts(texts: str | Iterable[str]) -> Iterator[str]:
+    """Each of the texts, checked; at the end an error if all were empty."""
+    n_characters = 0
+    for text in [texts] if isinstance(texts, str) else texts:
+        _check_text("train", text)
+        n_characters += len(text)
+        yield text
+    if n_characters == 0:
+        raise ValueError("train: empty text, expected at least one character; check the path and the filters of your corpus")
+
+
+def _check_integer(name: str, value: Any, smallest: int, why: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: {value!r}, expected an integer; write {smallest} or more")
+    if value < smallest:
+        raise ValueError(f"{name}: {value}, expected at least {smallest} ({why}); raise it")
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def train_tokenizer(kind: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """The tokenizer that `kind` names, fitted to `texts`: characters, words, bpe (up to vocab_size tokens), or GPT-2's own."""
+    if kind == "characters":
+        return CharacterTokenizer.train(texts)
+    if kind == "words":
+        return WordTokenizer.train(texts, vocab_size)
+    if kind == "bpe":
+        return BPETokenizer.train(texts, vocab_size)
+    if kind == "gpt2":
+        return gpt2_tokenizer()
+    raise ValueError(f"tokenizer: {kind!r}, expected characters, words, bpe or gpt2; choose one of them")

@@ -1,0 +1,257 @@
+"""The training loop: batches, accumulated gradients, clipped AdamW updates, evaluation, checkpoints, and a report of all of it."""
+
+import contextlib
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+import autograd as ag
+from autograd.optim import AdamW, warmup_cosine
+from tinygpt.config import TrainConfig
+from tinygpt.data import BatchOrder, Windows
+from tinygpt.model import GPT
+
+
+class Reporter(Protocol):
+    """Where progress goes; `tinygpt.progress` shows it in a terminal."""
+
+    def update(self, metrics: "Metrics") -> None: ...
+    def evaluated(self, step: int, validation_nats: float, best: bool) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+@dataclass
+class Metrics:
+    """One logged update. Losses in nats per token, rate in tokens per second, averaged since the last one logged."""
+
+    step: int
+    loss_nats: float
+    lr: float
+    gradient_norm: float
+    tokens_per_s: float
+    elapsed_s: float
+    tokens_seen: int
+
+
+@dataclass
+class Result:
+    """What a run came to. Losses in nats per token."""
+
+    step: int = 0
+    first_loss_nats: float = math.nan
+    best_validation_nats: float = math.inf
+    best_step: int = 0
+    last_validation_nats: float = math.nan
+    tokens_seen: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    train_curve: list[tuple[int, float]] = field(default_factory=list)
+    validation_curve: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains a GPT on windows of tokens.
+
+    model, config   what, and how
+    train           windows to learn from; each update takes `accumulation` micro-batches of them
+    validation      windows to measure on, or None
+    """
+
+    def __init__(self, model: GPT, config: TrainConfig, train: Windows, validation: Windows | None) -> None:
+        self.model, self.config = model, config
+        self.train_windows, self.validation_windows = train, validation
+        self.accumulation = config.accumulation(model.config.n_positions)
+        self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1)
+        self.optimizer = AdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        self.result = Result()
+        self._batches = self.order.batches()
+
+    @property
+    def tokens_per_update(self) -> int:
+        return self.accumulation * self.config.micro_batch * self.model.config.n_positions
+
+    def update(self) -> tuple[Any, Any]:
+        """One update of the weights. Returns (mean loss in nats per token, gradient norm before clipping), still on the device."""
+        config = self.config
+        self.optimizer.lr = warmup_cosine(self.result.step, peak=config.lr, warmup_steps=config.warmup_steps, n_steps=config.steps)
+        self.optimizer.zero_grad()
+        total = 0.0
+        for _ in range(self.accumulation):
+            inputs, targets = self.train_windows.batch(next(self._batches))
+            loss = self.model.loss(inputs, targets)
+            if self.accumulation > 1:
+                loss = loss * (1 / self.accumulation)
+            loss.backward()
+            total = total + loss.data
+        norm = self.optimizer.step(max_norm=config.max_norm or None)
+        self.result.step += 1
+        self.result.tokens_seen += self.tokens_per_update
+        return total, norm
+
+    def evaluate(self) -> float:
+        """Mean loss over the validation windows (or the first `eval_batches` batches of them), nats per token."""
+        if self.validation_windows is None:
+            return math.nan
+        return evaluate(self.model, self.validation_windows, self.config.micro_batch, self.config.eval_batches)
+
+    def run(self, reporter: Reporter, on_checkpoint: Any = None, on_metrics: Any = None) -> Result:
+        """Trains to the last step, or until Ctrl-C, which ends the step at hand and saves.
+
+        on_checkpoint(best: bool)   called after each evaluation and at the end
+        on_metrics(dict)            called with each line of metrics
+        Raises FloatingPointError at the first loss that is not finite, before anything is saved.
+        """
+        result, config = self.result, self.config
+        begin = time.perf_counter()
+        since_log, n_since_log, evaluation_s = begin, 0, 0.0
+        self.model.train()
+        with _finish_step_on_interrupt() as interrupted:
+            while result.step < config.steps:
+                loss, norm = self.update()
+                n_since_log += 1
+                ending = result.step == config.steps or bool(interrupted)
+                if result.step == 1 or result.step % config.log_every == 0 or ending:
+                    loss_nats, now = float(loss), time.perf_counter()  # float() waits for the device, so the clock is right
+                    if not math.isfinite(loss_nats):
+                        raise FloatingPointError(
+                            f"loss: {loss_nats} at step {result.step} (learning rate {self.optimizer.lr:.2e}, gradient norm {float(norm):.2e}), "
+                            "expected a finite number; the last checkpoint is kept; lower --lr, or find the op with AUTOGRAD_DEBUG=1"
+                        )
+                    if result.step == 1:
+                        result.first_loss_nats = loss_nats
+                    result.seconds = now - begin
+                    rate = n_since_log * self.tokens_per_update / max(now - since_log - evaluation_s, 1e-9)
+                    metrics = Metrics(
+                        result.step, loss_nats, self.optimizer.lr, float(norm), rate, result.seconds, result.tokens_seen
+                    )  # fmt: skip
+                    since_log, n_since_log, evaluation_s = now, 0, 0.0
+                    result.train_curve.append((result.step, loss_nats))
+                    reporter.update(metrics)
+                    if on_metrics:
+                        on_metrics(asdict(metrics))
+                if result.step % config.eval_every == 0 or ending:
+                    started = time.perf_counter()
+                    self._measure(reporter, on_checkpoint, on_metrics)
+                    evaluation_s += time.perf_counter() - started
+                if interrupted:
+                    result.interrupted = True
+                    reporter.note(f"interrupted: step {result.step} of {config.steps} finished and saved")
+                    break
+        result.seconds = time.perf_counter() - begin
+        return result
+
+    def _measure(self, reporter: Reporter, on_checkpoint: Any, on_metrics: Any) -> None:
+        result = self.result
+        nats = self.evaluate()
+        result.last_validation_nats = nats
+        best = nats < result.best_validation_nats
+        if best:
+            result.best_validation_nats, result.best_step = nats, result.step
+        if not math.isnan(nats):
+            result.validation_curve.append((result.step, nats))
+            reporter.evaluated(result.step, nats, best)
+            if on_metrics:
+                on_metrics({"step": result.step, "validation_nats": nats})
+        if on_checkpoint:
+            on_checkpoint(best)
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint stores besides weights and moments, as JSON values."""
+        r = self.result
+        return {
+            "step": r.step,
+            "tokens_seen": r.tokens_seen,
+            "batches_drawn": r.step * self.accumulation,
+            "dropout_draw": self.model.dropout_stream.draw,
+            "best_step": r.best_step,
+            "best_validation_nats": r.best_validation_nats if math.isfinite(r.best_validation_nats) else None,
+            "train": asdict(self.config),
+        }
+
+
+def evaluate(model: GPT, windows: Windows, batch_size: int, n_batches: int = 0) -> float:
+    """Mean loss over windows, nats per token: all of them, or the first n_batches batches. Dropout is off meanwhile."""
+    was_training = model.training
+    model.eval()
+    total, n = 0.0, 0
+    order = BatchOrder(len(windows), batch_size, shuffle=False, drop_last=False)
+    with ag.no_grad():
+        for i, which in enumerate(order):
+            if n_batches and i >= n_batches:
+                break
+            inputs, targets = windows.batch(which)
+            total += float(model.loss(inputs, targets).data) * targets.size
+            n += targets.size
+    model.train(was_training)
+    return total / n
+
+
+def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:
+    """Loss per byte of text instead of per token, in bits: comparable between tokenizers."""
+    return nats_per_token * n_tokens / n_bytes / math.log(2)
+
+
+class MetricsFile:
+    """Appends one JSON object per line to a run's metrics.jsonl."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, values: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def plot_loss(result: Result, path: Path, *, first_guess_nats: float, bigram_nats: float | None = None) -> None:
+    """Draws the loss curves (nats per token against updates). Raises ImportError, naming the extra, without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('loss.png: matplotlib is missing, expected it for pictures; pip install "tinygpt[plot]"') from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    # Okabe and Ito's palette: told apart by every common form of colour vision.
+    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120, layout="constrained")
+    axes.plot(*np.array(result.train_curve).T, color="#0072B2", linewidth=1, label="training (one batch)")
+    if result.validation_curve:
+        axes.plot(*np.array(result.validation_curve).T, color="#D55E00", marker="o", markersize=3, label="validation")
+    axes.axhline(first_guess_nats, color="#999999", linestyle=":", label=f"even guess, ln V = {first_guess_nats:.2f}")
+    if bigram_nats is not None:
+        axes.axhline(bigram_nats, color="#009E73", linestyle="--", label=f"bigram model, {bigram_nats:.2f}")
+    axes.set(xlabel="updates", ylabel="loss (nats per token)", title=f"{result.tokens_seen:,} tokens in {result.seconds / 60:.1f} minutes")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+@contextlib.contextmanager
+def _finish_step_on_interrupt() -> Iterator[list[int]]:
+    """Within this block the first Ctrl-C only fills the list (the loop then finishes its step and saves); the second acts at once."""
+    caught: list[int] = []
+    try:
+        before = signal.getsignal(signal.SIGINT)
+
+        def handler(number: int, frame: Any) -> None:
+            if caught:
+                signal.signal(signal.SIGINT, before)
+                raise KeyboardInterrupt
+            caught.append(number)
+
+        signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not the main thread: signals are somebody else's business
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGINT, before)
+
