@@ -8,14 +8,16 @@ import numpy as np
 
 from autograd import backend
 from autograd.core import accelerates
-from autograd.kernels.cpu.parallel import blas_in_workers, for_each
+from autograd.kernels.cpu.parallel import for_each
 from autograd.ops.attention import Attention
 from autograd.ops.dropout import keep_rule
 
 _SCORES_BYTES = 512 * 1024
-"""Scores that exist at once in a thread, over the heads taken together: they should stay in the L2 cache."""
+"""Scores that exist at once in a thread, over all heads and sequences taken together: they should stay in the L2 cache."""
 
 _MAX_QUERIES = 128
+
+_THREADS_PAY_SCORES = 100_000
 
 
 @accelerates(Attention)
@@ -25,7 +27,8 @@ class AttentionBlocked(Attention):
     Forward     per block of queries: s = q k^T / sqrt(D) with keys up to the block's end, l = ln sum e^s, y = e^(s - l) v
     Backward    p = e^(s - l) again, then as in the reference; sum dp p = sum dy y, which needs no (T, S) array
 
-    One unit of work is some heads of one sequence, so gradients of keys and values add up inside a unit, in a fixed order.
+    One unit of work is some heads of one sequence, or several whole sequences where they are short: few, large NumPy calls,
+    since threads meet at the interpreter lock after each. Gradients of keys and values add up inside a unit, in a fixed order.
     Saves q, k, v, y and l (..., T): y is the array that the next layer saves anyway.
     Source      Dao et al. 2022, arXiv:2205.14135, section 3.1.
     """
@@ -44,24 +47,24 @@ class AttentionBlocked(Attention):
         y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
         lse = np.empty(q.shape[:3], dtype=q.dtype)
 
-        def unit(i: int) -> None:
-            b, heads = plan.unit(i)
-            qs, ks, vs = q[b, heads], k[b, heads], v[b, heads]
-            for rows, end in plan.query_blocks():
-                s = plan.scores(qs[:, rows], ks[:, :end], rows)  # (H', T', S')
+        def work(i: int) -> None:
+            unit = plan.units[i]
+            qs, ks, vs = q[unit], k[unit], v[unit]  # (B', H', T, D), (B', H', S, D) twice
+            for rows, end in plan.query_blocks:
+                s = plan.scores(qs[:, :, rows], ks[:, :, :end], rows)  # (B', H', T', S')
                 m = s.max(axis=-1, keepdims=True)
                 s -= m
                 np.exp(s, out=s)
                 total = s.sum(axis=-1, keepdims=True)
-                out = y[b, heads, rows]
+                out = y[unit][:, :, rows]
                 if p:
-                    s *= plan.dropout_mask(b, heads, rows, end, s.dtype)
-                np.matmul(s, vs[:, :end], out=out)
+                    s *= plan.dropout_mask(unit, rows, end, s.dtype)
+                np.matmul(s, vs[:, :, :end], out=out)
                 out /= total
                 np.log(total, out=total)
-                lse[b, heads, rows] = (m + total)[..., 0]
+                lse[unit][:, :, rows] = (m + total)[..., 0]
 
-        plan.run(unit)
+        plan.run(work)
         return y, (q, k, v, y, lse, plan)
 
     @staticmethod
@@ -69,80 +72,76 @@ class AttentionBlocked(Attention):
         q, k, v, y, lse, plan = saved
         dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
 
-        def unit(i: int) -> None:
-            b, heads = plan.unit(i)
-            qs, ks, vs = q[b, heads], k[b, heads], v[b, heads]
-            # Blocks run from the last to the first: the last sees every key, so its products fill dk and dv, others add.
-            for rows, end in reversed(plan.query_blocks()):
-                dys = dy[b, heads, rows]
-                weights = plan.scores(qs[:, rows], ks[:, :end], rows)
-                weights -= lse[b, heads, rows, None]
+        def work(i: int) -> None:
+            unit = plan.units[i]
+            qs, ks, vs = q[unit], k[unit], v[unit]
+            # Blocks run from the last to the first: the last sees every key, so its products fill dk and dv, the others add.
+            for rows, end in reversed(plan.query_blocks):
+                last = rows.stop == plan.n_queries
+                dys = dy[unit][:, :, rows]
+                weights = plan.scores(qs[:, :, rows], ks[:, :, :end], rows)
+                weights -= lse[unit][:, :, rows, None]
                 np.exp(weights, out=weights)
-                dweights = np.matmul(dys, vs[:, :end].swapaxes(-1, -2))
+                dweights = np.matmul(dys, vs[:, :, :end].swapaxes(-1, -2))
                 dropped = weights
                 if plan.p:
-                    mask = plan.dropout_mask(b, heads, rows, end, weights.dtype)
+                    mask = plan.dropout_mask(unit, rows, end, weights.dtype)
                     dropped = weights * mask
                     dweights *= mask
-                _fill_or_add(dv[b, heads, :end], dropped.swapaxes(-1, -2), dys, first=end == ks.shape[1])
-                dweights -= np.einsum("htd,htd->ht", dys, y[b, heads, rows])[..., None]
+                _fill_or_add(dv[unit][:, :, :end], dropped.swapaxes(-1, -2), dys, fill=last)
+                dweights -= np.einsum("bhtd,bhtd->bht", dys, y[unit][:, :, rows])[..., None]
                 dweights *= weights
                 dweights *= plan.scale
-                np.matmul(dweights, ks[:, :end], out=dq[b, heads, rows])
-                _fill_or_add(dk[b, heads, :end], dweights.swapaxes(-1, -2), qs[:, rows], first=end == ks.shape[1])
+                np.matmul(dweights, ks[:, :, :end], out=dq[unit][:, :, rows])
+                _fill_or_add(dk[unit][:, :, :end], dweights.swapaxes(-1, -2), qs[:, :, rows], fill=last)
 
-        plan.run(unit)
+        plan.run(work)
         return dq, dk, dv, None
 
 
 class _Plan:
-    """How the work is cut: some heads of one sequence per unit, and inside a unit blocks of queries."""
+    """How the work is cut: into units, each some sequences and heads, and inside a unit into blocks of queries."""
 
     def __init__(self, shape: tuple[int, ...], n_keys: int, itemsize: int, causal: bool, dropout: tuple[float, int, int]) -> None:
-        self.n_batch, self.n_head, self.n_queries, d = shape
+        n_batch, self.n_head, self.n_queries, d = shape
         self.n_keys, self.causal = n_keys, causal
         self.p, self.seed, self.draw = dropout
         self.scale = 1 / math.sqrt(d)
         row_bytes = n_keys * itemsize
-        self.block = max(1, min(self.n_queries, _MAX_QUERIES, _SCORES_BYTES // row_bytes))
-        self.heads = max(1, min(self.n_head, _SCORES_BYTES // (self.block * row_bytes)))
-        self.units_per_sequence = -(-self.n_head // self.heads)
+        block = max(1, min(self.n_queries, _MAX_QUERIES, _SCORES_BYTES // row_bytes))
+        heads = max(1, min(self.n_head, _SCORES_BYTES // (block * row_bytes)))
+        sequences = max(1, _SCORES_BYTES // (block * row_bytes * self.n_head)) if heads == self.n_head else 1
+        sequences = min(sequences, -(-n_batch // 2))  # two units at least, for two threads
+        self.units = [
+            (slice(b, min(b + sequences, n_batch)), slice(h, min(h + heads, self.n_head)))
+            for b in range(0, n_batch, sequences)
+            for h in range(0, self.n_head, heads)
+        ]
+        rows = [slice(start, min(start + block, self.n_queries)) for start in range(0, self.n_queries, block)]
+        ahead = n_keys - self.n_queries
+        self.query_blocks = [(r, r.stop + ahead if causal else n_keys) for r in rows]  # with the keys that they may see
+        self.threaded = n_batch * self.n_head * self.n_queries * n_keys > _THREADS_PAY_SCORES
 
-    def unit(self, i: int) -> tuple[int, slice]:
-        b, group = divmod(i, self.units_per_sequence)
-        return b, slice(group * self.heads, min((group + 1) * self.heads, self.n_head))
-
-    def run(self, unit: Any) -> None:
-        n = self.n_batch * self.units_per_sequence
-        threaded = n > 1 and self.n_batch * self.n_head * self.n_queries * self.n_keys > 100_000
-        with blas_in_workers(threaded):
-            for_each(n, unit, threaded=threaded)
-
-    def query_blocks(self) -> list[tuple[slice, int]]:
-        """(rows, keys that they may see) for each block; without causal every block sees all keys."""
-        starts = range(0, self.n_queries, self.block)
-        rows = [slice(start, min(start + self.block, self.n_queries)) for start in starts]
-        ahead = self.n_keys - self.n_queries
-        return [(r, r.stop + ahead if self.causal else self.n_keys) for r in rows]
+    def run(self, work: Any) -> None:
+        for_each(len(self.units), work, threaded=self.threaded)
 
     def scores(self, q: np.ndarray, k: np.ndarray, rows: slice) -> np.ndarray:
-        """q k^T / sqrt(D), (H', T', S'); -inf where a query must not look: only in the square at the block's end."""
+        """q k^T / sqrt(D), (B', H', T', S'); -inf where a query must not look: only in the square at the block's end."""
         s = np.matmul(q * self.scale, k.swapaxes(-1, -2))
         if self.causal:
             n = rows.stop - rows.start
             s[..., -n:] += _not_ahead(n, s.dtype)
         return s
 
-    def dropout_mask(self, b: int, heads: slice, rows: slice, end: int, dtype: Any) -> np.ndarray:
-        """The part of the reference's mask that belongs to this block."""
+    def dropout_mask(self, unit: tuple[slice, slice], rows: slice, end: int, dtype: Any) -> np.ndarray:
+        """The part of the reference's mask that belongs to this block, (B', H', T', S')."""
         threshold, scale = keep_rule(self.p)
         n = (rows.stop - rows.start) * self.n_keys
-        bits = [
-            backend.random_bits(self.seed, self.draw, ((b * self.n_head + h) * self.n_queries + rows.start) * self.n_keys, n)
-            for h in range(heads.start, heads.stop)
-        ]
-        mask = np.stack(bits).reshape(len(bits), -1, self.n_keys)[..., :end] >= threshold
-        return mask.astype(dtype) * dtype.type(scale)
+        sequences, heads = (range(part.start, part.stop) for part in unit)
+        starts = [((b * self.n_head + h) * self.n_queries + rows.start) * self.n_keys for b in sequences for h in heads]
+        bits = np.stack([backend.random_bits(self.seed, self.draw, start, n) for start in starts])
+        keep = bits.reshape(len(sequences), len(heads), -1, self.n_keys)[..., :end] >= threshold
+        return keep.astype(dtype) * dtype.type(scale)
 
 
 @cache
@@ -151,8 +150,8 @@ def _not_ahead(n: int, dtype: Any) -> np.ndarray:
     return np.triu(np.full((n, n), -np.inf, dtype=dtype), k=1)
 
 
-def _fill_or_add(out: np.ndarray, a: np.ndarray, b: np.ndarray, *, first: bool) -> None:
-    if first:
+def _fill_or_add(out: np.ndarray, a: np.ndarray, b: np.ndarray, *, fill: bool) -> None:
+    if fill:
         np.matmul(a, b, out=out)
     else:
         out += np.matmul(a, b)

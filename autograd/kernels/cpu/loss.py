@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from autograd.core import accelerates
-from autograd.kernels.cpu.parallel import row_blocks
+from autograd.kernels.cpu.parallel import for_each, matmul, row_blocks
 from autograd.ops.loss import LinearCrossEntropy
 
 _LOGITS_BYTES = 64 * 1024 * 1024
@@ -36,10 +36,10 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
         dweight = np.empty_like(weight) if needs[1] else None
         for start in range(0, n, size):
             rows = slice(start, start + size)
-            z = x[rows] @ weight.T  # (chunk, V)
+            z = matmul(x[rows], weight.T, np.empty((len(x[rows]), v), dtype=x.dtype))  # (chunk, V)
             _losses_and_gradient(z, targets[rows], losses[rows], n_counted, ignore_index, want_gradient=any(needs))
             if dx is not None:
-                np.matmul(z, weight, out=dx[rows])
+                matmul(z, weight, dx[rows])
             if dweight is not None:
                 _fill_or_add_product(dweight, z, x[rows], first=start == 0)
         return losses.sum() / n_counted, (dx, dweight)
@@ -78,8 +78,12 @@ def _losses_and_gradient(
 def _fill_or_add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, *, first: bool) -> None:
     """total (V, C) = or += a^T b; the sum goes by blocks of the vocabulary, so that no second (V, C) array exists."""
     if first:
-        np.matmul(a.T, b, out=total)
+        matmul(a.T, b, total)
         return
-    for start in range(0, len(total), _VOCABULARY_BLOCK):
-        part = slice(start, start + _VOCABULARY_BLOCK)
+    blocks = range(0, len(total), _VOCABULARY_BLOCK)
+
+    def block(i: int) -> None:
+        part = slice(blocks[i], blocks[i] + _VOCABULARY_BLOCK)
         total[part] += a[:, part].T @ b
+
+    for_each(len(blocks), block, threaded=True)

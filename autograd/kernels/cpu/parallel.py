@@ -10,19 +10,24 @@ whichever thread did what. Block sizes do not depend on the number of threads ei
 import contextvars
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
-BLOCK_BYTES = 128 * 1024
-"""Size of one array's block. A chain holds about four such arrays: 512 KB, half of a typical L2 cache."""
+BLOCK_BYTES = 256 * 1024
+"""Size of one array's block. A chain holds about three such arrays, which fit a typical L2 cache of 1 MB; smaller blocks lose
+more to the interpreter lock, which threads pass to and fro after each NumPy call."""
 
 _THREADS_PAY_BYTES = 512 * 1024
-"""Below this, handing work to a thread costs more than it saves (some 20 microseconds)."""
+"""Below this, handing work to a thread (some 50 microseconds) costs more than it saves."""
+
+_THREADS_PAY_FLOPS = 10_000_000
+"""The same for matrix products, which do about 100 operations per nanosecond."""
 
 
 @cache
@@ -42,8 +47,9 @@ def _pool() -> ThreadPoolExecutor:
 
 
 @cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="blas")
+def _blas() -> list[Any]:
+    """The BLAS libraries in this process, each with get_num_threads and set_num_threads."""
+    return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 def for_each(n: int, work: Callable[[int], Any], *, threaded: bool) -> None:
@@ -61,12 +67,43 @@ def for_each(n: int, work: Callable[[int], Any], *, threaded: bool) -> None:
         for i in numbers:
             work(i)
 
-    helpers = [_pool().submit(contextvars.copy_context().run, drain) for _ in range(min(n_threads(), n) - 1)]
+    with _one_blas_thread():
+        helpers = [_pool().submit(contextvars.copy_context().run, drain) for _ in range(min(n_threads(), n) - 1)]
+        try:
+            drain()
+        finally:
+            for helper in helpers:
+                helper.result()
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Holds BLAS to one thread while several of ours call it, else the two pools fight for the cores."""
+    before = [(library, library.get_num_threads()) for library in _blas()]
+    for library, _ in before:
+        library.set_num_threads(1)
     try:
-        drain()
+        yield
     finally:
-        for helper in helpers:
-            helper.result()
+        for library, n in before:
+            library.set_num_threads(n)
+
+
+def parallel(work: Sequence[Callable[[], Any]], *, n_flops: int) -> None:
+    """Calls each of `work`, on all threads if n_flops, the arithmetic operations of all together, make it worth it."""
+    for_each(len(work), lambda i: work[i](), threaded=n_flops >= _THREADS_PAY_FLOPS)
+
+
+def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """out = a b for matrices, each thread a share of out's rows. Inside a worker, call np.matmul itself."""
+    parallel([partial(np.matmul, a[mine], b, out=out[mine]) for mine in even_parts(len(out))], n_flops=2 * a.size * b.shape[1])
+    return out
+
+
+def even_parts(n: int) -> list[slice]:
+    """0 .. n cut into one part per thread (fewer if there is less than that)."""
+    k = min(n_threads(), n)
+    return [slice(n * i // k, n * (i + 1) // k) for i in range(k)]
 
 
 def row_blocks(n_rows: int, row_bytes: int, work: Callable[[slice], Any]) -> None:
@@ -87,16 +124,6 @@ def row_sums(n_rows: int, row_bytes: int, work: Callable[[slice], tuple[Any, ...
 
     for_each(n, one, threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
     return tuple(sum(terms[1:], start=terms[0]) for terms in zip(*parts, strict=True))
-
-
-@contextmanager
-def blas_in_workers(threaded: bool) -> Iterator[None]:
-    """Holds BLAS to one thread while our own threads call it, else the two pools fight for the cores."""
-    if not threaded or n_threads() == 1:
-        yield
-        return
-    with _blas().limit(limits=1):
-        yield
 
 
 def rows_of(shape: tuple[int, ...]) -> int:
