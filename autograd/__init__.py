@@ -9,12 +9,12 @@
 The engine is `autograd/core.py`; the ops, forward above backward under one formula each, are in `autograd/ops/`.
 """
 
-from autograd import kernels as _kernels
+from autograd import kernels as kernels  # registers the kernels of the backend in use
 from autograd.core import Op, Parameter, Tensor, accelerates, is_recording, no_grad, registered_kernels, use_kernels
 from autograd.ops import *  # noqa: F403  (every op as a function; `autograd.ops.__all__` lists them)
 from autograd.ops import __all__ as _op_names
 
-__all__ = [
+__all__ = [  # noqa: PLE0604  (the names of the ops come from their own list)
     "Op",
     "Parameter",
     "Tensor",

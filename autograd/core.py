@@ -45,8 +45,8 @@ class Tensor:
         if isinstance(data, Tensor):
             raise TypeError("Tensor: a Tensor, expected an array, list or number; use tensor.detach() for a copy without history")
         self.data = backend.to_device(data)
-        if self.data.dtype.kind not in "fiubV":
-            raise TypeError(f"Tensor: dtype {self.data.dtype}, expected real numbers; convert the data first")
+        if self.data.dtype.kind not in "fiub" and self.data.dtype != backend.bfloat16:
+            raise TypeError(f"Tensor: dtype {self.data.dtype}, expected real numbers{_no_bfloat16(self.data)}; convert the data first")
         if requires_grad and not _is_float(self.data):
             raise TypeError(
                 f"Tensor: requires_grad=True with dtype {self.data.dtype}, expected floating point; use .astype(float) on the data"
@@ -273,6 +273,8 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
         )
     needs = tuple(edge is not None for edge in node.edges)
     options = {"needs": needs} if node.op.backward_takes_needs else {}
+    if not node.op.takes_bfloat16:
+        arrived = [float32_if_bfloat16(dy) for dy in arrived]
     dy = arrived[0] if len(node.outputs) == 1 and not node.op.returns_tuple else tuple(arrived)
     result = node.op.backward(node.saved, dy, **options)
     node.saved = _FREED
@@ -334,6 +336,10 @@ class Op:
     returns_tuple: ClassVar[bool] = False
     """True if forward returns a tuple of outputs; backward then gets a tuple of dy, None where an output was not used."""
 
+    takes_bfloat16: ClassVar[bool] = False
+    """bfloat16 is for storage and for the inputs of matrix products. An op that does neither sees float32 instead: the engine
+    converts, and rounds the output back where every floating-point input was bfloat16. True for ops that take it as it is."""
+
     forward_takes_needs: ClassVar[bool] = False
     backward_takes_needs: ClassVar[bool] = False
 
@@ -354,9 +360,17 @@ class Op:
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
         recording = _recording.get()
         needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
+        for position, array in enumerate(arrays):
+            if not isinstance(array, _OURS):
+                _check_side(cls, position, array)
         op = fastest(cls, *arrays, **options)
+        narrow = False
+        if backend.bfloat16 is not None and not op.takes_bfloat16:
+            arrays, narrow = _without_bfloat16(arrays)
         y, saved = op.forward(*arrays, **options, needs=needs) if op.forward_takes_needs else op.forward(*arrays, **options)
         ys = y if op.returns_tuple else (y,)
+        if narrow:
+            ys = tuple([out.astype(backend.bfloat16) if _is_float(out) else out for out in ys])
         if backend.debug:
             for out in ys:
                 _check_finite(f"{op.__name__}.forward", out, [(a.shape, a.dtype) for a in arrays if hasattr(a, "shape")])
@@ -389,7 +403,49 @@ def _array(x: Any) -> Any:
 
 
 def _is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"  # ml_dtypes' bfloat16 has kind V
+    return array.dtype.kind == "f" or _is_bfloat16(array)
+
+
+def _is_bfloat16(x: Any) -> bool:
+    """True for arrays of ml_dtypes' bfloat16, which has kind V for NumPy. Never on a backend without it."""
+    return backend.bfloat16 is not None and hasattr(x, "dtype") and x.dtype == backend.bfloat16
+
+
+def _no_bfloat16(array: Array) -> str:
+    return f" ({backend.name} here computes in no bfloat16)" if array.dtype.name == "bfloat16" else ""
+
+
+def float32_if_bfloat16(x: Any) -> Any:
+    """bfloat16 arrays as float32, everything else as it is: sums and exponentials need more than 8 bits of mantissa."""
+    return x.astype(xp.float32) if _is_bfloat16(x) else x
+
+
+def accumulator_dtype(x: Array) -> Any:
+    """In what to add up many elements like those of x: float32 for bfloat16, else their own dtype."""
+    return xp.float32 if _is_bfloat16(x) else x.dtype
+
+
+def _without_bfloat16(arrays: list[Any]) -> tuple[list[Any], bool]:
+    """(the inputs of an op with float32 for bfloat16, whether all floating-point arrays among them were bfloat16)."""
+    floats = [_is_bfloat16(a) for a in arrays if hasattr(a, "dtype") and _is_float(a)]
+    if True not in floats:
+        return arrays, False
+    return [float32_if_bfloat16(a) for a in arrays], all(floats)
+
+
+_OURS = (backend.device_array, int, float, type(None))
+
+
+def _check_side(op: "type[Op]", position: int, x: Any) -> None:
+    """Raises TypeError, naming op and argument, for an array in the memory that the backend does not compute in."""
+    found = backend.other_side(x)
+    if found:
+        code = op.forward.__code__
+        name = code.co_varnames[position] if position < code.co_argcount else f"input {position}"
+        raise TypeError(
+            f"{op.__name__}: {name} of shape {x.shape} is {found}, expected an array of the {backend.name} backend; "
+            "move it with autograd.backend.to_device, or pass it inside a Tensor"
+        )
 
 
 def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[Any, Any]]) -> None:
@@ -420,7 +476,8 @@ def is_recording() -> bool:
 
 # Kernels: faster pairs that stand in for an op's own -----------------------------------------------------------------------
 
-_kernels: dict[type, list[type]] = {}
+_kernels: dict[type, list[Any]] = {}
+_unmeasured: set[type] = set()
 _mode: ContextVar[str] = ContextVar("kernels", default=backend.kernels)
 
 K = TypeVar("K", bound=type)
@@ -435,9 +492,12 @@ def accelerates(reference: type, *, measured: bool = True) -> Callable[[K], K]:
 
     def register(kernel: K) -> K:
         if not issubclass(kernel, reference):
-            raise TypeError(f"accelerates: {kernel.__name__}, expected a subclass of {reference.__name__}; derive it from the op it speeds up")
-        kernel.measured = measured
+            raise TypeError(
+                f"accelerates: {kernel.__name__}, expected a subclass of {reference.__name__}; derive it from the op it speeds up"
+            )
         _kernels.setdefault(reference, []).append(kernel)
+        if not measured:
+            _unmeasured.add(kernel)
         return kernel
 
     return register
@@ -449,7 +509,7 @@ def fastest(reference: type, *arrays: Any, **options: Any) -> Any:
     if candidates:
         mode = _mode.get()
         for kernel in candidates if mode != "reference" else ():
-            if (kernel.measured or mode == "unmeasured") and kernel.supports(*arrays, **options):
+            if (mode == "unmeasured" or kernel not in _unmeasured) and kernel.supports(*arrays, **options):
                 return kernel
     return reference
 

@@ -72,6 +72,11 @@ class Module:
             parameter.grad = None
 
 
+def like(parameter: Parameter, x: Tensor) -> Tensor:
+    """The parameter as activations `x` want it: cast where they are bfloat16, else itself. Parameters themselves stay float32."""
+    return ops.cast(parameter, x.dtype) if x.dtype.name == "bfloat16" else parameter
+
+
 class Linear(Module):
     """y = x W + b on the last axis. weight (in, out), bias (out,) or None."""
 
@@ -80,7 +85,7 @@ class Linear(Module):
         self.bias = None if bias is None else Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias)
+        return ops.linear(x, like(self.weight, x), None if self.bias is None else like(self.bias, x))
 
 
 class Embedding(Module):
@@ -104,7 +109,7 @@ class LayerNorm(Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.layer_norm(x, self.gamma, self.beta, self.eps)
+        return ops.layer_norm(x, like(self.gamma, x), like(self.beta, x), self.eps)
 
 
 class Dropout(Module):

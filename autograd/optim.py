@@ -31,13 +31,17 @@ class AdamWUpdate(Op):
         m *= b1
         m += (1 - b1) * g
         v *= b2
-        v += (1 - b2) * (g * g)
-        step = xp.sqrt(v)
-        step *= 1 / math.sqrt(1 - b2**t)
-        step += eps
+        g *= g
+        g *= 1 - b2
+        v += g
+        # The divisors of m and v are folded into the rate and eps: two passes over the array less.
+        correction = math.sqrt(1 - b2**t)
+        step = xp.sqrt(v, out=g)
+        step += eps * correction
         xp.divide(m, step, out=step)
-        step *= lr / (1 - b1**t)
-        weight *= 1 - lr * decay
+        step *= lr * correction / (1 - b1**t)
+        if decay:
+            weight *= 1 - lr * decay
         weight -= step
 
 
@@ -147,12 +151,16 @@ class AdamW:
         missing = [name for name, p in self.named if p.grad is None]
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise RuntimeError(f"AdamW: no gradient for {shown}, expected one for each; call loss.backward() first, or freeze what is unused")
+            raise RuntimeError(
+                f"AdamW: no gradient for {shown}, expected one for each; call loss.backward() first, or freeze what is unused"
+            )
         if self._module is not None:
             mine = {id(p) for _, p in self.named}
             for name, p in self._module.named_parameters():
                 if p.requires_grad and id(p) not in mine:
-                    raise RuntimeError(f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW")
+                    raise RuntimeError(
+                        f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW"
+                    )
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs besides the weights: moments by parameter name (views) and the step count."""

@@ -57,10 +57,7 @@ def check_grads(fn: Callable[..., Any], *arrays: Any, seed: int = 0, n_direction
         if tensor.grad is None:
             raise AssertionError(f"check_grads: input {i} of shape {x.shape} got no gradient, expected one; does fn use it?")
         gradient = backend.to_host(tensor.grad)
-        if gradient.shape != x.shape or gradient.dtype != x.dtype:
-            raise AssertionError(
-                f"check_grads: gradient of input {i} is {gradient.shape} {gradient.dtype}, expected {x.shape} {x.dtype}; mend the backward"
-            )
+        assert gradient.shape == x.shape and gradient.dtype == x.dtype  # the engine refuses other shapes and casts; see _Watched
         if x.size == 0:
             continue
         h = _STEP[dtype] * max(1.0, float(np.abs(x).max()))
@@ -102,6 +99,7 @@ class _Watched:
         self.op, self.inputs = node.op, node.inputs
         self.__name__ = node.op.__name__
         self.returns_tuple, self.backward_takes_needs = node.op.returns_tuple, node.op.backward_takes_needs
+        self.takes_bfloat16 = node.op.takes_bfloat16
 
     def backward(self, saved: Any, dy: Any, **options: Any) -> Any:
         arrived = list(_arrays(dy))

@@ -1,5 +1,6 @@
 """NVIDIA GPUs through CuPy. Same names and arguments as `_numpy.py`; imported only when AUTOGRAD_BACKEND=cupy asks for it."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,31 +22,113 @@ def _failed(step: str, cause: object, fix: str) -> BackendError:
 
 try:
     import cupy as xp
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise _failed("step 1, `import cupy`,", error, _INSTALL) from error
+except ImportError as error:  # CuPy is there, and a library that it loads is not
+    raise _failed("step 1, `import cupy`,", error, "this CuPy is broken or for another CUDA; reinstall it: " + _INSTALL) from error
+
+try:
+    import ml_dtypes
+
+    bfloat16: Any = np.dtype(ml_dtypes.bfloat16)  # CuPy has bfloat16 where this package is
+except ImportError:
+    bfloat16 = None
 
 device_array = xp.ndarray
 out_of_memory_errors: tuple[type[BaseException], ...] = (MemoryError, xp.cuda.memory.OutOfMemoryError)
 
+_AMPERE = 8  # the first compute capability with bfloat16 and TF32 units
+_CUBLAS_TF32_TENSOR_OP_MATH = 3  # cublas_api.h
 
-def check_backend() -> str:
-    """Probes CuPy before anything uses it: driver, device count, first kernel. Raises BackendError naming the step that failed."""
+
+def check_backend(*, tf32: bool = False) -> str:
+    """Probes CuPy before anything uses it: driver, device count, first kernel. Raises BackendError naming the step that failed.
+
+    tf32   lets float32 matrix products round their inputs to TF32 (10 bits of mantissa), for several times the speed
+    """
     try:
         n_devices = xp.cuda.runtime.getDeviceCount()
     except Exception as error:  # CuPy raises several unrelated types for a missing or old driver
-        fix = "install or update the NVIDIA driver (`nvidia-smi` must work), or the CuPy build for your CUDA: " + _INSTALL
-        raise _failed("step 2, the CUDA driver,", error, fix) from error
+        raise _failed("step 2, the CUDA driver,", *_driver_problem(error)) from error
     if n_devices == 0:
         raise _failed("step 3, counting devices,", "no CUDA device is visible", "check `nvidia-smi` and CUDA_VISIBLE_DEVICES")
+    if tf32:
+        os.environ["CUPY_TF32"] = "1"  # CuPy reads it at its first product
     try:
         ones = xp.ones((2, 2), dtype=xp.float32)
         correct = float((ones @ ones + ones).sum()) == 12.0
+    except out_of_memory_errors as error:
+        raise _failed("step 4, the first kernel,", error, "another process fills the GPU (`nvidia-smi` lists them); stop it") from error
     except Exception as error:
         raise _failed("step 4, the first kernel,", error, "reinstall CuPy for your CUDA version: " + _INSTALL) from error
     if not correct:
         raise _failed("step 4, the first kernel,", "it computed a wrong sum", "check the device with `nvidia-smi -q`")
-    device = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)["name"].decode()
-    return f"CuPy {xp.__version__} on {device}"
+    name, capability = _device()
+    if tf32:
+        if capability < _AMPERE:
+            raise _failed("AUTOGRAD_TF32=1", f"{name} has compute capability {capability}, TF32 needs {_AMPERE}", "unset AUTOGRAD_TF32")
+        xp.cuda.cublas.setMathMode(xp.cuda.get_cublas_handle(), _CUBLAS_TF32_TENSOR_OP_MATH)  # for products of stacks of matrices
+    return f"CuPy {xp.__version__} on {name}{', float32 products in TF32' if tf32 else ''}"
+
+
+def _driver_problem(error: Exception) -> tuple[object, str]:
+    """(cause, fix) for a failed call of the driver: none there, or older than this CuPy."""
+    nothing = (error, "install or update the NVIDIA driver (`nvidia-smi` must work), or the CuPy build for your CUDA: " + _INSTALL)
+    try:
+        driver, built = xp.cuda.runtime.driverGetVersion(), xp.cuda.runtime.runtimeGetVersion()
+    except Exception:
+        return nothing
+    if "NoDevice" in str(error):
+        return error, "the driver works and sees no GPU: check `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+    if driver == 0:
+        return f"no NVIDIA driver is installed: {error}", nothing[1]
+    if driver < built:
+        versions = f"the driver offers CUDA {_version(driver)}, this CuPy is built for {_version(built)}"
+        return f"{versions}: {error}", "install the CuPy build for your driver's CUDA, or a newer driver: " + _INSTALL
+    return nothing
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _device() -> tuple[str, int]:
+    """(name, major compute capability) of the current device."""
+    found = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)
+    return found["name"].decode(), found["major"]
+
+
+def compute_dtype(name: str) -> np.dtype[Any]:
+    """The dtype in which a model is to compute, "float32" or "bfloat16". Raises ValueError, with the reason, where it cannot."""
+    if name != "bfloat16":
+        return np.dtype(np.float32) if name == "float32" else _numpy.compute_dtype(name)
+    if bfloat16 is None:
+        raise ValueError(
+            "dtype: bfloat16, expected float32, because CuPy has no bfloat16 without the package ml_dtypes; pip install ml_dtypes"
+        )
+    device, capability = _device()
+    if capability < _AMPERE:
+        raise ValueError(
+            f"dtype: bfloat16, expected float32 on {device} (compute capability {capability}), because bfloat16 units begin with "
+            f"{_AMPERE}; leave --dtype out"
+        )
+    return bfloat16
+
+
+def other_side(x: Any) -> str | None:
+    """Says where an array lies that this backend cannot use; None for everything else."""
+    return "a NumPy array on the host" if isinstance(x, np.ndarray) else None
+
+
+def memory_message(error: BaseException) -> str:
+    """One line for an error out of `out_of_memory_errors`: what was asked, what is free, what to lower."""
+    if not isinstance(error, xp.cuda.memory.OutOfMemoryError):
+        return _numpy.memory_message(error)  # the host's memory
+    free, total = xp.cuda.runtime.memGetInfo()
+    return (
+        f"GPU memory: {error} {free:,} of {total:,} bytes are free, expected room for one step; "
+        "lower --micro-batch or the context, --n-positions"
+    )
 
 
 def to_device(array: Any, dtype: Any = None) -> Any:
@@ -68,15 +151,35 @@ def indices(array: Any, n: int, *, what: str = "index", ignore: int | None = Non
 
     The check is on the host because CuPy wraps an index out of range in silence.
     """
+    if isinstance(array, device_array):
+        raise TypeError(f"{what}: an array on the device, expected host integers, which are checked before they move; pass those")
     host, counted = _numpy.indices(array, n, what=what, ignore=ignore)
     return xp.asarray(host), counted
 
 
 def scatter_add(shape: Sequence[int], index: Any, values: Any) -> Any:
-    """zeros(shape) with `values[i]` added to row `index[i]`; repeated rows accumulate, in no fixed order (atomic adds)."""
-    total = xp.zeros(shape, dtype=values.dtype)
-    xp.add.at(total, index, values)
-    return total
+    """zeros(shape) with `values[i]` added to row `index[i]`; repeated rows accumulate, in a fixed order.
+
+    index (N,) int, values (N, ...) -> (shape[0], ...).
+    Sorting puts equal rows side by side. Then doubling steps: after the one of length k, each place holds the sum of up to 2k
+    places before it in its row, so after log2 N steps the last place of a row holds all of it. No atomic adds, whose order differs
+    from run to run, and no shape that depends on the data, for which the host would have to wait.
+    Source  Hillis and Steele 1986, Data parallel algorithms, CACM 29(12), "sum of all prefixes".
+    """
+    if index.size == 0:
+        return xp.zeros(shape, dtype=values.dtype)
+    order = xp.argsort(index, kind="stable")
+    rows = index[order]
+    sums = values[order].reshape(rows.size, values.size // rows.size).astype(xp.float32 if values.dtype == bfloat16 else values.dtype)
+    k = 1
+    while k < rows.size:
+        same_row = (rows[k:] == rows[:-k])[:, None]
+        sums[k:] += xp.where(same_row, sums[:-k], 0)
+        k *= 2
+    ends = xp.searchsorted(rows, xp.arange(shape[0]), side="right")  # (V,): one past the last place of each row
+    starts = xp.searchsorted(rows, xp.arange(shape[0]), side="left")
+    total = xp.where((ends > starts)[:, None], sums[ends - 1], 0)
+    return total.reshape(shape).astype(values.dtype, copy=False)
 
 
 def random_bits(seed: int, draw: int, start: int, n: int) -> Any:

@@ -1,5 +1,6 @@
 """The CPU: arrays are NumPy's, and the host is the device."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,11 +9,38 @@ import numpy as np
 xp = np
 device_array = np.ndarray
 out_of_memory_errors: tuple[type[BaseException], ...] = (MemoryError,)
+bfloat16: Any = None  # the dtype, where arrays can have it
 
 
-def check_backend() -> str:
-    """Says what the arrays run on; the CUDA twin probes driver, device and a first kernel here."""
+def check_backend(*, tf32: bool = False) -> str:
+    """Says what the arrays run on; the CUDA twin probes driver, device and a first kernel here. Raises ValueError for tf32."""
+    if tf32:
+        raise ValueError("AUTOGRAD_TF32: 1, expected 0 on the CPU, which has no TF32 arithmetic; unset it, or set AUTOGRAD_BACKEND=cupy")
     return f"NumPy {np.__version__} on the CPU"
+
+
+def compute_dtype(name: str) -> np.dtype[Any]:
+    """The dtype in which a model is to compute, "float32" or "bfloat16". Raises ValueError, with the reason, where it cannot."""
+    if name == "bfloat16":
+        raise ValueError(
+            "dtype: bfloat16, expected float32 on the numpy backend, because NumPy has no bfloat16 arithmetic: each step would be "
+            "emulated, and slower than float32; leave --dtype out, or set AUTOGRAD_BACKEND=cupy on a machine with a GPU"
+        )
+    if name != "float32":
+        raise ValueError(f"dtype: {name!r}, expected float32 or bfloat16; leave it out for float32")
+    return np.dtype(np.float32)
+
+
+def other_side(x: Any) -> str | None:
+    """Says where an array lies that this backend cannot use; None for everything else."""
+    return "an array on a GPU" if hasattr(x, "__cuda_array_interface__") else None
+
+
+def memory_message(error: BaseException) -> str:
+    """One line for an error out of `out_of_memory_errors`: what was asked, what is free, what to lower."""
+    pages = os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}) else None
+    free = "" if pages is None else f"; {pages * os.sysconf('SC_PAGE_SIZE'):,} bytes are free"
+    return f"memory: {str(error) or 'not enough'}{free}, expected room for one step; lower --micro-batch or the context, --n-positions"
 
 
 def to_device(array: Any, dtype: Any = None) -> np.ndarray:

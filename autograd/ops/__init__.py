@@ -16,7 +16,7 @@ from autograd.core import Tensor
 from autograd.ops.activation import gelu, log_softmax, relu, sigmoid, softmax, tanh
 from autograd.ops.attention import scaled_dot_product_attention
 from autograd.ops.dropout import RandomStream, dropout
-from autograd.ops.elementwise import add, divide, exp, log, maximum, multiply, negate, power, sqrt, subtract, where
+from autograd.ops.elementwise import add, cast, divide, exp, log, maximum, multiply, negate, power, sqrt, subtract, where
 from autograd.ops.embedding import embedding
 from autograd.ops.loss import cross_entropy, linear_cross_entropy
 from autograd.ops.matmul import linear, matmul
@@ -28,6 +28,7 @@ __all__ = [
     "RandomStream",
     "add",
     "broadcast_to",
+    "cast",
     "concatenate",
     "cross_entropy",
     "divide",

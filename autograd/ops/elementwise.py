@@ -13,6 +13,8 @@ class Add(Op):
     Shapes      a, b broadcast to y.  Saves nothing.
     """
 
+    takes_bfloat16 = True  # one rounding either way
+
     @staticmethod
     def forward(a: Array, b: Array) -> tuple[Array, None]:
         return a + b, None
@@ -180,7 +182,7 @@ class Maximum(Op):
     @staticmethod
     def backward(saved: Any, dy: Array) -> tuple[Array, Array]:
         a_larger, equal = saved
-        da = dy * xp.where(equal, 0.5, a_larger).astype(dy.dtype)
+        da = dy * xp.where(equal, 0.5, a_larger.astype(dy.dtype))
         return da, dy - da
 
 
@@ -199,6 +201,27 @@ class Where(Op):
     @staticmethod
     def backward(condition: Array, dy: Array) -> tuple[None, Array, Array]:
         return None, xp.where(condition, dy, 0), xp.where(condition, 0, dy)
+
+
+class Cast(Op):
+    """The same numbers in another floating-point format, rounded to the nearest where it is coarser.
+
+    Forward     y = x in `dtype`
+    Backward    dx = dy in the dtype of x         rounding has slope 0 or none; it is taken as the identity that it approximates
+    Shapes      any.  Saves the dtype of x.
+    Why: weights stay float32, so that small updates are not lost, and are cast where a matrix product wants bfloat16.
+    Source      Micikevicius et al. 2018, arXiv:1710.03740, section 3.1.
+    """
+
+    takes_bfloat16 = True
+
+    @staticmethod
+    def forward(x: Array, *, dtype: Any) -> tuple[Array, Any]:
+        return x.astype(dtype, copy=False), x.dtype
+
+    @staticmethod
+    def backward(dtype: Any, dy: Array) -> Array:
+        return dy.astype(dtype, copy=False)
 
 
 def add(a: Any, b: Any) -> Tensor:
@@ -262,6 +285,14 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     if mask.dtype != bool:
         raise TypeError(f"where: a condition of dtype {mask.dtype}, expected bool; compare first, as in where(x > 0, a, b)")
     return Where.apply(mask, operand("where", a), operand("where", b))
+
+
+def cast(x: Tensor, dtype: Any) -> Tensor:
+    """x in another floating-point dtype; x itself if it has it already. Raises TypeError for a dtype that carries no gradient."""
+    dtype = xp.dtype(dtype)
+    if dtype.kind != "f" and dtype != backend.bfloat16:
+        raise TypeError(f"cast: to {dtype}, expected a floating-point dtype of the {backend.name} backend; use .data.astype for others")
+    return x if x.dtype == dtype else Cast.apply(x, dtype=dtype)
 
 
 def operand(op: str, x: Any) -> Any:

@@ -14,6 +14,8 @@ class Embedding(Op):
     Shapes      weight (V, C), ids (...) integers -> y (..., C).  Saves ids and the shape of weight.
     """
 
+    takes_bfloat16 = True
+
     @staticmethod
     def forward(weight: Array, ids: Array) -> tuple[Array, Any]:
         return weight[ids], (ids, weight.shape)

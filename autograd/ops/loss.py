@@ -4,7 +4,7 @@ from typing import Any
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor
+from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_bfloat16
 
 
 class CrossEntropy(Op):
@@ -17,6 +17,8 @@ class CrossEntropy(Op):
 
     Shapes      z (N, V), targets (N,) integers -> scalar.  Saves p (N, V), targets (N,).
     """
+
+    takes_bfloat16 = True  # and gives a float32 loss
 
     @staticmethod
     def forward(z: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float) -> tuple[Array, Any]:
@@ -43,6 +45,8 @@ class LinearCrossEntropy(Op):
     W is stored (out, in): GPT-2 ties it to the token embedding.
     """
 
+    takes_bfloat16 = True  # in the three products; softmax, loss and the sum of dW over chunks are float32
+
     @staticmethod
     def forward(
         x: Array,
@@ -55,16 +59,16 @@ class LinearCrossEntropy(Op):
         chunk: int,
         needs: tuple[bool, bool, bool],
     ) -> tuple[Array, Any]:
-        total = xp.zeros((), dtype=x.dtype)
+        total = xp.zeros((), dtype=accumulator_dtype(x))
         dx = xp.empty_like(x) if needs[0] else None
-        dweight = xp.zeros_like(weight) if needs[1] else None
+        dweight = xp.zeros_like(weight, dtype=accumulator_dtype(weight)) if needs[1] else None
         for start in range(0, x.shape[0], chunk):
             rows = slice(start, start + chunk)
             losses, p = _losses(x[rows] @ weight.T, targets[rows], ignore_index, label_smoothing)
             total = total + losses.sum()
             if not any(needs):
                 continue
-            dz = _minus_target(p, targets[rows], ignore_index, label_smoothing)
+            dz = _minus_target(p, targets[rows], ignore_index, label_smoothing).astype(x.dtype, copy=False)
             if dx is not None:
                 dx[rows] = dz @ weight
             if dweight is not None:
@@ -81,6 +85,7 @@ class LinearCrossEntropy(Op):
 def _losses(z: Array, targets: Array, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:
     """Losses (N,), 0 in rows whose target is ignored, and probabilities p (N, V)."""
     counted = targets != ignore_index
+    z = float32_if_bfloat16(z)
     shifted = z - z.max(axis=1, keepdims=True)
     p = xp.exp(shifted)
     total = p.sum(axis=1, keepdims=True)

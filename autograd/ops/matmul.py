@@ -38,6 +38,8 @@ class Linear(Op):
     W is stored (in, out), as GPT-2 stores it.
     """
 
+    takes_bfloat16 = True  # the sums inside a matrix product are float32
+
     @staticmethod
     def forward(x: Array, weight: Array, bias: Array | None, *, needs: tuple[bool, bool, bool]) -> tuple[Array, Any]:
         y = (_rows(x) @ weight).reshape(*x.shape[:-1], weight.shape[1])

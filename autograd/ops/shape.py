@@ -1,6 +1,7 @@
 """Ops that move elements without changing them. Each backward moves the gradient back the way it came."""
 
 import builtins
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ class Reshape(Op):
     Backward    dx = dy in the shape of x
     Shapes      as many elements before as after.  Saves the shape of x.
     """
+
+    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, Any]:
@@ -29,6 +32,8 @@ class Transpose(Op):
     Backward    dx = dy with the inverse order
     Shapes      y.shape[k] = x.shape[order[k]].  Saves the order.  A view: nothing is copied.
     """
+
+    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, order: tuple[int, ...]) -> tuple[Array, Any]:
@@ -46,6 +51,8 @@ class BroadcastTo(Op):
     Shapes      x broadcasts to `shape`.  Saves nothing.
     """
 
+    takes_bfloat16 = True
+
     @staticmethod
     def forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, None]:
         return xp.broadcast_to(x, shape), None
@@ -61,6 +68,8 @@ class Concatenate(Op):
     Shapes      equal but for the axis.  Saves where the parts end.
     """
 
+    takes_bfloat16 = True
+
     @staticmethod
     def forward(*xs: Array, axis: int) -> tuple[Array, Any]:
         ends = [0]
@@ -71,7 +80,7 @@ class Concatenate(Op):
     @staticmethod
     def backward(saved: Any, dy: Array) -> tuple[Array, ...]:
         ends, axis = saved
-        return tuple(dy[_along(axis, start, end)] for start, end in zip(ends, ends[1:], strict=False))
+        return tuple(dy[_along(axis, start, end)] for start, end in itertools.pairwise(ends))
 
 
 class Stack(Op):
@@ -79,6 +88,8 @@ class Stack(Op):
     Backward    dx_i = slice i of dy
     Shapes      all equal.  Saves the axis.
     """
+
+    takes_bfloat16 = True
 
     @staticmethod
     def forward(*xs: Array, axis: int) -> tuple[Array, Any]:
@@ -97,6 +108,8 @@ class Split(Op):
     Backward    dx = dy1, ..., dyn joined; 0 for parts that nobody used
     Shapes      y_i as x but length/n along the axis.  Saves the shape of a part.
     """
+
+    takes_bfloat16 = True
 
     returns_tuple = True
 
@@ -118,6 +131,8 @@ class Index(Op):
     Backward    dx = 0 but for dx[key] += dy; an element taken twice gets both gradients
     Shapes      as NumPy's indexing with integers, slices, None, ... and integer arrays.  Saves the key and the shape of x.
     """
+
+    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, key: tuple[Any, ...]) -> tuple[Array, Any]:
@@ -218,7 +233,7 @@ def index(x: Tensor, key: Any) -> Tensor:
     if any(isinstance(k, Tensor) for k in keys):
         raise TypeError("index: a Tensor as index, expected integers, slices or integer arrays; pass tensor.data")
     keys = tuple(backend.to_host(k) if isinstance(k, list) else k for k in keys)
-    n_taken = builtins.sum(k.ndim if getattr(k, "dtype", None) == bool else 1 for k in keys if k is not None and k is not Ellipsis)
+    n_taken = builtins.sum(k.ndim if _is_mask(k) else 1 for k in keys if k is not None and k is not Ellipsis)
     for k in keys:
         if k is None or k is Ellipsis:
             device_keys.append(k)
@@ -228,7 +243,9 @@ def index(x: Tensor, key: Any) -> Tensor:
             raise IndexError(f"index: {len(keys)} indices for shape {x.shape}, expected at most {x.ndim}; drop the surplus")
         if isinstance(k, (slice, int)):
             if isinstance(k, int) and not -x.shape[axis] <= k < x.shape[axis]:
-                raise IndexError(f"index: {k} for axis {axis} of length {x.shape[axis]}, expected -{x.shape[axis]} <= i < {x.shape[axis]}; check it")
+                raise IndexError(
+                    f"index: {k} for axis {axis} of length {x.shape[axis]}, expected -{x.shape[axis]} <= i < {x.shape[axis]}; check it"
+                )
             device_keys.append(k)
             axis += 1
             continue
@@ -243,10 +260,14 @@ def index(x: Tensor, key: Any) -> Tensor:
     return Index.apply(x, key=tuple(device_keys))
 
 
+def _is_mask(k: Any) -> bool:
+    return hasattr(k, "dtype") and k.dtype.kind == "b"
+
+
 def _positions(k: Any, shape: tuple[int, ...]) -> Sequence[Any]:
     """An array index as integer host arrays, one per axis that it uses; a boolean mask becomes its True positions."""
     host = backend.to_host(k)
-    if host.dtype == bool:
+    if _is_mask(host):
         if host.shape != shape[: host.ndim]:
             raise IndexError(f"index: a boolean mask of shape {host.shape} for axes {shape}, expected their lengths; fit the mask")
         return host.nonzero()
