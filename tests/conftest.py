@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-
-import autograd as ag
 
 pytest.register_assert_rewrite("tests.autograd.checks")
 
@@ -15,15 +14,49 @@ pytest.register_assert_rewrite("tests.autograd.checks")
 np.seterr(all="raise", under="ignore")
 
 # No deadline: the first call of anything is slow, and machines differ. Health checks that measure speed are off for the same reason.
-_common = {"deadline": None, "max_examples": 50, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-settings.register_profile("default", **_common)
-settings.register_profile("ci", derandomize=True, print_blob=True, **_common)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+_common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("default", max_examples=50, **_common)
+settings.register_profile("ci", max_examples=50, derandomize=True, print_blob=True, **_common)
+settings.register_profile("fake-cupy", max_examples=8, derandomize=True, print_blob=True, **_common)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fake-cupy", action="store_true", help="run on the cupy backend over a strict fake device (tests/fake_cupy)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses profile and backend before any test module imports autograd; in xdist's workers, too."""
+    if config.getoption("--fake-cupy"):
+        from tests import fake_cupy
+
+        fake_cupy.install()
+        os.environ["AUTOGRAD_BACKEND"] = "cupy"
+        settings.load_profile("fake-cupy")  # the same tests on fewer examples: what they show is what the device refuses
+        from autograd import core
+
+        core._kernels.clear()  # the fake device runs no CUDA code: tests/autograd/test_cuda_kernels.py does, on the host
+    else:
+        settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Importing the tests of the CUDA kernels brings the CPU's kernels along, which have no business on a device."""
+    return True if config.getoption("--fake-cupy") and collection_path.name == "test_cuda_kernels.py" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without kernels, both kernel modes are one."""
+    if config.getoption("--fake-cupy"):
+        twice = [item for item in items if "unmeasured" in item.name]
+        config.hook.pytest_deselected(items=twice)
+        items[:] = [item for item in items if "unmeasured" not in item.name]
 
 
 @pytest.fixture(scope="module")
 def reference_kernels() -> Iterator[None]:
     """The plain math of `autograd/ops` everywhere: for tests of the definitions."""
+    import autograd as ag  # not at the top: --fake-cupy comes first
+
     with ag.use_kernels("reference"):
         yield
 
@@ -31,5 +64,7 @@ def reference_kernels() -> Iterator[None]:
 @pytest.fixture(scope="module", params=["reference", "unmeasured"])
 def each_kernel_mode(request: pytest.FixtureRequest) -> Iterator[None]:
     """Once with the plain math, once with every kernel there is: for laws, which hold for both."""
+    import autograd as ag
+
     with ag.use_kernels(request.param):
         yield

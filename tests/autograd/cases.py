@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 import autograd as ag
+from autograd import backend
 from autograd.backend import random_bits, to_host
 from autograd.ops.activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from autograd.ops.attention import Attention
 from autograd.ops.dropout import Dropout
-from autograd.ops.elementwise import Add, Divide, Exp, Log, Maximum, Multiply, Negate, Power, Sqrt, Subtract, Where
+from autograd.ops.elementwise import Add, Cast, Divide, Exp, Log, Maximum, Multiply, Negate, Power, Sqrt, Subtract, Where
 from autograd.ops.embedding import Embedding
 from autograd.ops.loss import CrossEntropy, LinearCrossEntropy
 from autograd.ops.matmul import Linear, MatMul
@@ -63,7 +65,9 @@ def each(function: Callable[[float], float]) -> Callable[[np.ndarray], np.ndarra
 # Elementwise ------------------------------------------------------------------------------------------------------------------
 
 
-def unary(op: type[ag.Op], call: Callable[..., Any], function: Callable[[float], float], values: Callable[..., np.ndarray] = normal) -> None:
+def unary(
+    op: type[ag.Op], call: Callable[..., Any], function: Callable[[float], float], values: Callable[..., np.ndarray] = normal
+) -> None:
     @case(op)
     def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
         return Case(call, each(function), [values(rng, draw(shapes(scale=scale, empty=True)))])
@@ -103,6 +107,18 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     return Case(lambda x: x**exponent, each(lambda v: v**exponent), [values(rng, draw(shapes(scale=scale, empty=True)))])
 
 
+@case(Cast)
+def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
+    """There and back through a wider format: nothing is rounded away, so differences can be measured. Rounding: test_elementwise.py."""
+    if backend.name != "numpy":
+        pytest.skip("CuPy has nothing wider than float64")
+
+    def call(x: ag.Tensor) -> ag.Tensor:
+        return ag.cast(ag.cast(x, np.float64 if x.dtype == np.float32 else np.longdouble), x.dtype)
+
+    return Case(call, lambda x: x, [normal(rng, draw(shapes(scale=scale, empty=True)))])
+
+
 @case(Maximum)
 def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     full = draw(shapes(scale=scale, empty=True))
@@ -139,9 +155,7 @@ def reduction(
     def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
         full = draw(shapes(scale=scale, empty=True))
         axis, keepdims = draw(some_axes(full, empty_rows)), draw(st.booleans())
-        return Case(
-            lambda x: call(x, axis=axis, keepdims=keepdims), lambda x: by_rows(x, axis, keepdims, function), [values(rng, full)]
-        )
+        return Case(lambda x: call(x, axis=axis, keepdims=keepdims), lambda x: by_rows(x, axis, keepdims, function), [values(rng, full)])
 
 
 def mean_of(row: list[float]) -> float:
@@ -149,7 +163,8 @@ def mean_of(row: list[float]) -> float:
 
 
 def variance_of(row: list[float]) -> float:
-    return mean_of([(v - mean_of(row)) ** 2 for v in row]) if len(row) < 40 else float(np.var(row))
+    center = mean_of(row)
+    return mean_of([(v - center) ** 2 for v in row])
 
 
 reduction(Sum, ag.sum, math.fsum, empty_rows=True)
@@ -300,7 +315,7 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
 
 @case(Linear)
 def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
-    rows = draw(shapes(most=3, scale=scale, empty=True))
+    rows = draw(shapes(most=3 if scale == "small" else 1, scale=scale, empty=True))
     n_in, n_out = draw(lengths(scale)), draw(lengths(scale))
     arrays = [normal(rng, (*rows, n_in)), normal(rng, (n_in, n_out))]
     if draw(st.booleans()):
@@ -351,7 +366,8 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
 
     def expected(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
         def normalized(row: list[float]) -> list[float]:
-            return [(v - mean_of(row)) / math.sqrt(variance_of(row) + eps) for v in row]
+            center, width = mean_of(row), math.sqrt(variance_of(row) + eps)
+            return [(v - center) / width for v in row]
 
         return along(x, -1, normalized) * gamma + beta
 
@@ -409,14 +425,14 @@ def attention_by_loops(q: np.ndarray, k: np.ndarray, v: np.ndarray, allowed: np.
 
 @case(Attention)
 def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
-    lead = tuple(draw(st.lists(st.integers(1, 2), max_size=2)))
+    lead = tuple(draw(st.lists(st.integers(1, 2), min_size=2 if scale == "large" else 0, max_size=2)))
     if lead and draw(st.integers(0, 9)) == 9:
         lead = (0, *lead[1:])
     n_keys, n_channels = draw(lengths(scale)), draw(st.sampled_from([1, 2, 7, 8, 16, 33]))
     causal = draw(st.booleans())
     n_queries = n_keys if draw(st.booleans()) else draw(st.integers(1, n_keys)) if causal else draw(lengths(scale))
     scores = (*lead, n_queries, n_keys)
-    mask = rng.random(draw(broadcast_shapes(scores))) < 0.8 if draw(st.booleans()) else None
+    mask = rng.random(draw(broadcast_shapes(scores))) < 0.8 if draw(st.integers(0, 2)) == 0 else None
     p, seed = draw(st.sampled_from([0.0, 0.0, 0.3])), draw(seeds)
     allowed = np.ones(scores, bool) if mask is None else np.broadcast_to(mask, scores).copy()
     if causal:
@@ -448,10 +464,12 @@ def mean_loss(z: np.ndarray, targets: np.ndarray, ignore_index: int, label_smoot
 def draw_targets(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> tuple[np.ndarray, int, dict[str, Any]]:
     """(targets, number of classes, options of a loss); some targets are ignored, at least one counts."""
     n_classes = draw(lengths(scale))
-    targets = rng.integers(0, n_classes, draw(shapes(most=2, scale=scale)))
+    targets = rng.integers(0, n_classes, draw(shapes(most=2 if scale == "small" else 1, scale=scale)))
     ignore_index = draw(st.sampled_from([-100, -1]))
     if targets.size > 1:
-        targets.flat[1:][rng.random(targets.size - 1) < draw(st.sampled_from([0.0, 0.5]))] = ignore_index
+        ignored = rng.random(targets.shape) < draw(st.sampled_from([0.0, 0.5]))
+        ignored.flat[0] = False
+        targets[ignored] = ignore_index
     return targets, n_classes, {"ignore_index": ignore_index, "label_smoothing": draw(st.sampled_from([0.0, 0.1]))}
 
 

@@ -5,17 +5,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 import autograd as ag
+from autograd import backend
 from autograd.backend import to_device, to_host, xp
 from autograd.testing import nodes_of
 from tests.strategies import arranged
+
+numpy_only = pytest.mark.skipif(backend.name != "numpy", reason="about NumPy's memory, promotion or error state")
 
 VALUE_TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 """Relative to the largest value: an op against a formula that sums in another order."""
 
 KERNEL_TOLERANCE = {"float64": 1e-9, "float32": 2e-5}
-"""Relative to the largest value: what a fast kernel may add to four times the definition's own rounding error."""
+"""Relative to the largest value, or to 0.1 where all are smaller: what a kernel may add to four times the definition's own error."""
 
 
 class Arranged(ag.Op):
@@ -79,7 +83,8 @@ def assert_kernels_agree(call: Callable[..., Any], arrays: Sequence[np.ndarray],
     """Values and gradients under the fast kernels equal those of the plain math.
 
     Judged against the plain math in float64: a kernel may err a few times as much as the definition does in the same dtype,
-    and by a small share of the largest value besides. So cancellation, where both lose digits, is no failure.
+    and by a small share of the largest value besides. So cancellation, where both lose digits, is no failure; nor is a gradient
+    of 1e-7 that should be 0 (a softmax of one element).
     """
     exact, plain, fast = (
         [*values, *gradients]
@@ -90,8 +95,10 @@ def assert_kernels_agree(call: Callable[..., Any], arrays: Sequence[np.ndarray],
         assert e is not None and p is not None and f is not None
         assert f.shape == p.shape and f.dtype == p.dtype, f"result {i}: {f.shape} {f.dtype}, the definition gives {p.shape} {p.dtype}"
         error, plain_error = np.abs(f - e).max(initial=0.0), np.abs(p - e).max(initial=0.0)
-        allowed = 4 * plain_error + KERNEL_TOLERANCE[dtype] * max(np.abs(e).max(initial=0.0), 1e-2)
-        assert error <= allowed, f"result {i} of shape {f.shape}: off by {error:.3g}, the definition by {plain_error:.3g}, allowed {allowed:.3g}"
+        allowed = 4 * plain_error + KERNEL_TOLERANCE[dtype] * max(np.abs(e).max(initial=0.0), 0.1)
+        assert error <= allowed, (
+            f"result {i} of shape {f.shape}: off by {error:.3g}, the definition by {plain_error:.3g}, allowed {allowed:.3g}"
+        )
 
 
 def ops_in(*outputs: ag.Tensor) -> set[type[ag.Op]]:

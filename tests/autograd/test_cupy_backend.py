@@ -1,0 +1,361 @@
+"""The cupy backend: each way it can fail to start, the two sides of memory, bfloat16, TF32, and no waiting inside an op."""
+
+import contextlib
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import autograd as ag
+from autograd import backend, core, nn
+from autograd.backend import to_device, to_host, xp
+from autograd.ops.elementwise import Cast, Exp
+from autograd.ops.matmul import MatMul
+from autograd.optim import AdamW
+from tests import fake_cupy
+from tests.autograd.checks import assert_close, numpy_only, tensor
+from tests.autograd.test_core import run_python
+from tests.strategies import seeds
+
+on_device = pytest.mark.skipif(backend.name == "numpy", reason="about a device: pytest --fake-cupy, or AUTOGRAD_BACKEND=cupy with a GPU")
+has_bfloat16 = pytest.mark.skipif(backend.bfloat16 is None, reason="this backend has no bfloat16")
+
+FAKE = str(fake_cupy.FOLDER)
+
+
+def on_fake(code, **environment):
+    """A fresh interpreter with the fake device: (exit code, stdout, last line of stderr)."""
+    status, out, error = run_python(code, AUTOGRAD_BACKEND="cupy", PYTHONPATH=FAKE, **environment)
+    return status, out, (error.strip().splitlines() or [""])[-1]
+
+
+@contextlib.contextmanager
+def no_waiting():
+    """Within this block CuPy raises DeviceSynchronized where something waits for the device."""
+    import cupyx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy warns that it does not see all
+        with cupyx.allow_synchronize(False):
+            yield
+
+
+# Starting -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_fake_device_starts_and_says_what_it_is():
+    status, out, _ = on_fake("from autograd import backend; print(backend.reason)")
+    assert status == 0 and out.startswith("cupy (AUTOGRAD_BACKEND=cupy): CuPy 14") and out.strip().endswith("on fake device")
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "cause", "fix"),
+    [
+        (
+            "import builtins; real = builtins.__import__\n"
+            "def broken(name, *rest):\n"
+            "    if name == 'cupy': raise ImportError('libcudart.so.13: cannot open shared object file')\n"
+            "    return real(name, *rest)\n"
+            "builtins.__import__ = broken",
+            "step 1, `import cupy`,", "libcudart.so.13", "for another CUDA; reinstall it",
+        ),
+        (
+            "def fail(): raise RuntimeError('cudaErrorInsufficientDriver')\n"
+            "cupy.cuda.runtime.getDeviceCount, cupy.cuda.runtime.driverGetVersion = fail, lambda: 12040",
+            "step 2, the CUDA driver,", "the driver offers CUDA 12.4, this CuPy is built for 13.0", "install the CuPy build for your driver's CUDA",
+        ),
+        (
+            "def fail(): raise RuntimeError('cudaErrorInsufficientDriver')\n"
+            "cupy.cuda.runtime.getDeviceCount, cupy.cuda.runtime.driverGetVersion = fail, lambda: 0",
+            "step 2, the CUDA driver,", "no NVIDIA driver is installed", "install or update the NVIDIA driver",
+        ),
+        (
+            "def fail(): raise RuntimeError('cudaErrorNoDevice: no CUDA-capable device is detected')\ncupy.cuda.runtime.getDeviceCount = fail",
+            "step 2, the CUDA driver,", "no CUDA-capable device", "CUDA_VISIBLE_DEVICES",
+        ),
+        ("cupy.cuda.runtime.getDeviceCount = lambda: 0", "step 3, counting devices,", "no CUDA device is visible", "CUDA_VISIBLE_DEVICES"),
+        (
+            "def fail(*a, **k): raise RuntimeError('CUDA_ERROR_NO_BINARY_FOR_GPU')\ncupy.ones = fail",
+            "step 4, the first kernel,", "CUDA_ERROR_NO_BINARY_FOR_GPU", "reinstall CuPy for your CUDA version",
+        ),
+        (
+            "def fail(*a, **k): raise cupy.OutOfMemoryError(512, 0)\ncupy.ones = fail",
+            "step 4, the first kernel,", "Out of memory allocating 512 bytes", "another process fills the GPU",
+        ),
+        (
+            "cupy.cuda.runtime.getDeviceProperties = lambda i: {'name': b'old device', 'major': 7}\nimport os; os.environ['AUTOGRAD_TF32'] = '1'",
+            "AUTOGRAD_TF32=1", "old device has compute capability 7, TF32 needs 8", "unset AUTOGRAD_TF32",
+        ),
+    ],
+    ids=["broken library", "old driver", "no driver", "no device", "no visible device", "first kernel", "full", "no TF32"],
+)  # fmt: skip
+def test_every_failure_to_start_has_its_own_message(change, step, cause, fix):
+    status, _, last = on_fake(f"import cupy\n{change}\nimport autograd")
+    assert status != 0 and last.startswith(f"autograd.backend._cupy.BackendError: AUTOGRAD_BACKEND=cupy: {step} failed (")
+    for part in (cause, fix, "unset AUTOGRAD_BACKEND (or set it to numpy) to run on the CPU"):
+        assert part in last, part
+
+
+def test_no_cupy():
+    status, _, error = run_python("import sys; sys.modules['cupy'] = None; import autograd", AUTOGRAD_BACKEND="cupy")
+    assert status != 0 and "step 1, `import cupy`, failed" in error and 'pip install "tinygpt[cuda13]"' in error
+
+
+def test_tf32_is_said_and_set():
+    status, out, _ = on_fake(
+        "from autograd import backend; import os; print(backend.reason, os.environ['CUPY_TF32'])", AUTOGRAD_TF32="1"
+    )  # fmt: skip
+    assert status == 0 and "on fake device, float32 products in TF32 1" in out
+    status, _, error = run_python("import autograd", AUTOGRAD_TF32="1")
+    assert status != 0 and "ValueError: AUTOGRAD_TF32: 1, expected 0 on the CPU, which has no TF32 arithmetic; unset it, or set" in error
+    status, _, last = on_fake("import autograd", AUTOGRAD_TF32="yes")
+    assert status != 0 and "AUTOGRAD_TF32: 'yes', expected one of 0, 1; unset it for 0" in last
+
+
+def test_a_full_device_says_what_was_asked_and_what_to_lower():
+    code = """
+import sys, cupy
+from tinygpt.cli import run
+def main(): raise cupy.OutOfMemoryError(3 * 2**30, 2**30)
+run(main)
+"""
+    status, _, last = on_fake(code)
+    assert status == 1 and last.startswith("error: GPU memory: Out of memory allocating 3,221,225,472 bytes")
+    for part in ("5,368,709,120 of 8,589,934,592 bytes are free", "lower --micro-batch or the context, --n-positions"):
+        assert part in last
+
+
+@pytest.mark.parametrize(("error", "said"), [(MemoryError("Unable to allocate 7.45 GiB"), "Unable to allocate 7.45 GiB"), (MemoryError(), "not enough")])  # fmt: skip
+def test_a_full_host_says_what_to_lower(error, said):
+    message = backend.memory_message(error)
+    assert message.startswith(f"memory: {said}") and message.endswith("lower --micro-batch or the context, --n-positions")
+
+
+# Two sides -----------------------------------------------------------------------------------------------------------------------------
+
+
+@on_device
+def test_a_host_array_handed_to_an_op_is_named():
+    x, host = tensor(np.ones((2, 3), np.float32)), np.ones((3, 2), np.float32)
+    message = (
+        r"MatMul: b of shape \(3, 2\) is a NumPy array on the host, expected an array of the cupy backend; "
+        r"move it with autograd.backend.to_device, or pass it inside a Tensor"
+    )
+    with pytest.raises(TypeError, match=message):
+        MatMul.apply(x, host)
+    x.data = host
+    with pytest.raises(TypeError, match=r"Exp: x of shape \(3, 2\) is a NumPy array on the host"):
+        Exp.apply(x)
+    with pytest.raises(TypeError, match=r"Concatenate: input 1 of shape \(3, 2\) is a NumPy array"):
+        ag.ops.shape.Concatenate.apply(tensor(np.ones((3, 2), np.float32)), host, axis=0)
+
+
+@numpy_only
+def test_a_device_array_handed_to_an_op_is_named():
+    class DeviceArray:
+        __cuda_array_interface__, shape, dtype = None, (2,), np.dtype(float)
+
+    with pytest.raises(TypeError, match=r"Exp: x of shape \(2,\) is an array on a GPU, expected an array of the numpy backend"):
+        Exp.apply(DeviceArray())
+
+
+@on_device
+def test_ids_come_from_the_host():
+    with pytest.raises(
+        TypeError, match=r"embedding id: an array on the device, expected host integers, which are checked before they move"
+    ):
+        ag.embedding(tensor(np.ones((2, 3))), to_device(np.array([0, 1])))
+
+
+def test_public_functions_take_host_arrays():
+    x = tensor(np.ones((2, 3)))
+    assert_close((x + np.ones(3)).data, np.full((2, 3), 2.0))
+    assert_close(ag.linear(x, ag.Tensor(np.ones((3, 1)))).data, np.full((2, 1), 3.0))
+
+
+# bfloat16 --------------------------------------------------------------------------------------------------------------------------------
+
+
+@numpy_only
+def test_numpy_refuses_bfloat16_with_the_reason():
+    with pytest.raises(
+        ValueError, match=r"dtype: bfloat16, expected float32 on the numpy backend, because NumPy has no bfloat16 arithmetic"
+    ):
+        backend.compute_dtype("bfloat16")
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    with pytest.raises(TypeError, match=r"Tensor: dtype bfloat16, expected real numbers \(numpy here computes in no bfloat16\)"):
+        ag.Tensor(np.ones(2, ml_dtypes.bfloat16))
+    with pytest.raises(TypeError, match=r"cast: to bfloat16, expected a floating-point dtype of the numpy backend"):
+        ag.cast(tensor([1.0]), ml_dtypes.bfloat16)
+
+
+def test_dtypes_that_are_none():
+    assert backend.compute_dtype("float32") == np.float32
+    with pytest.raises(ValueError, match=r"dtype: 'float16', expected float32 or bfloat16; leave it out for float32"):
+        backend.compute_dtype("float16")
+    for dtype in (np.int64, bool):
+        with pytest.raises(TypeError, match=r"cast: to (int64|bool), expected a floating-point dtype"):
+            ag.cast(tensor([1.0]), dtype)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("backend._cupy.bfloat16 = None", "because CuPy has no bfloat16 without the package ml_dtypes; pip install ml_dtypes"),
+        (
+            "import cupy; cupy.cuda.runtime.getDeviceProperties = lambda i: {'name': b'old device', 'major': 7}",
+            "expected float32 on old device (compute capability 7), because bfloat16 units begin with 8; leave --dtype out",
+        ),
+    ],
+)
+def test_devices_without_bfloat16(change, message):
+    pytest.importorskip("ml_dtypes")
+    status, _, last = on_fake(f"from autograd import backend\n{change}\nbackend.compute_dtype('bfloat16')")
+    assert status != 0 and last.startswith("ValueError: dtype: bfloat16, expected float32") and message in last
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(np.float32, np.float64), (np.float16, np.float32)])
+def test_cast_there_and_back(narrow, wide):
+    x = tensor(np.array([1.0, 1 / 3], narrow))
+    y = ag.cast(x, wide)
+    assert y.dtype == wide and ag.cast(y, wide) is y
+    (y * y).sum().backward()
+    assert x.grad.dtype == narrow
+    z = tensor(np.array([1.0, 1 / 3], wide))
+    ag.cast(z, narrow).sum().backward()
+    assert z.grad.dtype == wide and to_host(z.grad).tolist() == [1.0, 1.0]
+
+
+def bf16(array, requires_grad=True):
+    return ag.Tensor(to_device(array).astype(backend.bfloat16), requires_grad=requires_grad)
+
+
+def as_float(array):
+    return to_host(array.astype(np.float32))
+
+
+@on_device
+@has_bfloat16
+@given(seed=seeds)
+def test_ops_on_bfloat16_are_float32_rounded_once(seed):
+    """Results lie within one rounding (2^-8) of what float32 gives for the same numbers, and come back as bfloat16, gradients too."""
+    rng = np.random.default_rng(seed)
+    x, w, scores = rng.standard_normal((4, 6)), rng.standard_normal((6, 6)), rng.standard_normal((2, 3, 4, 6))
+    for call, arrays in (
+        (ag.gelu, [x]), (ag.softmax, [x]), (ag.log_softmax, [x]), (ag.exp, [x]), (ag.tanh, [x]), (ag.sum, [x]), (ag.mean, [x]), (ag.relu, [x]),
+        (lambda a, b: a * b, [x, x]), (lambda a, b: a + b, [x, x]), (ag.linear, [x, w]), (ag.layer_norm, [x, w[0], w[1]]),
+        (lambda a: ag.dropout(a, 0.5, stream=ag.RandomStream(seed)), [x]), (lambda a: ag.concatenate(ag.split(a, 2)), [x]),
+        (lambda q: ag.scaled_dot_product_attention(q, q, q, causal=True), [scores]), (lambda a: a[[0, 0, 2]], [x]),
+        (lambda a: ag.embedding(a, [0, 1, 1]), [x]),
+    ):  # fmt: skip
+        narrow = [bf16(a) for a in arrays]
+        wide = [tensor(as_float(t.data)) for t in narrow]
+        for tensors in (narrow, wide):
+            y = call(*tensors)
+            y.backward(np.ones(y.shape))
+        y, right = call(*narrow), call(*wide)
+        assert y.dtype == backend.bfloat16
+        for mine, theirs in [(y.data, right.data), *((t.grad, u.grad) for t, u in zip(narrow, wide, strict=True))]:
+            assert mine.dtype == backend.bfloat16
+            np.testing.assert_allclose(as_float(mine), to_host(theirs), rtol=2**-7, atol=2**-7 * max(1.0, float(abs(theirs).max())))
+
+
+@on_device
+@has_bfloat16
+def test_mixed_operands_give_float32():
+    x, y = bf16(np.ones((2, 3))), tensor(np.ones((2, 3), np.float32))
+    for z in (x * y, x + y, y / x, ag.where(np.eye(2, 3, dtype=bool), x, y), ag.layer_norm(x, y[0], y[1])):
+        assert z.dtype == np.float32
+    (x * y).sum().backward()
+    assert x.grad.dtype == backend.bfloat16 and y.grad.dtype == np.float32
+
+
+@on_device
+@has_bfloat16
+def test_losses_are_float32():
+    rng = np.random.default_rng(0)
+    x, weight, targets = rng.standard_normal((7, 4)), rng.standard_normal((5, 4)), rng.integers(0, 5, 7)
+    fused = ag.linear_cross_entropy(bf16(x), bf16(weight), targets, chunk=3)
+    plain = ag.cross_entropy(bf16(x @ weight.T), targets)
+    right = ag.cross_entropy(tensor(x @ weight.T), targets).item()
+    assert fused.dtype == plain.dtype == np.float32
+    assert fused.item() == pytest.approx(right, rel=0.01) and plain.item() == pytest.approx(right, rel=0.01)
+
+
+@on_device
+@has_bfloat16
+def test_parameters_and_their_gradients_stay_float32():
+    rng = np.random.default_rng(0)
+    layer = nn.Linear(rng.standard_normal((4, 3)).astype(np.float32), np.zeros(3, np.float32))
+    norm = nn.LayerNorm(np.ones(3, np.float32), np.zeros(3, np.float32))
+    y = norm(layer(bf16(rng.standard_normal((5, 4)))))
+    assert y.dtype == backend.bfloat16
+    y.backward(rng.standard_normal((5, 3)))
+    for p in (*layer.parameters(), *norm.parameters()):
+        assert p.dtype == p.grad.dtype == np.float32
+    assert np.abs(to_host(layer.weight.grad)).max() > 0
+
+
+@on_device
+@has_bfloat16
+def test_rounding_to_bfloat16():
+    x = tensor(np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8], np.float32))
+    y = Cast.apply(x, dtype=backend.bfloat16)
+    assert as_float(y.data).tolist() == [1.0, 1.0, 1 + 2**-6]  # ties go to even
+    y.backward(np.ones(3))
+    assert x.grad.dtype == np.float32
+
+
+# Sums by row, and random bits: laws of both backends are in test_backend.py and test_dropout.py -------------------------------------------
+
+
+@on_device
+@given(seed=seeds, n=st.integers(1, 300), n_rows=st.integers(1, 20))
+def test_scatter_add_waits_for_nothing_and_repeats(seed, n, n_rows):
+    rng = np.random.default_rng(seed)
+    index, values = to_device(rng.integers(0, n_rows, n)), to_device(rng.standard_normal((n, 3)).astype(np.float32))
+    with no_waiting():
+        first, second = (backend.scatter_add((n_rows, 3), index, values) for _ in range(2))
+        bits = backend.random_bits(seed, 1, 5, n)
+    assert (to_host(first) == to_host(second)).all() and bits.shape == (n,)
+
+
+@on_device
+@has_bfloat16
+def test_scatter_add_of_bfloat16_adds_in_float32():
+    total = backend.scatter_add((1, 1), to_device(np.zeros(1000, int)), xp.ones((1000, 1), dtype=backend.bfloat16))
+    assert total.dtype == backend.bfloat16 and float(total[0, 0]) == 1000.0
+
+
+@on_device
+def test_random_bits_are_uniform():
+    n = 1 << 16
+    bits = to_host(backend.random_bits(3, 5, 0, n)).astype(float)
+    assert abs(bits.mean() / 65535 - 0.5) < 6 * np.sqrt(1 / 12 / n)
+    ones = np.unpackbits(to_host(backend.random_bits(3, 6, 0, n)).view(np.uint8)).mean()
+    assert abs(ones - 0.5) < 6 * 0.5 / np.sqrt(16 * n)
+
+
+@on_device
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+def test_a_step_of_the_optimizer_waits_for_nothing(max_norm):
+    layer = nn.Linear(np.ones((4, 3), np.float32), np.zeros(3, np.float32))
+    optimizer = AdamW(layer)
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    with no_waiting():
+        loss = ag.cross_entropy(layer(ag.Tensor(x)), [0, 1, 2, 0, 1])
+        loss.backward()
+        norm = optimizer.step(max_norm)
+        optimizer.zero_grad()
+    assert isinstance(norm, backend.device_array) and norm.shape == () and norm.dtype == np.float32
+
+
+def test_kernels_say_whether_they_take_bfloat16():
+    assert core.Op.takes_bfloat16 is False and Cast.takes_bfloat16 is True
+
+
+def test_the_fake_is_complete():
+    assert {path.name for path in Path(FAKE).iterdir()} >= {"cupy", "cupyx", "api.txt", "make_api.py"}

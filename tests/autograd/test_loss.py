@@ -1,0 +1,163 @@
+"""Laws and errors of the two losses."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import autograd as ag
+from autograd.backend import to_host
+from autograd.ops.loss import LinearCrossEntropy
+from tests.autograd.checks import assert_close, tensor
+from tests.strategies import seeds
+
+pytestmark = pytest.mark.usefixtures("each_kernel_mode")
+
+N = st.integers(1, 33)
+SMOOTHING = st.sampled_from([0.0, 0.1, 0.5])
+
+
+def drawn(seed, n, n_classes, share_ignored=0.4):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, n_classes, n)
+    targets[1:][rng.random(n - 1) < share_ignored] = -100
+    return 3 * rng.standard_normal((n, n_classes)), targets
+
+
+@given(seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING)
+def test_gradient_rows_sum_to_zero_and_ignored_ones_are_zero(seed, n, n_classes, label_smoothing):
+    array, targets = drawn(seed, n, n_classes)
+    logits = tensor(array)
+    ag.cross_entropy(logits, targets, label_smoothing=label_smoothing).backward()
+    dz = to_host(logits.grad)
+    assert_close(dz.sum(axis=1), np.zeros(n))
+    assert (dz[targets == -100] == 0).all()
+    if n_classes > 1:
+        assert (dz[targets != -100] != 0).all()
+
+
+@given(seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING)
+def test_ignored_rows_count_for_nothing(seed, n, n_classes, label_smoothing):
+    array, targets = drawn(seed, n, n_classes)
+    counted = targets != -100
+    loss = ag.cross_entropy(tensor(array), targets, label_smoothing=label_smoothing)
+    assert_close(loss.data, to_host(ag.cross_entropy(tensor(array[counted]), targets[counted], label_smoothing=label_smoothing).data))
+
+
+@given(seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING, chunk=st.sampled_from([1, 5, 32, 1024]))
+def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes, label_smoothing, chunk):
+    _, targets = drawn(seed, n, n_classes)
+    rng = np.random.default_rng(seed)
+    x, weight = rng.standard_normal((n, 5)), rng.standard_normal((n_classes, 5))
+    results = []
+    for fused in (False, True):
+        tx, tw = tensor(x), tensor(weight)
+        if fused:
+            loss = ag.linear_cross_entropy(tx, tw, targets, label_smoothing=label_smoothing, chunk=chunk)
+        else:
+            loss = ag.cross_entropy(tx @ tw.T, targets, label_smoothing=label_smoothing)
+        (2 * loss).backward()
+        results.append([to_host(a) for a in (loss.data, tx.grad, tw.grad)])
+    for plain, fused in zip(*results, strict=True):
+        assert_close(fused, plain)
+    assert (results[1][1][targets == -100] == 0).all()
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+def test_linear_cross_entropy_with_a_frozen_input(needs):
+    array, targets = drawn(0, 9, 6)
+    x, weight = tensor(array[:, :4], needs[0]), tensor(array[:6, :4], needs[1])
+    ag.linear_cross_entropy(x, weight, targets, chunk=4).backward()
+    assert (x.grad is not None, weight.grad is not None) == needs
+
+
+def test_uniform_logits_cost_the_log_of_the_classes():
+    assert_close(ag.cross_entropy(tensor(np.zeros((3, 7))), [0, 3, 6]).data, np.log(7.0))
+    assert_close(ag.linear_cross_entropy(tensor(np.zeros((3, 2))), tensor(np.ones((7, 2))), [0, 3, 6]).data, np.log(7.0))
+
+
+def test_shifted_logits_cost_the_same_and_large_ones_do_not_overflow():
+    logits, targets = drawn(0, 5, 7)
+    assert_close(ag.cross_entropy(tensor(logits + 1000.0), targets).data, to_host(ag.cross_entropy(tensor(logits), targets).data))
+    assert ag.cross_entropy(tensor([[1e4, -1e4]]), [1]).item() == 2e4
+    assert ag.cross_entropy(tensor([[1e4, -1e4]]), [0]).item() == 0.0
+
+
+def test_smoothing_is_a_mixture():
+    logits, targets = drawn(0, 5, 4, share_ignored=0)
+    hard = ag.cross_entropy(tensor(logits), targets).item()
+    every = np.mean([ag.cross_entropy(tensor(logits), np.full(5, c)).item() for c in range(4)])
+    assert math.isclose(ag.cross_entropy(tensor(logits), targets, label_smoothing=0.3).item(), 0.7 * hard + 0.3 * every, rel_tol=1e-12)
+
+
+def test_leading_axes_are_rows():
+    logits, targets = drawn(0, 12, 5)
+    flat = ag.cross_entropy(tensor(logits), targets).item()
+    assert ag.cross_entropy(tensor(logits.reshape(3, 4, 5)), targets.reshape(3, 4)).item() == flat
+    assert ag.cross_entropy(tensor(logits[0]), targets[0]).shape == ()
+
+
+def test_ignore_index_may_be_a_class():
+    logits, _ = drawn(0, 3, 5)
+    assert_close(ag.cross_entropy(tensor(logits), [0, 2, 0], ignore_index=0).data, to_host(ag.cross_entropy(tensor(logits[1:2]), [2]).data))
+
+
+def test_no_grad_forms_no_gradient(monkeypatch):
+    x, weight = tensor(np.ones((4, 3))), tensor(np.ones((5, 3)))
+    monkeypatch.setattr(sys.modules[LinearCrossEntropy.__module__], "_minus_target", None)  # where the definition begins with it
+    with ag.no_grad():
+        loss = ag.linear_cross_entropy(x, weight, [0, 1, 2, 3])
+    assert not loss.requires_grad and loss.is_leaf
+
+
+def both(message, call_plain, call_fused):
+    return [(message, call_plain), (message.replace("cross_entropy", "linear_cross_entropy"), call_fused)]
+
+
+Z, X, W = np.ones((2, 3)), np.ones((2, 4)), np.ones((3, 4))
+
+
+def losses(targets, **options):
+    return (
+        lambda: ag.cross_entropy(tensor(Z), targets, **options),
+        lambda: ag.linear_cross_entropy(tensor(X), tensor(W), targets, **options),
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        *both(r"cross_entropy target: 3 at position \(1,\), expected 0 <= id < 3 or -100 \(ignored\)", *losses([0, 3])),
+        *both(r"cross_entropy target: -1 at position \(0,\), expected 0 <= id < 3 or -100 \(ignored\)", *losses([-1, 0])),
+        *both(r"cross_entropy: targets of shape \(3,\), expected \(2,\); one target per row", *losses([0, 1, 2])),
+        *both(r"cross_entropy: targets of shape \(2, 1\), expected \(2,\)", *losses([[0], [1]])),
+        *both(r"cross_entropy: none of 2 targets counts, expected at least one that is not -1 \(ignored\); is everything masked",
+              *losses([-1, -1], ignore_index=-1)),
+        *both(r"cross_entropy: label_smoothing 1.0, expected 0 <= label_smoothing < 1; 0 switches it off", *losses([0, 1], label_smoothing=1.0)),
+        *both(r"cross_entropy: label_smoothing -0.1", *losses([0, 1], label_smoothing=-0.1)),
+        (r"cross_entropy: none of 0 targets counts", lambda: ag.cross_entropy(tensor(Z[:0]), [])),
+        (r"cross_entropy: logits of shape \(\), expected \(..., V\); one score per class", lambda: ag.cross_entropy(tensor(1.0), 0)),
+        (r"linear_cross_entropy: x \(2, 4\) with weight \(4, 3\), expected \(..., C\) with \(V, C\); transpose it",
+         lambda: ag.linear_cross_entropy(tensor(X), tensor(W.T), [0, 1])),
+        (r"linear_cross_entropy: chunk 0, expected at least 1; it counts rows",
+         lambda: ag.linear_cross_entropy(tensor(X), tensor(W), [0, 1], chunk=0)),
+    ],
+)  # fmt: skip
+def test_errors(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        *both(r"cross_entropy target: float64 values, expected integers; convert with .astype\(int\)", *losses([0.0, 1.0])),
+        *both(r"cross_entropy: targets as a Tensor, expected host integers; pass the NumPy array itself", *losses(ag.Tensor([0, 1]))),
+    ],
+)
+def test_targets_that_are_no_integers(message, call):
+    with pytest.raises(TypeError, match=message):
+        call()

@@ -1,0 +1,84 @@
+"""Products of every rank that NumPy allows, and errors."""
+
+import numpy as np
+import pytest
+
+import autograd as ag
+from autograd.backend import to_device
+from autograd.ops.matmul import Linear
+from autograd.testing import check_grads
+from tests.autograd.checks import assert_close, ops_in, tensor
+
+pytestmark = pytest.mark.usefixtures("each_kernel_mode")
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((3,), (3,)),
+        ((3,), (3, 4)),
+        ((2, 3), (3,)),
+        ((2, 3), (3, 4)),
+        ((3,), (5, 3, 4)),
+        ((5, 2, 3), (3,)),
+        ((5, 2, 3), (3, 4)),
+        ((2, 3), (5, 3, 4)),
+        ((6, 1, 2, 3), (5, 3, 4)),
+        ((1, 5, 2, 3), (6, 1, 3, 4)),
+        ((0, 2, 3), (3, 4)),
+        ((0, 3), (3, 4)),
+        ((2, 0), (0, 4)),
+    ],
+)
+def test_ranks_are_numpys(a, b):
+    x, y = RNG.standard_normal(a), RNG.standard_normal(b)
+    assert_close((tensor(x) @ tensor(y)).data, x @ y)
+    check_grads(lambda s, t: s @ t, x, y)
+
+
+def test_arrays_on_either_side():
+    x, y = RNG.standard_normal((2, 3)), RNG.standard_normal((3, 2))
+    assert_close((to_device(x) @ tensor(y)).data, x @ y)
+    assert_close((tensor(x) @ y).data, x @ y)
+    assert_close(ag.matmul(x.tolist(), y.tolist()).data, x @ y)
+
+
+def test_batch_times_matrix_is_one_product():
+    y = tensor(RNG.standard_normal((5, 2, 3))) @ tensor(RNG.standard_normal((3, 4)))
+    assert [issubclass(op, Linear) for op in ops_in(y)] == [True]
+
+
+def test_linear_without_bias():
+    x, weight = RNG.standard_normal((5, 2, 3)), RNG.standard_normal((3, 4))
+    assert_close(ag.linear(tensor(x), tensor(weight)).data, x @ weight)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda x: x @ x,
+            r"matmul: shapes \(2, 3\) and \(2, 3\), expected the last axis of the first to equal the second last of the second",
+        ),
+        (lambda x: x @ np.ones(2), r"matmul: shapes \(2, 3\) and \(2,\)"),
+        (lambda x: x @ 2.0, r"matmul: shapes \(2, 3\) and \(\), expected at least one axis each; use \* for numbers"),
+        (lambda x: 2.0 @ x, r"matmul: shapes \(\) and \(2, 3\)"),
+        (
+            lambda x: ag.linear(x, x),
+            r"linear: x \(2, 3\) with weight \(2, 3\), expected \(..., in\) with \(in, out\); transpose the weight",
+        ),
+        (lambda x: ag.linear(x, x[0]), r"linear: x \(2, 3\) with weight \(3,\)"),
+        (lambda x: ag.linear(x[0, 0], x), r"linear: x \(\) with weight \(2, 3\)"),
+        (lambda x: ag.linear(x, x.T, x[0]), r"linear: bias \(3,\) with weight \(3, 2\), expected \(2,\); one bias per output"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(tensor(np.ones((2, 3))))
+
+
+def test_operands_that_are_no_numbers():
+    with pytest.raises(TypeError, match="matmul: an operand of type str"):
+        ag.matmul(tensor([1.0]), "text")

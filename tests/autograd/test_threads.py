@@ -1,0 +1,73 @@
+"""What must hold whatever spreads the work over threads: errors reach the caller, and the same run gives the same bits."""
+
+import numpy as np
+import pytest
+
+import autograd as ag
+from tests.autograd.checks import numpy_only, tensor
+from tests.autograd.test_core import run_python
+
+pytestmark = numpy_only
+
+LARGE = 1_500_000  # elements: enough for several blocks in several threads
+
+
+@pytest.mark.usefixtures("each_kernel_mode")
+@pytest.mark.parametrize("place", [0, LARGE // 2, LARGE - 1])
+def test_numpys_errors_inside_workers_are_raised(place):
+    x = np.ones(LARGE)
+    x[place] = 1e200  # its cube overflows
+    with pytest.raises(FloatingPointError, match="overflow"):
+        ag.gelu(tensor(x))
+    with np.errstate(all="ignore"):
+        assert np.isfinite(ag.gelu(tensor(np.ones(LARGE))).data).all()
+        ag.gelu(tensor(x))
+
+
+BITS = """
+import hashlib
+import numpy as np
+import autograd as ag
+from autograd.nn import Module
+from autograd.optim import AdamW
+
+class Model(Module):
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.w, self.v = (ag.Parameter(0.1 * rng.standard_normal((64, 256)).astype("float32")) for _ in range(2))
+        self.gamma, self.beta = ag.Parameter(np.ones(256, "float32")), ag.Parameter(np.zeros(256, "float32"))
+
+    def loss(self):
+        rng = np.random.default_rng(1)
+        x = ag.Tensor(rng.standard_normal((8, 300, 64)).astype("float32"))
+        h = ag.gelu(ag.layer_norm(ag.linear(x, self.w), self.gamma, self.beta))
+        q = ag.transpose(ag.reshape(h, (8, 300, 4, 64)), (0, 2, 1, 3))
+        h = ag.scaled_dot_product_attention(q, q, q, causal=True, dropout=0.1, stream=ag.RandomStream(0))
+        h = ag.dropout(ag.softmax(h), 0.1, stream=ag.RandomStream(1))
+        return ag.linear_cross_entropy(ag.reshape(ag.transpose(h, (0, 2, 1, 3)), (8, 300, 256)), self.v, rng.integers(0, 64, (8, 300)))
+
+model = Model()
+optimizer = AdamW(model)
+for _ in range(2):
+    optimizer.zero_grad()
+    loss = model.loss()
+    loss.backward()
+    norm = optimizer.step(max_norm=1.0)
+print(hashlib.sha256(optimizer.weight.tobytes() + loss.data.tobytes() + norm.tobytes()).hexdigest())
+"""
+
+
+def test_the_same_run_gives_the_same_bits():
+    first, second = (run_python(BITS, AUTOGRAD_KERNELS="unmeasured") for _ in range(2))
+    assert first == second and first[0] == 0 and len(first[1].strip()) == 64
+
+
+def test_a_number_of_threads_that_is_none():
+    code = f"import numpy as np, autograd as ag; ag.gelu(ag.Tensor(np.ones({LARGE})))"
+    for wrong in ("0", "-2", "many", "1.5"):
+        status, _, error = run_python(code, AUTOGRAD_THREADS=wrong)
+        assert (
+            status != 0
+            and f"ValueError: AUTOGRAD_THREADS: '{wrong}', expected a positive whole number; unset it to use every core" in error
+        )
+    assert run_python(code, AUTOGRAD_THREADS="1")[0] == 0
