@@ -23,7 +23,7 @@ from tinygpt.generate import complete
 from tinygpt.tokenizer import train_tokenizer
 from tinygpt.train import MetricsFile, Trainer, bits_per_byte, plot_loss
 
-DEFAULT = PretrainConfig(model=GPTConfig.preset("laptop"), train=TrainConfig())
+DEFAULT = PretrainConfig(model=GPTConfig.preset("laptop"), train=TrainConfig(steps=2400, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200))
 
 
 def main() -> None:
@@ -34,15 +34,17 @@ def main() -> None:
     corpus = load_corpus(config.corpus, validation_fraction=config.validation_fraction)
     print(f"corpus     {corpus.source}, fingerprint {corpus.fingerprint[:12]}")
 
-    # Tokenizer, trained on the training part only.
+    # Tokenizer, trained on the training part only (but an alphabet needs every character there is).
     started = time.perf_counter()
     texts = [document.text for document in corpus.train]
-    tokenizer = train_tokenizer(config.tokenizer, texts, config.model.vocab_size)
+    validation_texts = [document.text for document in corpus.validation]
+    seen = texts + validation_texts if config.tokenizer == "characters" else texts
+    tokenizer = train_tokenizer(config.tokenizer, seen, config.model.vocab_size)
     print(f"tokenizer  {tokenizer} in {time.perf_counter() - started:.1f} s")
 
     # One stream of ids for each part, and windows over it.
     train_ids = encode_documents(texts, tokenizer)
-    validation_ids = encode_documents((document.text for document in corpus.validation), tokenizer)
+    validation_ids = encode_documents(validation_texts, tokenizer)
     bytes_per_token = corpus.n_bytes("validation") / len(validation_ids)
     context = config.model.n_positions
     train_windows = Windows(train_ids, context, config.train.stride or context)
@@ -67,7 +69,7 @@ def main() -> None:
     (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     def sample(title: str) -> str:
-        prompt = "" if tokenizer.eos_id is not None else "\n"
+        prompt = "" if tokenizer.eos_id is not None else texts[0][:1]
         text = complete(model, tokenizer, prompt, config.sample_tokens, seed=config.train.seed).text
         with (directory / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(f"=== {title}\n{text}\n\n")
@@ -87,7 +89,6 @@ def main() -> None:
     print("\n" + sample("sample after training"))
     n_bytes = corpus.n_bytes("validation")
     report = {
-        "first loss": f"{result.first_loss_nats:.2f} nats per token; an even guess over the vocabulary, ln V, is {even_guess:.2f}",
         "bigram model": f"{bigram:.3f} nats per token, {bits_per_byte(bigram, len(validation_ids), n_bytes):.3f} bits per byte",
         "validation": f"{result.best_validation_nats:.3f} nats per token, "
         f"{bits_per_byte(result.best_validation_nats, len(validation_ids), n_bytes):.3f} bits per byte (best, step {result.best_step})",

@@ -31,26 +31,32 @@ from tinygpt.config import GPTConfig
 from tinygpt.model import GPT
 from tinygpt.tokenizer import Tokenizer, load_tokenizer
 
+LANGUAGE_MODEL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"  # architectures, by Hugging Face's names
+
 # Weights ------------------------------------------------------------------------------------------------------------------
 
 
-def save_pretrained(model: GPT, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
-    """Writes config.json, model.safetensors and, if given, the tokenizer's files into `directory` (made if need be)."""
+def save_pretrained(model: Any, directory: str | Path, tokenizer: Tokenizer | None = None, extra: dict[str, Any] | None = None) -> None:
+    """Writes config.json, model.safetensors and, if given, the tokenizer's files into `directory` (made if need be).
+
+    model   a GPT, or a module that holds one and has its `config`
+    extra   more keys for config.json; they win over GPT-2's own
+    """
     from safetensors.numpy import save_file
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     weights = {name: np.ascontiguousarray(backend.to_host(p.data)) for name, p in model.named_parameters()}
-    for i in range(model.config.n_layer):  # GPT-2's format always has this bias
-        if not model.config.qkv_bias:
-            weights[f"h.{i}.attn.c_attn.bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
+    if not model.config.qkv_bias:  # GPT-2's format always has this bias
+        for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
+            weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    _write_json(directory / "config.json", gpt2_config(model.config, tokenizer))
+    _write_json(directory / "config.json", gpt2_config(model.config, tokenizer) | (extra or {}))
     if tokenizer is not None:
         tokenizer.save(directory)
 
 
-def load_weights(model: GPT, directory: str | Path) -> None:
+def load_weights(model: Any, directory: str | Path) -> None:
     """Reads model.safetensors into the model's parameters.
 
     Raises ValueError that lists missing, unexpected and wrongly shaped tensors together, FileNotFoundError without weights.
@@ -84,7 +90,7 @@ def gpt2_config(config: GPTConfig, tokenizer: Tokenizer | None = None) -> dict[s
     eos = None if tokenizer is None else tokenizer.eos_id
     return {
         "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
+        "architectures": [LANGUAGE_MODEL],
         "activation_function": "gelu_new",
         **fields,
         **{"resid_pdrop": p, "embd_pdrop": p, "attn_pdrop": p},
@@ -95,7 +101,7 @@ def gpt2_config(config: GPTConfig, tokenizer: Tokenizer | None = None) -> dict[s
 def load_config(directory: str | Path) -> GPTConfig:
     """The shape in a checkpoint's config.json. Raises ValueError for another architecture than GPT-2's."""
     path = Path(directory) / "config.json"
-    fields = _read_json(path)
+    fields = read_json(path)
     if fields.get("model_type") != "gpt2":
         raise ValueError(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
     known = {f.name for f in dataclasses.fields(GPTConfig)}
@@ -121,9 +127,17 @@ def new_run(directory: str | Path | None, name: str) -> Path:
     return path
 
 
-def newest_run(below: str | Path = "runs") -> Path:
-    """The run below `below` whose last checkpoint is the newest. Raises FileNotFoundError, saying what to do, if there is none."""
+def newest_run(below: str | Path = "runs", architecture: str = LANGUAGE_MODEL) -> Path:
+    """The run below `below` whose last checkpoint is the newest, among those of one architecture (as config.json names it).
+
+    Raises FileNotFoundError, saying what to do, if there is none.
+    """
     pointers = sorted(Path(below).glob("*/checkpoints/last"), key=lambda p: p.stat().st_mtime)
+    pointers = [
+        p
+        for p in pointers
+        if architecture in read_json(checkpoint_directory(p.parent.parent, "last") / "config.json").get("architectures", [])
+    ]
     if not pointers:
         raise FileNotFoundError(f"{below}: no run with a checkpoint, expected one; train first: python examples/pretrain.py")
     return pointers[-1].parent.parent
@@ -137,7 +151,9 @@ def checkpoint_directory(path: str | Path, which: str = "best") -> Path:
     for pointer in (path / "checkpoints" / which, path / "checkpoints" / "last"):
         if pointer.is_file():
             return pointer.parent / pointer.read_text(encoding="utf-8").strip()
-    raise FileNotFoundError(f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; check the path")
+    raise FileNotFoundError(
+        f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; check the path"
+    )
 
 
 def load(path: str | Path, which: str = "best") -> tuple[GPT, Tokenizer]:
@@ -146,18 +162,25 @@ def load(path: str | Path, which: str = "best") -> tuple[GPT, Tokenizer]:
     Raises ValueError if the tokenizer has another number of tokens than the model.
     """
     directory = checkpoint_directory(path, which)
+    if CLASSIFIER in read_json(directory / "config.json").get("architectures", []):
+        raise ValueError(f"{directory}: a classifier, expected a language model; load it with GPTClassifier.from_pretrained")
     model = GPT.from_pretrained(directory)
+    return model, tokenizer_of(directory, model.config)
+
+
+def tokenizer_of(directory: Path, config: GPTConfig) -> Tokenizer:
+    """A checkpoint's tokenizer. Raises ValueError if it has another number of tokens than the model."""
     tokenizer = load_tokenizer(directory)
-    if tokenizer.n_vocab != model.config.vocab_size:
+    if tokenizer.n_vocab != config.vocab_size:
         raise ValueError(
-            f"{directory}: a tokenizer of {tokenizer.n_vocab} tokens, expected {model.config.vocab_size}, the model's vocabulary; "
+            f"{directory}: a tokenizer of {tokenizer.n_vocab} tokens, expected {config.vocab_size}, the model's vocabulary; "
             "are its files another model's?"
         )
-    return model, tokenizer
+    return tokenizer
 
 
 def save_checkpoint(
-    run: Path, step: int, model: GPT, optimizer: AdamW, tokenizer: Tokenizer, progress: dict[str, Any], *, best: bool
+    run: Path, step: int, model: Any, optimizer: AdamW, tokenizer: Tokenizer, progress: dict[str, Any], *, best: bool
 ) -> Path:
     """Adds `checkpoints/step-...` to a run and points `last` (and `best`) at it; older ones that nothing points at are deleted.
 
@@ -169,7 +192,7 @@ def save_checkpoint(
     def write(directory: Path) -> None:
         from safetensors.numpy import save_file
 
-        save_pretrained(model, directory, tokenizer)
+        model.save_pretrained(directory, tokenizer)
         state = optimizer.state()
         moments = {f"{key}.{n}": np.ascontiguousarray(backend.to_host(a)) for key in ("m", "v") for n, a in state[key].items()}
         save_file(moments, directory / "training.safetensors")
@@ -225,7 +248,8 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A checkpoint's JSON file. Raises FileNotFoundError without one, ValueError, naming the file, if it holds no JSON object."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, expected one of a checkpoint; pass a directory that save_pretrained wrote")
     with _named(path):

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from autograd import backend
 from tinygpt.train import Metrics
 
 Config = TypeVar("Config")
@@ -31,6 +32,9 @@ def run(main: Callable[[], Any]) -> None:
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except backend.out_of_memory_errors as error:
+        print(f"error: {backend.memory_message(error)}", file=sys.stderr)
+        sys.exit(1)
 
 
 def table(title: str, rows: dict[str, Any]) -> str:
@@ -42,13 +46,13 @@ def table(title: str, rows: dict[str, Any]) -> str:
 class Progress:
     """A `Reporter`: a live bar in a terminal, a plain line per update logged elsewhere (files, pipes, CI)."""
 
-    def __init__(self, n_steps: int, first_step: int = 0) -> None:
+    def __init__(self, n_steps: int, first_step: int = 0, unit: str = "nats per token") -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
         self.console = Console(highlight=False, soft_wrap=True)
-        self.n_steps = n_steps
+        self.n_steps, self.unit = n_steps, unit
         self.bar: Bar | None = None
         if self.console.is_terminal:
             self.bar = Bar(
@@ -79,7 +83,7 @@ class Progress:
         self.note(f"step {m.step:>5}/{self.n_steps}  {text}  left {_clock(left_s)}")
 
     def evaluated(self, step: int, validation_nats: float, best: bool) -> None:
-        self.note(f"step {step:>5}/{self.n_steps}  validation {validation_nats:.4f} nats per token{'  best so far, saved' if best else ''}")
+        self.note(f"step {step:>5}/{self.n_steps}  validation {validation_nats:.4f} {self.unit}{'  best so far, saved' if best else ''}")
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -88,4 +92,3 @@ class Progress:
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
-

@@ -10,7 +10,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
-    "laptop": {"n_layer": 4, "n_head": 4, "n_embd": 256, "n_positions": 128, "vocab_size": 4096},  # the default run
+    "laptop": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 128, "vocab_size": 4096},  # the default run
     "shakespeare": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": 65},  # nanoGPT's laptop setting
     "quick": {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 512},  # seconds: for tests and first looks
 }
@@ -95,7 +95,9 @@ class TrainConfig:
     steps: int = 1000
     """Updates of the weights."""
     lr: float = 1e-3
-    """Peak learning rate; after the warm-up it falls along a cosine to a tenth."""
+    """Peak learning rate; after the warm-up it falls along a cosine."""
+    final_lr_fraction: float = 0.1
+    """Where the cosine ends, as a share of the peak; 1 keeps the rate constant."""
     warmup_steps: int = 50
     """Updates over which the learning rate rises from 0."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -113,20 +115,26 @@ class TrainConfig:
     eval_every: int = 100
     """Updates between evaluations (and checkpoints)."""
     eval_batches: int = 0
-    """Validation batches per evaluation. 0: all of the validation split."""
+    """Validation batches per evaluation, drawn once. 0: all of the validation split."""
+    patience: int = 0
+    """Evaluations in a row without a better one after which training ends. 0: never."""
     log_every: int = 10
     """Updates between lines of metrics."""
     seed: int = 0
     """Decides initial weights, data order, dropout and samples, each by a stream of its own."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and matrix products; bfloat16 needs a GPU. Weights and optimizer stay float32."""
 
     def __post_init__(self) -> None:
         check_types("TrainConfig", self)
         for name in ("steps", "micro_batch", "eval_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 1; choose a positive number")
-        for name in ("warmup_steps", "tokens_per_update", "stride", "eval_batches", "seed", "max_norm", "weight_decay"):
+        for name in ("warmup_steps", "tokens_per_update", "stride", "eval_batches", "patience", "seed", "max_norm", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 0; choose a non-negative number")
+        if not 0 <= self.final_lr_fraction <= 1:
+            raise ValueError(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")
         if not self.lr > 0:
             raise ValueError(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
 
@@ -168,7 +176,9 @@ def from_dict(cls: Any, fields: dict[str, Any]) -> Any:
     known = {f.name for f in dataclasses.fields(cls)}
     for key in fields:
         if key not in known:
-            raise ValueError(f"{cls.__name__}: unknown key {key!r}, expected one of {', '.join(sorted(known))}; {_did_you_mean(key, known)}")
+            raise ValueError(
+                f"{cls.__name__}: unknown key {key!r}, expected one of {', '.join(sorted(known))}; {_did_you_mean(key, known)}"
+            )
     return cls(**fields)
 
 

@@ -74,7 +74,7 @@ class Head(nn.Module):
         self.weight = weight
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
-        return x @ self.weight.T  # (..., V)
+        return x @ nn.like(self.weight, x).T  # (..., V)
 
 
 class Initializer:
@@ -116,6 +116,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig, seed: int = 0, *, _empty: bool = False) -> None:
         self.config = config
+        self.dtype = backend.compute_dtype("float32")
         self.dropout_stream = ag.RandomStream(seed)
         init = Initializer(config, seed, _empty)
         self.wte = nn.Embedding(init.normal(config.vocab_size, config.n_embd))
@@ -125,6 +126,20 @@ class GPT(nn.Module):
         self.ln_f = init.layer_norm()
         tied = config.tie_word_embeddings
         self.lm_head = Head(self.wte.weight if tied else ag.Parameter(init.normal(config.vocab_size, config.n_embd)))
+
+    def compute_in(self, dtype: str) -> Self:
+        """Switches activations and matrix products to "bfloat16" or back to "float32"; returns the model.
+
+        Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError, with the reason, where the
+        backend has no bfloat16.
+        """
+        self.dtype = backend.compute_dtype(dtype)
+        return self
+
+    @property
+    def n_choices(self) -> int:
+        """How many tokens each prediction chooses from: an even guess costs the logarithm of this, in nats."""
+        return self.config.vocab_size
 
     def hidden(self, ids: Any, attention_mask: Any = None) -> ag.Tensor:
         """What the output layer sees.
@@ -136,7 +151,7 @@ class GPT(nn.Module):
         ids = np.asarray(ids)
         if ids.ndim != 2:
             raise ValueError(f"GPT: ids of shape {ids.shape}, expected (batch, positions); wrap one sequence as [ids]")
-        b, t = ids.shape
+        t = ids.shape[1]
         if t > self.config.n_positions:
             raise ValueError(f"GPT: {t} positions, expected at most n_positions = {self.config.n_positions}; shorten the input")
         positions, mask = np.arange(t), None
@@ -146,7 +161,10 @@ class GPT(nn.Module):
                 raise ValueError(f"GPT: attention_mask of shape {real.shape}, expected {ids.shape}, that of ids; one entry per token")
             positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)  # (B, T): padding on the left does not count
             mask = backend.to_device(real[:, None, None, :])  # (B, 1, 1, S): nobody looks at padding
-        x = self.embd_dropout(self.wte(ids) + self.wpe(positions))  # (B, T, C)
+        x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
+        if self.dtype != np.float32:
+            x = ag.cast(x, self.dtype)  # all that follows takes its dtype from here
+        x = self.embd_dropout(x)
         for block in self.h:
             x = block(x, mask)
         return self.ln_f(x)
@@ -160,7 +178,8 @@ class GPT(nn.Module):
 
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
         """
-        return ag.linear_cross_entropy(self.hidden(ids, attention_mask), self.lm_head.weight, targets, ignore_index=ignore_index)
+        x = self.hidden(ids, attention_mask)
+        return ag.linear_cross_entropy(x, nn.like(self.lm_head.weight, x), targets, ignore_index=ignore_index)
 
     def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> np.ndarray:
         """ids (B, T) continued by up to max_new_tokens tokens; see `tinygpt.generate.generate`."""

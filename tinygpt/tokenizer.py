@@ -130,7 +130,7 @@ class Tokenizer(abc.ABC):
         try:
             array = np.asarray(ids)
         except (ValueError, OverflowError):  # ragged, or beyond 64 bits
-            array = np.asarray(None)
+            array = np.asarray(None)  # which the check below refuses
         if array.size == 0 and array.ndim == 1:
             return []
         if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -180,7 +180,7 @@ class CharacterTokenizer(Tokenizer):
             found = list(dict.fromkeys(text[i] for i in np.flatnonzero(unknown)))
             shown = ", ".join(map(repr, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
             raise ValueError(
-                f"encode: {len(found)} unknown character{'s'[: len(found) > 1]} {shown} (the first at position {first}), expected only "
+                f"encode: {len(found)} unknown character{'s' if len(found) > 1 else ''} {shown} (first at position {first}), expected only "
                 f"the {self.n_vocab} characters of the training text; leave them out, or use BPE, which knows every text"
             )
         return ids

@@ -15,8 +15,17 @@ import numpy as np
 import autograd as ag
 from autograd.optim import AdamW, warmup_cosine
 from tinygpt.config import TrainConfig
-from tinygpt.data import BatchOrder, Windows
-from tinygpt.model import GPT
+from tinygpt.data import BatchOrder
+
+
+class Batches(Protocol):
+    """What a model learns from, item by item: `tinygpt.data.Windows` of a token stream, or `tinygpt.classify.LabelledBatches`.
+
+    batch(which)   (ids, targets, ...) of the items numbered `which`: the arguments of the model's `loss`
+    """
+
+    def __len__(self) -> int: ...
+    def batch(self, which: np.ndarray) -> tuple[np.ndarray, ...]: ...
 
 
 class Reporter(Protocol):
@@ -29,7 +38,7 @@ class Reporter(Protocol):
 
 @dataclass
 class Metrics:
-    """One logged update. Losses in nats per token, rate in tokens per second, averaged since the last one logged."""
+    """One logged update, averaged since the last one logged. Loss in nats per target (a token, or a text to classify)."""
 
     step: int
     loss_nats: float
@@ -42,7 +51,7 @@ class Metrics:
 
 @dataclass
 class Result:
-    """What a run came to. Losses in nats per token."""
+    """What a run came to. Losses in nats per target."""
 
     step: int = 0
     first_loss_nats: float = math.nan
@@ -52,21 +61,22 @@ class Result:
     tokens_seen: int = 0
     seconds: float = 0.0
     interrupted: bool = False
+    stopped_early: bool = False
     train_curve: list[tuple[int, float]] = field(default_factory=list)
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
 
 
 class Trainer:
-    """Trains a GPT on windows of tokens.
+    """Trains a GPT on windows of tokens, or a classifier on labelled texts.
 
     model, config   what, and how
-    train           windows to learn from; each update takes `accumulation` micro-batches of them
-    validation      windows to measure on, or None
+    train           items to learn from; each update takes `accumulation` micro-batches of them
+    validation      items to measure on, or None
     """
 
-    def __init__(self, model: GPT, config: TrainConfig, train: Windows, validation: Windows | None) -> None:
-        self.model, self.config = model, config
-        self.train_windows, self.validation_windows = train, validation
+    def __init__(self, model: Any, config: TrainConfig, train: Batches, validation: Batches | None) -> None:
+        self.model, self.config = model.compute_in(config.dtype), config
+        self.train_items, self.validation_items = train, validation
         self.accumulation = config.accumulation(model.config.n_positions)
         self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1)
         self.optimizer = AdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
@@ -78,28 +88,34 @@ class Trainer:
         return self.accumulation * self.config.micro_batch * self.model.config.n_positions
 
     def update(self) -> tuple[Any, Any]:
-        """One update of the weights. Returns (mean loss in nats per token, gradient norm before clipping), still on the device."""
+        """One update of the weights. Returns (mean loss in nats per target, gradient norm before clipping), still on the device."""
         config = self.config
-        self.optimizer.lr = warmup_cosine(self.result.step, peak=config.lr, warmup_steps=config.warmup_steps, n_steps=config.steps)
+        self.optimizer.lr = warmup_cosine(
+            self.result.step,
+            peak=config.lr,
+            warmup_steps=config.warmup_steps,
+            n_steps=config.steps,
+            floor=config.lr * config.final_lr_fraction,
+        )
         self.optimizer.zero_grad()
         total = 0.0
         for _ in range(self.accumulation):
-            inputs, targets = self.train_windows.batch(next(self._batches))
-            loss = self.model.loss(inputs, targets)
+            batch = self.train_items.batch(next(self._batches))
+            loss = self.model.loss(*batch)
+            self.result.tokens_seen += batch[0].size
             if self.accumulation > 1:
                 loss = loss * (1 / self.accumulation)
             loss.backward()
             total = total + loss.data
         norm = self.optimizer.step(max_norm=config.max_norm or None)
         self.result.step += 1
-        self.result.tokens_seen += self.tokens_per_update
         return total, norm
 
     def evaluate(self) -> float:
-        """Mean loss over the validation windows (or the first `eval_batches` batches of them), nats per token."""
-        if self.validation_windows is None:
+        """Mean loss over the validation items (or `eval_batches` batches of them), nats per target."""
+        if self.validation_items is None:
             return math.nan
-        return evaluate(self.model, self.validation_windows, self.config.micro_batch, self.config.eval_batches)
+        return evaluate(self.model, self.validation_items, self.config.micro_batch, self.config.eval_batches)
 
     def run(self, reporter: Reporter, on_checkpoint: Any = None, on_metrics: Any = None) -> Result:
         """Trains to the last step, or until Ctrl-C, which ends the step at hand and saves.
@@ -110,12 +126,11 @@ class Trainer:
         """
         result, config = self.result, self.config
         begin = time.perf_counter()
-        since_log, n_since_log, evaluation_s = begin, 0, 0.0
+        since_log, tokens_logged, evaluation_s = begin, result.tokens_seen, 0.0
         self.model.train()
         with _finish_step_on_interrupt() as interrupted:
             while result.step < config.steps:
                 loss, norm = self.update()
-                n_since_log += 1
                 ending = result.step == config.steps or bool(interrupted)
                 if result.step == 1 or result.step % config.log_every == 0 or ending:
                     loss_nats, now = float(loss), time.perf_counter()  # float() waits for the device, so the clock is right
@@ -126,12 +141,14 @@ class Trainer:
                         )
                     if result.step == 1:
                         result.first_loss_nats = loss_nats
+                        n = self.model.n_choices
+                        reporter.note(f"first loss {loss_nats:.3f} nats; an even guess among {n:,} is ln {n} = {math.log(n):.3f}")
                     result.seconds = now - begin
-                    rate = n_since_log * self.tokens_per_update / max(now - since_log - evaluation_s, 1e-9)
+                    rate = (result.tokens_seen - tokens_logged) / max(now - since_log - evaluation_s, 1e-9)
                     metrics = Metrics(
                         result.step, loss_nats, self.optimizer.lr, float(norm), rate, result.seconds, result.tokens_seen
                     )  # fmt: skip
-                    since_log, n_since_log, evaluation_s = now, 0, 0.0
+                    since_log, tokens_logged, evaluation_s = now, result.tokens_seen, 0.0
                     result.train_curve.append((result.step, loss_nats))
                     reporter.update(metrics)
                     if on_metrics:
@@ -140,6 +157,11 @@ class Trainer:
                     started = time.perf_counter()
                     self._measure(reporter, on_checkpoint, on_metrics)
                     evaluation_s += time.perf_counter() - started
+                    waited = result.step - result.best_step
+                    if config.patience and result.validation_curve and waited >= config.patience * config.eval_every:
+                        result.stopped_early = True
+                        reporter.note(f"stopped early: no better validation since step {result.best_step}")
+                        break
                 if interrupted:
                     result.interrupted = True
                     reporter.note(f"interrupted: step {result.step} of {config.steps} finished and saved")
@@ -176,19 +198,22 @@ class Trainer:
         }
 
 
-def evaluate(model: GPT, windows: Windows, batch_size: int, n_batches: int = 0) -> float:
-    """Mean loss over windows, nats per token: all of them, or the first n_batches batches. Dropout is off meanwhile."""
+def evaluate(model: Any, items: Batches, batch_size: int, n_batches: int = 0) -> float:
+    """Mean loss over windows or labelled texts, nats per target. Dropout is off meanwhile.
+
+    n_batches   0: all of them, in order; else so many batches, drawn at random but the same each time
+    """
     was_training = model.training
     model.eval()
     total, n = 0.0, 0
-    order = BatchOrder(len(windows), batch_size, shuffle=False, drop_last=False)
+    order = BatchOrder(len(items), batch_size, shuffle=n_batches > 0, drop_last=False)
     with ag.no_grad():
         for i, which in enumerate(order):
             if n_batches and i >= n_batches:
                 break
-            inputs, targets = windows.batch(which)
-            total += float(model.loss(inputs, targets).data) * targets.size
-            n += targets.size
+            batch = items.batch(which)
+            total += float(model.loss(*batch).data) * batch[1].size
+            n += batch[1].size
     model.train(was_training)
     return total / n
 
@@ -209,8 +234,10 @@ class MetricsFile:
             file.write(json.dumps(values) + "\n")
 
 
-def plot_loss(result: Result, path: Path, *, first_guess_nats: float, bigram_nats: float | None = None) -> None:
-    """Draws the loss curves (nats per token against updates). Raises ImportError, naming the extra, without matplotlib."""
+def plot_loss(
+    result: Result, path: Path, *, first_guess_nats: float, bigram_nats: float | None = None, unit: str = "nats per token"
+) -> None:
+    """Draws the loss curves (in `unit` against updates). Raises ImportError, naming the extra, without matplotlib."""
     try:
         import matplotlib
     except ImportError as error:
@@ -223,10 +250,10 @@ def plot_loss(result: Result, path: Path, *, first_guess_nats: float, bigram_nat
     axes.plot(*np.array(result.train_curve).T, color="#0072B2", linewidth=1, label="training (one batch)")
     if result.validation_curve:
         axes.plot(*np.array(result.validation_curve).T, color="#D55E00", marker="o", markersize=3, label="validation")
-    axes.axhline(first_guess_nats, color="#999999", linestyle=":", label=f"even guess, ln V = {first_guess_nats:.2f}")
+    axes.axhline(first_guess_nats, color="#999999", linestyle=":", label=f"even guess, {first_guess_nats:.2f}")
     if bigram_nats is not None:
         axes.axhline(bigram_nats, color="#009E73", linestyle="--", label=f"bigram model, {bigram_nats:.2f}")
-    axes.set(xlabel="updates", ylabel="loss (nats per token)", title=f"{result.tokens_seen:,} tokens in {result.seconds / 60:.1f} minutes")
+    axes.set(xlabel="updates", ylabel=f"loss ({unit})", title=f"{result.tokens_seen:,} tokens in {result.seconds / 60:.1f} minutes")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     figure.savefig(path)
@@ -254,4 +281,3 @@ def _finish_step_on_interrupt() -> Iterator[list[int]]:
         yield caught
     finally:
         signal.signal(signal.SIGINT, before)
-

@@ -22,7 +22,9 @@ def test_every_preset_is_legal():
 
 
 def test_heads_that_do_not_divide_give_the_nearest_legal_values():
-    with pytest.raises(ValueError, match=r"n_embd 100 with n_head 6, expected n_head to divide n_embd; try n_embd 96 or 102, or n_head 5 or 10"):
+    with pytest.raises(
+        ValueError, match=r"n_embd 100 with n_head 6, expected n_head to divide n_embd; try n_embd 96 or 102, or n_head 5 or 10"
+    ):
         GPTConfig(n_embd=100, n_head=6)
 
 
@@ -64,7 +66,8 @@ def test_accumulation_follows_from_tokens_per_update():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [({"steps": 0}, "TrainConfig.steps: 0, expected at least 1; "), ({"seed": -1}, "TrainConfig.seed: -1, expected at least 0; "),
-     ({"lr": 0.0}, "TrainConfig.lr: 0.0, expected > 0; ")],
+     ({"final_lr_fraction": 1.5}, "TrainConfig.final_lr_fraction: 1.5, expected 0 to 1; "),
+        ({"lr": 0.0}, "TrainConfig.lr: 0.0, expected > 0; ")],
 )  # fmt: skip
 def test_illegal_training_values_are_named(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -1,0 +1,175 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from autograd import backend
+from autograd.optim import AdamW
+from tinygpt import GPT, GPTConfig, checkpoint
+from tinygpt.checkpoint import checkpoint_directory, load, load_config, new_run, newest_run, save_checkpoint
+from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
+
+TOKENIZER = CharacterTokenizer.train("abcdefgh\n")
+TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)
+
+
+def weights(model):
+    return {name: backend.to_host(p.data) for name, p in model.named_parameters()}
+
+
+def save(run, step, *, best=False, model=None):
+    model = model or GPT(TINY, seed=step)
+    return save_checkpoint(run, step, model, AdamW(model), TOKENIZER, {"step": step}, best=best)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_weights_and_config_come_back_as_they_were(tmp_path, tied, qkv_bias):
+    config = GPTConfig(
+        n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=9, dropout=0.25, tie_word_embeddings=tied, qkv_bias=qkv_bias
+    )
+    model = GPT(config, seed=5)
+    model.save_pretrained(tmp_path)
+    loaded = GPT.from_pretrained(tmp_path)
+    assert loaded.config == config
+    np.testing.assert_equal(weights(loaded), weights(model))
+
+
+def test_the_file_has_gpt2s_keys_whatever_the_options(tmp_path):
+    GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=12, vocab_size=9, qkv_bias=False)).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert tensors["h.0.attn.c_attn.weight"].shape == (16, 48) and not tensors["h.0.attn.c_attn.bias"].any()
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config["model_type"] == "gpt2" and config["activation_function"] == "gelu_new" and config["qkv_bias"] is False
+    assert {"n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "resid_pdrop", "embd_pdrop", "attn_pdrop"} <= config.keys()
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_listed_together(tmp_path):
+    GPT(TINY).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["extra"] = tensors.pop("ln_f.weight")
+    tensors["wpe.weight"] = np.zeros((3, 16), np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"missing ln_f.weight \(16,\); unexpected extra \(16,\); wpe.weight of shape \(3, 16\) instead of"
+    ):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_a_directory_without_a_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config.json: no such file, expected one of a checkpoint"):
+        GPT.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"neither a checkpoint nor a run with one"):
+        load(tmp_path)
+    GPT(TINY).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no model.safetensors, expected a checkpoint directory"):
+        GPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model_type": "llama"}', r"model_type 'llama', expected 'gpt2'"),
+        ("[1]", r"a JSON list, expected an object"),
+        ("{", r"config.json: .*, expected valid JSON"),
+        ("[" * 100_000, r"config.json: .*, expected valid JSON"),
+    ],
+)
+def test_a_broken_config_is_one_clear_error(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_config(tmp_path)
+
+
+def test_a_run_keeps_last_and_best_and_deletes_the_rest(tmp_path):
+    run = new_run(tmp_path / "run", "x")
+    save(run, 1, best=True)
+    save(run, 2)
+    save(run, 3)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best", "last", "step-00000001", "step-00000003"]
+    assert checkpoint_directory(run).name == "step-00000001" and checkpoint_directory(run, "last").name == "step-00000003"
+    model, tokenizer = load(run, "last")
+    np.testing.assert_equal(weights(model), weights(GPT(TINY, seed=3)))
+    assert tokenizer.decode(tokenizer.encode("cab")) == "cab"
+
+
+def test_a_checkpoint_holds_what_a_resumed_run_needs(tmp_path):
+    run = new_run(tmp_path / "run", "x")
+    model = GPT(TINY)
+    optimizer = AdamW(model)
+    ids = np.zeros((1, 4), int)
+    model.loss(ids, ids).backward()
+    optimizer.step()
+    path = save_checkpoint(run, 7, model, optimizer, TOKENIZER, {"step": 7, "dropout_draw": 3}, best=True)
+    training = json.loads((path / "training.json").read_text(encoding="utf-8"))
+    assert training == {"n_steps": 1, "step": 7, "dropout_draw": 3}
+    moments = load_file(path / "training.safetensors")
+    np.testing.assert_array_equal(moments["m.wpe.weight"], backend.to_host(optimizer.state()["m"]["wpe.weight"]))
+    assert {p.name for p in path.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "training.safetensors",
+        "training.json",
+        "tokenizer.json",
+    }
+
+
+@pytest.mark.parametrize("fails", ["save_pretrained", "_write_json", "_sync", "replace"])
+def test_a_failure_while_saving_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, fails):
+    run = new_run(tmp_path / "run", "x")
+    save(run, 1, best=True)
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "replace") if fails == "replace" else (checkpoint, fails)), fail)
+    with pytest.raises(OSError, match="No space left"):
+        save(run, 2, best=True)
+    monkeypatch.undo()
+    assert not list((run / "checkpoints").glob(".partial-*"))
+    model, _ = load(run)
+    np.testing.assert_equal(weights(model), weights(GPT(TINY, seed=1)))
+    save(run, 3, best=True)  # and the run can go on
+    assert checkpoint_directory(run).name == "step-00000003"
+
+
+def test_runs_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [new_run(None, "docs").name for _ in range(3)] == ["docs-001", "docs-002", "docs-003"]
+    (tmp_path / "empty").mkdir()
+    new_run("empty", "docs")
+    with pytest.raises(FileExistsError, match=r"empty: already holds a run \(or other files\), expected a new or empty directory; choose"):
+        new_run("empty", "docs")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="file: already holds"):
+        new_run("file", "docs")
+
+
+def test_the_newest_run_is_found_by_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"runs: no run with a checkpoint, expected one; train first: python examples/pretrain.py"):
+        newest_run()
+    first, second, empty = (new_run(None, "docs") for _ in range(3))
+    save(second, 1)
+    save(first, 1)
+    os.utime(second / "checkpoints" / "last", (1, 1))
+    assert newest_run() == first.relative_to(tmp_path) if first.is_absolute() else first
+    assert empty.exists()
+
+
+def test_a_tokenizer_of_another_size_is_refused(tmp_path):
+    GPT(TINY).save_pretrained(tmp_path, CharacterTokenizer.train("ab"))
+    with pytest.raises(ValueError, match=r"a tokenizer of 2 tokens, expected 9, the model's vocabulary"):
+        load(tmp_path)
+
+
+def test_byte_level_tokenizers_travel_with_the_model(tmp_path):
+    tokenizer = BPETokenizer.train("the cat sat on the mat, the cat sat", 270)
+    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=12, vocab_size=tokenizer.n_vocab))
+    model.save_pretrained(tmp_path, tokenizer)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config["eos_token_id"] == config["bos_token_id"] == tokenizer.eos_id
+    assert load(tmp_path)[1].encode("the cat") == tokenizer.encode("the cat")

@@ -1,0 +1,106 @@
+"""Training, generation and checkpoints on a device: nothing waits inside a step, bfloat16 learns as float32 does, files are portable."""
+
+import numpy as np
+import pytest
+
+from autograd import backend
+from tests.autograd.checks import numpy_only
+from tests.autograd.test_core import run_python
+from tests.autograd.test_cupy_backend import FAKE, has_bfloat16, no_waiting, on_device
+from tinygpt import GPT, GPTConfig, TrainConfig
+from tinygpt.data import Windows
+from tinygpt.train import Trainer
+
+SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=32, n_positions=16, vocab_size=17, dropout=0.1)
+TOKENS = np.tile(np.random.default_rng(0).integers(0, 17, 60), 20)
+
+
+def trainer(**changes):
+    config = TrainConfig(**{"steps": 100, "lr": 1e-2, "warmup_steps": 5, "micro_batch": 4, **changes})
+    return Trainer(GPT(SHAPE, seed=0), config, Windows(TOKENS, 16, 5), Windows(TOKENS[:100], 16))
+
+
+@on_device
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=has_bfloat16)])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_an_update_waits_for_nothing(dtype, accumulation):
+    t = trainer(dtype=dtype, tokens_per_update=accumulation * 4 * 16)
+    t.update()
+    with no_waiting():
+        loss, norm = t.update()
+    assert isinstance(loss, backend.device_array) and isinstance(norm, backend.device_array)
+    assert loss.dtype == norm.dtype == np.float32
+
+
+@on_device
+@has_bfloat16
+def test_bfloat16_learns_as_float32_does():
+    runs = [trainer(dtype=dtype) for dtype in ("float32", "bfloat16")]
+    curves = np.array([[float(t.update()[0]) for _ in range(60)] for t in runs])
+    assert curves[0, -1] < 0.6 * curves[0, 0]
+    np.testing.assert_allclose(curves[1], curves[0], rtol=0.05)
+    for t in runs:
+        assert {p.dtype.name for p in t.model.parameters()} == {"float32"}
+        assert {a.dtype.name for a in (t.optimizer.weight, t.optimizer.gradient, t.optimizer.m, t.optimizer.v)} == {"float32"}
+    ids = TOKENS[None, :8]
+    assert runs[1].model(ids).dtype == backend.bfloat16 and runs[1].model.compute_in("float32")(ids).dtype == np.float32
+    assert runs[1].model.compute_in("bfloat16").generate(ids, 5, seed=0).shape == (1, 13)
+
+
+@numpy_only
+def test_bfloat16_is_refused_before_training():
+    with pytest.raises(ValueError, match=r"dtype: bfloat16, expected float32 on the numpy backend, because NumPy has no bfloat16 arith"):
+        trainer(dtype="bfloat16")
+
+
+TRAIN = """
+from pathlib import Path
+from tinygpt import GPT, GPTConfig, TrainConfig
+from tinygpt.checkpoint import save_checkpoint
+from tinygpt.data import Windows
+from tinygpt.tokenizer import train_tokenizer
+from tinygpt.train import Trainer
+text = "to be or not to be that is the question " * 20
+tokenizer = train_tokenizer("characters", [text], 0)
+shape = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=tokenizer.n_vocab)
+trainer = Trainer(GPT(shape), TrainConfig(steps=3, micro_batch=2, dtype="{dtype}"),
+                  Windows(tokenizer.encode_array(text), 8), None)
+for _ in range(3):
+    trainer.update()
+run = Path("{run}")
+(run / "checkpoints").mkdir(parents=True)
+save_checkpoint(run, 3, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=True)
+"""
+
+LOAD = """
+import sys
+sys.modules["cupy"] = sys.modules["cupyx"] = None  # not installed
+from tinygpt.checkpoint import load
+model, tokenizer = load("{run}")
+print(repr(model.generate([tokenizer.encode("to be")], 5, seed=0).tolist()), {{p.dtype.name for p in model.parameters()}})
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_of_a_device_loads_on_a_cpu_without_cupy(tmp_path, dtype):
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    run = (tmp_path / "run").as_posix()
+    status, _, error = run_python(TRAIN.format(run=run, dtype=dtype), AUTOGRAD_BACKEND="cupy", PYTHONPATH=FAKE)
+    assert status == 0, error
+    status, out, error = run_python(LOAD.format(run=run))
+    assert status == 0 and "{'float32'}" in out, error
+    files = {path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*/*")}
+    assert "model.safetensors" in files and not any(name.endswith((".pkl", ".pt", ".npy")) for name in files)
+
+
+FLAGS = "--steps 2 --n-layer 1 --n-head 2 --n-embd 16 --n-positions 16 --vocab-size 300 --micro-batch 2 --eval-batches 2 --sample-tokens 4".split()
+
+
+def test_an_example_runs_on_a_device(tmp_path):
+    (tmp_path / "corpus.txt").write_text("One line of text after another.\n\n" * 300, encoding="utf-8")
+    argv = ["pretrain.py", "--run", (tmp_path / "run").as_posix(), "--corpus", (tmp_path / "corpus.txt").as_posix(), *FLAGS]
+    code = f"import sys, runpy; sys.argv = {argv}; runpy.run_path('examples/pretrain.py', run_name='__main__')"
+    status, out, error = run_python(code, AUTOGRAD_BACKEND="cupy", PYTHONPATH=FAKE)
+    assert status == 0, error
+    assert "backend    cupy (AUTOGRAD_BACKEND=cupy): CuPy" in out and "sample after training" in out

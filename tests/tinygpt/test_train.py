@@ -1,0 +1,148 @@
+import json
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from autograd import backend
+from tinygpt import GPT, GPTConfig, TrainConfig
+from tinygpt.data import BatchOrder, Windows
+from tinygpt.train import MetricsFile, Result, Trainer, bits_per_byte, evaluate, plot_loss
+
+TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=11)
+TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
+
+
+class Silent:
+    def __init__(self):
+        self.updates, self.evaluations, self.notes = [], [], []
+
+    def update(self, metrics):
+        self.updates.append(metrics)
+
+    def evaluated(self, step, validation_nats, best):
+        self.evaluations.append((step, validation_nats, best))
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def trainer(config=None, model=TINY, **changes):
+    config = config or TrainConfig(
+        **{"steps": 30, "lr": 1e-2, "warmup_steps": 3, "micro_batch": 4, "eval_every": 10, "log_every": 5, **changes}
+    )
+    return Trainer(GPT(model, seed=config.seed), config, Windows(TOKENS, 8, 3), Windows(TOKENS[:100], 8))
+
+
+def final_weights(t):
+    return backend.to_host(t.optimizer.weight)
+
+
+def test_training_learns_and_reports():
+    t, reporter, checkpoints, lines = trainer(), Silent(), [], []
+    result = t.run(reporter, checkpoints.append, lines.append)
+    assert result.step == 30 and result.tokens_seen == 30 * 4 * 8
+    assert result.first_loss_nats == pytest.approx(math.log(11), rel=0.05)
+    assert result.best_validation_nats < 2.1 < result.first_loss_nats
+    assert reporter.notes == [f"first loss {result.first_loss_nats:.3f} nats; an even guess among 11 is ln 11 = 2.398"]
+    assert [m.step for m in reporter.updates] == [1, 5, 10, 15, 20, 25, 30]
+    assert [step for step, _, _ in reporter.evaluations] == [10, 20, 30] and len(checkpoints) == 3
+    assert [line["step"] for line in lines if "loss_nats" in line] == [1, 5, 10, 15, 20, 25, 30]
+    assert reporter.updates[-1].lr == pytest.approx(1e-3)  # a tenth of the peak
+
+
+def test_the_same_seed_gives_the_same_bits_another_one_does_not():
+    runs = [trainer(seed=s) for s in (0, 0, 1)]
+    for t in runs:
+        t.run(Silent())
+    assert np.array_equal(final_weights(runs[0]), final_weights(runs[1]))
+    assert not np.array_equal(final_weights(runs[0]), final_weights(runs[2]))
+
+
+def test_accumulation_equals_one_large_batch():
+    small, large = trainer(micro_batch=2, tokens_per_update=64), trainer(micro_batch=8, tokens_per_update=64)
+    assert (small.accumulation, large.accumulation) == (4, 1)
+    losses = [[float(t.update()[0]) for _ in range(5)] for t in (small, large)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    np.testing.assert_allclose(final_weights(small), final_weights(large), atol=1e-4)
+
+
+def test_only_matrices_decay():
+    t = trainer()
+    decayed = {name for name, p in t.optimizer.named[: len([1 for _, p in t.optimizer.named if p.ndim >= 2])]}
+    assert decayed == {"wte.weight", "wpe.weight", *(f"h.0.{n}.weight" for n in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))}
+
+
+def test_evaluation_is_the_mean_over_tokens_and_leaves_the_mode():
+    model, windows = GPT(TINY), Windows(TOKENS[:100], 8)
+    inputs, targets = windows.batch(np.arange(len(windows)))
+    whole = model.loss(inputs, targets).item()
+    assert evaluate(model, windows, 5) == pytest.approx(whole, rel=1e-6)  # the last batch is smaller
+    assert model.training
+    some = windows.batch(BatchOrder(len(windows), 4, drop_last=False).epoch(0)[:8])
+    assert evaluate(model, windows, 4, n_batches=2) == pytest.approx(model.loss(*some).item(), rel=1e-6)
+
+
+def test_ctrl_c_finishes_the_step_and_saves():
+    t, reporter, checkpoints = trainer(steps=1000, log_every=1), Silent(), []
+    update = t.update
+
+    def interrupted_at_three():
+        if t.result.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update()
+
+    t.update = interrupted_at_three
+    before = signal.getsignal(signal.SIGINT)
+    result = t.run(reporter, checkpoints.append)
+    assert result.interrupted and result.step == 3 and len(checkpoints) == 1
+    assert reporter.notes[1:] == ["interrupted: step 3 of 1000 finished and saved"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    t = trainer(steps=1000)
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    t.update = twice
+    with pytest.raises(KeyboardInterrupt):
+        t.run(Silent())
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved():
+    t, checkpoints = trainer(log_every=1, eval_every=1), []
+    update = t.update
+
+    def broken():
+        loss, norm = update()
+        return (loss * float("nan"), norm) if t.result.step == 3 else (loss, norm)
+
+    t.update = broken
+    with pytest.raises(FloatingPointError, match=r"loss: nan at step 3 \(learning rate .*, gradient norm .*\), expected a finite number"):
+        t.run(Silent(), checkpoints.append)
+    assert len(checkpoints) == 2
+
+
+def test_bits_per_byte_does_not_depend_on_the_tokenizer():
+    # 1 nat per token at 4 bytes per token is 1 / (4 ln 2) bits per byte.
+    assert bits_per_byte(1.0, 25, 100) == pytest.approx(1 / (4 * math.log(2)))
+
+
+def test_metrics_are_one_json_object_per_line(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.write({"step": 1, "loss_nats": 2.5})
+    file.write({"step": 2, "loss_nats": 2.25})
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_the_loss_curve_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    result = Result(step=2, tokens_seen=100, seconds=60, train_curve=[(1, 3.0), (2, 2.0)], validation_curve=[(2, 2.1)])
+    plot_loss(result, tmp_path / "loss.png", first_guess_nats=3.0, bigram_nats=2.5)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
