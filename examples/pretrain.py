@@ -23,7 +23,9 @@ from tinygpt.generate import complete
 from tinygpt.tokenizer import train_tokenizer
 from tinygpt.train import MetricsFile, Trainer, bits_per_byte, plot_loss
 
-DEFAULT = PretrainConfig(model=GPTConfig.preset("laptop"), train=TrainConfig(steps=2400, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200))
+DEFAULT = PretrainConfig(
+    model=GPTConfig.preset("laptop"), train=TrainConfig(steps=2400, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
+)
 
 
 def main() -> None:

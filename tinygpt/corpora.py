@@ -16,8 +16,10 @@ import inspect
 import os
 import pkgutil
 import platform
+import tempfile
 import types
 import warnings
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -67,12 +69,18 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Download:
-    """A file on the network that is known by its sha256."""
+    """A file on the network that is known by its sha256.
+
+    member      name of the file inside the zip archive that the address gives; empty where it gives the file itself
+    labelled    True for rows of text and label, which `tinygpt.labelled` reads; else a corpus
+    """
 
     file_name: str
     url: str
     sha256: str
     source: str
+    member: str = ""
+    labelled: bool = False
 
 
 DOWNLOADS = {
@@ -87,6 +95,14 @@ DOWNLOADS = {
         url="https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/01_main-chapter-code/the-verdict.txt",
         sha256="b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f",
         source="The Verdict, a short story by Edith Wharton (1908), from rasbt/LLMs-from-scratch",
+    ),
+    "sms-spam": Download(
+        file_name="sms_spam.tsv",
+        url="https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
+        sha256="7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d",
+        source="SMS Spam Collection, Almeida and Hidalgo 2011, UCI dataset 228, CC BY 4.0",
+        member="SMSSpamCollection",
+        labelled=True,
     ),
 }
 
@@ -112,13 +128,14 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
         raise ValueError(f"validation_fraction: {validation_fraction}, expected more than 0 and less than 1; the default is 0.1")
 
     name = str(name_or_path)
+    corpora = [name for name, download in DOWNLOADS.items() if not download.labelled]
     if name_or_path == "docs":
         texts = _docs()
         source = (
             f"docstrings of the public modules of NumPy {np.__version__} and the language manual of Python {platform.python_version()} "
             "(pydoc_data.topics)"
         )
-    elif name_or_path in DOWNLOADS:
+    elif name_or_path in corpora:
         texts = {name: read_text(fetch(name, cache=cache))}
         source = f"{DOWNLOADS[name].source}, {DOWNLOADS[name].url}"
     elif Path(name).is_dir():
@@ -129,7 +146,7 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
         texts = {Path(name).name: read_text(Path(name))}
         source = f"text file {name}"
     else:
-        known = ["docs", *DOWNLOADS]
+        known = ["docs", *corpora]
         close = difflib.get_close_matches(name, known, n=1)
         raise FileNotFoundError(
             f"corpus {name!r}: no such file or folder, expected a path or one of {', '.join(known)}; "
@@ -330,11 +347,30 @@ def fetch(name: str, *, cache: str | Path | None = None) -> Path:
     level = logger.level
     logger.setLevel("WARNING")  # otherwise pooch reports on stderr
     try:
+        if download.member:
+            return _fetch_member(download, cache)
         return Path(pooch.retrieve(download.url, f"sha256:{download.sha256}", fname=download.file_name, path=cache))
-    except (OSError, ValueError) as error:  # no network; or something else answered, and its sha256 is wrong
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # no network; or something else answered, and its sha256 is wrong
         raise ConnectionError(
             f"corpus {name!r}: found nowhere and not downloaded ({type(error).__name__}), expected {download.url} "
             f"(sha256 {download.sha256}); put the file as {download.file_name} into {cache}, or into a folder named by TINYGPT_DATA"
         ) from error
     finally:
         logger.setLevel(level)
+
+
+def _fetch_member(download: Download, cache: Path) -> Path:
+    """Fetches a zip archive and keeps the one file of it that is wanted, if its sha256 is right."""
+    import pooch
+
+    with tempfile.TemporaryDirectory() as folder:
+        archive = pooch.retrieve(download.url, None, fname="archive.zip", path=folder)
+        with zipfile.ZipFile(archive) as members:
+            content = members.read(download.member)
+    found = hashlib.sha256(content).hexdigest()
+    if found != download.sha256:
+        raise ValueError(f"{download.member}: sha256 {found}, expected {download.sha256}; the archive at {download.url} has changed")
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = cache / f".{download.file_name}.partial"
+    partial.write_bytes(content)
+    return partial.replace(cache / download.file_name)

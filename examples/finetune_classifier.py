@@ -1,0 +1,281 @@
+"""Turn a pretrained GPT into a text classifier, and see what it learned that prompting and simpler models cannot do.
+
+    python examples/finetune_classifier.py
+
+About three minutes on two CPU cores, no network: given the beginning of a section of a NumPy docstring, tell which section it is. Starts
+from the newest run under runs/ (python examples/pretrain.py makes one); if there is none, a small model is pretrained first, which takes
+about a minute. Leaves a run directory with report.txt, confusion.png, loss.png and the classifier.
+
+More: --data FILE classifies your own texts (txt, csv, tsv, json, jsonl; columns are guessed or named with --text-column and
+--label-column), --data sms-spam finds spam, --ask RUN tries a trained classifier on what you type, --help lists every flag.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from autograd import backend
+from tinygpt import GPT, GPTConfig, TrainConfig
+from tinygpt.checkpoint import load, new_run, newest_run, save_checkpoint
+from tinygpt.classify import (
+    GPTClassifier,
+    LabelledBatches,
+    Scores,
+    balanced_weights,
+    encode,
+    fit,
+    majority_baseline,
+    plot_confusion,
+    prompt_room,
+    prompted,
+    set_trainable,
+    softmax,
+    tfidf_baseline,
+    worst_mistakes,
+)
+from tinygpt.cli import Progress, flags, run, table
+from tinygpt.corpora import load_corpus
+from tinygpt.data import Windows, encode_documents
+from tinygpt.labelled import LabelledText, balance, check, load_labelled, split
+from tinygpt.tokenizer import Tokenizer, train_tokenizer
+from tinygpt.train import MetricsFile, Trainer, plot_loss
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    data: str = "doc-sections"
+    """doc-sections (text that every installation has), sms-spam, or a txt, csv, tsv, json or jsonl file."""
+    text_column: str = ""
+    """Column that holds the texts; by default guessed, and said."""
+    label_column: str = ""
+    """Column that holds the labels; by default guessed, and said."""
+    base: str = ""
+    """Run or checkpoint to start from; "random" for random weights; default: the newest pretrained run below runs/."""
+    pretrain_steps: int = 450
+    """Where there is no run yet: updates of the small model that is pretrained first."""
+    trainable: Literal["head", "last-block", "all"] = "all"
+    """What is trained: the new head, head and last block, or every weight."""
+    pooling: Literal["last", "mean", "first"] = "last"
+    """Where the head looks: at the last token, the mean of all, or the first."""
+    balance: Literal["none", "under", "over"] = "none"
+    """Balance the training rows by leaving out frequent labels' rows or repeating rare ones'."""
+    class_weights: bool = False
+    """Let every label count as much in the loss, however rare."""
+    stratified: bool = False
+    """Split within each label, so that all parts have its share of each."""
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """Shares of training, validation and test rows."""
+    truncate: bool = False
+    """Cut texts that are longer than the context; otherwise they are errors."""
+    epochs: int = 3
+    """Passes over the training rows, at most."""
+    batch: int = 16
+    """Texts per update."""
+    lr: float = 5e-4
+    """Peak learning rate."""
+    warmup_steps: int = 50
+    """Updates over which the learning rate rises from 0."""
+    weight_decay: float = 0.1
+    """AdamW's decay, on matrices only."""
+    patience: int = 4
+    """Evaluations (two per epoch) without a better one after which training ends."""
+    prompt_texts: int = 100
+    """Test texts that prompting the base model is tried on."""
+    seed: int = 0
+    """Decides split, balance, initial head and order."""
+    run: str = ""
+    """Directory of the run; default: a new one below runs/."""
+    ask: str = ""
+    """A classifier's run: type texts and see their labels, no training."""
+
+
+def main() -> None:
+    config = flags(ClassifyConfig(), __doc__)
+    if config.ask:
+        ask(GPTClassifier.from_pretrained(config.ask))
+        return
+    print(f"backend    {backend.reason}")
+
+    # Data, checked and split; then the model to start from.
+    data = load_labelled(config.data, text_column=config.text_column, label_column=config.label_column)
+    print(f"data       {data.source}", *data.notes, sep="\n           ")
+    parts = split(data, config.fractions, seed=config.seed, stratified=config.stratified)
+    parts.train = balance(parts.train, config.balance, config.seed)
+    gpt, tokenizer, base = starting_point(config, [row.text for row in parts.train])
+    print(f"base       {base}: {gpt.n_parameters():,} weights, context {gpt.config.n_positions}")
+    labels = data.labels
+    classifier = GPTClassifier(gpt, tokenizer, labels, pooling=config.pooling, seed=config.seed)
+    report: list[str] = []
+
+    def say(text: str) -> None:
+        """Prints, and puts into the report."""
+        print("\n" + text)
+        report.append(text)
+
+    every_row = parts.train + parts.validation + parts.test
+    say(table("data", check(every_row, [tokenizer.encode_array(row.text).size for row in every_row], gpt.config.n_positions).lines()))
+    sequences, targets, n_cut = {}, {}, 0
+    for name, rows in vars(parts).items():
+        places = [f"{config.data}: {row.place}" for row in rows]
+        sequences[name], n = encode([r.text for r in rows], tokenizer, gpt.config.n_positions, truncate=config.truncate, places=places)
+        targets[name] = classifier.label_ids([row.label for row in rows])
+        n_cut += n
+
+    directory = new_run(config.run, Path(config.data).stem)
+    record = dataclasses.asdict(config) | {"base": base, "labels": labels, "data_source": data.source}
+    (directory / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    say(
+        f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
+        f"{n_cut} texts cut at {gpt.config.n_positions} tokens; base {base}"
+    )
+
+    # Before training: what prompting gives, and what simpler models give.
+    texts, true = [row.text for row in parts.test], targets["test"]
+    some = np.random.default_rng(config.seed).permutation(len(texts))[: max(config.prompt_texts, 1)]
+    rivals, zero_shot = {}, np.zeros(0, int)
+    for shots in ([], one_of_each_label(parts.train, config.seed)):
+        method = f"base model, {len(shots)} solved examples" if shots else "base model, zero-shot prompt"
+        try:
+            room = prompt_room(gpt, tokenizer, labels, shots)
+            chosen = prompted(gpt, tokenizer, [texts[i] for i in some], labels, shots)
+            zero_shot = zero_shot if shots else chosen
+            rivals[method] = figures(Scores.of(labels, true[some], chosen)) + f"  ({len(some)} texts, their first {room} tokens)"
+        except ValueError as error:  # the context is too short for them
+            rivals[method] = f"not measured: {error}"
+    rivals["most frequent label"] = figures(Scores.of(labels, true, majority_baseline(targets["train"], len(texts))))
+    try:
+        for analyzer in ("word", "characters"):
+            predicted = tfidf_baseline([row.text for row in parts.train], targets["train"], texts, analyzer)
+            rivals[f"logistic regression, TF-IDF, {analyzer}"] = figures(Scores.of(labels, true, predicted))
+    except ImportError as error:
+        rivals["logistic regression, TF-IDF"] = f"not measured: {error}"
+    say(table("before training: accuracy and balanced accuracy on test texts", rivals))
+
+    # Training.
+    n_trainable = set_trainable(classifier, config.trainable)
+    batch = min(config.batch, len(parts.train))
+    steps_per_epoch = len(parts.train) // batch
+    settings = TrainConfig(
+        steps=config.epochs * steps_per_epoch,
+        lr=config.lr,
+        warmup_steps=min(config.warmup_steps, config.epochs * steps_per_epoch // 2),
+        weight_decay=config.weight_decay,
+        micro_batch=batch,
+        eval_every=-(-steps_per_epoch // 2),  # rounded up
+        patience=config.patience,
+        log_every=max(steps_per_epoch // 8, 1),
+        seed=config.seed,
+    )
+    weights = balanced_weights(targets["train"], len(labels)) if config.class_weights else None
+    print(
+        f"\ntraining   {config.trainable}: {n_trainable:,} of {classifier.n_parameters():,} weights, {settings.steps} updates of {batch} texts"
+    )
+
+    def checkpoint(trainer: Trainer, is_best: bool) -> None:
+        save_checkpoint(directory, trainer.result.step, classifier, trainer.optimizer, tokenizer, trainer.progress(), best=is_best)
+
+    train = LabelledBatches(sequences["train"], targets["train"], weights)
+    validation = LabelledBatches(sequences["validation"], targets["validation"])
+    metrics = MetricsFile(directory / "metrics.jsonl")
+    with Progress(settings.steps, unit="nats per text") as progress:
+        result = fit(classifier, train, validation, settings, progress, on_checkpoint=checkpoint, on_metrics=metrics.write)
+
+    # After training: the same test texts.
+    started = time.perf_counter()
+    probabilities = softmax(classifier.logits(sequences["test"]))
+    seconds = time.perf_counter() - started
+    predicted = probabilities.argmax(axis=1)
+    scores = Scores.of(labels, true, predicted)
+    say(table("after training: accuracy and balanced accuracy on test texts", rivals | {"this classifier": figures(scores)}))
+    say(scores.table())
+    say(scores.confusion_table())
+    say("worst mistakes on test texts\n" + worst_mistakes(texts, true, probabilities, labels, places=[row.place for row in parts.test]))
+    shown = [
+        f"{labels[true[i]]:<{max(map(len, labels))}}  before: {labels[before]}, after: {labels[predicted[i]]} "
+        f"({probabilities[i].max():.2f})  {' '.join(texts[i].split())[:60]}"
+        for i, before in list(zip(some, zero_shot, strict=False))[:5]
+    ]
+    say("five test texts, before (prompting) and after\n" + "\n".join(shown))
+    say(
+        f"best validation loss {result.best_validation_nats:.3f} nats per text at step {result.best_step} of {result.step}; trained in "
+        f"{result.seconds:.0f} s; {len(texts) / max(seconds, 1e-9):,.0f} test texts per second"
+    )
+    try:
+        plot_loss(result, directory / "loss.png", first_guess_nats=math.log(len(labels)), unit="nats per text")
+        plot_confusion(scores, directory / "confusion.png")
+    except ImportError as error:
+        say(f"no pictures: {error}")
+    (directory / "report.txt").write_text("\n\n".join(report) + "\n", encoding="utf-8")
+    print(f"\nreport     {directory / 'report.txt'}\nnext: python examples/finetune_classifier.py --ask {directory}")
+
+
+def one_of_each_label(rows: list[LabelledText], seed: int) -> list[tuple[str, str]]:
+    """The solved examples of the few-shot prompt: (text, label), drawn by seed."""
+    drawn = np.random.default_rng(seed).permutation(len(rows))
+    return [(text, label) for label, text in {rows[i].label: rows[i].text for i in drawn}.items()]
+
+
+def figures(scores: Scores) -> str:
+    return f"{scores.accuracy:.3f}  {scores.balanced_accuracy:.3f}"
+
+
+def starting_point(config: ClassifyConfig, texts: list[str]) -> tuple[GPT, Tokenizer, str]:
+    """Model, tokenizer and where they come from."""
+    if config.base == "random":
+        tokenizer = train_tokenizer("bpe", texts, 2048)
+        shape = GPTConfig.preset("laptop", vocab_size=tokenizer.n_vocab)
+        return GPT(shape, seed=config.seed), tokenizer, "random weights"
+    try:
+        base = Path(config.base) if config.base else newest_run()
+    except FileNotFoundError:
+        print("base       no pretrained run yet: pretraining a small model first (python examples/pretrain.py makes a better one)\n")
+        base = pretrain_small(config)
+    return *load(base), str(base)
+
+
+def pretrain_small(config: ClassifyConfig) -> Path:
+    """A minute's worth of examples/pretrain.py, where every step is explained."""
+    corpus = load_corpus("docs")
+    texts = [document.text for document in corpus.train]
+    tokenizer = train_tokenizer("bpe", texts, 2048)
+    shape = GPTConfig(n_layer=4, n_head=4, n_embd=128, n_positions=128, vocab_size=tokenizer.n_vocab)
+    steps = config.pretrain_steps
+    settings = TrainConfig(steps=steps, lr=2e-3, eval_every=steps, log_every=max(steps // 10, 1), eval_batches=20, seed=config.seed)
+    validation = Windows(encode_documents([document.text for document in corpus.validation], tokenizer), shape.n_positions)
+    trainer = Trainer(GPT(shape, seed=config.seed), settings, Windows(encode_documents(texts, tokenizer), shape.n_positions), validation)
+    directory = new_run(None, "docs-small")
+    with Progress(steps) as progress:
+        trainer.run(progress)
+    save_checkpoint(directory, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=True)
+    print()
+    return directory
+
+
+def ask(classifier: GPTClassifier) -> None:
+    """Labels of what is typed, until an empty line."""
+    print(f"labels: {', '.join(classifier.labels)}. Type a text; an empty line ends.")
+    while text := read_line():
+        try:
+            probabilities = classifier.predict([text], truncate=True).probabilities[0]
+        except ValueError as error:
+            print(f"error: {error}")
+            continue
+        for i in np.argsort(-probabilities)[:5]:
+            print(f"  {probabilities[i]:6.1%}  {classifier.labels[i]}")
+
+
+def read_line() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+if __name__ == "__main__":
+    run(main)

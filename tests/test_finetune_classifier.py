@@ -1,0 +1,126 @@
+"""The classifier example and the spam benchmark, run as a reader would run them, on tiny models."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinygpt import GPT, GPTConfig, corpora
+from tinygpt.checkpoint import new_run, save_pretrained
+from tinygpt.corpora import load_corpus
+from tinygpt.labelled import load_labelled
+from tinygpt.tokenizer import BPETokenizer
+
+ROOT = Path(__file__).parent.parent
+SMS = ROOT.parent / "shared" / "data"
+
+
+def script(path, *flags, cwd, ok=True, typed=None):
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8", "TINYGPT_DATA": str(SMS)}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / path), *flags],
+        cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, input=typed,
+    )  # fmt: skip
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    return done.stdout if ok else done.stderr
+
+
+def example(*flags, **options):
+    return script("examples/finetune_classifier.py", *flags, **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a pretrained run (a model of no use, but of the right form) and labelled files."""
+    folder = tmp_path_factory.mktemp("work")
+    tokenizer = BPETokenizer.train([document.text for document in load_corpus("docs").validation], 400)
+    run = new_run(folder / "runs" / "docs-001", "docs")
+    shape = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=64, vocab_size=tokenizer.n_vocab)
+    save_pretrained(GPT(shape), run / "checkpoints" / "step-00000001", tokenizer)
+    for pointer in ("last", "best"):
+        (run / "checkpoints" / pointer).write_text("step-00000001\n", encoding="utf-8")
+    rows = [("fruit", f"a red apple and {n} pears") if n % 3 else ("tool", f"the hammer hit {n} nails") for n in range(60)]
+    (folder / "mine.csv").write_text("what,kind\n" + "".join(f"{text},{label}\n" for label, text in rows), encoding="utf-8")
+    (folder / "one.csv").write_text("text,label\n" + "a,b\nc,b\n" * 5, encoding="utf-8")
+    (folder / "long.csv").write_text(f"text,label\n{'word ' * 99},a\n" + "b,a\nc,b\nd,a\ne,b\nf,b\n", encoding="utf-8")
+    return folder
+
+
+def test_your_own_file_becomes_a_classifier_with_a_report(folder):
+    out = example("--data", "mine.csv", "--lr", "0.01", "--stratified", "--epochs", "8", "--warmup-steps", "2", cwd=folder)
+    assert "texts guessed to be in column 'what', labels in 'kind'" in out and "docs-001" in out
+    run = folder / "runs" / "mine-001"
+    report = (run / "report.txt").read_text(encoding="utf-8")
+    for part in (
+        "labels      fruit 40 (67%), tool 20 (33%)", "fewer than 50 rows of fruit, tool", "42 training, 6 validation, 12 test rows",
+        "base model, zero-shot prompt", "base model, 2 solved examples", "most frequent label                      0.667  0.500",
+        "logistic regression, TF-IDF", "this classifier                          1.000  1.000", "precision", "true / predicted",
+        "worst mistakes on test texts\nnone", "before (prompting) and after", "best validation loss",
+    ):  # fmt: skip
+        assert part in report and part in out
+    assert {p.name for p in run.iterdir()} >= {"checkpoints", "config.json", "metrics.jsonl", "report.txt"}
+    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["labels"] == ["fruit", "tool"]
+
+    long = "hammer " * 80
+    out = example("--ask", "runs/mine-001", cwd=folder, typed=f"the hammer hit 7 nails\n{long}\n\nnot read\n")
+    assert out.startswith("labels: fruit, tool.") and out.count("%") == 4 and "tool" in out.split("%")[1]
+
+
+def test_the_default_data_needs_no_file(folder):
+    flags = "--trainable last-block --epochs 1 --batch 64 --truncate --class-weights --balance under --pooling mean --prompt-texts 9"
+    out = example(*flags.split(), "--run", "out", cwd=folder)
+    for part in ("test texts come from the validation documents", "Examples", "See Also", "training   last-block:", "this classifier"):
+        assert part in out
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    assert {"confusion.png", "loss.png"} <= {p.name for p in (folder / "out").iterdir()}
+
+
+def test_without_a_run_a_small_model_is_pretrained_first(folder, tmp_path):
+    flags = "--pretrain-steps 2 --epochs 1 --trainable head --prompt-texts 3 --data".split()
+    out = example(*flags, str(folder / "mine.csv"), cwd=tmp_path)
+    assert "no pretrained run yet: pretraining a small model first" in out and "step     2/2" in out
+    assert (tmp_path / "runs" / "docs-small-001" / "checkpoints" / "best").is_file()
+    assert (tmp_path / "runs" / "mine-001" / "report.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--data one.csv", "labels: only ['b'] in 10 rows, expected at least 2 different"),
+        ("--data long.csv", "long.csv: line 2: 298 tokens, expected at most 64"),
+        ("--data mine.csv --label-column nothing", "mine.csv: no column 'nothing', expected one of 'what', 'kind'"),
+        ("--data nowhere.csv", "data 'nowhere.csv': no such file"),
+        ("--data mine.csv --base nowhere", "nowhere: neither a checkpoint nor a run with one"),
+        ("--ask runs/docs-001", "expected GPT2ForSequenceClassification with id2label"),
+    ],
+)
+def test_bad_input_is_one_clear_error_and_leaves_nothing(folder, flags, message):
+    before = sorted(folder.glob("runs/*"))
+    err = example(*flags.split(), cwd=folder, ok=False)
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert sorted(folder.glob("runs/*")) == before
+
+
+@pytest.mark.skipif(not (SMS / corpora.DOWNLOADS["sms-spam"].file_name).is_file(), reason="needs sms_spam.tsv")
+def test_the_spam_benchmark(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="needs the extra classify")
+    out = script("benchmarks/sms_spam.py", "--quick", "--out", "results.jsonl", cwd=tmp_path)
+    assert "minus tfidf_word" in out and len((tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+    monkeypatch.setenv("TINYGPT_DATA", str(SMS))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from sms_spam import clean_split, interval, published_split
+
+    data = load_labelled("sms-spam")
+    parts = published_split(data)
+    assert [len(parts.train), len(parts.validation), len(parts.test)] == [1045, 149, 300]
+    assert sum(row.text in {r.text for r in parts.train} for row in parts.test) == 36
+    parts = clean_split(data, seed=1)
+    assert [sum(row.label == label for side in vars(parts).values() for row in side) for label in ("ham", "spam")] == [642, 642]
+    assert not {row.group for row in parts.train + parts.validation} & {row.group for row in parts.test}
+    mean, half = interval(np.array([0.01, 0.03]), 0.0)  # two values: t is 12.7, the deviation of the mean 0.01
+    assert mean == pytest.approx(0.02) and half == pytest.approx(0.127, rel=1e-2)

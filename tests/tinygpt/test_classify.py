@@ -1,0 +1,415 @@
+"""The classifier: padding changes nothing, what is frozen stays, training learns, and the report's figures are what they are called."""
+
+import dataclasses
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+import autograd as ag
+from autograd import backend
+from autograd.optim import AdamW
+from tests.tinygpt.test_train import Silent
+from tinygpt import GPT, GPTConfig, TrainConfig
+from tinygpt.checkpoint import load, new_run, newest_run, save_checkpoint
+from tinygpt.classify import (
+    GPTClassifier,
+    LabelledBatches,
+    Scores,
+    balanced_weights,
+    encode,
+    fit,
+    majority_baseline,
+    pad,
+    plot_confusion,
+    prompted,
+    set_trainable,
+    softmax,
+    tfidf_baseline,
+    worst_mistakes,
+)
+from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.train import evaluate
+
+TOKENIZER = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyz :\nTLCx")
+TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)
+LABELS = ["ham", "eggs", "spam"]
+
+
+def classifier(seed=0, labels=LABELS, config=TINY, **options):
+    return GPTClassifier(GPT(config, seed=seed), TOKENIZER, labels, seed=seed, **options)
+
+
+def weights(model):
+    return {name: backend.to_host(p.data).copy() for name, p in model.named_parameters()}
+
+
+poolings = st.sampled_from(["last", "mean", "first"])
+
+# ---- padding -----------------------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 1000), n=st.integers(1, 8), padding=st.integers(1, 4), left=st.booleans(), pooling=poolings)
+def test_logits_do_not_change_with_padding(seed, n, padding, left, pooling):
+    rng = np.random.default_rng(seed)
+    model = classifier(seed, pooling=pooling)
+    ids, filler = rng.integers(0, 30, (2, n)), rng.integers(0, 30, (2, padding))
+    padded = np.concatenate([filler, ids] if left else [ids, filler], axis=1)
+    real = np.arange(n + padding) >= padding if left else np.arange(n + padding) < n
+    with ag.no_grad():
+        alone, among = model(ids).data, model(padded, np.broadcast_to(real, padded.shape)).data
+    np.testing.assert_allclose(among, alone, atol=1e-5)
+
+
+@settings(max_examples=20)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9), batch_size=st.integers(1, 5), seed=st.integers(0, 99), pooling=poolings
+)
+def test_predictions_do_not_depend_on_company_or_order(lengths, batch_size, seed, pooling):
+    rng = np.random.default_rng(seed)
+    texts = ["".join(rng.choice(list("abcdefgh"), n)) for n in lengths]
+    model = classifier(seed, pooling=pooling)
+    together = model.predict(texts, batch_size=batch_size)
+    alone = [model.predict([text]) for text in texts]
+    np.testing.assert_allclose(together.probabilities, np.concatenate([p.probabilities for p in alone]), atol=1e-5)
+    np.testing.assert_allclose(together.probabilities.sum(axis=1), 1, atol=1e-6)
+    assert together.labels == [LABELS[i] for i in together.probabilities.argmax(axis=1)]
+
+
+def test_pad_marks_what_is_real():
+    ids, mask = pad([np.array([5, 6, 7]), np.array([8])])
+    np.testing.assert_array_equal(ids, [[5, 6, 7], [8, 0, 0]])
+    np.testing.assert_array_equal(mask, [[1, 1, 1], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(("pooling", "matters"), [("last", [0, 1, 2]), ("mean", [0, 1, 2]), ("first", [0])])
+def test_each_pooling_looks_where_it_says(pooling, matters):
+    model, ids = classifier(pooling=pooling), np.array([[1, 2, 3]])
+    changed = []
+    with ag.no_grad():
+        for i in range(3):
+            other = ids.copy()
+            other[0, i] = 9
+            if not np.allclose(model(ids).data, model(other).data, atol=1e-7):
+                changed.append(i)
+    assert changed == matters
+
+
+# ---- head, loss, gradients ---------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_have_hugging_faces_names():
+    names = [name for name, _ in classifier().named_parameters()]
+    assert names[:2] == ["transformer.wte.weight", "transformer.wpe.weight"] and names[-1] == "score.weight"
+    assert "transformer.h.1.attn.c_attn.weight" in names and classifier().score.weight.shape == (3, 16)
+
+
+def test_an_output_layer_of_its_own_is_left_behind_and_the_gpt_untouched():
+    gpt = GPT(dataclasses.replace(TINY, tie_word_embeddings=False))
+    before = weights(gpt)
+    model = GPTClassifier(gpt, TOKENIZER, LABELS)
+    assert not any("lm_head" in name for name, _ in model.named_parameters()) and model.config.tie_word_embeddings
+    assert gpt.config.tie_word_embeddings is False and weights(gpt).keys() == before.keys()
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "first"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_are_those_of_finite_differences(pooling, weighted):
+    model = classifier(1, pooling=pooling)
+    rng = np.random.default_rng(0)
+    for p in model.parameters():
+        p.data = backend.to_device(backend.to_host(p.data).astype(np.float64) + 0.3 * rng.standard_normal(p.shape))
+    ids, mask = pad([rng.integers(0, 30, n) for n in (3, 7, 1)])
+    arguments = (ids, np.array([0, 2, 1]), mask, np.array([1.0, 3.0, 0.5]) if weighted else None)
+    model.loss(*arguments).backward()
+    for name, p in model.named_parameters():
+        u, h, middle = backend.to_device(rng.standard_normal(p.shape)), 1e-6, p.data
+        claimed, values = float((p.grad * u).sum()), []
+        for step in (h, -h):
+            p.data = middle + step * u
+            with ag.no_grad():
+                values.append(model.loss(*arguments).item())
+        p.data = middle
+        assert claimed == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-8), name
+
+
+@given(seed=st.integers(0, 999), n=st.integers(1, 6))
+@settings(max_examples=20)
+def test_weights_count_a_text_as_if_it_stood_there_so_often(seed, n):
+    rng = np.random.default_rng(seed)
+    model, ids, targets, times = classifier(), rng.integers(0, 30, (n, 5)), rng.integers(0, 3, n), rng.integers(1, 4, n)
+    repeated = model.loss(np.repeat(ids, times, axis=0), np.repeat(targets, times))
+    assert model.loss(ids, targets, None, times).item() == pytest.approx(repeated.item(), rel=1e-5)
+    assert model.loss(ids, targets, None, np.ones(n)).item() == pytest.approx(model.loss(ids, targets).item(), rel=1e-5)
+
+
+def test_balanced_weights_give_every_label_the_same_say():
+    targets = np.array([0, 0, 0, 1])
+    assert [balanced_weights(targets, 2)[targets][targets == k].sum() for k in (0, 1)] == pytest.approx([2, 2])
+
+
+def test_the_loss_starts_at_an_even_guess():
+    model = classifier()
+    ids = np.random.default_rng(0).integers(0, 30, (8, 6))
+    assert model.loss(ids, np.arange(8) % 3).item() == pytest.approx(math.log(3), rel=0.1) and model.n_choices == 3
+
+
+# ---- training ----------------------------------------------------------------------------------------------------------------------------
+
+
+def task(n, seed):
+    """Texts of random letters, labelled by the last one: what the whole model must carry to the end."""
+    rng = np.random.default_rng(seed)
+    texts = ["".join(rng.choice(list("abc"), rng.integers(2, 10))) for _ in range(n)]
+    return LabelledBatches(encode(texts, TOKENIZER, 12)[0], np.array(["abc".index(text[-1]) for text in texts]))
+
+
+SETTINGS = TrainConfig(steps=60, lr=1e-2, warmup_steps=5, micro_batch=16, eval_every=20, log_every=20)
+
+
+@pytest.mark.parametrize(
+    ("which", "changes"),
+    [
+        ("head", {"score.weight"}),
+        ("last-block", {"score.weight", "transformer.ln_f.weight", "transformer.h.1.mlp.c_fc.weight", "transformer.h.1.attn.c_attn.bias"}),
+        (
+            "all",
+            {"score.weight", "transformer.ln_f.bias", "transformer.h.0.ln_1.weight", "transformer.wte.weight", "transformer.wpe.weight"},
+        ),
+    ],
+)
+def test_what_is_frozen_keeps_every_bit(which, changes):
+    model = classifier()
+    n = set_trainable(model, which)
+    before = weights(model)
+    fit(model, task(64, 0), task(16, 1), dataclasses.replace(SETTINGS, steps=3, eval_every=3), Silent())
+    changed = {name for name, array in weights(model).items() if not np.array_equal(array, before[name])}
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert changes <= changed <= trainable and n == sum(before[name].size for name in trainable)
+    if which == "last-block":
+        assert all(name.startswith(("score", "transformer.h.1.", "transformer.ln_f")) for name in changed)
+    assert set_trainable(model, "all") == model.n_parameters()
+
+
+def test_training_learns_and_keeps_the_best_weights():
+    model, validation, seen = classifier(), task(60, 1), []
+    result = fit(model, task(200, 0), validation, SETTINGS, Silent(), on_checkpoint=lambda trainer, best: seen.append(best))
+    assert result.best_validation_nats < 0.2 < result.first_loss_nats and seen[0] and len(seen) == 3
+    predicted = model.logits(validation.sequences).argmax(axis=1)
+    assert (predicted == validation.targets).mean() > 0.9
+    # Too high a learning rate ruins what was learned; the best weights survive, and training ends early.
+    reporter = Silent()
+    settings = dataclasses.replace(SETTINGS, lr=0.5, warmup_steps=0, eval_every=2, steps=40, patience=3, max_norm=0.0)
+    result = fit(model, task(200, 0), validation, settings, reporter)
+    assert evaluate(model, validation, 16) == pytest.approx(result.best_validation_nats, rel=1e-5)
+    assert result.stopped_early and result.step == result.best_step + 6 < 40
+    assert any("stopped early: no better validation since step" in note for note in reporter.notes)
+
+
+def test_batches_hold_weights_by_label():
+    batches = LabelledBatches([np.array([1, 2]), np.array([3])], np.array([1, 0]), np.array([0.5, 2.0]))
+    ids, targets, mask, weights = batches.batch(np.array([1, 0]))
+    assert ids.tolist() == [[3, 0], [1, 2]] and targets.tolist() == [0, 1] and mask.sum() == 3 and weights.tolist() == [0.5, 2.0]
+
+
+# ---- saving ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_a_saved_classifier_says_the_same(tmp_path, pooling, qkv_bias):
+    model = classifier(3, pooling=pooling, config=dataclasses.replace(TINY, qkv_bias=qkv_bias))
+    model.save_pretrained(tmp_path)
+    loaded = GPTClassifier.from_pretrained(tmp_path)
+    assert (loaded.labels, loaded.pooling, loaded.config) == (LABELS, pooling, model.config)
+    texts = ["abc", "hello", "x"]
+    np.testing.assert_array_equal(loaded.predict(texts).probabilities, model.predict(texts).probabilities)
+
+
+def test_the_files_are_those_of_gpt2_for_sequence_classification(tmp_path):
+    tokenizer = BPETokenizer.train("the cat sat on the mat, the cat sat", 270)
+    gpt = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=12, vocab_size=tokenizer.n_vocab, qkv_bias=False))
+    GPTClassifier(gpt, tokenizer, LABELS).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == ["GPT2ForSequenceClassification"] and config["pad_token_id"] == tokenizer.eos_id
+    assert config["id2label"] == {"0": "ham", "1": "eggs", "2": "spam"} and config["label2id"]["spam"] == 2
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert tensors["score.weight"].shape == (3, 16) and not tensors["transformer.h.0.attn.c_attn.bias"].any()
+
+
+def test_transformers_reads_the_same_logits(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra parity")
+    import torch
+
+    tokenizer = BPETokenizer.train("the cat sat on the mat, the cat sat", 270)
+    model = GPTClassifier(
+        GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=tokenizer.n_vocab), seed=1), tokenizer, LABELS
+    )
+    model.save_pretrained(tmp_path)
+    other = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path).eval()
+    sequences, _ = encode(["the cat", "sat", "on the mat, sat"], tokenizer, 12)
+    ids, mask = pad(sequences)
+    with torch.no_grad():
+        expected = other(torch.tensor(np.where(mask, ids, tokenizer.eos_id))).logits.numpy()
+    np.testing.assert_allclose(model.logits(sequences), expected, atol=1e-5)
+    assert other.config.id2label == {0: "ham", 1: "eggs", 2: "spam"}
+
+
+def test_runs_of_classifiers_and_of_language_models_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gpt, model = GPT(TINY), classifier()
+    pretrained, finetuned = new_run(None, "docs"), new_run(None, "mine")
+    save_checkpoint(pretrained, 1, gpt, AdamW(gpt), TOKENIZER, {}, best=True)
+    save_checkpoint(finetuned, 1, model, AdamW(model), TOKENIZER, {}, best=True)
+    assert newest_run() == pretrained and newest_run(architecture="GPT2ForSequenceClassification") == finetuned
+    assert GPTClassifier.from_pretrained(finetuned).labels == LABELS
+    with pytest.raises(ValueError, match=r"a classifier, expected a language model; load it with GPTClassifier"):
+        load(finetuned)
+    with pytest.raises(
+        ValueError, match=r"architectures \['GPT2LMHeadModel'\], expected GPT2ForSequenceClassification with id2label; train one"
+    ):
+        GPTClassifier.from_pretrained(pretrained)
+
+
+def test_a_head_saved_for_other_labels_is_refused(tmp_path):
+    model = classifier()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"label 'eel': not among those of the head, expected one of ham, eggs, spam; train a new head"):
+        GPTClassifier.from_pretrained(tmp_path).label_ids(["ham", "eel"])
+    assert model.label_ids(["spam", "ham"]).tolist() == [2, 0]
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config["id2label"] = {"0": "ham", "1": "spam"}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"score.weight of shape \(3, 16\) instead of \(2, 16\)"):
+        GPTClassifier.from_pretrained(tmp_path)
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_named():
+    model = classifier()
+    with pytest.raises(
+        ValueError, match=r"text 1: 13 tokens, expected at most 12, the model's context; shorten the text, or choose to cut"
+    ):
+        model.predict(["a", "a" * 13])
+    with pytest.raises(ValueError, match=r"a.csv: line 7: no token, expected at least one"):
+        encode([""], TOKENIZER, 12, places=["a.csv: line 7"])
+    with pytest.raises(TypeError, match=r"predict: a str, expected a list of texts"):
+        model.predict("hello")
+    with pytest.raises(ValueError, match=r"with a real token in every row"):
+        model(np.zeros((2, 3), int), [[1, 1, 1], [0, 0, 0]])
+    with pytest.raises(ValueError, match=r"labels: \['ham'\], expected at least 2 different names"):
+        classifier(labels=["ham"])
+    with pytest.raises(ValueError, match=r"pooling: 'max', expected one of last, mean, first"):
+        classifier(pooling="max")
+    with pytest.raises(ValueError, match=r"trainable: 'some', expected one of head, last-block, all"):
+        set_trainable(model, "some")
+    with pytest.raises(ValueError, match=r"Scores: no predictions"):
+        Scores.of(LABELS, np.array([], int), np.array([], int))
+
+
+def test_cutting_is_a_choice_and_counted():
+    sequences, n_cut = encode(["a" * 13, "b", "c" * 12], TOKENIZER, 12, truncate=True)
+    assert [len(ids) for ids in sequences] == [12, 1, 12] and n_cut == 1
+    assert classifier().predict(["a" * 40], truncate=True).probabilities.shape == (1, 3)
+    assert classifier().predict([]).labels == []
+
+
+# ---- the report --------------------------------------------------------------------------------------------------------------------------
+
+outcomes = st.integers(1, 60).flatmap(
+    lambda n: st.tuples(st.lists(st.integers(0, 2), min_size=n, max_size=n), st.lists(st.integers(0, 2), min_size=n, max_size=n))
+).map(lambda pair: (np.array(pair[0]), np.array(pair[1])))  # fmt: skip
+
+
+@given(outcomes)
+def test_scores_are_counts_and_shares(outcome):
+    true, predicted = outcome
+    scores = Scores.of(LABELS, true, predicted)
+    assert scores.confusion.sum() == len(true) and scores.accuracy == pytest.approx((true == predicted).mean())
+    for k in range(3):
+        assert scores.confusion[k].tolist() == [((true == k) & (predicted == j)).sum() for j in range(3)]
+        p, r = scores.precision[k], scores.recall[k]
+        assert scores.f1[k] == pytest.approx(2 * p * r / (p + r) if p + r else 0)
+    assert scores.balanced_accuracy == pytest.approx(np.mean([(predicted[true == k] == k).mean() for k in set(true.tolist())]))
+
+
+@given(outcomes)
+@settings(max_examples=20)
+@pytest.mark.filterwarnings("ignore")
+def test_scores_are_those_of_scikit_learn(outcome):
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra classify")
+    true, predicted = outcome
+    scores = Scores.of(LABELS, true, predicted)
+    np.testing.assert_array_equal(scores.confusion, metrics.confusion_matrix(true, predicted, labels=range(3)))
+    assert scores.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(true, predicted))
+    expected = metrics.precision_recall_fscore_support(true, predicted, labels=range(3), zero_division=0)
+    np.testing.assert_allclose([scores.precision, scores.recall, scores.f1], expected[:3])
+
+
+def test_the_report_reads_well():
+    scores = Scores(["ham", "spam"], np.array([[8, 2], [1, 9]]))
+    assert re.search(r"ham +0\.889 +0\.800 +0\.842 +10\n", scores.table())
+    assert scores.confusion_table().splitlines()[1:] == [" 1  ham             8    2", " 2  spam            1    9"]
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
+    text = worst_mistakes(["right", "hardly\nwrong", "very wrong"], np.array([0, 0, 0]), probabilities, ["ham", "spam"], places=list("abc"))
+    assert text == (
+        "ham, taken for spam with probability 0.800 (c)\n    very wrong\nham, taken for spam with probability 0.600 (b)\n    hardly wrong"
+    )
+    assert worst_mistakes(["right"], np.array([0]), probabilities[:1], ["ham", "spam"]) == "none"
+
+
+@pytest.mark.parametrize("k", [2, 5, 25])
+def test_the_confusion_matrix_is_drawn(tmp_path, k):
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    plot_confusion(Scores([f"label {i}" for i in range(k)], np.eye(k, dtype=int) * 7 + 1), tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_softmax_rows_sum_to_one_and_large_logits_do_no_harm():
+    np.testing.assert_allclose(softmax(np.array([[1e4, 0.0], [0.0, 0.0]])), [[1, 0], [0.5, 0.5]])
+
+
+# ---- baselines ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_majority_baseline_says_always_the_same():
+    assert majority_baseline(np.array([2, 0, 2]), 4).tolist() == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("analyzer", ["word", "characters"])
+def test_the_tfidf_baseline_learns_words(analyzer):
+    pytest.importorskip("sklearn", reason="needs the extra classify")
+    texts, targets = ["win a prize now", "call to win", "see you soon", "soon at home"] * 3, np.array([1, 1, 0, 0] * 3)
+    assert tfidf_baseline(texts, targets, ["win", "home soon"], analyzer).tolist() == [1, 0]
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.feature_extraction.text", None)
+    with pytest.raises(ImportError, match=r'baseline: scikit-learn is missing, .*pip install "tinygpt\[classify\]"'):
+        tfidf_baseline(["a"], np.array([0]), ["b"])
+
+
+def test_prompting_picks_the_label_that_the_model_finds_likeliest():
+    config = dataclasses.replace(TINY, n_positions=64)
+    gpt = GPT(config, seed=1)
+    texts, labels = ["abc", "hello you", "x"], ["ab", "cde", "f"]
+    chosen = prompted(gpt, TOKENIZER, texts, labels, [("xx", "ab")], batch_size=2)
+    for text, choice in zip(texts, chosen, strict=True):  # the same by the definition, one sequence at a time
+        scores = []
+        for label in labels:
+            prompt = TOKENIZER.encode(f"Text: xx\nLabel: ab\n\nText: {text}\nLabel:")
+            answer = TOKENIZER.encode(f" {label}")
+            ids = np.array([prompt + answer])
+            scores.append(-gpt.loss(ids[:, :-1], np.where(np.arange(1, ids.size) < len(prompt), -100, ids[:, 1:])).item())
+        assert choice == np.argmax(scores)
+    assert set(chosen.tolist()) <= {0, 1, 2}
+    with pytest.raises(ValueError, match=r"prompted: \d+ tokens besides the texts, expected fewer than the context of 12; give fewer"):
+        prompted(GPT(TINY), TOKENIZER, texts, labels)

@@ -1,0 +1,426 @@
+"""Labelled texts: read from files of several formats, checked, balanced, and split so that no text stands on both sides.
+
+    data = load_labelled("doc-sections")                     # what every installation already has; no network
+    data = load_labelled("sms-spam")                         # downloaded once, checked by sha256
+    data = load_labelled("my.csv", text_column="message")    # txt, csv, tsv, json, jsonl
+    print(table("data", check(data.rows).lines()))
+    parts = split(data, seed=0)                              # parts.train, parts.validation, parts.test
+
+A test text that is a copy of a training text measures memory, not learning. So equal texts (but for case and white space) form a group,
+and groups are never divided.
+"""
+
+import csv
+import dataclasses
+import difflib
+import io
+import json
+import re
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tinygpt.corpora import DOWNLOADS, Document, fetch, group_near_copies, load_corpus, read_text
+
+SECTIONS = ("Parameters", "Returns", "Notes", "Examples", "See Also")  # the labels of doc-sections, as numpydoc names them
+TEXT_NAMES = ("text", "message", "sentence", "content", "body", "review", "comment", "document", "passage", "question", "sms", "tweet")
+LABEL_NAMES = ("label", "class", "category", "target", "sentiment", "topic", "tag", "intent")
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """One text and its label.
+
+    place    where it stands ("line 7", "record 7", a document's name), for messages
+    group    texts of one group are never on different sides of a split
+    """
+
+    text: str
+    label: str
+    place: str
+    group: int = -1
+
+
+@dataclass
+class LabelledData:
+    """Labelled texts from one source.
+
+    rows        to be split
+    held_out    test texts that were fixed beforehand; where there are some, rows are split into training and validation only
+    source      where they come from, as a sentence for people
+    notes       what was guessed and what was left out, as sentences
+    """
+
+    name: str
+    rows: list[LabelledText]
+    source: str
+    held_out: list[LabelledText] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str]:
+        """All labels, each once, sorted: the order of the head's outputs."""
+        return sorted({row.label for row in self.rows + self.held_out})
+
+
+def load_labelled(
+    name_or_path: str | Path, *, text_column: str = "", label_column: str = "", near_copies: bool = False, cache: str | Path | None = None
+) -> LabelledData:
+    """Read labelled texts.
+
+    name_or_path    "doc-sections", "sms-spam", or a file. The end of its name tells the format:
+                    .csv           commas, "quotes" around a text that holds one
+                    .tsv, .txt     one tab between columns, quotes mean themselves
+                    .json          a list of objects;  .jsonl: one object per line
+    text_column     name of the column (or key) that holds the text; by default guessed, and `notes` says how. Columns of a file without a
+    label_column    header are named 1, 2, ...
+    near_copies     group texts that share much of their wording too (see `group_near_copies`), not only equal ones
+    cache           folder for downloads; by default the user's cache folder
+
+    Rows whose text is empty are left out, and counted in `notes`.
+    Raises ValueError, naming file, row, field and problem, for ragged rows, missing columns or values, texts that are no text and a file
+    without rows; FileNotFoundError for an unknown name or path; ConnectionError for a download that fails.
+    """
+    if name_or_path == "doc-sections":
+        return doc_sections()
+    if name_or_path == "sms-spam":
+        path, source = fetch("sms-spam", cache=cache), f"{DOWNLOADS['sms-spam'].source}, {DOWNLOADS['sms-spam'].url}"
+        text_column, label_column = text_column or "2", label_column or "1"
+    else:
+        path, source = Path(name_or_path), f"file {name_or_path}"
+        if not path.is_file():
+            known = ["doc-sections", "sms-spam"]
+            close = difflib.get_close_matches(str(name_or_path), known, n=1)
+            raise FileNotFoundError(
+                f"data {str(name_or_path)!r}: no such file, expected one of {', '.join(known)}, or a txt, csv, tsv, json or jsonl file; "
+                + (f"did you mean {close[0]!r}?" if close else "check the path")
+            )
+    table = _read_table(path, (text_column, label_column))
+    text_column, label_column = _choose_columns(table, text_column, label_column)
+    rows, empty = [], []
+    for place, values in table.rows:
+        text, label = _text(table, place, text_column, values), _label(table, place, label_column, values)
+        if text.strip():
+            rows.append(LabelledText(text, label, place))
+        else:
+            empty.append(place)
+    if not rows:
+        raise ValueError(f"{path}: no row with text, expected some; check that it is the file that you mean")
+    if empty:
+        table.notes.append(f"{len(empty)} rows with an empty text left out ({', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''})")
+    return LabelledData(str(name_or_path), group_copies(rows, near_copies=near_copies), source, notes=table.notes)
+
+
+def group_copies(rows: Sequence[LabelledText], *, near_copies: bool = False) -> list[LabelledText]:
+    """The rows with group numbers: texts that are equal but for case and white space get the same; with near_copies, similar ones too."""
+    texts = [_normal(row.text) for row in rows]
+    numbers: dict[str, int] = {}
+    groups = group_near_copies(texts) if near_copies else [numbers.setdefault(text, len(numbers)) for text in texts]
+    return [dataclasses.replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+# ---- the default set ---------------------------------------------------------------------------------------------------------------------
+
+
+def doc_sections(max_characters: int = 160) -> LabelledData:
+    """NumPy's docstrings as a labelled set: the beginning of a section, and which of `SECTIONS` it came from.
+
+    Test texts (`held_out`) come from the validation documents of the corpus "docs" alone: a model pretrained on that corpus has read the
+    rest. Of texts that are near-copies of each other only the first is kept, training documents first.
+
+    max_characters   whole lines are taken up to this length, a longer first line is cut
+    """
+    corpus = load_corpus("docs")
+    train = [row for document in corpus.train for row in _sections(document, max_characters)]
+    test = [row for document in corpus.validation for row in _sections(document, max_characters)]
+    groups = group_near_copies([_normal(row.text) for row in train + test])
+    first = [i == groups.index(group) for i, group in enumerate(groups)]
+    kept = [row for row, is_first in zip(train + test, first, strict=True) if is_first]
+    n_train = sum(first[: len(train)])
+    return LabelledData(
+        "doc-sections",
+        kept[:n_train],
+        f"the beginnings of sections of NumPy's docstrings; {corpus.source}",
+        held_out=kept[n_train:],
+        notes=[
+            "test texts come from the validation documents of the corpus alone",
+            f"{len(first) - len(kept)} near-copies of earlier texts left out",
+        ],
+    )
+
+
+def _sections(document: Document, max_characters: int) -> Iterator[LabelledText]:
+    """numpydoc writes a section as its name, a line of dashes as long, and the body."""
+    parts = re.split(r"^(\S.*)\n-{3,}[ \t]*$", document.text, flags=re.MULTILINE)  # text, name, body, name, body, ...
+    for name, body in zip(parts[1::2], parts[2::2], strict=True):
+        text = textwrap.dedent(body).strip()[: max_characters + 1]
+        if len(text) > max_characters:
+            text = text[:max_characters].rpartition("\n")[0] or text[:max_characters]  # whole lines
+        if name in SECTIONS and len(text) >= 20:
+            yield LabelledText(text.rstrip(), name, f"{document.name}, {name}", document.group)
+
+
+# ---- checking ----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Check:
+    """What a person should know of labelled texts before training on them.
+
+    label_counts    rows per label, most frequent first
+    n_duplicates    rows that belong to the group of an earlier row
+    conflicts       (place, place) of equal texts with different labels
+    over_long       places of texts with more tokens than the model's context
+    longest         tokens of the longest text; 0 where lengths were not given
+    """
+
+    n_rows: int
+    label_counts: dict[str, int]
+    n_duplicates: int
+    conflicts: list[tuple[str, str]]
+    over_long: list[str]
+    longest: int = 0
+
+    def lines(self) -> dict[str, str]:
+        """Name and value of each line of a table."""
+        lines = {
+            "rows": f"{self.n_rows:,}",
+            "labels": ", ".join(f"{label} {n:,} ({n / self.n_rows:.0%})" for label, n in self.label_counts.items()),
+            "duplicates": f"{self.n_duplicates:,} rows repeat an earlier text; copies stay on one side of the split",
+        }
+        if self.conflicts:
+            lines["conflicts"] = f"{len(self.conflicts):,} equal texts with different labels, as {' and '.join(self.conflicts[0])}"
+        if self.longest:
+            lines["lengths"] = f"at most {self.longest:,} tokens; {len(self.over_long):,} texts are longer than the context"
+        rare = [label for label, n in self.label_counts.items() if n < 50]
+        if rare:
+            lines["warning"] = f"fewer than 50 rows of {', '.join(rare)}: expect figures that change a lot with the seed"
+        return lines
+
+
+def check(rows: Sequence[LabelledText], lengths: Sequence[int] | None = None, limit: int | None = None) -> Check:
+    """Count labels, duplicates, conflicts and, given the texts' lengths in tokens and the model's context, over-long texts."""
+    counts = Counter(row.label for row in rows)
+    first: dict[str, LabelledText] = {}
+    conflicts = []
+    for row in rows:
+        earlier = first.setdefault(_normal(row.text), row)
+        if earlier.label != row.label:
+            conflicts.append((earlier.place, row.place))
+    over_long = [row.place for row, n in zip(rows, lengths, strict=True) if limit and n > limit] if lengths is not None else []
+    return Check(len(rows), dict(counts.most_common()), len(rows) - len(first), conflicts, over_long, max(lengths or [0]))
+
+
+# ---- balancing and splitting -------------------------------------------------------------------------------------------------------------
+
+
+def balance(rows: Sequence[LabelledText], how: Literal["none", "under", "over"], seed: int = 0) -> list[LabelledText]:
+    """As many rows of each label, drawn by seed. "under" leaves out rows of the frequent labels, "over" repeats rows of the rare ones.
+
+    Balance training rows only: test rows should be distributed as the texts that the classifier will meet.
+    Raises ValueError for another way.
+    """
+    if how not in ("none", "under", "over"):
+        raise ValueError(f"balance: {how!r}, expected none, under or over; none keeps the rows as they are")
+    if how == "none":
+        return list(rows)
+    rng = np.random.default_rng(seed)
+    of_label: defaultdict[str, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        of_label[row.label].append(i)
+    sizes = [len(numbers) for numbers in of_label.values()]
+    kept: list[int] = []
+    for _, numbers in sorted(of_label.items()):
+        if how == "under":
+            kept += rng.permutation(numbers)[: min(sizes)].tolist()
+        else:
+            kept += numbers + rng.choice(numbers, max(sizes) - len(numbers)).tolist()
+    return [rows[i] for i in sorted(kept)]
+
+
+@dataclass
+class Split:
+    train: list[LabelledText]
+    validation: list[LabelledText]
+    test: list[LabelledText]
+
+
+def split(data: LabelledData, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), *, seed: int = 0, stratified: bool = False) -> Split:
+    """Training, validation and test rows, drawn by seed; groups stay whole, so the shares are met up to the size of a group.
+
+    fractions     shares of the rows; the last is not used where the data brings its own test rows
+    stratified    draw within each label, so that all parts have its share of each
+
+    Raises ValueError if shares are not positive, if there is one label only, if a label has fewer groups than there are parts, and if a
+    label has no training row.
+    """
+    if not all(share > 0 for share in fractions):
+        raise ValueError(f"split: fractions {fractions}, expected three positive shares; the default is 0.7, 0.1, 0.2")
+    labels = sorted({row.label for row in data.rows})
+    if len(labels) < 2:
+        raise ValueError(f"labels: only {labels} in {len(data.rows)} rows, expected at least 2 different; check the label column")
+    parts = ("training", "validation") if data.held_out else ("training", "validation", "test")
+    rows_of: defaultdict[int, list[LabelledText]] = defaultdict(list)
+    for row in data.rows:
+        rows_of[row.group].append(row)
+    for label in labels:
+        n = len({row.group for row in data.rows if row.label == label})
+        if n < len(parts):
+            raise ValueError(
+                f"label {label!r}: {n} different text{'s' if n > 1 else ''}, expected at least {len(parts)}, one each for "
+                f"{', '.join(parts)}; add rows, or leave the label out"
+            )
+
+    rng = np.random.default_rng(seed)
+    part_of: dict[int, int] = {}
+    for together in [{label} for label in labels] if stratified else [set(labels)]:
+        groups = [group for group, rows in rows_of.items() if rows[0].label in together]
+        drawn = [groups[i] for i in rng.permutation(len(groups))]
+        sizes = np.array([len(rows_of[group]) for group in drawn])
+        part_of.update(zip(drawn, _deal(sizes, fractions[: len(parts)]), strict=True))
+    sides = [[row for row in data.rows if part_of[row.group] == part] for part in range(len(parts))]
+    train, validation, test = sides[0], sides[1], data.held_out or sides[-1]
+    unseen = sorted({row.label for row in validation + test} - {row.label for row in train})
+    if unseen:
+        raise ValueError(
+            f"split: label {unseen[0]!r} has no training row, expected each label there; split with --stratified, or by another --seed"
+        )
+    return Split(train, validation, test)
+
+
+def _deal(sizes: np.ndarray, shares: Sequence[float]) -> list[int]:
+    """The part of each group (groups,), in order: where the middle of its rows falls. No part stays empty if there are enough groups."""
+    if not len(sizes):
+        return []
+    ends = np.cumsum(shares) / sum(shares)
+    ends[-1] = 1  # whatever rounding says
+    part = np.searchsorted(ends, (np.cumsum(sizes) - sizes / 2) / sizes.sum())
+    for empty in set(range(len(shares))) - set(part.tolist()):
+        largest = np.bincount(part).argmax()
+        part[np.flatnonzero(part == largest)[-1]] = empty
+    return [int(p) for p in part]
+
+
+# ---- files -------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Table:
+    path: Path
+    columns: list[str]
+    rows: list[tuple[str, dict[str, Any]]]  # place and values by column
+    notes: list[str]
+
+
+def _read_table(path: Path, wanted: Iterable[str]) -> _Table:
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+        return _delimited(path, lines, wanted, 'put a text that holds a comma into "quotes"')
+    if suffix in (".tsv", ".txt"):
+        lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+        return _delimited(path, lines, wanted, "save texts that hold a tab as csv or jsonl")
+    if suffix == ".json":
+        records = _parse(path, "", read_text(path))
+        if not isinstance(records, list):
+            raise ValueError(f"{path}: a JSON {type(records).__name__}, expected a list of objects; or save one object per line as jsonl")
+        return _records(path, [(f"record {i}", record) for i, record in enumerate(records, start=1)])
+    if suffix == ".jsonl":
+        numbered = [(f"line {i}", line) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+        return _records(path, [(place, _parse(path, f"{place}: ", line)) for place, line in numbered])
+    raise ValueError(f"{path}: format {suffix!r}, expected .txt, .csv, .tsv, .json or .jsonl; rename or convert the file")
+
+
+def _delimited(path: Path, reader: Any, wanted: Iterable[str], fix: str) -> _Table:
+    lines: list[tuple[str, list[str]]] = []
+    try:
+        for cells in reader:
+            if cells:  # else a blank line
+                lines.append((f"line {reader.line_num}", cells))
+            if cells and len(cells) != len(lines[0][1]):
+                raise ValueError(
+                    f"{path}: line {reader.line_num}: {len(cells)} columns, expected {len(lines[0][1])} as in the first line; {fix}"
+                )
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.line_num}: {error}, expected columns as in the first line; {fix}") from None
+    if not lines:
+        raise ValueError(f"{path}: empty, expected rows of text and label; check that it is the file that you mean")
+    first, *rest = [cells for _, cells in lines]
+    named = {cell.strip().casefold() for cell in first} & {*TEXT_NAMES, *LABEL_NAMES} or set(first) & set(filter(None, wanted))
+    repeated = any(cell in {cells[i] for cells in rest} for i, cell in enumerate(first))
+    has_header = bool(named) or not repeated
+    columns = [cell.strip() for cell in first] if has_header else [str(i) for i in range(1, len(first) + 1)]
+    note = f"first line taken as {'the names of the columns' if has_header else 'data, columns named by number'}"
+    rows = [(place, dict(zip(columns, cells, strict=True))) for place, cells in lines[has_header:]]
+    return _Table(path, columns, rows, [note])
+
+
+def _records(path: Path, records: list[tuple[str, Any]]) -> _Table:
+    for place, record in records:
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: {place}: a JSON {type(record).__name__}, expected an object; write each row as {{...}}")
+    columns = list(dict.fromkeys(key for _, record in records for key in record))
+    if not columns:
+        raise ValueError(f"{path}: empty, expected rows of text and label; check that it is the file that you mean")
+    return _Table(path, columns, records, [])
+
+
+def _parse(path: Path, place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {place}{error}, expected valid JSON; repair it there") from None
+
+
+def _choose_columns(table: _Table, text_column: str, label_column: str) -> tuple[str, str]:
+    """The two columns: as asked for, else by their names, else by what they hold; what was guessed becomes a note."""
+    there = ", ".join(map(repr, table.columns))
+    for name, option in ((text_column, "--text-column"), (label_column, "--label-column")):
+        if name and name not in table.columns:
+            close = difflib.get_close_matches(name, table.columns, n=1)
+            fix = f"did you mean {close[0]!r}?" if close else f"name one of them with {option}"
+            raise ValueError(f"{table.path}: no column {name!r}, expected one of {there}; {fix}")
+    guessed = not (text_column and label_column)
+    free = [column for column in table.columns if column not in (text_column, label_column)]
+    text_column = text_column or next((c for c in free if c.casefold() in TEXT_NAMES), "")
+    label_column = label_column or next((c for c in free if c.casefold() in LABEL_NAMES and c != text_column), "")
+    free = [column for column in free if column not in (text_column, label_column)]
+    if not (text_column or label_column) and len(free) == 2:  # labels repeat, texts do not
+        n_different = [len({str(values.get(column)) for _, values in table.rows}) for column in free]
+        if n_different[0] != n_different[1]:
+            label_column, text_column = free if n_different[0] < n_different[1] else reversed(free)
+    elif len(free) == 1:
+        text_column, label_column = text_column or free[0], label_column or free[0]
+    if not text_column or not label_column:
+        raise ValueError(
+            f"{table.path}: columns {there}, expected to recognize one of texts and one of labels; name them with --text-column and "
+            "--label-column"
+        )
+    if guessed:
+        table.notes.append(f"texts guessed to be in column {text_column!r}, labels in {label_column!r}")
+    return text_column, label_column
+
+
+def _text(table: _Table, place: str, column: str, values: dict[str, Any]) -> str:
+    value = values.get(column, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{table.path}: {place}: {column} is a {type(value).__name__}, expected a text; correct or remove the row")
+    return value
+
+
+def _label(table: _Table, place: str, column: str, values: dict[str, Any]) -> str:
+    value = values.get(column)
+    label = "" if value is None else str(value).strip()
+    if not label or isinstance(value, (list, dict)):
+        found = f"a {type(value).__name__}" if label else "empty" if column in values else "missing"
+        raise ValueError(f"{table.path}: {place}: {column} is {found}, expected one label; correct or remove the row")
+    return label
