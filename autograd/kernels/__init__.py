@@ -8,3 +8,5 @@ from autograd import backend
 
 if backend.name == "numpy":
     from autograd.kernels import cpu as cpu
+else:
+    from autograd.kernels import cuda as cuda

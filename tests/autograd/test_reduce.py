@@ -60,6 +60,7 @@ def test_var_divides_by_n_and_ignores_shifts():
     x = np.random.default_rng(0).standard_normal((4, 5))
     assert_close(ag.var(tensor(x), axis=0).data, x.var(axis=0))
     assert_close(ag.var(tensor(x + 100), axis=0).data, x.var(axis=0))
+    assert_close(ag.var(tensor(x + 1e6), axis=0).data, (x + 1e6).var(axis=0))  # mean(x^2) - mean(x)^2 would keep 4 digits
 
 
 @pytest.mark.parametrize("function", REDUCTIONS)

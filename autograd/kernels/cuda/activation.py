@@ -1,0 +1,58 @@
+"""GELU and softmax on the GPU; kernels: activation.cu, softmax.cu."""
+
+from typing import Any
+
+from autograd.backend import xp
+from autograd.core import Array, accelerates
+from autograd.kernels.cuda.module import contiguous, flat_grid, i32, i64, kernel, row_threads, rows_of, takes
+from autograd.ops.activation import GELU, Softmax
+
+
+@accelerates(GELU, measured=False)
+class GELUCUDA(GELU):
+    """One kernel per direction. Reference: ops/activation.py."""
+
+    takes_bfloat16 = True
+
+    @staticmethod
+    def supports(x: Any) -> bool:
+        return takes(x)
+
+    @staticmethod
+    def forward(x: Array) -> tuple[Array, Array]:
+        y = xp.empty(x.shape, dtype=x.dtype)
+        kernel("activation.cu", "gelu_forward", x.dtype.name)(*flat_grid(x.size, x.dtype), (y, x, i64(x.size)))
+        return y, x
+
+    @staticmethod
+    def backward(x: Array, dy: Array) -> Array:
+        dx = xp.empty(x.shape, dtype=x.dtype)
+        arguments = (dx, x, contiguous(dy), i64(x.size))
+        kernel("activation.cu", "gelu_backward", x.dtype.name)(*flat_grid(x.size, x.dtype), arguments)
+        return dx
+
+
+@accelerates(Softmax, measured=False)
+class SoftmaxCUDA(Softmax):
+    """Softmax over the last axis, one kernel per direction, one block per row. Reference: ops/activation.py."""
+
+    takes_bfloat16 = True
+
+    @staticmethod
+    def supports(x: Any, *, axis: int) -> bool:
+        return takes(x) and axis == x.ndim - 1
+
+    @staticmethod
+    def forward(x: Array, *, axis: int) -> tuple[Array, Any]:
+        y = xp.empty(x.shape, dtype=x.dtype)
+        grid, block = (rows_of(x.shape),), (row_threads(x.shape[-1], x.dtype),)
+        kernel("softmax.cu", "softmax_forward", x.dtype.name)(grid, block, (y, x, i32(x.shape[-1])))
+        return y, (y, axis)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> Array:
+        y, _ = saved
+        dx = xp.empty(y.shape, dtype=y.dtype)
+        grid, block = (rows_of(y.shape),), (row_threads(y.shape[-1], y.dtype),)
+        kernel("softmax.cu", "softmax_backward", y.dtype.name)(grid, block, (dx, y, contiguous(dy), i32(y.shape[-1])))
+        return dx

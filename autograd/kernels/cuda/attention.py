@@ -1,0 +1,52 @@
+"""Attention on the GPU by batched matrix products and one fused kernel per direction between them; kernels: attention.cu."""
+
+import math
+from typing import Any
+
+from autograd.backend import xp
+from autograd.core import Array, accelerates
+from autograd.kernels.cuda.dropout import mask_arguments
+from autograd.kernels.cuda.module import STORAGE, contiguous, f32, i32, kernel, row_threads, rows_of, takes
+from autograd.ops.attention import Attention
+
+
+@accelerates(Attention, measured=False)
+class AttentionCUDA(Attention):
+    """Scaling, mask, softmax and dropout in one kernel, in place of the scores. Reference: ops/attention.py.
+
+    Computes in float32: CuPy has no batched product of bfloat16 matrices. Saves q, k, v, p, and p m where there is dropout.
+    """
+
+    takes_bfloat16 = False
+
+    @staticmethod
+    def supports(
+        q: Any, k: Any, v: Any, mask: Any, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0
+    ) -> bool:  # fmt: skip
+        one_dtype = q.dtype.name in STORAGE and q.dtype == k.dtype == v.dtype
+        return mask is None and q.size > 0 and k.size > 0 and one_dtype
+
+    @staticmethod
+    def forward(
+        q: Array, k: Array, v: Array, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0
+    ) -> tuple[Array, Any]:
+        weights = contiguous(xp.matmul(q, k.swapaxes(-1, -2)))  # scores at first, (..., T, S)
+        assert takes(weights)
+        dropped = xp.empty(weights.shape, dtype=weights.dtype) if p else weights
+        rest = (*weights.shape[-2:], causal, 1 / math.sqrt(q.shape[-1]), mask_arguments(p, seed, draw))
+        _run("attention_softmax_forward", (weights, dropped), *rest)
+        return xp.matmul(dropped, v), (q, k, v, weights, dropped, rest)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array, None]:
+        q, k, v, weights, dropped, rest = saved
+        dv = xp.matmul(dropped.swapaxes(-1, -2), dy)  # (..., S, D)
+        dscores = contiguous(xp.matmul(dy, v.swapaxes(-1, -2)))  # the gradient of the weights at first, (..., T, S)
+        _run("attention_softmax_backward", (dscores, weights), *rest)
+        return xp.matmul(dscores, k), xp.matmul(dscores.swapaxes(-1, -2), q), dv, None
+
+
+def _run(name: str, arrays: tuple[Array, Array], n_queries: int, n_keys: int, causal: bool, scale: float, mask: tuple[Any, ...]) -> None:
+    shape, dtype = arrays[0].shape, arrays[0].dtype
+    arguments = (*arrays, i32(n_queries), i32(n_keys), i32(causal), f32(scale), *mask)
+    kernel("attention.cu", name, dtype.name)((rows_of(shape),), (row_threads(n_keys, dtype),), arguments)

@@ -1,0 +1,168 @@
+// What the kernels share: storage types, 16-byte loads and stores, sums over a block, the hash behind dropout.
+//
+// Arithmetic is float throughout. Arrays are stored as `storage`: float, or bf16 when compiled with -DSTORAGE=bf16.
+// Nothing is included, so NVRTC needs this text alone; `module.py` pastes it in where a .cu file includes it.
+#pragma once
+
+struct bf16 {  // the upper half of a float: same range, 8 bits of precision
+    unsigned short bits;
+};
+
+#ifndef STORAGE
+#define STORAGE float
+#endif
+#ifndef PARAMETER
+#define PARAMETER STORAGE
+#endif
+typedef STORAGE storage;      // activations and their gradients
+typedef PARAMETER parameter;  // gamma, beta and their gradients
+
+// Elements in 16 bytes, the most that one thread can load or store at once.
+constexpr int WIDTH = 16 / sizeof(storage);
+
+__device__ inline float minus_infinity() { return __uint_as_float(0xff800000u); }
+
+// bf16 and back -----------------------------------------------------------------------------------------------------------
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(bf16 x) { return __uint_as_float((unsigned int)x.bits << 16); }
+
+__device__ inline void from_float(float x, float& y) { y = x; }
+__device__ inline void from_float(float x, bf16& y) {  // to nearest, ties to even
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+#else
+    const unsigned int u = __float_as_uint(x);
+    const bool is_nan = (u & 0x7fffffffu) > 0x7f800000u;  // rounding could carry a NaN into infinity
+    y.bits = (unsigned short)(is_nan ? 0x7fffu : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+#endif
+}
+
+// One 32-bit word holds one float or two bf16, the first in the lower half.
+__device__ inline void unpack(unsigned int word, float* v, const float*) { v[0] = __uint_as_float(word); }
+__device__ inline void unpack(unsigned int word, float* v, const bf16*) {
+    v[0] = __uint_as_float(word << 16);
+    v[1] = __uint_as_float(word & 0xffff0000u);
+}
+__device__ inline unsigned int pack(const float* v, const float*) { return __float_as_uint(v[0]); }
+__device__ inline unsigned int pack(const float* v, const bf16*) {
+    bf16 low, high;
+    from_float(v[0], low);
+    from_float(v[1], high);
+    return (unsigned int)high.bits << 16 | low.bits;
+}
+
+// Loads and stores: elements i .. i + N of an array of n, 16 bytes at a time where the address allows it, else one by one ---
+
+template <int N, class T>
+__device__ inline void load(float (&v)[N], const T* array, long long i, long long n, float past_the_end = 0.0f) {
+    constexpr int PER_WORD = 4 / sizeof(T), PER_LOAD = 16 / sizeof(T);
+    static_assert(N % PER_LOAD == 0, "whole loads of 16 bytes");
+    if (i + N <= n && (unsigned long long)(array + i) % 16 == 0) {
+#pragma unroll
+        for (int k = 0; k < N; k += PER_LOAD) {
+            const uint4 words = *(const uint4*)(array + i + k);
+            unpack(words.x, v + k, array);
+            unpack(words.y, v + k + PER_WORD, array);
+            unpack(words.z, v + k + 2 * PER_WORD, array);
+            unpack(words.w, v + k + 3 * PER_WORD, array);
+        }
+    } else {
+#pragma unroll
+        for (int k = 0; k < N; k++) v[k] = i + k < n ? to_float(array[i + k]) : past_the_end;
+    }
+}
+
+template <int N, class T>
+__device__ inline void store(T* array, long long i, long long n, const float (&v)[N]) {
+    constexpr int PER_WORD = 4 / sizeof(T), PER_STORE = 16 / sizeof(T);
+    static_assert(N % PER_STORE == 0, "whole stores of 16 bytes");
+    if (i + N <= n && (unsigned long long)(array + i) % 16 == 0) {
+#pragma unroll
+        for (int k = 0; k < N; k += PER_STORE) {
+            uint4 words;
+            words.x = pack(v + k, array);
+            words.y = pack(v + k + PER_WORD, array);
+            words.z = pack(v + k + 2 * PER_WORD, array);
+            words.w = pack(v + k + 3 * PER_WORD, array);
+            *(uint4*)(array + i + k) = words;
+        }
+    } else {
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            if (i + k < n) from_float(v[k], array[i + k]);
+    }
+}
+
+// Sums and maxima over a block: every thread must call, every thread gets the result, the order is always the same -----------
+
+struct Add {
+    __device__ static float of(float a, float b) { return a + b; }
+};
+struct Max {
+    __device__ static float of(float a, float b) { return fmaxf(a, b); }
+};
+
+template <class Operation>
+__device__ inline float warp_reduce(float x) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) x = Operation::of(x, __shfl_xor_sync(0xffffffffu, x, distance));
+    return x;
+}
+
+// Blocks are one-dimensional, of whole warps; `nothing` is what changes no result: 0 in a sum, -infinity in a maximum.
+template <class Operation>
+__device__ inline float block_reduce(float x, float nothing) {
+    __shared__ float of_warp[32];
+    x = warp_reduce<Operation>(x);
+    if (blockDim.x == 32) return x;
+    __syncthreads();  // whoever still reads the result of an earlier call may finish
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
+    __syncthreads();
+    return warp_reduce<Operation>(threadIdx.x % 32 < blockDim.x / 32 ? of_warp[threadIdx.x % 32] : nothing);
+}
+
+__device__ inline float block_sum(float x) { return block_reduce<Add>(x, 0.0f); }
+__device__ inline float block_max(float x) { return block_reduce<Max>(x, minus_infinity()); }
+
+// Softmax in one reading: the largest number so far, and the sum of e^(x - largest), rescaled whenever the largest grows --------
+// Source  Milakov and Gimelshein 2018, arXiv:1805.02867, algorithm 3.
+
+struct OnlineSoftmax {
+    float largest = minus_infinity(), sum = 0.0f;
+
+    // A row that is -infinity throughout is shifted by 0: e^-infinity is 0, but infinity - infinity would be NaN.
+    __device__ float shift() const { return largest == minus_infinity() ? 0.0f : largest; }
+
+    template <int N>
+    __device__ void add(const float (&v)[N]) {
+        const float before = largest;
+#pragma unroll
+        for (int k = 0; k < N; k++) largest = fmaxf(largest, v[k]);
+        sum *= expf(before - shift());
+#pragma unroll
+        for (int k = 0; k < N; k++) sum += expf(v[k] - shift());
+    }
+
+    // Joins what the threads of a block have seen; all of them then hold the same two numbers.
+    __device__ void join_block() {
+        const float mine = largest;
+        largest = block_max(largest);
+        sum = block_sum(sum * expf(mine - shift()));
+    }
+};
+
+// Dropout: 16 random bits for each element, a pure function of the stream's key and the element's number ------------------------
+// The same bits as `random_bits` of backend/_cupy.py, which names the source.
+
+__device__ inline unsigned int random_bits(unsigned long long key, unsigned long long element) {
+    unsigned long long z = element * 0x9E3779B97F4A7C15ull + key;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return (unsigned int)(z >> 48);
+}
+
+// 0 with probability threshold / 65536, else `scale`.
+__device__ inline float dropout_factor(unsigned long long key, unsigned long long element, unsigned int threshold, float scale) {
+    return random_bits(key, element) >= threshold ? scale : 0.0f;
+}

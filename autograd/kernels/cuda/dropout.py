@@ -1,0 +1,42 @@
+"""Dropout on the GPU; kernel: dropout.cu."""
+
+from typing import Any
+
+import numpy as np
+
+from autograd.backend import xp
+from autograd.core import Array, accelerates
+from autograd.kernels.cuda.module import contiguous, f32, flat_grid, i64, kernel, takes, u32, u64
+from autograd.ops.dropout import Dropout, keep_rule
+
+
+@accelerates(Dropout, measured=False)
+class DropoutCUDA(Dropout):
+    """The mask is hashed from each element's number inside the kernel, never stored. Reference: ops/dropout.py."""
+
+    takes_bfloat16 = True
+
+    @staticmethod
+    def supports(x: Any, *, p: float, seed: int, draw: int) -> bool:
+        return takes(x)
+
+    @staticmethod
+    def forward(x: Array, *, p: float, seed: int, draw: int) -> tuple[Array, Any]:
+        return _masked(x, p, seed, draw), (p, seed, draw)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> Array:
+        return _masked(contiguous(dy), *saved)
+
+
+def _masked(x: Array, p: float, seed: int, draw: int) -> Array:
+    y = xp.empty(x.shape, dtype=x.dtype)
+    kernel("dropout.cu", "dropout", x.dtype.name)(*flat_grid(x.size, x.dtype), (y, x, i64(x.size), *mask_arguments(p, seed, draw)))
+    return y
+
+
+def mask_arguments(p: float, seed: int, draw: int) -> tuple[Any, Any, Any]:
+    """(key, threshold, scale) as kernels take them; the key is that of `random_bits` in backend/_cupy.py. p = 0: threshold 0."""
+    key = np.random.SeedSequence([seed, draw]).generate_state(1, np.uint64)[0]
+    threshold, scale = keep_rule(p)
+    return u64(key), u32(threshold), f32(scale)

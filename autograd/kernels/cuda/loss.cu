@@ -1,0 +1,47 @@
+// Cross-entropy of logits that become their own gradient in place. Reference: ops/loss.py, classes CrossEntropy, LinearCrossEntropy.
+//
+//     loss = ln sum e^z - z_target             per row; 0 where the target is ignored
+//     dz = (softmax(z) - onehot(target)) * gradient_scale
+//
+// Layout  one block per row; each thread takes 16 bytes at a time. A row is read twice, the second time mostly from cache;
+//         probabilities are never stored.
+// Bytes   per logit, b = 4 (float) or 2 (bf16): reads z, writes dz: 2 b.
+#include "common.cuh"
+
+extern "C" __global__ void cross_entropy_in_place(
+    float* losses, storage* z, const long long* targets, int n_classes, long long ignore_index, float gradient_scale, int want_gradient) {
+    const long long target = targets[blockIdx.x];
+    const bool counted = target != ignore_index;
+    z += (long long)blockIdx.x * n_classes;
+    OnlineSoftmax softmax;
+    float v[WIDTH];
+    if (counted) {  // the same for the whole block, so its barriers are met by all or none
+        for (int i = threadIdx.x * WIDTH; i < n_classes; i += blockDim.x * WIDTH) {
+            load(v, z, i, n_classes, minus_infinity());
+            softmax.add(v);
+        }
+        softmax.join_block();
+    } else if (threadIdx.x == 0) {
+        losses[blockIdx.x] = 0.0f;
+    }
+    const float factor = counted ? gradient_scale / softmax.sum : 0.0f;
+    for (int i = threadIdx.x * WIDTH; i < n_classes; i += blockDim.x * WIDTH) {
+        if (!want_gradient && !(i <= target && target < i + WIDTH)) continue;  // only the target's own score is left to read
+        if (counted) {
+            load(v, z, i, n_classes);
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) {
+                const float shifted = v[k] - softmax.shift();
+                v[k] = expf(shifted) * factor;
+                if (i + k == target) {
+                    losses[blockIdx.x] = logf(softmax.sum) - shifted;
+                    v[k] -= gradient_scale;
+                }
+            }
+        } else {
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) v[k] = 0.0f;
+        }
+        if (want_gradient) store(z, i, n_classes, v);
+    }
+}

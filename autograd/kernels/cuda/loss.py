@@ -1,0 +1,56 @@
+"""Output layer and cross-entropy on the GPU; kernel: loss.cu."""
+
+from typing import Any
+
+from autograd.backend import xp
+from autograd.core import Array, accelerates
+from autograd.kernels.cuda.module import f32, i32, i64, kernel, row_threads, takes
+from autograd.ops.loss import LinearCrossEntropy
+
+_LOGITS_BYTES = 1 << 30
+"""Logits that exist at once: enough rows to keep the matrix products at full speed."""
+
+
+@accelerates(LinearCrossEntropy, measured=False)
+class LinearCrossEntropyCUDA(LinearCrossEntropy):
+    """Logits of a chunk of rows become their gradient in place, in one kernel between two matrix products. Reference: ops/loss.py.
+
+    The loss is float32 whatever the inputs are, and dW is summed in float32. Saves dx (N, C) and dW (V, C), already divided by n.
+    """
+
+    @staticmethod
+    def supports(
+        x: Any, weight: Any, targets: Any, *, n_counted: int, ignore_index: int, label_smoothing: float, chunk: int
+    ) -> bool:  # fmt: skip
+        return takes(x, weight) and targets.dtype.name == "int64" and label_smoothing == 0
+
+    @staticmethod
+    def forward(
+        x: Array, weight: Array, targets: Array, *,
+        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
+    ) -> tuple[Array, Any]:  # fmt: skip
+        n, v = x.shape[0], weight.shape[0]
+        size = max(1, _LOGITS_BYTES // (v * x.dtype.itemsize))
+        losses = xp.empty(n, dtype="float32")
+        dx = xp.empty(x.shape, dtype=x.dtype) if needs[0] else None
+        dweight = None
+        run = kernel("loss.cu", "cross_entropy_in_place", x.dtype.name)
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
+            z = x[rows] @ weight.T  # (chunk, V)
+            arguments = (losses[rows], z, targets[rows], i32(v), i64(ignore_index), f32(1 / n_counted), i32(any(needs)))
+            run((z.shape[0],), (row_threads(v, x.dtype),), arguments)
+            if dx is not None:
+                dx[rows] = z @ weight
+            if needs[1]:
+                part = z.T @ x[rows]
+                if dweight is None:
+                    dweight = part if size >= n else part.astype("float32")
+                else:
+                    dweight += part
+        return losses.sum() / n_counted, (dx, dweight)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> tuple[Array | None, Array | None, None]:
+        dx, dweight = saved
+        return None if dx is None else dx * dy, None if dweight is None else dweight * dy, None  # dy is float32; the engine casts

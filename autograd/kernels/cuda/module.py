@@ -1,0 +1,102 @@
+"""Loads CUDA kernels: each `.cu` file becomes one module per storage type, compiled when a kernel of it first runs."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autograd.backend import xp
+
+HERE = Path(__file__).parent
+
+STORAGE = {"float32": "float", "bfloat16": "bf16"}
+"""The dtypes that kernels read and write, by their names in `common.cuh`."""
+
+WARP = 32
+MAX_THREADS = 1024
+_FLAT_THREADS = 256
+_FLAT_BLOCKS = 4096
+"""At most this many blocks for flat arrays; each thread then takes several steps. A fixed number: sums are cut up the same way on
+every device, so their bits do not depend on it."""
+
+
+def source(file: str) -> str:
+    """The text of a `.cu` file with `common.cuh` pasted in, so that a compiler's cache, which knows the text alone, sees both."""
+    include, common = '#include "common.cuh"\n', (HERE / "common.cuh").read_text(encoding="utf-8").replace("#pragma once\n", "\n")
+    before, found, after = (HERE / file).read_text(encoding="utf-8").partition(include)
+    assert found, f"{file} includes common.cuh"
+    next_line = before.count("\n") + 2
+    return f'{before}#line 1 "common.cuh"\n{common}#line {next_line} "{file}"\n{after}'
+
+
+def options(storage: str, parameter: str) -> tuple[str, ...]:
+    """What the compiler is told about the element types; `storage` and `parameter` are dtype names."""
+    return ("-std=c++17", f"-DSTORAGE={STORAGE[storage]}", f"-DPARAMETER={STORAGE[parameter]}")
+
+
+def raw_module(code: str, compile_options: tuple[str, ...]) -> Any:
+    """A module of the CUDA driver, by CuPy; NVRTC compiles it when its first kernel is asked for."""
+    import cupy
+
+    return cupy.RawModule(code=code, options=compile_options)
+
+
+@cache
+def _module(file: str, storage: str, parameter: str) -> Any:
+    return raw_module(source(file), options(storage, parameter))
+
+
+@cache
+def kernel(file: str, name: str, storage: str = "float32", parameter: str | None = None) -> Callable[..., None]:
+    """The kernel `name` of `file` for arrays of dtype `storage` (and parameters of dtype `parameter`, by default the same).
+
+    Raises RuntimeError, with the compiler's words, if it does not compile or load: nothing falls back in silence.
+    """
+    try:
+        return _module(file, storage, parameter or storage).get_function(name)
+    except Exception as error:  # a compiler's, driver's or linker's own type
+        raise RuntimeError(
+            f"CUDA kernel {name} of {file} for {storage}: not loaded ({error}), expected it to compile for this device; "
+            "AUTOGRAD_KERNELS=fast leaves unmeasured kernels out, AUTOGRAD_KERNELS=reference all; is the CUDA toolkit of CuPy complete?"
+        ) from error
+
+
+def takes(*arrays: Any) -> bool:
+    """True if kernels take these arrays: one dtype of STORAGE, contiguous, not empty, not single numbers. They find alignment out."""
+    first = arrays[0].dtype
+    return first.name in STORAGE and all(a.dtype == first and a.flags.c_contiguous and a.size > 0 and a.ndim > 0 for a in arrays)
+
+
+def width(dtype: Any) -> int:
+    """Elements in 16 bytes: what a thread takes at a time."""
+    return 16 // dtype.itemsize
+
+
+def row_threads(n_columns: int, dtype: Any) -> int:
+    """Threads of a block that works on one row: 16 bytes each where the row is short enough, whole warps, at most MAX_THREADS."""
+    wanted = -(-n_columns // width(dtype))
+    return min(-(-wanted // WARP) * WARP, MAX_THREADS)
+
+
+def flat_grid(n: int, dtype: Any) -> tuple[tuple[int], tuple[int]]:
+    """(grid, block) for n elements of a flat array."""
+    return (min(-(-n // (_FLAT_THREADS * width(dtype))), _FLAT_BLOCKS),), (_FLAT_THREADS,)
+
+
+def contiguous(array: Any) -> Any:
+    """The array itself, or a copy with its elements side by side; kernels see no strides."""
+    return array if array.flags.c_contiguous else xp.ascontiguousarray(array)
+
+
+def rows_of(shape: Sequence[int]) -> int:
+    """Number of rows of an array whose last axis is the row."""
+    n = 1
+    for length in shape[:-1]:
+        n *= length
+    return n
+
+
+# Arguments travel by their bytes, so each has the exact type of the kernel's parameter: int, long long, unsigned, float.
+i32, i64, u32, u64, f32 = np.int32, np.int64, np.uint32, np.uint64, np.float32

@@ -1,0 +1,51 @@
+"""Layer norm on the GPU; kernels: normalization.cu."""
+
+from typing import Any
+
+from autograd.backend import xp
+from autograd.core import Array, accelerates
+from autograd.kernels.cuda.module import MAX_THREADS, contiguous, f32, i32, i64, kernel, row_threads, rows_of, takes, width
+from autograd.ops.normalization import LayerNorm
+
+_BACKWARD_BLOCKS = 1024
+"""At most this many partial sums of dgamma and dbeta; enough blocks to fill a large GPU several times over."""
+
+
+@accelerates(LayerNorm, measured=False)
+class LayerNormCUDA(LayerNorm):
+    """A row is read once and stays in registers; the normalized rows are not saved but computed again. Reference: ops/normalization.py.
+
+    gamma and beta may be float32 beside bfloat16 activations. Saves x (..., C), mean and r (rows,) in float32, gamma.
+    """
+
+    takes_bfloat16 = True
+
+    @staticmethod
+    def supports(x: Any, gamma: Any, beta: Any, *, eps: float = 1e-5) -> bool:
+        parameters = takes(gamma, beta) and gamma.dtype.name in (x.dtype.name, "float32")
+        return takes(x) and parameters and x.shape[-1] <= MAX_THREADS * width(x.dtype)
+
+    @staticmethod
+    def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, Any]:
+        n_rows, n_channels = rows_of(x.shape), x.shape[-1]
+        y = xp.empty(x.shape, dtype=x.dtype)
+        mean, r = (xp.empty(n_rows, dtype="float32") for _ in range(2))
+        run = kernel("normalization.cu", "layer_norm_forward", x.dtype.name, gamma.dtype.name)
+        run((n_rows,), (row_threads(n_channels, x.dtype),), (y, mean, r, x, gamma, beta, i32(n_channels), f32(eps)))
+        return y, (x, mean, r, gamma)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array]:
+        x, mean, r, gamma = saved
+        n_rows, n_channels = rows_of(x.shape), x.shape[-1]
+        n_blocks = min(n_rows, _BACKWARD_BLOCKS)
+        dx = xp.empty(x.shape, dtype=x.dtype)
+        parts = [xp.empty((n_blocks, n_channels), dtype="float32") for _ in range(2)]
+        run = kernel("normalization.cu", "layer_norm_backward", x.dtype.name, gamma.dtype.name)
+        arguments = (dx, *parts, x, mean, r, gamma, contiguous(dy), i64(n_rows), i32(n_channels))
+        run((n_blocks,), (row_threads(n_channels, x.dtype),), arguments)
+        dgamma, dbeta = (xp.empty(n_channels, dtype=gamma.dtype) for _ in range(2))
+        add = kernel("normalization.cu", "layer_norm_sum_blocks", x.dtype.name, gamma.dtype.name)
+        for total, part in zip((dgamma, dbeta), parts, strict=True):
+            add((-(-n_channels // 32),), (MAX_THREADS,), (total, part, i32(n_blocks), i32(n_channels)))
+        return dx, dgamma, dbeta

@@ -1,0 +1,52 @@
+"""AdamW and the gradient norm on the GPU; kernels: optim.cu."""
+
+import math
+from typing import Any
+
+from autograd import backend
+from autograd.backend import xp
+from autograd.core import Array, accelerates
+from autograd.kernels.cuda.module import MAX_THREADS, f32, flat_grid, i32, i64, kernel, u64
+from autograd.optim import AdamWUpdate, SquaredNorm
+
+_NORM_BLOCKS = 1024
+
+
+@accelerates(AdamWUpdate, measured=False)
+class AdamWUpdateCUDA(AdamWUpdate):
+    """All arrays in one pass, the clip factor read where it was computed. Reference: optim.py."""
+
+    @staticmethod
+    def supports(*arrays: Any, **options: Any) -> bool:
+        return all(a.dtype.name == "float32" and a.flags.c_contiguous and a.size > 0 for a in arrays[:4])
+
+    @staticmethod
+    def forward(
+        weight: Array, gradient: Array, m: Array, v: Array, scale: Any, *,
+        lr: float, betas: tuple[float, float], eps: float, decay: float, t: int,
+    ) -> None:  # fmt: skip
+        b1, b2 = betas
+        correction = math.sqrt(1 - b2**t)
+        on_device = isinstance(scale, backend.device_array)
+        clip = (scale.astype("float32", copy=False), f32(1)) if on_device else (u64(0), f32(scale))  # u64(0): a null pointer
+        numbers = (b1, b2, 1 - b1, 1 - b2, eps * correction, 1 - lr * decay, lr * correction / (1 - b1**t))
+        arguments = (weight, gradient, m, v, *clip, *(f32(x) for x in numbers), i64(weight.size))
+        kernel("optim.cu", "adamw_update")(*flat_grid(weight.size, weight.dtype), arguments)
+
+
+@accelerates(SquaredNorm, measured=False)
+class SquaredNormCUDA(SquaredNorm):
+    """A sum per block, then the sum of those: two kernels, always in the same order. Reference: optim.py."""
+
+    @staticmethod
+    def supports(x: Any) -> bool:
+        return x.dtype.name == "float32" and x.flags.c_contiguous and x.size > 0
+
+    @staticmethod
+    def forward(x: Array) -> Array:
+        (n_blocks,), block = flat_grid(x.size, x.dtype)
+        n_blocks = min(n_blocks, _NORM_BLOCKS)
+        parts, total = xp.empty(n_blocks, dtype=x.dtype), xp.empty((), dtype=x.dtype)
+        kernel("optim.cu", "squared_norm_of_blocks")((n_blocks,), block, (parts, x, i64(x.size)))
+        kernel("optim.cu", "squared_norm_total")((1,), (MAX_THREADS,), (total, parts, i32(n_blocks)))
+        return total

@@ -1,0 +1,512 @@
+"""CUDA kernels without a GPU: every `.cu` file compiles, and what it computes is compared by running it on the host.
+
+On the host (`tests/cuda_host.py`) the same source runs thread by thread with real barriers, launched by the same Python as on a
+GPU. What that cannot show: speed, and anything that depends on a device's own rounding (`exp`, fused multiply-add).
+On a GPU, `test_ops.py` compares the same kernels as all others, and `benchmarks/gpu.py` measures them.
+"""
+
+import ast
+import ctypes
+import functools
+import importlib.util
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import autograd as ag
+from autograd import backend, core, optim
+from autograd.backend import _numpy
+from autograd.ops.activation import GELU, Softmax
+from autograd.ops.attention import Attention
+from autograd.ops.dropout import Dropout
+from autograd.ops.embedding import Embedding
+from autograd.ops.normalization import LayerNorm
+from tests import cuda_host
+from tests.autograd.checks import assert_close, numpy_only
+from tests.autograd.test_ops import compare
+
+
+def registered_apart() -> tuple[dict[type, list[Any]], set[type], ModuleType]:
+    """The CUDA kernels, registered in tables of their own so that no other test on NumPy meets them."""
+    before = core._kernels, core._unmeasured
+    core._kernels, core._unmeasured = {}, set()
+    try:
+        from autograd.kernels.cuda import module
+
+        return core._kernels, core._unmeasured, module
+    finally:
+        core._kernels, core._unmeasured = before
+
+
+pytestmark = numpy_only
+KERNELS, UNMEASURED, module = registered_apart() if backend.name == "numpy" else ({}, set(), ModuleType("unused"))
+DIRECTORY = Path(ag.__file__).parent / "kernels" / "cuda"
+FILES = sorted(path.name for path in DIRECTORY.glob("*.cu"))
+TYPES = [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")]  # (storage, parameter)
+
+each_file = pytest.mark.parametrize("file", FILES)
+on_host = pytest.mark.skipif(cuda_host.COMPILER is None, reason="no g++: nothing to run CUDA kernels with on the host")
+
+
+# They compile ----------------------------------------------------------------------------------------------------------------------
+
+
+def types_of(file: str) -> list[tuple[str, str]]:
+    return TYPES if "parameter" in (DIRECTORY / file).read_text(encoding="utf-8") else TYPES[:2]
+
+
+def kernel_names(file: str) -> list[str]:
+    return re.findall(r'extern "C" __global__ void (\w+)\(', (DIRECTORY / file).read_text(encoding="utf-8"))
+
+
+@each_file
+def test_nvcc_compiles_without_spills(file, tmp_path):
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("no nvcc on PATH: nothing to compile CUDA with")
+    targets = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in (80, 90)]
+    for types in types_of(file):
+        command = [nvcc, *module.options(*types), *targets, "-fatbin", "-Xptxas=-v", "-Werror=all-warnings", "-o", tmp_path / "out", file]
+        done = subprocess.run(command, cwd=DIRECTORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        spills = re.findall(r"Compiling entry function '(\w+)' for '(sm_\d+)'\n.*\n\s*(.*spill.*)", done.stderr)
+        assert {(name, target) for name, target, _ in spills} == {(name, f"sm_{n}") for name in kernel_names(file) for n in (80, 90)}
+        for name, target, line in spills:
+            assert line == "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", f"{name} for {target}, {types}: {line}"
+
+
+@functools.cache
+def nvrtc() -> ctypes.CDLL | None:
+    """The runtime compiler that CuPy uses: from NVIDIA's wheel, or the system's."""
+    found = importlib.util.find_spec("nvidia")
+    places = [Path(p) for p in (found.submodule_search_locations or [])] if found else []
+    candidates = sorted(str(f) for p in places for pattern in ("*/lib/libnvrtc.so.*", "*/bin/nvrtc64*.dll") for f in p.glob(pattern))
+    for name in [*candidates, "libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+@each_file
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_nvrtc_compiles(file, target):
+    library = nvrtc()
+    if library is None:
+        pytest.skip("no NVRTC: pip install nvidia-cuda-nvrtc")
+    for types in types_of(file):
+        program = ctypes.c_void_p()
+        assert library.nvrtcCreateProgram(ctypes.byref(program), module.source(file).encode(), file.encode(), 0, None, None) == 0
+        options = [option.encode() for option in (*module.options(*types), f"-arch={target}", "-ftz=true")]
+        status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        size = ctypes.c_size_t()
+        library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        library.nvrtcGetProgramLog(program, log)
+        library.nvrtcDestroyProgram(ctypes.byref(program))
+        assert status == 0 and not log.value.strip(), log.value.decode()
+
+
+@each_file
+def test_the_header_of_each_file_says_what_it_is(file):
+    text = (DIRECTORY / file).read_text(encoding="utf-8")
+    header = "".join(line for line in text.splitlines(keepends=True)[: text[: text.index("#include")].count("\n")])
+    for word in ("Reference: ", "// Layout  ", "// Bytes   "):
+        assert word in header
+    for name in re.findall(r"class(?:es)? (\w+)(?:(?:, | and )(\w+))?", header)[0]:
+        assert not name or re.search(rf"class {name}\(", "".join(p.read_text(encoding="utf-8") for p in reference_files()))
+    assert "<stdint.h>" not in text and kernel_names(file)
+
+
+def reference_files() -> list[Path]:
+    return [*(DIRECTORY.parent.parent / "ops").glob("*.py"), DIRECTORY.parent.parent / "optim.py"]
+
+
+def test_the_package_ships_its_sources():
+    pyproject = (DIRECTORY.parent.parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"kernels/cuda/*.cu"' in pyproject and '"kernels/cuda/*.cuh"' in pyproject
+
+
+def test_all_are_off_until_measured():
+    kernels = {kernel for several in KERNELS.values() for kernel in several}
+    assert len(kernels) == 9 and kernels == UNMEASURED
+
+
+# They compute what the definitions do ------------------------------------------------------------------------------------------------
+
+GUARD = 32  # elements of NaN on either side of every array
+
+
+class Xp:
+    """NumPy, except that new arrays are full of NaN and lie between guards; `offset` moves them off 16-byte boundaries."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+        self.guarded: list[tuple[np.ndarray, slice]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def empty(self, shape: Any, dtype: Any = "float64") -> np.ndarray:
+        n = int(np.prod(shape))
+        buffer = np.frombuffer(b"\xff" * (n + 2 * GUARD) * np.dtype(dtype).itemsize, dtype=dtype).copy()  # NaN as float and as bf16
+        mine = slice(GUARD + self.offset, GUARD + self.offset + n)
+        self.guarded.append((buffer, mine))
+        return buffer[mine].reshape(shape)
+
+    def zeros(self, shape: Any, dtype: Any = "float64") -> np.ndarray:
+        array = self.empty(shape, dtype)
+        array[...] = 0
+        return array
+
+    def place(self, array: np.ndarray) -> np.ndarray:
+        """A copy between guards."""
+        copy = self.empty(array.shape, array.dtype)
+        copy[...] = array
+        return copy
+
+    def check(self) -> None:
+        for buffer, mine in self.guarded:
+            raw = buffer.view(np.uint8).reshape(-1, buffer.itemsize)
+            assert (raw[: mine.start] == 255).all() and (raw[mine.stop :] == 255).all(), "written outside of an array"
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Xp]:
+    """Kernels run on the host, and are the only ones registered."""
+    yield from on_the_host(monkeypatch, offset=0)
+
+
+@pytest.fixture(params=[0, 1], ids=["aligned", "misaligned"])
+def host_either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Xp]:
+    """The same twice: arrays that start on 16 bytes, and one element further."""
+    yield from on_the_host(monkeypatch, offset=request.param)
+
+
+def on_the_host(monkeypatch: pytest.MonkeyPatch, offset: int) -> Iterator[Xp]:
+    xp = Xp(offset)
+    monkeypatch.setattr(module, "raw_module", cuda_host.RawModule)
+    monkeypatch.setattr(module, "STORAGE", module.STORAGE | {"uint16": "bf16"})  # NumPy has no bfloat16: its bits stand for it
+    monkeypatch.setattr(core, "_kernels", KERNELS)
+    monkeypatch.setattr(core, "_unmeasured", UNMEASURED)
+    monkeypatch.setattr(backend, "random_bits", cupy_random_bits())
+    for kernel in UNMEASURED:
+        monkeypatch.setattr(f"{kernel.__module__}.xp", xp)
+    module.kernel.cache_clear()
+    module._module.cache_clear()
+    yield xp
+    module.kernel.cache_clear()
+    module._module.cache_clear()
+    xp.check()
+
+
+def cupy_random_bits() -> Any:
+    """`random_bits` of backend/_cupy.py, run on NumPy."""
+    tree = ast.parse((Path(backend.__file__).parent / "_cupy.py").read_text(encoding="utf-8"))
+    (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "random_bits")
+    names: dict[str, Any] = {"np": np, "xp": np, "Any": Any}
+    exec(compile(ast.Module([function], []), "_cupy.py", "exec"), names)
+
+    def bits(*arguments: int) -> Any:
+        with np.errstate(over="ignore"):
+            return names["random_bits"](*arguments)
+
+    return bits
+
+
+@on_host
+@pytest.mark.parametrize("op", [op for op in KERNELS if op.__module__.startswith("autograd.ops")], ids=lambda op: op.__name__)
+def test_kernels_equal_the_definition(op, host):
+    (kernel,) = KERNELS[op]
+    compare(op, kernel, n_small=15, n_large=4)
+
+
+SHAPES = [(1, 1), (3, 31), (2, 32), (5, 33), (4, 128), (2, 3, 129), (3, 1030)]
+
+
+def bf16(x: np.ndarray) -> np.ndarray:
+    """float32 -> the bits of bfloat16, to nearest, ties to even."""
+    u = x.astype(np.float32).view(np.uint32).astype(np.uint64)
+    return ((u + 0x7FFF + ((u >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def to_float(bits: np.ndarray) -> np.ndarray:
+    """The bits of bfloat16 -> float64; other arrays as they are."""
+    if bits.dtype != np.uint16:
+        return bits.astype(np.float64)
+    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def assert_near(actual: np.ndarray, expected: np.ndarray, dtype: np.dtype[Any]) -> None:
+    """Within the rounding of the storage type, relative to the largest value."""
+    tolerance = 2.0**-7 if dtype == np.uint16 else 2e-6
+    actual = to_float(actual)
+    assert actual.shape == expected.shape and np.isfinite(actual).all()
+    assert np.abs(actual - expected).max() <= tolerance * max(1e-3, np.abs(expected).max())
+
+
+def stored(xp: Xp, storage: str, *arrays: np.ndarray) -> list[np.ndarray]:
+    return [xp.place(bf16(a) if storage == "bf16" else a.astype(np.float32)) for a in arrays]
+
+
+each_storage = pytest.mark.parametrize("storage", ["float", "bf16"])
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+@on_host
+@each_storage
+@each_shape
+@pytest.mark.parametrize(
+    ("op", "options"),
+    [(GELU, {}), (Softmax, {"axis": -1}), (LayerNorm, {}), (Dropout, {"p": 0.3, "seed": 3, "draw": 5})],
+    ids=["GELU", "Softmax", "LayerNorm", "Dropout"],
+)
+def test_rows_of_any_length_alignment_and_type(op, options, shape, storage, host_either, monkeypatch):
+    (kernel,) = KERNELS[op]
+    if "axis" in options:
+        options = {"axis": len(shape) - 1}
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(s) for s in ([shape, shape[-1:], shape[-1:]] if op is LayerNorm else [shape])]
+    arrays, (dy,) = stored(host_either, storage, *inputs), stored(host_either, storage, rng.standard_normal(shape))
+    before = [a.copy() for a in (*arrays, dy)]
+    assert kernel.supports(*arrays, **options)
+    results = []
+    for descending in (False, True):
+        monkeypatch.setattr(cuda_host, "descending", descending)
+        y, saved = kernel.forward(*arrays, **options)
+        gradients = kernel.backward(saved, dy)
+        results.append([y, *(gradients if isinstance(gradients, tuple) else (gradients,))])
+    for ascending, descending in zip(*results, strict=True):
+        assert (ascending == descending).all(), "the order of the threads matters: a barrier is missing"
+    y, saved = op.forward(*(to_float(a) for a in arrays), **options)
+    gradients = op.backward(saved, to_float(dy))
+    expected = [y, *(gradients if isinstance(gradients, tuple) else (gradients,))]
+    for actual, right in zip(results[0], expected, strict=True):
+        assert_near(actual, right, arrays[0].dtype)
+    assert all((a == b).all() for a, b in zip((*arrays, dy), before, strict=True)), "an input was written to"
+
+
+@on_host
+@pytest.mark.parametrize("n_rows", [1, 1500])  # more rows than blocks
+def test_layer_norm_takes_float_parameters_beside_bf16_rows(n_rows, host):
+    (kernel,) = KERNELS[LayerNorm]
+    rng = np.random.default_rng(1)
+    x, dy = stored(host, "bf16", *(3 + rng.standard_normal((2, n_rows, 40))))
+    gamma, beta = stored(host, "float", *rng.standard_normal((2, 40)))
+    assert kernel.supports(x, gamma, beta) and not kernel.supports(x.astype(np.float32), bf16(gamma), bf16(beta))
+    y, saved = kernel.forward(x, gamma, beta)
+    dx, dgamma, dbeta = kernel.backward(saved, dy)
+    assert (y.dtype, dx.dtype, dgamma.dtype, dbeta.dtype) == (np.uint16, np.uint16, np.float32, np.float32)
+    right, saved = LayerNorm.forward(to_float(x), to_float(gamma), to_float(beta))
+    assert_near(y, right, x.dtype)
+    for actual, right in zip((dx, dgamma, dbeta), LayerNorm.backward(saved, to_float(dy)), strict=True):
+        assert_near(actual, right, actual.dtype if actual is dx else np.dtype("float32"))
+
+
+def test_layer_norm_leaves_rows_that_are_too_long_to_the_definition():
+    (kernel,) = KERNELS[LayerNorm]
+    for n, taken in ((4096, True), (4097, False)):
+        assert kernel.supports(*(np.ones(s, np.float32) for s in ((2, n), n, n))) is taken
+
+
+@on_host
+def test_softmax_of_rows_of_minus_infinity_is_zero(host):
+    x = np.full((2, 40), -np.inf, np.float32)
+    x[1, 7] = 3.0
+    (kernel,) = KERNELS[Softmax]
+    y, _ = kernel.forward(host.place(x), axis=1)
+    assert (y[0] == 0).all() and y[1, 7] == 1 and y.sum() == 1
+
+
+@on_host
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(1, 1), (1, 40), (3, 40), (33, 33), (20, 130)])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("p", [0.0, 0.2])
+def test_attention_with_fewer_queries_than_keys(n_queries, n_keys, causal, p, host):
+    (kernel,) = KERNELS[Attention]
+    rng = np.random.default_rng(6)
+    q, k, v, dy = (rng.standard_normal((2, 3, n, 8)).astype(np.float32) for n in (n_queries, n_keys, n_keys, n_queries))
+    options = {"causal": causal, "p": p, "seed": 1, "draw": 2}
+    assert kernel.supports(q, k, v, None, **options)
+    y, saved = kernel.forward(q, k, v, None, **options)
+    right, right_saved = Attention.forward(*(to_float(a) for a in (q, k, v)), None, **options)
+    assert_near(y, right, q.dtype)
+    for actual, expected in zip(kernel.backward(saved, dy)[:3], Attention.backward(right_saved, to_float(dy))[:3], strict=True):
+        assert_near(actual, expected, q.dtype)
+
+
+@on_host
+@each_storage
+def test_softmax_of_rows_longer_than_a_block_takes_at_once(storage, host):
+    (kernel,) = KERNELS[Softmax]
+    rng = np.random.default_rng(5)
+    x, dy = stored(host, storage, *(np.linspace(-9, 9, 9001) + rng.standard_normal((2, 2, 9001))))  # the largest come last
+    y, saved = kernel.forward(x, axis=1)
+    right, _ = Softmax.forward(to_float(x), axis=1)
+    assert_near(y, right, x.dtype)
+    of_stored = Softmax.backward((to_float(y), 1), to_float(dy))
+    assert_near(kernel.backward(saved, dy), of_stored, x.dtype)
+
+
+@on_host
+@each_storage
+@pytest.mark.parametrize("n_channels", [1, 33, 256, 300])
+def test_embedding_gradient(n_channels, storage, host_either):
+    (kernel,) = KERNELS[Embedding]
+    rng = np.random.default_rng(2)
+    ids = np.where(rng.random((5, 40)) < 0.5, 3, rng.integers(0, 9, (5, 40)))  # one id much more often than others
+    ids[ids == 4] = 5  # and one never
+    (dy,) = stored(host_either, storage, rng.standard_normal((5, 40, n_channels)))
+    dweight, _ = kernel.backward((ids, (9, n_channels)), dy)
+    expected, _ = Embedding.backward((ids, (9, n_channels)), to_float(dy))
+    assert_near(dweight, expected, dy.dtype)
+    assert (dweight[4] == 0).all()
+
+
+@on_host
+@each_storage
+@pytest.mark.parametrize("n_classes", [2, 33, 1030, 9001])  # at last, more than each thread's first 16 bytes
+def test_cross_entropy_in_place(n_classes, storage, host_either, monkeypatch):
+    rng = np.random.default_rng(3)
+    z, targets = 5 * rng.standard_normal((6, n_classes)), rng.integers(0, n_classes, 6)
+    targets[2] = -100
+    (logits,) = stored(host_either, storage, z)
+    z = to_float(logits)
+    shifted = z - z.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    counted = targets != -100
+    losses = np.where(counted, -log_p[np.arange(6), np.maximum(targets, 0)], 0)
+    dz = (np.exp(log_p) - (np.arange(n_classes) == targets[:, None])) * counted[:, None] * 0.5
+    run = module.kernel("loss.cu", "cross_entropy_in_place", logits.dtype.name)
+    for want in (0, 1):
+        found, before = host_either.empty(6, "float32"), logits.copy()
+        numbers = (module.i32(n_classes), module.i64(-100), module.f32(0.5), module.i32(want))
+        run((6,), (module.row_threads(n_classes, logits.dtype),), (found, logits, targets, *numbers))
+        assert_near(found, losses, np.dtype("float32"))
+        if not want:
+            assert (logits == before).all()
+    assert_near(logits, dz, logits.dtype)
+
+
+@on_host
+@pytest.mark.parametrize("n", [1, 5, 1024, 100_001])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("clip", ["number", "device"])
+def test_adamw_and_norm(n, decay, clip, host_either):
+    rng = np.random.default_rng(4)
+    arrays = [rng.standard_normal(n) for _ in range(3)] + [rng.standard_normal(n) ** 2]
+    mine = [host_either.place(a.astype(np.float32)) for a in arrays]
+    exact = [a.astype(np.float32).astype(np.float64) for a in arrays]
+    options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "decay": decay, "t": 3}
+    scale = 0.7 if clip == "number" else np.array(0.7, np.float32)
+    gradient = mine[1].copy()
+    with ag.use_kernels("unmeasured"):
+        update, norm = optim.fastest(optim.AdamWUpdate, *mine, scale, **options), optim.fastest(optim.SquaredNorm, mine[1])
+    assert update.__name__ == "AdamWUpdateCUDA" and norm.__name__ == "SquaredNormCUDA"
+    update.forward(*mine, scale, **options)
+    optim.AdamWUpdate.forward(*exact, float(scale), **options)
+    for actual, right in zip(mine, exact, strict=True):
+        assert_near(actual, right, actual.dtype)
+    assert (mine[1] == gradient).all()
+    total = norm.forward(mine[1])
+    assert total.shape == () and abs(total - (exact[1] ** 2).sum()) <= 1e-6 * (exact[1] ** 2).sum()
+    assert norm.forward(mine[1]) == total
+
+
+@on_host
+def test_dropout_draws_the_backends_bits(host):
+    (kernel,) = KERNELS[Dropout]
+    y, _ = kernel.forward(host.place(np.ones(10_000, np.float32)), p=0.25, seed=7, draw=11)
+    keep = cupy_random_bits()(7, 11, 0, 10_000) >= 1 << 14
+    assert_close(y, np.where(keep, np.float32(4 / 3), np.float32(0)))
+
+
+@on_host
+def test_bf16_rounds_to_nearest_even(host):
+    x = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -(1 + 2**-8), 3.3895314e38, 1e-40, np.inf, np.nan, -0.0], np.float32)
+    code = (
+        module.source("dropout.cu")
+        + 'extern "C" __global__ void rounded(bf16* y, const float* x) { from_float(x[threadIdx.x], y[threadIdx.x]); }\n'
+    )
+    y = np.zeros(32, np.uint16)
+    cuda_host.RawModule(code).get_function("rounded")((1,), (32,), (y, np.pad(x, (0, 22))))
+    with np.errstate(invalid="ignore"):
+        assert (y[:10][~np.isnan(x)] == bf16(x)[~np.isnan(x)]).all()
+    assert np.isnan(to_float(y)[8])
+
+
+@on_host
+def test_every_kernel_has_run_on_the_host(host):
+    """The tests above leave none out; here each is at least found in the launchers."""
+    launchers = "".join(path.read_text(encoding="utf-8") for path in DIRECTORY.glob("*.py"))
+    for file in FILES:
+        for name in kernel_names(file):
+            assert f'"{name}"' in launchers
+
+
+# What goes wrong is said ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_kernel_that_does_not_load_says_why(host, monkeypatch):
+    def broken(code: str, options: tuple[str, ...]) -> Any:
+        raise ImportError("no CUDA toolkit")
+
+    monkeypatch.setattr(module, "raw_module", broken)
+    with (
+        ag.use_kernels("unmeasured"),
+        pytest.raises(RuntimeError, match=r"CUDA kernel gelu_forward of activation.cu for float32: not loaded \(no CUDA"),
+    ):
+        ag.gelu(ag.Tensor(np.ones(3, np.float32)))
+
+
+@on_host
+@pytest.mark.parametrize(
+    ("body", "arguments", "message"),
+    [
+        ("if (threadIdx.x < 40) return; block_sum(1.0f);", (), "deadlock"),
+        ("if (threadIdx.x == 0) __syncthreads(); else if (threadIdx.x < 33) block_sum(1.0f);", (), "deadlock"),
+        ("", (np.int32(1),), "wrong number of arguments"),
+    ],
+)
+def test_the_host_reports_deadlocks_and_wrong_arguments(body, arguments, message):
+    code = module.source("dropout.cu") + f'extern "C" __global__ void wrong() {{ {body} }}\n'
+    with pytest.raises(RuntimeError, match=message):
+        cuda_host.RawModule(code).get_function("wrong")((1,), (64,), arguments)
+
+
+@on_host
+def test_the_host_is_strict_about_arguments():
+    run = cuda_host.RawModule(module.source("activation.cu")).get_function("gelu_forward")
+    x = np.ones((4, 4), np.float32)
+    with pytest.raises(RuntimeError, match="argument 2 has the wrong size"):
+        run((1,), (32,), (x, x, np.int32(16)))
+    with pytest.raises(TypeError, match="argument 2 is a int"):
+        run((1,), (32,), (x, x, 16))
+    with pytest.raises(ValueError, match="argument 1 is not contiguous"):
+        run((1,), (32,), (x, x.T[:2], np.int64(16)))
+
+
+@on_host
+def test_the_host_shows_a_missing_barrier(monkeypatch):
+    code = module.source("dropout.cu") + (
+        'extern "C" __global__ void race(float* y) { __shared__ float s[64]; s[threadIdx.x] = threadIdx.x + 1.0f; '
+        "y[threadIdx.x] = s[63 - threadIdx.x]; }\n"
+    )
+    results = []
+    for descending in (False, True):
+        monkeypatch.setattr(cuda_host, "descending", descending)
+        results.append(np.zeros(64, np.float32))
+        cuda_host.RawModule(code).get_function("race")((1,), (64,), (results[-1],))
+    assert (results[0] != results[1]).any()
+
+
+def test_numpys_random_bits_are_others():
+    assert (_numpy.random_bits(7, 11, 0, 64) != cupy_random_bits()(7, 11, 0, 64)).any()
