@@ -24,7 +24,7 @@ from tinygpt.corpora import load_corpus
 from tinygpt.data import Windows
 from tinygpt.generate import Sampling, complete
 from tinygpt.tokenizer import gpt2_tokenizer
-from tinygpt.train import Trainer, plot_loss
+from tinygpt.train import Trainer, evaluate, plot_loss
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def main() -> None:
     text = complete(model, tokenizer, "Every effort moves you", 40, Sampling(temperature=0)).text
     last_epoch = [loss for _, loss in result.train_curve[-per_epoch:]]
     report = {
-        "training_nats_last_epoch": round(sum(last_epoch) / len(last_epoch), 3),
+        "training_nats": round(evaluate(model, train, 2), 3),
+        "training_nats_last_epoch_with_dropout": round(sum(last_epoch) / len(last_epoch), 3),
         "best_validation_nats": round(result.best_validation_nats, 3),
         "best_epoch": result.best_step / per_epoch,
         "last_validation_nats": round(result.last_validation_nats, 3),

@@ -2,7 +2,7 @@
 
     python examples/pretrain.py
 
-About four minutes on two CPU cores, no network: the text is the documentation that comes with NumPy and Python. Leaves a run
+Under four minutes on two CPU cores, no network: the text is the documentation that comes with NumPy and Python. Leaves a run
 directory under runs/ with a checkpoint, the loss curve (loss.png) and samples. Continue with: python examples/generate.py
 
 More: --corpus FILE_OR_FOLDER trains on your own text, --help lists every flag, AUTOGRAD_BACKEND=cupy runs on the GPU.
@@ -24,7 +24,7 @@ from tinygpt.tokenizer import train_tokenizer
 from tinygpt.train import MetricsFile, Trainer, bits_per_byte, plot_loss
 
 DEFAULT = PretrainConfig(
-    model=GPTConfig.preset("laptop"), train=TrainConfig(steps=2400, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
+    model=GPTConfig.preset("laptop"), train=TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
 )
 
 

@@ -2,17 +2,34 @@
 
 from tinygpt import GPT, GPTConfig
 model = GPT(GPTConfig.preset("laptop"))
+
+The names below are loaded when first asked for, so that `python -m tinygpt.doctor` can report on a backend that does not start.
 """
 
-import autograd
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-if not hasattr(autograd, "linear_cross_entropy"):
+if TYPE_CHECKING:
+    from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig
+    from tinygpt.model import GPT
+
+__all__ = ["GPT", "GPTConfig", "PretrainConfig", "TrainConfig"]
+
+_HOME = {"GPT": "tinygpt.model", "GPTConfig": "tinygpt.config", "PretrainConfig": "tinygpt.config", "TrainConfig": "tinygpt.config"}
+
+_autograd = importlib.util.find_spec("autograd")
+if _autograd is None or not (Path(_autograd.origin or "").parent / "ops" / "loss.py").is_file():
     raise ImportError(
-        f"autograd: imported from {getattr(autograd, '__file__', None)}, expected the package that comes with tinygpt; "
+        f"autograd: found {_autograd and _autograd.origin}, expected the package that comes with tinygpt; "
         "PyPI's unrelated `autograd` has the same name: pip uninstall autograd, then reinstall tinygpt"
     )
 
-from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig
-from tinygpt.model import GPT
 
-__all__ = ["GPT", "GPTConfig", "PretrainConfig", "TrainConfig"]
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tinygpt' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,851 @@
+"""Proves the GPU path on any NVIDIA GPU with one command, and measures it.
+
+    python benchmarks/gpu.py
+
+Needs CuPy; PyTorch too for the comparison; no network. Nine minutes at most: each section runs in a process of its own under a
+time budget, and one that fails or runs out of time is reported, the others go on. Writes gpu-DEVICE-DATE.json and .md into
+benchmarks/results/. Exit code 1 if something computed wrong or failed, 2 without a GPU.
+
+    check         every CUDA kernel against its reference: fresh random inputs, odd sizes, outputs full of NaN beforehand
+    speed         every CUDA kernel against the copy bandwidth, which is measured first, as is the rate of matrix products
+    agreement     the same 100 updates on the CPU and on the GPU
+    train         one training step of GPT-2 124M, T = 1024, at several batch sizes
+    torch-eager   the same in PyTorch, bfloat16
+    torch-compile the same compiled
+    generate      tokens per second
+    tests         the test suite on the cupy backend
+
+--sections runs only some, --quick uses small sizes, --dry-run prints the plan and needs no GPU. Warm-up, which includes the
+compilation of kernels, is timed apart from what follows it.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import math
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DEADLINE_S = 520.0  # of the nine minutes, what the sections share
+BATCHES, CONTEXT = (16, 32, 64), 1024
+GPT2_VOCAB = 50304  # 50257 rounded up to a multiple of 64, on both sides: matrix units like it
+SHARE_WANTED = 0.8  # of the copy bandwidth, for a kernel that only moves memory
+AGREEMENT_NATS = 1e-3  # loss after 100 updates, GPU against CPU, float32
+
+Row = dict[str, Any]
+Report = Callable[..., None]  # report(**row): adds a row to the section's results at once, so a section that dies keeps what it had
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the proof: what it runs, for how long at most, with which variables."""
+
+    run: Callable[[Report, argparse.Namespace], None]
+    budget_s: float
+    environment: dict[str, str]
+
+
+# Kernels: right, then fast --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Call:
+    """One call of an op on host arrays: float ones are cast to the dtype under test, integers stay."""
+
+    op: str
+    inputs: list[np.ndarray | None]
+    options: dict[str, Any]
+    needs: bool = False  # forward takes `needs`
+    moved: tuple[float, float] = (2, 3)  # arrays of the first input's size that forward and backward must at least read or write
+    float32_only: bool = False
+
+
+def calls(rng: np.random.Generator, rows: int, columns: int, *, only: str | None = None) -> Iterator[Call]:
+    """Each op that has CUDA kernels, on about rows x columns elements."""
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    makers: dict[str, Callable[[], Call]] = {
+        "GELU": lambda: Call("GELU", [normal(rows, columns)], {}),
+        "Softmax": lambda: Call("Softmax", [normal(rows, columns)], {"axis": 1}),
+        "LayerNorm": lambda: Call("LayerNorm", [3 + normal(rows, columns), normal(columns), normal(columns)], {}),
+        "Dropout": lambda: Call("Dropout", [normal(rows, columns)], {"p": 0.2, "seed": 1, "draw": int(rng.integers(1000))}, moved=(2, 2)),
+        "Embedding": lambda: Call(
+            "Embedding", [normal(max(2, rows // 2), columns), rng.integers(0, max(2, rows // 2), rows)], {}, moved=(2, 1.5)
+        ),
+        "LinearCrossEntropy": lambda: Call(
+            "LinearCrossEntropy",
+            [normal(rows, 24), normal(columns, 24) / 5, np.where(np.arange(rows) % 7 == 3, -100, rng.integers(0, columns, rows))],
+            {"n_counted": rows - len(range(3, rows, 7)), "ignore_index": -100, "label_smoothing": 0.0, "chunk": 1024},
+            needs=True,
+        ),
+        "Attention": lambda: Call(
+            "Attention", [*(normal(2, 2, min(rows, columns), 8) for _ in range(3)), None], {"causal": True}, float32_only=True
+        ),
+        "Attention with dropout": lambda: Call(
+            "Attention",
+            [normal(2, 2, max(1, min(rows, columns) // 2), 8), *(normal(2, 2, min(rows, columns), 8) for _ in range(2)), None],
+            {"causal": bool(rows % 2), "p": 0.1, "seed": 1, "draw": 2},
+            float32_only=True,
+        ),
+    }
+    for name, make in makers.items():
+        if only in (None, name):
+            yield make()
+
+
+def kernels_by_op() -> dict[str, tuple[Any, list[Any]]]:
+    """Name of each op -> (the op, its kernels)."""
+    import autograd as ag
+
+    return {op.__name__: (op, list(kernels)) for op, kernels in ag.registered_kernels().items()}
+
+
+@contextlib.contextmanager
+def poisoned(xp: Any) -> Iterator[None]:
+    """Within this block `xp.empty` gives arrays full of NaN: an element that a kernel forgets to write shows."""
+    original = xp.empty
+
+    def empty(*args: Any, **kwargs: Any) -> Any:
+        array = original(*args, **kwargs)
+        if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+            array.fill(float("nan"))
+        return array
+
+    xp.empty = empty
+    try:
+        yield
+    finally:
+        xp.empty = original
+
+
+def forward_and_backward(op: Any, call: Call, arrays: list[Any], xp: Any, dy: Any = None) -> tuple[list[Any], Any]:
+    """([y, gradients ...], dy); without a dy given, a random one of y's shape and dtype is drawn."""
+    needs = {"needs": tuple(a is not None and a.dtype.name != "int64" for a in arrays)}
+    y, saved = op.forward(*arrays, **call.options, **(needs if call.needs else {}))
+    if dy is None:
+        rng = np.random.default_rng(0)
+        dy = xp.asarray(rng.standard_normal(y.shape, dtype=np.float32)).astype(y.dtype)
+    gradients = op.backward(saved, dy)
+    return [y, *(g for g in (gradients if isinstance(gradients, tuple) else (gradients,)) if g is not None)], dy
+
+
+def in_float64(array: Any, xp: Any) -> Any:
+    """The same numbers in float64, by way of the host, where the conversion is plainly meant."""
+    from autograd.backend import to_host
+
+    return xp.asarray(np.asarray(to_host(array)).astype(np.float64))
+
+
+def on_device(call: Call, xp: Any, dtype: Any) -> list[Any]:
+    return [a if a is None else xp.asarray(a) if a.dtype.kind == "i" else xp.asarray(a).astype(dtype) for a in call.inputs]
+
+
+def dtypes(xp: Any) -> list[Any]:
+    """float32, and bfloat16 where the backend has it."""
+    from autograd import backend
+
+    return [np.dtype("float32"), *([backend.bfloat16] if backend.bfloat16 is not None else [])]
+
+
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-6}
+"""Largest error relative to the largest value: some roundings of the storage type (2^-24, 2^-9)."""
+
+
+def check(report: Report, options: argparse.Namespace) -> None:
+    """Every kernel against its reference in float64 on the same numbers."""
+    from autograd.backend import to_host, xp
+
+    seed = int.from_bytes(os.urandom(4), "little")
+    rng = np.random.default_rng(seed)
+    report(seed=seed)
+    shapes = [(1, 1), (5, 33)] if options.quick else [(1, 1), (3, 31), (33, 65), (7, 1023), (1500, 768), (64, 3001)]
+    table = kernels_by_op()
+    for rows, columns in shapes:
+        for dtype in dtypes(xp):
+            for call in calls(rng, rows, columns):
+                op, kernels = table[call.op]
+                arrays = on_device(call, xp, dtype)
+                for kernel in kernels:
+                    name = {"kernel": kernel.__name__, "shape": [rows, columns], "dtype": dtype.name}
+                    if (call.float32_only and dtype.name != "float32") or not kernel.supports(*arrays, **call.options):
+                        continue
+                    try:
+                        with poisoned(xp):
+                            found, dy = forward_and_backward(kernel, call, arrays, xp)
+                        exact = [a if a is None or a.dtype.kind == "i" else in_float64(a, xp) for a in arrays]
+                        right, _ = forward_and_backward(op, call, exact, xp, in_float64(dy, xp))
+                        again, _ = forward_and_backward(kernel, call, arrays, xp, dy)
+                        report(**name, **compared(found, right, again, to_host, dtype.name))
+                    except Exception as error:
+                        report(**name, ok=False, error=one_line(error))
+    check_optimizer(report, rng, xp, to_host, [1, 5, 1001] if options.quick else [1, 5, 100_001, 30_000_001])
+
+
+def compared(found: list[Any], right: list[Any], again: list[Any], to_host: Callable[[Any], np.ndarray], dtype: str) -> Row:
+    """ok, the largest error relative to the largest value, and whether a second run gave the same bits."""
+    error, same = 0.0, len(found) == len(right)
+    for a, b, c in zip(found, right, again, strict=True):
+        a, b, c = (np.asarray(to_host(array)).astype(np.float64) for array in (a, b, c))
+        same &= a.shape == b.shape and np.array_equal(a, c)
+        if a.shape == b.shape and a.size:
+            difference = np.abs(a - b).max() / max(1e-2, np.abs(b).max())
+            error = max(error, float(difference)) if math.isfinite(difference) else math.inf
+    return {"ok": bool(same and error <= TOLERANCE[dtype]), "error_relative": error, "same_bits_again": bool(same)}
+
+
+def check_optimizer(report: Report, rng: np.random.Generator, xp: Any, to_host: Callable[[Any], np.ndarray], sizes: list[int]) -> None:
+    table = kernels_by_op()
+    for n in sizes:
+        host = [rng.standard_normal(n, dtype=np.float32) for _ in range(3)] + [rng.standard_normal(n, dtype=np.float32) ** 2]
+        options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "decay": 0.1, "t": 3}
+        op, kernels = table["AdamWUpdate"]
+        for kernel in kernels:
+            # One element in, so that the arrays do not begin on 16 bytes.
+            runs = [[xp.asarray(np.pad(a, (1, 0)))[1:] for a in host] for _ in range(2)]
+            exact = [xp.asarray(a.astype(np.float64)) for a in host]
+            for arrays in runs:
+                kernel.forward(*arrays, xp.asarray(np.float32(0.7)), **options)
+            op.forward(*exact, float(np.float32(0.7)), **options)
+            report(kernel=kernel.__name__, shape=[n], dtype="float32", **compared(runs[0], exact, runs[1], to_host, "float32"))
+        op, kernels = table["SquaredNorm"]
+        for kernel in kernels:
+            x = xp.asarray(host[0])
+            found, right, again = kernel.forward(x), op.forward(in_float64(x, xp)), kernel.forward(x)
+            report(kernel=kernel.__name__, shape=[n], dtype="float32", **compared([found], [right], [again], to_host, "float32"))
+
+
+def seconds_on_device(function: Callable[[], Any], *, repeats: int = 20) -> tuple[float, float]:
+    """(seconds per call between events on the device, median; seconds of the first call, compilation included)."""
+    from autograd import backend
+
+    xp: Any = backend.xp
+    cuda = xp.cuda
+    started = time.perf_counter()
+    function()
+    backend.synchronize()
+    first_s = time.perf_counter() - started
+    function()
+    times = []
+    for _ in range(repeats):
+        begin, end = cuda.Event(), cuda.Event()
+        begin.record()
+        function()
+        end.record()
+        end.synchronize()
+        times.append(cuda.get_elapsed_time(begin, end) / 1000)
+    return statistics.median(times), first_s
+
+
+def speed(report: Report, options: argparse.Namespace) -> None:
+    """Ceilings first, then each kernel as a share of them."""
+    from autograd.backend import xp
+
+    rng = np.random.default_rng(0)
+    bandwidth = copy_bandwidth(report, xp, 1 << (20 if options.quick else 29))
+    size = 128 if options.quick else 8192
+    for dtype in dtypes(xp):
+        a = xp.asarray(rng.standard_normal((size, size), dtype=np.float32)).astype(dtype)
+        product_s, _ = seconds_on_device(lambda a=a: a @ a, repeats=10)
+        report(name=f"matrix product {size}", dtype=dtype.name, ms=1e3 * product_s, tflop_per_s=2 * size**3 / product_s / 1e12)
+    tokens = 256 if options.quick else 32 * CONTEXT
+    shapes = {"GELU": (tokens, 3072), "LayerNorm": (tokens, 768), "Softmax": (tokens * 3, 1024), "Dropout": (tokens, 768),
+              "Embedding": (tokens, 768)}  # fmt: skip
+    for name, (rows, columns) in shapes.items():
+        (call,) = calls(rng, rows // (16 if options.quick else 1), columns, only=name)
+        for dtype in dtypes(xp):
+            with reported_failure(report, name=name, dtype=dtype.name):
+                time_op(report, call, xp, dtype, bandwidth)
+    with reported_failure(report, name="kernels in place"):
+        rows, classes, n_keys = (64, 500, 64) if options.quick else (8 * CONTEXT, GPT2_VOCAB, CONTEXT)
+        time_in_place(report, xp, bandwidth, rows, classes, n_keys)
+    with reported_failure(report, name="optimizer"):
+        time_optimizer(report, xp, 10_000 if options.quick else 124_475_904, bandwidth)
+
+
+def copy_bandwidth(report: Report, xp: Any, n_bytes: int) -> float:
+    """Bytes read and written per second by the driver's own copy."""
+    source, target = xp.zeros(n_bytes, dtype="uint8"), xp.zeros(n_bytes, dtype="uint8")
+    copy_s, _ = seconds_on_device(lambda: xp.copyto(target, source))
+    bandwidth = 2 * n_bytes / copy_s
+    report(name="copy", bytes=2 * n_bytes, ms=1e3 * copy_s, gb_per_s=bandwidth / 1e9)
+    return bandwidth
+
+
+def time_op(report: Report, call: Call, xp: Any, dtype: Any, bandwidth: float) -> None:
+    """Forward and backward of each kernel, and of the reference, on one call."""
+    op, kernels = kernels_by_op()[call.op]
+    arrays = on_device(call, xp, dtype)
+    for kernel in kernels:
+        if not kernel.supports(*arrays, **call.options):
+            continue
+        y, saved = kernel.forward(*arrays, **call.options)
+        dy = xp.ones(y.shape, dtype=y.dtype)
+        _, saved_by_op = op.forward(*arrays, **call.options)
+        for direction, moved, arguments, arguments_of_op, keywords in (
+            ("forward", call.moved[0], arrays, arrays, call.options),
+            ("backward", call.moved[1], (saved, dy), (saved_by_op, dy), {}),
+        ):
+            fast, plain = getattr(kernel, direction), getattr(op, direction)
+            if fast is plain:
+                continue
+            kernel_s, first_s = seconds_on_device(partial(fast, *arguments, **keywords))
+            plain_s, _ = seconds_on_device(partial(plain, *arguments_of_op, **keywords), repeats=5)
+            n_bytes = moved * y.size * dtype.itemsize
+            report(**timed(f"{kernel.__name__} {direction}", dtype.name, n_bytes, kernel_s, bandwidth, first_s, plain_s))
+
+
+def timed(name: str, dtype: str, n_bytes: float, kernel_s: float, bandwidth: float, first_s: float, plain_s: float | None = None) -> Row:
+    row: Row = {"name": name, "dtype": dtype, "bytes": int(n_bytes), "ms": 1e3 * kernel_s, "gb_per_s": n_bytes / kernel_s / 1e9}
+    row |= {"share_of_copy": n_bytes / kernel_s / bandwidth, "first_call_ms": 1e3 * first_s}
+    return row if plain_s is None else row | {"plain_ms": 1e3 * plain_s, "times_plain": plain_s / kernel_s}
+
+
+def time_in_place(report: Report, xp: Any, bandwidth: float, rows: int, classes: int, n_keys: int) -> None:
+    """The kernels between matrix products, alone. They work in place, so each call takes the last one's output."""
+    from autograd.kernels.cuda.module import f32, i32, i64, kernel, row_threads, u32, u64
+
+    rng = np.random.default_rng(0)
+    targets, losses = xp.asarray(rng.integers(0, classes, rows)), xp.empty(rows, dtype="float32")
+    n_scores = rows * classes // n_keys // n_keys * n_keys  # rows of scores: as many elements as there are logits
+    for dtype in dtypes(xp):
+        z = xp.asarray(rng.standard_normal((rows, classes), dtype=np.float32)).astype(dtype)
+        scores = z.reshape(-1)[: n_scores * n_keys].reshape(n_scores, n_keys)
+        no_dropout = (i32(n_keys), i32(n_keys), i32(1), f32(0.125), u64(0), u32(0), f32(1))
+        p = scores.copy()
+        for file, name, moved, arguments, shape in (
+            ("loss.cu", "cross_entropy_in_place", 2, (losses, z, targets, i32(classes), i64(-100), f32(1 / rows), i32(1)), z.shape),
+            ("attention.cu", "attention_softmax_forward", 1.5, (p, p, *no_dropout), scores.shape),  # causal: half is read
+            ("attention.cu", "attention_softmax_backward", 2, (scores, p, *no_dropout), scores.shape),
+        ):
+            run = partial(kernel(file, name, dtype.name), (shape[0],), (row_threads(shape[1], dtype),), arguments)
+            kernel_s, first_s = seconds_on_device(run)
+            report(**timed(name, dtype.name, moved * shape[0] * shape[1] * dtype.itemsize, kernel_s, bandwidth, first_s))
+
+
+def time_optimizer(report: Report, xp: Any, n: int, bandwidth: float) -> None:
+    weight, gradient, m, v = (xp.full(n, 0.5, dtype="float32") for _ in range(4))
+    scale = xp.asarray(np.float32(0.7))
+    options = {"lr": 1e-4, "betas": (0.9, 0.95), "eps": 1e-8, "decay": 0.1, "t": 3}
+    table = kernels_by_op()
+    for name, n_bytes, arguments in (("AdamWUpdate", 28 * n, (weight, gradient, m, v, scale)), ("SquaredNorm", 4 * n, (gradient,))):
+        op, kernels = table[name]
+        keywords = options if name == "AdamWUpdate" else {}
+        plain_s, _ = seconds_on_device(lambda o=op, a=arguments, k=keywords: o.forward(*a, **k), repeats=5)
+        for kernel in kernels:
+            kernel_s, first_s = seconds_on_device(lambda o=kernel, a=arguments, k=keywords: o.forward(*a, **k))
+            report(**timed(kernel.__name__, "float32", n_bytes, kernel_s, bandwidth, first_s, plain_s))
+
+
+# Training and generation -------------------------------------------------------------------------------------------------------
+
+
+def gpt2(quick: bool) -> Any:
+    from tinygpt import GPTConfig
+
+    if quick:
+        return GPTConfig(n_layer=2, n_head=2, n_embd=64, n_positions=32, vocab_size=512, dropout=0.0)
+    return GPTConfig.preset("gpt2", vocab_size=GPT2_VOCAB, dropout=0.0)
+
+
+def agreement(report: Report, options: argparse.Namespace) -> None:
+    """The same 100 updates of a small model in child processes: the CPU first, then the GPU in its variants."""
+    variants = [
+        ("numpy", "fast", "float32"),
+        ("cupy", "reference", "float32"),
+        ("cupy", "unmeasured", "float32"),
+        ("cupy", "unmeasured", "bfloat16"),
+    ]
+    losses = {}
+    for backend_name, kernels, dtype in variants:
+        variables = {"AUTOGRAD_BACKEND": backend_name, "AUTOGRAD_KERNELS": kernels}
+        code, out, error = run_within(
+            [sys.executable, "-c", AGREEMENT, dtype, "2" if options.quick else "100"], options.budget_s / 2, variables
+        )
+        row: Row = {"backend": backend_name, "kernels": kernels, "dtype": dtype}
+        if code != 0:
+            report(**row, ok=False, error="stopped: too slow" if code is None else one_line(error))
+            continue
+        loss = losses[backend_name, kernels, dtype] = float(out)
+        on_cpu = losses.get(variants[0])
+        allowed = AGREEMENT_NATS if dtype == "float32" else 0.01 * loss
+        ok = on_cpu is not None and abs(loss - on_cpu) <= allowed
+        report(**row, loss_nats=loss, from_cpu_nats=None if on_cpu is None else loss - on_cpu, ok=ok)
+
+
+AGREEMENT = """
+import sys
+import numpy as np
+from autograd.optim import AdamW
+from tinygpt import GPT, GPTConfig
+model = GPT(GPTConfig(n_layer=2, n_head=4, n_embd=64, n_positions=64, vocab_size=128, dropout=0.0), seed=0).compute_in(sys.argv[1])
+optimizer, rng = AdamW(model, lr=1e-3), np.random.default_rng(0)
+for _ in range(int(sys.argv[2])):
+    start, stride = rng.integers(0, 128, (8, 1)), rng.integers(1, 5, (8, 1))
+    ids = (start + stride * np.arange(65)) % 128  # rows that count in steps: something to learn
+    optimizer.zero_grad()
+    loss = model.loss(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    optimizer.step(max_norm=1.0)
+print(loss.item())
+"""
+
+
+def train(report: Report, options: argparse.Namespace) -> None:
+    """GPT-2 124M on random tokens: time of a whole update and peak memory, for each dtype, kernels and batch size."""
+    import autograd as ag
+    from autograd import backend
+    from autograd.backend import xp
+    from autograd.optim import AdamW
+    from tinygpt import GPT
+
+    config = gpt2(options.quick)
+    pool = xp.get_default_memory_pool() if hasattr(xp, "get_default_memory_pool") else None
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (max(BATCHES), config.n_positions + 1))
+    model = GPT(config, seed=0)
+    optimizer = AdamW(model, lr=1e-4)
+
+    def step(batch: int) -> Any:
+        optimizer.zero_grad()
+        loss = model.loss(ids[:batch, :-1], ids[:batch, 1:])
+        loss.backward()
+        optimizer.step(max_norm=1.0)
+        return loss
+
+    cases = [(dtype, "unmeasured", batch) for dtype in reversed(dtypes(xp)) for batch in batches(options)]
+    cases += [(dtype, "reference", min(batches(options))) for dtype in reversed(dtypes(xp))]
+    for dtype, kernels, batch in cases:
+        row = {"dtype": dtype.name, "kernels": kernels, "batch": batch, "context": config.n_positions}
+        with reported_failure(report, **row), ag.use_kernels(kernels):
+            if pool:
+                pool.free_all_blocks()
+            model.compute_in(dtype.name)
+            times, warm_up_s, loss = steps(partial(step, batch), backend.synchronize, options)
+            peak = pool.total_bytes() if pool else None
+            report(**row, **rates(times, warm_up_s, batch * config.n_positions), loss=loss.item(), peak_bytes=peak)
+
+
+def batches(options: argparse.Namespace) -> tuple[int, ...]:
+    return (2,) if options.quick else BATCHES
+
+
+def steps(step: Callable[[], Any], synchronize: Callable[[], None], options: argparse.Namespace) -> tuple[list[float], float, Any]:
+    """(seconds of each step, seconds of the warm-up, the last loss): two steps to warm up, then up to 20 or four seconds."""
+    started = time.perf_counter()
+    for _ in range(2):
+        loss = step()
+    synchronize()
+    warm_up_s = time.perf_counter() - started
+    times: list[float] = []
+    while len(times) < (2 if options.quick else 20) and sum(times) < 4:
+        begin = time.perf_counter()
+        loss = step()
+        synchronize()
+        times.append(time.perf_counter() - begin)
+    return times, warm_up_s, loss
+
+
+def rates(times: list[float], warm_up_s: float, tokens: int) -> Row:
+    median = statistics.median(times)
+    return {
+        "step_ms": 1e3 * median,
+        "fastest_ms": 1e3 * min(times),
+        "n_steps": len(times),
+        "tokens_per_s": tokens / median,
+        "warm_up_s": warm_up_s,
+    }
+
+
+def generate(report: Report, options: argparse.Namespace) -> None:
+    """Tokens per second from a prompt of 16 tokens, all sequences together."""
+    import autograd as ag
+    from autograd import backend
+    from autograd.backend import xp
+    from tinygpt import GPT
+
+    config = gpt2(options.quick)
+    new = 8 if options.quick else 128
+    for dtype in dtypes(xp):
+        for batch in (1, 2) if options.quick else (1, 16):
+            row = {"dtype": dtype.name, "batch": batch, "new_tokens": new}
+            with reported_failure(report, **row), ag.use_kernels("unmeasured"):
+                model = GPT(config, seed=0).compute_in(dtype.name)
+                prompt = np.random.default_rng(0).integers(0, config.vocab_size, (batch, 16))
+                begin = time.perf_counter()
+                model.generate(prompt, 4)
+                backend.synchronize()
+                warm_up_s, begin = time.perf_counter() - begin, time.perf_counter()
+                model.generate(prompt, new)
+                backend.synchronize()
+                report(**row, tokens_per_s=batch * new / (time.perf_counter() - begin), warm_up_s=warm_up_s)
+
+
+def torch_eager(report: Report, options: argparse.Namespace) -> None:
+    train_torch(report, options, compiled=False)
+
+
+def torch_compile(report: Report, options: argparse.Namespace) -> None:
+    train_torch(report, options, compiled=True)
+
+
+def train_torch(report: Report, options: argparse.Namespace, *, compiled: bool, device: str = "cuda") -> None:
+    """The same model and step in PyTorch as its users write it: bfloat16 autocast, flash attention, fused AdamW, TF32 elsewhere."""
+    import torch
+
+    torch.set_float32_matmul_precision("high")
+    config = gpt2(options.quick)
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, config.vocab_size, (max(BATCHES), config.n_positions + 1))).to(device)
+    report(name="PyTorch", version=torch.__version__)
+    for batch in sorted(batches(options), reverse=True):  # the most telling first
+        row = {"dtype": "bfloat16", "kernels": "compiled" if compiled else "eager", "batch": batch, "context": config.n_positions}
+        with reported_failure(report, **row):
+            torch.manual_seed(0)
+            model = torch_gpt(config).to(device)
+            if compiled:
+                torch._dynamo.reset()  # each batch size gets kernels of its own
+            run = torch.compile(model, dynamic=False) if compiled else model
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device == "cuda")
+            inputs, targets = ids[:batch, :-1].contiguous(), ids[:batch, 1:].contiguous()
+            if device == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+
+            def step(run: Any = run, model: Any = model, optimizer: Any = optimizer, inputs: Any = inputs, targets: Any = targets) -> Any:
+                optimizer.zero_grad(set_to_none=True)
+                with torch.autocast(device, dtype=torch.bfloat16):
+                    loss = run(inputs, targets)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                return loss
+
+            times, warm_up_s, loss = steps(step, synchronize, options)
+            peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
+            report(**row, **rates(times, warm_up_s, batch * config.n_positions), loss=loss.item(), peak_bytes=peak)
+        model = run = optimizer = step = loss = None  # type: ignore[assignment]
+
+
+def torch_gpt(config: Any) -> Any:
+    """GPT-2 in PyTorch: the forward pass returns the loss."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    c = config.n_embd
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ln_1, self.ln_2 = nn.LayerNorm(c), nn.LayerNorm(c)
+            self.c_attn, self.c_proj = nn.Linear(c, 3 * c), nn.Linear(c, c)
+            self.c_fc, self.mlp_proj = nn.Linear(c, 4 * c), nn.Linear(4 * c, c)
+
+        def forward(self, x: Any) -> Any:
+            b, t, _ = x.shape
+            q, k, v = (part.view(b, t, config.n_head, -1).transpose(1, 2) for part in self.c_attn(self.ln_1(x)).split(c, dim=2))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.c_proj(y.transpose(1, 2).reshape(b, t, c))
+            return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
+
+    class GPT2(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wte, self.wpe = nn.Embedding(config.vocab_size, c), nn.Embedding(config.n_positions, c)
+            self.h = nn.ModuleList(Block() for _ in range(config.n_layer))
+            self.ln_f = nn.LayerNorm(c)
+            self.apply(self._initialize)
+
+        @staticmethod
+        def _initialize(module: Any) -> None:
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+        def forward(self, ids: Any, targets: Any) -> Any:
+            x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
+            for block in self.h:
+                x = block(x)
+            logits = F.linear(self.ln_f(x), self.wte.weight)
+            return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+
+    return GPT2()
+
+
+def tests(report: Report, options: argparse.Namespace) -> None:
+    """The test suite under cupy. Tests start their own processes on other backends where they mean to."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "6",
+        "--maxfail=30",
+        "-rfE",
+        "--tb=line",
+        "tests/autograd",
+        "tests/tinygpt",
+    ]
+    if options.quick:
+        command[-2:] = ["tests/autograd/test_activation.py"]
+    started = time.perf_counter()
+    code, out, error = run_within(command, options.budget_s - 5, {})
+    lines = out.strip().splitlines()
+    if code is None:
+        passed = sum(line.count(".") for line in lines if re.fullmatch(r"[.sxFE]+( *\[ *\d+%\])?", line.strip()))
+        report(
+            ok=False, result=f"not finished after {options.budget_s - 5:.0f} s; {passed} had passed", seconds=time.perf_counter() - started
+        )
+    else:
+        report(ok=code == 0, result=lines[-1] if lines else one_line(error), seconds=time.perf_counter() - started)
+    for line in lines:
+        if line.startswith(("FAILED", "ERROR")):
+            report(ok=False, error=line)
+
+
+CUPY = {"AUTOGRAD_BACKEND": "cupy", "AUTOGRAD_KERNELS": "unmeasured"}
+SECTIONS = {
+    "check": Section(check, 60, CUPY),
+    "speed": Section(speed, 60, CUPY),
+    "agreement": Section(agreement, 75, CUPY),
+    "train": Section(train, 90, CUPY),
+    "torch-eager": Section(torch_eager, 45, {}),
+    "torch-compile": Section(torch_compile, 130, {}),
+    "generate": Section(generate, 35, CUPY),
+    "tests": Section(tests, 200, {"AUTOGRAD_BACKEND": "cupy"}),
+}
+
+
+# Running the sections, writing the report ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def reported_failure(report: Report, **row: Any) -> Iterator[None]:
+    """An error within this block becomes a row (out of memory at one batch size, say), and the section goes on."""
+    try:
+        yield
+    except Exception as error:
+        report(**row, error=one_line(error))
+
+
+def one_line(said: object) -> str:
+    lines = [line.strip() for line in str(said).splitlines() if line.strip()]
+    return re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]) if lines else type(said).__name__
+
+
+def run_within(command: list[str], timeout_s: float, environment: dict[str, str]) -> tuple[int | None, str, str]:
+    """(exit code, or None if it was stopped, standard output, standard error). Whatever the command has started is stopped with it."""
+    own_group: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        encoding="utf-8", errors="replace", **own_group,
+    )  # fmt: skip
+    try:
+        out, error = process.communicate(timeout=timeout_s)
+        return process.returncode, out, error
+    except subprocess.TimeoutExpired:
+        if own_group:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        out, error = process.communicate()
+        return None, out, error
+
+
+def run_section(name: str, options: argparse.Namespace, timeout_s: float) -> Row:
+    """Runs one section in a process of its own and collects what it has reported, also from one that was stopped."""
+    started = time.perf_counter()
+    path = options.out / f".{name}.rows"
+    path.unlink(missing_ok=True)
+    command = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--in-process",
+        name,
+        "--out",
+        str(options.out),
+        "--budget-s",
+        f"{timeout_s:.1f}",
+    ]
+    command += ["--quick"] if options.quick else []
+    code, _, error = run_within(command, timeout_s, SECTIONS[name].environment)
+    problem = None
+    if code is None:
+        problem = f"stopped after {timeout_s:.0f} s, its time budget"
+    elif code:
+        problem = f"exit code {code}: {one_line(error)}"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    path.unlink(missing_ok=True)
+    return {"rows": rows, "problem": problem, "seconds": time.perf_counter() - started}
+
+
+def in_process(name: str, options: argparse.Namespace) -> None:
+    """What the child process does: the section itself, each row written as soon as it is known."""
+    with (options.out / f".{name}.rows").open("a", encoding="utf-8") as file:
+
+        def report(**row: Any) -> None:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+        SECTIONS[name].run(report, options)
+
+
+def probe() -> tuple[str | None, str]:
+    """(what the backend runs on, "") or (None, why it cannot)."""
+    code = "from autograd import backend; print(backend.reason)"
+    status, out, error = run_within([sys.executable, "-c", code], 60, {"AUTOGRAD_BACKEND": "cupy"})
+    return (out.strip(), "") if status == 0 else (None, "no answer within 60 s" if status is None else one_line(error))
+
+
+def versions() -> Row:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("tinygpt", "numpy", "cupy-cuda13x", "cupy-cuda12x", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def markdown(result: Row) -> str:
+    """The report as a page: what, where, when, then one table per section."""
+    lines = [
+        f"# GPU: {result['device']}",
+        "",
+        f"{result['date']}, {result['seconds']:.0f} s. " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()),
+        "",
+    ]
+    lines += [f"- {line}" for line in result["verdicts"]] + [""]
+    for name, section in result["sections"].items():
+        lines += [f"## {name}", "", f"{section['seconds']:.0f} s" + (f". **{section['problem']}**" if section["problem"] else ""), ""]
+        lines += table(section["rows"])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def table(rows: list[Row]) -> list[str]:
+    """A Markdown table of rows whose keys need not be the same."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if not columns:
+        return []
+    body = ["| " + " | ".join(cell(row.get(key)) for key in columns) + " |" for row in rows]
+    return ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns), *body, ""]
+
+
+def cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "" if value is None else str(value).replace("|", "\\|")
+
+
+def verdicts(sections: dict[str, Row]) -> list[str]:
+    """What the figures come to, each in a line; only of what was measured."""
+    lines = []
+    for name, section in sections.items():
+        wrong = [row for row in section["rows"] if row.get("ok") is False]
+        checked = [row for row in section["rows"] if "ok" in row]
+        if checked:
+            lines.append(f"{name}: {len(checked) - len(wrong)} of {len(checked)} right")
+        if section["problem"]:
+            lines.append(f"{name}: {section['problem']}")
+    shares = [row for row in rows_of(sections, "speed") if "share_of_copy" in row]
+    for row in shares:
+        if row["share_of_copy"] < SHARE_WANTED:
+            lines.append(f"{row['name']} ({row['dtype']}): {row['share_of_copy']:.0%} of the copy bandwidth, {SHARE_WANTED:.0%} wanted")
+    ours = {
+        row["batch"]: row for row in rows_of(sections, "train") if row.get("kernels") == "unmeasured" and row.get("dtype") == "bfloat16"
+    }
+    for rival in ("torch-eager", "torch-compile"):
+        for row in rows_of(sections, rival):
+            mine = ours.get(row.get("batch", 0), {}).get("tokens_per_s")
+            if mine and row.get("tokens_per_s"):
+                lines.append(f"B = {row['batch']}, bfloat16: {mine / row['tokens_per_s']:.2f} x {rival}")
+    return lines
+
+
+def rows_of(sections: dict[str, Row], name: str) -> list[Row]:
+    return sections.get(name, {}).get("rows", [])
+
+
+def failed(sections: dict[str, Row]) -> bool:
+    return any(section["problem"] or any(row.get("ok") is False for row in section["rows"]) for section in sections.values())
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME", help=", ".join(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, measures nothing of interest")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the report goes")
+    parser.add_argument("--in-process", choices=SECTIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--budget-s", type=float, default=DEADLINE_S, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    options.out = options.out.resolve()
+    if options.in_process:
+        in_process(options.in_process, options)
+        return 0
+    if options.dry_run:
+        for name in options.sections:
+            section = SECTIONS[name]
+            print(
+                f"{name:14} at most {section.budget_s:.0f} s  {(section.run.__doc__ or 'PyTorch, as its users write it').splitlines()[0]}"
+            )
+        print(f"all together at most {DEADLINE_S:.0f} s; report into {options.out}")
+        return 0
+    started = time.perf_counter()
+    device, why = probe()
+    if device is None:
+        print(
+            f"error: gpu.py: no GPU to measure ({why}), expected one NVIDIA GPU that CuPy can use; python -m tinygpt.doctor says more",
+            file=sys.stderr,
+        )
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    sections: dict[str, Row] = {}
+    print(device)
+    for name in options.sections:
+        left_s = DEADLINE_S - (time.perf_counter() - started)
+        if left_s < 5:
+            sections[name] = {"rows": [], "problem": "not started: no time was left", "seconds": 0.0}
+        else:
+            sections[name] = run_section(name, options, min(SECTIONS[name].budget_s, left_s))
+        print(
+            f"{name}: {sections[name]['seconds']:.0f} s, {len(sections[name]['rows'])} results{', ' + sections[name]['problem'] if sections[name]['problem'] else ''}",
+            flush=True,
+        )
+    now = datetime.datetime.now(datetime.UTC)
+    result: Row = {"device": device, "date": now.date().isoformat(), "seconds": time.perf_counter() - started, "quick": options.quick}
+    result |= {"versions": versions(), "verdicts": verdicts(sections), "sections": sections}
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower().rpartition(" on ")[2]).strip("-")
+    path = options.out / f"gpu-{slug}-{now:%Y%m%d-%H%M}"
+    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+    print("\n".join(["", *result["verdicts"], "", f"written: {path}.json and .md"]))
+    return 1 if failed(sections) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The doctor's report: complete on any machine, honest about what is missing, alive whatever fails."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from tinygpt import doctor
+
+TITLES = ["tinygpt doctor", "versions", "machine", "BLAS and threads", "GPU", "backends", "optional libraries"]
+
+
+def test_the_report_of_this_machine():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOGRAD_", "OPENBLAS_"))} | {"OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "tinygpt.doctor"], capture_output=True, text=True, env=environment, encoding="utf-8")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    blocks = done.stdout.rstrip("\n").split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == TITLES
+    assert all(line.startswith("  ") for block in blocks for line in block.splitlines()[1:])
+    assert "failed" not in "\n".join(line.split()[0] for block in blocks[1:] for line in block.splitlines()[1:])
+    assert f"numpy          {metadata.version('numpy')}" in done.stdout
+    assert "pinned by         OPENBLAS_NUM_THREADS=1" in done.stdout and "AUTOGRAD_BACKEND  not set" in done.stdout
+    assert "numpy  works: numpy (AUTOGRAD_BACKEND=numpy): NumPy" in done.stdout
+
+
+def rows_of(monkeypatch, **answers):
+    """The report with some smoke tests answered beforehand: backend name -> (facts, error)."""
+    monkeypatch.setattr(doctor, "_smoke_test", lambda name: answers[name])
+    text, works = doctor.report()
+    return text, works
+
+
+FACTS = {"reason": "why", "first": 3.0, "last": 2.0, "seconds": 1.0}
+
+
+def test_a_backend_that_fails_does_not_end_the_report(monkeypatch):
+    for asked, expected in (("numpy", True), ("cupy", False), ("", True), ("tpu", False)):
+        monkeypatch.setenv("AUTOGRAD_BACKEND", asked)
+        text, works = rows_of(monkeypatch, numpy=(FACTS, ""), cupy=(None, "step 2, the CUDA driver, failed"))
+        assert works is expected
+        assert "numpy  works: why; loss 3.000 -> 2.000 in 5 steps" in text
+        assert "cupy   does not run: step 2, the CUDA driver, failed" in text and "CUDA runtime  unknown: CuPy does not run here" in text
+        assert text.count("\n\n") == len(TITLES) - 1
+
+
+def test_what_cupy_adds(monkeypatch):
+    facts = FACTS | {"runtime": 13000, "free_bytes": 3 << 30, "total_bytes": 8 << 30}
+    text, _ = rows_of(monkeypatch, numpy=(FACTS, ""), cupy=(facts, ""))
+    assert "CUDA runtime  13.0, 3.0 GiB of 8.0 GiB free" in text and "cupy facts" not in text
+
+
+def test_a_section_that_fails_leaves_a_line(monkeypatch):
+    def broken():
+        raise OSError("no such device")
+
+    monkeypatch.setattr(doctor, "_machine", broken)
+    text, works = rows_of(monkeypatch, numpy=(FACTS, ""), cupy=(None, "x"))
+    assert works and "machine\n  failed  no such device" in text and "optional libraries" in text
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise ImportError('step 1 failed; do that')", "step 1 failed; do that"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9; no message"),
+        ("import sys; sys.exit(3)", "no message"),
+    ],
+)
+def test_smoke_tests_that_fail(monkeypatch, code, message):
+    monkeypatch.setattr(doctor, "_SMOKE_TEST", code)
+    assert doctor._smoke_test("numpy") == (None, message)
+
+
+def test_a_smoke_test_that_hangs(monkeypatch):
+    monkeypatch.setattr(doctor, "_SMOKE_TEST", "import time; time.sleep(60)")
+    monkeypatch.setattr(doctor, "_SMOKE_TEST_TIMEOUT_S", 0.2)
+    facts, error = doctor._smoke_test("numpy")
+    assert facts is None and error.startswith("no answer within")
+
+
+def test_missing_libraries_get_one_command_each(monkeypatch):
+    declared = [("tiktoken", None), ("matplotlib", "plot"), ("cupy-cuda12x", "cuda12"), ("cupy-cuda13x", "cuda13"), ("torch", "bench")]
+    present = {"numpy": "2.4.0", "matplotlib": "3.11.0"}
+    monkeypatch.setattr(doctor, "_requirements", lambda: declared)
+    monkeypatch.setattr(doctor, "_version_of", present.get)
+    monkeypatch.setattr(doctor, "_cuda_driver", lambda: "not installed")
+    rows = doctor._optional()
+    assert rows["plot"] == "matplotlib 3.11.0"
+    assert rows["cuda12"] == 'cupy-cuda12x missing: pip install "tinygpt[cuda12]" (for drivers of CUDA 12)' and "cuda13" in rows
+    assert all('missing: pip install "tinygpt[' + extra in row for extra, row in rows.items() if extra != "plot")
+    monkeypatch.setattr(doctor, "_cuda_driver", lambda: "CUDA 13.1")
+    rows = doctor._optional()
+    assert rows["cuda13"] == 'cupy-cuda13x missing: pip install "tinygpt[cuda13]"' and "cuda12" not in rows
+    present["cupy-cuda12x"] = "14.2.0"
+    rows = doctor._optional()
+    assert rows["cuda12"] == "cupy-cuda12x 14.2.0" and "cuda13" not in rows
+    assert doctor._versions()["tiktoken"] == "missing: pip install tinygpt"
+
+
+def test_run_from_a_copy_that_was_never_installed(monkeypatch):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", absent)
+    monkeypatch.setattr(doctor.metadata, "requires", absent)
+    assert "pip install -e ." in doctor._versions()["tinygpt"] and "pip install -e ." in doctor._optional()["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "limit"),
+    [
+        ("memory.max", "max\n", None),
+        ("memory.max", "4294967296\n", 4 << 30),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),
+        ("memory/memory.limit_in_bytes", "1073741824\n", 1 << 30),
+    ],
+)
+def test_limits_of_a_container(tmp_path, name, text, limit):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert doctor._cgroup_limit_bytes(tmp_path) == limit and doctor._cgroup_limit_bytes(tmp_path / "none") is None
+
+
+def test_quota_and_memory(tmp_path):
+    (tmp_path / "cpu.max").write_text("150000 100000\n", encoding="utf-8")
+    assert doctor._cpu_quota(tmp_path) == ", limited to the time of 1.5" and doctor._cpu_quota(tmp_path / "none") == ""
+    (tmp_path / "cpu.max").write_text("max 100000\n", encoding="utf-8")
+    assert doctor._cpu_quota(tmp_path) == ""
+    (tmp_path / "meminfo").write_text("MemTotal:  2048 kB\nMemFree: 1 kB\n", encoding="utf-8")
+    assert doctor._memory_bytes(tmp_path / "meminfo") == (2 << 20, None)
+    total, _ = doctor._memory_bytes(tmp_path / "none")
+    assert total is None or total > 1 << 20
+
+
+def test_devices_as_nvidia_smi_lists_them(monkeypatch):
+    def run(command, *, timeout_s):
+        answer = "0, NVIDIA H100, 580.65, 9.0, 81559 MiB, 81000 MiB\n1, NVIDIA H100, 580.65, 9.0, 81559 MiB, 5 MiB\n"
+        return subprocess.CompletedProcess(command, 0, answer, "")
+
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: name)
+    monkeypatch.setattr(doctor, "_run", run)
+    rows = doctor._gpu("13.0, all free")
+    assert rows["device 1"] == "NVIDIA H100, compute capability 9.0, 81559 MiB, 5 MiB free, driver 580.65"
+    assert rows["CUDA runtime"] == "13.0, all free" and "devices" not in rows
+    monkeypatch.setattr(
+        doctor, "_run", lambda command, *, timeout_s: subprocess.CompletedProcess(command, 9, "", "no devices were found\n")
+    )
+    assert doctor._gpu()["devices"] == "no devices were found"

@@ -1,0 +1,311 @@
+"""What this machine offers and what is missing, as plain text to read or to paste into a bug report.
+
+    python -m tinygpt.doctor
+
+Versions, processor and memory, BLAS and threads, GPU, a short training run on each backend (in a process of its own, so that one
+that crashes does not end the report), and for each optional library that is missing the one command that adds it.
+Ends with exit code 1 if the backend that AUTOGRAD_BACKEND asks for does not work.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+Rows = dict[str, str]
+
+_GIB = 1 << 30
+_SMOKE_TEST_TIMEOUT_S = 180
+
+_OUR_VARIABLES = ("AUTOGRAD_BACKEND", "AUTOGRAD_KERNELS", "AUTOGRAD_THREADS", "AUTOGRAD_DEBUG", "AUTOGRAD_TF32")
+_BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "GOTO_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+_SMOKE_TEST = """
+import json, time
+start = time.perf_counter()
+import numpy as np
+from autograd import backend
+from autograd.optim import AdamW
+from tinygpt import GPT, GPTConfig
+facts = {"reason": backend.reason}
+model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=32, dropout=0.1), seed=0)
+optimizer = AdamW(model, lr=0.01)
+ids = np.random.default_rng(0).integers(0, 32, (4, 9))
+losses = []
+for _ in range(5):
+    optimizer.zero_grad()
+    loss = model.loss(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    optimizer.step(max_norm=1.0)
+    losses.append(loss.item())
+model.generate(ids[:, :4], 2)
+assert losses[-1] < losses[0], f"the loss rose from {losses[0]:.4f} to {losses[-1]:.4f}"
+facts |= {"first": losses[0], "last": losses[-1], "seconds": time.perf_counter() - start}
+if backend.name == "cupy":
+    cuda = backend.xp.cuda
+    free, total = cuda.runtime.memGetInfo()
+    facts |= {"runtime": cuda.runtime.runtimeGetVersion(), "free_bytes": free, "total_bytes": total}
+print(json.dumps(facts))
+"""
+
+
+def main() -> int:
+    text, works = report()
+    print(text)
+    return 0 if works else 1
+
+
+def report() -> tuple[str, bool]:
+    """(the whole text, True if the backend asked for works)."""
+    backends, works = _backends()
+    sections: dict[str, Callable[[], Rows]] = {
+        "versions": _versions,
+        "machine": _machine,
+        "BLAS and threads": _blas,
+        "GPU": lambda: _gpu(backends.pop("cupy facts", None)),
+        "backends": lambda: backends,
+        "optional libraries": _optional,
+    }
+    blocks = ["tinygpt doctor"]
+    for title, rows in sections.items():
+        try:
+            found = rows()
+        except Exception as error:  # a report with a hole is better than none
+            found = {"failed": _one_line(error)}
+        width = max((len(key) for key in found), default=0)
+        blocks.append("\n".join([title, *(f"  {key:<{width}}  {value}" for key, value in found.items())]))
+    return "\n\n".join(blocks), works
+
+
+def _versions() -> Rows:
+    """Python, this package and what it requires."""
+    rows = {"Python": f"{platform.python_version()} ({platform.python_implementation()})", "platform": platform.platform()}
+    try:
+        rows["tinygpt"] = metadata.version("tinygpt")
+        needed = [name for name, extra in _requirements() if extra is None]
+    except metadata.PackageNotFoundError:
+        rows["tinygpt"] = "not installed as a package; pip install -e . in its directory"
+        needed = ["numpy"]
+    return rows | {name: _version_of(name) or "missing: pip install tinygpt" for name in needed}
+
+
+def _machine() -> Rows:
+    """Processor, cores and memory, and what a container leaves of them."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rows = {"processor": _processor(), "cores": f"{os.cpu_count()}, {allowed} for this process{_cpu_quota()}"}
+    total, available = _memory_bytes()
+    rows["memory"] = "unknown" if total is None else _gib(total) + (f", {_gib(available)} available" if available is not None else "")
+    limit = _cgroup_limit_bytes()
+    rows["memory limit"] = "none (cgroup)" if limit is None else f"{_gib(limit)} (cgroup)"
+    return rows
+
+
+def _blas(environment: dict[str, str] | None = None) -> Rows:
+    """Which BLAS NumPy calls, on how many threads, and which variables say so."""
+    environment = dict(os.environ) if environment is None else environment
+    import numpy  # noqa: F401  (loads the BLAS that threadpoolctl then finds)
+    from threadpoolctl import threadpool_info
+
+    rows = {}
+    for library in threadpool_info():
+        if library.get("user_api") == "blas":
+            core = f", core type {library['architecture']}" if library.get("architecture") else ""
+            rows["BLAS"] = (
+                f"{library['internal_api']} {library.get('version')}{core}, {library['num_threads']} threads "
+                f"({library.get('threading_layer', 'unknown')})"
+            )
+    rows.setdefault("BLAS", "unknown to threadpoolctl (Accelerate, for one)")
+    pins = [f"{name}={environment[name]}" for name in _BLAS_VARIABLES if environment.get(name)]
+    rows["pinned by"] = ", ".join(pins) if pins else f"nothing ({', '.join(_BLAS_VARIABLES)} are not set)"
+    for name in _OUR_VARIABLES:
+        rows[name] = environment.get(name) or "not set"
+    if not environment.get("AUTOGRAD_THREADS"):
+        rows["AUTOGRAD_THREADS"] += ": one thread for each core of this process"
+    return rows
+
+
+def _gpu(cupy_facts: str | None = None) -> Rows:
+    """Driver, the CUDA version that it brings, devices; what CuPy adds, if it runs."""
+    rows = {"CUDA driver": _cuda_driver()}
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        rows["devices"] = "no nvidia-smi on PATH, so no NVIDIA driver here"
+    else:
+        fields = "index,name,driver_version,compute_cap,memory.total,memory.free"
+        done = _run([smi, f"--query-gpu={fields}", "--format=csv,noheader"], timeout_s=20)
+        if done.returncode:
+            rows["devices"] = _one_line(done.stdout + done.stderr)
+        for line in done.stdout.splitlines() if done.returncode == 0 else ():
+            index, name, driver, capability, total, free = (part.strip() for part in line.split(","))
+            rows[f"device {index}"] = f"{name}, compute capability {capability}, {total}, {free} free, driver {driver}"
+    rows["CUDA runtime"] = cupy_facts or "unknown: CuPy does not run here"
+    return rows
+
+
+def _backends() -> tuple[Rows, bool]:
+    """A short training run on each backend; True if the one asked for works."""
+    rows, works = {}, {}
+    for name in ("numpy", "cupy"):
+        facts, error = _smoke_test(name)
+        works[name] = facts is not None
+        if facts is None:
+            rows[name] = f"does not run: {error}"
+            continue
+        rows[name] = (
+            f"works: {facts['reason']}; loss {facts['first']:.3f} -> {facts['last']:.3f} in 5 steps, {facts['seconds']:.1f} s with imports"
+        )
+        if "runtime" in facts:
+            version = f"{facts['runtime'] // 1000}.{facts['runtime'] % 1000 // 10}"
+            rows["cupy facts"] = f"{version}, {_gib(facts['free_bytes'])} of {_gib(facts['total_bytes'])} free"
+    asked = os.environ.get("AUTOGRAD_BACKEND", "").strip().lower() or "numpy"
+    return rows, works.get(asked, False)
+
+
+def _optional() -> Rows:
+    """For each extra: its libraries, and the command that adds what is missing."""
+    try:
+        requirements = _requirements()
+    except metadata.PackageNotFoundError:
+        return {"unknown": "tinygpt is not installed as a package; pip install -e . in its directory"}
+    extras: dict[str, list[str]] = {}
+    for name, extra in requirements:
+        if extra is not None:
+            extras.setdefault(extra, []).append(name)
+    of_cuda = [extra for extra in extras if extra.startswith("cuda")]  # alternatives: only one of them is ever wanted
+    wanted = [extra for extra in of_cuda if all(map(_version_of, extras[extra]))]
+    if not wanted:
+        major = re.match(r"CUDA (\d+)", _cuda_driver())
+        wanted = [extra for extra in of_cuda if major and extra == f"cuda{major.group(1)}"] or of_cuda
+    rows = {}
+    for extra, names in extras.items():
+        if extra in of_cuda and extra not in wanted:
+            continue
+        versions = {name: _version_of(name) for name in names}
+        present = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        missing = [name for name, version in versions.items() if not version]
+        add = f'{", ".join(missing)} missing: pip install "tinygpt[{extra}]"' if missing else ""
+        if missing and extra in of_cuda and len(wanted) > 1:
+            add += f" (for drivers of CUDA {extra.removeprefix('cuda')})"
+        rows[extra] = "; ".join(part for part in (present, add) if part)
+    return rows
+
+
+# How each fact is found ---------------------------------------------------------------------------------------------------
+
+
+def _smoke_test(backend: str) -> tuple[dict | None, str]:
+    """(facts, "") from a short run in a process of its own, or (None, why it failed)."""
+    started = time.perf_counter()
+    environment = {**os.environ, "AUTOGRAD_BACKEND": backend}
+    try:
+        done = _run([sys.executable, "-c", _SMOKE_TEST], timeout_s=_SMOKE_TEST_TIMEOUT_S, environment=environment)
+    except subprocess.TimeoutExpired:
+        return None, f"no answer within {time.perf_counter() - started:.0f} s"
+    if done.returncode < 0:
+        return None, f"killed by signal {-done.returncode}; {_one_line(done.stderr)}"
+    if done.returncode:
+        return None, _one_line(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1]), ""
+
+
+def _run(
+    command: list[str], *, timeout_s: float, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    return subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=timeout_s, env=environment, check=False
+    )
+
+
+def _one_line(said: object) -> str:
+    """The last line of an error, which is where Python says what happened."""
+    lines = [line.strip() for line in str(said).splitlines() if line.strip()]
+    return re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]) if lines else "no message"
+
+
+def _requirements() -> list[tuple[str, str | None]]:
+    """(library, extra that brings it or None) as the installed package declares them."""
+    found = []
+    for line in metadata.requires("tinygpt") or ():
+        name, extra = re.match(r"[\w.-]+", line), re.search(r"extra\s*==\s*['\"](.+?)['\"]", line)
+        assert name is not None
+        found.append((name.group(), extra.group(1) if extra else None))
+    return found
+
+
+def _version_of(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({platform.machine()})"
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> tuple[int | None, int | None]:
+    """(all, available); None where the system does not say."""
+    if meminfo.is_file():
+        kib = {}
+        for line in meminfo.read_text(encoding="utf-8").splitlines():
+            name, _, rest = line.partition(":")
+            if rest.split():
+                kib[name] = int(rest.split()[0])
+        return 1024 * kib["MemTotal"], 1024 * kib["MemAvailable"] if "MemAvailable" in kib else None
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+    except (AttributeError, ValueError, OSError):
+        return None, None
+
+
+def _cgroup_limit_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The memory that a container may use; None without a limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = (root / name).read_text(encoding="utf-8").strip()
+        except OSError:
+            continue
+        if text.isdecimal() and int(text) < 1 << 60:  # version 1 says "no limit" by a huge number
+            return int(text)
+    return None
+
+
+def _cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> str:
+    """ ", limited to N cores' time" if a container says so."""
+    try:
+        quota, period = (root / "cpu.max").read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return ""
+    return f", limited to the time of {int(quota) / int(period):g}" if quota.isdecimal() else ""
+
+
+def _cuda_driver() -> str:
+    """The CUDA version of the driver library, asked of the library itself."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return f"not installed ({name} not found)"
+    version = ctypes.c_int()
+    status = driver.cuDriverGetVersion(ctypes.byref(version))
+    return f"cuDriverGetVersion failed with code {status}" if status else f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / _GIB:.1f} GiB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
