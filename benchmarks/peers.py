@@ -46,19 +46,28 @@ class TorchGPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
 
 
-def training_step(config: GPTConfig, n_threads: int) -> Any:
-    """A function (ids, targets) -> loss as float that does one whole update: forward, backward, clip to norm 1, fused AdamW."""
-    torch.set_num_threads(n_threads)
-    torch.manual_seed(0)
-    model = TorchGPT(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+class TorchTrainer:
+    """One whole update as a PyTorch user writes it: forward, backward, clip to norm 1, fused AdamW (decay on matrices only)."""
 
-    def step(ids: Any, targets: Any) -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = model(torch.from_numpy(ids), torch.from_numpy(targets))
+    def __init__(self, config: GPTConfig, n_threads: int, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1) -> None:
+        torch.set_num_threads(n_threads)
+        torch.manual_seed(0)
+        self.model = TorchGPT(config)
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        rest = [p for p in self.model.parameters() if p.ndim == 1]
+        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=betas, fused=True)
+
+    def update(self, ids: Any, targets: Any, lr: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.model(torch.from_numpy(ids), torch.from_numpy(targets))
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
         return loss.item()
 
-    return step
+    @torch.no_grad()
+    def loss(self, ids: Any, targets: Any) -> float:
+        return self.model(torch.from_numpy(ids), torch.from_numpy(targets)).item()

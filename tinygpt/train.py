@@ -255,7 +255,7 @@ def plot_loss(
         axes.axhline(bigram_nats, color="#009E73", linestyle="--", label=f"bigram model, {bigram_nats:.2f}")
     axes.set(xlabel="updates", ylabel=f"loss ({unit})", title=f"{result.tokens_seen:,} tokens in {result.seconds / 60:.1f} minutes")
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    axes.legend(framealpha=0.9, edgecolor="none")
     figure.savefig(path)
     plt.close(figure)
 

@@ -63,7 +63,7 @@ def test_logits_do_not_change_with_padding(seed, n, padding, left, pooling):
     padded = np.concatenate([filler, ids] if left else [ids, filler], axis=1)
     real = np.arange(n + padding) >= padding if left else np.arange(n + padding) < n
     with ag.no_grad():
-        alone, among = model(ids).data, model(padded, np.broadcast_to(real, padded.shape)).data
+        alone, among = model(ids).numpy(), model(padded, np.broadcast_to(real, padded.shape)).numpy()
     np.testing.assert_allclose(among, alone, atol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_each_pooling_looks_where_it_says(pooling, matters):
         for i in range(3):
             other = ids.copy()
             other[0, i] = 9
-            if not np.allclose(model(ids).data, model(other).data, atol=1e-7):
+            if not np.allclose(model(ids).numpy(), model(other).numpy(), atol=1e-7):
                 changed.append(i)
     assert changed == matters
 

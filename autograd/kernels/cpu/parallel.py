@@ -4,7 +4,8 @@ NumPy's functions release the interpreter lock, so a chain of them over a small 
 temporaries stay in the L2 cache instead of travelling to memory and back between calls.
 
 Each block's work depends on the block alone, and sums over blocks are added in the order of the blocks: the same bits
-whichever thread did what. Block sizes do not depend on the number of threads either.
+whichever thread did what. Block sizes do not depend on the number of threads; the shares of a matrix product do (`even_parts`), so
+another number of threads may round differently.
 """
 
 import contextvars
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,8 +50,10 @@ def _pool() -> ThreadPoolExecutor:
 
 @cache
 def _blas() -> list[Any]:
-    """The BLAS libraries in this process, each with get_num_threads and set_num_threads."""
-    return ThreadpoolController().select(user_api="blas").lib_controllers
+    """The BLAS that NumPy calls, with get_num_threads and set_num_threads: the one in NumPy's own folder, as wheels bring it, else
+    every one in this process (PyTorch, for one, brings another)."""
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    return [library for library in libraries if "numpy" in Path(library.filepath).parent.name] or libraries
 
 
 def for_each(n: int, work: Callable[[int], Any], *, threaded: bool) -> None:
