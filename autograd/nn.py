@@ -1,10 +1,11 @@
 """Layers: ops together with the parameters that they need."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import autograd.ops as ops
-from autograd.core import Parameter, Tensor
+from autograd.core import Array, Op, Parameter, Tensor, is_recording, no_grad
+from autograd.ops.dropout import RandomStream
 
 
 class Module:
@@ -121,3 +122,51 @@ class Dropout(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.dropout(x, self.p, self.training, self.stream)
+
+
+class Recompute(Op):
+    """A function of x that is computed twice, so that nothing inside it is kept from the forward to the backward pass.
+
+    Forward     y = f(x), recorded nowhere
+    Backward    f(x) again, recorded; then that small graph's own backward, which also reaches the parameters inside f
+    Shapes      those of f.  Saves x and the draw numbers of the random streams, so that both times see the same dropout masks.
+    Costs one more forward pass, about a third of a training step; the memory of one block instead of all.
+    Source      Chen et al. 2016, arXiv:1604.06174, section 3.
+    """
+
+    takes_bfloat16 = True  # what is inside decides for itself
+
+    @staticmethod
+    def forward(x: Array, *, f: Callable[[Tensor], Tensor], streams: Sequence[RandomStream]) -> tuple[Array, Any]:
+        draws = [stream.draw for stream in streams]
+        with no_grad():
+            y = f(Tensor(x))
+        return y.data, (x, f, streams, draws)
+
+    @staticmethod
+    def backward(saved: Any, dy: Array) -> Array:
+        x, f, streams, draws = saved
+        now = [stream.draw for stream in streams]
+        _set_draws(streams, draws)
+        again = Tensor(x, requires_grad=True)
+        f(again).backward(dy)
+        _set_draws(streams, now)
+        return again.grad
+
+
+def _set_draws(streams: Sequence[RandomStream], draws: Sequence[int]) -> None:
+    for stream, draw in zip(streams, draws, strict=True):
+        stream.draw = draw
+
+
+def recompute(f: Callable[[Tensor], Tensor], x: Tensor, streams: Sequence[RandomStream] = ()) -> Tensor:
+    """f(x), computed a second time in the backward pass instead of kept: less memory, more time.
+
+    f         a function of one tensor, for instance a Module; it must give the same result both times
+    streams   the random streams that f draws dropout masks from
+    """
+    if not is_recording():
+        return f(x)
+    if not x.requires_grad:  # the parameters inside f may want gradients all the same
+        x = Tensor(x.data, requires_grad=True)
+    return Recompute.apply(x, f=f, streams=streams)

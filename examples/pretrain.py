@@ -55,7 +55,7 @@ def main() -> None:
 
     # Model and trainer.
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
-    model = GPT(shape, seed=config.train.seed)
+    model = GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute)
     trainer = Trainer(model, config.train, train_windows, validation_windows)
     directory = new_run(config.run, corpus.name)
     print(

@@ -124,6 +124,8 @@ class TrainConfig:
     """Decides initial weights, data order, dropout and samples, each by a stream of its own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations and matrix products; bfloat16 needs a GPU. Weights and optimizer stay float32."""
+    recompute: bool = False
+    """Keep only each block's input for the backward pass and compute the rest again: less memory, a third more time."""
 
     def __post_init__(self) -> None:
         check_types("TrainConfig", self)

@@ -5,6 +5,7 @@ of GPT-2's published tensors (wte, wpe, h.0.attn.c_attn, ...), so `named_paramet
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,6 +62,7 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config, init, stream)
         self.ln_2 = init.layer_norm()
         self.mlp = MLP(config, init, stream)
+        self.recompute = False  # True: keep only x for the backward pass, and compute the rest again there
 
     def forward(self, x: ag.Tensor, mask: Any = None) -> ag.Tensor:
         x = x + self.attn(self.ln_1(x), mask)
@@ -136,6 +138,15 @@ class GPT(nn.Module):
         self.dtype = backend.compute_dtype(dtype)
         return self
 
+    def recompute_blocks(self, on: bool = True) -> Self:
+        """Trades time for memory in training: every block keeps its input alone and computes the rest again in the backward pass.
+
+        Gradients stay the same, bit for bit. For single blocks set `model.h[i].recompute`. Returns the model.
+        """
+        for block in self.h:
+            block.recompute = on
+        return self
+
     @property
     def n_choices(self) -> int:
         """How many tokens each prediction chooses from: an even guess costs the logarithm of this, in nats."""
@@ -166,7 +177,7 @@ class GPT(nn.Module):
             x = ag.cast(x, self.dtype)  # all that follows takes its dtype from here
         x = self.embd_dropout(x)
         for block in self.h:
-            x = block(x, mask)
+            x = nn.recompute(partial(block, mask=mask), x, [self.dropout_stream]) if block.recompute else block(x, mask)
         return self.ln_f(x)
 
     def forward(self, ids: Any, attention_mask: Any = None) -> ag.Tensor:

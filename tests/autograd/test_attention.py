@@ -172,3 +172,15 @@ A = np.ones((2, 3, 4))
 def test_errors(shapes, options, message):
     with pytest.raises(ValueError, match=message):
         ag.scaled_dot_product_attention(*(tensor(np.ones(shape)) for shape in shapes), **options)
+
+
+def test_rows_far_apart_share_no_shift():
+    """The blocked kernel shifts all rows' scores by one maximum where it can; here it must not."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 2, 5, 4)).astype(np.float32) for _ in range(3))
+    q *= np.array([1e-3, 1, 1e4, -1e4, 1], dtype=np.float32)[:, None]
+    with ag.use_kernels("reference"):
+        expected = to_host(ag.scaled_dot_product_attention(tensor(q), tensor(k), tensor(v)).data)
+    with ag.use_kernels("fast"):
+        found = to_host(ag.scaled_dot_product_attention(tensor(q), tensor(k), tensor(v)).data)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -1,7 +1,8 @@
 """Attention by blocks of queries: scores for one block at a time, never a (T, S) array per head."""
 
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,10 @@ class AttentionBlocked(Attention):
 
         def work(i: int) -> None:
             unit = plan.units[i]
-            qs, ks, vs = q[unit], k[unit], v[unit]  # (B', H', T, D), (B', H', S, D) twice
+            qs, vs = q[unit], v[unit]  # (B', H', T, D), (B', H', S, D)
+            k_columns = _transposed(k[unit], plan.scale)
             for rows, end in plan.query_blocks:
-                s = plan.scores(qs[:, :, rows], ks[:, :, :end], rows)  # (B', H', T', S')
-                m = s.max(axis=-1, keepdims=True)
-                s -= m
-                np.exp(s, out=s)
-                total = s.sum(axis=-1, keepdims=True)
+                m, s, total = _exponentials(partial(plan.scores, qs[:, :, rows], k_columns[..., :end], rows))  # s (B', H', T', S')
                 out = y[unit][:, :, rows]
                 if p:
                     s *= plan.dropout_mask(unit, rows, end, s.dtype)
@@ -74,15 +72,16 @@ class AttentionBlocked(Attention):
 
         def work(i: int) -> None:
             unit = plan.units[i]
-            qs, ks, vs = q[unit], k[unit], v[unit]
+            qs, ks = q[unit], k[unit]
+            k_columns, v_columns = _transposed(ks, plan.scale), _transposed(v[unit])
             # Blocks run from the last to the first: the last sees every key, so its products fill dk and dv, the others add.
             for rows, end in reversed(plan.query_blocks):
                 last = rows.stop == plan.n_queries
                 dys = dy[unit][:, :, rows]
-                weights = plan.scores(qs[:, :, rows], ks[:, :, :end], rows)
+                weights = plan.scores(qs[:, :, rows], k_columns[..., :end], rows)
                 weights -= lse[unit][:, :, rows, None]
                 np.exp(weights, out=weights)
-                dweights = np.matmul(dys, vs[:, :, :end].swapaxes(-1, -2))
+                dweights = np.matmul(dys, v_columns[..., :end])
                 dropped = weights
                 if plan.p:
                     mask = plan.dropout_mask(unit, rows, end, weights.dtype)
@@ -125,9 +124,9 @@ class _Plan:
     def run(self, work: Any) -> None:
         for_each(len(self.units), work, threaded=self.threaded)
 
-    def scores(self, q: np.ndarray, k: np.ndarray, rows: slice) -> np.ndarray:
+    def scores(self, q: np.ndarray, k_columns: np.ndarray, rows: slice) -> np.ndarray:
         """q k^T / sqrt(D), (B', H', T', S'); -inf where a query must not look: only in the square at the block's end."""
-        s = np.matmul(q * self.scale, k.swapaxes(-1, -2))
+        s = np.matmul(q, k_columns)
         if self.causal:
             n = rows.stop - rows.start
             s[..., -n:] += _not_ahead(n, s.dtype)
@@ -142,6 +141,32 @@ class _Plan:
         bits = np.stack([backend.random_bits(self.seed, self.draw, start, n) for start in starts])
         keep = bits.reshape(len(sequences), len(heads), -1, self.n_keys)[..., :end] >= threshold
         return keep.astype(dtype) * dtype.type(scale)
+
+
+def _transposed(x: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """scale x^T, (..., S, D) -> (..., D, S), copied: BLAS multiplies small matrices a third faster when neither is transposed."""
+    return np.multiply(x.swapaxes(-1, -2), scale, order="C")
+
+
+_FAR_BELOW = 1e-20
+"""A row's sum of e^(s - m) under which another row's m is no good shift for it: its small terms would be subnormal numbers or 0."""
+
+
+def _exponentials(scores: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """m, e^(s - m) and its sums over the last axis, (..., 1), for s = scores().
+
+    Any m gives the same softmax as long as nothing overflows or vanishes. One m for all rows, the largest score of all, saves the
+    two slowest passes; where a row lies far below it (or is not finite), each row gets its own.
+    """
+    for axis in (None, -1):
+        s = scores()
+        m = s.max(axis=axis, keepdims=True)
+        s -= m
+        np.exp(s, out=s)
+        total = (s.reshape(-1, s.shape[-1]) @ np.ones(s.shape[-1], dtype=s.dtype)).reshape(*s.shape[:-1], 1)
+        if total.min() >= _FAR_BELOW:
+            break
+    return m, s, total
 
 
 @cache
