@@ -1,7 +1,9 @@
 """The CPU: arrays are NumPy's, and the host is the device."""
 
 import os
+import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -105,10 +107,28 @@ def random_bits(seed: int, draw: int, start: int, n: int) -> np.ndarray:
     PCG64 jumps to any 64-bit word in constant time (`advance`); a word holds four elements.
     Source  O'Neill 2014, PCG: A family of simple fast space-efficient statistically good algorithms, section 4.3.
     """
-    generator = np.random.PCG64([seed, draw])
+    source, generator = _thread_generator()
+    source.state = _start_of(seed, draw)
     first, skip = divmod(start, 4)
     if first:
-        generator.advance(first)
+        source.advance(first)
     n_words = -(-(skip + n) // 4)
-    words = np.random.Generator(generator).integers(0, 2**64, size=n_words, dtype=np.uint64)
+    words = generator.integers(0, 2**64, size=n_words, dtype=np.uint64)
     return words.view(np.uint16)[skip : skip + n]
+
+
+_thread = threading.local()
+
+
+def _thread_generator() -> tuple[Any, Any]:
+    """This thread's generator, to be set to the state wanted: making a new one for every draw costs ten times as much."""
+    if not hasattr(_thread, "pair"):
+        source = np.random.PCG64(0)
+        _thread.pair = source, np.random.Generator(source)
+    return _thread.pair
+
+
+@lru_cache(maxsize=4096)
+def _start_of(seed: int, draw: int) -> Any:
+    """PCG64's state at the start of a stream; blocks and the backward pass ask for the same one again."""
+    return np.random.PCG64([seed, draw]).state

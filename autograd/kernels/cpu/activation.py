@@ -64,7 +64,7 @@ class SoftmaxBlocked(Softmax):
 
     @staticmethod
     def supports(x: Any, *, axis: int) -> bool:
-        return x.dtype in (np.float32, np.float64) and axis == x.ndim - 1 and x.flags.c_contiguous
+        return x.dtype in (np.float32, np.float64) and axis == x.ndim - 1 and x.flags.c_contiguous and x.size > 0
 
     @staticmethod
     def forward(x: np.ndarray, *, axis: int) -> tuple[np.ndarray, Any]:
@@ -73,10 +73,9 @@ class SoftmaxBlocked(Softmax):
 
         def block(part: slice) -> None:
             o = out[part]
-            m = rows[part].max(axis=1, keepdims=True)
-            np.subtract(rows[part], np.where(np.isfinite(m), m, 0), out=o)
-            np.exp(o, out=o)
-            total = o.sum(axis=1, keepdims=True)
+            _, total, good = exponentials(rows[part], o, each_row=False)
+            if not good:
+                _, total, _ = exponentials(rows[part], o, each_row=True)
             o /= np.where(total == 0, 1, total)
 
         row_blocks(*_size(rows), block)
@@ -96,6 +95,25 @@ class SoftmaxBlocked(Softmax):
 
         row_blocks(*_size(ys), block)
         return dx
+
+
+_FAR_BELOW = 1e-20
+"""A row's sum of e^(s - m) under which another row's m is no good shift for it: its small terms would be subnormal numbers or 0."""
+
+
+def exponentials(s: np.ndarray, out: np.ndarray, *, each_row: bool) -> tuple[np.ndarray, np.ndarray, bool]:
+    """out = e^(s - m), where m is the largest score of each row or of all rows; `out` may be s.
+
+    Any m gives the same softmax as long as nothing overflows or vanishes, and one for all rows saves the slowest pass over s.
+    Returns m, the sums of `out` over the last axis (..., 1), and whether they are good: if not, come again with each_row.
+    """
+    m = s.max(axis=-1 if each_row else None, keepdims=True)
+    finite = np.isfinite(m)
+    np.subtract(s, np.where(finite, m, 0), out=out)
+    np.exp(out, out=out)
+    ones = np.ones(s.shape[-1], dtype=s.dtype)
+    total = (out.reshape(-1, s.shape[-1]) @ ones).reshape(*s.shape[:-1], 1)  # BLAS adds up short rows faster than NumPy does
+    return m, total, each_row or (bool(finite.all()) and bool(total.min() >= _FAR_BELOW))
 
 
 def _size(rows: np.ndarray) -> tuple[int, int]:

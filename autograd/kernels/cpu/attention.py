@@ -1,14 +1,14 @@
 """Attention by blocks of queries: scores for one block at a time, never a (T, S) array per head."""
 
 import math
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from autograd import backend
 from autograd.core import accelerates
+from autograd.kernels.cpu.activation import exponentials
 from autograd.kernels.cpu.parallel import for_each
 from autograd.ops.attention import Attention
 from autograd.ops.dropout import keep_rule
@@ -53,7 +53,11 @@ class AttentionBlocked(Attention):
             qs, vs = q[unit], v[unit]  # (B', H', T, D), (B', H', S, D)
             k_columns = _transposed(k[unit], plan.scale)
             for rows, end in plan.query_blocks:
-                m, s, total = _exponentials(partial(plan.scores, qs[:, :, rows], k_columns[..., :end], rows))  # s (B', H', T', S')
+                s = plan.scores(qs[:, :, rows], k_columns[..., :end], rows)  # (B', H', T', S')
+                m, total, good = exponentials(s, s, each_row=False)
+                if not good:  # some rows' scores lie far below the others'
+                    s = plan.scores(qs[:, :, rows], k_columns[..., :end], rows)
+                    m, total, _ = exponentials(s, s, each_row=True)
                 out = y[unit][:, :, rows]
                 if p:
                     s *= plan.dropout_mask(unit, rows, end, s.dtype)
@@ -138,7 +142,10 @@ class _Plan:
         n = (rows.stop - rows.start) * self.n_keys
         sequences, heads = (range(part.start, part.stop) for part in unit)
         starts = [((b * self.n_head + h) * self.n_queries + rows.start) * self.n_keys for b in sequences for h in heads]
-        bits = np.stack([backend.random_bits(self.seed, self.draw, start, n) for start in starts])
+        if starts[-1] - starts[0] == n * (len(starts) - 1):  # without gaps, as for short sequences
+            bits = backend.random_bits(self.seed, self.draw, starts[0], n * len(starts))
+        else:
+            bits = np.stack([backend.random_bits(self.seed, self.draw, start, n) for start in starts])
         keep = bits.reshape(len(sequences), len(heads), -1, self.n_keys)[..., :end] >= threshold
         return keep.astype(dtype) * dtype.type(scale)
 
@@ -146,27 +153,6 @@ class _Plan:
 def _transposed(x: np.ndarray, scale: float = 1.0) -> np.ndarray:
     """scale x^T, (..., S, D) -> (..., D, S), copied: BLAS multiplies small matrices a third faster when neither is transposed."""
     return np.multiply(x.swapaxes(-1, -2), scale, order="C")
-
-
-_FAR_BELOW = 1e-20
-"""A row's sum of e^(s - m) under which another row's m is no good shift for it: its small terms would be subnormal numbers or 0."""
-
-
-def _exponentials(scores: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """m, e^(s - m) and its sums over the last axis, (..., 1), for s = scores().
-
-    Any m gives the same softmax as long as nothing overflows or vanishes. One m for all rows, the largest score of all, saves the
-    two slowest passes; where a row lies far below it (or is not finite), each row gets its own.
-    """
-    for axis in (None, -1):
-        s = scores()
-        m = s.max(axis=axis, keepdims=True)
-        s -= m
-        np.exp(s, out=s)
-        total = (s.reshape(-1, s.shape[-1]) @ np.ones(s.shape[-1], dtype=s.dtype)).reshape(*s.shape[:-1], 1)
-        if total.min() >= _FAR_BELOW:
-            break
-    return m, s, total
 
 
 @cache

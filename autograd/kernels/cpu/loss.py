@@ -84,6 +84,6 @@ def _fill_or_add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, *, fir
 
     def block(i: int) -> None:
         part = slice(blocks[i], blocks[i] + _VOCABULARY_BLOCK)
-        total[part] += a[:, part].T @ b
+        total[part] += np.matmul(a[:, part].T, b)
 
     for_each(len(blocks), block, threaded=True)

@@ -1,7 +1,7 @@
 """The scheduler: cuts rows into blocks that fit a core's cache and spreads the blocks over a few threads.
 
 NumPy's functions release the interpreter lock, so a chain of them over a small block runs like one fused loop: the block's
-temporaries stay in the L2 cache instead of travelling to memory and back between calls.
+temporaries stay in the cache instead of travelling to memory and back between calls.
 
 Each block's work depends on the block alone, and sums over blocks are added in the order of the blocks: the same bits
 whichever thread did what. Block sizes do not depend on the number of threads; the shares of a matrix product do (`even_parts`), so
@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-BLOCK_BYTES = 256 * 1024
-"""Size of one array's block. A chain holds about three such arrays, which fit a typical L2 cache of 1 MB; smaller blocks lose
-more to the interpreter lock, which threads pass to and fro after each NumPy call."""
+BLOCK_BYTES = 1024 * 1024
+"""Size of one array's block, at most. Threads meet at the interpreter lock after each NumPy call, and who loses sleeps for tens of
+microseconds: on two cores blocks of 1 MB, larger than the L2 cache takes, beat blocks of 256 KB by a fifth to a half."""
 
-_THREADS_PAY_BYTES = 512 * 1024
-"""Below this, handing work to a thread (some 50 microseconds) costs more than it saves."""
+_THREADS_PAY_BYTES = 1024 * 1024
+"""Below this, handing work to a thread (some 50 microseconds) and meeting it at the lock cost more than they save."""
 
 _THREADS_PAY_FLOPS = 10_000_000
 """The same for matrix products, which do about 100 operations per nanosecond."""
@@ -111,23 +111,28 @@ def even_parts(n: int) -> list[slice]:
 
 
 def row_blocks(n_rows: int, row_bytes: int, work: Callable[[slice], Any]) -> None:
-    """Calls work(rows) for slices that cover 0 .. n_rows, each of about BLOCK_BYTES of rows, at least one row."""
-    size = max(1, BLOCK_BYTES // max(row_bytes, 1))
-    n = -(-n_rows // size)
-    for_each(n, lambda i: work(slice(i * size, min((i + 1) * size, n_rows))), threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
+    """Calls work(rows) for slices that cover 0 .. n_rows, each of at most BLOCK_BYTES or one row."""
+    blocks = _blocks(n_rows, row_bytes)
+    for_each(len(blocks), lambda i: work(blocks[i]), threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
 
 
 def row_sums(n_rows: int, row_bytes: int, work: Callable[[slice], tuple[Any, ...]]) -> tuple[Any, ...]:
     """Like row_blocks for work that returns arrays: their sums over all blocks, added in the order of the blocks."""
-    size = max(1, BLOCK_BYTES // max(row_bytes, 1))
-    n = -(-n_rows // size)
-    parts: list[Any] = [None] * n
+    blocks = _blocks(n_rows, row_bytes)
+    parts: list[Any] = [None] * len(blocks)
 
     def one(i: int) -> None:
-        parts[i] = work(slice(i * size, min((i + 1) * size, n_rows)))
+        parts[i] = work(blocks[i])
 
-    for_each(n, one, threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
+    for_each(len(blocks), one, threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
     return tuple(sum(terms[1:], start=terms[0]) for terms in zip(*parts, strict=True))
+
+
+def _blocks(n_rows: int, row_bytes: int) -> list[slice]:
+    """Equal blocks, an even number of them, so that two threads have the same to do."""
+    n = -(-n_rows * row_bytes // BLOCK_BYTES)
+    n = min(n_rows, n if n <= 1 else n + n % 2)
+    return [slice(n_rows * i // n, n_rows * (i + 1) // n) for i in range(n)]
 
 
 def rows_of(shape: tuple[int, ...]) -> int:

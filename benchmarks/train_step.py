@@ -1,0 +1,291 @@
+"""One training step (forward, loss, backward, clipping, AdamW) beside PyTorch: seconds, memory, and where the time goes.
+
+    python benchmarks/train_step.py                     all sizes, about half an hour on two cores (extra `bench`)
+    python benchmarks/train_step.py --sizes S M         some of them; the report keeps the others' last figures
+    python benchmarks/train_step.py --sizes M --profile     our step by op, with the rate of matrix products in it and alone
+
+Every side runs in a process of its own, so that its peak memory is its own, and the sides take turns, a few steps each, so that a
+machine whose speed drifts moves them all. Same shapes, same random tokens, float32, no dropout unless said; before any timing each
+size's loss is computed on both sides from the same weights and must agree to 1e-3. Writes benchmarks/results/train_step.json and .md.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+
+sys.path.insert(0, str(Path(__file__).parent))  # also where a side's process imports this file
+from turns import Side
+
+import autograd as ag
+from autograd.kernels.cpu.parallel import n_threads
+from autograd.optim import AdamW
+from tinygpt import GPT, GPTConfig
+from tinygpt.cli import flags, run
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Size:
+    config: GPTConfig
+    batch: int
+    context: int
+    turn: int
+    """Steps that a side makes before it is the next one's turn."""
+
+
+SIZES = {
+    "S": Size(GPTConfig.preset("shakespeare"), 12, 64, 20),
+    "M": Size(GPTConfig(n_layer=6, n_head=6, n_embd=384, n_positions=256, vocab_size=65), 16, 256, 2),
+    "L": Size(GPTConfig.preset("gpt2"), 4, 256, 1),
+    "XL": Size(GPTConfig.preset("gpt2"), 4, 1024, 1),
+}
+
+OURS, TORCH = "tinygpt", "PyTorch"
+SIDES = (OURS, "reference", "recompute", "dropout", TORCH, "compiled", "bf16")
+"""tinygpt and variants of it: plain math, recomputed blocks, dropout 0.1; PyTorch eager, compiled, under bf16 autocast."""
+
+
+@dataclass(frozen=True)
+class Config:
+    sizes: tuple[str, ...] = tuple(SIZES)
+    """S, M, L, XL."""
+    sides: tuple[str, ...] = SIDES
+    """Who takes part."""
+    rounds: int = 5
+    """How often each side gets its turn, after one turn to warm up; XL takes three at most."""
+    profile: bool = False
+    """Our step by op instead of the comparison."""
+
+
+# One side in its process ------------------------------------------------------------------------------------------------
+
+
+def memory_mb() -> float:
+    """The most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def tokens(size: Size) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.random.default_rng(0).integers(0, size.config.vocab_size, (size.batch, size.context + 1))
+    return np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
+
+
+def our_step(size: Size, side: str = OURS) -> tuple[Callable[[], float], int]:
+    """(a function that makes one update and returns the loss, number of weights)."""
+    config = dataclasses.replace(size.config, dropout=0.1) if side == "dropout" else size.config
+    model = GPT(config).train().recompute_blocks(side == "recompute")
+    optimizer = AdamW(model, lr=1e-4)
+    ids, targets = tokens(size)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = model.loss(ids, targets)
+        loss.backward()
+        optimizer.step(max_norm=1.0)
+        return loss.item()
+
+    return step, model.n_parameters()
+
+
+def torch_step(size: Size, side: str) -> tuple[Callable[[], float], int]:
+    import torch
+    from peers import TorchTrainer
+
+    trainer = TorchTrainer(size.config, n_threads())
+    n_weights = sum(p.numel() for p in trainer.model.parameters())
+    if side == "compiled":
+        trainer.model = torch.compile(trainer.model)
+    ids, targets = tokens(size)
+
+    def step() -> float:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=side == "bf16"):
+            return trainer.update(ids, targets, 1e-4)
+
+    return step, n_weights
+
+
+def answers(side: str, size_name: str) -> Callable[[int | None], Any]:
+    """Answers a number n with the seconds of n steps, and None with what the process has held."""
+    size = SIZES[size_name]
+    is_torch = side in (TORCH, "compiled", "bf16")
+    if is_torch:
+        import torch  # noqa: F401
+    libraries_mb = memory_mb()
+    step, n_weights = torch_step(size, side) if is_torch else our_step(size, side)
+    mode = "reference" if side == "reference" else "fast"
+
+    def answer(n: int | None) -> Any:
+        if n is None:  # the state: weight, gradient and two moments, 4 bytes each
+            return {"peak_mb": memory_mb(), "libraries_mb": libraries_mb, "state_mb": 16 * n_weights / 2**20}
+        seconds = []
+        with ag.use_kernels(mode):
+            for _ in range(n):
+                started = time.perf_counter()
+                step()
+                seconds.append(time.perf_counter() - started)
+        return seconds
+
+    return answer
+
+
+def check_losses(size_name: str) -> tuple[float, float]:
+    """The loss of the same weights on both sides. Raises ValueError if they differ by more than 1e-3."""
+    import torch
+    from peers import TorchGPT
+
+    size = SIZES[size_name]
+    ours, theirs = GPT(size.config), TorchGPT(size.config)
+    names = {".attn.": ".", "mlp.c_proj": "mlp_proj", "mlp.c_fc": "c_fc"}
+    targets = dict(theirs.named_parameters())
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            for old, new in names.items():
+                name = name.replace(old, new)
+            values = torch.from_numpy(np.asarray(parameter.data))
+            targets[name].copy_(values.T if values.ndim == 2 and name.startswith("h.") else values)
+        ids, labels = tokens(size)
+        found, expected = ours.loss(ids, labels).item(), theirs(torch.from_numpy(ids), torch.from_numpy(labels)).item()
+    if not abs(found - expected) < 1e-3:
+        raise ValueError(f"train_step: loss {found} here and {expected} in PyTorch at size {size_name}, expected the same; mend the model")
+    return found, expected
+
+
+# The comparison ---------------------------------------------------------------------------------------------------------
+
+
+def compare(size_name: str, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
+    check = Side("check", partial(partial, check_losses))
+    print(f"{size_name}: loss {check.ask(size_name)[0]:.4f} on both sides")
+    check.close()
+    sides = [Side(name, answers, name, size_name) for name in names]
+    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    for turn in range(rounds + 1):
+        for side in sides:
+            measured = side.ask(SIZES[size_name].turn if turn else 2)
+            if turn:
+                seconds[side.name] += measured
+    result: dict[str, Any] = {}
+    for side in sides:
+        times = seconds[side.name]
+        result[side.name] = {"median_s": statistics.median(times), "fastest_s": min(times), "n_steps": len(times), **side.ask(None)}
+        side.close()
+        print(f"{size_name}: {side.name:10} {statistics.median(times):8.4f} s   peak {result[side.name]['peak_mb']:6,.0f} MB")
+    return result
+
+
+def machine() -> dict[str, Any]:
+    blas = [
+        f"{b['internal_api']} {b['version']}, {b.get('architecture')}" for b in threadpoolctl.threadpool_info() if b["user_api"] == "blas"
+    ]
+    a = np.ones((2048, 2048), dtype=np.float32)
+    rates = []
+    for _ in range(7):
+        started = time.perf_counter()
+        a @ a
+        rates.append(2 * 2048**3 / (time.perf_counter() - started) / 1e9)
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    try:
+        import torch
+
+        versions["torch"] = torch.__version__
+    except ImportError:
+        pass
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": processor(),
+        "threads": n_threads(),
+        "blas": "; ".join(blas),
+        "blas_pinned_by": [name for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in os.environ],
+        "matmul_2048_gflops": round(statistics.median(rates)),
+        **versions,
+    }
+
+
+def processor() -> str:
+    """Its name and model number: names alone ("AMD EPYC") say little about speed."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(reversed([tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line]))
+    return f"{fields.get('model name', platform.machine())}, family {fields.get('cpu family')}, model {fields.get('model')}"
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as tables: seconds, our speed as a multiple of each peer's, memory."""
+    lines = ["| size | " + " | ".join(SIDES) + " |", "|---" * (len(SIDES) + 1) + "|"]
+    speed = ["| size | PyTorch eager | compiled | bf16 | recompute | dropout |", "|---|---|---|---|---|---|"]
+    memory = ["| size | weights, gradients, moments | tinygpt peak (beyond them) | PyTorch peak (beyond them) | ratio | recompute |"]
+    memory.append("|---|---|---|---|---|---|")
+    for size, sides in report["sizes"].items():
+
+        def s(side: str, sides: Any = sides) -> float:
+            return sides[side]["median_s"] if side in sides else float("nan")
+
+        def mb(side: str, sides: Any = sides) -> str:
+            peak = sides.get(side, {}).get("peak_mb", float("nan"))
+            return f"{peak:,.0f} ({peak - sides[OURS]['state_mb']:,.0f})"
+
+        lines.append(f"| {size} | " + " | ".join(f"{s(side):.4g}" for side in SIDES) + " |")
+        ratios = [f"{s(peer) / s(OURS):.2f} x" for peer in (TORCH, "compiled", "bf16")]
+        costs = [f"{s(variant) / s(OURS):.2f} x the time" for variant in ("recompute", "dropout")]
+        speed.append(f"| {size} | " + " | ".join(ratios + costs) + " |")
+        peaks = {side: sides[side]["peak_mb"] if side in sides else float("nan") for side in (OURS, TORCH, "recompute")}
+        memory.append(
+            f"| {size} | {sides[OURS]['state_mb']:,.0f} MB | {mb(OURS)} | {mb(TORCH)} | {peaks[OURS] / peaks[TORCH]:.2f} "
+            f"| {mb('recompute')}, {peaks['recompute'] / peaks[TORCH]:.2f} |"
+        )
+    m = report["machine"]
+    pinned = f" BLAS was pinned by {', '.join(m['blas_pinned_by'])}: slower than it could be." if m["blas_pinned_by"] else ""
+    head = f"{m['date']}, {m['processor']}, {m['threads']} threads, {m['blas']} ({m['matmul_2048_gflops']} GFLOP/s), "
+    head += f"NumPy {m['numpy']}, PyTorch {m.get('torch', 'absent')}.{pinned} `python benchmarks/train_step.py`"
+    parts = [head, "Seconds per step, medians of turns:", "\n".join(lines), "Speed of tinygpt as a multiple of each:", "\n".join(speed)]
+    return "\n\n".join([*parts, "Peak memory, MB (in brackets: beyond weights, gradients and moments):", "\n".join(memory)]) + "\n"
+
+
+def main() -> None:
+    config = flags(Config(), __doc__)
+    for chosen, legal in ((config.sizes, SIZES), (config.sides, SIDES)):
+        for name in chosen:
+            if name not in legal:
+                raise ValueError(f"train_step: {name!r}, expected one of {', '.join(legal)}; see --help")
+    if config.profile:
+        from step_profile import profile
+
+        for name in config.sizes:
+            print(profile(name, *our_step(SIZES[name])))
+        return
+    report = {"machine": machine(), "sizes": {}}
+    file = RESULTS / "train_step.json"
+    if file.exists():
+        report["sizes"] = json.loads(file.read_text(encoding="utf-8"))["sizes"]
+    if report["machine"]["blas_pinned_by"]:
+        print(f"BLAS is pinned by {', '.join(report['machine']['blas_pinned_by'])}: unset it for figures that mean something")
+    sides = tuple(side for side in SIDES if side in {OURS, *config.sides})
+    for name in config.sizes:
+        rounds = min(config.rounds, 3) if name == "XL" else config.rounds
+        report["sizes"][name] = compare(name, sides, rounds)
+        report["sizes"] = {size: report["sizes"][size] for size in SIZES if size in report["sizes"]}
+        RESULTS.mkdir(exist_ok=True)
+        file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        file.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
+    print(markdown(report))
+
+
+if __name__ == "__main__":
+    run(main)
