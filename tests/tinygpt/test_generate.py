@@ -63,19 +63,6 @@ def test_the_seed_decides_the_text_and_the_prompt_is_kept():
     assert model.training  # as it was before
 
 
-def test_past_the_context_the_last_half_window_is_read_anew():
-    model, seen = GPT(TINY), []
-    hidden = model.hidden
-
-    def spy(ids, mask=None):
-        seen.append(ids.shape[1])
-        return hidden(ids, mask)
-
-    model.hidden = spy
-    generate(model, [[1, 2, 3, 4, 5, 6]], 8)
-    assert seen == [6, 7, 8, 4, 5, 6, 7, 8]
-
-
 def test_an_end_token_ends_its_row_only():
     model = GPT(TINY)
     free = generate(model, [[1], [2], [3]], 15, temperature=1.5, top_k=0).ids
@@ -97,13 +84,13 @@ class Bytes:
     def encode(self, text):
         return list(text.encode("utf-8"))
 
-    def token_bytes(self, token):
-        return bytes([token])
+    def decode_bytes(self, ids):
+        return bytes(ids)
 
 
 def stream_of(text, monkeypatch, *, stop=(), eos=False, limit=1000):
     ids = list(text.encode("utf-8")) + ([256] if eos else [])
-    monkeypatch.setattr("tinygpt.generate.next_tokens", lambda model, prompt, n, *a, **k: (np.array([i]) for i in ids[:n]))
+    monkeypatch.setattr("tinygpt.generate.Decoding", lambda model, prompts, n, *a, **k: (np.array([i]) for i in ids[:n]))
     stream = TextStream(None, Bytes(), "x", limit, stop=stop)
     return list(stream), stream
 
@@ -150,6 +137,8 @@ def test_an_empty_prompt_starts_from_the_end_token():
         ({"top_k": -1}, r"top_k: -1, expected >= 0; "),
         ({"top_p": 0.0}, r"top_p: 0.0, expected 0 < top_p <= 1; "),
         ({"top_p": 1.1}, r"top_p: 1.1, expected 0 < top_p <= 1; "),
+        ({"min_p": 1.1}, r"min_p: 1.1, expected 0 <= min_p <= 1; "),
+        ({"repetition_penalty": 0.0}, r"repetition_penalty: 0.0, expected a finite number > 0; "),
     ],
 )
 def test_illegal_options_are_named(options, message):
@@ -160,8 +149,23 @@ def test_illegal_options_are_named(options, message):
 def test_bad_prompts_are_named():
     with pytest.raises(ValueError, match=r"an empty prompt, expected at least one token"):
         generate(GPT(TINY), np.zeros((1, 0), int), 1)
-    with pytest.raises(ValueError, match=r"a prompt of 9 tokens, expected at most 8, the model's context; "):
-        generate(GPT(TINY), [[1] * 9], 1)
+    with pytest.raises(ValueError, match=r"generate: 9 tokens, expected at most 8, the model's context; shorten the prompt, ask for fewer"):
+        generate(GPT(TINY), [[1] * 9], 1, slide=False)
+    with pytest.raises(ValueError, match=r"generate: 9 tokens, expected at most 8"):
+        generate(GPT(TINY), [[1] * 7], 5, slide=False)
+    for ids in ([[1, 17]], [[-1]]):
+        with pytest.raises(ValueError, match=r"generate: prompt id: .* at position .*, expected 0 <= id < 17"):
+            generate(GPT(TINY), ids, 1)
+    with pytest.raises(TypeError, match=r"generate: prompt id: float64 values, expected integers"):
+        generate(GPT(TINY), [[1.5]], 1)
+    with pytest.raises(ValueError, match=r"an empty prompt"):
+        generate(GPT(TINY), [[1], []], 1)
+    with pytest.raises(ValueError, match=r"attention_mask of shape \(1, 2\), expected \(1, 1\)"):
+        generate(GPT(TINY), [[1]], 1, attention_mask=[[1, 1]])
+    with pytest.raises(ValueError, match=r"max_new_tokens: -1, expected >= 0"):
+        generate(GPT(TINY), [[1]], -1)
+    with pytest.raises(ValueError, match=r"seed: 3 seeds for 2 prompts, expected one each"):
+        generate(GPT(TINY), [[1], [2]], 1, seed=[1, 2, 3])
     with pytest.raises(ValueError, match=r"ids of shape \(2,\), expected \(batch, positions\)"):
         generate(GPT(TINY), [1, 2], 1)
     with pytest.raises(ValueError, match=r"stop: an empty string"):
