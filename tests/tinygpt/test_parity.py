@@ -1,6 +1,5 @@
 """Held against Hugging Face's transformers: what we load, save, compute and generate is what it loads, saves, computes and generates."""
 
-import json
 import random
 import sys
 
@@ -90,6 +89,17 @@ def test_loss_and_every_gradient(pair):
         assert np.abs(p.grad - expected).max() <= 1e-4 * np.abs(expected).max(), name
 
 
+def test_124m(tmp_path):
+    """The smallest size as it is: loading, logits, greedy continuation."""
+    config = GPTConfig.preset("gpt2")
+    other = theirs(config)
+    other.save_pretrained(tmp_path)
+    mine, ids = GPT.from_pretrained(tmp_path).eval(), np.random.default_rng(9).integers(0, config.vocab_size, (1, 32))
+    close(mine(ids).data, logits_of(other, ids))
+    expected = other.generate(torch.as_tensor(ids), max_new_tokens=100, min_new_tokens=100, do_sample=False, pad_token_id=0)
+    np.testing.assert_array_equal(generate(mine, ids, 100, temperature=0.0).ids, expected.numpy())
+
+
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=40, vocab_size=300)
 
 
@@ -148,20 +158,15 @@ def test_classification_heads_both_ways(tmp_path):
     close(mine(ids).data, logits_of(other, ids))
     assert other.config.id2label == {0: "ham", 1: "spam", 2: "other"}
 
-    other = theirs(
-        config,
-        8,
-        "GPT2ForSequenceClassification",
-        id2label={0: "no", 1: "yes"},
-        label2id={"no": 0, "yes": 1},
-        pad_token_id=tokenizer.eos_id,
-    )
-    other.save_pretrained(tmp_path / "theirs")
-    tokenizer.save(tmp_path / "theirs")
-    loaded = GPTClassifier.from_pretrained(tmp_path / "theirs").eval()
-    close(loaded(ids).data, logits_of(other, ids))
-    fields = json.loads((tmp_path / "theirs" / "config.json").read_text(encoding="utf-8"))
-    assert loaded.labels == list(fields.get("id2label", {"0": "no", "1": "yes"}).values())
+    for labels in (["no", "yes"], ["LABEL_0", "LABEL_1"], ["a", "b", "c"]):
+        named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+        other = theirs(config, 8, "GPT2ForSequenceClassification", pad_token_id=tokenizer.eos_id, **named)
+        directory = tmp_path / labels[0]
+        other.save_pretrained(directory)
+        tokenizer.save(directory)
+        loaded = GPTClassifier.from_pretrained(directory).eval()
+        close(loaded(ids).data, logits_of(other, ids))
+        assert loaded.labels == labels
 
 
 # ---- tokenizers --------------------------------------------------------------------------------------------------------------------------
