@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -414,3 +415,23 @@ def test_without_the_extra_the_message_says_so(monkeypatch):
         ImportError, match=r"openai-community/gpt2: huggingface_hub is not installed, .*pip install 'tinygpt\[hub\]', or fetch"
     ):
         locate("gpt2")
+
+
+@pytest.mark.skipif(backend.name == "cupy", reason="counts the host's memory")
+@pytest.mark.parametrize("half", [False, True])
+def test_loading_needs_the_weights_once(tmp_path, monkeypatch, half):
+    """Never a second copy: beside the weights only a chunk, where numbers are widened."""
+    model = GPT(GPTConfig(n_layer=4, n_head=4, n_embd=128, n_positions=64, vocab_size=5000))
+    model.save_pretrained(tmp_path)
+    if half:
+        tensors = load_file(tmp_path / WEIGHTS)
+        save_file({name: array.astype(np.float16) for name, array in tensors.items()}, tmp_path / WEIGHTS)
+        monkeypatch.setattr(weights, "CHUNK_BYTES", 100_000)
+    weight_bytes = 4 * model.n_parameters()
+    tracemalloc.start()
+    try:
+        GPT.from_pretrained(tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert weight_bytes < peak < 1.3 * weight_bytes
