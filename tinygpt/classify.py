@@ -23,11 +23,12 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend, nn
-from tinygpt.checkpoint import CLASSIFIER, checkpoint_directory, load_config, load_weights, read_json, save_pretrained, tokenizer_of
+from tinygpt.checkpoint import checkpoint_directory, tokenizer_of
 from tinygpt.config import TrainConfig
 from tinygpt.model import GPT, Head
 from tinygpt.tokenizer import Tokenizer
 from tinygpt.train import Reporter, Result, Trainer
+from tinygpt.weights import CLASSIFIER, load_config, load_weights, read_json, save_pretrained
 
 Pooling = Literal["last", "mean", "first"]
 Trainable = Literal["head", "last-block", "all"]
@@ -235,12 +236,13 @@ class GPTClassifier(nn.Module):
         """A saved classifier, from its directory or its run. Raises ValueError for a checkpoint that is none."""
         directory = checkpoint_directory(path)
         fields = read_json(directory / "config.json")
-        if CLASSIFIER not in fields.get("architectures", []) or not isinstance(fields.get("id2label"), dict):
+        id2label = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out what it takes for the default
+        if CLASSIFIER not in fields.get("architectures", []) or not isinstance(id2label, dict):
             raise ValueError(
                 f"{directory}: architectures {fields.get('architectures')}, expected {CLASSIFIER} with id2label; "
                 "train one: python examples/finetune_classifier.py"
             )
-        labels = [label for _, label in sorted(fields["id2label"].items(), key=lambda item: int(item[0]))]
+        labels = [label for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
         config = load_config(directory)
         gpt = GPT(config, _empty=True)
         classifier = cls(gpt, tokenizer_of(directory, config), labels, pooling=fields.get("pooling", "last"))

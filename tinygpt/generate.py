@@ -1,29 +1,47 @@
-"""Text from a model: one token at a time, each drawn from the model's distribution over the next."""
+"""Text from a model: one token at a time, each drawn from the model's distribution over the next.
+
+    result = generate(model, [[1, 2, 3], [4, 5]], 50, temperature=0.8, seed=[0, 1])   # token ids; rows may differ in length
+    for piece in TextStream(model, tokenizer, "The answer", 50): print(piece, end="")  # text as it is made
+    complete(model, tokenizer, "The answer", 50, stop=["\\n"]).text
+
+In the order of this file: how a token is chosen (`Sampling`), how the model is asked for the next one (`Reader`, with a cache of keys and
+values or without), the loop over both (`Decoding`), and text on top of it. Beam search and likelihoods are in `tinygpt/search.py`.
+"""
 
 import codecs
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 import autograd as ag
 from autograd import backend
+from tinygpt.cache import KVCache, fill
+from tinygpt.decode import RowDecoder, can_decode
+
+# Choosing a token -------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen from the model's distribution.
+    """How the next token is chosen from the model's distribution. The rules apply in this order:
 
-    temperature   divides the logits: below 1 bolder towards the likely, above 1 more even; 0: always the likeliest (greedy)
-    top_k         only the k likeliest tokens; 0: all
-    top_p         only the likeliest tokens that together reach this probability; 1: all.
-                  Source  Holtzman et al. 2020, arXiv:1904.09751, section 3.1
+    repetition_penalty   logits of tokens that occurred already are divided by it where positive, multiplied where negative; 1: off.
+                         Source  Keskar et al. 2019, arXiv:1909.05858, section 4.1
+    temperature          divides the logits: below 1 bolder towards the likely, above 1 more even; 0: always the likeliest (greedy)
+    top_k                only the k likeliest tokens; 0: all
+    top_p                only the likeliest tokens that together reach this probability; 1: all.
+                         Source  Holtzman et al. 2020, arXiv:1904.09751, section 3.1
+    min_p                only tokens with at least this share of the likeliest one's probability; 0: all.
+                         Source  Nguyen et al. 2024, arXiv:2407.01082, section 3
     """
 
     temperature: float = 0.8
     top_k: int = 50
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -32,103 +50,399 @@ class Sampling:
             raise ValueError(f"top_k: {self.top_k}, expected >= 0; 0 allows all tokens")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: {self.top_p}, expected 0 < top_p <= 1; 1 allows all tokens")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p: {self.min_p}, expected 0 <= min_p <= 1; 0 allows all tokens")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(f"repetition_penalty: {self.repetition_penalty}, expected a finite number > 0; 1 leaves the logits alone")
+
+
+def sample(logits: np.ndarray, sampling: Sampling, rng: Any, seen: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+    """One token per row of logits (B, V) -> (B,) int64.
+
+    rng    anything with `random(n)`: one uniform number per row
+    seen   per row, the ids so far, for the repetition penalty
+    """
+    if sampling.repetition_penalty != 1 and seen is not None:
+        logits = np.stack([penalized(row, ids, sampling.repetition_penalty) for row, ids in zip(logits, seen, strict=True)])
+    if sampling.temperature == 0:
+        return logits.argmax(axis=-1)
+    uniform = rng.random(len(logits))
+    return np.array([_draw(*candidates(row, sampling), u) for row, u in zip(logits, uniform, strict=True)], dtype=np.int64)
+
+
+def penalized(logits: np.ndarray, seen: Sequence[int], penalty: float) -> np.ndarray:
+    """A copy of logits (V,) in which tokens that were seen are less likely."""
+    logits, ids = logits.copy(), np.unique(np.asarray(seen, dtype=np.int64))
+    logits[ids] = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
+    return logits
+
+
+def candidates(logits: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that may be drawn, ids ascending, and their probabilities, float64, from logits (V,) and temperature > 0."""
+    ids = top_ids(logits, sampling.top_k) if 0 < sampling.top_k < len(logits) else np.arange(len(logits))
+    scores = logits[ids].astype(np.float64) / sampling.temperature
+    p = np.exp(scores - scores.max())
+    p /= p.sum()
+    if sampling.top_p < 1:
+        kept = _nucleus(p, sampling.top_p)
+        ids, p = ids[kept], p[kept]
+    if sampling.min_p > 0:
+        kept = np.flatnonzero(p >= sampling.min_p * p.max())
+        ids, p = ids[kept], p[kept]
+    order = np.argsort(ids)
+    return ids[order], p[order] / p.sum()
+
+
+def top_ids(logits: np.ndarray, k: int) -> np.ndarray:
+    """The k likeliest tokens, likeliest first, from logits (V,): a partition finds them, and only these k are sorted."""
+    ids = np.argpartition(logits, -k)[-k:]
+    return ids[np.lexsort((ids, -logits[ids]))]
+
+
+def _nucleus(p: np.ndarray, top_p: float) -> np.ndarray:
+    """Places of the likeliest tokens that together reach top_p. Usually few: more are sorted only while they do not suffice."""
+    k = min(64, len(p))
+    while True:
+        places = top_ids(p, k)
+        reached = np.cumsum(p[places])
+        if k == len(p) or reached[-1] >= top_p:
+            return places[: np.searchsorted(reached, top_p) + 1]
+        k = min(4 * k, len(p))
+
+
+def _draw(ids: np.ndarray, p: np.ndarray, u: float) -> int:
+    """The first id whose cumulative probability exceeds u times the total: never one of probability 0."""
+    cumulative = np.cumsum(p)
+    last = cumulative.argmax()  # rounding may carry u times the total up to the total itself
+    return int(ids[min(np.searchsorted(cumulative, u * cumulative[-1], side="right"), last)])
+
+
+class RowStreams:
+    """One stream of random numbers per row, so that a row's text depends on its own seed alone, in whatever batch it is."""
+
+    def __init__(self, seed: int | Sequence[int], n_rows: int) -> None:
+        if isinstance(seed, (int, np.integer)):
+            entropy = [[int(seed), row] for row in range(n_rows)]
+        else:
+            entropy = [[int(s), 0] for s in seed]
+            if len(entropy) != n_rows:
+                raise ValueError(f"seed: {len(entropy)} seeds for {n_rows} prompts, expected one each; or pass a single number")
+        self.generators = [np.random.default_rng(e) for e in entropy]
+
+    def random(self, n: int) -> np.ndarray:
+        return np.array([generator.random() for generator in self.generators[:n]])
+
+
+# Asking the model -------------------------------------------------------------------------------------------------------------------------
+
+
+def window_length(n_tokens: int, n_positions: int) -> int:
+    """How many of the last of n_tokens tokens the model sees.
+
+    Learned positions cannot slide by one: every cached key would be at the wrong place. So a window that is full is cut to its last half,
+    which is read anew from position 0, and then grows again. The rule depends on the count alone: with or without a cache, and however
+    a text is split into prompt and continuation, the model sees the same.
+    """
+    if n_tokens <= n_positions:
+        return n_tokens
+    kept = max(n_positions // 2, 1)
+    return kept + (n_tokens - n_positions - 1) % (n_positions + 1 - kept)
+
+
+class Reader:
+    """Rows of tokens, and the model's logits for what may follow each.
+
+    prompts     ids per row, of any lengths
+    use_cache   keep keys and values between calls (the default); without, the whole window is computed each time
+    slide       past the context, go on with the last half of the window; False: an error
+    on_slide    called as on_slide(row, n_kept) when that happens
+    Raises ValueError for an empty prompt, and for one beyond the context with slide off.
+    """
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], *, use_cache: bool = True, slide: bool = True,
+        on_slide: Callable[[int, int], Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.slide, self.on_slide = model, slide, on_slide
+        self.n_positions = model.config.n_positions
+        if not len(prompts) or not all(map(len, prompts)):
+            raise ValueError("generate: an empty prompt, expected at least one token; start with <|endoftext|> for a text from nothing")
+        self.rows: list[list[int]] = []
+        for row, prompt in enumerate(prompts):
+            backend.indices(prompt, model.config.vocab_size, what="generate: prompt id")  # the check; the ids stay on the host
+            self.rows.append(np.asarray(prompt).tolist())
+            self._check_length(row, len(prompt))
+        self.lengths = [window_length(len(ids), self.n_positions) for ids in self.rows]
+        self.unread = set(range(len(self.rows)))  # rows of which the cache holds nothing valid
+        self.cache, self.decoder = None, None
+        if use_cache:
+            dtype = model.wte.weight.dtype if model.dtype == np.float32 else model.dtype  # that of the activations
+            self.cache = KVCache(model.config, len(self.rows), dtype)
+            self.decoder = RowDecoder(model, self.cache, len(self.rows)) if can_decode(model) else None
+
+    def window(self, row: int) -> list[int]:
+        """The tokens of a row that the model sees."""
+        return self.rows[row][-self.lengths[row] :]
+
+    def logits(self) -> np.ndarray:
+        """(B, V), on the host, for the token after each row. The next call may overwrite the array."""
+        with ag.no_grad():
+            if self.cache is None:
+                return self._without_cache()
+            if self.unread:
+                rows = sorted(self.unread)
+                fill(self.model, self.cache, rows, [self.window(row)[:-1] for row in rows])
+                self.unread.clear()
+            last = np.array([ids[-1] for ids in self.rows])
+            positions = np.array(self.lengths) - 1
+            if self.decoder is not None:
+                return self.decoder.step(last, positions)
+            return self._head(self.model.hidden(last[:, None], cache=self.cache.step(positions))[:, 0])
+
+    def append(self, tokens: Any) -> None:
+        """Adds one token to each row; None leaves the row as it is."""
+        for row, token in enumerate(tokens):
+            if token is None:
+                continue
+            self.rows[row].append(int(token))
+            n = window_length(len(self.rows[row]), self.n_positions)
+            if n <= self.lengths[row]:
+                self._check_length(row, len(self.rows[row]))
+                self.unread.add(row)
+            self.lengths[row] = n
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Row i becomes a copy of row rows[i]."""
+        if self.cache is not None:
+            self.cache.reorder(rows, max(self.lengths))
+        self.rows = [list(self.rows[row]) for row in rows]
+        self.lengths = [self.lengths[row] for row in rows]
+        self.unread = {i for i, row in enumerate(rows) if row in self.unread}
+
+    def _check_length(self, row: int, n: int) -> None:
+        if n <= self.n_positions:
+            return
+        if not self.slide:
+            raise ValueError(
+                f"generate: {n} tokens, expected at most {self.n_positions}, the model's context; shorten the prompt, ask for fewer new "
+                "tokens, or let the window slide"
+            )
+        if self.on_slide is not None:
+            self.on_slide(row, window_length(n, self.n_positions))
+
+    def _without_cache(self) -> np.ndarray:
+        """Padding stands on the right, where no real token looks."""
+        ids = np.zeros((len(self.rows), max(self.lengths)), dtype=np.int64)
+        for row in range(len(self.rows)):
+            ids[row, : self.lengths[row]] = self.window(row)
+        return self._head(self.model.hidden(ids)[np.arange(len(ids)), np.array(self.lengths) - 1])
+
+    def _head(self, hidden: Any) -> np.ndarray:
+        """hidden (B, C): the head sees one position per row only."""
+        return backend.to_host(ag.cast(self.model.lm_head(hidden), self.model.wte.weight.dtype).data)
+
+
+# The loop ---------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """How sure the model was of a token: by its own distribution, before temperature and the like. Logarithms in nats.
+
+    alternatives   (id, log-probability) of the likeliest tokens, likeliest first
+    """
+
+    id: int
+    log_prob: float
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+class Decoding:
+    """Iterator over the new tokens, (B,) int64 at a time; a row that has ended repeats its end token.
+
+    done           (B,) booleans: rows that have ended. Set an entry to end a row from outside
+    infos          per row, a TokenInfo per token, where asked for
+    n_slides       how often the window of any row was full and was cut
+    Ends after max_new_tokens, or when all rows are done. The arguments are those of `generate`.
+    """
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None, *,
+        seed: int | Sequence[int] = 0, eos_id: int | Collection[int] | None = None, use_cache: bool = True, slide: bool = True,
+        alternatives: int | None = None, on_slide: Callable[[int, int], Any] | None = None,
+    ) -> None:  # fmt: skip
+        if max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens: {max_new_tokens}, expected >= 0; 0 makes nothing")
+        self.model, self.max_new_tokens, self.sampling = model, max_new_tokens, sampling or Sampling()
+        self.n_slides, self._on_slide = 0, on_slide
+        self.reader = Reader(model, prompts, use_cache=use_cache, slide=slide, on_slide=self._slid)
+        self.done = np.zeros(len(self.reader.rows), bool)
+        self.infos: list[list[TokenInfo]] = [[] for _ in self.reader.rows]
+        self._ends = frozenset() if eos_id is None else frozenset([eos_id] if isinstance(eos_id, (int, np.integer)) else eos_id)
+        self._alternatives, self._streams = alternatives, RowStreams(seed, len(self.reader.rows))
+
+    def _slid(self, row: int, n_kept: int) -> None:
+        self.n_slides += 1
+        if self._on_slide is not None:
+            self._on_slide(row, n_kept)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        was_training = self.model.training
+        self.model.eval()
+        tokens = np.zeros(len(self.done), dtype=np.int64)
+        try:
+            for _ in range(self.max_new_tokens):
+                logits = self.reader.logits()
+                ended = self.done.copy()
+                drawn = sample(logits, self.sampling, self._streams, self.reader.rows)
+                tokens = np.where(ended, tokens, drawn)
+                if self._alternatives is not None:
+                    for row in np.flatnonzero(~ended):
+                        self.infos[row].append(token_info(logits[row], int(tokens[row]), self._alternatives))
+                self.done |= np.isin(tokens, list(self._ends))
+                yield tokens
+                if self.done.all():
+                    return
+                self.reader.append([None if end else int(token) for end, token in zip(self.done, tokens, strict=True)])
+        finally:
+            self.model.train(was_training)
+
+
+def token_info(logits: np.ndarray, id: int, n_alternatives: int) -> TokenInfo:
+    """What the model's logits (V,) say of token `id` and of the likeliest ones."""
+    log_total = float(logits.max()) + float(np.log(np.exp(logits - logits.max()).sum(dtype=np.float64)))
+    best = top_ids(logits, min(n_alternatives, len(logits))) if n_alternatives else ()
+    return TokenInfo(id, float(logits[id]) - log_total, tuple((int(i), float(logits[i]) - log_total) for i in best))
 
 
 @dataclass(frozen=True)
 class Generated:
     """What `generate` made.
 
-    ids           (B, T + new) the prompts and what follows; after a sequence has ended, its end token again
-    stop_reason   per sequence: "eos" or "length"
+    ids           (B, T + new): prompts, on the left padded with 0 to the longest, and what follows; after its end, a row's end token again
+    sequences     per row, the new tokens without repetition, the end token included
+    stop_reason   per row: "eos" or "length"
+    infos         per row, a TokenInfo per new token, where asked for
+    n_slides      how often the window of a row was full and generation went on with its last half
     """
 
     ids: np.ndarray
+    sequences: list[np.ndarray]
     stop_reason: list[str]
+    infos: list[list[TokenInfo]] = field(default_factory=list)
+    n_slides: int = 0
 
 
 def generate(
-    model: Any,
-    ids: Any,
-    max_new_tokens: int,
-    *,
-    temperature: float = 0.8,
-    top_k: int = 50,
-    top_p: float = 1.0,
-    seed: int = 0,
-    eos_id: int | None = None,
-) -> Generated:
-    """Continues each row of ids (B, T) by up to max_new_tokens tokens, ending a row early at `eos_id`."""
+    model: Any, ids: Any, max_new_tokens: int, *, attention_mask: Any = None, temperature: float = 0.8, top_k: int = 50, top_p: float = 1.0,
+    min_p: float = 0.0, repetition_penalty: float = 1.0, seed: int | Sequence[int] = 0, eos_id: int | Collection[int] | None = None,
+    use_cache: bool = True, slide: bool = True, alternatives: int | None = None, on_slide: Callable[[int, int], Any] | None = None,
+) -> Generated:  # fmt: skip
+    """Continues each prompt by up to max_new_tokens tokens, ending a row early at an end token.
+
+    ids              (B, T) integers, or one sequence per prompt, of any lengths
+    attention_mask   (B, T), 1 for tokens and 0 for padding on either side, where `ids` is padded
+    temperature ... repetition_penalty   see `Sampling`
+    seed             one number, or one per row: a row's text depends on its own seed and prompt, not on its neighbours
+    eos_id           an end token, or several
+    use_cache        False computes the whole window for every token: slower, the same tokens
+    slide            past the context, go on with the last half of the window (`window_length`); False: an error
+    alternatives     None: no TokenInfo; else log-probabilities, with so many alternatives
+    on_slide         called as on_slide(row, n_kept) when a window was full
+    """
+    prompts = _prompts(ids, attention_mask)
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    decoding = Decoding(
+        model, prompts, max_new_tokens, sampling, seed=seed, eos_id=eos_id, use_cache=use_cache, slide=slide, alternatives=alternatives,
+        on_slide=on_slide,
+    )  # fmt: skip
+    n_prompt = max(map(len, prompts))
+    tokens = np.zeros((len(prompts), n_prompt), dtype=np.int64)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[n_prompt - len(prompt) :] = prompt
+    columns, running, lengths = [tokens], np.ones(len(prompts), bool), np.zeros(len(prompts), int)
+    for new in decoding:
+        columns.append(new[:, None])
+        lengths += running
+        running = ~decoding.done
+    all_ids = np.concatenate(columns, axis=1)
+    sequences = [row[n_prompt : n_prompt + n] for row, n in zip(all_ids, lengths, strict=True)]
+    return Generated(all_ids, sequences, ["eos" if d else "length" for d in decoding.done], decoding.infos, decoding.n_slides)
+
+
+def _prompts(ids: Any, attention_mask: Any) -> list[list[int]]:
+    """One list of ids per prompt, padding removed."""
+    if (
+        not isinstance(ids, np.ndarray)
+        and len(ids)
+        and all(isinstance(row, (list, tuple, np.ndarray)) for row in ids)
+        and attention_mask is None
+    ):
+        return [np.asarray(row).tolist() for row in ids]
     tokens = np.asarray(ids)
     if tokens.ndim != 2:
         raise ValueError(f"generate: ids of shape {tokens.shape}, expected (batch, positions); wrap one prompt as [ids]")
-    done = np.zeros(len(tokens), bool)
-    for new in next_tokens(model, tokens, max_new_tokens, Sampling(temperature, top_k, top_p), seed):
-        if eos_id is not None:
-            new = np.where(done, eos_id, new)
-            done |= new == eos_id
-        tokens = np.concatenate([tokens, new[:, None]], axis=1)
-        if done.all():
-            break
-    return Generated(tokens, ["eos" if d else "length" for d in done])
+    if attention_mask is None:
+        return [row.tolist() for row in tokens]
+    real = np.asarray(attention_mask).astype(bool)
+    if real.shape != tokens.shape:
+        raise ValueError(f"generate: attention_mask of shape {real.shape}, expected {tokens.shape}, that of ids; one entry per token")
+    return [row[kept].tolist() for row, kept in zip(tokens, real, strict=True)]
 
 
-def next_tokens(model: Any, ids: np.ndarray, max_new_tokens: int, sampling: Sampling, seed: int = 0) -> Iterator[np.ndarray]:
-    """Yields the next token of each row, (B,) int64, again and again.
+# Text -------------------------------------------------------------------------------------------------------------------------------------
 
-    When the window is full, the last n_positions // 2 tokens are kept and read anew from position 0: learned positions do not
-    slide. Raises ValueError for an empty prompt or one longer than the context.
+
+class Assembler:
+    """Turns token ids into text: never half a character, never a part of what may become a stop string.
+
+    text          all text that is final
+    stopped       True once a stop string has come; the text ends before it
     """
-    n_positions = model.config.n_positions
-    if ids.shape[1] == 0:
-        raise ValueError("generate: an empty prompt, expected at least one token; start with <|endoftext|> for a text from nothing")
-    if ids.shape[1] > n_positions:
-        raise ValueError(
-            f"generate: a prompt of {ids.shape[1]} tokens, expected at most {n_positions}, the model's context; "
-            "shorten the prompt, or keep its last part"
-        )
-    rng = np.random.default_rng(seed)
-    window = np.asarray(ids, dtype=np.int64)
-    was_training = model.training
-    model.eval()
-    try:
-        for _ in range(max_new_tokens):
-            if window.shape[1] > n_positions:
-                window = window[:, -max(n_positions // 2, 1) :]
-            with ag.no_grad():
-                last = model.lm_head(model.hidden(window)[:, -1])  # (B, V): the head sees one position only
-            new = sample(backend.to_host(last.data), sampling, rng)
-            window = np.concatenate([window, new[:, None]], axis=1)
-            yield new
-    finally:
-        model.train(was_training)
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), before: int | None = None) -> None:
+        if any(not s for s in stop):
+            raise ValueError("stop: an empty string, expected at least one character; leave it out to stop nowhere")
+        self.text, self.stopped = "", False
+        self._tokenizer, self._stop, self._before = tokenizer, tuple(stop), before
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._pending = ""  # text that may turn out to begin a stop string
+
+    def add(self, token: int) -> str:
+        """The text that has become final with this token, often one word, sometimes nothing."""
+        self._pending += self._decoder.decode(self._bytes(token))
+        self._before = token
+        end = min((i for s in self._stop if (i := self._pending.find(s)) >= 0), default=-1)
+        if end >= 0:
+            self.stopped = True
+            return self._release(end)
+        held = max((n for s in self._stop for n in range(1, len(s)) if self._pending.endswith(s[:n])), default=0)
+        return self._release(len(self._pending) - held)
+
+    def finish(self) -> str:
+        """The rest, when no token follows."""
+        if self.stopped:
+            return ""
+        self._pending += self._decoder.decode(b"", final=True)
+        return self._release(len(self._pending))
+
+    def _bytes(self, token: int) -> bytes:
+        """What the token adds after the one before it: a word tokenizer puts spaces between some."""
+        if self._before is None:
+            return bytes(self._tokenizer.decode_bytes([token]))
+        before = self._tokenizer.decode_bytes([self._before])
+        return bytes(self._tokenizer.decode_bytes([self._before, token])[len(before) :])
+
+    def _release(self, n: int) -> str:
+        ready, self._pending = self._pending[:n], self._pending[n:]
+        self.text += ready
+        return ready
 
 
-def sample(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> np.ndarray:
-    """One token per row of logits (B, V) -> (B,) int64."""
-    if sampling.temperature == 0:
-        return logits.argmax(axis=-1)
-    scores = logits.astype(np.float64) / sampling.temperature
-    if 0 < sampling.top_k < scores.shape[-1]:
-        kth = np.partition(scores, -sampling.top_k, axis=-1)[:, -sampling.top_k, None]
-        scores = np.where(scores >= kth, scores, -np.inf)
-    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    p /= p.sum(axis=-1, keepdims=True)
-    if sampling.top_p < 1:
-        order = np.argsort(-p, axis=-1, kind="stable")
-        ranked = np.take_along_axis(p, order, axis=-1)
-        before = np.cumsum(ranked, axis=-1) - ranked  # what the likelier ones reach already
-        kept = np.zeros_like(p)
-        np.put_along_axis(kept, order, np.where(before < sampling.top_p, ranked, 0), axis=-1)
-        p = kept / kept.sum(axis=-1, keepdims=True)
-    # Inverse of the cumulative distribution at one uniform number per row.
-    cumulative = np.cumsum(p, axis=-1)
-    return np.array([_first_above(c, u) for c, u in zip(cumulative, rng.random(len(p)), strict=True)], dtype=np.int64)
-
-
-def _first_above(cumulative: np.ndarray, u: float) -> int:
-    """The first index whose cumulative probability exceeds u times the total: never one of probability 0."""
-    last = cumulative.argmax()  # rounding may carry u times the total up to the total itself
-    return int(min(np.searchsorted(cumulative, u * cumulative[-1], side="right"), last))
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Ids of a prompt; an empty one starts from <|endoftext|>, where the tokenizer has it."""
+    ids = list(tokenizer.encode(prompt))
+    return [tokenizer.eos_id] if not ids and tokenizer.eos_id is not None else ids
 
 
 class TextStream:
@@ -136,55 +450,46 @@ class TextStream:
 
     prompt       text to continue; "" starts from <|endoftext|>, where the tokenizer has it
     stop         strings that end the text (not shown themselves)
+    end_ids      more tokens that end it, beside the tokenizer's own
+    options      as `Decoding` takes them: seed, use_cache, slide, alternatives, on_slide
+    infos        a TokenInfo per token, with `alternatives`
     stop_reason  "eos", "stop string" or "length"
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        prompt: str,
-        max_new_tokens: int,
-        sampling: Sampling | None = None,
-        *,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-    ) -> None:
-        if any(not s for s in stop):
-            raise ValueError("stop: an empty string, expected at least one character; leave it out to stop nowhere")
-        prompt_ids = tokenizer.encode(prompt)
-        if not prompt_ids and tokenizer.eos_id is not None:
-            prompt_ids = [tokenizer.eos_id]
-        self.text = ""
+        self, model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, *,
+        stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Any,
+    ) -> None:  # fmt: skip
+        start = prompt_ids(tokenizer, prompt)
+        self._assembler = Assembler(tokenizer, stop, start[-1] if prompt and start else None)
         self.ids: list[int] = []
         self.stop_reason = "length"
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
-        self._tokens = next_tokens(model, np.array([prompt_ids], dtype=np.int64), max_new_tokens, sampling or Sampling(), seed)
+        self._ends = {tokenizer.eos_id, *end_ids} - {None}
+        self._decoding = Decoding(model, [start], max_new_tokens, sampling, eos_id=self._ends, **options)
+
+    @property
+    def text(self) -> str:
+        return self._assembler.text
+
+    @property
+    def infos(self) -> list[TokenInfo]:
+        return self._decoding.infos[0][: len(self.ids)]
 
     def __iter__(self) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        pending = ""  # text that may turn out to begin a stop string
-        for new in self._tokens:
+        for new in self._decoding:
             token = int(new[0])
-            if token == self._tokenizer.eos_id:
+            if token in self._ends:
                 self.stop_reason = "eos"
                 break
             self.ids.append(token)
-            pending += decoder.decode(self._tokenizer.token_bytes(token))
-            end = min((i for s in self._stop if (i := pending.find(s)) >= 0), default=-1)
-            if end >= 0:
+            piece = self._assembler.add(token)
+            if piece:
+                yield piece
+            if self._assembler.stopped:
                 self.stop_reason = "stop string"
-                self.text += pending[:end]
-                yield pending[:end]
                 return
-            held = max((n for s in self._stop for n in range(1, len(s)) if pending.endswith(s[:n])), default=0)
-            ready, pending = pending[: len(pending) - held], pending[len(pending) - held :]
-            if ready:
-                self.text += ready
-                yield ready
-        rest = pending + decoder.decode(b"", final=True)
+        rest = self._assembler.finish()
         if rest:
-            self.text += rest
             yield rest
 
 
@@ -194,3 +499,45 @@ def complete(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, sampl
     for _ in stream:
         pass
     return stream
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A prompt's continuation. ids are without an end token; stop_reason is "eos", "stop string" or "length"."""
+
+    text: str
+    ids: list[int]
+    stop_reason: str
+    infos: list[TokenInfo]
+
+
+def complete_all(
+    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None, *,
+    stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Any,
+) -> list[Completion]:  # fmt: skip
+    """Continues several prompts at once, of whatever lengths; each ends on its own. Arguments as `TextStream`'s."""
+    starts = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    ends = {tokenizer.eos_id, *end_ids} - {None}
+    decoding = Decoding(model, starts, max_new_tokens, sampling, eos_id=ends, **options)
+    assemblers = [Assembler(tokenizer, stop, start[-1] if prompt else None) for prompt, start in zip(prompts, starts, strict=True)]
+    ids: list[list[int]] = [[] for _ in prompts]
+    reasons = ["length"] * len(prompts)
+    running = set(range(len(prompts)))
+    for new in decoding:
+        for row in sorted(running):
+            token = int(new[row])
+            if token in ends:
+                reasons[row] = "eos"
+                running.discard(row)
+                continue
+            ids[row].append(token)
+            assemblers[row].add(token)
+            if assemblers[row].stopped:
+                reasons[row] = "stop string"
+                decoding.done[row] = True
+                running.discard(row)
+    for assembler in assemblers:
+        assembler.finish()
+    return [
+        Completion(assembler.text, ids[row], reasons[row], decoding.infos[row][: len(ids[row])]) for row, assembler in enumerate(assemblers)
+    ]

@@ -7,13 +7,16 @@ of GPT-2's published tensors (wte, wpe, h.0.attn.c_attn, ...), so `named_paramet
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 import autograd as ag
 from autograd import backend, nn
 from tinygpt.config import GPTConfig
+
+if TYPE_CHECKING:
+    from tinygpt.cache import CacheView, LayerCache
 
 
 class CausalSelfAttention(nn.Module):
@@ -28,16 +31,23 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(init.residual(c, c), init.zeros(c))
         self.resid_dropout = nn.Dropout(config.dropout, stream)
 
-    def forward(self, x: ag.Tensor, mask: Any = None) -> ag.Tensor:
+    def forward(self, x: ag.Tensor, mask: Any = None, cache: "LayerCache | None" = None) -> ag.Tensor:
         b, t, c = x.shape
-        heads = (b, t, self.n_head, c // self.n_head)
-        qkv = ag.split(self.c_attn(x), 3)  # 3 x (B, T, C)
-        q, k, v = (part.reshape(heads).transpose(0, 2, 1, 3) for part in qkv)  # each (B, H, T, D)
+        q, k, v = self.heads(x)
+        if cache is not None:
+            k, v = cache.update(k, v)  # (B, H, S, D): those of earlier calls in front
         y = ag.scaled_dot_product_attention(
             q, k, v, mask, causal=True, dropout=self.p, training=self.training, stream=self.stream
         )  # (B, H, T, D)
         y = y.transpose(0, 2, 1, 3).reshape(b, t, c)  # heads side by side again
         return self.resid_dropout(self.c_proj(y))
+
+    def heads(self, x: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor, ag.Tensor]:
+        """Queries, keys and values of x (B, T, C), each (B, H, T, D)."""
+        b, t, c = x.shape
+        shape = (b, t, self.n_head, c // self.n_head)
+        q, k, v = (part.reshape(shape).transpose(0, 2, 1, 3) for part in ag.split(self.c_attn(x), 3))
+        return q, k, v
 
 
 class MLP(nn.Module):
@@ -64,8 +74,8 @@ class Block(nn.Module):
         self.mlp = MLP(config, init, stream)
         self.recompute = False  # True: keep only x for the backward pass, and compute the rest again there
 
-    def forward(self, x: ag.Tensor, mask: Any = None) -> ag.Tensor:
-        x = x + self.attn(self.ln_1(x), mask)
+    def forward(self, x: ag.Tensor, mask: Any = None, cache: "LayerCache | None" = None) -> ag.Tensor:
+        x = x + self.attn(self.ln_1(x), mask, cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -152,11 +162,12 @@ class GPT(nn.Module):
         """How many tokens each prediction chooses from: an even guess costs the logarithm of this, in nats."""
         return self.config.vocab_size
 
-    def hidden(self, ids: Any, attention_mask: Any = None) -> ag.Tensor:
+    def hidden(self, ids: Any, attention_mask: Any = None, cache: "CacheView | None" = None) -> ag.Tensor:
         """What the output layer sees.
 
         ids              (B, T) host integers, T <= n_positions
         attention_mask   (B, T), 1 for tokens and 0 for padding (either side), or None
+        cache            keys and values of earlier tokens, which `ids` then continue; see `tinygpt.cache`
         Returns (B, T, C). Raises ValueError for other shapes, too many positions or ids out of range.
         """
         ids = np.asarray(ids)
@@ -172,13 +183,22 @@ class GPT(nn.Module):
                 raise ValueError(f"GPT: attention_mask of shape {real.shape}, expected {ids.shape}, that of ids; one entry per token")
             positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)  # (B, T): padding on the left does not count
             mask = backend.to_device(real[:, None, None, :])  # (B, 1, 1, S): nobody looks at padding
-        x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
+        if cache is not None:
+            positions, mask = cache.positions, cache.mask
+        x = self.embed(ids, positions)
+        for i, block in enumerate(self.h):
+            if block.recompute and cache is None:
+                x = nn.recompute(partial(block, mask=mask), x, [self.dropout_stream])
+            else:
+                x = block(x, mask, None if cache is None else cache.layer(i))
+        return self.ln_f(x)
+
+    def embed(self, ids: Any, positions: Any) -> ag.Tensor:
+        """What the first block sees, (B, T, C): tokens ids (B, T) at `positions` (T,) or (B, T)."""
+        x = self.wte(ids) + self.wpe(positions)
         if self.dtype != np.float32:
             x = ag.cast(x, self.dtype)  # all that follows takes its dtype from here
-        x = self.embd_dropout(x)
-        for block in self.h:
-            x = nn.recompute(partial(block, mask=mask), x, [self.dropout_stream]) if block.recompute else block(x, mask)
-        return self.ln_f(x)
+        return self.embd_dropout(x)
 
     def forward(self, ids: Any, attention_mask: Any = None) -> ag.Tensor:
         """Logits (B, T, V) for ids (B, T); see `hidden` for the arguments."""
@@ -199,16 +219,17 @@ class GPT(nn.Module):
         return generate(self, ids, max_new_tokens, **options).ids
 
     def save_pretrained(self, directory: str | Path, tokenizer: Any = None) -> None:
-        """Writes a Hugging Face GPT-2 checkpoint directory; see `tinygpt.checkpoint.save_pretrained`."""
-        from tinygpt.checkpoint import save_pretrained
+        """Writes a Hugging Face GPT-2 checkpoint directory; see `tinygpt.weights.save_pretrained`."""
+        from tinygpt.weights import save_pretrained
 
         save_pretrained(self, directory, tokenizer)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Self:
-        """Reads a Hugging Face GPT-2 checkpoint directory; see `tinygpt.checkpoint.load_weights`."""
-        from tinygpt.checkpoint import load_config, load_weights
+    def from_pretrained(cls, path_or_name: str | Path) -> Self:
+        """Reads GPT-2 weights: a Hugging Face directory, llm.c's file, or a name such as "gpt2"; see `tinygpt.weights`."""
+        from tinygpt.weights import lacks_biases, load_config, load_weights, locate
 
-        model = cls(load_config(directory), _empty=True)
-        load_weights(model, directory)
+        path = locate(path_or_name)
+        model = cls(load_config(path), _empty=True)
+        load_weights(model, path, may_lack_biases=lacks_biases(path))
         return model

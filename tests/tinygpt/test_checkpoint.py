@@ -8,8 +8,10 @@ from safetensors.numpy import load_file, save_file
 from autograd import backend
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig, checkpoint
-from tinygpt.checkpoint import checkpoint_directory, load, load_config, new_run, newest_run, save_checkpoint
+from tinygpt import weights as weights_module
+from tinygpt.checkpoint import checkpoint_directory, load, new_run, newest_run, save_checkpoint
 from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.weights import load_config
 
 TOKENIZER = CharacterTokenizer.train("abcdefgh\n")
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)
@@ -117,7 +119,7 @@ def test_a_checkpoint_holds_what_a_resumed_run_needs(tmp_path):
     }
 
 
-@pytest.mark.parametrize("fails", ["save_pretrained", "_write_json", "_sync", "replace"])
+@pytest.mark.parametrize("fails", ["save_pretrained", "write_json", "_sync", "replace"])
 def test_a_failure_while_saving_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, fails):
     run = new_run(tmp_path / "run", "x")
     save(run, 1, best=True)
@@ -125,7 +127,8 @@ def test_a_failure_while_saving_leaves_the_last_good_checkpoint(tmp_path, monkey
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((os, "replace") if fails == "replace" else (checkpoint, fails)), fail)
+    home = {"replace": os, "save_pretrained": weights_module}.get(fails, checkpoint)
+    monkeypatch.setattr(home, fails, fail)
     with pytest.raises(OSError, match="No space left"):
         save(run, 2, best=True)
     monkeypatch.undo()

@@ -1,0 +1,80 @@
+"""examples/generate.py, run as a reader would run it, on a tiny model."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinygpt import GPT, GPTConfig
+from tinygpt.tokenizer import BPETokenizer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model")
+    tokenizer = BPETokenizer.train("to be, or not to be: that is the question", 280)
+    config = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=16, vocab_size=tokenizer.n_vocab)
+    GPT(config).save_pretrained(directory, tokenizer)
+    return directory
+
+
+def test_the_few_shot_example_asks_with_and_without_examples(tmp_path):
+    tokenizer = BPETokenizer.train("good bad review", 262)
+    GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=256, vocab_size=tokenizer.n_vocab)).save_pretrained(tmp_path, tokenizer)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "few_shot.py"), "--run", str(tmp_path)], capture_output=True, text=True, timeout=300,
+        encoding="utf-8", env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--- zero-shot, 0 examples ---" in done.stdout and "--- few-shot, 3 examples ---" in done.stdout
+    assert len(re.findall(r"chosen: (good|bad); written freely: ", done.stdout)) == 2
+
+
+def generate(model, *flags, typed="", ok=True, colour=False):
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"} | ({"FORCE_COLOR": "1"} if colour else {})
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "generate.py"), "--run", str(model), "--max-new-tokens", "40", *flags],
+        env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, input=typed,
+    )  # fmt: skip
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+def test_the_text_alone_goes_to_standard_output(model):
+    out, err = generate(model, "--prompt", "to be")
+    assert out.startswith("to be") and re.search(r"\[\d+ tokens, \d+ tokens/s, stopped by \w+\]", err) and "weights" in err
+    assert "[the context is full: going on with its last 8 tokens]" in err
+    assert generate(model, typed="to be\n")[0] == out  # from standard input
+    assert generate(model, "--prompt", "to be", "--no-use-cache")[0] == out
+    assert generate(model, "--prompt", "to be", "--seed", "1")[0] != out
+
+
+def test_tokens_are_coloured_and_alternatives_shown(model):
+    out, _ = generate(model, "--prompt", "to be", "--colour", "--alternatives", "2", colour=True)
+    assert "\x1b[38;" in out
+    lines = out.rstrip("\n").split("\n")[-40:]
+    assert all(line.count("%") >= 3 and " of " in line for line in lines)
+
+
+def test_without_sliding_the_end_of_the_context_is_an_error(model):
+    _, err = generate(model, "--prompt", "to be", "--no-slide", ok=False)
+    assert "error: generate: 17 tokens, expected at most 16, the model's context" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--temperature", "-1"], "temperature: -1.0, expected a finite number >= 0"),
+        (["--top-p", "0"], "top_p: 0.0, expected 0 < top_p <= 1"),
+        (["--stop", ""], "stop: an empty string"),
+        (["--run", "nowhere"], "nowhere: neither a checkpoint nor a run with one"),
+    ],
+)
+def test_bad_input_is_one_clear_error(model, flags, message):
+    _, err = generate(model, "--prompt", "x", *flags, ok=False)
+    assert f"error: {message}" in err and "Traceback" not in err

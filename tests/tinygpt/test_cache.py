@@ -1,0 +1,227 @@
+"""Generation with a cache of keys and values: the same tokens as without, whatever the model, the prompts and the length."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import autograd as ag
+from autograd import backend
+from autograd.optim import AdamW
+from tests.strategies import seeds
+from tinygpt import GPT, GPTConfig
+from tinygpt import generate as module
+from tinygpt.cache import KVCache, fill
+from tinygpt.decode import RowDecoder, can_decode
+from tinygpt.generate import Reader, Sampling, generate, window_length
+
+FAKE = backend.name == "cupy"
+TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
+
+
+def random_model(config, seed, dtype="float64"):
+    """A model whose every number is random and large enough that attention and norms matter."""
+    model, rng = GPT(config, seed=seed), np.random.default_rng(seed)
+    for _, p in model.named_parameters():
+        p.data = backend.to_device((rng.standard_normal(p.shape) * (0.4 if p.ndim > 1 else 0.2) + (p.ndim == 1) * 0.5).astype(dtype))
+    return model.eval()
+
+
+@contextmanager
+def without_row_decoder():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "can_decode", lambda model: False)
+        yield
+
+
+configs = st.builds(
+    lambda layers, heads, d, positions, vocabulary, qkv_bias, tied: GPTConfig(
+        n_layer=layers, n_head=heads, n_embd=heads * d, n_positions=positions, vocab_size=vocabulary, qkv_bias=qkv_bias, tie_word_embeddings=tied
+    ),
+    st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 12), st.integers(2, 40), st.booleans(), st.booleans(),
+)  # fmt: skip
+
+
+@settings(max_examples=8 if FAKE else 200)
+@given(config=configs, seed=seeds, lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4), greedy=st.booleans(), rows=st.booleans())
+def test_cached_is_uncached_token_for_token(config, seed, lengths, greedy, rows):
+    """Past the context and in batches of different lengths, too; with the row decoder and with the model's own layers."""
+    model, rng = random_model(config, seed), np.random.default_rng(seed)
+    prompts = [rng.integers(0, config.vocab_size, n).tolist() for n in lengths]
+    options = {"temperature": 0.0 if greedy else 1.0, "top_k": 0, "seed": list(range(len(lengths))), "alternatives": 1}
+    plain = generate(model, prompts, 2 * config.n_positions + 3, use_cache=False, **options)
+    if rows:
+        cached = generate(model, prompts, 2 * config.n_positions + 3, **options)
+    else:
+        with without_row_decoder():
+            cached = generate(model, prompts, 2 * config.n_positions + 3, **options)
+    np.testing.assert_array_equal(cached.ids, plain.ids)
+    assert cached.n_slides == plain.n_slides
+    for mine, other in zip(cached.infos, plain.infos, strict=True):
+        np.testing.assert_allclose([i.log_prob for i in mine], [i.log_prob for i in other], atol=1e-10)
+
+
+@settings(max_examples=8 if FAKE else 50)
+@given(config=configs, seed=seeds, n=st.integers(1, 30), rows=st.booleans())
+def test_in_float32_logits_agree(config, seed, n, rows):
+    model, rng = random_model(config, seed, "float32"), np.random.default_rng(seed)
+    prompts = [rng.integers(0, config.vocab_size, n).tolist(), [1]]
+    with without_row_decoder() if not rows else pytest.MonkeyPatch.context():
+        readers = [Reader(model, prompts), Reader(model, prompts, use_cache=False)]
+    for _ in range(6):
+        a, b = (np.array(reader.logits()) for reader in readers)
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(b).max()))
+        for reader in readers:
+            reader.append(b.argmax(axis=1))
+
+
+@settings(max_examples=4 if FAKE else 30)
+@given(config=configs, seed=seeds, lengths=st.lists(st.integers(1, 20), min_size=2, max_size=4))
+def test_a_row_is_the_same_alone_and_in_a_batch(config, seed, lengths):
+    model, rng = random_model(config, seed), np.random.default_rng(seed)
+    prompts = [rng.integers(0, config.vocab_size, n).tolist() for n in lengths]
+    together = generate(model, prompts, 15, temperature=1.0, top_k=0, seed=[7 * i for i in range(len(lengths))])
+    for i, prompt in enumerate(prompts):
+        alone = generate(model, [prompt], 15, temperature=1.0, top_k=0, seed=7 * i)
+        np.testing.assert_array_equal(together.sequences[i], alone.sequences[0])
+
+
+def test_padding_on_the_left_is_invisible():
+    model = random_model(TINY, 0)
+    ids, mask = [[0, 0, 5, 6], [1, 2, 3, 4]], [[0, 0, 1, 1], [1, 1, 1, 1]]
+    padded = generate(model, ids, 6, attention_mask=mask, temperature=0.0)
+    ragged = generate(model, [[5, 6], [1, 2, 3, 4]], 6, temperature=0.0)
+    np.testing.assert_array_equal(padded.ids, ragged.ids)
+    np.testing.assert_array_equal(padded.ids[:, :4], ids)
+
+
+@given(n_positions=st.integers(1, 30), n_tokens=st.integers(1, 200))
+def test_the_window_depends_on_the_count_alone(n_positions, n_tokens):
+    """Growing by one token at a time, cut to its last half when it would exceed the context."""
+    length = 0
+    for _ in range(n_tokens):
+        length += 1
+        if length > n_positions:
+            length = max(n_positions // 2, 1)
+    assert window_length(n_tokens, n_positions) == length
+
+
+def test_the_prompt_is_read_once_and_a_full_window_once_per_half(monkeypatch):
+    reads, steps = [], []
+    real_fill = module.fill
+    monkeypatch.setattr(
+        module, "fill", lambda model, cache, rows, prompts: (reads.append(len(prompts[0])), real_fill(model, cache, rows, prompts))
+    )
+    real_step = KVCache.step
+    monkeypatch.setattr(KVCache, "step", lambda self, positions: (steps.append(int(positions[0])), real_step(self, positions))[1])
+    said = []
+    with without_row_decoder():
+        result = generate(random_model(TINY, 1), [[1, 2, 3, 4, 5, 6]], 12, on_slide=lambda row, kept: said.append((row, kept)))
+    assert reads == [5, 3, 3]  # all but the last token, which the step reads
+    assert steps == [5, 6, 7, 3, 4, 5, 6, 7, 3, 4, 5, 6]
+    assert said == [(0, 4), (0, 4)] and result.n_slides == 2
+
+
+def test_a_prompt_beyond_the_context_is_read_as_if_it_had_been_generated():
+    model = random_model(TINY, 2)
+    long = generate(model, [[1, 2]], 30, temperature=0.0).ids[0]
+    for cut in (9, 12, 13, 20):
+        again = generate(model, [long[:cut]], len(long) - cut, temperature=0.0)
+        np.testing.assert_array_equal(again.ids[0], long)
+
+
+@pytest.mark.skipif(FAKE, reason="the row decoder is NumPy's")
+def test_the_row_decoder_is_used_where_it_can_be_and_only_there():
+    model = random_model(TINY, 3)
+    assert can_decode(model) and isinstance(Reader(model, [[1]]).decoder, RowDecoder)
+    with ag.use_kernels("reference"):
+        assert not can_decode(model)
+
+    class Adapted(type(model.h[0].mlp.c_fc)):
+        pass
+
+    model.h[0].mlp.c_fc.__class__ = Adapted
+    assert not can_decode(model)
+
+
+@pytest.mark.skipif(FAKE, reason="the row decoder is NumPy's")
+def test_matrices_are_laid_out_by_rows_once_and_an_optimizers_stay_in_place():
+    model = GPT(TINY)
+    before = {name: p.data.copy() for name, p in model.named_parameters()}
+    Reader(model, [[1]])
+    weight = model.h[0].mlp.c_fc.weight
+    assert weight.data.T.flags.c_contiguous and weight.shape == (16, 64)
+    first = weight.data
+    Reader(model, [[1]])
+    assert weight.data is first
+    for name, p in model.named_parameters():
+        np.testing.assert_array_equal(p.data, before[name])
+
+    model = GPT(TINY)
+    optimizer = AdamW(model, lr=0.1)
+    generate(model, [[1]], 2)
+    ids = np.zeros((1, 4), int)
+    model.loss(ids, ids).backward()
+    optimizer.step()  # writes into its buffer: the model must still see it
+    for p, view in zip((p for _, p in optimizer.named), optimizer._views, strict=True):
+        assert p.data is view
+    np.testing.assert_array_equal(generate(model, [[1]], 9, seed=1).ids, generate(model, [[1]], 9, seed=1, use_cache=False).ids)
+
+
+@pytest.mark.skipif(FAKE, reason="the row decoder is NumPy's")
+def test_a_decoding_step_allocates_next_to_nothing():
+    import tracemalloc
+
+    model = GPT(GPTConfig(n_layer=2, n_head=4, n_embd=128, n_positions=64, vocab_size=5000)).eval()
+    reader = Reader(model, [[1] * 10])
+    reader.logits()
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            reader.append([3])
+            reader.logits()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 12_000  # views and small index arrays; one row of 4 C numbers alone would be 2 KB, the logits 20 KB
+
+
+def test_the_cache_has_the_size_of_its_formula():
+    config = GPTConfig(n_layer=3, n_head=2, n_embd=8, n_positions=5, vocab_size=7)
+    assert KVCache(config, 4).n_bytes == 2 * 3 * 4 * 8 * 5 * 4
+
+
+def test_reordered_rows_go_on_as_the_rows_they_copy():
+    model = random_model(TINY, 4)
+    reader, plain = Reader(model, [[1, 2], [3, 4], [5, 6]]), Reader(model, [[5, 6], [1, 2], [1, 2]], use_cache=False)
+    reader.logits()
+    reader.reorder([2, 0, 0])
+    for tokens in ([7, 8, 9], [1, 2, 3]):
+        reader.append(tokens)
+        plain.append(tokens)
+        np.testing.assert_allclose(reader.logits(), plain.logits(), atol=1e-10)
+
+
+def test_filling_in_one_pass_equals_token_by_token():
+    model = random_model(TINY, 5)
+    at_once, one_by_one = KVCache(TINY, 1, np.float64), KVCache(TINY, 1, np.float64)
+    with ag.no_grad():
+        fill(model, at_once, [0], [[3, 1, 4, 1, 5]])
+        for position, token in enumerate([3, 1, 4, 1, 5]):
+            model.hidden([[token]], cache=one_by_one.step([position]))
+    for a, b in ((at_once.keys, one_by_one.keys), (at_once.values, one_by_one.values)):
+        np.testing.assert_allclose(backend.to_host(a), backend.to_host(b), atol=1e-12)
+
+
+@given(seed=seeds)
+def test_sampling_options_hold_with_a_cache(seed):
+    model = random_model(TINY, seed % 7)
+    for options in ({"min_p": 0.3}, {"repetition_penalty": 1.7}, {"top_p": 0.7, "top_k": 0}, {"top_k": 3}):
+        a, b = (generate(model, [[1, 2], [3]], 12, seed=seed, use_cache=cached, **options).ids for cached in (True, False))
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sampling_defaults_match_generates():
+    assert Sampling() == Sampling(0.8, 50, 1.0, 0.0, 1.0)

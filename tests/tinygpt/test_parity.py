@@ -1,0 +1,234 @@
+"""Held against Hugging Face's transformers: what we load, save, compute and generate is what it loads, saves, computes and generates."""
+
+import random
+import sys
+
+import numpy as np
+import pytest
+
+from autograd import backend
+from tinygpt import GPT, GPTConfig
+from tinygpt.classify import GPTClassifier
+from tinygpt.generate import generate
+from tinygpt.search import beam_search, token_nats
+from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, gpt2_tokenizer
+from tinygpt.weights import save_pretrained
+
+if backend.name != "numpy":
+    pytest.skip("the other side computes on the CPU", allow_module_level=True)
+torch = pytest.importorskip("torch", reason="parity tests need the extra `parity`")
+transformers = pytest.importorskip("transformers", reason="parity tests need the extra `parity`")
+pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
+torch.set_num_threads(1)  # the test runner's processes share the cores
+
+# The four sizes of GPT-2 with their own numbers of layers and heads, channels and vocabulary scaled down.
+SIZES = {
+    "gpt2": GPTConfig(n_layer=12, n_head=12, n_embd=48, n_positions=160, vocab_size=503),
+    "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=64, n_positions=160, vocab_size=503),
+    "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=80, n_positions=160, vocab_size=503),
+    "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=100, n_positions=160, vocab_size=503),
+}
+
+
+def theirs(config, seed=0, cls="GPT2LMHeadModel", **more):
+    """A random model of theirs. Matrices larger than at the start of training: attention and logits are then far from even."""
+    torch.manual_seed(seed)
+    fields = {key: getattr(config, key) for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")}
+    model = getattr(transformers, cls)(transformers.GPT2Config(**fields, **more)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += torch.randn_like(p) * 0.05
+    return model
+
+
+def logits_of(model, ids):
+    with torch.no_grad():
+        return model(torch.as_tensor(ids)).logits.numpy()
+
+
+def close(mine, other, atol=1e-4):
+    np.testing.assert_allclose(mine, other, atol=atol * max(1, np.abs(other).max()), rtol=0)
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def pair(request, tmp_path_factory):
+    """(config, their model, the same model loaded here)."""
+    directory = tmp_path_factory.mktemp(request.param)
+    model = theirs(SIZES[request.param])
+    model.save_pretrained(directory)
+    return SIZES[request.param], model, GPT.from_pretrained(directory).eval()
+
+
+def test_logits(pair):
+    config, other, mine = pair
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (2, 50))
+    close(mine(ids).data, logits_of(other, ids))
+
+
+def test_greedy_continuation_of_100_tokens(pair):
+    config, other, mine = pair
+    ids = np.random.default_rng(1).integers(0, config.vocab_size, (1, 20))
+    expected = other.generate(torch.as_tensor(ids), max_new_tokens=100, min_new_tokens=100, do_sample=False, pad_token_id=0)
+    np.testing.assert_array_equal(generate(mine, ids, 100, temperature=0.0).ids, expected.numpy())
+
+
+def test_loss_and_every_gradient(pair):
+    config, other, mine = pair
+    ids = np.random.default_rng(2).integers(0, config.vocab_size, (2, 41))
+    their_loss = other(torch.as_tensor(ids[:, :-1]), labels=None).logits
+    their_loss = torch.nn.functional.cross_entropy(their_loss.reshape(-1, config.vocab_size), torch.as_tensor(ids[:, 1:].reshape(-1)))
+    other.zero_grad()
+    their_loss.backward()
+    mine.zero_grad()
+    my_loss = mine.loss(ids[:, :-1], ids[:, 1:])
+    my_loss.backward()
+    assert my_loss.item() == pytest.approx(their_loss.item(), abs=1e-5)
+    gradients = dict(other.transformer.named_parameters())
+    for name, p in mine.named_parameters():
+        expected = gradients[name].grad.numpy()
+        assert np.abs(p.grad - expected).max() <= 1e-4 * np.abs(expected).max(), name
+
+
+def test_124m(tmp_path):
+    """The smallest size as it is: loading, logits, greedy continuation."""
+    config = GPTConfig.preset("gpt2")
+    other = theirs(config)
+    other.save_pretrained(tmp_path)
+    mine, ids = GPT.from_pretrained(tmp_path).eval(), np.random.default_rng(9).integers(0, config.vocab_size, (1, 32))
+    close(mine(ids).data, logits_of(other, ids))
+    expected = other.generate(torch.as_tensor(ids), max_new_tokens=100, min_new_tokens=100, do_sample=False, pad_token_id=0)
+    np.testing.assert_array_equal(generate(mine, ids, 100, temperature=0.0).ids, expected.numpy())
+
+
+TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=40, vocab_size=300)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_what_we_save_they_load(tmp_path, tied, qkv_bias):
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=40, vocab_size=300, tie_word_embeddings=tied, qkv_bias=qkv_bias)
+    mine = GPT(config, seed=1)
+    for _, p in mine.named_parameters():
+        p.data += np.random.default_rng(p.size).standard_normal(p.shape, dtype=np.float32) * 0.1
+    mine.eval().save_pretrained(tmp_path)
+    other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = np.random.default_rng(3).integers(0, 300, (2, 30))
+    close(mine(ids).data, logits_of(other, ids))
+
+
+@pytest.mark.parametrize("options", [{"max_shard_size": "20KB"}, {}])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_they_save_we_load(tmp_path, options, dtype):
+    other = theirs(TINY, tie_word_embeddings=bool(options)).to(getattr(torch, dtype))
+    other.save_pretrained(tmp_path, **options)
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == bool(options)
+    ids = np.random.default_rng(4).integers(0, 300, (2, 30))
+    close(GPT.from_pretrained(tmp_path).eval()(ids).data, logits_of(other.float(), ids))
+
+
+def test_beam_search_finds_the_same(tmp_path):
+    other = theirs(TINY)
+    other.save_pretrained(tmp_path)
+    mine, ids = GPT.from_pretrained(tmp_path), np.random.default_rng(5).integers(0, 300, (1, 5))
+    for penalty in (1.0, 0.0):
+        expected = other.generate(
+            torch.as_tensor(ids), num_beams=4, num_return_sequences=4, max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=None,
+            length_penalty=penalty, return_dict_in_generate=True, output_scores=True,
+        )  # fmt: skip
+        beams = beam_search(mine, ids[0].tolist(), 12, n_beams=4, length_penalty=penalty)
+        np.testing.assert_array_equal([b.ids for b in beams], expected.sequences[:, 5:].numpy())
+        np.testing.assert_allclose([b.score for b in beams], expected.sequences_scores.numpy(), rtol=1e-4)
+
+
+def test_likelihoods(tmp_path):
+    other = theirs(TINY)
+    other.save_pretrained(tmp_path)
+    ids = np.random.default_rng(6).integers(0, 300, 40)
+    log_p = torch.log_softmax(torch.as_tensor(logits_of(other, ids[None, :-1])), -1)[0, np.arange(39), ids[1:]].numpy()
+    np.testing.assert_allclose(token_nats(GPT.from_pretrained(tmp_path), ids.tolist()), -log_p, atol=1e-4)
+
+
+def test_classification_heads_both_ways(tmp_path):
+    tokenizer = BPETokenizer.train("ham spam ham", 260)
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=40, vocab_size=tokenizer.n_vocab)
+    mine = GPTClassifier(GPT(config, seed=2), tokenizer, ["ham", "spam", "other"]).eval()
+    mine.save_pretrained(tmp_path / "mine")
+    other = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "mine").eval()
+    ids = np.random.default_rng(7).integers(0, 255, (3, 20))
+    close(mine(ids).data, logits_of(other, ids))
+    assert other.config.id2label == {0: "ham", 1: "spam", 2: "other"}
+
+    for labels in (["no", "yes"], ["LABEL_0", "LABEL_1"], ["a", "b", "c"]):
+        named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+        other = theirs(config, 8, "GPT2ForSequenceClassification", pad_token_id=tokenizer.eos_id, **named)
+        directory = tmp_path / labels[0]
+        other.save_pretrained(directory)
+        tokenizer.save(directory)
+        loaded = GPTClassifier.from_pretrained(directory).eval()
+        close(loaded(ids).data, logits_of(other, ids))
+        assert loaded.labels == labels
+
+
+# ---- tokenizers --------------------------------------------------------------------------------------------------------------------------
+
+
+def all_scalars(seed=0):
+    """Every Unicode scalar value once, in random order, in texts of 2,000: neighbours of every kind meet."""
+    scalars = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c <= 0xDFFF]
+    random.Random(seed).shuffle(scalars)
+    return ["".join(scalars[i : i + 2000]) for i in range(0, len(scalars), 2000)]
+
+
+def load_theirs(directory, config, tokenizer):
+    save_pretrained(GPT(config), directory, tokenizer)
+    return transformers.AutoTokenizer.from_pretrained(directory)
+
+
+def config_for(tokenizer):
+    return GPTConfig(n_layer=1, n_head=1, n_embd=4, n_positions=8, vocab_size=tokenizer.n_vocab)
+
+
+TRICKY = [
+    "",
+    " ",
+    "  a",
+    "don't  stop\n\n now",
+    "a" * 300,
+    "<|endoftext|>",
+    "x<|endoftext|> y",
+    "\t\r\n",
+    "é€😀",
+    "e\u0301",
+    "\u00a0\u2003 x",
+    "1234 5,6",
+]
+
+
+@pytest.mark.parametrize("which", ["own", "gpt2"])
+def test_byte_level_tokenizers_give_their_ids(tmp_path, which):
+    if which == "gpt2":
+        try:
+            tokenizer = gpt2_tokenizer()
+        except ConnectionError as error:
+            pytest.skip(str(error))
+    else:
+        tokenizer = BPETokenizer.train("the cat sat on the mat, don't the cat? 123 Ünï €5 😀😀 " * 3, 400)
+    other = load_theirs(tmp_path, config_for(tokenizer), tokenizer)
+    assert len(other) == tokenizer.n_vocab and other.eos_token_id == tokenizer.eos_id
+    texts = TRICKY + all_scalars()
+    expected = other(texts, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    for text, ids in zip(texts, expected, strict=True):
+        assert tokenizer.encode(text) == ids
+        assert other.decode(ids, clean_up_tokenization_spaces=False) == tokenizer.decode(ids)
+    assert other("a<|endoftext|>b", add_special_tokens=False)["input_ids"] == tokenizer.encode("a<|endoftext|>b", allow_special=True)
+
+
+def test_character_and_word_tokenizers_give_their_ids(tmp_path):
+    characters = CharacterTokenizer.train("abc é€😀\n")
+    other = load_theirs(tmp_path / "characters", config_for(characters), characters)
+    for text in ("abc", "é€ 😀\n a"):
+        assert other(text, add_special_tokens=False)["input_ids"] == characters.encode(text)
+    words = WordTokenizer.train("the cat sat, don't! the\nmat")
+    other = load_theirs(tmp_path / "words", config_for(words), words)
+    for text in ("the cat", "cat , don't mat\nthe dog!"):
+        assert other(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] == words.encode(text)

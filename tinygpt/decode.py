@@ -1,0 +1,103 @@
+"""One token per row through a GPT on the CPU, in buffers that are allocated once: the fast twin of `GPT.hidden` with a cache.
+
+Same arithmetic as `tinygpt/model.py`, layer by layer; what is different is that nothing is recorded and nothing allocated. Read the
+model first, then this. docs/cache.md says what it costs and brings.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from autograd import inference, nn
+from tinygpt.cache import KVCache
+from tinygpt.model import GPT, MLP, Block, CausalSelfAttention, Head
+
+
+def can_decode(model: Any) -> bool:
+    """Whether `RowDecoder` knows this model: a GPT of plain layers (no adapters inside), all of one dtype, with fast kernels on."""
+    if not (inference.available() and type(model) is GPT):
+        return False
+    known = (GPT, Block, CausalSelfAttention, MLP, Head, nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout)
+    dtypes = {p.dtype for p in model.parameters()}
+    return all(type(module) in known for _, module in model.named_modules()) and len(dtypes) == 1
+
+
+class RowDecoder:
+    """Logits of the next token for `n_rows` rows at once, one token per row and call.
+
+    The matrices of the blocks are wanted by rows, (out, in), see `autograd/kernels/cpu/rows.py`. Where a parameter owns its array, the
+    array is replaced by one in that order (same shape, same numbers), so that they exist once. Where it is a part of an optimizer's
+    buffer, it must stay: the decoder then holds a copy, 4 bytes x 12 n_layer C^2 (0.34 GB for GPT-2's smallest), as long as it lives.
+    """
+
+    def __init__(self, model: GPT, cache: KVCache, n_rows: int) -> None:
+        config = model.config
+        self.model, self.cache = model, cache
+        dtype = model.wte.weight.dtype
+        b, c, h, d = n_rows, config.n_embd, config.n_head, config.head_size
+        self.layers = [_Layer(block) for block in model.h]
+        self.x, self.normed, self.attended = (np.empty((b, c), dtype) for _ in range(3))
+        self.qkv, self.wide = np.empty((b, 3 * c), dtype), np.empty((b, 4 * c), dtype)
+        self.column, self.head_column = np.empty((b, 1), dtype), np.empty((b, h, 1, 1), dtype)
+        self.scores = np.empty((b, h, 1, config.n_positions), dtype)
+        self.logits = np.empty((b, config.vocab_size), dtype)
+        self.scratch = np.empty(b * max(4 * c, config.vocab_size if b > 1 else 0), dtype)
+        self.q, self.k, self.v = (self.qkv[:, i * c : (i + 1) * c].reshape(b, h, d) for i in range(3))  # views
+        self.rows = np.arange(b)
+
+    def step(self, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Logits (B, V) after `tokens` (B,) at `positions` (B,). The array is overwritten by the next call."""
+        model, n = self.model, int(positions.max()) + 1
+        hidden = None
+        if int(positions.min()) + 1 != n:
+            hidden = (np.arange(n) > positions[:, None])[:, None, None]  # (B, 1, 1, S)
+        x = self.x
+        np.take(model.wte.weight.data, tokens, axis=0, out=x)
+        x += model.wpe.weight.data[positions]
+        for i, layer in enumerate(self.layers):
+            self._attend(layer, self.cache.keys[i], self.cache.values[i], positions, n, hidden)
+            self._mlp(layer)
+        self._norm(model.ln_f)
+        inference.linear(self.normed, model.lm_head.weight.data, None, self.logits, self.scratch)
+        return self.logits
+
+    def _attend(self, layer: "_Layer", keys: Any, values: Any, positions: np.ndarray, n: int, hidden: np.ndarray | None) -> None:
+        """x += c_proj(attention(c_attn(ln_1(x)))), with this token's key and value added to the cache."""
+        self._norm(layer.ln_1)
+        inference.linear(self.normed, *layer.c_attn, self.qkv, self.scratch)
+        keys[self.rows, :, positions] = self.k
+        values[self.rows, :, positions] = self.v
+        inference.attention(
+            self.q[:, :, None], keys[:, :, :n], values[:, :, :n], hidden,
+            self.scores[..., :n], self.head_column, self.attended.reshape(self.q.shape)[:, :, None],
+        )  # fmt: skip
+        inference.linear(self.attended, *layer.attn_proj, self.normed, self.scratch)
+        self.x += self.normed
+
+    def _mlp(self, layer: "_Layer") -> None:
+        """x += c_proj(gelu(c_fc(ln_2(x))))."""
+        self._norm(layer.ln_2)
+        inference.linear(self.normed, *layer.c_fc, self.wide, self.scratch)
+        inference.gelu(self.wide, self.scratch)
+        inference.linear(self.wide, *layer.mlp_proj, self.normed, self.scratch)
+        self.x += self.normed
+
+    def _norm(self, norm: nn.LayerNorm) -> None:
+        inference.layer_norm(self.x, norm.gamma.data, norm.beta.data, norm.eps, self.normed, self.column)
+
+
+class _Layer:
+    """A block's norms, and its four matrices by rows, each with its bias."""
+
+    def __init__(self, block: Block) -> None:
+        self.ln_1, self.ln_2 = block.ln_1, block.ln_2
+        self.c_attn, self.attn_proj = _by_rows(block.attn.c_attn), _by_rows(block.attn.c_proj)
+        self.c_fc, self.mlp_proj = _by_rows(block.mlp.c_fc), _by_rows(block.mlp.c_proj)
+
+
+def _by_rows(linear: nn.Linear) -> tuple[np.ndarray, np.ndarray | None]:
+    weight, bias = linear.weight, linear.bias
+    rows = inference.by_rows(weight.data)
+    if weight.data.flags.owndata:
+        weight.data = rows.T
+    return rows, None if bias is None else bias.data
