@@ -311,10 +311,10 @@ def load(path: str | Path, which: str = "best") -> tuple[GPT, Tokenizer]:
     Raises ValueError if the tokenizer has another number of tokens than the model, or if a file is not the one that was saved.
     """
     directory = checkpoint_directory(path, which)
-    if CLASSIFIER in read_json(directory / "config.json").get("architectures", []):
-        raise ValueError(f"{directory}: a classifier, expected a language model; load it with GPTClassifier.from_pretrained")
     if directory == Path(path):  # else its files have been checked on the way
         check_whole(directory)
+    if CLASSIFIER in read_json(directory / "config.json").get("architectures", []):
+        raise ValueError(f"{directory}: a classifier, expected a language model; load it with GPTClassifier.from_pretrained")
     model = GPT.from_pretrained(directory)
     return model, tokenizer_of(directory, model.config)
 
