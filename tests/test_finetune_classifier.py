@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tinygpt import GPT, GPTConfig, corpora
-from tinygpt.checkpoint import new_run, save_pretrained
+from tinygpt.checkpoint import new_run
 from tinygpt.corpora import load_corpus
 from tinygpt.labelled import load_labelled
 from tinygpt.tokenizer import BPETokenizer
@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     tokenizer = BPETokenizer.train([document.text for document in load_corpus("docs").validation], 400)
     run = new_run(folder / "runs" / "docs-001", "docs")
     shape = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=64, vocab_size=tokenizer.n_vocab)
-    save_pretrained(GPT(shape), run / "checkpoints" / "step-00000001", tokenizer)
+    GPT(shape).save_pretrained(run / "checkpoints" / "step-00000001", tokenizer)
     for pointer in ("last", "best"):
         (run / "checkpoints" / pointer).write_text("step-00000001\n", encoding="utf-8")
     rows = [("fruit", f"a red apple and {n} pears") if n % 3 else ("tool", f"the hammer hit {n} nails") for n in range(60)]

@@ -16,16 +16,13 @@ No pickle anywhere. A checkpoint appears by the rename of a finished, fsynced di
 
 import contextlib
 import contextvars
-import dataclasses
 import errno
-import json
 import os
 import re
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,83 +34,18 @@ from tinygpt import files
 from tinygpt.config import GPTConfig
 from tinygpt.files import Entries, Lock, read_digest, replace_file, to_json, write_file
 from tinygpt.model import GPT
-from tinygpt.tokenizer import Tokenizer, load_tokenizer
-
-LANGUAGE_MODEL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"  # architectures, by Hugging Face's names
-
-# Weights ------------------------------------------------------------------------------------------------------------------
-
-
-def save_pretrained(model: Any, directory: str | Path, tokenizer: Tokenizer | None = None, extra: dict[str, Any] | None = None) -> None:
-    """Writes config.json, model.safetensors and, if given, the tokenizer's files into `directory` (made if need be).
-
-    model   a GPT, or a module that holds one and has its `config`
-    extra   more keys for config.json; they win over GPT-2's own
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: backend.to_host(p.data) for name, p in model.named_parameters()}
-    if not model.config.qkv_bias:  # GPT-2's format always has this bias
-        for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
-            weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
-    save_tensors(directory / "model.safetensors", weights, {"format": "pt"})
-    write_file(directory / "config.json", [to_json(gpt2_config(model.config, tokenizer) | (extra or {}))])
-    if tokenizer is not None:
-        tokenizer.save(directory)
-
-
-def load_weights(model: Any, directory: str | Path) -> None:
-    """Reads model.safetensors into the model's parameters.
-
-    Raises ValueError that lists missing, unexpected and wrongly shaped tensors together, FileNotFoundError without weights.
-    """
-    from safetensors.numpy import load_file
-
-    path = Path(directory) / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory}: no model.safetensors, expected a checkpoint directory; pass one that save_pretrained wrote")
-    found = load_file(path)
-    if not model.config.qkv_bias:
-        found = {name: array for name, array in found.items() if not name.endswith(".attn.c_attn.bias")}
-    wanted = dict(model.named_parameters())
-    problems = [f"missing {name} {p.shape}" for name, p in wanted.items() if name not in found]
-    problems += [f"unexpected {name} {array.shape}" for name, array in found.items() if name not in wanted]
-    problems += [
-        f"{name} of shape {found[name].shape} instead of {p.shape}"
-        for name, p in wanted.items()
-        if name in found and found[name].shape != p.shape
-    ]
-    if problems:
-        raise ValueError(f"{path}: {'; '.join(problems)}, expected the tensors of {model.config}; is it another model's file?")
-    for name, p in wanted.items():
-        p.data[...] = backend.to_device(found[name].astype(p.dtype, copy=False))
-
-
-def gpt2_config(config: GPTConfig, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
-    """The model's shape under the keys of GPT-2's config.json."""
-    fields = dataclasses.asdict(config)
-    p = fields.pop("dropout")
-    eos = None if tokenizer is None else tokenizer.eos_id
-    return {
-        "model_type": "gpt2",
-        "architectures": [LANGUAGE_MODEL],
-        "activation_function": "gelu_new",
-        **fields,
-        **{"resid_pdrop": p, "embd_pdrop": p, "attn_pdrop": p},
-        **{"bos_token_id": eos, "eos_token_id": eos},
-    }
-
-
-def load_config(directory: str | Path) -> GPTConfig:
-    """The shape in a checkpoint's config.json. Raises ValueError for another architecture than GPT-2's."""
-    path = Path(directory) / "config.json"
-    fields = read_json(path)
-    if fields.get("model_type") != "gpt2":
-        raise ValueError(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
-    known = {f.name for f in dataclasses.fields(GPTConfig)}
-    kept = {key: value for key, value in fields.items() if key in known}
-    return GPTConfig(dropout=float(fields.get("resid_pdrop", 0.0)), **kept)
-
+from tinygpt.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from tinygpt.weights import (
+    CLASSIFIER,
+    HUB_NAMES,
+    LANGUAGE_MODEL,
+    has_weights,
+    load_weights,
+    locate,
+    read_into,
+    read_json,
+    read_safetensors_header,
+)
 
 # Runs ---------------------------------------------------------------------------------------------------------------------
 
@@ -215,13 +147,14 @@ def newest_run(below: str | Path = "runs", architecture: str = LANGUAGE_MODEL) -
 
 
 def checkpoint_directory(path: str | Path, which: str = "best") -> Path:
-    """The checkpoint directory meant by `path`: itself if it holds weights, else the `best` or `last` one of that run.
+    """The checkpoint meant by `path`: itself if it holds weights, else the `best` or `last` one of that run.
 
+    GPT-2's names on Hugging Face's hub (gpt2, gpt2-medium, ...) are fetched where nothing on this machine has that name.
     One that is damaged (see `problems`) is passed over, with a warning, for the newest whole one. Raises FileNotFoundError if there is no
     checkpoint, ValueError if none is whole.
     """
-    path = Path(path)
-    if (path / "model.safetensors").is_file():
+    path = locate(path) if str(path) in HUB_NAMES else Path(path)
+    if has_weights(path):
         return path
     wanted = [name for name in (_pointer(path, which), _pointer(path, "last")) if name]
     every = list(dict.fromkeys([*wanted, *(p.name for p in reversed(list_checkpoints(path)))]))
@@ -272,7 +205,7 @@ def problems(directory: Path, names: Iterable[str] | None = None) -> list[str]:
     if not directory.is_dir():
         return ["missing, though a pointer names it"]
     if not (directory / "manifest.json").is_file():
-        return [] if (directory / "model.safetensors").is_file() else ["holds no model.safetensors"]
+        return [] if has_weights(directory) else ["holds no model.safetensors"]
     try:
         listed = read_manifest(directory)
     except (ValueError, OSError) as error:
@@ -311,9 +244,9 @@ def load(path: str | Path, which: str = "best") -> tuple[GPT, Tokenizer]:
     Raises ValueError if the tokenizer has another number of tokens than the model, or if a file is not the one that was saved.
     """
     directory = checkpoint_directory(path, which)
-    if directory == Path(path):  # else its files have been checked on the way
+    if directory.is_dir() and directory == Path(path):  # else its files have been checked on the way
         check_whole(directory)
-    if CLASSIFIER in read_json(directory / "config.json").get("architectures", []):
+    if directory.is_dir() and CLASSIFIER in read_json(directory / "config.json").get("architectures", []):
         raise ValueError(f"{directory}: a classifier, expected a language model; load it with GPTClassifier.from_pretrained")
     model = GPT.from_pretrained(directory)
     return model, tokenizer_of(directory, model.config)
@@ -327,8 +260,8 @@ def check_whole(directory: Path) -> None:
 
 
 def tokenizer_of(directory: Path, config: GPTConfig) -> Tokenizer:
-    """A checkpoint's tokenizer. Raises ValueError if it has another number of tokens than the model."""
-    tokenizer = load_tokenizer(directory)
+    """A checkpoint's tokenizer (GPT-2's for llm.c's files). Raises ValueError if it has another number of tokens than the model."""
+    tokenizer = load_tokenizer(directory) if directory.is_dir() else gpt2_tokenizer()
     if tokenizer.n_vocab != config.vocab_size:
         raise ValueError(
             f"{directory}: a tokenizer of {tokenizer.n_vocab} tokens, expected {config.vocab_size}, the model's vocabulary; "
@@ -338,42 +271,6 @@ def tokenizer_of(directory: Path, config: GPTConfig) -> Tokenizer:
 
 
 # Saving -------------------------------------------------------------------------------------------------------------------
-
-_SAFETENSORS_DTYPES = {
-    "float32": "F32",
-    "float64": "F64",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-}
-_later: ContextVar[list[Callable[[], None]] | None] = ContextVar("later", default=None)
-
-
-def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes host arrays in the safetensors format: the length of a JSON header, the header, and the arrays' bytes one after the other.
-
-    Source  https://huggingface.co/docs/safetensors, "Format"
-    """
-    later = _later.get()
-    if later is not None:  # a copy now, the writing in a thread
-        copies = {name: np.array(array, order="C") for name, array in tensors.items()}
-        later.append(lambda: _write_tensors(path, copies, metadata))
-    else:
-        _write_tensors(path, {name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata)
-
-
-def _write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None) -> None:
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    end = 0
-    for name, array in arrays.items():
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": _SAFETENSORS_DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
-    raw = (array.reshape(-1).view(np.uint8) for array in arrays.values())
-    write_file(path, [len(text).to_bytes(8, "little"), text, *raw])
 
 
 def save_checkpoint(
@@ -399,7 +296,7 @@ def save_checkpoint(
 def _save_parts(directory: Path, model: Any, optimizer: AdamW, tokenizer: Tokenizer, progress: dict[str, Any]) -> None:
     model.save_pretrained(directory, tokenizer)
     state = optimizer.state()
-    save_tensors(
+    files.save_tensors(
         directory / "training.safetensors", {f"{key}.{n}": backend.to_host(a) for key in ("m", "v") for n, a in state[key].items()}
     )
     write_file(directory / "training.json", [to_json({"n_steps": state["n_steps"], **progress})])
@@ -457,7 +354,7 @@ class Checkpoints:
         name = _free_name(self.run, step)
         directory = self.run / "checkpoints" / f"{files.PARTIAL}{name}"
         later: list[Callable[[], None]] = []
-        token = _later.set(later)
+        token = files.later.set(later)
         try:
             with writable(self.run):
                 directory.mkdir()
@@ -466,7 +363,7 @@ class Checkpoints:
             self._failed(name, directory, error)
             return
         finally:
-            _later.reset(token)
+            files.later.reset(token)
         if not self.background:
             self._write(name, directory, later, best)
             return
@@ -517,8 +414,6 @@ def load_training(directory: str | Path, trainer: Any, *, other_data: bool = Fal
     Returns all of training.json.
     Raises ValueError, naming what differs, for another model's or another data set's checkpoint; FileNotFoundError without training state.
     """
-    from safetensors.numpy import load_file
-
     directory = Path(directory)
     if not (directory / "training.json").is_file() or not (directory / "training.safetensors").is_file():
         raise FileNotFoundError(
@@ -527,12 +422,30 @@ def load_training(directory: str | Path, trainer: Any, *, other_data: bool = Fal
         )
     progress = read_json(directory / "training.json")
     n_steps = Entries(progress, str(directory / "training.json")).integer("n_steps")
-    moments = load_file(directory / "training.safetensors")
+    moments = _read_moments(directory / "training.safetensors", trainer.optimizer)
     load_weights(trainer.model, directory)
-    state = {key: {n[2:]: a for n, a in moments.items() if n.startswith(f"{key}.")} for key in ("m", "v")}
-    trainer.optimizer.load_state({"n_steps": n_steps, **state})
+    trainer.optimizer.load_state({"n_steps": n_steps, **moments})
     trainer.restore(progress, str(directory / "training.json"), other_data=other_data)
     return progress
+
+
+def _read_moments(path: Path, optimizer: AdamW) -> dict[str, dict[str, Any]]:
+    """AdamW's moments as `AdamW.load_state` takes them. Raises ValueError, before any is read, if they are another model's."""
+    stored, state = read_safetensors_header(path), optimizer.state()
+    wanted = {f"{key}.{name}": a for key in ("m", "v") for name, a in state[key].items()}
+    differ = sorted(stored.keys() ^ wanted.keys())
+    differ += [name for name, a in wanted.items() if name in stored and (stored[name].shape != a.shape or stored[name].dtype != "F32")]
+    if differ:
+        raise ValueError(
+            f"{path}: {differ[0]} is on one side only or of another shape or dtype, as are {len(differ) - 1} more, expected the moments of "
+            "the parameters that are trained now; is it another model's file, or are others frozen?"
+        )
+    moments: dict[str, dict[str, Any]] = {"m": {}, "v": {}}
+    for name, a in wanted.items():
+        host = np.empty(a.shape, dtype=np.float32)
+        read_into(stored[name], host)
+        moments[name[0]][name[2:]] = host
+    return moments
 
 
 def _sync(path: Path) -> None:
@@ -541,13 +454,3 @@ def _sync(path: Path) -> None:
         files.disk().sync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A checkpoint's JSON file. Raises FileNotFoundError without one, ValueError, naming the file, if it holds no JSON object."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected one of a checkpoint; pass a directory that save_pretrained wrote")
-    value = files.read_json(path)
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: a JSON {type(value).__name__}, expected an object; is it the right file?")
-    return value

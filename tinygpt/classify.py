@@ -23,11 +23,12 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend, nn
-from tinygpt.checkpoint import CLASSIFIER, checkpoint_directory, load_config, load_weights, read_json, save_pretrained, tokenizer_of
+from tinygpt.checkpoint import checkpoint_directory, tokenizer_of
 from tinygpt.config import TrainConfig
 from tinygpt.model import GPT, Head
 from tinygpt.tokenizer import Tokenizer
 from tinygpt.train import Reporter, Result, Trainer
+from tinygpt.weights import CLASSIFIER, load_config, load_weights, read_json, save_pretrained
 
 Pooling = Literal["last", "mean", "first"]
 Trainable = Literal["head", "last-block", "all"]

@@ -18,11 +18,13 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 PARTIAL = ".partial-"  # what is being written, or deleted, has this in front of its name
 
@@ -217,6 +219,46 @@ def _lock(file: Any) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# ---- tensors -------------------------------------------------------------------------------------------------------------------------------
+
+_SAFETENSORS_DTYPES = {
+    "float32": "F32",
+    "float64": "F64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+}
+later: ContextVar[list[Callable[[], None]] | None] = ContextVar("later", default=None)
+"""Set to a list: `save_tensors` copies its arrays and leaves the writing in the list, for a thread."""
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes host arrays in the safetensors format: the length of a JSON header, the header, and the arrays' bytes one after the other.
+
+    Source  https://huggingface.co/docs/safetensors, "Format"
+    """
+    waiting = later.get()
+    if waiting is not None:  # a copy now, the writing in a thread
+        copies = {name: np.array(array, order="C") for name, array in tensors.items()}
+        waiting.append(lambda: _write_tensors(path, copies, metadata))
+    else:
+        _write_tensors(path, {name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata)
+
+
+def _write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None) -> None:
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _SAFETENSORS_DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
+    raw = (array.reshape(-1).view(np.uint8) for array in arrays.values())
+    write_file(path, [len(text).to_bytes(8, "little"), text, *raw])
 
 
 # ---- JSON from files that somebody else may have written -----------------------------------------------------------------------------------

@@ -188,16 +188,17 @@ class GPT(nn.Module):
         return generate(self, ids, max_new_tokens, **options).ids
 
     def save_pretrained(self, directory: str | Path, tokenizer: Any = None) -> None:
-        """Writes a Hugging Face GPT-2 checkpoint directory; see `tinygpt.checkpoint.save_pretrained`."""
-        from tinygpt.checkpoint import save_pretrained
+        """Writes a Hugging Face GPT-2 checkpoint directory; see `tinygpt.weights.save_pretrained`."""
+        from tinygpt.weights import save_pretrained
 
         save_pretrained(self, directory, tokenizer)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Self:
-        """Reads a Hugging Face GPT-2 checkpoint directory; see `tinygpt.checkpoint.load_weights`."""
-        from tinygpt.checkpoint import load_config, load_weights
+    def from_pretrained(cls, path_or_name: str | Path) -> Self:
+        """Reads GPT-2 weights: a Hugging Face directory, llm.c's file, or a name such as "gpt2"; see `tinygpt.weights`."""
+        from tinygpt.weights import lacks_biases, load_config, load_weights, locate
 
-        model = cls(load_config(directory), _empty=True)
-        load_weights(model, directory)
+        path = locate(path_or_name)
+        model = cls(load_config(path), _empty=True)
+        load_weights(model, path, may_lack_biases=lacks_biases(path))
         return model

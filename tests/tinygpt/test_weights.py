@@ -1,0 +1,416 @@
+"""Reading and writing GPT-2 weights: every format, every way in which a file can be wrong."""
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from autograd import backend
+from tests.strategies import seeds
+from tinygpt import GPT, GPTConfig, weights
+from tinygpt.checkpoint import load
+from tinygpt.tokenizer import BPETokenizer
+from tinygpt.weights import INDEX, WEIGHTS, canonical_name, load_config, locate, read_into, read_safetensors_header
+
+TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=19)
+
+
+def weights_of(model):
+    return {name: np.array(backend.to_host(p.data)) for name, p in model.named_parameters()}
+
+
+def saved(directory, config=TINY, seed=3):
+    """A saved model, its tensors as found in the file, and its weights."""
+    model = GPT(config, seed=seed)
+    for _, p in model.named_parameters():  # biases and norms, too, are numbers of their own
+        p.data += backend.to_device(np.random.default_rng(p.size).standard_normal(p.shape, dtype=np.float32) * 0.1)
+    model.save_pretrained(directory)
+    return load_file(directory / WEIGHTS), weights_of(model)
+
+
+def header_of(path):
+    raw = path.read_bytes()
+    n = int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8 : 8 + n]), raw[8 + n :]
+
+
+def write(path, header, data):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
+
+
+# ---- safetensors: the format -------------------------------------------------------------------------------------------------------------
+
+DTYPES = {"<f8": np.float64, "<f4": np.float32, "<f2": np.float16}
+
+
+@given(
+    shapes=st.lists(st.one_of(st.tuples(st.integers(0, 9)), st.tuples(st.integers(0, 9), st.integers(0, 9))), max_size=5),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    seed=seeds,
+)
+def test_any_file_of_the_library_is_read_as_it_was(tmp_path_factory, shapes, dtype, seed):
+    rng = np.random.default_rng(seed)
+    tensors = {f"t{i}": rng.standard_normal(shape).astype(dtype) for i, shape in enumerate(shapes)}
+    path = tmp_path_factory.mktemp("any") / WEIGHTS
+    save_file(tensors, path)
+    found = read_safetensors_header(path)
+    assert found.keys() == tensors.keys()
+    for name, tensor in found.items():
+        out = np.full(tensor.shape, np.nan, dtype=dtype)
+        read_into(tensor, out)
+        np.testing.assert_array_equal(out, tensors[name])
+
+
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    chunk=st.integers(1, 200),
+    transposed=st.booleans(),
+    kind=st.sampled_from(["F32", "F16", "BF16"]),
+    seed=seeds,
+)
+def test_every_way_to_read_gives_the_same_numbers(tmp_path_factory, shape, chunk, transposed, kind, seed):
+    """Straight, widened or transposed, in chunks of any size."""
+    values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    bits = values.view(np.uint32)
+    bits &= 0xFFFF0000  # what bfloat16 can hold
+    if kind == "F16":
+        values = values.astype(np.float16).astype(np.float32)
+    stored = (values.view(np.uint32) >> 16).astype("<u2") if kind == "BF16" else values.astype(weights.FLOATS[kind])
+    path = tmp_path_factory.mktemp("ways") / "numbers"
+    path.write_bytes(b"junk" + stored.tobytes())
+    tensor = weights.StoredTensor(path, 4, kind, shape, transposed)
+    out = np.full(tensor.wanted_shape, np.nan, dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "CHUNK_BYTES", chunk)
+        read_into(tensor, out)
+    np.testing.assert_array_equal(out, values.T if transposed else values)
+
+
+def test_half_precision_is_widened(tmp_path):
+    tensors, _ = saved(tmp_path)
+    save_file({name: array.astype(np.float16) for name, array in tensors.items()}, tmp_path / WEIGHTS)
+    for name, array in weights_of(GPT.from_pretrained(tmp_path)).items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, tensors[name].astype(np.float16))
+
+
+def test_bfloat16_is_widened(tmp_path):
+    tensors, _ = saved(tmp_path)
+    header, data = {}, b""
+    for name, array in tensors.items():
+        half = (np.ascontiguousarray(array).view(np.uint32) >> 16).astype("<u2").tobytes()
+        header[name] = {"dtype": "BF16", "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(half)]}
+        data += half
+    write(tmp_path / WEIGHTS, header, data)
+    for name, array in weights_of(GPT.from_pretrained(tmp_path)).items():
+        np.testing.assert_allclose(array, tensors[name], rtol=2**-7)
+        assert not (np.ascontiguousarray(array).view(np.uint32) & 0xFFFF).any()
+
+
+# ---- names, shards, other programs' files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", "_orig_mod.", "module.", "module._orig_mod.transformer."])
+def test_a_wrappers_prefix_is_ignored(tmp_path, prefix):
+    tensors, expected = saved(tmp_path)
+    save_file({prefix + name: array for name, array in tensors.items()}, tmp_path / WEIGHTS)
+    np.testing.assert_equal(weights_of(GPT.from_pretrained(tmp_path)), expected)
+    assert canonical_name(prefix + "h.0.mlp.c_fc.bias") == "h.0.mlp.c_fc.bias"
+
+
+def test_attentions_triangle_is_no_weight(tmp_path):
+    tensors, expected = saved(tmp_path)
+    tensors |= {"h.0.attn.bias": np.ones((1, 1, 12, 12), np.uint8), "h.1.attn.masked_bias": np.array(-1e4, np.float32)}
+    save_file(tensors, tmp_path / WEIGHTS)
+    np.testing.assert_equal(weights_of(GPT.from_pretrained(tmp_path)), expected)
+
+
+def shard(directory, tensors, n=3):
+    """The tensors over n files with an index, as Hugging Face writes large models."""
+    names = {name: f"model-{i % n + 1:05d}-of-{n:05d}.safetensors" for i, name in enumerate(sorted(tensors))}
+    for file in set(names.values()):
+        save_file({name: tensors[name] for name in tensors if names[name] == file}, directory / file)
+    (directory / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}), encoding="utf-8")
+    (directory / WEIGHTS).unlink()
+    return names
+
+
+def test_shards_are_read_through_their_index(tmp_path):
+    tensors, expected = saved(tmp_path)
+    shard(tmp_path, tensors)
+    np.testing.assert_equal(weights_of(GPT.from_pretrained(tmp_path)), expected)
+
+
+def test_an_index_that_does_not_fit_its_shards_is_named(tmp_path):
+    tensors, _ = saved(tmp_path)
+    names = shard(tmp_path, tensors)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": names | {"h.9.x": names["wte.weight"]}}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"lacks h.9.x, expected the tensors that model.safetensors.index.json lists"):
+        GPT.from_pretrained(tmp_path)
+    for wrong in ("../outside.safetensors", "absent.safetensors"):
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"wte.weight": wrong}}), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"names '.*', expected a file beside it"):
+            GPT.from_pretrained(tmp_path)
+    (tmp_path / INDEX).write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no weight_map from names to files"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_a_tied_models_file_may_hold_the_head_if_it_is_the_same(tmp_path):
+    tensors, expected = saved(tmp_path)
+    save_file(tensors | {"lm_head.weight": tensors["wte.weight"]}, tmp_path / WEIGHTS)
+    np.testing.assert_equal(weights_of(GPT.from_pretrained(tmp_path)), expected)
+    save_file({"lm_head.weight" if name == "wte.weight" else name: array for name, array in tensors.items()}, tmp_path / WEIGHTS)
+    np.testing.assert_equal(weights_of(GPT.from_pretrained(tmp_path)), expected)
+    save_file(tensors | {"lm_head.weight": tensors["wte.weight"] + 1}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"lm_head.weight differs from wte.weight, expected equal ones .*tie_word_embeddings\": false"):
+        GPT.from_pretrained(tmp_path)
+
+
+LINEAR = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_nanogpts_names_and_orientation(tmp_path, bias):
+    tensors, expected = saved(tmp_path)
+    nanogpt = {f"_orig_mod.transformer.{n}": np.ascontiguousarray(a.T) if n.endswith(LINEAR) else a for n, a in tensors.items()}
+    nanogpt["_orig_mod.lm_head.weight"] = tensors["wte.weight"]
+    if not bias:
+        nanogpt = {name: array for name, array in nanogpt.items() if not name.endswith(".bias")}
+        expected = {name: array * (not name.endswith(".bias")) for name, array in expected.items()}
+    save_file(nanogpt, tmp_path / WEIGHTS)
+    arguments = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12, "vocab_size": 19, "dropout": 0.2, "bias": bias}
+    (tmp_path / "config.json").write_text(json.dumps(arguments), encoding="utf-8")
+    model = GPT.from_pretrained(tmp_path)
+    np.testing.assert_equal(weights_of(model), expected)
+    assert model.config.n_positions == 12 and model.config.dropout == 0.2
+
+
+def llm_c_file(path, tensors, version=3, magic=20240326):
+    """llm.c's layout, with 5 rows of padding after the vocabulary."""
+    header = np.zeros(256, "<i4")
+    header[:8] = magic, version, 12, 19, 2, 2, 16, 24
+    parts = [np.concatenate([tensors["wte.weight"], np.full((5, 16), 7, np.float32)]), tensors["wpe.weight"]]
+    for part in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"):
+        for kind in ("weight", "bias"):
+            parts += [tensors[f"h.{i}.{part}.{kind}"].T for i in range(2)]
+    parts += [tensors["ln_f.weight"], tensors["ln_f.bias"]]
+    numbers = np.concatenate([np.ascontiguousarray(p).reshape(-1) for p in parts])
+    if version == 5:
+        numbers = (numbers.view(np.uint32) >> 16).astype("<u2")
+    path.write_bytes(header.tobytes() + numbers.tobytes())
+
+
+def test_llm_c_files(tmp_path):
+    tensors, expected = saved(tmp_path)
+    llm_c_file(tmp_path / "gpt2_124M.bin", tensors)
+    model = GPT.from_pretrained(tmp_path / "gpt2_124M.bin")
+    assert model.config == TINY
+    np.testing.assert_equal(weights_of(model), expected)
+    llm_c_file(tmp_path / "half.bin", tensors, version=5)
+    for name, array in weights_of(GPT.from_pretrained(tmp_path / "half.bin")).items():
+        np.testing.assert_allclose(array, expected[name], rtol=2**-7)
+
+
+def test_llm_c_files_of_another_kind_are_named(tmp_path):
+    tensors, _ = saved(tmp_path)
+    path = tmp_path / "x.bin"
+    llm_c_file(path, tensors, version=1)
+    with pytest.raises(ValueError, match=r"x.bin: llm.c's version 1, expected 3 \(float32\) or 5"):
+        GPT.from_pretrained(path)
+    llm_c_file(path, tensors, magic=1)
+    with pytest.raises(ValueError, match=r"x.bin: begins with 1, expected 20240326"):
+        GPT.from_pretrained(path)
+    llm_c_file(path, tensors)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"x.bin: [\d,]+ bytes, expected [\d,]+ for GPTConfig"):
+        GPT.from_pretrained(path)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_missing_unexpected_and_misshapen_are_listed_together_and_not_endlessly(tmp_path):
+    tensors, _ = saved(tmp_path)
+    for i in range(2):
+        for name in [name for name in tensors if name.startswith(f"h.{i}.mlp")]:
+            tensors[f"h.{i}.ffn." + name.rpartition("mlp.")[2]] = tensors.pop(name)
+    tensors["wpe.weight"] = np.zeros((3, 16), np.float32)
+    tensors["extra"] = np.zeros(4, np.int32)
+    tensors |= {f"more.{i}": np.zeros(1, np.float32) for i in range(9)}
+    save_file(tensors, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError) as caught:
+        GPT.from_pretrained(tmp_path)
+    message = str(caught.value)
+    assert "missing h.0.mlp.c_fc.bias (64,), h.0.mlp.c_fc.weight (16, 64)" in message
+    assert "unexpected extra (4,), h.0.ffn.c_fc.bias (64,)" in message and "and 10 more" in message
+    assert "wpe.weight of shape (3, 16) instead of (12, 16)" in message
+
+
+def test_other_dtypes_are_named(tmp_path):
+    tensors, _ = saved(tmp_path)
+    save_file(tensors | {"wpe.weight": tensors["wpe.weight"].astype(np.int32)}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"wpe.weight of dtype I32, expected the tensors of .* as F64, F32, F16, BF16"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_one_tensor_under_two_names_is_refused(tmp_path):
+    tensors, _ = saved(tmp_path)
+    save_file(tensors | {"transformer.wpe.weight": tensors["wpe.weight"]}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"wpe.weight under two names"):
+        GPT.from_pretrained(tmp_path)
+
+
+@given(data=st.data())
+def test_a_truncated_or_tampered_file_is_one_clear_error(tmp_path_factory, data):
+    """Cut anywhere, longer by any bytes, or with any field of its header changed: never accepted, never another kind of error."""
+    path = tmp_path_factory.mktemp("tampered") / WEIGHTS
+    save_file({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}, path)
+    raw = path.read_bytes()
+    header, numbers = header_of(path)
+    how = data.draw(st.sampled_from(["cut", "longer", "field"]))
+    if how == "cut":
+        path.write_bytes(raw[: data.draw(st.integers(0, len(raw) - 1))])
+    elif how == "longer":
+        path.write_bytes(raw + bytes(data.draw(st.integers(1, 9))))
+    else:
+        name = data.draw(st.sampled_from(["a", "b"]))
+        key = data.draw(st.sampled_from(["dtype", "shape", "data_offsets", None]))
+        value = data.draw(
+            st.one_of(st.none(), st.text(max_size=3), st.lists(st.integers(-5, 50), max_size=3), st.floats(), st.just([True, 2]))
+        )
+        if key is None:
+            header[name] = value
+        else:
+            header[name][key] = value
+        if header == header_of(path)[0]:
+            return
+        write(path, header, numbers)
+    with pytest.raises(ValueError, match=r"model.safetensors: .*, expected an intact safetensors file; fetch or save it again"):
+        read_safetensors_header(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"[1]", "a header that is a JSON list"),
+        (b"{", "a header that is no JSON"),
+        (b"\xff\xfe", "a header that is no JSON"),
+        (b"[" * 100_000, "a header that is no JSON"),
+        (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', "occurs twice"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "inside the"),
+        ({"a": {"dtype": "F16", "shape": [1], "data_offsets": [2, 4]}}, "beyond the end of what precedes it"),
+        ({"a": {"dtype": "F4", "shape": [1], "data_offsets": [0, 4]}}, r"a: .*F4"),
+        ({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, r"a: "),
+        ({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, r"a: "),
+    ],
+)  # fmt: skip
+def test_a_tampered_header_says_what_is_wrong(tmp_path, header, message):
+    write(tmp_path / WEIGHTS, header, bytes(4))
+    with pytest.raises(ValueError, match=message):
+        read_safetensors_header(tmp_path / WEIGHTS)
+
+
+def test_a_header_longer_than_the_file_is_not_read(tmp_path):
+    (tmp_path / WEIGHTS).write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    with pytest.raises(ValueError, match=r"10 bytes, of which the header claims 1,152,921,504,606,846,976"):
+        read_safetensors_header(tmp_path / WEIGHTS)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
+    saved(tmp_path)
+    tensor = read_safetensors_header(tmp_path / WEIGHTS)["wte.weight"]
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[: tensor.start + 7])
+    with pytest.raises(ValueError, match=r"ends [\d,]+ bytes early"):
+        read_into(tensor, np.empty(tensor.shape, np.float32))
+
+
+@pytest.mark.parametrize(("name", "start"), [("pytorch_model.bin", b"PK\x03\x04"), ("ckpt.pt", b"\x80\x02"), ("model.pth", b"PK")])
+def test_pickles_are_refused_with_a_way_to_convert_them(tmp_path, name, start):
+    saved(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    (tmp_path / name).write_bytes(start + bytes(2000))
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match=rf"{name}: pickled weights, expected model.safetensors, because .* python -c \"import torch"):
+            GPT.from_pretrained(path)
+
+
+def test_a_directory_without_weights_is_named(tmp_path):
+    saved(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match=r"no model.safetensors, expected a checkpoint directory"):
+        GPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "llama"}, r"model_type 'llama', expected 'gpt2'; only GPT-2's architecture is supported"),
+        ({"activation_function": "relu"}, r"activation_function 'relu', expected 'gelu_new' or 'gelu_pytorch_tanh'"),
+        ({"scale_attn_by_inverse_layer_idx": True}, r"scale_attn_by_inverse_layer_idx True, expected False"),
+        ({"n_inner": 17}, r"n_inner 17, expected 4 n_embd"),
+        ({"n_head": 3}, r"n_embd 16 with n_head 3, expected n_head to divide n_embd"),
+    ],
+)
+def test_another_architecture_is_named(tmp_path, change, message):
+    saved(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(fields | change), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_config(tmp_path)
+
+
+def test_a_vocabulary_that_does_not_fit_the_tokenizer_is_refused(tmp_path):
+    tokenizer = BPETokenizer.train("abab", 258)
+    GPT(TINY).save_pretrained(tmp_path, tokenizer)
+    with pytest.raises(ValueError, match=r"a tokenizer of 258 tokens, expected 19, the model's vocabulary"):
+        load(tmp_path)
+
+
+# ---- names on the hub --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "_fetch", lambda name: pytest.fail(f"asked the hub for {name}"))
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    for name in ("nothing", "runs/nothing", "a/b/c", "/absent/x", "./x", "../x", "~/x"):
+        with pytest.raises(FileNotFoundError, match=r"no such file or directory, expected weights on this machine, gpt2, "):
+            locate(name)
+
+
+def test_names_are_fetched(tmp_path, monkeypatch):
+    asked = []
+
+    class Hub:
+        @staticmethod
+        def snapshot_download(repository, allow_patterns):
+            asked.append(repository)
+            if repository == "owner/gone":
+                raise RuntimeError("404: no such repository\nmore")
+            return str(tmp_path)
+
+    _, expected = saved(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
+    np.testing.assert_equal(weights_of(GPT.from_pretrained("gpt2")), expected)
+    assert locate("gpt2-xl") == locate("owner/name") == tmp_path
+    assert asked == ["openai-community/gpt2", "openai-community/gpt2-xl", "owner/name"]
+    with pytest.raises(
+        ConnectionError, match=r"owner/gone: not fetched \(404: no such repository\), expected the hub to answer; .*hf download"
+    ):
+        locate("owner/gone")
+
+
+def test_without_the_extra_the_message_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        ImportError, match=r"openai-community/gpt2: huggingface_hub is not installed, .*pip install 'tinygpt\[hub\]', or fetch"
+    ):
+        locate("gpt2")
