@@ -156,7 +156,7 @@ def checkpoint_directory(path: str | Path, which: str = "best") -> Path:
     path = locate(path) if str(path) in HUB_NAMES else Path(path)
     if has_weights(path):
         return path
-    wanted = [name for name in (_pointer(path, which), _pointer(path, "last")) if name]
+    wanted = [name for name in (pointer(path, which), pointer(path, "last")) if name]
     every = list(dict.fromkeys([*wanted, *(p.name for p in reversed(list_checkpoints(path)))]))
     if not every:
         raise FileNotFoundError(
@@ -188,12 +188,12 @@ def _number(directory: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 1)
 
 
-def _pointer(run: Path, which: str) -> str:
+def pointer(run: Path, which: str) -> str:
     """The checkpoint's name in a pointer file; empty if there is none. A name with anything else in it counts as none."""
-    pointer = run / "checkpoints" / which
-    if not pointer.is_file():
+    path = run / "checkpoints" / which
+    if not path.is_file():
         return ""
-    name = pointer.read_bytes()[:100].decode("utf-8", errors="replace").strip()
+    name = path.read_bytes()[:100].decode("utf-8", errors="replace").strip()
     return name if _NAME.fullmatch(name) else ""
 
 
@@ -319,9 +319,9 @@ def _free_name(run: Path, step: int) -> str:
 
 def _point_and_prune(run: Path, name: str, best: bool, keep: int) -> None:
     checkpoints = run / "checkpoints"
-    for pointer in ("best", "last") if best else ("last",):
-        replace_file(checkpoints / pointer, name + "\n")
-    kept = {name, _pointer(run, "best")}
+    for which in ("best", "last") if best else ("last",):
+        replace_file(checkpoints / which, name + "\n")
+    kept = {name, pointer(run, "best")}
     newest = sorted(list_checkpoints(run), key=lambda p: (p.stat().st_mtime_ns, _number(p)), reverse=True)
     kept |= {p.name for p in newest[: max(keep, 1)]}
     for old in newest:
@@ -343,7 +343,7 @@ class Checkpoints:
         self.run, self.keep, self.background, self.note = run, keep, background, note
         self.failure: OSError | None = None
         self.last_written: Path | None = None
-        name = _pointer(run, "last")
+        name = pointer(run, "last")
         if name:
             self.last_written = run / "checkpoints" / name
         self._thread: threading.Thread | None = None

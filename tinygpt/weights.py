@@ -406,6 +406,13 @@ def _equals(tensor: StoredTensor, array: np.ndarray) -> bool:
     return all(np.array_equal(array[rows], numbers) for rows, numbers in _chunks(tensor))
 
 
+def read_chunks(tensor: StoredTensor) -> Iterator[np.ndarray]:
+    """The tensor's numbers as they are stored, in order, CHUNK_BYTES or so at a time."""
+    if tensor.dtype in FLOATS and tensor.shape:
+        for _, numbers in _chunks(tensor):
+            yield numbers
+
+
 def _chunks(tensor: StoredTensor) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows, their numbers) for the whole tensor as it is stored, a few rows at a time."""
     dtype, (n_rows, *columns) = FLOATS[tensor.dtype], tensor.shape
