@@ -19,11 +19,12 @@ from autograd import backend
 from tinygpt import GPT, GPTConfig, PretrainConfig, TrainConfig
 from tinygpt.checkpoint import Checkpoints, load_training, new_run
 from tinygpt.cli import Progress, run, table
-from tinygpt.corpora import load_corpus
-from tinygpt.data import Windows, bigram_nats, encode_documents
+from tinygpt.data import Windows, bigram_nats
 from tinygpt.files import replace_file, to_json
 from tinygpt.generate import complete
+from tinygpt.memory import check as check_memory
 from tinygpt.resume import check_data, differences, settings, starting_point
+from tinygpt.streams import open_corpus, texts_for_tokenizer, token_stream
 from tinygpt.tokenizer import load_tokenizer, train_tokenizer
 from tinygpt.train import MetricsFile, Trainer, bits_per_byte, check_deterministic, plot_loss
 
@@ -31,35 +32,38 @@ DEFAULT = PretrainConfig(
     model=GPTConfig.preset("laptop"), train=TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
 )
 
+BIGRAM_TOKENS = 5_000_000  # of the corpus, for the baseline: all of it, unless the corpus is streamed
+
 
 def main() -> None:
     config = settings(DEFAULT, __doc__)
     print(f"backend    {backend.reason}")
 
-    # Text, split into training and validation documents.
-    corpus = load_corpus(config.corpus, validation_fraction=config.validation_fraction)
+    # Text, split into training and validation documents; what is too large for memory is read piece by piece.
+    corpus = open_corpus(config.corpus, validation_fraction=config.validation_fraction)
     print(f"corpus     {corpus.source}, fingerprint {corpus.fingerprint[:12]}")
     directory, start = starting_point(config) if config.resume else (None, None)
 
     # Tokenizer, trained on the training part only (but an alphabet needs every character there is).
     started = time.perf_counter()
-    texts = [document.text for document in corpus.train]
-    validation_texts = [document.text for document in corpus.validation]
-    seen = texts + validation_texts if config.tokenizer == "characters" else texts
-    tokenizer = load_tokenizer(start) if start else train_tokenizer(config.tokenizer, seen, config.model.vocab_size)
+    tokenizer = (
+        load_tokenizer(start)
+        if start
+        else train_tokenizer(config.tokenizer, texts_for_tokenizer(corpus, config.tokenizer), config.model.vocab_size)
+    )
     print(f"tokenizer  {tokenizer} in {time.perf_counter() - started:.1f} s")
 
     # One stream of ids for each part, and windows over it.
-    train_ids = encode_documents(texts, tokenizer)
-    validation_ids = encode_documents(validation_texts, tokenizer)
+    train_ids, validation_ids = token_stream(corpus, "train", tokenizer), token_stream(corpus, "validation", tokenizer)
     bytes_per_token = corpus.n_bytes("validation") / len(validation_ids)
     context = config.model.n_positions
     train_windows = Windows(train_ids, context, config.train.stride or context)
     validation_windows = Windows(validation_ids, context)
     print(f"tokens     {len(train_ids):,} for training, {len(validation_ids):,} for validation, {bytes_per_token:.2f} bytes each")
 
-    # Model and trainer.
+    # Model and trainer, if they fit into memory.
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
+    print(f"memory     {check_memory(shape, config.train.micro_batch)}")
     model = GPT(shape, seed=config.train.seed)
     trainer = Trainer(model, config.train, train_windows, validation_windows)
     print(
@@ -96,7 +100,7 @@ def main() -> None:
     print()
 
     def sample(title: str) -> str:
-        prompt = "" if tokenizer.eos_id is not None else texts[0][:1]
+        prompt = "" if tokenizer.eos_id is not None else tokenizer.decode(train_ids[:1])
         text = complete(model, tokenizer, prompt, config.sample_tokens, seed=config.train.seed).text
         with (directory / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(f"=== {title}\n{text}\n\n")
@@ -127,7 +131,10 @@ def main() -> None:
         sys.exit(128 + result.signal if result.signal else 0)
 
     # What came of it.
-    even_guess, bigram = math.log(shape.vocab_size), bigram_nats(train_ids, validation_ids, shape.vocab_size)
+    even_guess, bigram = (
+        math.log(shape.vocab_size),
+        bigram_nats(train_ids[:BIGRAM_TOKENS], validation_ids[:BIGRAM_TOKENS], shape.vocab_size),
+    )
     print("\n" + sample("sample after training"))
     n_bytes = corpus.n_bytes("validation")
     report = {

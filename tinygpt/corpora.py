@@ -139,7 +139,7 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
         texts = {name: read_text(fetch(name, cache=cache))}
         source = f"{DOWNLOADS[name].source}, {DOWNLOADS[name].url}"
     elif Path(name).is_dir():
-        files = _text_files(Path(name))
+        files = text_files(Path(name))
         texts = {file.relative_to(name).as_posix(): read_text(file) for file in files}
         source = f"{len(files)} text files in {name}"
     elif Path(name).exists():
@@ -319,7 +319,8 @@ def read_text(path: str | Path) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _text_files(folder: Path) -> list[Path]:
+def text_files(folder: Path) -> list[Path]:
+    """All *.txt and *.md below a folder, by name. Raises ValueError if there are none."""
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
     texts = [path for path in files if path.suffix.lower() in (".txt", ".md")]
     if not texts:
