@@ -39,6 +39,7 @@ from tinygpt.weights import (
     CLASSIFIER,
     HUB_NAMES,
     LANGUAGE_MODEL,
+    architectures,
     has_weights,
     load_weights,
     locate,
@@ -135,15 +136,12 @@ def newest_run(below: str | Path = "runs", architecture: str = LANGUAGE_MODEL) -
 
     Raises FileNotFoundError, saying what to do, if there is none.
     """
-    pointers = sorted(Path(below).glob("*/checkpoints/last"), key=lambda p: p.stat().st_mtime)
-    pointers = [
-        p
-        for p in pointers
-        if architecture in read_json(checkpoint_directory(p.parent.parent, "last") / "config.json").get("architectures", [])
-    ]
-    if not pointers:
-        raise FileNotFoundError(f"{below}: no run with a checkpoint, expected one; train first: python examples/pretrain.py")
-    return pointers[-1].parent.parent
+    pointers = sorted(Path(below).glob("*/checkpoints/last"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in pointers:
+        last = path.parent / pointer(path.parent.parent, "last")
+        if (last / "config.json").is_file() and architecture in architectures(last):
+            return path.parent.parent
+    raise FileNotFoundError(f"{below}: no run with a checkpoint, expected one; train first: python examples/pretrain.py")
 
 
 def checkpoint_directory(path: str | Path, which: str = "best") -> Path:
@@ -246,7 +244,7 @@ def load(path: str | Path, which: str = "best") -> tuple[GPT, Tokenizer]:
     directory = checkpoint_directory(path, which)
     if directory.is_dir() and directory == Path(path):  # else its files have been checked on the way
         check_whole(directory)
-    if directory.is_dir() and CLASSIFIER in read_json(directory / "config.json").get("architectures", []):
+    if directory.is_dir() and CLASSIFIER in architectures(directory):
         raise ValueError(f"{directory}: a classifier, expected a language model; load it with GPTClassifier.from_pretrained")
     model = GPT.from_pretrained(directory)
     return model, tokenizer_of(directory, model.config)

@@ -129,13 +129,11 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had in use so far; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """The most memory that this program has had in use so far; 0 where the system does not say."""
+    for line in _read("/proc/self/status").splitlines():
+        if line.startswith("VmHWM:"):  # getrusage would count what the process was before it became this program
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _meminfo(key: str) -> int:

@@ -463,7 +463,7 @@ def load_config(path_or_name: str | Path) -> GPTConfig:
     path = located / "config.json"
     fields = read_json(path)
     if "block_size" in fields and "model_type" not in fields:
-        return _nanogpt_config(fields)
+        return _checked(located, _nanogpt_config(fields))
     if fields.get("model_type") != "gpt2":
         raise ValueError(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
     for key, legal in _OUR_ARITHMETIC.items():
@@ -475,12 +475,30 @@ def load_config(path_or_name: str | Path) -> GPTConfig:
         raise ValueError(f"{path}: n_inner {fields['n_inner']}, expected 4 n_embd; this variant of GPT-2 is not supported")
     known = {f.name for f in dataclasses.fields(GPTConfig)}
     kept = {key: value for key, value in fields.items() if key in known}
-    return GPTConfig(**{"dropout": float(fields.get("resid_pdrop", 0.1))} | kept)
+    return _checked(located, GPTConfig(**{"dropout": fields.get("resid_pdrop", 0.1)} | kept))
 
 
 def _nanogpt_config(fields: dict[str, Any]) -> GPTConfig:
     shape = {key: fields[key] for key in ("n_layer", "n_head", "n_embd", "vocab_size") if key in fields}
-    return GPTConfig(n_positions=fields["block_size"], dropout=float(fields.get("dropout", 0.0)), **shape)
+    return GPTConfig(n_positions=fields["block_size"], dropout=fields.get("dropout", 0.0), **shape)
+
+
+def _checked(directory: Path, config: GPTConfig) -> GPTConfig:
+    """Raises ValueError for a shape far beyond the weights beside it, before anybody makes a model of it: a typing error, or an attack."""
+    if has_weights(directory):
+        held = sum(math.prod(tensor.shape) for tensor in stored_tensors(directory).values())
+        if config.n_parameters() > 2 * held + 10_000:
+            raise ValueError(
+                f"{directory / 'config.json'}: describes {config.n_parameters():,} weights, expected about {held:,}, as many as lie beside it; "
+                "take both files from the same model"
+            )
+    return config
+
+
+def architectures(directory: Path) -> list[Any]:
+    """The model classes that a checkpoint's config.json names, by Hugging Face's names."""
+    named = read_json(directory / "config.json").get("architectures")
+    return named if isinstance(named, list) else []
 
 
 def lacks_biases(path_or_name: str | Path) -> bool:
