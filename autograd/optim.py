@@ -94,6 +94,7 @@ class AdamW:
         dtypes = sorted({str(p.dtype) for _, p in trainable})
         if len(dtypes) > 1:
             raise ValueError(f"AdamW: parameters of dtypes {', '.join(dtypes)}, expected one; convert them before training")
+        self._in_model_order = trainable
         self.named = sorted(trainable, key=lambda pair: pair[1].ndim < 2)  # stable: decayed first, else in model order
         self.n_decayed = sum(p.size for _, p in self.named if p.ndim >= 2)
         n = sum(p.size for _, p in self.named)
@@ -121,15 +122,20 @@ class AdamW:
         self._check()
         return xp.sqrt(fastest(SquaredNorm, self.gradient).forward(self.gradient))
 
-    def step(self, max_norm: float | None = None) -> Array:
+    def named_in_model_order(self) -> list[tuple[str, Parameter]]:
+        """(name, parameter) of what is trained, in the order in which the model has them."""
+        return list(self._in_model_order)
+
+    def step(self, max_norm: float | None = None, norm: Array | None = None) -> Array:
         """One update from the gradients that have been summed since `zero_grad`.
 
         max_norm   scale all gradients down so that their common norm is at most this (Pascanu et al. 2013, arXiv:1211.5063,
                    algorithm 1); None: no clipping
+        norm       what `gradient_norm` has just given, where it is known already
         Returns the norm before clipping, as a 0-d array. Raises RuntimeError naming parameters without a gradient, or frozen,
         added or given other arrays since the optimizer was made.
         """
-        norm = self.gradient_norm()
+        norm = self.gradient_norm() if norm is None else norm
         scale = 1.0 if max_norm is None else xp.minimum(max_norm / (norm + 1e-6), 1.0).astype(self.weight.dtype)
         self.n_steps += 1
         for part, decay in ((slice(0, self.n_decayed), self.weight_decay), (slice(self.n_decayed, None), 0.0)):

@@ -5,59 +5,67 @@
 Under four minutes on two CPU cores, no network: the text is the documentation that comes with NumPy and Python. Leaves a run
 directory under runs/ with a checkpoint, the loss curve (loss.png) and samples. Continue with: python examples/generate.py
 
-More: --corpus FILE_OR_FOLDER trains on your own text, --help lists every flag, AUTOGRAD_BACKEND=cupy runs on the GPU.
+More: --corpus FILE_OR_FOLDER trains on your own text, --resume RUN goes on where a run was stopped or killed, --help lists every flag,
+AUTOGRAD_BACKEND=cupy runs on the GPU.
 """
 
 import dataclasses
-import json
 import math
+import sys
 import time
+from typing import Any
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig, PretrainConfig, TrainConfig
-from tinygpt.checkpoint import new_run, save_checkpoint
-from tinygpt.cli import Progress, flags, run, table
-from tinygpt.corpora import load_corpus
-from tinygpt.data import Windows, bigram_nats, encode_documents
+from tinygpt.checkpoint import Checkpoints, load_training, new_run
+from tinygpt.cli import Progress, run, table
+from tinygpt.data import Windows, bigram_nats
+from tinygpt.files import replace_file, to_json
 from tinygpt.generate import complete
-from tinygpt.tokenizer import train_tokenizer
-from tinygpt.train import MetricsFile, Trainer, bits_per_byte, plot_loss
+from tinygpt.memory import check as check_memory
+from tinygpt.resume import check_data, differences, settings, starting_point
+from tinygpt.streams import open_corpus, texts_for_tokenizer, token_stream
+from tinygpt.tokenizer import load_tokenizer, train_tokenizer
+from tinygpt.train import MetricsFile, Trainer, bits_per_byte, check_deterministic, plot_loss
 
 DEFAULT = PretrainConfig(
     model=GPTConfig.preset("laptop"), train=TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
 )
 
+BIGRAM_TOKENS = 5_000_000  # of the corpus, for the baseline: all of it, unless the corpus is streamed
+
 
 def main() -> None:
-    config = flags(DEFAULT, __doc__)
+    config = settings(DEFAULT, __doc__)
     print(f"backend    {backend.reason}")
 
-    # Text, split into training and validation documents.
-    corpus = load_corpus(config.corpus, validation_fraction=config.validation_fraction)
+    # Text, split into training and validation documents; what is too large for memory is read piece by piece.
+    corpus = open_corpus(config.corpus, validation_fraction=config.validation_fraction)
     print(f"corpus     {corpus.source}, fingerprint {corpus.fingerprint[:12]}")
+    directory, start = starting_point(config) if config.resume else (None, None)
 
     # Tokenizer, trained on the training part only (but an alphabet needs every character there is).
     started = time.perf_counter()
-    texts = [document.text for document in corpus.train]
-    validation_texts = [document.text for document in corpus.validation]
-    seen = texts + validation_texts if config.tokenizer == "characters" else texts
-    tokenizer = train_tokenizer(config.tokenizer, seen, config.model.vocab_size)
+    tokenizer = (
+        load_tokenizer(start)
+        if start
+        else train_tokenizer(config.tokenizer, texts_for_tokenizer(corpus, config.tokenizer), config.model.vocab_size)
+    )
     print(f"tokenizer  {tokenizer} in {time.perf_counter() - started:.1f} s")
 
     # One stream of ids for each part, and windows over it.
-    train_ids = encode_documents(texts, tokenizer)
-    validation_ids = encode_documents(validation_texts, tokenizer)
+    train_ids, validation_ids = token_stream(corpus, "train", tokenizer), token_stream(corpus, "validation", tokenizer)
     bytes_per_token = corpus.n_bytes("validation") / len(validation_ids)
     context = config.model.n_positions
     train_windows = Windows(train_ids, context, config.train.stride or context)
     validation_windows = Windows(validation_ids, context)
     print(f"tokens     {len(train_ids):,} for training, {len(validation_ids):,} for validation, {bytes_per_token:.2f} bytes each")
 
-    # Model and trainer.
+    # Model and trainer, if they fit into memory.
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
+    print(f"memory     {check_memory(shape, config.train.micro_batch)}")
     model = GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute)
     trainer = Trainer(model, config.train, train_windows, validation_windows)
-    directory = new_run(config.run, corpus.name)
     print(
         f"model      {model.n_parameters():,} weights: {shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, "
         f"context {context}, vocabulary {shape.vocab_size}"
@@ -66,28 +74,67 @@ def main() -> None:
         f"updates    {config.train.steps}, each micro-batch {config.train.micro_batch} x accumulation {trainer.accumulation} x "
         f"context {context} = {trainer.tokens_per_update:,} tokens"
     )
-    print(f"run        {directory}\n")
-    settings = dataclasses.asdict(config) | {"corpus_fingerprint": corpus.fingerprint, "corpus_source": corpus.source}
-    (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    directory = directory or new_run(config.run, corpus.name)
+    print(f"run        {directory}")
+    metrics = MetricsFile(directory / "metrics.jsonl")
+
+    def go_on_from(checkpoint: Any) -> dict[str, Any]:
+        """Puts trainer and metrics where a checkpoint was saved."""
+        training = load_training(checkpoint, trainer, other_data=config.override and bool(config.resume))
+        metrics.go_back(trainer.result.step, trainer.result)
+        return training
+
+    # A resumed run goes on from its last whole checkpoint: weights, moments, random streams, position in the data, best score.
+    if start:
+        training = go_on_from(start)
+        check_data(config, training, corpus.fingerprint, start)
+        print(
+            f"resume     from {start}, step {trainer.result.step:,} of {config.train.steps:,}, {trainer.result.tokens_seen:,} tokens seen"
+        )
+        if changed := differences(training):
+            print(f"           not bit for bit, because this is another environment: {changed}")
+    record = dataclasses.asdict(config) | {"corpus_fingerprint": corpus.fingerprint, "corpus_source": corpus.source}
+    replace_file(directory / "config.json", to_json(record))
+    if config.deterministic_check:
+        print(f"bits       {check_deterministic(trainer)}")
+    print()
 
     def sample(title: str) -> str:
-        prompt = "" if tokenizer.eos_id is not None else texts[0][:1]
+        prompt = "" if tokenizer.eos_id is not None else tokenizer.decode(train_ids[:1])
         text = complete(model, tokenizer, prompt, config.sample_tokens, seed=config.train.seed).text
         with (directory / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(f"=== {title}\n{text}\n\n")
         return f"--- {title}\n{text}\n---\n"
 
-    def checkpoint(best: bool) -> None:
-        progress = trainer.progress() | {"corpus_fingerprint": corpus.fingerprint}
-        save_checkpoint(directory, trainer.result.step, model, trainer.optimizer, tokenizer, progress, best=best)
+    if not start:
+        print(sample("sample before training"))
+    with Progress(config.train.steps, trainer.result.step) as progress:
+        checkpoints = Checkpoints(directory, keep=config.train.keep, note=progress.note)
 
-    print(sample("sample before training"))
-    metrics = MetricsFile(directory / "metrics.jsonl")
-    with Progress(config.train.steps) as progress:
-        result = trainer.run(progress, checkpoint, metrics.write)
+        def checkpoint(best: bool) -> None:
+            state = trainer.progress() | {"corpus_fingerprint": corpus.fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}
+            checkpoints.save(trainer.result.step, model, trainer.optimizer, tokenizer, state, best=best)
+
+        def rollback() -> Any:
+            checkpoints.wait()
+            if checkpoints.last_written is None:
+                raise FloatingPointError(
+                    "rollback: no checkpoint yet, expected one to go back to; lower --lr, or --save-every fewer updates"
+                )
+            go_on_from(checkpoints.last_written)
+            return checkpoints.last_written
+
+        result = trainer.run(progress, checkpoint, metrics.write, rollback)
+        checkpoints.finish()
+    if result.interrupted:
+        print(f"go on with: python examples/pretrain.py --resume {directory}")
+        sys.exit(128 + result.signal if result.signal else 0)
 
     # What came of it.
-    even_guess, bigram = math.log(shape.vocab_size), bigram_nats(train_ids, validation_ids, shape.vocab_size)
+    even_guess, bigram = (
+        math.log(shape.vocab_size),
+        bigram_nats(train_ids[:BIGRAM_TOKENS], validation_ids[:BIGRAM_TOKENS], shape.vocab_size),
+    )
     print("\n" + sample("sample after training"))
     n_bytes = corpus.n_bytes("validation")
     report = {

@@ -82,6 +82,15 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(tmp_path, flags, messag
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_a_backend_that_cannot_run_is_one_message_from_every_script(tmp_path, name):
+    code = f"import sys, runpy; sys.modules['cupy'] = None; runpy.run_path({str(ROOT / 'examples' / name)!r}, run_name='__main__')"
+    environment = {**os.environ, "AUTOGRAD_BACKEND": "cupy", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: AUTOGRAD_BACKEND=cupy: step 1, `import cupy`, failed") and done.stderr.count("\n") == 1
+
+
 def test_generate_without_a_run_says_what_to_do(tmp_path):
     assert "train first: python examples/pretrain.py" in script("generate.py", cwd=tmp_path, ok=False)
 

@@ -1,6 +1,7 @@
 """What the example scripts share: flags from dataclasses, errors in one line, and progress in a terminal or in plain lines."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -25,16 +26,22 @@ def run(main: Callable[[], Any]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a "?" instead of failing
+    warnings.showwarning = _show_warning
     try:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except backend.out_of_memory_errors as error:
         print(f"error: {backend.memory_message(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    """A warning in one line, without the place in the code that it comes from."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def table(title: str, rows: dict[str, Any]) -> str:

@@ -116,6 +116,14 @@ class TrainConfig:
     """Updates between evaluations (and checkpoints)."""
     eval_batches: int = 0
     """Validation batches per evaluation, drawn once. 0: all of the validation split."""
+    save_every: int = 0
+    """Updates between checkpoints besides those after evaluations. 0: none."""
+    keep: int = 2
+    """Newest checkpoints to keep, besides the best one."""
+    stop_at: int = 0
+    """End after this update and save, as Ctrl-C does: for jobs that run in slices. 0: never."""
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    """At a loss or gradient that is not finite: stop, skip the update, or roll back to the last checkpoint and take other batches."""
     patience: int = 0
     """Evaluations in a row without a better one after which training ends. 0: never."""
     log_every: int = 10
@@ -129,12 +137,25 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types("TrainConfig", self)
-        for name in ("steps", "micro_batch", "eval_every", "log_every"):
+        for name in ("steps", "micro_batch", "eval_every", "log_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 1; choose a positive number")
-        for name in ("warmup_steps", "tokens_per_update", "stride", "eval_batches", "patience", "seed", "max_norm", "weight_decay"):
+        for name in (
+            "warmup_steps",
+            "tokens_per_update",
+            "stride",
+            "eval_batches",
+            "save_every",
+            "stop_at",
+            "patience",
+            "seed",
+            "max_norm",
+            "weight_decay",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 0; choose a non-negative number")
+        if self.on_nan not in ("stop", "skip", "rollback"):
+            raise ValueError(f"TrainConfig.on_nan: {self.on_nan!r}, expected stop, skip or rollback; stop is the default")
         if not 0 <= self.final_lr_fraction <= 1:
             raise ValueError(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")
         if not self.lr > 0:
@@ -171,6 +192,12 @@ class PretrainConfig:
     """Directory of the run; default: a new one below runs/."""
     sample_tokens: int = 120
     """Length of the samples shown before and after training."""
+    resume: str = ""
+    """Directory of a run to go on with, from its last whole checkpoint; its own settings are the defaults of all flags."""
+    override: bool = False
+    """With --resume: allow other settings of the optimizer, and other data, than the run began with."""
+    deterministic_check: bool = False
+    """Before training, compute one step twice and compare the bits."""
 
 
 def from_dict(cls: Any, fields: dict[str, Any]) -> Any:

@@ -29,6 +29,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygpt.download import download as fetch_file
+
 
 @dataclass(frozen=True)
 class Document:
@@ -139,7 +141,7 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
         texts = {name: read_text(fetch(name, cache=cache))}
         source = f"{DOWNLOADS[name].source}, {DOWNLOADS[name].url}"
     elif Path(name).is_dir():
-        files = _text_files(Path(name))
+        files = text_files(Path(name))
         texts = {file.relative_to(name).as_posix(): read_text(file) for file in files}
         source = f"{len(files)} text files in {name}"
     elif Path(name).exists():
@@ -319,7 +321,8 @@ def read_text(path: str | Path) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _text_files(folder: Path) -> list[Path]:
+def text_files(folder: Path) -> list[Path]:
+    """All *.txt and *.md below a folder, by name. Raises ValueError if there are none."""
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
     texts = [path for path in files if path.suffix.lower() in (".txt", ".md")]
     if not texts:
@@ -327,12 +330,15 @@ def _text_files(folder: Path) -> list[Path]:
     return texts
 
 
+MAX_DOWNLOAD_BYTES = 64 << 20  # the largest of DOWNLOADS is about a megabyte
+
+
 def fetch(name: str, *, cache: str | Path | None = None) -> Path:
     """Path of a download from DOWNLOADS: in the folder named by TINYGPT_DATA, else in the cache, else fetched into the cache.
 
     Raises ValueError if a file is found whose sha256 is wrong, ConnectionError if none is found and the download fails.
     """
-    import pooch  # imported here because only downloads need it
+    import pooch  # knows where caches belong on each system
 
     download = DOWNLOADS[name]
     cache = Path(cache) if cache is not None else pooch.os_cache("tinygpt")
@@ -343,30 +349,26 @@ def fetch(name: str, *, cache: str | Path | None = None) -> Path:
                 raise ValueError(f"{path}: sha256 {found}, expected {download.sha256}; delete it, or replace it by {download.url}")
             return path
 
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel("WARNING")  # otherwise pooch reports on stderr
     try:
         if download.member:
             return _fetch_member(download, cache)
-        return Path(pooch.retrieve(download.url, f"sha256:{download.sha256}", fname=download.file_name, path=cache))
+        return fetch_file(download.url, cache / download.file_name, download.sha256, max_bytes=MAX_DOWNLOAD_BYTES)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # no network; or something else answered, and its sha256 is wrong
         raise ConnectionError(
             f"corpus {name!r}: found nowhere and not downloaded ({type(error).__name__}), expected {download.url} "
             f"(sha256 {download.sha256}); put the file as {download.file_name} into {cache}, or into a folder named by TINYGPT_DATA"
         ) from error
-    finally:
-        logger.setLevel(level)
 
 
 def _fetch_member(download: Download, cache: Path) -> Path:
     """Fetches a zip archive and keeps the one file of it that is wanted, if its sha256 is right."""
-    import pooch
-
     with tempfile.TemporaryDirectory() as folder:
-        archive = pooch.retrieve(download.url, None, fname="archive.zip", path=folder)
-        with zipfile.ZipFile(archive) as members:
-            content = members.read(download.member)
+        archive = fetch_file(download.url, Path(folder) / "archive.zip", max_bytes=MAX_DOWNLOAD_BYTES)
+        # Nothing is extracted, so no name in the archive can lead outside; one member is read, and no more of it than is allowed.
+        with zipfile.ZipFile(archive) as members, members.open(download.member) as member:
+            content = member.read(MAX_DOWNLOAD_BYTES + 1)
+    if len(content) > MAX_DOWNLOAD_BYTES:
+        raise ValueError(f"{download.member}: more than {MAX_DOWNLOAD_BYTES:,} bytes, expected at most that; the archive has changed")
     found = hashlib.sha256(content).hexdigest()
     if found != download.sha256:
         raise ValueError(f"{download.member}: sha256 {found}, expected {download.sha256}; the archive at {download.url} has changed")

@@ -4,11 +4,14 @@ All of it lives on the host in NumPy; the ops move a batch to the device.
 """
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tinygpt.files import PARTIAL, disk, write_file
 
 
 class Windows:
@@ -94,13 +97,19 @@ def encode_documents(texts: Iterable[str], tokenizer: Any) -> np.ndarray:
 
 
 def write_tokens(path: str | Path, parts: Iterable[np.ndarray], n_vocab: int) -> int:
-    """Writes ids to a flat binary file, part by part, little-endian uint16 or uint32 by the vocabulary's size; returns their number."""
-    n = 0
-    with Path(path).open("wb") as file:
-        for part in parts:
-            file.write(np.ascontiguousarray(part, dtype=token_dtype(n_vocab)).tobytes())
-            n += len(part)
-    return n
+    """Writes ids to a flat binary file, part by part, little-endian uint16 or uint32 by the vocabulary's size; returns their number.
+
+    The file appears when all of it is on the disk. Raises OSError if it cannot be written: nothing is left behind then.
+    """
+    path, dtype = Path(path), token_dtype(n_vocab)
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        written = write_file(partial, (np.ascontiguousarray(part, dtype=dtype).view(np.uint8) for part in parts))
+        disk().replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return written.n_bytes // dtype.itemsize
 
 
 def read_tokens(path: str | Path, n_vocab: int) -> np.ndarray:

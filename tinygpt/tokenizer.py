@@ -159,7 +159,10 @@ class CharacterTokenizer(Tokenizer):
     eos_id = None
 
     def __init__(self, characters: Iterable[str]) -> None:
-        self.characters = "".join(sorted(set().union(*characters)))
+        found: set[str] = set()
+        for text in characters:  # one at a time: they may come from a file larger than memory
+            found.update(text)
+        self.characters = "".join(sorted(found))
         _check_text("characters", self.characters)
         if not self.characters:
             raise ValueError("characters: none, expected at least one; give the text that the model shall learn")
@@ -648,7 +651,7 @@ def _code_points(text: str) -> NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
 
 
-def train_tokenizer(kind: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """The tokenizer that `kind` names, fitted to `texts`: characters, words, bpe (up to vocab_size tokens), or GPT-2's own."""
     if kind == "characters":
         return CharacterTokenizer.train(texts)

@@ -3,9 +3,12 @@
 import contextlib
 import json
 import math
+import os
+import platform
 import signal
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,9 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 
 import autograd as ag
+from autograd import backend
 from autograd.optim import AdamW, warmup_cosine
 from tinygpt.config import TrainConfig
 from tinygpt.data import BatchOrder
+from tinygpt.files import Entries, replace_file
+from tinygpt.numerics import MAX_CONSECUTIVE, SpikeDetector, first_bad_op, first_bad_parameter, likely_cause
 
 
 class Batches(Protocol):
@@ -38,12 +44,18 @@ class Reporter(Protocol):
 
 @dataclass
 class Metrics:
-    """One logged update, averaged since the last one logged. Loss in nats per target (a token, or a text to classify)."""
+    """One logged update. Loss in nats per target (a token, or a text to classify).
+
+    gradient_norm   before clipping
+    update_ratio    norm of the step that AdamW took, decay aside, over the norm of the weights: near 1e-3 in a healthy run
+    elapsed_s       of the whole run, also before it was resumed
+    """
 
     step: int
     loss_nats: float
     lr: float
     gradient_norm: float
+    update_ratio: float
     tokens_per_s: float
     elapsed_s: float
     tokens_seen: int
@@ -61,7 +73,10 @@ class Result:
     tokens_seen: int = 0
     seconds: float = 0.0
     interrupted: bool = False
+    signal: int = 0
     stopped_early: bool = False
+    n_skipped: int = 0
+    n_rollbacks: int = 0
     train_curve: list[tuple[int, float]] = field(default_factory=list)
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
 
@@ -72,6 +87,9 @@ class Trainer:
     model, config   what, and how
     train           items to learn from; each update takes `accumulation` micro-batches of them
     validation      items to measure on, or None
+
+    Everything that decides what comes next is in weights, moments and `progress()`: `tinygpt.checkpoint.load_training` puts a new trainer
+    where an old one was saved, and it goes on bit for bit.
     """
 
     def __init__(self, model: Any, config: TrainConfig, train: Batches, validation: Batches | None) -> None:
@@ -81,14 +99,25 @@ class Trainer:
         self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1)
         self.optimizer = AdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
         self.result = Result()
+        self.batches_drawn = 0  # micro-batches taken from the order: the position in the data
         self._batches = self.order.batches()
+        self._spikes = SpikeDetector()
+        self._norms: deque[float] = deque(maxlen=20)
+        self._failures = 0  # updates skipped or rolled back since the last good one
 
     @property
     def tokens_per_update(self) -> int:
         return self.accumulation * self.config.micro_batch * self.model.config.n_positions
 
     def update(self) -> tuple[Any, Any]:
-        """One update of the weights. Returns (mean loss in nats per target, gradient norm before clipping), still on the device."""
+        """One update of the weights, unchecked. Returns (mean loss in nats per target, gradient norm before clipping), on the device."""
+        loss = self.gradients()
+        norm = self.optimizer.step(max_norm=self.config.max_norm or None)
+        self.result.step += 1
+        return loss, norm
+
+    def gradients(self) -> Any:
+        """Sets the learning rate and the gradients of the next update; returns the mean loss, nats per target, still on the device."""
         config = self.config
         self.optimizer.lr = warmup_cosine(
             self.result.step,
@@ -101,15 +130,14 @@ class Trainer:
         total = 0.0
         for _ in range(self.accumulation):
             batch = self.train_items.batch(next(self._batches))
+            self.batches_drawn += 1
             loss = self.model.loss(*batch)
             self.result.tokens_seen += batch[0].size
             if self.accumulation > 1:
                 loss = loss * (1 / self.accumulation)
             loss.backward()
             total = total + loss.data
-        norm = self.optimizer.step(max_norm=config.max_norm or None)
-        self.result.step += 1
-        return total, norm
+        return total
 
     def evaluate(self) -> float:
         """Mean loss over the validation items (or `eval_batches` batches of them), nats per target."""
@@ -117,85 +145,298 @@ class Trainer:
             return math.nan
         return evaluate(self.model, self.validation_items, self.config.micro_batch, self.config.eval_batches)
 
-    def run(self, reporter: Reporter, on_checkpoint: Any = None, on_metrics: Any = None) -> Result:
-        """Trains to the last step, or until Ctrl-C, which ends the step at hand and saves.
+    def run(
+        self,
+        reporter: Reporter,
+        on_checkpoint: Callable[[bool], Any] | None = None,
+        on_metrics: Callable[[dict[str, Any]], None] | None = None,
+        rollback: Callable[[], Any] | None = None,
+    ) -> Result:
+        """Trains to the last step; or to `stop_at`, or until Ctrl-C or SIGTERM, which end the step at hand and save without measuring.
 
-        on_checkpoint(best: bool)   called after each evaluation and at the end
-        on_metrics(dict)            called with each line of metrics
-        Raises FloatingPointError at the first loss that is not finite, before anything is saved.
+        on_checkpoint(best)   saves; called after each evaluation, each `save_every` updates, and at the end
+        on_metrics(dict)      called with each line of metrics
+        rollback()            loads the last checkpoint into this trainer and returns its place: for `on_nan` = rollback
+        Raises FloatingPointError at the first loss or gradient that is not finite, before the weights change (or as `on_nan` says).
         """
         result, config = self.result, self.config
-        begin = time.perf_counter()
-        since_log, tokens_logged, evaluation_s = begin, result.tokens_seen, 0.0
+        clock = _Clock(result)
         self.model.train()
-        with _finish_step_on_interrupt() as interrupted:
+        with _finish_step_on_signal() as signals:
             while result.step < config.steps:
-                loss, norm = self.update()
-                ending = result.step == config.steps or bool(interrupted)
-                if result.step == 1 or result.step % config.log_every == 0 or ending:
-                    loss_nats, now = float(loss), time.perf_counter()  # float() waits for the device, so the clock is right
-                    if not math.isfinite(loss_nats):
-                        raise FloatingPointError(
-                            f"loss: {loss_nats} at step {result.step} (learning rate {self.optimizer.lr:.2e}, gradient norm {float(norm):.2e}), "
-                            "expected a finite number; the last checkpoint is kept; lower --lr, or find the op with AUTOGRAD_DEBUG=1"
-                        )
-                    if result.step == 1:
-                        result.first_loss_nats = loss_nats
-                        n = self.model.n_choices
-                        reporter.note(f"first loss {loss_nats:.3f} nats; an even guess among {n:,} is ln {n} = {math.log(n):.3f}")
-                    result.seconds = now - begin
-                    rate = (result.tokens_seen - tokens_logged) / max(now - since_log - evaluation_s, 1e-9)
-                    metrics = Metrics(
-                        result.step, loss_nats, self.optimizer.lr, float(norm), rate, result.seconds, result.tokens_seen
-                    )  # fmt: skip
-                    since_log, tokens_logged, evaluation_s = now, result.tokens_seen, 0.0
-                    result.train_curve.append((result.step, loss_nats))
-                    reporter.update(metrics)
-                    if on_metrics:
-                        on_metrics(asdict(metrics))
-                if result.step % config.eval_every == 0 or ending:
-                    started = time.perf_counter()
-                    self._measure(reporter, on_checkpoint, on_metrics)
-                    evaluation_s += time.perf_counter() - started
-                    waited = result.step - result.best_step
-                    if config.patience and result.validation_curve and waited >= config.patience * config.eval_every:
-                        result.stopped_early = True
-                        reporter.note(f"stopped early: no better validation since step {result.best_step}")
-                        break
-                if interrupted:
-                    result.interrupted = True
+                before = (self.batches_drawn, self.model.dropout_stream.draw, result.tokens_seen)
+                loss = self.gradients()
+                norm = self.optimizer.gradient_norm()
+                loss_nats, norm_value = float(loss), float(norm)  # waits for the device, once per update
+                finite = math.isfinite(loss_nats) and math.isfinite(norm_value)
+                if finite:
+                    self.optimizer.step(max_norm=config.max_norm or None, norm=norm)
+                    self._failures = 0
+                    self._norms.append(norm_value)
+                elif not self._skip(loss_nats, norm_value, before, reporter, rollback):
+                    continue
+                result.step += 1
+                if finite:
+                    self._watch(loss_nats, reporter)
+
+                ending = result.step == config.steps
+                stopping = bool(signals) or result.step == config.stop_at
+                if finite and (result.step == 1 or result.step % config.log_every == 0 or ending or stopping):
+                    self._log(loss_nats, norm_value, clock, reporter, on_metrics)
+                with clock.paused():
+                    measured, best = result.step % config.eval_every == 0 or (ending and not stopping), False
+                    if measured:
+                        best = self._measure(reporter, on_metrics)
+                    due = bool(config.save_every) and result.step % config.save_every == 0
+                    if on_checkpoint and (measured or due or ending or stopping):
+                        result.seconds = clock.elapsed_s()
+                        on_checkpoint(best)
+                if stopping and not ending:
+                    result.interrupted, result.signal = True, signals[0] if signals else 0
                     reporter.note(f"interrupted: step {result.step} of {config.steps} finished and saved")
                     break
-        result.seconds = time.perf_counter() - begin
+                waited = result.step - result.best_step
+                if config.patience and measured and result.validation_curve and waited >= config.patience * config.eval_every:
+                    result.stopped_early = True
+                    reporter.note(f"stopped early: no better validation since step {result.best_step}")
+                    break
+        result.seconds = clock.elapsed_s()
         return result
 
-    def _measure(self, reporter: Reporter, on_checkpoint: Any, on_metrics: Any) -> None:
+    def _watch(self, loss_nats: float, reporter: Reporter) -> None:
+        """Notes about the first loss, and about jumps."""
         result = self.result
+        if result.step == 1:
+            result.first_loss_nats = loss_nats
+            n = self.model.n_choices
+            reporter.note(f"first loss {loss_nats:.3f} nats; an even guess among {n:,} is ln {n} = {math.log(n):.3f}")
+        usual = self._spikes.mean
+        height = self._spikes.sees(loss_nats)
+        if height:
+            reporter.note(
+                f"step {result.step}: loss {loss_nats:.3f} is a spike, {height:.0f} standard deviations above the recent mean {usual:.3f}; "
+                "if it does not fall again, lower --lr"
+            )
+
+    def _log(self, loss_nats: float, norm: float, clock: "_Clock", reporter: Reporter, on_metrics: Any) -> None:
+        result = self.result
+        result.seconds = clock.elapsed_s()
+        metrics = Metrics(
+            step=result.step,
+            loss_nats=loss_nats,
+            lr=self.optimizer.lr,
+            gradient_norm=norm,
+            update_ratio=self.update_ratio(),
+            tokens_per_s=clock.tokens_per_s(result.tokens_seen),
+            elapsed_s=result.seconds,
+            tokens_seen=result.tokens_seen,
+        )
+        result.train_curve.append((result.step, loss_nats))
+        reporter.update(metrics)
+        if on_metrics:
+            on_metrics(asdict(metrics))
+
+    def update_ratio(self, piece: int = 1 << 20) -> float:
+        """Norm of the last AdamW step, decay aside, over that of the weights. The step is worked out again from the moments, in pieces."""
+        o, xp = self.optimizer, backend.xp
+        (b1, b2), t = o.betas, o.n_steps
+        step_squared = weight_squared = 0.0
+        for start in range(0, o.weight.size, piece):
+            part = slice(start, start + piece)
+            step = o.m[part] / (1 - b1**t) / (xp.sqrt(o.v[part] / (1 - b2**t)) + o.eps)
+            step_squared += float(xp.dot(step, step))
+            weight_squared += float(xp.dot(o.weight[part], o.weight[part]))
+        return o.lr * math.sqrt(step_squared) / max(math.sqrt(weight_squared), 1e-30)
+
+    def _measure(self, reporter: Reporter, on_metrics: Any) -> bool:
+        """Evaluates; True if the result is the best so far. Raises FloatingPointError if it is not finite, so that it is not saved."""
+        result = self.result
+        if self.validation_items is None:
+            return False
         nats = self.evaluate()
+        if not math.isfinite(nats):
+            raise FloatingPointError(
+                f"validation: loss {nats} at step {result.step}, expected a finite number; nothing was saved, the last checkpoint is kept; "
+                f"lower --lr (it is {self.optimizer.lr:.1e}), or find the op with AUTOGRAD_DEBUG=1"
+            )
         result.last_validation_nats = nats
         best = nats < result.best_validation_nats
         if best:
             result.best_validation_nats, result.best_step = nats, result.step
-        if not math.isnan(nats):
-            result.validation_curve.append((result.step, nats))
-            reporter.evaluated(result.step, nats, best)
-            if on_metrics:
-                on_metrics({"step": result.step, "validation_nats": nats})
-        if on_checkpoint:
-            on_checkpoint(best)
+        result.validation_curve.append((result.step, nats))
+        reporter.evaluated(result.step, nats, best)
+        if on_metrics:
+            on_metrics({"step": result.step, "validation_nats": nats})
+        return best
+
+    # Numbers that are not finite ------------------------------------------------------------------------------------------
+
+    def _skip(self, loss: float, norm: float, before: tuple[int, int, int], reporter: Reporter, rollback: Any) -> bool:
+        """What `on_nan` says: True to leave this update out, False having gone back to the last checkpoint, or FloatingPointError.
+
+        Schedule and data move on past an update that is left out; the weights do not.
+        """
+        config, result = self.config, self.result
+        report = self.diagnosis(loss, norm, before)
+        self._failures += 1
+        choice = config.on_nan
+        if choice == "stop" or self._failures > MAX_CONSECUTIVE or (choice == "rollback" and rollback is None):
+            if choice != "stop" and self._failures > MAX_CONSECUTIVE:
+                report += f"; {MAX_CONSECUTIVE} updates in a row could not be made, so --on-nan {choice} is given up"
+            raise FloatingPointError(
+                f"{report}; the weights are as they were before this update and the last checkpoint is kept: go on from it with a lower --lr "
+                "(--resume RUN --override --lr ...), or leave such updates out with --on-nan skip"
+            )
+        if choice == "skip":
+            result.n_skipped += 1
+            reporter.note(f"{report}; update skipped, {result.n_skipped} so far")
+            return True
+        drawn, failures, rollbacks = self.batches_drawn, self._failures, result.n_rollbacks + 1
+        place = rollback()
+        # The same batches would end the same way, so the data goes on behind the ones that failed.
+        self._draw_from(drawn)
+        self._failures, self.result.n_rollbacks = failures, rollbacks
+        reporter.note(f"{report}; rolled back to {place} (step {self.result.step}), going on with other batches")
+        return False
+
+    def diagnosis(self, loss: float, norm: float, before: tuple[int, int, int]) -> str:
+        """What is known of an update whose loss or gradient is not finite, weights still as they were before it.
+
+        before   (micro-batches drawn, dropout draws, tokens seen) when it began: it is run once more from there, in debug mode
+        """
+        config, result, stream = self.config, self.result, self.model.dropout_stream
+        after = (self.batches_drawn, stream.draw, result.tokens_seen)
+        bad_gradient = first_bad_parameter(self.optimizer.named_in_model_order(), "grad")
+        bad_weight = first_bad_parameter(self.optimizer.named_in_model_order(), "data")
+
+        def again() -> None:
+            self._draw_from(before[0])
+            stream.draw, result.tokens_seen = before[1], before[2]
+            self.gradients()
+
+        bad_op = first_bad_op(again)
+        self._draw_from(after[0])
+        stream.draw, result.tokens_seen = after[1], after[2]
+        lr = self.optimizer.lr
+        cause = likely_cause(
+            bad_weight=bad_weight, bad_op=bad_op, lr=lr, norms=list(self._norms), max_norm=config.max_norm, dtype=config.dtype
+        )
+        return (
+            f"step {result.step + 1}: loss {loss}, gradient norm {norm} (learning rate {lr:.2e}), expected finite numbers; "
+            f"first bad parameter: {bad_gradient or 'none, each gradient is finite by itself'}; "
+            f"first bad op: {bad_op or 'none by itself (a sum over micro-batches or squares overflowed)'}; likely cause: {cause}"
+        )
+
+    # What a checkpoint stores ----------------------------------------------------------------------------------------------
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint stores besides weights and moments, as JSON values."""
-        r = self.result
+        r, stream = self.result, self.model.dropout_stream
         return {
             "step": r.step,
             "tokens_seen": r.tokens_seen,
-            "batches_drawn": r.step * self.accumulation,
-            "dropout_draw": self.model.dropout_stream.draw,
+            "streams": {  # each random stream: where it comes from, and how far it has been drawn
+                "init": {"seed": self.config.seed},
+                "data_order": {"seed": self.order.seed, "batches_drawn": self.batches_drawn, "n_items": self.order.n_items},
+                "dropout": {"seed": stream.seed, "draw": stream.draw},
+                "sampling": {"seed": self.config.seed},  # each sample starts anew from it
+            },
+            "first_loss_nats": _or_none(r.first_loss_nats),
             "best_step": r.best_step,
-            "best_validation_nats": r.best_validation_nats if math.isfinite(r.best_validation_nats) else None,
+            "best_validation_nats": _or_none(r.best_validation_nats),
+            "last_validation_nats": _or_none(r.last_validation_nats),
+            "seconds": r.seconds,
+            "n_skipped": r.n_skipped,
+            "n_rollbacks": r.n_rollbacks,
+            "spikes": self._spikes.state(),
+            "norms": list(self._norms),
             "train": asdict(self.config),
+            "environment": environment(),
         }
+
+    def restore(self, progress: dict[str, Any], where: str = "progress", *, other_data: bool = False) -> None:
+        """Takes back what `progress` gave; weights and moments come by themselves (see `tinygpt.checkpoint.load_training`).
+
+        where        what error messages call the source
+        other_data   the items are others than before: their order begins anew
+        Raises ValueError, naming the entry, for values that no trainer writes, and for another number of items than now.
+        """
+        entry = Entries(progress, where)
+        n_items = entry.integer("streams", "data_order", "n_items")
+        if n_items != self.order.n_items and not other_data:
+            raise ValueError(
+                f"{where}: saved with {n_items} items to learn from, expected {self.order.n_items} as there are now; "
+                "the data has changed (or the context, or the stride): resume with what the run began with"
+            )
+        r = self.result  # the object stays: `run` and its caller hold it
+        r.step = entry.integer("step")
+        r.first_loss_nats = entry.number("first_loss_nats", default=math.nan)
+        r.best_validation_nats = entry.number("best_validation_nats", default=math.inf)
+        r.best_step = entry.integer("best_step")
+        r.last_validation_nats = entry.number("last_validation_nats", default=math.nan)
+        r.tokens_seen = entry.integer("tokens_seen")
+        r.seconds = entry.number("seconds", default=0.0)
+        r.n_skipped, r.n_rollbacks = entry.integer("n_skipped"), entry.integer("n_rollbacks")
+        self.order.seed = entry.integer("streams", "data_order", "seed")
+        drawn = entry.integer("streams", "data_order", "batches_drawn")
+        self._draw_from(0 if other_data else drawn)
+        stream = self.model.dropout_stream
+        stream.seed, stream.draw = entry.integer("streams", "dropout", "seed"), entry.integer("streams", "dropout", "draw")
+        mean, variance = (entry.number("spikes", key, default=0.0) for key in ("mean", "variance"))
+        self._spikes = SpikeDetector(mean, variance, n=entry.integer("spikes", "n"), silent_until=entry.integer("spikes", "silent_until"))
+        self._norms = deque((float(x) for x in progress.get("norms", []) if isinstance(x, float)), maxlen=20)
+        self._failures = 0
+
+    def _draw_from(self, batches_drawn: int) -> None:
+        self.batches_drawn = batches_drawn
+        self._batches = self.order.batches(batches_drawn)
+
+
+def environment() -> dict[str, str]:
+    """What else bits depend on: a run resumed under another one goes on equally well, but not bit for bit."""
+    return {
+        "backend": backend.reason,
+        "kernels": backend.kernels,
+        "threads": os.environ.get("AUTOGRAD_THREADS") or str(_n_cores()),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _or_none(x: float) -> float | None:
+    return x if math.isfinite(x) else None  # JSON has no nan
+
+
+class _Clock:
+    """Seconds of a run (also those before it was resumed), and tokens per second without the pauses for measuring and saving."""
+
+    def __init__(self, result: Result) -> None:
+        self.begin = time.perf_counter() - result.seconds
+        self.since, self.tokens, self.pause_s = time.perf_counter(), result.tokens_seen, 0.0
+
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self.begin
+
+    def tokens_per_s(self, tokens_seen: int) -> float:
+        """Since it was asked last."""
+        now = time.perf_counter()
+        rate = (tokens_seen - self.tokens) / max(now - self.since - self.pause_s, 1e-9)
+        self.since, self.tokens, self.pause_s = now, tokens_seen, 0.0
+        return rate
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.pause_s += time.perf_counter() - started
 
 
 def evaluate(model: Any, items: Batches, batch_size: int, n_batches: int = 0) -> float:
@@ -218,13 +459,40 @@ def evaluate(model: Any, items: Batches, batch_size: int, n_batches: int = 0) ->
     return total / n
 
 
+def check_deterministic(trainer: Trainer) -> str:
+    """Computes the loss and all gradients of the next update twice and compares them, bit for bit; leaves the trainer as it was.
+
+    Returns a sentence that says so. Raises ArithmeticError naming the first parameter whose gradients differ.
+    """
+    stream, result = trainer.model.dropout_stream, trainer.result
+    before = (trainer.batches_drawn, stream.draw, result.tokens_seen)
+    runs = []
+    for _ in range(2):
+        loss = trainer.gradients()
+        runs.append((float(loss), backend.to_host(trainer.optimizer.gradient).copy()))
+        trainer._draw_from(before[0])
+        stream.draw, result.tokens_seen = before[1], before[2]
+    trainer.optimizer.zero_grad()
+    (loss_1, gradient_1), (loss_2, gradient_2) = runs
+    if loss_1 != loss_2 or gradient_1.tobytes() != gradient_2.tobytes():
+        sizes = [p.size for _, p in trainer.optimizer.named]
+        pieces = [np.split(gradient, np.cumsum(sizes)[:-1]) for gradient in (gradient_1, gradient_2)]
+        differ = [one.tobytes() != two.tobytes() for one, two in zip(*pieces, strict=True)]
+        name = trainer.optimizer.named[differ.index(True)][0] if True in differ else "none, only in the loss"
+        raise ArithmeticError(
+            f"deterministic check: two runs of one step differ, first in the gradient of {name} (losses {loss_1!r} and {loss_2!r}), expected equal "
+            "bits; an op on this backend is not deterministic: runs will agree to rounding only"
+        )
+    return f"step {result.step + 1} computed twice: the loss and all {gradient_1.size:,} gradients are equal bit for bit"
+
+
 def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:
     """Loss per byte of text instead of per token, in bits: comparable between tokenizers."""
     return nats_per_token * n_tokens / n_bytes / math.log(2)
 
 
 class MetricsFile:
-    """Appends one JSON object per line to a run's metrics.jsonl."""
+    """A run's metrics.jsonl: one JSON object per line, appended."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -232,6 +500,23 @@ class MetricsFile:
     def write(self, values: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(values) + "\n")
+
+    def go_back(self, step: int, result: Result) -> None:
+        """Drops the lines after `step` (a resumed run writes them again) and a line cut short; fills the curves of `result`."""
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.is_file() else []
+        kept = []
+        for line in lines:
+            try:
+                values = json.loads(line)
+                fits = values["step"] <= step
+                for key, curve in (("loss_nats", result.train_curve), ("validation_nats", result.validation_curve)):
+                    if fits and key in values:
+                        curve.append((int(values["step"]), float(values[key])))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue
+            if fits:
+                kept.append(line + "\n")
+        replace_file(self.path, "".join(kept))
 
 
 def plot_loss(
@@ -261,23 +546,25 @@ def plot_loss(
 
 
 @contextlib.contextmanager
-def _finish_step_on_interrupt() -> Iterator[list[int]]:
-    """Within this block the first Ctrl-C only fills the list (the loop then finishes its step and saves); the second acts at once."""
+def _finish_step_on_signal() -> Iterator[list[int]]:
+    """Within this block the first Ctrl-C or SIGTERM only fills the list (the loop then finishes its step and saves); the second acts at
+    once, as KeyboardInterrupt."""
     caught: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+
+    def handler(number: int, frame: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
     try:
-        before = signal.getsignal(signal.SIGINT)
-
-        def handler(number: int, frame: Any) -> None:
-            if caught:
-                signal.signal(signal.SIGINT, before)
-                raise KeyboardInterrupt
-            caught.append(number)
-
-        signal.signal(signal.SIGINT, handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, handler)
     except ValueError:  # not the main thread: signals are somebody else's business
         yield caught
         return
     try:
         yield caught
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)

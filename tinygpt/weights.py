@@ -15,7 +15,6 @@ No pickle: loading one runs whatever code its author put into it.
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from autograd import backend
+from tinygpt import files
 from tinygpt.config import GPTConfig
+from tinygpt.files import save_tensors, to_json, write_file
 
 LANGUAGE_MODEL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"  # architectures, by Hugging Face's names
 
@@ -405,6 +406,13 @@ def _equals(tensor: StoredTensor, array: np.ndarray) -> bool:
     return all(np.array_equal(array[rows], numbers) for rows, numbers in _chunks(tensor))
 
 
+def read_chunks(tensor: StoredTensor) -> Iterator[np.ndarray]:
+    """The tensor's numbers as they are stored, in order, CHUNK_BYTES or so at a time."""
+    if tensor.dtype in FLOATS and tensor.shape:
+        for _, numbers in _chunks(tensor):
+            yield numbers
+
+
 def _chunks(tensor: StoredTensor) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows, their numbers) for the whole tensor as it is stored, a few rows at a time."""
     dtype, (n_rows, *columns) = FLOATS[tensor.dtype], tensor.shape
@@ -455,7 +463,7 @@ def load_config(path_or_name: str | Path) -> GPTConfig:
     path = located / "config.json"
     fields = read_json(path)
     if "block_size" in fields and "model_type" not in fields:
-        return _nanogpt_config(fields)
+        return _checked(located, _nanogpt_config(fields))
     if fields.get("model_type") != "gpt2":
         raise ValueError(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
     for key, legal in _OUR_ARITHMETIC.items():
@@ -467,12 +475,30 @@ def load_config(path_or_name: str | Path) -> GPTConfig:
         raise ValueError(f"{path}: n_inner {fields['n_inner']}, expected 4 n_embd; this variant of GPT-2 is not supported")
     known = {f.name for f in dataclasses.fields(GPTConfig)}
     kept = {key: value for key, value in fields.items() if key in known}
-    return GPTConfig(**{"dropout": float(fields.get("resid_pdrop", 0.1))} | kept)
+    return _checked(located, GPTConfig(**{"dropout": fields.get("resid_pdrop", 0.1)} | kept))
 
 
 def _nanogpt_config(fields: dict[str, Any]) -> GPTConfig:
     shape = {key: fields[key] for key in ("n_layer", "n_head", "n_embd", "vocab_size") if key in fields}
-    return GPTConfig(n_positions=fields["block_size"], dropout=float(fields.get("dropout", 0.0)), **shape)
+    return GPTConfig(n_positions=fields["block_size"], dropout=fields.get("dropout", 0.0), **shape)
+
+
+def _checked(directory: Path, config: GPTConfig) -> GPTConfig:
+    """Raises ValueError for a shape far beyond the weights beside it, before anybody makes a model of it: a typing error, or an attack."""
+    if has_weights(directory):
+        held = sum(math.prod(tensor.shape) for tensor in stored_tensors(directory).values())
+        if config.n_parameters() > 2 * held + 10_000:
+            raise ValueError(
+                f"{directory / 'config.json'}: describes {config.n_parameters():,} weights, expected about {held:,}, as many as lie beside it; "
+                "take both files from the same model"
+            )
+    return config
+
+
+def architectures(directory: Path) -> list[Any]:
+    """The model classes that a checkpoint's config.json names, by Hugging Face's names."""
+    named = read_json(directory / "config.json").get("architectures")
+    return named if isinstance(named, list) else []
 
 
 def lacks_biases(path_or_name: str | Path) -> bool:
@@ -507,17 +533,13 @@ def save_pretrained(model: Any, directory: str | Path, tokenizer: Any = None, ex
     model   a GPT, or a module that holds one and has its `config`
     extra   more keys for config.json; they win over GPT-2's own
     """
-    from safetensors.numpy import save_file
-
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: np.ascontiguousarray(backend.to_host(p.data)) for name, p in model.named_parameters()}
+    weights = {name: backend.to_host(p.data) for name, p in model.named_parameters()}
     if not model.config.qkv_bias:  # GPT-2's format always has this bias
         for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
             weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
-    partial = directory / f".{WEIGHTS}.partial"
-    save_file(weights, partial, metadata={"format": "pt"})
-    os.replace(partial, directory / WEIGHTS)  # at no time is there half a file under the final name
+    save_tensors(directory / WEIGHTS, weights, {"format": "pt"})
     write_json(directory / "config.json", gpt2_config(model.config, tokenizer) | (extra or {}))
     if tokenizer is not None:
         tokenizer.save(directory)
@@ -541,17 +563,14 @@ def tokenizer_config(tokenizer: Any, n_positions: int) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
+    write_file(path, [to_json(value)])
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A checkpoint's JSON file. Raises FileNotFoundError without one, ValueError, naming the file, if it holds no JSON object."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, expected one of a checkpoint; pass a directory that save_pretrained wrote")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}, expected valid JSON in UTF-8; restore the file") from error
+    value = files.read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path}: a JSON {type(value).__name__}, expected an object; is it the right file?")
     return value

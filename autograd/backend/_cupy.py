@@ -1,7 +1,9 @@
 """NVIDIA GPUs through CuPy. Same names and arguments as `_numpy.py`; imported only when AUTOGRAD_BACKEND=cupy asks for it."""
 
 import os
+import sys
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,24 @@ class BackendError(RuntimeError):
 
 
 def _failed(step: str, cause: object, fix: str) -> BackendError:
+    _show_message_only()
     return BackendError(f"AUTOGRAD_BACKEND=cupy: {step} failed ({cause}), expected a working CUDA GPU; {fix}; {_BACK_TO_CPU}")
+
+
+def _show_message_only() -> None:
+    """Lets a BackendError that nobody catches end the program with its message alone.
+
+    It is raised while a script imports us, before the script could handle it, and the way there says nothing that the message does not.
+    """
+    before = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if isinstance(error, BackendError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            before(kind, error, traceback)
+
+    sys.excepthook = show
 
 
 try:

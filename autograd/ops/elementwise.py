@@ -92,7 +92,7 @@ class Power(Op):
     """Raise to a constant exponent c.
 
     Forward     y = x^c
-    Backward    dx = dy c x^(c-1);  0 where c = 0, whatever x
+    Backward    dx = dy c x^(c-1);  0 where c = 0, whatever x, and where x = 0 for 0 < c < 1, as for sqrt
     Shapes      any.  Saves x.
     Small whole exponents are products: NumPy's x**3 is a hundred times slower than x*x*x.
     """
@@ -106,6 +106,8 @@ class Power(Op):
         x, exponent = saved
         if exponent == 0:
             return xp.zeros_like(dy)
+        if 0 < exponent < 1:  # the slope at 0 is infinite
+            return xp.where(x == 0, 0, dy * (exponent * _raise(xp.where(x == 0, 1, x), exponent - 1)))
         return dy * (exponent * _raise(x, exponent - 1))
 
 

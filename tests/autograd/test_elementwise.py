@@ -31,6 +31,14 @@ def test_norm_at_the_origin_has_gradient_zero():
     assert dx.tolist() == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("exponent", [0.5, 0.25])
+def test_a_root_written_as_a_power_has_gradient_zero_at_zero(exponent):
+    (dx,) = gradients(lambda x: x**exponent, [0.0, 1.0])
+    assert dx.tolist() == [0.0, exponent]
+    (dx,) = gradients(lambda x: (x * x).sum() ** exponent, [0.0, 0.0])
+    assert dx.tolist() == [0.0, 0.0]
+
+
 def test_relu_at_zero_has_gradient_zero():
     (dx,) = gradients(ag.relu, [-1.0, 0.0, -0.0, 2.0])
     assert dx.tolist() == [0.0, 0.0, 0.0, 1.0]

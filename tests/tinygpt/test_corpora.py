@@ -31,7 +31,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> str:
         raise ConnectionRefusedError("no network in tests")
 
-    monkeypatch.setattr(pooch, "retrieve", fail)
+    monkeypatch.setattr(corpora, "fetch_file", fail)
     monkeypatch.delenv("TINYGPT_DATA", raising=False)
 
 
@@ -240,13 +240,12 @@ def test_a_download_is_looked_for_in_tinygpt_data_then_in_the_cache(story: bytes
 def test_a_download_is_fetched_into_the_cache_in_silence(
     story: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def retrieve(url: str, known_hash: str, fname: str, path: Path) -> str:
-        assert (url, known_hash) == ("https://example.org/story", f"sha256:{hashlib.sha256(story).hexdigest()}")
-        pooch.get_logger().info("Downloading data from ...")
-        Path(path, fname).write_bytes(story)
-        return str(Path(path, fname))
+    def retrieve(url: str, path: Path, sha256: str, max_bytes: int) -> Path:
+        assert (url, sha256) == ("https://example.org/story", hashlib.sha256(story).hexdigest()) and max_bytes > len(story)
+        path.write_bytes(story)
+        return path
 
-    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    monkeypatch.setattr(corpora, "fetch_file", retrieve)
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path)
     assert fetch("story") == tmp_path / "story.txt"
     assert capfd.readouterr() == ("", "")
@@ -257,7 +256,7 @@ def test_a_download_without_network(cause: Exception, story: bytes, tmp_path: Pa
     def fail(*args: object, **kwargs: object) -> str:
         raise cause
 
-    monkeypatch.setattr(pooch, "retrieve", fail)
+    monkeypatch.setattr(corpora, "fetch_file", fail)
     with pytest.raises(ConnectionError) as caught:
         load_corpus("story", cache=tmp_path)
     assert str(caught.value) == (

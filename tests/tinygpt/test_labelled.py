@@ -7,7 +7,6 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-import pooch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -264,13 +263,13 @@ def test_sms_spam(monkeypatch):
 
 
 def archive(monkeypatch, member, content):
-    def retrieve(url, known_hash, fname, path):
-        with zipfile.ZipFile(Path(path, fname), "w") as file:
+    def retrieve(url, path, max_bytes):
+        with zipfile.ZipFile(path, "w") as file:
             file.writestr(member, content)
-        return str(Path(path, fname))
+        return path
 
     monkeypatch.delenv("TINYGPT_DATA", raising=False)
-    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    monkeypatch.setattr(corpora, "fetch_file", retrieve)
 
 
 def test_a_file_inside_an_archive_is_checked_and_kept(tmp_path, monkeypatch):

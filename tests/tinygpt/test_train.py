@@ -1,7 +1,5 @@
 import json
 import math
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -83,49 +81,6 @@ def test_evaluation_is_the_mean_over_tokens_and_leaves_the_mode():
     assert model.training
     some = windows.batch(BatchOrder(len(windows), 4, drop_last=False).epoch(0)[:8])
     assert evaluate(model, windows, 4, n_batches=2) == pytest.approx(model.loss(*some).item(), rel=1e-6)
-
-
-def test_ctrl_c_finishes_the_step_and_saves():
-    t, reporter, checkpoints = trainer(steps=1000, log_every=1), Silent(), []
-    update = t.update
-
-    def interrupted_at_three():
-        if t.result.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return update()
-
-    t.update = interrupted_at_three
-    before = signal.getsignal(signal.SIGINT)
-    result = t.run(reporter, checkpoints.append)
-    assert result.interrupted and result.step == 3 and len(checkpoints) == 1
-    assert reporter.notes[1:] == ["interrupted: step 3 of 1000 finished and saved"]
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_second_ctrl_c_stops_at_once():
-    t = trainer(steps=1000)
-
-    def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    t.update = twice
-    with pytest.raises(KeyboardInterrupt):
-        t.run(Silent())
-
-
-def test_a_loss_that_is_not_finite_stops_before_anything_is_saved():
-    t, checkpoints = trainer(log_every=1, eval_every=1), []
-    update = t.update
-
-    def broken():
-        loss, norm = update()
-        return (loss * float("nan"), norm) if t.result.step == 3 else (loss, norm)
-
-    t.update = broken
-    with pytest.raises(FloatingPointError, match=r"loss: nan at step 3 \(learning rate .*, gradient norm .*\), expected a finite number"):
-        t.run(Silent(), checkpoints.append)
-    assert len(checkpoints) == 2
 
 
 def test_bits_per_byte_does_not_depend_on_the_tokenizer():

@@ -1,0 +1,268 @@
+"""Exact resume: a run that is stopped, saved and gone on with is the run that was never stopped, bit for bit."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autograd import backend
+from tests.autograd.checks import numpy_only
+from tinygpt import GPT, GPTConfig, TrainConfig
+from tinygpt.checkpoint import Checkpoints, checkpoint_directory, load_training, new_run, save_checkpoint
+from tinygpt.classify import GPTClassifier, LabelledBatches
+from tinygpt.config import PretrainConfig
+from tinygpt.data import Windows
+from tinygpt.files import Lock
+from tinygpt.generate import generate
+from tinygpt.resume import FREE, WITH_OVERRIDE, check_changes
+from tinygpt.tokenizer import CharacterTokenizer
+from tinygpt.train import Trainer
+
+ROOT = Path(__file__).parent.parent.parent
+TOKENIZER = CharacterTokenizer.train("abcdefghijk")
+SHAPE = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=11, dropout=0.2)
+TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
+
+
+class Notes:
+    def __init__(self):
+        self.losses, self.notes = {}, []
+
+    def update(self, metrics):
+        self.losses[metrics.step] = metrics.loss_nats
+
+    def evaluated(self, step, validation_nats, best):
+        self.losses[f"validation {step}"] = validation_nats
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def trainer(seed=0, **changes):
+    config = {"lr": 1e-2, "warmup_steps": 3, "micro_batch": 2, "tokens_per_update": 48, "eval_every": 4, "log_every": 1, "seed": seed}
+    return Trainer(GPT(SHAPE, seed=seed), TrainConfig(**{**config, **changes}), Windows(TOKENS, 8, 3), Windows(TOKENS[:100], 8))
+
+
+def classifier(seed=0, **changes):
+    rng = np.random.default_rng(1)
+    items = LabelledBatches([rng.integers(0, 11, n) for n in rng.integers(1, 8, 40)], rng.integers(0, 2, 40))
+    model = GPTClassifier(GPT(SHAPE, seed=seed), TOKENIZER, ["no", "yes"], seed=seed)
+    config = {"lr": 1e-2, "warmup_steps": 3, "micro_batch": 4, "eval_every": 4, "log_every": 1, "seed": seed}
+    return Trainer(model, TrainConfig(**{**config, **changes}), items, items)
+
+
+def saver(run, t, **options):
+    checkpoints = Checkpoints(run, **options)
+    return checkpoints, lambda best: checkpoints.save(t.result.step, t.model, t.optimizer, TOKENIZER, t.progress(), best=best)
+
+
+def train(run, t):
+    notes = Notes()
+    checkpoints, save = saver(run, t)
+    t.run(notes, save)
+    checkpoints.finish()
+    return notes.losses
+
+
+def state(t):
+    o = t.optimizer
+    return [backend.to_host(a).tobytes() for a in (o.weight, o.m, o.v)] + [t.result.tokens_seen, t.result.best_validation_nats]
+
+
+@pytest.mark.parametrize("make", [trainer, classifier])
+@settings(max_examples=8)
+@given(n=st.integers(1, 11), seed=st.integers(0, 99))
+def test_training_equals_training_a_part_resuming_and_training_the_rest(make, n, seed, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    whole, part = make(seed, steps=12), make(seed, steps=12, stop_at=n)
+    losses = train(new_run(folder / "whole", "x"), whole)
+    run = new_run(folder / "parts", "x")
+    first = train(run, part)
+    rest = make(seed + 1, steps=12)  # other initial weights: all must come from the checkpoint
+    load_training(checkpoint_directory(run, "last"), rest)
+    assert rest.result.step == n
+    second = train(run, rest)
+    assert state(rest) == state(whole)
+    assert {**first, **second} == losses
+    if make is trainer:
+        ids = np.zeros((1, 1), int)
+        np.testing.assert_array_equal(generate(rest.model, ids, 20, seed=3).ids, generate(whole.model, ids, 20, seed=3).ids)
+
+
+def test_a_resumed_trainer_remembers_best_score_streams_and_notices(tmp_path):
+    t = trainer(steps=9)
+    run = new_run(tmp_path / "run", "x")
+    train(run, t)
+    again = trainer(steps=9)
+    progress = load_training(checkpoint_directory(run, "last"), again)
+    assert again.progress() | {"seconds": 0} == t.progress() | {"seconds": 0}
+    assert progress["streams"]["dropout"]["draw"] == t.model.dropout_stream.draw > 0
+    assert set(progress["streams"]) == {"init", "data_order", "dropout", "sampling"}
+    assert again.result.best_step == t.result.best_step > 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("step",), -1, r"training.json: step is -1, expected an integer >= 0; use another checkpoint"),
+        (("tokens_seen",), "many", r"tokens_seen is 'many', expected an integer"),
+        (("streams",), [], r"streams.data_order.n_items is None, expected an integer"),
+        (("streams", "dropout", "draw"), 1.5, r"streams.dropout.draw is 1.5, expected an integer"),
+        (("best_validation_nats",), True, r"best_validation_nats is True, expected a finite number"),
+        (("streams", "data_order", "n_items"), 7, r"saved with 7 items to learn from, expected 164 .* the data has changed"),
+        (("n_steps",), None, r"n_steps is None, expected an integer"),
+    ],
+)
+def test_wrong_values_in_the_training_state_are_named(tmp_path, keys, value, message):
+    t = trainer(steps=2)
+    run = new_run(tmp_path / "run", "x")
+    train(run, t)
+    path = checkpoint_directory(run, "last") / "training.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    place = fields
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_training(path.parent, trainer(steps=2))
+
+
+def test_a_checkpoint_without_training_state_cannot_be_resumed(tmp_path):
+    GPT(SHAPE).save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no training.json with training.safetensors, expected .* can be fine-tuned, not resumed"):
+        load_training(tmp_path, trainer())
+
+
+def test_every_setting_is_free_or_with_override_or_fixed_and_both_values_are_named():
+    config = PretrainConfig(model=SHAPE, train=TrainConfig())
+
+    def other(**changes):
+        return PretrainConfig(model=SHAPE, train=TrainConfig(**changes))
+
+    check_changes(config, other(steps=7, log_every=3, keep=9))
+    with pytest.raises(
+        ValueError, match=r"resume: --lr 0.5, expected 0.001 as in the run \(or --override\); leave the flag out. May change"
+    ):
+        check_changes(config, other(lr=0.5))
+    with pytest.raises(ValueError, match=r"--micro-batch 3, expected 16 as in the run; .* with --override: lr, "):
+        check_changes(config, other(micro_batch=3))
+    check_changes(config, PretrainConfig(model=SHAPE, train=TrainConfig(lr=0.5), override=True))
+    with pytest.raises(ValueError, match=r"--seed 3, expected 0 as in the run"):
+        check_changes(config, PretrainConfig(model=SHAPE, train=TrainConfig(seed=3), override=True))
+    assert not set(FREE) & set(WITH_OVERRIDE)
+
+
+# ---- the script --------------------------------------------------------------------------------------------------------------------------
+
+FLAGS = (
+    "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 16 --vocab-size 300 --micro-batch 2 --tokens-per-update 64 --dropout 0.1 "
+    "--eval-every 4 --eval-batches 2 --sample-tokens 8 --log-every 1 --warmup-steps 2"
+).split()
+
+
+def pretrain(folder, *argv, check=True, **environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AUTOGRAD_", "PYTEST_"))}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "pretrain.py"), *map(str, argv)],
+        cwd=folder, env={**kept, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, encoding="utf-8", timeout=120,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    words = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "a", "mat", "and", "looked\n"], 3000)
+    path.write_text(" ".join(words), encoding="utf-8")
+    return path
+
+
+def curves(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [(line["step"], line.get("loss_nats"), line.get("validation_nats"), line.get("gradient_norm")) for line in lines]
+
+
+@numpy_only
+def test_the_script_stops_resumes_and_refuses_what_contradicts_the_run(tmp_path, text):
+    pretrain(tmp_path, *FLAGS, "--corpus", text, "--steps", 9, "--run", "whole")
+    stopped = pretrain(tmp_path, *FLAGS, "--corpus", text, "--steps", 9, "--run", "parts", "--stop-at", 5)
+    assert "interrupted: step 5 of 9 finished and saved" in stopped.stdout and "--resume parts" in stopped.stdout
+    resumed = pretrain(tmp_path, "--resume", "parts")
+    assert re.search(r"resume     from parts.checkpoints.step-00000005, step 5 of 9, 320 tokens seen", resumed.stdout)
+    whole, parts = (checkpoint_directory(tmp_path / name, "last") for name in ("whole", "parts"))
+    for name in ("model.safetensors", "training.safetensors"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes()
+    assert curves(tmp_path / "whole") == curves(tmp_path / "parts")
+    sample = (tmp_path / "whole" / "samples.txt").read_text(encoding="utf-8")
+    assert sample == (tmp_path / "parts" / "samples.txt").read_text(encoding="utf-8")
+
+    refused = pretrain(tmp_path, "--resume", "parts", "--n-layer", 3, check=False)
+    assert refused.returncode == 1 and "error: resume: --n-layer 3, expected 1 as in the run" in refused.stderr
+    longer = pretrain(tmp_path, "--resume=parts", "--steps", 10)
+    assert "step    10/10" in longer.stdout
+    text_before = text.read_text(encoding="utf-8")
+    text.write_text(text_before + "more", encoding="utf-8")
+    changed = pretrain(tmp_path, "--resume", "parts", "--steps", 11, check=False)
+    text.write_text(text_before, encoding="utf-8")
+    assert changed.returncode == 1 and "the text has changed since the run began" in changed.stderr
+    missing = pretrain(tmp_path, "--resume", "nowhere", check=False)
+    assert missing.returncode == 1 and "error: nowhere: no config.json, expected the directory of a pretraining run" in missing.stderr
+
+
+@numpy_only
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_script_after_its_step_with_the_checkpoint_saved(tmp_path, text, number):
+    command = [sys.executable, str(ROOT / "examples" / "pretrain.py"), *FLAGS, "--corpus", str(text), "--steps", "100000", "--run", "run"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AUTOGRAD_", "PYTEST_"))}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env={**kept, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("step") and "/100000  loss" in line:
+            break
+    # While it trains, nobody else may write to its directory.
+    with pytest.raises(
+        BlockingIOError, match=rf"in use by process {process.pid} on .*, expected one writer at a time; wait for it or stop"
+    ):
+        Lock(tmp_path / "run").acquire()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    step = int(re.search(r"interrupted: step (\d+) of 100000 finished and saved", out)[1])
+    assert checkpoint_directory(tmp_path / "run", "last").name == f"step-{step:08d}"
+    with Lock(tmp_path / "run"):
+        pass  # free again
+
+
+def test_a_second_signal_stops_at_once():
+    t = trainer(steps=1000)
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    t.gradients = twice
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        t.run(Notes())
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_checkpoints_of_one_step_never_replace_each_other(tmp_path):
+    run = new_run(tmp_path / "run", "x")
+    t = trainer()
+    names = [save_checkpoint(run, 5, t.model, t.optimizer, TOKENIZER, t.progress(), best=False, keep=3).name for _ in range(4)]
+    assert names == ["step-00000005", "step-00000005-2", "step-00000005-3", "step-00000005-4"]
+    assert checkpoint_directory(run, "last").name == names[-1]
+    assert sorted(p.name for p in (run / "checkpoints").glob("step-*")) == names[1:]
