@@ -30,8 +30,9 @@ import numpy as np
 from autograd import backend
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.checkpoint import load
-from tinygpt.classify import GPTClassifier, LabelledBatches, Scores, encode, fit, set_trainable, tfidf_baseline
+from tinygpt.classify import GPTClassifier, LabelledBatches, Scores, encode, tfidf_baseline
 from tinygpt.cli import flags, run
+from tinygpt.finetune import Trainable, fit, set_trainable
 from tinygpt.labelled import LabelledData, LabelledText, Split, balance, load_labelled, split
 from tinygpt.tokenizer import Tokenizer, gpt2_tokenizer, train_tokenizer
 from tinygpt.train import Metrics
@@ -47,7 +48,7 @@ class SpamConfig:
     """Shape of a model with random weights; gpt2 takes GPT-2's tokenizer with it."""
     splits: int = 20
     """Random splits (clean) or seeds of the training (published)."""
-    trainable: Literal["head", "last-block", "all"] = "all"
+    trainable: Trainable = "all"
     """What is trained."""
     pooling: Literal["last", "mean", "first"] = "last"
     """Where the head looks."""

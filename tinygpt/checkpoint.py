@@ -127,9 +127,10 @@ def new_run(directory: str | Path | None, name: str) -> Path:
     return path
 
 
-def newest_run(below: str | Path = "runs", architecture: str = LANGUAGE_MODEL) -> Path:
+def newest_run(below: str | Path = "runs", architecture: str = LANGUAGE_MODEL, accept: Callable[[Path], bool] = lambda run: True) -> Path:
     """The run below `below` whose last checkpoint is the newest, among those of one architecture (as config.json names it).
 
+    accept   says of a run's directory whether it may be chosen
     Raises FileNotFoundError, saying what to do, if there is none.
     """
     pointers = sorted(Path(below).glob("*/checkpoints/last"), key=lambda p: p.stat().st_mtime)
@@ -137,6 +138,7 @@ def newest_run(below: str | Path = "runs", architecture: str = LANGUAGE_MODEL) -
         p
         for p in pointers
         if architecture in read_json(checkpoint_directory(p.parent.parent, "last") / "config.json").get("architectures", [])
+        and accept(p.parent.parent)
     ]
     if not pointers:
         raise FileNotFoundError(f"{below}: no run with a checkpoint, expected one; train first: python examples/pretrain.py")

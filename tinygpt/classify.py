@@ -1,7 +1,7 @@
 """Classification: a head on a pretrained GPT, its training, and an honest report of what it can do.
 
     classifier = GPTClassifier(gpt, tokenizer, labels=["ham", "spam"])
-    set_trainable(classifier, "last-block")                     # or "head", "all"
+    set_trainable(classifier, "last-block")                     # or "head", "all", "lora"; tinygpt.finetune
     fit(classifier, train, validation, config, reporter)        # batches: LabelledBatches(encode(...), targets)
     predictions = classifier.predict(["WINNER! Call now"])      # .labels, .probabilities
     classifier.save_pretrained("my"); classifier = GPTClassifier.from_pretrained("my")
@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -24,13 +24,11 @@ import numpy as np
 import autograd as ag
 from autograd import backend, nn
 from tinygpt.checkpoint import CLASSIFIER, checkpoint_directory, load_config, load_weights, read_json, save_pretrained, tokenizer_of
-from tinygpt.config import TrainConfig
+from tinygpt.finetune import pad
 from tinygpt.model import GPT, Head
 from tinygpt.tokenizer import Tokenizer
-from tinygpt.train import Reporter, Result, Trainer
 
 Pooling = Literal["last", "mean", "first"]
-Trainable = Literal["head", "last-block", "all"]
 
 # ---- texts to batches --------------------------------------------------------------------------------------------------------------------
 
@@ -59,18 +57,6 @@ def encode(
         n_cut += ids.size > n_positions
         sequences.append(ids[:n_positions])
     return sequences, n_cut
-
-
-def pad(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences of ids side by side, as long as the longest: ids (B, T) int64, and a mask (B, T) that is True for real tokens.
-
-    Padding stands on the right and has id 0; any id would do, because nothing real looks at it.
-    """
-    lengths = np.array([len(ids) for ids in sequences])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.zeros(mask.shape, dtype=np.int64)
-    ids[mask] = np.concatenate(sequences)
-    return ids, mask
 
 
 class LabelledBatches:
@@ -252,55 +238,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities (N, labels) of logits (N, labels), on the host."""
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     return p / p.sum(axis=1, keepdims=True)
-
-
-# ---- training ----------------------------------------------------------------------------------------------------------------------------
-
-
-def set_trainable(classifier: GPTClassifier, which: Trainable) -> int:
-    """Freezes all weights but those of the head, of head, last block and final norm, or none; returns how many can be trained.
-
-    Call it before an optimizer is made. Raises ValueError for another choice.
-    """
-    last = classifier.config.n_layer - 1
-    prefixes = {"head": ("score.",), "last-block": ("score.", f"transformer.h.{last}.", "transformer.ln_f."), "all": ("",)}
-    if which not in prefixes:
-        raise ValueError(f"trainable: {which!r}, expected one of {', '.join(prefixes)}; fewer weights train faster, more fit better")
-    n = 0
-    for name, p in classifier.named_parameters():
-        p.requires_grad = name.startswith(prefixes[which])
-        n += p.size if p.requires_grad else 0
-    return n
-
-
-def fit(
-    classifier: GPTClassifier,
-    train: LabelledBatches,
-    validation: LabelledBatches,
-    config: TrainConfig,
-    reporter: Reporter,
-    *,
-    on_checkpoint: Callable[[Trainer, bool], None] | None = None,
-    on_metrics: Callable[[dict[str, Any]], None] | None = None,
-) -> Result:
-    """Trains, and leaves the classifier with the weights of the best validation loss. Losses are in nats per text.
-
-    config          micro_batch counts texts; `patience` stops early
-    on_checkpoint   called as on_checkpoint(trainer, is_best) after each evaluation
-    """
-    trainer = Trainer(classifier, config, train, validation)
-    best: list[Any] = []
-
-    def keep(is_best: bool) -> None:
-        if is_best:
-            best[:] = [trainer.optimizer.weight.copy()]  # all trainable weights lie in this one array
-        if on_checkpoint:
-            on_checkpoint(trainer, is_best)
-
-    result = trainer.run(reporter, keep, on_metrics)
-    if best:
-        trainer.optimizer.weight[...] = best[0]
-    return result
 
 
 # ---- the report --------------------------------------------------------------------------------------------------------------------------

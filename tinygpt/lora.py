@@ -173,7 +173,9 @@ def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Ada
     config = config or LoraConfig()
     modules = dict(model.named_modules())
     if any(isinstance(module, LoraLinear) for module in modules.values()):
-        raise ValueError("add_lora: the model has an adapter already, expected one at most; merge that one for good, or load the model anew")
+        raise ValueError(
+            "add_lora: the model has an adapter already, expected one at most; merge that one for good, or load the model anew"
+        )
     linear = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
     for target in config.targets:
         if not any(_is_target(name, target) for name in linear):
@@ -253,7 +255,9 @@ def _read_config(path: Path) -> LoraConfig:
     """What an adapter_config.json says. Raises ValueError for what would change the result and is not supported."""
     fields = read_json(path)
     if fields.get("peft_type") != "LORA" or not all(key in fields for key in ("r", "lora_alpha", "target_modules")):
-        raise ValueError(f"{path}: peft_type {fields.get('peft_type')!r}, expected 'LORA' with r, lora_alpha and target_modules; re-save it")
+        raise ValueError(
+            f"{path}: peft_type {fields.get('peft_type')!r}, expected 'LORA' with r, lora_alpha and target_modules; re-save it"
+        )
     plain = {"bias": "none", "use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None}
     for key, value in plain.items():
         if fields.get(key, value) not in (value, None):

@@ -17,6 +17,9 @@ from autograd.optim import AdamW, warmup_cosine
 from tinygpt.config import TrainConfig
 from tinygpt.data import BatchOrder
 
+IGNORED = -100
+"""The target of a position that does not count: padding, or a prompt that is only to be read."""
+
 
 class Batches(Protocol):
     """What a model learns from, item by item: `tinygpt.data.Windows` of a token stream, or `tinygpt.classify.LabelledBatches`.
@@ -99,12 +102,13 @@ class Trainer:
         )
         self.optimizer.zero_grad()
         total = 0.0
-        for _ in range(self.accumulation):
-            batch = self.train_items.batch(next(self._batches))
+        batches = [self.train_items.batch(next(self._batches)) for _ in range(self.accumulation)]
+        n_targets = [count_targets(batch) for batch in batches]
+        for batch, n in zip(batches, n_targets, strict=True):
             loss = self.model.loss(*batch)
             self.result.tokens_seen += batch[0].size
             if self.accumulation > 1:
-                loss = loss * (1 / self.accumulation)
+                loss = loss * (n / sum(n_targets))  # each target counts the same, whichever micro-batch it is in
             loss.backward()
             total = total + loss.data
         norm = self.optimizer.step(max_norm=config.max_norm or None)
@@ -212,10 +216,15 @@ def evaluate(model: Any, items: Batches, batch_size: int, n_batches: int = 0) ->
             if n_batches and i >= n_batches:
                 break
             batch = items.batch(which)
-            total += float(model.loss(*batch).data) * batch[1].size
-            n += batch[1].size
+            total += float(model.loss(*batch).data) * count_targets(batch)
+            n += count_targets(batch)
     model.train(was_training)
     return total / n
+
+
+def count_targets(batch: tuple[np.ndarray, ...]) -> int:
+    """How many targets of a batch count in the loss: those that are not IGNORED."""
+    return int(np.count_nonzero(batch[1] != IGNORED))
 
 
 def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:

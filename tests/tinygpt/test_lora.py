@@ -231,7 +231,9 @@ def test_peft_reads_a_classifiers_adapter(tmp_path, bpe):
 
 def test_bad_input_is_named_and_changes_nothing(tmp_path):
     model = GPT(TINY)
-    with pytest.raises(ValueError, match=r"LoRA target 'c_atn': no such linear layer, expected one of attn.c_attn, .*; did you mean 'c_attn'"):
+    with pytest.raises(
+        ValueError, match=r"LoRA target 'c_atn': no such linear layer, expected one of attn.c_attn, .*; did you mean 'c_attn'"
+    ):
         add_lora(model, LoraConfig(targets=("c_atn",)))
     for wrong in ({"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}, {"targets": ()}):
         with pytest.raises(ValueError, match=r"expected rank >= 1, alpha > 0, 0 <= dropout < 1 and at least one target"):
