@@ -110,13 +110,15 @@ def one_split(config: SpamConfig, parts: Split, seed: int) -> dict[str, float]:
         return LabelledBatches(sequences, classifier.label_ids([row.label for row in rows]))
 
     train, validation, test = batches(parts.train), batches(parts.validation), batches(parts.test)
+    micro_batch = min(8, config.batch)
     per_epoch = len(train) // config.batch
     settings = TrainConfig(
         steps=config.epochs * per_epoch,
         lr=config.lr,
         warmup_steps=min(50, per_epoch),
         weight_decay=config.weight_decay,
-        micro_batch=config.batch,
+        micro_batch=micro_batch,
+        tokens_per_update=config.batch // micro_batch * micro_batch * gpt.config.n_positions,
         eval_every=-(-per_epoch // 2),  # rounded up
         patience=config.patience,
         log_every=config.epochs * per_epoch,

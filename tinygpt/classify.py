@@ -69,6 +69,7 @@ class LabelledBatches:
 
     def __init__(self, sequences: Sequence[np.ndarray], targets: np.ndarray, class_weights: np.ndarray | None = None) -> None:
         self.sequences, self.targets, self.class_weights = sequences, np.asarray(targets), class_weights
+        self.lengths = np.array([len(ids) for ids in sequences])
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -163,11 +164,11 @@ class GPTClassifier(nn.Module):
         return self.score(ag.cast(h, self.score.weight.dtype))  # (B, labels)
 
     def loss(self, ids: Any, targets: Any, attention_mask: Any = None, weights: Any = None) -> ag.Tensor:
-        """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the weighted mean, divided by their sum."""
+        """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy."""
         logits = self.forward(ids, attention_mask)
         if weights is None:
             return ag.cross_entropy(logits, targets)
-        share = backend.to_device(np.asarray(weights) / np.sum(weights), logits.dtype)
+        share = backend.to_device(np.asarray(weights) / len(weights), logits.dtype)
         log_p = ag.log_softmax(logits)[np.arange(len(targets)), np.asarray(targets)]  # (B,)
         return -(log_p * ag.Tensor(share)).sum()
 

@@ -291,22 +291,25 @@ def split(data: LabelledData, fractions: tuple[float, float, float] = (0.7, 0.1,
 
 
 def deal_groups(groups: Sequence[int], shares: Sequence[float], rng: np.random.Generator) -> dict[int, int]:
-    """The part of each group, given the group of each row (rows,): whole groups in random order, each where the middle of its rows falls.
+    """The part of each group, given the group of each row (rows,): whole groups in random order, each to the first part that has room.
 
-    shares   of the rows, one per part; they are met up to the size of a group. No part stays empty if there are enough groups.
+    shares   of the rows, one per part; met exactly unless large groups prevent it. No part stays empty if there are enough groups.
     """
-    sizes_of = Counter(groups)  # in order of appearance
-    if not sizes_of:
+    sizes = Counter(groups)  # in order of appearance
+    if not sizes:
         return {}
-    drawn = [list(sizes_of)[i] for i in rng.permutation(len(sizes_of))]
-    sizes = np.array([sizes_of[group] for group in drawn])
-    ends = np.cumsum(shares) / sum(shares)
-    ends[-1] = 1  # whatever rounding says
-    part = np.searchsorted(ends, (np.cumsum(sizes) - sizes / 2) / sizes.sum())
-    for empty in set(range(len(shares))) - set(part.tolist()):
-        largest = np.bincount(part).argmax()
-        part[np.flatnonzero(part == largest)[-1]] = empty
-    return dict(zip(drawn, part.tolist(), strict=True))
+    ends = np.rint(np.cumsum(shares) / sum(shares) * len(groups))
+    room = np.diff(ends, prepend=0)  # (parts,) rows that each may still take
+    drawn = [list(sizes)[i] for i in rng.permutation(len(sizes))]
+    part_of: dict[int, int] = {}
+    for group in drawn:
+        fits = np.flatnonzero(room >= sizes[group])
+        part_of[group] = int(fits[0] if len(fits) else room.argmax())
+        room[part_of[group]] -= sizes[group]
+    for empty in set(range(len(shares))) - set(part_of.values()):
+        largest = Counter(part_of.values()).most_common(1)[0][0]
+        part_of[next(group for group in reversed(drawn) if part_of[group] == largest)] = empty
+    return part_of
 
 
 # ---- columns ---------------------------------------------------------------------------------------------------------------------------

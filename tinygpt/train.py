@@ -25,6 +25,7 @@ class Batches(Protocol):
     """What a model learns from, item by item: `tinygpt.data.Windows` of a token stream, or `tinygpt.classify.LabelledBatches`.
 
     batch(which)   (ids, targets, ...) of the items numbered `which`: the arguments of the model's `loss`
+    lengths        where items differ in length: (N,) tokens of each, so that micro-batches of similar ones can be made
     """
 
     def __len__(self) -> int: ...
@@ -81,7 +82,8 @@ class Trainer:
         self.model, self.config = model.compute_in(config.dtype), config
         self.train_items, self.validation_items = train, validation
         self.accumulation = config.accumulation(model.config.n_positions)
-        self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1)
+        lengths = getattr(train, "lengths", None)
+        self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=self.accumulation)
         self.optimizer = AdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
         self.result = Result()
         self._batches = self.order.batches()
