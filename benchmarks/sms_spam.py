@@ -32,8 +32,9 @@ from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.checkpoint import load
 from tinygpt.classify import GPTClassifier, LabelledBatches, Scores, encode, tfidf_baseline
 from tinygpt.cli import flags, run
-from tinygpt.finetune import Trainable, fit, set_trainable
+from tinygpt.finetune import Trainable, fit, n_trainable, set_trainable
 from tinygpt.labelled import LabelledData, LabelledText, Split, balance, load_labelled, split
+from tinygpt.lora import LoraConfig
 from tinygpt.tokenizer import Tokenizer, gpt2_tokenizer, train_tokenizer
 from tinygpt.train import Metrics
 
@@ -50,14 +51,20 @@ class SpamConfig:
     """Random splits (clean) or seeds of the training (published)."""
     trainable: Trainable = "all"
     """What is trained."""
-    pooling: Literal["last", "mean", "first"] = "last"
+    rank: int = 8
+    """LoRA's rank."""
+    targets: tuple[str, ...] = ("c_attn",)
+    """Layers that LoRA corrects."""
+    pooling: Literal["last", "mean", "first"] = "mean"
     """Where the head looks."""
-    epochs: int = 5
+    epochs: int = 3
     """Passes over the training rows, at most."""
-    batch: int = 8
+    batch: int = 16
     """Texts per update."""
     lr: float = 5e-4
     """Peak learning rate."""
+    token_dropout: float = 0.0
+    """Share of the training texts' tokens left out, other ones each time."""
     weight_decay: float = 0.1
     """AdamW's decay, on matrices only."""
     patience: int = 0
@@ -103,13 +110,13 @@ def one_split(config: SpamConfig, parts: Split, seed: int) -> dict[str, float]:
     """Accuracies on the test part, of the classifier and of the baselines, and seconds of training."""
     gpt, tokenizer = starting_point(config, [row.text for row in parts.train], seed)
     classifier = GPTClassifier(gpt, tokenizer, ["ham", "spam"], pooling=config.pooling, seed=seed)
-    set_trainable(classifier, config.trainable)
+    set_trainable(classifier, config.trainable, LoraConfig(rank=config.rank, targets=config.targets), seed)
 
-    def batches(rows: list[LabelledText]) -> LabelledBatches:
+    def batches(rows: list[LabelledText], token_dropout: float = 0.0) -> LabelledBatches:
         sequences, _ = encode([row.text for row in rows], tokenizer, gpt.config.n_positions, truncate=True)
-        return LabelledBatches(sequences, classifier.label_ids([row.label for row in rows]))
+        return LabelledBatches(sequences, classifier.label_ids([row.label for row in rows]), token_dropout=token_dropout, seed=seed)
 
-    train, validation, test = batches(parts.train), batches(parts.validation), batches(parts.test)
+    train, validation, test = batches(parts.train, config.token_dropout), batches(parts.validation), batches(parts.test)
     micro_batch = min(8, config.batch)
     per_epoch = len(train) // config.batch
     settings = TrainConfig(
@@ -134,7 +141,7 @@ def one_split(config: SpamConfig, parts: Split, seed: int) -> dict[str, float]:
     for analyzer in ("word", "characters"):
         predicted = tfidf_baseline([row.text for row in parts.train], train.targets, [row.text for row in parts.test], analyzer)
         found[f"tfidf_{analyzer}"] = Scores.of(labels, test.targets, predicted).accuracy
-    return found | {"train_s": seconds, "n_train": len(train), "n_test": len(test)}
+    return found | {"trainable_weights": n_trainable(classifier), "train_s": seconds, "n_train": len(train), "n_test": len(test)}
 
 
 def interval(differences: np.ndarray, test_per_training_row: float) -> tuple[float, float]:
@@ -144,6 +151,21 @@ def interval(differences: np.ndarray, test_per_training_row: float) -> tuple[flo
     k = len(differences)
     deviation = math.sqrt((1 / k + test_per_training_row) * float(differences.var(ddof=1)))
     return float(differences.mean()), float(stats.t.ppf(0.975, k - 1)) * deviation
+
+
+def settings_of(config: SpamConfig) -> dict[str, object]:
+    """What decides the result of a split."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(config).items() if key not in ("splits", "out")}
+
+
+def finished(config: SpamConfig) -> list[dict[str, float]]:
+    """Results that --out holds already, from the first split on: an interrupted run goes on where it was."""
+    if not config.out or not Path(config.out).is_file():
+        return []
+    mine = settings_of(config)
+    records = [json.loads(line) for line in Path(config.out).read_text(encoding="utf-8").splitlines()]
+    results = [{k: v for k, v in r.items() if k not in mine} for r in records if all(r.get(k) == v for k, v in mine.items())]
+    return [r for i, r in enumerate(results) if r["seed"] == i]
 
 
 def main() -> None:
@@ -157,14 +179,14 @@ def main() -> None:
         f"backend  {backend.reason}\nmachine  {platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}\n{config}\n"
     )
 
-    results = []
-    for seed in range(n_splits):
+    results = finished(config)[:n_splits]
+    for seed in range(len(results), n_splits):
         parts = published_split(data) if config.protocol == "published" else clean_split(data, seed)
         results.append({"seed": seed, **one_split(config, parts, seed)})
         print("  ".join(f"{key} {value:.4g}" for key, value in results[-1].items()), flush=True)
         if config.out:
             with Path(config.out).open("a", encoding="utf-8", newline="\n") as file:
-                file.write(json.dumps(dataclasses.asdict(config) | results[-1]) + "\n")
+                file.write(json.dumps(settings_of(config) | results[-1]) + "\n")
 
     print()
     for key in ("accuracy", "tfidf_word", "tfidf_characters"):
