@@ -132,6 +132,8 @@ def main() -> None:
         sequences[name], n = encode([r.text for r in rows], tokenizer, gpt.config.n_positions, truncate=config.truncate, places=places)
         targets[name] = classifier.label_ids([row.label for row in rows])
         n_cut += n
+    lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
+    adapter = set_trainable(classifier, config.trainable, lora, config.seed)
 
     directory = new_run(config.run, Path(config.data).stem)
     record = dataclasses.asdict(config) | {"base": base, "labels": labels, "data_source": data.source}
@@ -164,8 +166,6 @@ def main() -> None:
     say(table("before training: accuracy and balanced accuracy on test texts", rivals))
 
     # Training.
-    lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
-    adapter = set_trainable(classifier, config.trainable, lora, config.seed)
     batch = min(config.batch, len(parts.train))
     steps_per_epoch = len(parts.train) // batch
     settings = TrainConfig(

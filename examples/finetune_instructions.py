@@ -143,6 +143,8 @@ def main() -> None:
     if config.show_masked:
         Progress(1).console.print(masked)
         return
+    lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
+    adapter = set_trainable(gpt, config.trainable, lora, config.seed)
     directory = new_run(config.run, Path(config.data).stem)
     record = dataclasses.asdict(config) | {"base": base, "data_source": data.source}
     (directory / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -165,8 +167,6 @@ def main() -> None:
     print(f"\nbefore     held-out loss {loss_before:.3f} nats per token; {score_answers(before, expected)}")
 
     # Training.
-    lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
-    adapter = set_trainable(gpt, config.trainable, lora, config.seed)
     micro_batch = min(4, len(train))
     batch = max(min(config.batch, len(train)) // micro_batch, 1) * micro_batch
     per_epoch = len(train) // batch
