@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
     rows = [{"instruction": f"Return {a} of {b}", "output": f"the {a}"} for a in ("axis", "array", "mean") for b in "abcdefghijklmnop"]
     (folder / "mine.json").write_text(json.dumps(rows), encoding="utf-8")
     (folder / "long.json").write_text(json.dumps([*rows, {"instruction": "x", "output": "array " * 99}]), encoding="utf-8")
+    (folder / "wide.json").write_text(json.dumps([{"instruction": f"array {i} " * 50, "output": "a"} for i in range(9)]), encoding="utf-8")
     return folder
 
 
@@ -70,12 +71,7 @@ def test_your_own_file_becomes_an_assistant_with_a_report(folder):
 
 def test_lora_leaves_an_adapter_and_a_merged_model(folder):
     pytest.importorskip("matplotlib", reason="needs the extra plot")
-    flags = "--data mine.json --trainable lora --rank 2 --epochs 2 --lr 0.02 --prompt-style alpaca --truncate --run thin".split()
-    (folder / "short.json").write_text(json.dumps([{"instruction": f"mean {i}", "output": "a"} for i in range(20)]), encoding="utf-8")
-    flags[1] = "short.json"
-    err = example(*flags, cwd=folder, ok=False)  # the Alpaca prompt alone is longer than this model's context
-    assert err.startswith("error: short.json: record ") and "--prompt-style phi3" in err and not (folder / "thin").exists()
-    flags[flags.index("alpaca")] = "phi3"
+    flags = "--data mine.json --trainable lora --rank 2 --epochs 2 --lr 0.02 --run thin".split()
     out = example(*flags, cwd=folder)
     assert "training   lora: " in out and (folder / "thin" / "loss.png").is_file()
     merged, _ = load(folder / "thin")
@@ -105,6 +101,7 @@ def test_the_default_data_needs_no_file_and_no_run(tmp_path):
     ("flags", "message"),
     [
         ("--data long.json", "long.json: record 49: "),
+        ("--data wide.json --truncate", ": a prompt of "),
         ("--data nowhere.json", "data 'nowhere.json': no such file"),
         ("--data mine.json --output-column text", "mine.json: no column 'text', expected one of 'instruction', 'output'"),
         ("--data mine.json --trainable head", "trainable: 'head', expected one of last-block, all, lora"),
