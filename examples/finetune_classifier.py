@@ -167,13 +167,15 @@ def main() -> None:
 
     # Training.
     batch = min(config.batch, len(parts.train))
+    micro_batch = 8 if batch % 8 == 0 else batch  # in micro-batches of similar lengths there is less padding
     steps_per_epoch = len(parts.train) // batch
     settings = TrainConfig(
         steps=config.epochs * steps_per_epoch,
         lr=config.lr,
         warmup_steps=min(config.warmup_steps, config.epochs * steps_per_epoch // 2),
         weight_decay=config.weight_decay,
-        micro_batch=batch,
+        micro_batch=micro_batch,
+        tokens_per_update=batch * gpt.config.n_positions,
         eval_every=-(-steps_per_epoch // 2),  # rounded up
         patience=config.patience,
         log_every=max(steps_per_epoch // 8, 1),

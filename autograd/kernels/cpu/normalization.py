@@ -42,14 +42,18 @@ class LayerNormBlocked(LayerNorm):
         return y.reshape(x.shape), (n.reshape(x.shape), r.reshape(*x.shape[:-1], 1), gamma)
 
     @staticmethod
-    def backward(saved: Any, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def backward(
+        saved: Any, dy: np.ndarray, *, needs: tuple[bool, bool, bool] = (True, True, True)
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:  # fmt: skip
         n, r, gamma = saved
         c = n.shape[-1]
         shape = (rows_of(n.shape), c)
         ns, rs, dys = n.reshape(shape), r.reshape(-1, 1), dy.reshape(shape)
         dx = np.empty(shape, dtype=n.dtype)
 
-        def block(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        frozen = not (needs[1] or needs[2])
+
+        def block(part: slice) -> tuple[np.ndarray, ...]:
             q, out = dys[part] * gamma, dx[part]
             a = np.einsum("ij,ij->i", q, ns[part])[:, None]
             a *= 1 / c
@@ -59,7 +63,7 @@ class LayerNormBlocked(LayerNorm):
             np.subtract(q, out, out=out)
             out -= b
             out *= rs[part]
-            return np.einsum("ij,ij->j", dys[part], ns[part]), dys[part].sum(axis=0)
+            return () if frozen else (np.einsum("ij,ij->j", dys[part], ns[part]), dys[part].sum(axis=0))
 
-        dgamma, dbeta = row_sums(len(ns), c * n.itemsize, block)
+        dgamma, dbeta = row_sums(len(ns), c * n.itemsize, block) or (None, None)
         return dx.reshape(n.shape), dgamma, dbeta
