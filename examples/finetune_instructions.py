@@ -2,10 +2,10 @@
 
     python examples/finetune_instructions.py
 
-About three minutes on two CPU cores, no network: "What does numpy.argsort do?", and the first sentence of its docstring. Starts from the
+About two minutes on two CPU cores, no network: "What does numpy.argsort do?", and the first sentence of its docstring. Starts from the
 newest pretrained run under runs/ (python examples/pretrain.py makes one); if there is none, a small model is pretrained first, which
-takes about a minute. Leaves a run directory with report.txt, answers.json, loss.png and the model. Expect the loss on questions that it
-has never seen to fall by more than half, and answers in the right form; what a function with an unknown name does, it has to guess.
+takes about a minute of it. Leaves a run directory with report.txt, answers.json, loss.png and the model. Expect the loss on answers that
+it has never seen to fall, and answers in the right form; what a function with an unknown name does, it has to guess.
 
 More: --data FILE takes your own instructions (json, jsonl, csv, tsv, txt with instruction, perhaps input, and output), --data instructions
 1,100 of all kinds; --trainable lora trains thin matrices only; --show-masked prints what the loss counts; --ask RUN talks to a trained
@@ -18,6 +18,8 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from autograd import backend
 from tinygpt import TrainConfig
@@ -156,7 +158,8 @@ def main() -> None:
 
     # Before training: loss and answers on rows that are never trained on.
     train, validation, test = (InstructionBatches(sequences[name], config.mask_prompt) for name in ("train", "validation", "test"))
-    asked = parts.test[: config.test_answers or None]
+    drawn = np.random.default_rng(config.seed).permutation(len(parts.test))[: config.test_answers or None]
+    asked = [parts.test[i] for i in sorted(drawn)]
     expected = [row.output for row in asked]
 
     def measure() -> tuple[float, list[str]]:
@@ -201,7 +204,7 @@ def main() -> None:
     write_answers(directory / "answers.json", asked, before, after)
     say(
         table(
-            f"on {len(parts.test)} test rows: loss in nats per token of the answers; scores of the first {len(asked)} answers",
+            f"on {len(parts.test)} test rows: loss in nats per token of the answers; scores of {len(asked)} answers",
             {
                 "before": f"{loss_before:.3f}  {score_answers(before, expected)}",
                 "after": f"{loss_after:.3f}  {score_answers(after, expected)}",
