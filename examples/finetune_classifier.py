@@ -10,6 +10,7 @@ More: --data FILE classifies your own texts (txt, csv, tsv, json, jsonl; columns
 --label-column), --data sms-spam finds spam, --ask RUN tries a trained classifier on what you type, --help lists every flag.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -21,29 +22,26 @@ from typing import Literal
 import numpy as np
 
 from autograd import backend
-from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.checkpoint import load, new_run, newest_run, save_checkpoint
+from tinygpt import TrainConfig
+from tinygpt.checkpoint import new_run, save_checkpoint
 from tinygpt.classify import (
     GPTClassifier,
     LabelledBatches,
     Scores,
     balanced_weights,
     encode,
-    fit,
     majority_baseline,
     plot_confusion,
     prompt_room,
     prompted,
-    set_trainable,
     softmax,
     tfidf_baseline,
     worst_mistakes,
 )
 from tinygpt.cli import Progress, flags, run, table
-from tinygpt.corpora import load_corpus
-from tinygpt.data import Windows, encode_documents
+from tinygpt.finetune import Trainable, fit, n_trainable, pretrain_small, set_trainable, starting_point
 from tinygpt.labelled import LabelledText, balance, check, load_labelled, split
-from tinygpt.tokenizer import Tokenizer, train_tokenizer
+from tinygpt.lora import LoraConfig
 from tinygpt.train import MetricsFile, Trainer, plot_loss
 
 
@@ -59,8 +57,16 @@ class ClassifyConfig:
     """Run or checkpoint to start from; "random" for random weights; default: the newest pretrained run below runs/."""
     pretrain_steps: int = 450
     """Where there is no run yet: updates of the small model that is pretrained first."""
-    trainable: Literal["head", "last-block", "all"] = "all"
-    """What is trained: the new head, head and last block, or every weight."""
+    trainable: Trainable = "all"
+    """What is trained: the new head, head and last block, every weight, or head and thin matrices beside the frozen layers (LoRA)."""
+    rank: int = 8
+    """LoRA's rank."""
+    alpha: float = 16.0
+    """LoRA's scale: corrections count alpha / rank times."""
+    lora_dropout: float = 0.0
+    """Probability of dropping the inputs of LoRA's matrices while training."""
+    targets: tuple[str, ...] = ("c_attn",)
+    """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj."""
     pooling: Literal["last", "mean", "first"] = "last"
     """Where the head looks: at the last token, the mean of all, or the first."""
     balance: Literal["none", "under", "over"] = "none"
@@ -107,7 +113,7 @@ def main() -> None:
     print(f"data       {data.source}", *data.notes, sep="\n           ")
     parts = split(data, config.fractions, seed=config.seed, stratified=config.stratified)
     parts.train = balance(parts.train, config.balance, config.seed)
-    gpt, tokenizer, base = starting_point(config, [row.text for row in parts.train])
+    gpt, tokenizer, base = starting_point(config.base, [row.text for row in parts.train], lambda: pretrain(config), config.seed)
     print(f"base       {base}: {gpt.n_parameters():,} weights, context {gpt.config.n_positions}")
     labels = data.labels
     classifier = GPTClassifier(gpt, tokenizer, labels, pooling=config.pooling, seed=config.seed)
@@ -126,6 +132,8 @@ def main() -> None:
         sequences[name], n = encode([r.text for r in rows], tokenizer, gpt.config.n_positions, truncate=config.truncate, places=places)
         targets[name] = classifier.label_ids([row.label for row in rows])
         n_cut += n
+    lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
+    adapter = set_trainable(classifier, config.trainable, lora, config.seed)
 
     directory = new_run(config.run, Path(config.data).stem)
     record = dataclasses.asdict(config) | {"base": base, "labels": labels, "data_source": data.source}
@@ -158,15 +166,16 @@ def main() -> None:
     say(table("before training: accuracy and balanced accuracy on test texts", rivals))
 
     # Training.
-    n_trainable = set_trainable(classifier, config.trainable)
     batch = min(config.batch, len(parts.train))
+    micro_batch = 8 if batch % 8 == 0 else batch  # in micro-batches of similar lengths there is less padding
     steps_per_epoch = len(parts.train) // batch
     settings = TrainConfig(
         steps=config.epochs * steps_per_epoch,
         lr=config.lr,
         warmup_steps=min(config.warmup_steps, config.epochs * steps_per_epoch // 2),
         weight_decay=config.weight_decay,
-        micro_batch=batch,
+        micro_batch=micro_batch,
+        tokens_per_update=batch * gpt.config.n_positions,
         eval_every=-(-steps_per_epoch // 2),  # rounded up
         patience=config.patience,
         log_every=max(steps_per_epoch // 8, 1),
@@ -174,11 +183,15 @@ def main() -> None:
     )
     weights = balanced_weights(targets["train"], len(labels)) if config.class_weights else None
     print(
-        f"\ntraining   {config.trainable}: {n_trainable:,} of {classifier.n_parameters():,} weights, {settings.steps} updates of {batch} texts"
+        f"\ntraining   {config.trainable}: {n_trainable(classifier):,} of {classifier.n_parameters():,} weights, "
+        f"{settings.steps} updates of {batch} texts"
     )
 
     def checkpoint(trainer: Trainer, is_best: bool) -> None:
-        save_checkpoint(directory, trainer.result.step, classifier, trainer.optimizer, tokenizer, trainer.progress(), best=is_best)
+        if adapter and is_best:
+            adapter.save(directory / "adapter", base)
+        with adapter.merged() if adapter else contextlib.nullcontext():
+            save_checkpoint(directory, trainer.result.step, classifier, trainer.optimizer, tokenizer, trainer.progress(), best=is_best)
 
     train = LabelledBatches(sequences["train"], targets["train"], weights)
     validation = LabelledBatches(sequences["validation"], targets["validation"])
@@ -225,34 +238,9 @@ def figures(scores: Scores) -> str:
     return f"{scores.accuracy:.3f}  {scores.balanced_accuracy:.3f}"
 
 
-def starting_point(config: ClassifyConfig, texts: list[str]) -> tuple[GPT, Tokenizer, str]:
-    """Model, tokenizer and where they come from."""
-    if config.base == "random":
-        tokenizer = train_tokenizer("bpe", texts, 2048)
-        shape = GPTConfig.preset("laptop", vocab_size=tokenizer.n_vocab)
-        return GPT(shape, seed=config.seed), tokenizer, "random weights"
-    try:
-        base = Path(config.base) if config.base else newest_run()
-    except FileNotFoundError:
-        print("base       no pretrained run yet: pretraining a small model first (python examples/pretrain.py makes a better one)\n")
-        base = pretrain_small(config)
-    return *load(base), str(base)
-
-
-def pretrain_small(config: ClassifyConfig) -> Path:
-    """A minute's worth of examples/pretrain.py, where every step is explained."""
-    corpus = load_corpus("docs")
-    texts = [document.text for document in corpus.train]
-    tokenizer = train_tokenizer("bpe", texts, 2048)
-    shape = GPTConfig(n_layer=4, n_head=4, n_embd=128, n_positions=128, vocab_size=tokenizer.n_vocab)
-    steps = config.pretrain_steps
-    settings = TrainConfig(steps=steps, lr=2e-3, eval_every=steps, log_every=max(steps // 10, 1), eval_batches=20, seed=config.seed)
-    validation = Windows(encode_documents([document.text for document in corpus.validation], tokenizer), shape.n_positions)
-    trainer = Trainer(GPT(shape, seed=config.seed), settings, Windows(encode_documents(texts, tokenizer), shape.n_positions), validation)
-    directory = new_run(None, "docs-small")
-    with Progress(steps) as progress:
-        trainer.run(progress)
-    save_checkpoint(directory, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=True)
+def pretrain(config: ClassifyConfig) -> Path:
+    print("base       no pretrained run yet: pretraining a small model first (python examples/pretrain.py makes a better one)\n")
+    directory = pretrain_small(config.pretrain_steps, Progress, config.seed)
     print()
     return directory
 

@@ -63,7 +63,7 @@ def main() -> None:
 
     # Model and trainer, if they fit into memory.
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
-    print(f"memory     {check_memory(shape, config.train.micro_batch)}")
+    print(f"memory     {check_memory(shape, config.train.micro_batch, recompute=config.train.recompute)}")
     model = GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute)
     trainer = Trainer(model, config.train, train_windows, validation_windows)
     print(

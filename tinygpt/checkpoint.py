@@ -131,16 +131,18 @@ def why(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-def newest_run(below: str | Path = "runs", architecture: str = LANGUAGE_MODEL) -> Path:
+def newest_run(below: str | Path = "runs", architecture: str = LANGUAGE_MODEL, accept: Callable[[Path], bool] = lambda run: True) -> Path:
     """The run below `below` whose last checkpoint is the newest, among those of one architecture (as config.json names it).
 
+    accept   says of a run's directory whether it may be chosen
     Raises FileNotFoundError, saying what to do, if there is none.
     """
     pointers = sorted(Path(below).glob("*/checkpoints/last"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in pointers:
-        last = path.parent / pointer(path.parent.parent, "last")
-        if (last / "config.json").is_file() and architecture in architectures(last):
-            return path.parent.parent
+        run = path.parent.parent
+        last = path.parent / pointer(run, "last")
+        if (last / "config.json").is_file() and architecture in architectures(last) and accept(run):
+            return run
     raise FileNotFoundError(f"{below}: no run with a checkpoint, expected one; train first: python examples/pretrain.py")
 
 

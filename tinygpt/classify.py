@@ -1,7 +1,7 @@
 """Classification: a head on a pretrained GPT, its training, and an honest report of what it can do.
 
     classifier = GPTClassifier(gpt, tokenizer, labels=["ham", "spam"])
-    set_trainable(classifier, "last-block")                     # or "head", "all"
+    set_trainable(classifier, "last-block")                     # or "head", "all", "lora"; tinygpt.finetune
     fit(classifier, train, validation, config, reporter)        # batches: LabelledBatches(encode(...), targets)
     predictions = classifier.predict(["WINNER! Call now"])      # .labels, .probabilities
     classifier.save_pretrained("my"); classifier = GPTClassifier.from_pretrained("my")
@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -24,14 +24,12 @@ import numpy as np
 import autograd as ag
 from autograd import backend, nn
 from tinygpt.checkpoint import checkpoint_directory, tokenizer_of
-from tinygpt.config import TrainConfig
+from tinygpt.finetune import pad
 from tinygpt.model import GPT, Head
 from tinygpt.tokenizer import Tokenizer
-from tinygpt.train import Reporter, Result, Trainer
 from tinygpt.weights import CLASSIFIER, load_config, load_weights, read_json, save_pretrained
 
 Pooling = Literal["last", "mean", "first"]
-Trainable = Literal["head", "last-block", "all"]
 
 # ---- texts to batches --------------------------------------------------------------------------------------------------------------------
 
@@ -62,37 +60,46 @@ def encode(
     return sequences, n_cut
 
 
-def pad(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences of ids side by side, as long as the longest: ids (B, T) int64, and a mask (B, T) that is True for real tokens.
-
-    Padding stands on the right and has id 0; any id would do, because nothing real looks at it.
-    """
-    lengths = np.array([len(ids) for ids in sequences])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.zeros(mask.shape, dtype=np.int64)
-    ids[mask] = np.concatenate(sequences)
-    return ids, mask
-
-
 class LabelledBatches:
     """Labelled sequences as a trainer wants them: by number, padded to the longest of the batch.
 
     sequences       ids of each text
     targets         (N,) numbers of the labels
     class_weights   (labels,) how much a text of each label counts, or None: all the same
+    token_dropout   probability of leaving each token out, anew each time: for training texts, so that no single word decides
+    seed            of what is left out
     """
 
-    def __init__(self, sequences: Sequence[np.ndarray], targets: np.ndarray, class_weights: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        sequences: Sequence[np.ndarray],
+        targets: np.ndarray,
+        class_weights: np.ndarray | None = None,
+        *,
+        token_dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= token_dropout < 1:
+            raise ValueError(f"token_dropout: {token_dropout}, expected 0 <= p < 1; p is the share of tokens that is left out")
         self.sequences, self.targets, self.class_weights = sequences, np.asarray(targets), class_weights
+        self.lengths = np.array([len(ids) for ids in sequences])
+        self.token_dropout, self._rng = token_dropout, np.random.default_rng([seed, 3])
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def batch(self, which: np.ndarray) -> tuple[Any, ...]:
         """(ids (B, T), targets (B,), mask (B, T), weights (B,) or None): the arguments of `GPTClassifier.loss`."""
-        ids, mask = pad([self.sequences[i] for i in which])
+        ids, mask = pad([self._thinned(self.sequences[i]) for i in which])
         targets = self.targets[which]
         return ids, targets, mask, None if self.class_weights is None else self.class_weights[targets]
+
+    def _thinned(self, ids: np.ndarray) -> np.ndarray:
+        """The sequence without the tokens that are dropped; never without all of them."""
+        if not self.token_dropout:
+            return ids
+        kept = ids[self._rng.random(len(ids)) >= self.token_dropout]
+        return kept if len(kept) else ids
 
 
 def balanced_weights(targets: np.ndarray, n_labels: int) -> np.ndarray:
@@ -178,11 +185,11 @@ class GPTClassifier(nn.Module):
         return self.score(ag.cast(h, self.score.weight.dtype))  # (B, labels)
 
     def loss(self, ids: Any, targets: Any, attention_mask: Any = None, weights: Any = None) -> ag.Tensor:
-        """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the weighted mean, divided by their sum."""
+        """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy."""
         logits = self.forward(ids, attention_mask)
         if weights is None:
             return ag.cross_entropy(logits, targets)
-        share = backend.to_device(np.asarray(weights) / np.sum(weights), logits.dtype)
+        share = backend.to_device(np.asarray(weights) / len(weights), logits.dtype)
         log_p = ag.log_softmax(logits)[np.arange(len(targets)), np.asarray(targets)]  # (B,)
         return -(log_p * ag.Tensor(share)).sum()
 
@@ -254,55 +261,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities (N, labels) of logits (N, labels), on the host."""
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     return p / p.sum(axis=1, keepdims=True)
-
-
-# ---- training ----------------------------------------------------------------------------------------------------------------------------
-
-
-def set_trainable(classifier: GPTClassifier, which: Trainable) -> int:
-    """Freezes all weights but those of the head, of head, last block and final norm, or none; returns how many can be trained.
-
-    Call it before an optimizer is made. Raises ValueError for another choice.
-    """
-    last = classifier.config.n_layer - 1
-    prefixes = {"head": ("score.",), "last-block": ("score.", f"transformer.h.{last}.", "transformer.ln_f."), "all": ("",)}
-    if which not in prefixes:
-        raise ValueError(f"trainable: {which!r}, expected one of {', '.join(prefixes)}; fewer weights train faster, more fit better")
-    n = 0
-    for name, p in classifier.named_parameters():
-        p.requires_grad = name.startswith(prefixes[which])
-        n += p.size if p.requires_grad else 0
-    return n
-
-
-def fit(
-    classifier: GPTClassifier,
-    train: LabelledBatches,
-    validation: LabelledBatches,
-    config: TrainConfig,
-    reporter: Reporter,
-    *,
-    on_checkpoint: Callable[[Trainer, bool], None] | None = None,
-    on_metrics: Callable[[dict[str, Any]], None] | None = None,
-) -> Result:
-    """Trains, and leaves the classifier with the weights of the best validation loss. Losses are in nats per text.
-
-    config          micro_batch counts texts; `patience` stops early
-    on_checkpoint   called as on_checkpoint(trainer, is_best) after each evaluation
-    """
-    trainer = Trainer(classifier, config, train, validation)
-    best: list[Any] = []
-
-    def keep(is_best: bool) -> None:
-        if is_best:
-            best[:] = [trainer.optimizer.weight.copy()]  # all trainable weights lie in this one array
-        if on_checkpoint:
-            on_checkpoint(trainer, is_best)
-
-    result = trainer.run(reporter, keep, on_metrics)
-    if best:
-        trainer.optimizer.weight[...] = best[0]
-    return result
 
 
 # ---- the report --------------------------------------------------------------------------------------------------------------------------

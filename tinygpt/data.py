@@ -50,9 +50,21 @@ class BatchOrder:
     n_items      windows there are
     shuffle      a new random order each epoch, else first to last
     drop_last    leave out a last batch that is not full
+    lengths      (n_items,) tokens of each item, or None: the items of `together` batches in a row, those of one update, are sorted by it,
+    together     so that each batch needs less padding while the updates stay as random as they were
     """
 
-    def __init__(self, n_items: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = True) -> None:
+    def __init__(
+        self,
+        n_items: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        lengths: np.ndarray | None = None,
+        together: int = 1,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"BatchOrder: batch size {batch_size}, expected at least 1; it counts windows")
         if drop_last and n_items < batch_size:
@@ -61,13 +73,19 @@ class BatchOrder:
                 f"lower the micro-batch to {max(n_items, 1)} or less, the context or the stride, or take more text"
             )
         self.n_items, self.batch_size, self.seed, self.shuffle = n_items, batch_size, seed, shuffle
+        self.lengths, self.together = lengths, together
         self.n_batches = n_items // batch_size if drop_last else math.ceil(n_items / batch_size)
 
     def epoch(self, number: int) -> np.ndarray:
         """The order of all windows in epoch `number`."""
         if not self.shuffle:
             return np.arange(self.n_items)
-        return np.random.default_rng([self.seed, number]).permutation(self.n_items)
+        order = np.random.default_rng([self.seed, number]).permutation(self.n_items)
+        if self.lengths is None or self.together == 1:
+            return order
+        n = self.together * self.batch_size
+        updates = [order[start : start + n] for start in range(0, self.n_items, n)]
+        return np.concatenate([items[np.argsort(self.lengths[items], kind="stable")] for items in updates])
 
     def batches(self, start: int = 0) -> Iterator[np.ndarray]:
         """Batches without end, epoch after epoch, beginning with batch number `start`."""

@@ -10,22 +10,20 @@ A test text that is a copy of a training text measures memory, not learning. So 
 and groups are never divided.
 """
 
-import csv
 import dataclasses
 import difflib
-import io
-import json
 import re
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from tinygpt.corpora import DOWNLOADS, Document, fetch, group_near_copies, load_corpus, read_text
+from tinygpt.corpora import DOWNLOADS, Document, fetch, group_near_copies, load_corpus
+from tinygpt.tables import Table, check_column, read_table, text_in
 
 SECTIONS = ("Parameters", "Returns", "Notes", "Examples", "See Also")  # the labels of doc-sections, as numpydoc names them
 TEXT_NAMES = ("text", "message", "sentence", "content", "body", "review", "comment", "document", "passage", "question", "sms", "tweet")
@@ -100,11 +98,11 @@ def load_labelled(
                 f"data {str(name_or_path)!r}: no such file, expected one of {', '.join(known)}, or a txt, csv, tsv, json or jsonl file; "
                 + (f"did you mean {close[0]!r}?" if close else "check the path")
             )
-    table = _read_table(path, (text_column, label_column))
+    table = read_table(path, {*TEXT_NAMES, *LABEL_NAMES, text_column, label_column} - {""})
     text_column, label_column = _choose_columns(table, text_column, label_column)
     rows, empty = [], []
     for place, values in table.rows:
-        text, label = _text(table, place, text_column, values), _label(table, place, label_column, values)
+        text, label = text_in(table, place, text_column, values), _label(table, place, label_column, values)
         if text.strip():
             rows.append(LabelledText(text, label, place))
         else:
@@ -269,9 +267,6 @@ def split(data: LabelledData, fractions: tuple[float, float, float] = (0.7, 0.1,
     if len(labels) < 2:
         raise ValueError(f"labels: only {labels} in {len(data.rows)} rows, expected at least 2 different; check the label column")
     parts = ("training", "validation") if data.held_out else ("training", "validation", "test")
-    rows_of: defaultdict[int, list[LabelledText]] = defaultdict(list)
-    for row in data.rows:
-        rows_of[row.group].append(row)
     for label in labels:
         n = len({row.group for row in data.rows if row.label == label})
         if n < len(parts):
@@ -281,12 +276,10 @@ def split(data: LabelledData, fractions: tuple[float, float, float] = (0.7, 0.1,
             )
 
     rng = np.random.default_rng(seed)
+    label_of = {row.group: row.label for row in reversed(data.rows)}  # of a group's first row
     part_of: dict[int, int] = {}
     for together in [{label} for label in labels] if stratified else [set(labels)]:
-        groups = [group for group, rows in rows_of.items() if rows[0].label in together]
-        drawn = [groups[i] for i in rng.permutation(len(groups))]
-        sizes = np.array([len(rows_of[group]) for group in drawn])
-        part_of.update(zip(drawn, _deal(sizes, fractions[: len(parts)]), strict=True))
+        part_of |= deal_groups([row.group for row in data.rows if label_of[row.group] in together], fractions[: len(parts)], rng)
     sides = [[row for row in data.rows if part_of[row.group] == part] for part in range(len(parts))]
     train, validation, test = sides[0], sides[1], data.held_out or sides[-1]
     unseen = sorted({row.label for row in validation + test} - {row.label for row in train})
@@ -297,98 +290,36 @@ def split(data: LabelledData, fractions: tuple[float, float, float] = (0.7, 0.1,
     return Split(train, validation, test)
 
 
-def _deal(sizes: np.ndarray, shares: Sequence[float]) -> list[int]:
-    """The part of each group (groups,), in order: where the middle of its rows falls. No part stays empty if there are enough groups."""
-    if not len(sizes):
-        return []
-    ends = np.cumsum(shares) / sum(shares)
-    ends[-1] = 1  # whatever rounding says
-    part = np.searchsorted(ends, (np.cumsum(sizes) - sizes / 2) / sizes.sum())
-    for empty in set(range(len(shares))) - set(part.tolist()):
-        largest = np.bincount(part).argmax()
-        part[np.flatnonzero(part == largest)[-1]] = empty
-    return [int(p) for p in part]
+def deal_groups(groups: Sequence[int], shares: Sequence[float], rng: np.random.Generator) -> dict[int, int]:
+    """The part of each group, given the group of each row (rows,): whole groups in random order, each to the first part that has room.
+
+    shares   of the rows, one per part; met exactly unless large groups prevent it. No part stays empty if there are enough groups.
+    """
+    sizes = Counter(groups)  # in order of appearance
+    if not sizes:
+        return {}
+    ends = np.rint(np.cumsum(shares) / sum(shares) * len(groups))
+    room = np.diff(ends, prepend=0)  # (parts,) rows that each may still take
+    drawn = [list(sizes)[i] for i in rng.permutation(len(sizes))]
+    part_of: dict[int, int] = {}
+    for group in drawn:
+        fits = np.flatnonzero(room >= sizes[group])
+        part_of[group] = int(fits[0] if len(fits) else room.argmax())
+        room[part_of[group]] -= sizes[group]
+    for empty in set(range(len(shares))) - set(part_of.values()):
+        largest = Counter(part_of.values()).most_common(1)[0][0]
+        part_of[next(group for group in reversed(drawn) if part_of[group] == largest)] = empty
+    return part_of
 
 
-# ---- files -------------------------------------------------------------------------------------------------------------------------------
+# ---- columns ---------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Table:
-    path: Path
-    columns: list[str]
-    rows: list[tuple[str, dict[str, Any]]]  # place and values by column
-    notes: list[str]
-
-
-def _read_table(path: Path, wanted: Iterable[str]) -> _Table:
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-        return _delimited(path, lines, wanted, 'put a text that holds a comma into "quotes"')
-    if suffix in (".tsv", ".txt"):
-        lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-        return _delimited(path, lines, wanted, "save texts that hold a tab as csv or jsonl")
-    if suffix == ".json":
-        records = _parse(path, "", read_text(path))
-        if not isinstance(records, list):
-            raise ValueError(f"{path}: a JSON {type(records).__name__}, expected a list of objects; or save one object per line as jsonl")
-        return _records(path, [(f"record {i}", record) for i, record in enumerate(records, start=1)])
-    if suffix == ".jsonl":
-        numbered = [(f"line {i}", line) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
-        return _records(path, [(place, _parse(path, f"{place}: ", line)) for place, line in numbered])
-    raise ValueError(f"{path}: format {suffix!r}, expected .txt, .csv, .tsv, .json or .jsonl; rename or convert the file")
-
-
-def _delimited(path: Path, reader: Any, wanted: Iterable[str], fix: str) -> _Table:
-    lines: list[tuple[str, list[str]]] = []
-    try:
-        for cells in reader:
-            if cells:  # else a blank line
-                lines.append((f"line {reader.line_num}", cells))
-            if cells and len(cells) != len(lines[0][1]):
-                raise ValueError(
-                    f"{path}: line {reader.line_num}: {len(cells)} columns, expected {len(lines[0][1])} as in the first line; {fix}"
-                )
-    except csv.Error as error:
-        raise ValueError(f"{path}: line {reader.line_num}: {error}, expected columns as in the first line; {fix}") from None
-    if not lines:
-        raise ValueError(f"{path}: empty, expected rows of text and label; check that it is the file that you mean")
-    first, *rest = [cells for _, cells in lines]
-    named = {cell.strip().casefold() for cell in first} & {*TEXT_NAMES, *LABEL_NAMES} or set(first) & set(filter(None, wanted))
-    repeated = any(cell in {cells[i] for cells in rest} for i, cell in enumerate(first))
-    has_header = bool(named) or not repeated
-    columns = [cell.strip() for cell in first] if has_header else [str(i) for i in range(1, len(first) + 1)]
-    note = f"first line taken as {'the names of the columns' if has_header else 'data, columns named by number'}"
-    rows = [(place, dict(zip(columns, cells, strict=True))) for place, cells in lines[has_header:]]
-    return _Table(path, columns, rows, [note])
-
-
-def _records(path: Path, records: list[tuple[str, Any]]) -> _Table:
-    for place, record in records:
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}: {place}: a JSON {type(record).__name__}, expected an object; write each row as {{...}}")
-    columns = list(dict.fromkeys(key for _, record in records for key in record))
-    if not columns:
-        raise ValueError(f"{path}: empty, expected rows of text and label; check that it is the file that you mean")
-    return _Table(path, columns, records, [])
-
-
-def _parse(path: Path, place: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {place}{error}, expected valid JSON; repair it there") from None
-
-
-def _choose_columns(table: _Table, text_column: str, label_column: str) -> tuple[str, str]:
+def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[str, str]:
     """The two columns: as asked for, else by their names, else by what they hold; what was guessed becomes a note."""
-    there = ", ".join(map(repr, table.columns))
     for name, option in ((text_column, "--text-column"), (label_column, "--label-column")):
-        if name and name not in table.columns:
-            close = difflib.get_close_matches(name, table.columns, n=1)
-            fix = f"did you mean {close[0]!r}?" if close else f"name one of them with {option}"
-            raise ValueError(f"{table.path}: no column {name!r}, expected one of {there}; {fix}")
+        if name:
+            check_column(table, name, option)
     guessed = not (text_column and label_column)
     free = [column for column in table.columns if column not in (text_column, label_column)]
     text_column = text_column or next((c for c in free if c.casefold() in TEXT_NAMES), "")
@@ -402,7 +333,7 @@ def _choose_columns(table: _Table, text_column: str, label_column: str) -> tuple
         text_column, label_column = text_column or free[0], label_column or free[0]
     if not text_column or not label_column:
         raise ValueError(
-            f"{table.path}: columns {there}, expected to recognize one of texts and one of labels; name them with --text-column and "
+            f"{table.path}: columns {', '.join(map(repr, table.columns))}, expected to recognize one of texts and one of labels; name them with --text-column and "
             "--label-column"
         )
     if guessed:
@@ -410,14 +341,7 @@ def _choose_columns(table: _Table, text_column: str, label_column: str) -> tuple
     return text_column, label_column
 
 
-def _text(table: _Table, place: str, column: str, values: dict[str, Any]) -> str:
-    value = values.get(column, "")
-    if not isinstance(value, str):
-        raise ValueError(f"{table.path}: {place}: {column} is a {type(value).__name__}, expected a text; correct or remove the row")
-    return value
-
-
-def _label(table: _Table, place: str, column: str, values: dict[str, Any]) -> str:
+def _label(table: Table, place: str, column: str, values: dict[str, Any]) -> str:
     value = values.get(column)
     label = "" if value is None else str(value).strip()
     if not label or isinstance(value, (list, dict)):

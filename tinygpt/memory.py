@@ -33,19 +33,23 @@ class Memory:
         return f"{readable(self.total)} ({parts})"
 
 
-def estimate(config: GPTConfig, micro_batch: int, *, checkpoints: bool = False, program: int | None = None) -> Memory:
+def estimate(
+    config: GPTConfig, micro_batch: int, *, recompute: bool = False, checkpoints: bool = False, program: int | None = None
+) -> Memory:
     """The peak of a training step on the CPU's kernels, in bytes.
 
     What a block saves for the backward pass, in numbers per token, C channels: the two norms' inputs normalized (2C) and their outputs
     (2C), query, key and value (3C), attention's output (C) and softmax statistics (H), GELU's input and output (4C each): 16C + H, and 1 / std of each
     norm. Around them the last norm, the loss's gradient with respect to its input (C) and to the output layer (V C).
 
+    recompute     blocks keep their input alone (C), and one of them at a time what it saves
     checkpoints   count the copy that is written in the background: weights and moments
     program       bytes of the process before model and optimizer are made; by default what it has now
     """
     c, n_tokens, p = config.n_embd, micro_batch * config.n_positions, config.n_parameters()
     block = 16 * c + config.n_head + 2
-    activations = n_tokens * (config.n_layer * block + 3 * c) + config.vocab_size * c
+    blocks = config.n_layer * c + block if recompute else config.n_layer * block
+    activations = n_tokens * (blocks + 3 * c) + config.vocab_size * c
     # What exists besides: logits of a chunk of rows at the loss; in a block's backward pass the gradients of both sides of the MLP
     # (4C each), of the residual stream and of the sum (C each); and a weight's gradient before it is added to the flat buffer.
     logits = min(n_tokens * config.vocab_size * FLOAT_BYTES, _LOGITS_BYTES)
@@ -61,22 +65,24 @@ def estimate(config: GPTConfig, micro_batch: int, *, checkpoints: bool = False, 
     )
 
 
-def check(config: GPTConfig, micro_batch: int, *, checkpoints: bool = True) -> str:
+def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, checkpoints: bool = True) -> str:
     """A sentence on what training will need and may have; call it before the model is made.
 
     Raises ValueError, naming the two settings to lower and values that would do, if it will not fit.
     """
     if backend.name != "numpy" or backend.kernels == "reference":
         return "not estimated: the formula is that of the CPU's fast kernels"
-    needed = estimate(config, micro_batch, checkpoints=checkpoints)
+    needed = estimate(config, micro_batch, recompute=recompute, checkpoints=checkpoints)
     limit, whose = limit_bytes()
     if needed.total <= limit:
         return f"about {needed} of {readable(limit)}, {whose}" if limit < sys.maxsize else f"about {needed}"
-    fits = [n for n in range(1, micro_batch) if estimate(config, n, checkpoints=checkpoints).total <= limit]
+    fits = [n for n in range(1, micro_batch) if estimate(config, n, recompute=recompute, checkpoints=checkpoints).total <= limit]
     batch = f"--micro-batch (to {fits[-1]})" if fits else "--micro-batch"
     raise ValueError(
         f"memory: training needs about {needed}, expected at most {readable(limit)}, {whose}; lower {batch} or --n-positions (from "
-        f"{config.n_positions})" + ("" if fits else ", or take a smaller model: even a micro-batch of 1 does not fit")
+        f"{config.n_positions})"
+        + ("" if fits else ", or take a smaller model: even a micro-batch of 1 does not fit")
+        + ("" if recompute else ", or add --recompute")
     )
 
 

@@ -18,7 +18,7 @@ from tinygpt.train import environment
 # What an update does not depend on, and the number of updates: may change freely.
 FREE = (
     "steps", "stop_at", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan", "sample_tokens", "run",
-    "resume", "override", "deterministic_check",
+    "resume", "override", "deterministic_check", "recompute",
 )  # fmt: skip
 # What changes the updates to come, but not what the weights are: may change with --override.
 WITH_OVERRIDE = ("lr", "final_lr_fraction", "warmup_steps", "betas", "weight_decay", "max_norm", "dtype", "corpus", "validation_fraction")

@@ -23,11 +23,15 @@ from tinygpt.data import BatchOrder
 from tinygpt.files import Entries, replace_file
 from tinygpt.numerics import MAX_CONSECUTIVE, SpikeDetector, first_bad_op, first_bad_parameter, likely_cause
 
+IGNORED = -100
+"""The target of a position that does not count: padding, or a prompt that is only to be read."""
+
 
 class Batches(Protocol):
     """What a model learns from, item by item: `tinygpt.data.Windows` of a token stream, or `tinygpt.classify.LabelledBatches`.
 
     batch(which)   (ids, targets, ...) of the items numbered `which`: the arguments of the model's `loss`
+    lengths        where items differ in length: (N,) tokens of each, so that micro-batches of similar ones can be made
     """
 
     def __len__(self) -> int: ...
@@ -96,7 +100,8 @@ class Trainer:
         self.model, self.config = model.compute_in(config.dtype), config
         self.train_items, self.validation_items = train, validation
         self.accumulation = config.accumulation(model.config.n_positions)
-        self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1)
+        lengths = getattr(train, "lengths", None)
+        self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=self.accumulation)
         self.optimizer = AdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
         self.result = Result()
         self.batches_drawn = 0  # micro-batches taken from the order: the position in the data
@@ -128,13 +133,14 @@ class Trainer:
         )
         self.optimizer.zero_grad()
         total = 0.0
-        for _ in range(self.accumulation):
-            batch = self.train_items.batch(next(self._batches))
-            self.batches_drawn += 1
+        batches = [self.train_items.batch(next(self._batches)) for _ in range(self.accumulation)]
+        self.batches_drawn += self.accumulation
+        n_targets = [count_targets(batch) for batch in batches]
+        for batch, n in zip(batches, n_targets, strict=True):
             loss = self.model.loss(*batch)
             self.result.tokens_seen += batch[0].size
             if self.accumulation > 1:
-                loss = loss * (1 / self.accumulation)
+                loss = loss * (n / sum(n_targets))  # each target counts the same, whichever micro-batch it is in
             loss.backward()
             total = total + loss.data
         return total
@@ -453,8 +459,8 @@ def evaluate(model: Any, items: Batches, batch_size: int, n_batches: int = 0) ->
             if n_batches and i >= n_batches:
                 break
             batch = items.batch(which)
-            total += float(model.loss(*batch).data) * batch[1].size
-            n += batch[1].size
+            total += float(model.loss(*batch).data) * count_targets(batch)
+            n += count_targets(batch)
     model.train(was_training)
     return total / n
 
@@ -484,6 +490,11 @@ def check_deterministic(trainer: Trainer) -> str:
             "bits; an op on this backend is not deterministic: runs will agree to rounding only"
         )
     return f"step {result.step + 1} computed twice: the loss and all {gradient_1.size:,} gradients are equal bit for bit"
+
+
+def count_targets(batch: tuple[np.ndarray, ...]) -> int:
+    """How many targets of a batch count in the loss: those that are not IGNORED."""
+    return int(np.count_nonzero(batch[1] != IGNORED))
 
 
 def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:

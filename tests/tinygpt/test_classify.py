@@ -23,16 +23,15 @@ from tinygpt.classify import (
     Scores,
     balanced_weights,
     encode,
-    fit,
     majority_baseline,
-    pad,
     plot_confusion,
     prompted,
-    set_trainable,
     softmax,
     tfidf_baseline,
     worst_mistakes,
 )
+from tinygpt.finetune import fit, n_trainable, pad, set_trainable
+from tinygpt.lora import LoraConfig
 from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.train import evaluate
 
@@ -145,7 +144,7 @@ def test_weights_count_a_text_as_if_it_stood_there_so_often(seed, n):
     rng = np.random.default_rng(seed)
     model, ids, targets, times = classifier(), rng.integers(0, 30, (n, 5)), rng.integers(0, 3, n), rng.integers(1, 4, n)
     repeated = model.loss(np.repeat(ids, times, axis=0), np.repeat(targets, times))
-    assert model.loss(ids, targets, None, times).item() == pytest.approx(repeated.item(), rel=1e-5)
+    assert model.loss(ids, targets, None, times).item() * n == pytest.approx(repeated.item() * times.sum(), rel=1e-5)
     assert model.loss(ids, targets, None, np.ones(n)).item() == pytest.approx(model.loss(ids, targets).item(), rel=1e-5)
 
 
@@ -182,11 +181,14 @@ SETTINGS = TrainConfig(steps=60, lr=1e-2, warmup_steps=5, micro_batch=16, eval_e
             "all",
             {"score.weight", "transformer.ln_f.bias", "transformer.h.0.ln_1.weight", "transformer.wte.weight", "transformer.wpe.weight"},
         ),
+        ("lora", {"score.weight", "transformer.h.0.attn.c_attn.lora_B", "transformer.h.1.attn.c_attn.lora_A"}),
     ],
 )
 def test_what_is_frozen_keeps_every_bit(which, changes):
     model = classifier()
-    n = set_trainable(model, which)
+    adapter = set_trainable(model, which, LoraConfig(rank=2))
+    assert (adapter is not None) == (which == "lora")
+    n = n_trainable(model)
     before = weights(model)
     fit(model, task(64, 0), task(16, 1), dataclasses.replace(SETTINGS, steps=3, eval_every=3), Silent())
     changed = {name for name, array in weights(model).items() if not np.array_equal(array, before[name])}
@@ -194,7 +196,9 @@ def test_what_is_frozen_keeps_every_bit(which, changes):
     assert changes <= changed <= trainable and n == sum(before[name].size for name in trainable)
     if which == "last-block":
         assert all(name.startswith(("score", "transformer.h.1.", "transformer.ln_f")) for name in changed)
-    assert set_trainable(model, "all") == model.n_parameters()
+    if which == "lora":
+        assert all("c_attn.lora" in name or name == "score.weight" for name in changed)
+    assert set_trainable(model, "all") is None and n_trainable(model) == model.n_parameters()
 
 
 def test_training_learns_and_keeps_the_best_weights():
@@ -309,7 +313,7 @@ def test_bad_input_is_named():
         classifier(labels=["ham"])
     with pytest.raises(ValueError, match=r"pooling: 'max', expected one of last, mean, first"):
         classifier(pooling="max")
-    with pytest.raises(ValueError, match=r"trainable: 'some', expected one of head, last-block, all"):
+    with pytest.raises(ValueError, match=r"trainable: 'some', expected one of head, last-block, all, lora"):
         set_trainable(model, "some")
     with pytest.raises(ValueError, match=r"Scores: no predictions"):
         Scores.of(LABELS, np.array([], int), np.array([], int))

@@ -42,7 +42,9 @@ class LayerNormBlocked(LayerNorm):
         return y.reshape(x.shape), (n.reshape(x.shape), r.reshape(*x.shape[:-1], 1), gamma)
 
     @staticmethod
-    def backward(saved: Any, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def backward(
+        saved: Any, dy: np.ndarray, *, needs: tuple[bool, bool, bool] = (True, True, True)
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:  # fmt: skip
         n, r, gamma = saved
         c = n.shape[-1]
         shape = (rows_of(n.shape), c)
@@ -50,18 +52,19 @@ class LayerNormBlocked(LayerNorm):
         dx = np.empty(shape, dtype=n.dtype)
         weights = gamma * (1 / c)
 
-        def block(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        wants_sums = needs[1] or needs[2]
+
+        def block(part: slice) -> tuple[np.ndarray, ...]:
             d, out = dys[part], dx[part]
-            ones = np.ones(len(d), dtype=d.dtype)
             dn = np.multiply(d, ns[part])
-            dgamma, dbeta = ones @ dn, ones @ d
             mean_qn, mean_q = (dn @ weights)[:, None], (d @ weights)[:, None]  # q = gamma dy
+            sums = tuple(np.ones(len(d), dtype=d.dtype) @ terms for terms in (dn, d)) if wants_sums else ()
             np.multiply(ns[part], mean_qn, out=out)
             out += mean_q
             np.multiply(d, gamma, out=dn)
             np.subtract(dn, out, out=out)
             out *= rs[part]
-            return dgamma, dbeta
+            return sums
 
-        dgamma, dbeta = row_sums(len(ns), c * n.itemsize, block)
+        dgamma, dbeta = row_sums(len(ns), c * n.itemsize, block) or (None, None)
         return dx.reshape(n.shape), dgamma, dbeta

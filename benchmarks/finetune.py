@@ -1,0 +1,191 @@
+"""Fine-tuning's speed: classification beside PyTorch, and a LoRA step beside a full one.
+
+    python benchmarks/finetune.py --what classify      # seconds; needs PyTorch (extra `bench`)
+    python benchmarks/finetune.py --what lora          # about two minutes, 3 GB of memory
+
+classify   1,000 messages (of sms-spam, or of doc-sections where that is not at hand) through the same classifier with the same weights:
+           4 layers, 256 channels, 4,096 tokens, batches of 32. PyTorch takes the messages as they come, each batch padded to its longest,
+           as its data loaders do; and once more sorted by length, as `GPTClassifier.logits` does by itself. The sides take turns; logits
+           are compared. Tokenizing not included.
+lora       one update at GPT-2's 124M shape, batch 4, context 256: every weight, and rank 8 on c_attn. Each side runs in processes of its
+           own, in turns; time is the median update, memory the process's peak.
+
+Writes a JSON report to --output.
+"""
+
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from autograd.kernels.cpu.parallel import n_threads
+from autograd.optim import AdamW
+from tinygpt import GPT, GPTConfig
+from tinygpt.classify import GPTClassifier, encode
+from tinygpt.cli import flags, run, table
+from tinygpt.corpora import load_corpus
+from tinygpt.finetune import n_trainable, pad, set_trainable
+from tinygpt.labelled import load_labelled
+from tinygpt.lora import LoraConfig
+from tinygpt.tokenizer import train_tokenizer
+
+
+@dataclass(frozen=True)
+class Config:
+    what: Literal["classify", "lora"] = "classify"
+    """Which of the two."""
+    n_texts: int = 1000
+    """classify: how many messages."""
+    preset: str = "gpt2"
+    """lora: the shape."""
+    rounds: int = 5
+    """How often each side has its turn."""
+    steps: int = 4
+    """lora: updates per turn; the first is not counted."""
+    side: Literal["", "full", "lora"] = ""
+    """lora: one turn of one side, in this process."""
+    output: str = ""
+    """File for the report as JSON."""
+
+
+# ---- classification ----------------------------------------------------------------------------------------------------------------------
+
+
+def classify(config: Config) -> dict[str, Any]:
+    import torch
+    from peers import TorchGPT
+
+    try:
+        data = load_labelled("sms-spam")
+    except ConnectionError:
+        data = load_labelled("doc-sections")
+    texts = [row.text for row in data.rows[: config.n_texts]]
+    tokenizer = train_tokenizer("bpe", [document.text for document in load_corpus("docs").train], 4096)
+    shape = GPTConfig(n_layer=4, n_head=4, n_embd=256, n_positions=256, vocab_size=tokenizer.n_vocab)
+    ours = GPTClassifier(GPT(shape), tokenizer, ["ham", "spam"])
+    sequences, _ = encode(texts, tokenizer, shape.n_positions, truncate=True)
+    by_length = np.argsort([len(ids) for ids in sequences], kind="stable")
+
+    torch.set_num_threads(n_threads())
+    theirs = TorchGPT(shape).eval()
+    copy_weights(ours.transformer, theirs)
+    head = torch.from_numpy(ours.score.weight.numpy().copy())
+
+    def torch_logits(order: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(sequences), 2), dtype=np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(sequences), 32):
+                which = order[start : start + 32]
+                ids, mask = pad([sequences[i] for i in which])
+                x = theirs.wte(torch.from_numpy(ids)) + theirs.wpe(torch.arange(ids.shape[1]))
+                for block in theirs.h:
+                    x = block(x)
+                last = theirs.ln_f(x)[torch.arange(len(ids)), torch.from_numpy(mask.sum(axis=1) - 1)]
+                found[which] = (last @ head.T).numpy()
+        return found
+
+    sides = {
+        "ours": lambda: ours.logits(sequences),
+        "torch": lambda: torch_logits(np.arange(len(sequences))),
+        "torch_sorted": lambda: torch_logits(by_length),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    expected = ours.logits(sequences)  # the first round warms up
+    for name, logits in sides.items():
+        np.testing.assert_allclose(logits(), expected, atol=1e-4, err_msg=name)
+    for _ in range(config.rounds):
+        for name, logits in sides.items():
+            started = time.perf_counter()
+            logits()
+            seconds[name].append(time.perf_counter() - started)
+    rates = {name: len(texts) / statistics.median(values) for name, values in seconds.items()}
+    return {
+        "data": data.name,
+        "texts": len(texts),
+        "tokens": int(sum(map(len, sequences))),
+        **{f"{name}_texts_per_s": round(rate, 1) for name, rate in rates.items()},
+        "ratio": round(rates["ours"] / rates["torch"], 2),
+        "ratio_sorted": round(rates["ours"] / rates["torch_sorted"], 2),
+        "torch": torch.__version__,
+    }
+
+
+def copy_weights(gpt: GPT, theirs: Any) -> None:
+    """Ours into peers.TorchGPT, whose linear layers are (out, in)."""
+    import torch
+
+    names = {"attn.c_attn": "c_attn", "attn.c_proj": "c_proj", "mlp.c_fc": "c_fc", "mlp.c_proj": "mlp_proj"}
+    target = dict(theirs.named_parameters())
+    with torch.no_grad():
+        for name, p in gpt.named_parameters():
+            array = p.numpy()
+            for old, new in names.items():
+                if old in name:
+                    name, array = name.replace(old, new), array.T
+            target[name].copy_(torch.from_numpy(array.copy()))
+
+
+# ---- LoRA --------------------------------------------------------------------------------------------------------------------------------
+
+
+def one_turn(config: Config) -> dict[str, Any]:
+    """Median update of one side, in seconds, and the peak of this process's memory."""
+    gpt = GPT(GPTConfig.preset(config.preset))
+    set_trainable(gpt, "all" if config.side == "full" else "lora", LoraConfig(rank=8))
+    optimizer = AdamW(gpt, lr=1e-4)
+    ids = np.random.default_rng(0).integers(0, gpt.config.vocab_size, (4, min(256, gpt.config.n_positions) + 1))
+    seconds = []
+    for _ in range(config.steps):
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        gpt.loss(ids[:, :-1], ids[:, 1:]).backward()
+        float(optimizer.step(max_norm=1.0))
+        seconds.append(time.perf_counter() - started)
+    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"s": statistics.median(seconds[1:]), "peak_mb": peak_kb / 1024, "trainable": n_trainable(gpt), "weights": gpt.n_parameters()}
+
+
+def lora(config: Config) -> dict[str, Any]:
+    turns: dict[str, list[dict[str, Any]]] = {"full": [], "lora": []}
+    for _ in range(config.rounds):
+        for side, found in turns.items():
+            command = [sys.executable, __file__, "--what", "lora", "--side", side, "--preset", config.preset, "--steps", str(config.steps)]
+            found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
+    full, thin = ({key: statistics.median(turn[key] for turn in found) for key in found[0]} for found in turns.values())
+    return {
+        "shape": config.preset,
+        "trainable_share": thin["trainable"] / thin["weights"],
+        "full_s": round(full["s"], 3),
+        "lora_s": round(thin["s"], 3),
+        "time_ratio": round(thin["s"] / full["s"], 3),
+        "full_peak_mb": round(full["peak_mb"]),
+        "lora_peak_mb": round(thin["peak_mb"]),
+        "memory_ratio": round(thin["peak_mb"] / full["peak_mb"], 3),
+    }
+
+
+def main() -> None:
+    config = flags(Config(), __doc__)
+    if config.side:
+        print(json.dumps(one_turn(config)))
+        return
+    report = classify(config) if config.what == "classify" else lora(config)
+    report |= {
+        "machine": f"{platform.machine()}, {n_threads()} threads, Python {platform.python_version()}, NumPy {np.__version__}",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    print(table(config.what, report))
+    if config.output:
+        Path(config.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

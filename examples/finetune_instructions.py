@@ -1,0 +1,296 @@
+"""Turn a pretrained GPT into an assistant: it learns from questions and answers to answer, and to stop.
+
+    python examples/finetune_instructions.py
+
+About two minutes on two CPU cores, no network: "What does numpy.argsort do?", and the first sentence of its docstring. Starts from the
+newest pretrained run under runs/ (python examples/pretrain.py makes one); if there is none, a small model is pretrained first, which
+takes about a minute of it. Leaves a run directory with report.txt, answers.json, loss.png and the model. Expect the loss on answers that
+it has never seen to fall, and answers in the right form; what a function with an unknown name does, it has to guess.
+
+More: --data FILE takes your own instructions (json, jsonl, csv, tsv, txt with instruction, perhaps input, and output), --data instructions
+1,100 of all kinds; --trainable lora trains thin matrices only; --show-masked prints what the loss counts; --ask RUN talks to a trained
+model; --scores FILE --run RUN reads what a judge said of RUN/answers.json. --help lists every flag.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autograd import backend
+from tinygpt import TrainConfig
+from tinygpt.answers import read_scores, score_answers, token_f1, write_answers
+from tinygpt.checkpoint import load, new_run, read_json, save_checkpoint
+from tinygpt.cli import Progress, flags, run, table
+from tinygpt.finetune import Trainable, fit, n_trainable, pretrain_small, set_trainable, starting_point
+from tinygpt.instruct import (
+    Instruction,
+    InstructionBatches,
+    Style,
+    answers,
+    check_instructions,
+    encode_instructions,
+    load_instructions,
+    show_masked,
+    split_instructions,
+)
+from tinygpt.lora import LoraConfig
+from tinygpt.train import MetricsFile, Trainer, evaluate, plot_loss
+
+
+@dataclass(frozen=True)
+class InstructConfig:
+    data: str = "doc-questions"
+    """doc-questions (text that every installation has), instructions, or a json, jsonl, csv, tsv or txt file."""
+    instruction_column: str = ""
+    """Column that holds what is asked; by default guessed, and said."""
+    input_column: str = ""
+    """Column that holds what it is about, if there is one."""
+    output_column: str = ""
+    """Column that holds the answers."""
+    base: str = ""
+    """Run or checkpoint to start from; "random" for random weights; default: the newest pretrained run below runs/."""
+    pretrain_steps: int = 450
+    """Where there is no run yet: updates of the small model that is pretrained first."""
+    prompt_style: Style = "phi3"
+    """How instructions are put to the model: phi3 is short, alpaca says more."""
+    mask_prompt: bool = True
+    """Count only answers in the loss, not prompts."""
+    trainable: Trainable = "all"
+    """What is trained: the last block, every weight, or thin matrices beside the frozen layers (LoRA)."""
+    rank: int = 8
+    """LoRA's rank."""
+    alpha: float = 16.0
+    """LoRA's scale: corrections count alpha / rank times."""
+    lora_dropout: float = 0.0
+    """Probability of dropping the inputs of LoRA's matrices while training."""
+    targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")
+    """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj; c_proj means both."""
+    fractions: tuple[float, float, float] = (0.85, 0.05, 0.1)
+    """Shares of training, validation and test rows."""
+    truncate: bool = False
+    """Cut answers that do not fit into the context; otherwise they are errors."""
+    epochs: int = 4
+    """Passes over the training rows, at most."""
+    batch: int = 16
+    """Rows per update, computed in four micro-batches of similar lengths."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    warmup_steps: int = 20
+    """Updates over which the learning rate rises from 0."""
+    weight_decay: float = 0.1
+    """AdamW's decay, on matrices only."""
+    patience: int = 4
+    """Evaluations (two per epoch) without a better one after which training ends."""
+    test_answers: int = 40
+    """Held-out prompts that are answered before and after; 0: all."""
+    max_new_tokens: int = 64
+    """Longest answer."""
+    seed: int = 0
+    """Decides split, order and new weights."""
+    run: str = ""
+    """Directory of the run; default: a new one below runs/."""
+    show_masked: bool = False
+    """Print one training row as the loss sees it, and end."""
+    ask: str = ""
+    """An assistant's run: type instructions and read answers, no training."""
+    scores: str = ""
+    """A judge's scores of the answers in --run; no training."""
+
+
+def main() -> None:
+    config = flags(InstructConfig(), __doc__)
+    if config.ask:
+        ask(Path(config.ask), config)
+        return
+    if config.scores:
+        judged(config)
+        return
+    print(f"backend    {backend.reason}")
+
+    # Data, checked and split; then the model to start from.
+    data = load_instructions(
+        config.data,
+        instruction_column=config.instruction_column,
+        input_column=config.input_column,
+        output_column=config.output_column,
+    )
+    print(f"data       {data.source}", *data.notes, sep="\n           ")
+    parts = split_instructions(data, config.fractions, seed=config.seed)
+    texts = [f"{row.instruction}\n{row.input}\n{row.output}" for row in parts.train]
+    gpt, tokenizer, base = starting_point(config.base, texts, lambda: pretrain(config), config.seed)
+    context = gpt.config.n_positions
+    print(f"base       {base}: {gpt.n_parameters():,} weights, context {context}")
+    report: list[str] = []
+
+    def say(text: str) -> None:
+        """Prints, and puts into the report."""
+        print("\n" + text)
+        report.append(text)
+
+    sequences, lengths, n_cut = {}, [], 0
+    for name, rows in vars(parts).items():
+        places = [f"{config.data}: {row.place}" for row in rows]
+        sequences[name], n = encode_instructions(
+            rows, tokenizer, context, style=config.prompt_style, truncate=config.truncate, places=places
+        )
+        lengths += [len(sequence.ids) for sequence in sequences[name]]
+        n_cut += n
+    say(table("data", check_instructions(parts.train + parts.validation + parts.test, lengths, context + 1)))
+    masked = picture(sequences["train"][:4], tokenizer, config.mask_prompt)
+    if config.show_masked:
+        Progress(1).console.print(masked)
+        return
+    lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
+    adapter = set_trainable(gpt, config.trainable, lora, config.seed)
+    directory = new_run(config.run, Path(config.data).stem)
+    record = dataclasses.asdict(config) | {"base": base, "data_source": data.source}
+    (directory / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    say(
+        f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
+        f"{n_cut} answers cut; base {base}"
+    )
+    say("one training row as the loss sees it\n" + masked.plain)
+
+    # Before training: loss and answers on rows that are never trained on.
+    train, validation, test = (InstructionBatches(sequences[name], config.mask_prompt) for name in ("train", "validation", "test"))
+    drawn = np.random.default_rng(config.seed).permutation(len(parts.test))[: config.test_answers or None]
+    asked = [parts.test[i] for i in sorted(drawn)]
+    expected = [row.output for row in asked]
+
+    def measure() -> tuple[float, list[str]]:
+        replies = answers(gpt, tokenizer, asked, style=config.prompt_style, max_new_tokens=config.max_new_tokens)
+        return evaluate(gpt, test, config.batch), replies
+
+    loss_before, before = measure()
+    print(f"\nbefore     held-out loss {loss_before:.3f} nats per token; {score_answers(before, expected)}")
+
+    # Training.
+    micro_batch = min(4, len(train))
+    batch = max(min(config.batch, len(train)) // micro_batch, 1) * micro_batch
+    per_epoch = len(train) // batch
+    settings = TrainConfig(
+        steps=config.epochs * per_epoch,
+        lr=config.lr,
+        warmup_steps=min(config.warmup_steps, config.epochs * per_epoch // 2),
+        weight_decay=config.weight_decay,
+        micro_batch=micro_batch,
+        tokens_per_update=batch * context,
+        eval_every=-(-per_epoch // 2),  # rounded up
+        patience=config.patience,
+        log_every=max(per_epoch // 8, 1),
+        seed=config.seed,
+    )
+    print(
+        f"\ntraining   {config.trainable}: {n_trainable(gpt):,} of {gpt.n_parameters():,} weights, {settings.steps} updates of {batch} rows"
+    )
+
+    def checkpoint(trainer: Trainer, is_best: bool) -> None:
+        if adapter and is_best:
+            adapter.save(directory / "adapter", base)
+        with adapter.merged() if adapter else contextlib.nullcontext():
+            save_checkpoint(directory, trainer.result.step, gpt, trainer.optimizer, tokenizer, trainer.progress(), best=is_best)
+
+    metrics = MetricsFile(directory / "metrics.jsonl")
+    with Progress(settings.steps) as progress:
+        result = fit(gpt, train, validation, settings, progress, on_checkpoint=checkpoint, on_metrics=metrics.write)
+
+    # After training: the same rows.
+    loss_after, after = measure()
+    write_answers(directory / "answers.json", asked, before, after)
+    say(
+        table(
+            f"on {len(parts.test)} test rows: loss in nats per token of the answers; scores of {len(asked)} answers",
+            {
+                "before": f"{loss_before:.3f}  {score_answers(before, expected)}",
+                "after": f"{loss_after:.3f}  {score_answers(after, expected)}",
+                "loss": f"{1 - loss_after / loss_before:.0%} lower",
+            },
+        )
+    )
+    shown = [
+        f"{row.instruction}{f' [{shorten(row.input)}]' if row.input.strip() else ''}\n    before    {shorten(old)}\n"
+        f"    after     {shorten(new)}\n    expected  {shorten(row.output)}\n    token F1  {token_f1(new, row.output):.2f}"
+        for row, old, new in list(zip(asked, before, after, strict=True))[:8]
+    ]
+    say("held-out prompts, before and after\n\n" + "\n\n".join(shown))
+    say(
+        f"best validation loss {result.best_validation_nats:.3f} nats per token at step {result.best_step} of {result.step}; trained in "
+        f"{result.seconds:.0f} s"
+    )
+    try:
+        plot_loss(result, directory / "loss.png", first_guess_nats=math.log(gpt.config.vocab_size))
+    except ImportError as error:
+        say(f"no picture: {error}")
+    (directory / "report.txt").write_text("\n\n".join(report) + "\n", encoding="utf-8")
+    print(f"\nreport     {directory / 'report.txt'}\nnext: python examples/finetune_instructions.py --ask {directory}")
+
+
+def picture(sequences: list, tokenizer, mask_prompt: bool):
+    """The first sequence in colours, padded to the longest of them; in words too, for where there are no colours."""
+    from rich.text import Text
+
+    colours = {"prompt": "dim", "answer": "green", "end": "bold red", "padding": "dim magenta"}
+    first = sequences[0]
+    n_padding = max(len(sequence.ids) for sequence in sequences) - len(first.ids)
+    text = Text()
+    for kind, part, counted in show_masked(first, tokenizer, mask_prompt=mask_prompt, n_padding=n_padding):
+        text.append(f"[{kind}: {'counts' if counted else 'masked'}]\n", style="italic")
+        text.append(part.rstrip("\n") + "\n", style=colours[kind])
+    return text
+
+
+def shorten(text: str, n: int = 160) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= n else flat[: n - 4] + " ..."
+
+
+def pretrain(config: InstructConfig) -> Path:
+    print("base       no pretrained run yet: pretraining a small model first (python examples/pretrain.py makes a better one)\n")
+    directory = pretrain_small(config.pretrain_steps, Progress, config.seed)
+    print()
+    return directory
+
+
+def judged(config: InstructConfig) -> None:
+    """What a judge gave for the answers of a run."""
+    path = Path(config.run) / "answers.json"
+    if not config.run or not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected the answers that were judged; name their run with --run")
+    records = json.loads(path.read_text(encoding="utf-8"))
+    scores = read_scores(config.scores, len(records))
+    ranked = sorted(scores, key=scores.__getitem__)
+    print(f"mean score {sum(scores.values()) / len(scores):.1f} of 100 over {len(scores)} of {len(records)} answers")
+    for title, ids in (("worst", ranked[:3]), ("best", ranked[-3:][::-1])):
+        print(f"\n{title}")
+        for i in ids:
+            print(f"  {scores[i]:5.1f}  {shorten(records[i]['instruction'], 80)}\n         {shorten(records[i]['model_response'], 120)}")
+
+
+def ask(directory: Path, config: InstructConfig) -> None:
+    """Answers to what is typed, until an empty line."""
+    gpt, tokenizer = load(directory)
+    style = read_json(directory / "config.json").get("prompt_style")
+    if style is None:
+        raise ValueError(f"{directory}: no prompt_style in config.json, expected an assistant's run; train one without --ask")
+    print("Type an instruction; an empty line ends.")
+    while line := read_line():
+        try:
+            print(" ", answers(gpt, tokenizer, [Instruction(line, "")], style=style, max_new_tokens=config.max_new_tokens)[0])
+        except ValueError as error:
+            print(f"error: {error}")
+
+
+def read_line() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,109 @@
+"""Rows of files: txt, csv, tsv, json and jsonl, with the place of each row for messages that name it."""
+
+import csv
+import difflib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinygpt.corpora import read_text
+
+
+@dataclass
+class Table:
+    """Rows of a file.
+
+    rows     (place, values by column); the place is "line 7" or "record 7", for messages
+    notes    what was guessed, as sentences
+    """
+
+    path: Path
+    columns: list[str]
+    rows: list[tuple[str, dict[str, Any]]]
+    notes: list[str]
+
+
+def read_table(path: Path, names: Iterable[str]) -> Table:
+    """Rows of a file whose name ends in .txt, .csv, .tsv, .json or .jsonl.
+
+    names   names that columns may have: a first line that holds one of them is a header; so is one whose cells do not come again.
+            Columns without a header are named 1, 2, ...
+    Raises ValueError, naming file, row and problem, for another format, ragged rows, records that are no objects and a file without rows.
+    """
+    names = set(names)
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+        return _delimited(path, lines, names, 'put a text that holds a comma into "quotes"')
+    if suffix in (".tsv", ".txt"):
+        lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+        return _delimited(path, lines, names, "save texts that hold a tab as csv or jsonl")
+    if suffix == ".json":
+        records = _parse(path, "", read_text(path))
+        if not isinstance(records, list):
+            raise ValueError(f"{path}: a JSON {type(records).__name__}, expected a list of objects; or save one object per line as jsonl")
+        return _records(path, [(f"record {i}", record) for i, record in enumerate(records, start=1)])
+    if suffix == ".jsonl":
+        numbered = [(f"line {i}", line) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+        return _records(path, [(place, _parse(path, f"{place}: ", line)) for place, line in numbered])
+    raise ValueError(f"{path}: format {suffix!r}, expected .txt, .csv, .tsv, .json or .jsonl; rename or convert the file")
+
+
+def _delimited(path: Path, reader: Any, names: set[str], fix: str) -> Table:
+    lines: list[tuple[str, list[str]]] = []
+    try:
+        for cells in reader:
+            if cells:  # else a blank line
+                lines.append((f"line {reader.line_num}", cells))
+            if cells and len(cells) != len(lines[0][1]):
+                raise ValueError(
+                    f"{path}: line {reader.line_num}: {len(cells)} columns, expected {len(lines[0][1])} as in the first line; {fix}"
+                )
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.line_num}: {error}, expected columns as in the first line; {fix}") from None
+    if not lines:
+        raise ValueError(f"{path}: empty, expected rows; check that it is the file that you mean")
+    first, *rest = [cells for _, cells in lines]
+    named = names & {*first, *(cell.strip().casefold() for cell in first)}
+    repeated = any(cell in {cells[i] for cells in rest} for i, cell in enumerate(first))
+    has_header = bool(named) or not repeated
+    columns = [cell.strip() for cell in first] if has_header else [str(i) for i in range(1, len(first) + 1)]
+    note = f"first line taken as {'the names of the columns' if has_header else 'data, columns named by number'}"
+    rows = [(place, dict(zip(columns, cells, strict=True))) for place, cells in lines[has_header:]]
+    return Table(path, columns, rows, [note])
+
+
+def _records(path: Path, records: list[tuple[str, Any]]) -> Table:
+    for place, record in records:
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: {place}: a JSON {type(record).__name__}, expected an object; write each row as {{...}}")
+    columns = list(dict.fromkeys(key for _, record in records for key in record))
+    if not columns:
+        raise ValueError(f"{path}: empty, expected rows; check that it is the file that you mean")
+    return Table(path, columns, records, [])
+
+
+def _parse(path: Path, place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {place}{error}, expected valid JSON; repair it there") from None
+
+
+def check_column(table: Table, name: str, option: str) -> None:
+    """Raises ValueError, listing the columns that there are, if `name` is none of them; `option` is the flag that names it."""
+    if name not in table.columns:
+        close = difflib.get_close_matches(name, table.columns, n=1)
+        fix = f"did you mean {close[0]!r}?" if close else f"name one of them with {option}"
+        raise ValueError(f"{table.path}: no column {name!r}, expected one of {', '.join(map(repr, table.columns))}; {fix}")
+
+
+def text_in(table: Table, place: str, column: str, values: dict[str, Any]) -> str:
+    """The text in a row's column, "" where there is none. Raises ValueError, naming row and column, for anything else."""
+    value = values.get(column, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{table.path}: {place}: {column} is a {type(value).__name__}, expected a text; correct or remove the row")
+    return value
