@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autograd import backend
-from autograd.core import Array, Node, Step, Tensor
+from autograd.core import Array, Node, Op, Step, Tensor
 
 MAX_BOXES = 200
 _CHARACTER, _LINE, _PAD, _GAP_X, _GAP_Y = 7.3, 16, 8, 56, 14  # pixels, for 12-pixel monospace
@@ -149,7 +149,7 @@ def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _
         shape: tuple[int, ...] = getattr(value, "shape", ())
     else:
         output = item._output if isinstance(item, Tensor) else item[1]
-        op = node.op.__name__ + (f" [{output}]" if len(node.outputs) > 1 else "")
+        op = _name(node.op) + (f" [{output}]" if len(node.outputs) > 1 else "")
         title = f"{name} = {op}" if name else op
         shape = node.outputs[output]
         if node.step is not None:
@@ -163,6 +163,11 @@ def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _
         first, *rest = _numbers(gradient, digits)
         box.lines += [(f"grad {first}", _VERMILION), *((f"     {line}", _VERMILION) for line in rest)]
     return box
+
+
+def _name(op: type[Op]) -> str:
+    """The op's name; for a kernel, that of the op it stands in for."""
+    return next(cls.__name__ for cls in reversed(op.__mro__) if issubclass(cls, Op) and cls is not Op)
 
 
 def _numbers(value: Any, digits: int) -> list[str]:

@@ -1,0 +1,118 @@
+"""How a page of these docs is made: its Python runs, its pictures are drawn, its formulas become MathML, code comes from the source.
+
+mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`. What a page may hold, all of it readable as it stands:
+
+    ```python ... ```                                       runs, one namespace per page; `print(x)  # [1. 2.]` must print that,
+                                                            or a ```text block right below holds all that the block prints
+    [Softmax in autograd/ops/activation.py](../../...)      alone on a line: replaced by the code of that class or function
+    <!-- picture: y -->                                     replaced by y.draw()
+    $ ... $ and $$ ... $$                                   formulas
+"""
+
+import ast
+import contextlib
+import html
+import io
+import re
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_PIECE = re.compile(
+    r"^```(?P<language>\w*)\n(?P<code>.*?)^```[ ]*$(?P<shown>\n\n```text\n.*?^```[ ]*$)?"
+    r"|^\[(?P<name>[\w.]+) in (?P<file>[\w/]+\.py)\]\([^)\s]+\)[ ]*$"
+    r"|^<!-- picture: (?P<picture>.+?) -->[ ]*$",
+    flags=re.MULTILINE | re.DOTALL,
+)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?![\s$])(.+?)(?<!\s)\$(?!\w)", flags=re.DOTALL)
+
+
+def source(file: str, name: str) -> str:
+    """The code of a class or function (or method, `Class.method`) in a file of the repository."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    body: list[ast.stmt] = ast.parse(text).body
+    node = None
+    for part in name.split("."):
+        node = next((n for n in body if getattr(n, "name", None) == part), None)
+        if node is None:
+            raise ValueError(f"{file}: no {name}, expected a class or function of that name; was it renamed?")
+        body = getattr(node, "body", [])
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    return textwrap.dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+
+
+def run_block(code: str, shown: str | None, namespace: dict, where: str) -> None:
+    """Runs a block and compares what it prints with what the page says. Raises AssertionError where they differ."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, where, "exec"), namespace)
+    printed = out.getvalue().rstrip("\n")
+    expected = shown.strip("\n") if shown is not None else "\n".join(re.findall(r"print\(.*\)  # (.*)$", code, flags=re.MULTILINE))
+    if [line.rstrip() for line in printed.split("\n")] != [line.rstrip() for line in expected.split("\n")]:
+        raise AssertionError(f"{where}: the page says\n{expected}\nbut the code prints\n{printed}")
+
+
+def run_page(markdown: str, where: str, *, expand: bool = True) -> tuple[str, list[str], list[str]]:
+    """Runs a page's blocks, in order.
+
+    Returns the page with sources and pictures put in (pictures as @@picture N@@), the pictures, and the included sources.
+    """
+    namespace: dict = {"__name__": where}
+    pictures: list[str] = []
+    sources: list[str] = []
+
+    def piece(match: re.Match) -> str:
+        if match["name"]:
+            code = source(match["file"], match["name"])
+            sources.append(f"{match['file']}:{match['name']}")
+            if not expand:
+                return match[0]
+            return f"```python title=\"{match['file']}\"\n{code}\n```"
+        if match["picture"]:
+            expression = match["picture"]
+            drawn = eval(expression, namespace)
+            pictures.append(str(drawn if isinstance(drawn, str) else drawn.draw()))
+            return f"@@picture {len(pictures) - 1}@@" if expand else match[0]
+        if match["language"] == "python":
+            shown = None if match["shown"] is None else match["shown"].partition("```text\n")[2].rpartition("```")[0]
+            line = markdown.count("\n", 0, match.start()) + 2
+            run_block("\n" * (line - 1) + match["code"], shown, namespace, where)
+        return match[0]
+
+    return _PIECE.sub(piece, markdown), pictures, sources
+
+
+def formulas(markdown: str, stash: list[str]) -> str:
+    """Replaces formulas outside code by @@formula N@@ and puts their MathML into `stash`."""
+    from latex2mathml.converter import convert
+
+    def one(match: re.Match) -> str:
+        display = match[1] is not None
+        stash.append(convert(match[1] or match[2], display="block" if display else "inline"))
+        return f"@@formula {len(stash) - 1}@@"
+
+    parts = re.split(r"(^```.*?^```[ ]*$|`[^`\n]+`)", markdown, flags=re.MULTILINE | re.DOTALL)
+    return "".join(part if part.startswith("`") else _FORMULA.sub(one, part) for part in parts)
+
+
+def on_page_markdown(markdown, page, config, files):
+    namespace_free = page.file.src_uri
+    markdown, page.pictures, _ = run_page(markdown, namespace_free)
+    page.formulas = []
+    markdown = formulas(markdown, page.formulas)
+    return re.sub(r"\]\((?:\.\./)+((?:autograd|tinygpt|examples|tests|benchmarks)/[^)\s]*|README\.md)\)", rf"]({config.repo_url}/blob/main/\1)" if config.repo_url else r"](#)", markdown)
+
+
+def on_page_content(content, page, config, files):
+    content = re.sub(r"(?:<p>)?@@picture (\d+)@@(?:</p>)?", lambda m: f'<div class="picture">{page.pictures[int(m[1])]}</div>', content)
+    return re.sub(r"@@formula (\d+)@@", lambda m: page.formulas[int(m[1])], content)
+
+
+if __name__ == "__main__":  # python docs/hooks.py page.md ...: run these pages
+    import sys
+
+    for name in sys.argv[1:]:
+        run_page(Path(name).read_text(encoding="utf-8"), name)
+        print(name, "ok")
+    assert html

@@ -1,0 +1,110 @@
+"""The pages in docs/: their code runs and prints what they say, their numbers come from that code, no op is without its section."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+import autograd as ag
+from autograd import backend
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+BACKWARD = DOCS / "backward"
+
+pytestmark = pytest.mark.skipif(backend.name != "numpy", reason="the pages print NumPy's arrays")
+
+
+def load_hooks():
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hooks = load_hooks()
+
+
+def sections(path):
+    """Heading -> text of each second-level section of a page."""
+    parts = re.split(r"^## (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
+def test_a_page_runs_and_prints_what_it_says(page):
+    text, pictures, _ = hooks.run_page(page.read_text(encoding="utf-8"), page.name)
+    for picture in pictures:
+        assert picture.startswith("<svg") and picture.endswith("</svg>")
+    if page.parent == BACKWARD:
+        check_numbers_in_prose(text, page)
+
+
+def check_numbers_in_prose(text, page):
+    """A number of three decimals or more in the prose must occur in the page's code or in what it prints."""
+    code = "\n".join(re.findall(r"^```.*?^```", text, flags=re.MULTILINE | re.DOTALL))
+    prose = re.sub(r"^```.*?^```|https?://\S+|arXiv:\S+", "", text, flags=re.MULTILINE | re.DOTALL)
+    known = set(re.findall(r"\d+\.\d+", code)) | {n.removesuffix("0") for n in re.findall(r"\d+\.\d+", code)}
+    for number in re.findall(r"(?<![\d.])\d+\.\d{3,}(?![\d.])", prose):
+        assert number in known, f"{page.name}: {number} is in no code block and no output"
+
+
+def test_the_runner_notices_a_wrong_number_and_a_renamed_class():
+    with pytest.raises(AssertionError, match="the page says\n3\nbut the code prints\n2"):
+        hooks.run_page("```python\nprint(1 + 1)  # 3\n```\n", "page")
+    with pytest.raises(AssertionError, match="prints\n2"):
+        hooks.run_page("```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n", "page")
+    with pytest.raises(ValueError, match="no Softmax, expected a class or function"):
+        hooks.run_page("[Softmax in autograd/ops/shape.py](../x)\n", "page")
+    assert hooks.source("autograd/core.py", "Op.apply").startswith("@classmethod\ndef apply(cls")
+
+
+# Every op has its section ------------------------------------------------------------------------------------------------------
+
+OPS = sorted(set(ag.ops.__all__) - {"RandomStream"})
+
+
+def module_and_class(op):
+    """An op's file, and the class that the op's function applies."""
+    module = importlib.import_module(getattr(ag, op).__module__)
+    special = {"scaled_dot_product_attention": "Attention", "matmul": "MatMul", "logsumexp": "LogSumExp", "gelu": "GELU", "relu": "ReLU"}
+    name = special.get(op) or "".join(part.capitalize() for part in op.split("_"))
+    assert issubclass(getattr(module, name), ag.Op)
+    return module.__name__.rpartition(".")[2], name
+
+
+def test_pages_and_files_of_ops_are_the_same_list():
+    files = {p.stem for p in (ROOT / "autograd" / "ops").glob("*.py")} - {"__init__"}
+    assert {p.stem for p in BACKWARD.glob("*.md")} == files | {"index", "engine", "optimizer"}
+
+
+def test_sections_and_ops_are_the_same_list():
+    found = {heading for file in {module_and_class(op)[0] for op in OPS} for heading in sections(BACKWARD / f"{file}.md")}
+    assert found - {"Exercises"} == set(OPS)
+
+
+@pytest.mark.parametrize("op", [*OPS, "AdamW"])
+def test_a_section_is_complete(op):
+    file, cls = module_and_class(op) if op != "AdamW" else ("optimizer", "AdamWUpdate")
+    page = sections(BACKWARD / f"{file}.md")
+    text = page[op]
+    path = f"autograd/ops/{file}.py" if op != "AdamW" else "autograd/optim.py"
+    assert f"[{cls} in {path}]" in text  # the code, included from the source
+    assert "**Formula.**" in text and "$" in text
+    assert "emory.**" in text and ("save" in text.lower() or op == "AdamW")  # what is kept, and its bytes
+    assert "**Traps.**" in text
+    assert "```python" in text
+    if op != "AdamW":
+        assert "check_grads(" in text
+    whole = (BACKWARD / f"{file}.md").read_text(encoding="utf-8")
+    assert re.search(r"\*\*(The f|F)ast ", whole)
+    assert "<details" in text or "<details" in page.get("Exercises", "")
+    assert "<!-- picture:" in whole
+
+
+def test_the_index_lists_every_op_on_its_page():
+    rows = re.findall(r"^\| \[[^\]]+\]\((\w+)\.md\) \| (.*) \|$", (BACKWARD / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    listed = {op: page for page, ops in rows for op in ops.split(", ") if op in OPS}
+    assert listed == {op: module_and_class(op)[0] for op in OPS}
