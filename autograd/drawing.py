@@ -149,7 +149,7 @@ def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _
         shape: tuple[int, ...] = getattr(value, "shape", ())
     else:
         output = item._output if isinstance(item, Tensor) else item[1]
-        op = _name(node.op) + (f" [{output}]" if len(node.outputs) > 1 else "")
+        op = op_name(node.op) + (f" [{output}]" if len(node.outputs) > 1 else "")
         title = f"{name} = {op}" if name else op
         shape = node.outputs[output]
         if node.step is not None:
@@ -165,7 +165,7 @@ def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _
     return box
 
 
-def _name(op: type[Op]) -> str:
+def op_name(op: type[Op]) -> str:
     """The op's name; for a kernel, that of the op it stands in for."""
     return next(cls.__name__ for cls in reversed(op.__mro__) if issubclass(cls, Op) and cls is not Op)
 

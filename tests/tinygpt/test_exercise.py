@@ -60,7 +60,7 @@ def test_mending_a_file_turns_the_answer_round(tmp_path, capsys):
     assert "mended: every gradient is right" in capsys.readouterr().out
     assert main(["--folder", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert " 1  mended  tanh." in out and out.endswith("1 of 10 mended\n")
+    assert " 1  mended  tanh " in out and out.endswith("1 of 10 mended\n")
 
 
 @pytest.mark.parametrize(
