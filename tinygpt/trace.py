@@ -61,26 +61,30 @@ def trace(model: Any, ids: Any, targets: Any = None) -> Trace:
 
     ids, targets   (B, T) host integers; with targets the loss is computed, else the logits
     """
-    with _names_of_running_modules(model) as running, ag.watch() as steps:
-        marks: list[tuple[int, str]] = running(lambda: len(steps))
-        model(ids) if targets is None else model.loss(ids, targets)
-    weights = {id(p): p for p in model.parameters()}
-    counted = {id(_memory_of(p.data)) for p in weights.values()}
     found = []
-    changes = iter([*marks, (len(steps) + 1, "")])
-    module = ""
-    upcoming = next(changes)
-    for number, step in enumerate(steps):
-        while upcoming[0] <= number:
-            module = upcoming[1]
-            upcoming = next(changes)
+    steps = watched(model, lambda: model(ids) if targets is None else model.loss(ids, targets))
+    weights = {id(p) for p in model.parameters()}
+    counted = {id(_memory_of(p.data)) for p in model.parameters()}
+    for module, step in steps:
         kept = {id(m): m for m in map(_memory_of, saved_arrays(step.saved)) if m.dtype.kind not in "iu" and id(m) not in counted}
         counted.update(kept)
         n_parameters = sum(x.size for x in step.inputs if id(x) in weights)
-        found.append(
-            TraceStep(module, op_name(step.op), step.outputs[0].shape, n_parameters, _flops(step), sum(m.nbytes for m in kept.values()))
-        )
+        n_bytes = sum(m.nbytes for m in kept.values())
+        found.append(TraceStep(module, op_name(step.op), step.outputs[0].shape, n_parameters, _flops(step), n_bytes))
     return Trace(found)
+
+
+def watched(model: Any, run: Callable[[], Any]) -> list[tuple[str, ag.Step]]:
+    """Calls `run` and gives every op of it in order, each with the dotted name of the module of `model` that ran it."""
+    marks: list[tuple[int, str]] = []  # (number of the step, name of the module running from there on)
+    with ag.watch() as steps, _reporting(model, lambda name: marks.append((len(steps), name))):
+        run()
+    found, module = [], ""
+    for number, step in enumerate(steps):
+        while marks and marks[0][0] <= number:
+            module = marks.pop(0)[1]
+        found.append((module, step))
+    return found
 
 
 def summary(model: Any) -> str:
@@ -102,11 +106,9 @@ def summary(model: Any) -> str:
 
 
 @contextmanager
-def _names_of_running_modules(model: Any) -> Iterator[Callable[[Callable[[], int]], list[tuple[int, str]]]]:
-    """Within this block modules report when they run: the list gets (position, name of the module running from there on)."""
-    marks: list[tuple[int, str]] = []
-    position: Callable[[], int] = int
-    running: list[str] = [""]
+def _reporting(model: Any, report: Callable[[str], None]) -> Iterator[None]:
+    """Within this block each module calls report(its name) when it begins, and report(its caller's name) when it ends."""
+    running = [""]
     wrapped = []
 
     def wrap(name: str, module: nn.Module) -> None:
@@ -114,26 +116,21 @@ def _names_of_running_modules(model: Any) -> Iterator[Callable[[Callable[[], int
 
         def named(*args: Any, **kwargs: Any) -> Any:
             running.append(name)
-            marks.append((position(), name))
+            report(name)
             try:
                 return forward(*args, **kwargs)
             finally:
                 running.pop()
-                marks.append((position(), running[-1]))
+                report(running[-1])
 
         module.forward = named  # type: ignore[method-assign]
         wrapped.append(module)
-
-    def start(where: Callable[[], int]) -> list[tuple[int, str]]:
-        nonlocal position
-        position = where
-        return marks
 
     for name, module in model.named_modules():
         if name:
             wrap(name, module)
     try:
-        yield start
+        yield
     finally:
         for module in wrapped:
             del module.forward  # the class's own again
