@@ -5,15 +5,19 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
     ```python ... ```                                       runs, one namespace per page; `print(x)  # [1. 2.]` must print that,
                                                             or a ```text block right below holds all that the block prints
     [Softmax in autograd/ops/activation.py](../../...)      alone on a line: replaced by the code of that class or function
+    [examples/learn/01_tokens.py](../../...)                alone on a line: replaced by the whole file
+    <!-- output: examples/learn/01_tokens.py -->            replaced by what the script prints
     <!-- picture: y -->                                     replaced by y.draw()
     $ ... $ and $$ ... $$                                   formulas
 """
 
 import ast
 import contextlib
-import html
 import io
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -96,12 +100,47 @@ def formulas(markdown: str, stash: list[str]) -> str:
     return "".join(part if part.startswith("`") else _FORMULA.sub(one, part) for part in parts)
 
 
+def whole_files(markdown: str) -> str:
+    """Puts in whole scripts, `[examples/a.py](../examples/a.py)` alone on a line, and their output, `<!-- output: examples/a.py -->`."""
+
+    def script(match: re.Match) -> str:
+        text = (ROOT / match["file"]).read_text(encoding="utf-8").rstrip("\n")
+        return f"```python title=\"{match['file']}\"\n{text}\n```"
+
+    def output(match: re.Match) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+        command = [sys.executable, str(ROOT / match["file"])]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=True)
+        return f"```text\n{done.stdout.strip(chr(10))}\n```"
+
+    markdown = re.sub(r"^\[(?P<file>[\w/]+\.py)\]\(\S+\)[ ]*$", script, markdown, flags=re.MULTILINE)
+    return re.sub(r"^<!-- output: (?P<file>\S+) -->[ ]*$", output, markdown, flags=re.MULTILINE)
+
+
+def without_links_to_files(markdown: str) -> str:
+    """Links that leave docs/ (to code, to the README) become plain words: on the site there is nothing at their other end."""
+    return re.sub(r"\[([^\]\n]+)\]\((?:\.\./)+(?:autograd|tinygpt|examples|tests|benchmarks|README)[^)\s]*\)", r"\1", markdown)
+
+
+# What mkdocs calls ---------------------------------------------------------------------------------------------------------------
+
+
+def on_config(config):
+    """Pages that the navigation in mkdocs.yml does not name are added to it, under "More"."""
+    named = set(re.findall(r"'([\w/.-]+\.md)'", repr(config["nav"])))
+    docs = Path(config["docs_dir"])
+    rest = sorted(p.relative_to(docs).as_posix() for p in docs.rglob("*.md"))
+    rest = [page for page in rest if page not in named]
+    if rest:
+        config["nav"].append({"More": rest})
+    return config
+
+
 def on_page_markdown(markdown, page, config, files):
-    namespace_free = page.file.src_uri
-    markdown, page.pictures, _ = run_page(markdown, namespace_free)
+    where = page.file.src_uri
+    markdown, page.pictures, _ = run_page(whole_files(markdown), where)
     page.formulas = []
-    markdown = formulas(markdown, page.formulas)
-    return re.sub(r"\]\((?:\.\./)+((?:autograd|tinygpt|examples|tests|benchmarks)/[^)\s]*|README\.md)\)", rf"]({config.repo_url}/blob/main/\1)" if config.repo_url else r"](#)", markdown)
+    return without_links_to_files(formulas(markdown, page.formulas))
 
 
 def on_page_content(content, page, config, files):
@@ -110,9 +149,6 @@ def on_page_content(content, page, config, files):
 
 
 if __name__ == "__main__":  # python docs/hooks.py page.md ...: run these pages
-    import sys
-
     for name in sys.argv[1:]:
         run_page(Path(name).read_text(encoding="utf-8"), name)
         print(name, "ok")
-    assert html

@@ -108,3 +108,39 @@ def test_the_index_lists_every_op_on_its_page():
     rows = re.findall(r"^\| \[[^\]]+\]\((\w+)\.md\) \| (.*) \|$", (BACKWARD / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     listed = {op: page for page, ops in rows for op in ops.split(", ") if op in OPS}
     assert listed == {op: module_and_class(op)[0] for op in OPS}
+
+
+# Questions and errors ----------------------------------------------------------------------------------------------------------
+
+
+def texts_in_the_code():
+    """Every string in the packages, neighbouring literals joined; what a placeholder stands for is written {}."""
+    import ast
+
+    for package in ("autograd", "tinygpt"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+                elif isinstance(node, ast.JoinedStr):
+                    yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+
+
+def test_the_words_that_the_faq_is_indexed_by_are_in_the_messages():
+    page = (DOCS / "faq.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*`) \| \[[^\]]+\]\(#([\w-]+)\) \|$", page, flags=re.MULTILINE)
+    assert len(rows) > 25
+    code = list(texts_in_the_code())
+    headings = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^### (.+)$", page, flags=re.MULTILINE)}
+    for words, anchor in rows:
+        assert anchor in headings
+        for phrase in re.findall(r"`([^`]+)`", words):
+            assert any(phrase in text for text in code), f"faq.md: no message says {phrase!r}"
+
+
+def test_links_between_pages_and_to_files_lead_somewhere():
+    for page in [*PAGES, ROOT / "README.md", *(ROOT / "examples").rglob("*.md")]:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
