@@ -29,7 +29,7 @@ _PIECE = re.compile(
     r"|^<!-- picture: (?P<picture>.+?) -->[ ]*$",
     flags=re.MULTILINE | re.DOTALL,
 )
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?![\s$])(.+?)(?<!\s)\$(?!\w)", flags=re.DOTALL)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?![\s$])([^$]+?)(?<!\s)\$(?![\w$])", flags=re.DOTALL)
 
 
 def source(file: str, name: str) -> str:
@@ -72,7 +72,7 @@ def run_page(markdown: str, where: str, *, expand: bool = True) -> tuple[str, li
             sources.append(f"{match['file']}:{match['name']}")
             if not expand:
                 return match[0]
-            return f"```python title=\"{match['file']}\"\n{code}\n```"
+            return f'```python title="{match["file"]}"\n{code}\n```'
         if match["picture"]:
             expression = match["picture"]
             drawn = eval(expression, namespace)
@@ -93,7 +93,9 @@ def formulas(markdown: str, stash: list[str]) -> str:
 
     def one(match: re.Match) -> str:
         display = match[1] is not None
-        stash.append(convert(match[1] or match[2], display="block" if display else "inline"))
+        mathml = convert(match[1] or match[2], display="block" if display else "inline")
+        mathml = mathml.replace("<mi>&#x02032;</mi>", "<mo>&#x02032;</mo>")  # a prime set as an identifier is drawn too small to see
+        stash.append(f'<span class="formula">{mathml}</span>' if display else mathml)
         return f"@@formula {len(stash) - 1}@@"
 
     parts = re.split(r"(^```.*?^```[ ]*$|`[^`\n]+`)", markdown, flags=re.MULTILINE | re.DOTALL)
@@ -105,10 +107,10 @@ def whole_files(markdown: str) -> str:
 
     def script(match: re.Match) -> str:
         text = (ROOT / match["file"]).read_text(encoding="utf-8").rstrip("\n")
-        return f"```python title=\"{match['file']}\"\n{text}\n```"
+        return f'```python title="{match["file"]}"\n{text}\n```'
 
     def output(match: re.Match) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, str(ROOT / match["file"])]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=True)
         return f"```text\n{done.stdout.strip(chr(10))}\n```"

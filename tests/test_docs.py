@@ -144,3 +144,30 @@ def test_links_between_pages_and_to_files_lead_somewhere():
         for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+# The site ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_formulas_become_mathml_and_code_is_left_alone():
+    pytest.importorskip("latex2mathml", reason="latex2mathml is not installed: pip install -e .[docs]")
+    stash = []
+    text = hooks.formulas("Let $x_i$ be, `$y$` code, 5 $ and 6 $.\n\n$$z = \\frac12$$\n\n```python\na = '$b$'\n```\n", stash)
+    assert text == "Let @@formula 0@@ be, `$y$` code, 5 $ and 6 $.\n\n@@formula 1@@\n\n```python\na = '$b$'\n```\n"
+    assert "<msub><mi>x</mi><mi>i</mi></msub>" in stash[0] and 'display="block"' in stash[1]
+
+
+def test_whole_files_and_links_out_of_the_docs():
+    text = hooks.whole_files("[examples/learn/show.py](../examples/learn/show.py)\n")
+    assert text.startswith('```python title="examples/learn/show.py"\n"""How the scripts') and text.endswith("```\n")
+    assert hooks.without_links_to_files("see [`model.py`](../../tinygpt/model.py), [this](faq.md#x)") == "see `model.py`, [this](faq.md#x)"
+
+
+def test_every_script_of_the_path_has_its_page():
+    scripts = sorted(p.name for p in (ROOT / "examples" / "learn").glob("[0-9]*.py"))
+    for script in scripts:
+        (page,) = (DOCS / "learn").glob(f"{script[:2]}-*.md")
+        text = page.read_text(encoding="utf-8")
+        assert f"[examples/learn/{script}]" in text and f"<!-- output: examples/learn/{script} -->" in text and "**Look for**" in text
+        assert f"]({page.name})" in (DOCS / "learn" / "index.md").read_text(encoding="utf-8")
+    assert len(list((DOCS / "learn").glob("*.md"))) == len(scripts) + 1
