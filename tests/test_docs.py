@@ -171,3 +171,48 @@ def test_every_script_of_the_path_has_its_page():
         assert f"[examples/learn/{script}]" in text and f"<!-- output: examples/learn/{script} -->" in text and "**Look for**" in text
         assert f"]({page.name})" in (DOCS / "learn" / "index.md").read_text(encoding="utf-8")
     assert len(list((DOCS / "learn").glob("*.md"))) == len(scripts) + 1
+
+
+# Commands ----------------------------------------------------------------------------------------------------------------------
+
+
+def commands():
+    """(page, command) for every `python ...` in fences and in running text of the docs, the READMEs and the scripts' headers."""
+    pages = [*PAGES, ROOT / "README.md", *(ROOT / "examples").rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for line in re.findall(r"(?:^|&& |`|=\w+ )(python (?:-m )?[\w./]+[^`#\n]*)", text, flags=re.MULTILINE):
+            yield page, line.strip()
+        if page.suffix == ".py":
+            for line in re.findall(r"^ +(python (?:-m )?[\w./]+[^#\n]*)", text.split('"""')[1], flags=re.MULTILINE):
+                yield page, line.strip()
+
+
+def test_every_command_names_a_file_and_flags_that_exist():
+    import shlex
+    import subprocess
+    import sys
+
+    helps: dict[str, str] = {}
+    found = 0
+    for page, command in commands():
+        words = shlex.split(command)[1:]
+        where = f"{page.relative_to(ROOT)}: {command}"
+        if words[0] == "-m":
+            program = ROOT / (words[1].replace(".", "/") + ".py")
+            arguments, start = words[2:], ["-m", words[1]]
+        else:
+            program, arguments, start = ROOT / words[0], words[1:], [words[0]]
+        if words[0] in ("docs/hooks.py",) or (words[0] == "-m" and not words[1].startswith(("tinygpt", "autograd"))):
+            continue
+        assert program.is_file(), where
+        found += 1
+        flags = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+        if flags and "learn" not in program.parts and "--help" not in flags:
+            if command.split(" --")[0] not in helps:
+                done = subprocess.run([sys.executable, *start, "--help"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+                assert done.returncode == 0, where
+                helps[command.split(" --")[0]] = done.stdout
+            for flag in flags:
+                assert flag in helps[command.split(" --")[0]], f"{where}: {flag}"
+    assert found > 30
