@@ -7,12 +7,17 @@ A few seconds. First layer norm on numbers that you can check, then the experime
 large the gradient still is when it has come back to the first layer.
 """
 
+import argparse
 import sys
 
 import numpy as np
 from show import bar, heading, show
 
 import autograd as ag
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--plot", metavar="FILE", help="also draw the gradients of the first table into this picture")
+plot = parser.parse_args().plot
 
 heading("layer norm: each row to mean 0 and variance 1, then scale (gamma) and shift (beta), both learned")
 x = ag.Tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]], requires_grad=True)  # (N, C) = (2, 3)
@@ -81,9 +86,11 @@ input, so a step along it helps only near the spot where it was taken.
 Residual: `x +` is a road on which the gradient passes each layer unchanged. Without a norm, what the layers add to it piles up.
 Post-norm: rescales that road at every layer. Pre-norm, GPT-2's way: the road itself stays free, and size and direction both last.""")
 
-if "--plot" in sys.argv:
-    import matplotlib
-
+if plot:
+    try:
+        import matplotlib
+    except ImportError:
+        sys.exit('error: --plot: matplotlib is missing, expected it for pictures; pip install -e ".[plot]"')
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -93,6 +100,5 @@ if "--plot" in sys.argv:
         axis.semilogy(range(1, LAYERS + 1), sizes[name, 1.0], color=colour, marker=marker, markersize=4, label=name.split("  ")[0])
     axis.set(xlabel="layer (1 is nearest the input)", ylabel="norm of the gradient (loss units per unit of x)")
     axis.legend(title="24 layers, weights 1 / sqrt(inputs)")
-    path = sys.argv[sys.argv.index("--plot") + 1]
-    figure.savefig(path, dpi=120)
-    print("picture:", path)
+    figure.savefig(plot, dpi=120)
+    print("picture:", plot)
