@@ -93,3 +93,10 @@ def test_unknown_numbers_and_empty_folders(tmp_path, capsys):
 def test_the_command():
     done = subprocess.run([sys.executable, "-m", "tinygpt.exercise", "3"], capture_output=True, text=True, cwd=FOLDER)
     assert done.returncode == 1 and "gradient of b (4,): wrong" in done.stdout
+
+
+def test_one_wrong_gradient_is_enough_whichever_it_is(tmp_path):
+    solution = (FOLDER / "solutions" / "02_matmul.py").read_text(encoding="utf-8")
+    (tmp_path / "02_matmul.py").write_text(solution.replace("dy @ b.T", "dy @ b"), encoding="utf-8")
+    verdict = check(tmp_path / "02_matmul.py")
+    assert not verdict.right and "gradient of a (3, 3): wrong" in verdict.lines[0] and verdict.lines[1] == "gradient of b (3, 3): right"
