@@ -35,9 +35,16 @@ class TraceStep:
     saved_bytes: int
 
 
-@dataclass(frozen=True)
+class Text(str):
+    """A string that an interactive session shows as it is, line by line."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, repr=False)
 class Trace:
-    """The steps of one forward pass; `print` shows them as a table with their sums."""
+    """The steps of one forward pass; `print` and an interactive session show them as a table with their sums."""
 
     steps: list[TraceStep]
 
@@ -49,7 +56,7 @@ class Trace:
     def saved_bytes(self) -> int:
         return sum(step.saved_bytes for step in self.steps)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows: list[tuple[str, ...]] = [("module", "op", "shape", "parameters", "FLOPs", "saved bytes")]
         rows += [(s.module, s.op, str(s.shape), f"{s.n_parameters:,}", f"{s.flops:,}", f"{s.saved_bytes:,}") for s in self.steps]
         rows.append(("sum", "", "", "", f"{self.flops:,}", f"{self.saved_bytes:,}"))
@@ -87,7 +94,7 @@ def watched(model: Any, run: Callable[[], Any]) -> list[tuple[str, ag.Step]]:
     return found
 
 
-def summary(model: Any) -> str:
+def summary(model: Any) -> Text:
     """A table of every parameter (shape, number of weights, trainable or frozen), with the sums that memory planning needs."""
     rows: list[tuple[str, ...]] = [("parameter", "shape", "weights", "")]
     n_trainable = 0
@@ -98,7 +105,7 @@ def summary(model: Any) -> str:
     itemsize = model.parameters()[0].dtype.itemsize
     rows.append(("sum", "", f"{n:,}", ""))
     training = n * itemsize + 3 * n_trainable * itemsize
-    return (
+    return Text(
         f"{_table(rows, n_left=2)}\n"
         f"{n_trainable:,} trainable, {n - n_trainable:,} frozen; weights {_mib(n * itemsize)}; "
         f"with gradients and AdamW's two moments {_mib(training)}; activations besides: see trace(ids)"

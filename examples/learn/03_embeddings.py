@@ -25,6 +25,8 @@ product = ag.matmul(onehot, table)  # (T, V) @ (V, C) -> (T, C)
 show("look-up (T, C) =", looked_up, 1)
 print("one-hot @ table gives the same:", np.array_equal(looked_up.data, product.data))
 
+# There is no loss yet, so we pretend one: dy says by how much it would rise with each number of the result. `backward` then finds
+# by how much it would rise with each number of the table: `table.grad`.
 heading("backward: each row gets the gradients of all places that looked it up")
 dy = np.array([[1.0, 1, 1], [10, 10, 10], [100, 100, 100], [0, 0, 5]])  # (T, C), what arrives from above
 looked_up.backward(dy)

@@ -51,6 +51,7 @@ def test_every_weight_and_every_module_is_in_the_trace():
     assert {step.module for step in trace.steps} == {name for name, _ in model.named_modules() if "dropout" not in name}
     assert [s.op for s in trace.steps if s.module == "h.1.mlp"] == ["GELU"]
     text = str(trace)
+    assert text == repr(trace)
     assert "h.0.attn.c_attn  Linear     (2, 4, 24)           216" in text and text.splitlines()[-1].startswith("sum")
 
 
@@ -71,4 +72,5 @@ def test_summary_counts_weights_and_what_is_frozen():
     text = model.summary()
     for name, p in model.named_parameters():
         assert any(line.startswith(name + " ") and f"{p.size:,}" in line for line in text.splitlines())
+    assert repr(text) == text  # an interactive session shows lines, not \\n
     assert "1,888" in text and "1,840 trainable, 48 frozen" in text and "48  frozen" in text
