@@ -6,7 +6,7 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
                                                             or a ```text block right below holds all that the block prints
     [Softmax in autograd/ops/activation.py](../../...)      alone on a line: replaced by the code of that class or function
     [examples/learn/01_tokens.py](../../...)                alone on a line: replaced by the whole file
-    <!-- output: examples/learn/01_tokens.py -->            replaced by what the script prints
+    <!-- output: examples/learn/01_tokens.py -->            replaced by what the script prints (and the .svg that it draws)
     <!-- picture: y -->                                     replaced by y.draw()
     $ ... $ and $$ ... $$                                   formulas
 """
@@ -18,6 +18,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -57,34 +58,30 @@ def run_block(code: str, shown: str | None, namespace: dict, where: str) -> None
         raise AssertionError(f"{where}: the page says\n{expected}\nbut the code prints\n{printed}")
 
 
-def run_page(markdown: str, where: str, *, expand: bool = True) -> tuple[str, list[str], list[str]]:
-    """Runs a page's blocks, in order.
+def run_page(markdown: str, where: str, pictures: list[str] | None = None) -> tuple[str, list[str]]:
+    """Runs a page's blocks, in order. Returns the page with sources and pictures put in (as @@picture N@@), and the pictures.
 
-    Returns the page with sources and pictures put in (pictures as @@picture N@@), the pictures, and the included sources.
+    pictures   those that the page has already; new ones are added to them
     """
     namespace: dict = {"__name__": where}
-    pictures: list[str] = []
-    sources: list[str] = []
+    pictures = [] if pictures is None else pictures
 
     def piece(match: re.Match) -> str:
         if match["name"]:
             code = source(match["file"], match["name"])
-            sources.append(f"{match['file']}:{match['name']}")
-            if not expand:
-                return match[0]
             return f'```python title="{match["file"]}"\n{code}\n```'
         if match["picture"]:
             expression = match["picture"]
             drawn = eval(expression, namespace)
             pictures.append(str(drawn if isinstance(drawn, str) else drawn.draw()))
-            return f"@@picture {len(pictures) - 1}@@" if expand else match[0]
+            return f"@@picture {len(pictures) - 1}@@"
         if match["language"] == "python":
             shown = None if match["shown"] is None else match["shown"].partition("```text\n")[2].rpartition("```")[0]
             line = markdown.count("\n", 0, match.start()) + 2
             run_block("\n" * (line - 1) + match["code"], shown, namespace, where)
         return match[0]
 
-    return _PIECE.sub(piece, markdown), pictures, sources
+    return _PIECE.sub(piece, markdown), pictures
 
 
 def formulas(markdown: str, stash: list[str]) -> str:
@@ -102,8 +99,11 @@ def formulas(markdown: str, stash: list[str]) -> str:
     return "".join(part if part.startswith("`") else _FORMULA.sub(one, part) for part in parts)
 
 
-def whole_files(markdown: str) -> str:
-    """Puts in whole scripts, `[examples/a.py](../examples/a.py)` alone on a line, and their output, `<!-- output: examples/a.py -->`."""
+def whole_files(markdown: str, pictures: list[str]) -> str:
+    """Puts in whole scripts, `[examples/a.py](../examples/a.py)` alone on a line, and their output, `<!-- output: examples/a.py -->`.
+
+    A picture that the script is told to draw, `<!-- output: examples/a.py --plot a.svg -->`, goes to `pictures` and below the output.
+    """
 
     def script(match: re.Match) -> str:
         text = (ROOT / match["file"]).read_text(encoding="utf-8").rstrip("\n")
@@ -111,12 +111,17 @@ def whole_files(markdown: str) -> str:
 
     def output(match: re.Match) -> str:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, str(ROOT / match["file"])]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=True)
-        return f"```text\n{done.stdout.strip(chr(10))}\n```"
+        script, *arguments = match["command"].split()
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, str(ROOT / script), *arguments]
+            done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=True)
+            drawn = [(Path(folder) / name).read_text(encoding="utf-8") for name in arguments if name.endswith(".svg")]
+        pictures.extend(svg[svg.index("<svg") :] for svg in drawn)  # without matplotlib's XML header
+        shown = "".join(f"\n\n@@picture {i}@@" for i in range(len(pictures) - len(drawn), len(pictures)))
+        return f"```text\n{done.stdout.strip(chr(10))}\n```{shown}"
 
     markdown = re.sub(r"^\[(?P<file>[\w/]+\.py)\]\(\S+\)[ ]*$", script, markdown, flags=re.MULTILINE)
-    return re.sub(r"^<!-- output: (?P<file>\S+) -->[ ]*$", output, markdown, flags=re.MULTILINE)
+    return re.sub(r"^<!-- output: (?P<command>.+?) -->[ ]*$", output, markdown, flags=re.MULTILINE)
 
 
 def without_links_to_files(markdown: str) -> str:
@@ -140,7 +145,9 @@ def on_config(config):
 
 def on_page_markdown(markdown, page, config, files):
     where = page.file.src_uri
-    markdown, page.pictures, _ = run_page(whole_files(markdown), where)
+    page.pictures = []
+    markdown = whole_files(markdown, page.pictures)
+    markdown, _ = run_page(markdown, where, page.pictures)
     page.formulas = []
     return without_links_to_files(formulas(markdown, page.formulas))
 

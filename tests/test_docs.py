@@ -35,7 +35,7 @@ def sections(path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
 def test_a_page_runs_and_prints_what_it_says(page):
-    text, pictures, _ = hooks.run_page(page.read_text(encoding="utf-8"), page.name)
+    text, pictures = hooks.run_page(page.read_text(encoding="utf-8"), page.name)
     for picture in pictures:
         assert picture.startswith("<svg") and picture.endswith("</svg>")
     if page.parent == BACKWARD:
@@ -157,7 +157,7 @@ def test_formulas_become_mathml_and_code_is_left_alone():
 
 
 def test_whole_files_and_links_out_of_the_docs():
-    text = hooks.whole_files("[examples/learn/show.py](../examples/learn/show.py)\n")
+    text = hooks.whole_files("[examples/learn/show.py](../examples/learn/show.py)\n", [])
     assert text.startswith('```python title="examples/learn/show.py"\n"""How the scripts') and text.endswith("```\n")
     assert hooks.without_links_to_files("see [`model.py`](../../tinygpt/model.py), [this](faq.md#x)") == "see `model.py`, [this](faq.md#x)"
 
@@ -167,9 +167,14 @@ def test_every_script_of_the_path_has_its_page():
     for script in scripts:
         (page,) = (DOCS / "learn").glob(f"{script[:2]}-*.md")
         text = page.read_text(encoding="utf-8")
-        assert f"[examples/learn/{script}]" in text and f"<!-- output: examples/learn/{script} -->" in text and "**Look for**" in text
+        assert f"[examples/learn/{script}]" in text and f"<!-- output: examples/learn/{script} " in text and "**Look for**" in text
         assert f"]({page.name})" in (DOCS / "learn" / "index.md").read_text(encoding="utf-8")
     assert len(list((DOCS / "learn").glob("*.md"))) == len(scripts) + 1
+    minutes = [
+        re.findall(r"^\| (\d+) \|.* \| (\d+) \|$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for path in (DOCS / "learn" / "index.md", ROOT / "examples" / "learn" / "README.md")
+    ]
+    assert minutes[0] == minutes[1] and len(minutes[0]) == len(scripts)
 
 
 # Commands ----------------------------------------------------------------------------------------------------------------------
