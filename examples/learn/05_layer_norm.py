@@ -30,7 +30,7 @@ print("Both rows give the same: shifting a row, or stretching it, changes nothin
 y.backward(np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
 show("dx for dy = 1 at the first channel (N, C) =", x.grad)
 print("sum of each row of dx:", x.grad.sum(axis=1).round(12).tolist(), " dx . (x - mean), a hair off 0 because of eps:", end=" ")
-print((x.grad * (x.data - x.data.mean(axis=1, keepdims=True))).sum(axis=1).round(4).tolist())
+print((x.grad * (x.data - x.data.mean(axis=1, keepdims=True))).sum(axis=1).round(7).tolist())
 
 heading("24 layers, each f(x) = gelu(x W1) W2, and the size of the gradient on its way back (gelu: a smooth max(x, 0))")
 LAYERS, N, C = 24, 32, 64
