@@ -220,3 +220,12 @@ def test_every_command_names_a_file_and_flags_that_exist():
             for flag in flags:
                 assert flag in helps[command.split(" --")[0]], f"{where}: {flag}"
     assert found > 30
+
+
+def test_pages_that_the_navigation_forgets_are_added(tmp_path):
+    for name in ("index.md", "cache.md", "deep/page.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("# Title\n", encoding="utf-8")
+    config = {"nav": [{"Start": "index.md"}], "docs_dir": str(tmp_path)}
+    assert hooks.on_config(config)["nav"] == [{"Start": "index.md"}, {"More": ["cache.md", "deep/page.md"]}]
+    assert hooks.on_config(config)["nav"][2:] == []  # all are named now
