@@ -30,8 +30,10 @@ _WEIGHT_UNITS = 65535  # an attention weight is stored in 16 bits: exact to 1 / 
 def explore(model: Any, tokenizer: Any, prompt: str, path: str | Path, *, title: str = "") -> dict[str, Any]:
     """Writes the page and returns the numbers in it (see `collect`).
 
-    Raises ValueError for a prompt that the model cannot take, or one so long that the page would exceed 3 MB.
+    Raises ValueError for a prompt that the model cannot take, or one so long that the page would exceed 3 MB; FileExistsError if
+    `path` is a file that is no such page, FileNotFoundError if its folder does not exist.
     """
+    _check_place(Path(path))
     data = collect(model, tokenizer, prompt)
     data["title"] = title
     page = render(data)
@@ -42,6 +44,16 @@ def explore(model: Any, tokenizer: Any, prompt: str, path: str | Path, *, title:
         )
     Path(path).write_text(page, encoding="utf-8")
     return data
+
+
+def _check_place(path: Path) -> None:
+    """Nothing but an earlier page is overwritten; known before anything is computed."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: no folder {path.parent}, expected one; make it, or choose another --out")
+    if path.exists() and (path.is_dir() or b"<title>Inside a GPT</title>" not in path.read_bytes()[:1000]):
+        raise FileExistsError(
+            f"{path}: already there and no page of this kind, expected a new file or an earlier page; choose another --out"
+        )
 
 
 def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:

@@ -150,6 +150,17 @@ def test_a_page_that_would_be_too_large_is_refused(model, tokenizer, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
+def test_only_an_earlier_page_is_overwritten(model, tokenizer, tmp_path):
+    explore(model, tokenizer, PROMPT, tmp_path / "page.html")
+    explore(model, tokenizer, PROMPT + " low", tmp_path / "page.html")
+    (tmp_path / "notes.md").write_text("mine", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="already there and no page of this kind, expected a new file or an earlier page"):
+        explore(model, tokenizer, PROMPT, tmp_path / "notes.md")
+    assert (tmp_path / "notes.md").read_text(encoding="utf-8") == "mine"
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere, expected one; make it"):
+        explore(model, tokenizer, PROMPT, tmp_path / "nowhere" / "page.html")
+
+
 @pytest.mark.skipif(backend.name != "numpy", reason="the script starts a process of its own")
 def test_the_script_on_a_checkpoint_directory(tmp_path):
     tokenizer = CharacterTokenizer.train(TEXT)
