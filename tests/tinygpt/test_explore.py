@@ -157,7 +157,7 @@ def test_only_an_earlier_page_is_overwritten(model, tokenizer, tmp_path):
     with pytest.raises(FileExistsError, match="already there and no page of this kind, expected a new file or an earlier page"):
         explore(model, tokenizer, PROMPT, tmp_path / "notes.md")
     assert (tmp_path / "notes.md").read_text(encoding="utf-8") == "mine"
-    with pytest.raises(FileNotFoundError, match="no folder .*nowhere, expected one; make it"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere, expected one; make it"):
         explore(model, tokenizer, PROMPT, tmp_path / "nowhere" / "page.html")
 
 
