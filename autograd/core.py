@@ -21,6 +21,7 @@ Array = Any
 """An array of the backend in use: `numpy.ndarray` or `cupy.ndarray`."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
+_watching: "ContextVar[list[Step] | None]" = ContextVar("watching", default=None)
 _serial = itertools.count()
 
 
@@ -150,10 +151,11 @@ class Tensor:
     def __int__(self) -> int:
         return int(self.data)
 
-    # The differentiable operators and methods are attached by `autograd/ops/__init__.py`, which knows the ops.
+    # The differentiable operators and methods are attached by `autograd/ops/__init__.py`, which knows the ops; `draw` by `drawing.py`.
 
     if TYPE_CHECKING:
 
+        def draw(self, path: Any = None, **options: Any) -> Any: ...
         def __add__(self, other: Any) -> "Tensor": ...
         def __radd__(self, other: Any) -> "Tensor": ...
         def __sub__(self, other: Any) -> "Tensor": ...
@@ -203,7 +205,7 @@ class Parameter(Tensor):
 class Node:
     """One application of an op, as the sweep needs it. Holds no tensors but leaves, so arrays that no op saved are free to go."""
 
-    __slots__ = ("edges", "inputs", "op", "outputs", "saved", "serial")
+    __slots__ = ("edges", "inputs", "op", "outputs", "saved", "serial", "step")
 
     def __init__(
         self,
@@ -219,6 +221,41 @@ class Node:
         self.inputs = inputs  # per input: (shape, dtype), to undo broadcasting and promotion
         self.outputs = outputs  # per output: shape
         self.serial = next(_serial)
+        self.step: Step | None = None  # inside watch() only
+
+
+class Step:
+    """One application of an op as `watch` keeps it: nothing is freed, so that a picture or a trace can show its numbers.
+
+    op            the class that ran: the op, or the kernel that stood in for it
+    inputs        what it was given: tensors, arrays, numbers, None
+    options       its keyword arguments
+    outputs       its results, arrays
+    saved         what forward kept for backward
+    dys           after the sweep: the gradients that arrived, one per output (None where an output was not used)
+    dxs           after the sweep: what backward returned, one per input
+    """
+
+    __slots__ = ("dxs", "dys", "inputs", "op", "options", "outputs", "saved")
+
+    def __init__(self, op: "type[Op]", inputs: tuple[Any, ...], options: dict[str, Any], outputs: tuple[Array, ...], saved: Any) -> None:
+        self.op, self.inputs, self.options, self.outputs, self.saved = op, inputs, options, outputs, saved
+        self.dys: tuple[Array | None, ...] = (None,) * len(outputs)
+        self.dxs: tuple[Array | None, ...] = (None,) * len(inputs)
+
+
+@contextmanager
+def watch() -> "Iterator[list[Step]]":
+    """Within this block every application of an op is kept, in order, in the list that the block gets.
+
+    For looking, not for training: all arrays stay in memory for as long as the list or a tensor made here does.
+    """
+    steps: list[Step] = []
+    token = _watching.set(steps)
+    try:
+        yield steps
+    finally:
+        _watching.reset(token)
 
 
 _FREED = object()
@@ -279,6 +316,8 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
     result = node.op.backward(node.saved, dy, **options)
     node.saved = _FREED
     result = result if isinstance(result, tuple) else (result,)
+    if node.step is not None:
+        node.step.dys, node.step.dxs = tuple(arrived), result
     if len(result) != len(node.edges):
         raise RuntimeError(
             f"{node.op.__name__}.backward: {len(result)} gradients, expected {len(node.edges)}, one per input; "
@@ -379,6 +418,12 @@ class Op:
             edges = tuple([_edge(x) if need else None for x, need in zip(inputs, needs, strict=True)])
             kinds = tuple([(x.data.shape, x.data.dtype) if need else None for x, need in zip(inputs, needs, strict=True)])
             node = Node(op, saved, edges, kinds, tuple([out.shape for out in ys]))
+        steps = _watching.get()
+        if steps is not None:
+            step = Step(op, inputs, options, tuple([xp.asarray(out) for out in ys]), saved)
+            steps.append(step)
+            if node is not None:
+                node.step = step
         results = tuple([_output(out, node, i) for i, out in enumerate(ys)])
         return results if op.returns_tuple else results[0]
 

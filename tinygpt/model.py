@@ -218,6 +218,18 @@ class GPT(nn.Module):
 
         return generate(self, ids, max_new_tokens, **options).ids
 
+    def summary(self) -> str:
+        """Every parameter with shape and size, and the sums, as a table; see `tinygpt.trace.summary`."""
+        from tinygpt.trace import summary
+
+        return summary(self)
+
+    def trace(self, ids: Any, targets: Any = None) -> Any:
+        """Each step of one forward pass: shape, parameters, FLOPs, bytes saved for backward; see `tinygpt.trace.trace`."""
+        from tinygpt.trace import trace
+
+        return trace(self, ids, targets)
+
     def save_pretrained(self, directory: str | Path, tokenizer: Any = None) -> None:
         """Writes a Hugging Face GPT-2 checkpoint directory; see `tinygpt.weights.save_pretrained`."""
         from tinygpt.weights import save_pretrained

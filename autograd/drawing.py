@@ -1,0 +1,286 @@
+"""Pictures of a graph, as SVG text: every value, gradient and shape, in a browser or a notebook, with no outside program.
+
+    with ag.watch():                  # keep the numbers: otherwise they are freed as soon as nobody needs them
+        loss = (x * w).sum()
+        loss.backward()
+    loss.draw("graph.svg", names={"x": x, "w": w})
+
+Without `watch` the picture holds shapes, and numbers of the leaves only.
+"""
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from autograd import backend
+from autograd.core import Array, Node, Op, Step, Tensor
+
+MAX_BOXES = 200
+_CHARACTER, _LINE, _PAD, _GAP_X, _GAP_Y = 7.3, 16, 8, 56, 14  # pixels, for 12-pixel monospace
+_BLACK, _GREY, _BLUE, _VERMILION, _SKY = "#1a1a1a", "#595959", "#0072B2", "#B34700", "#E8F3FA"  # told apart by every eye
+
+
+class Picture(str):
+    """SVG text that a notebook shows as a picture."""
+
+    def _repr_svg_(self) -> str:
+        return str(self)
+
+
+class _Box:
+    """A tensor (or constant) in the picture, and the op that made it."""
+
+    def __init__(self, title: str, shape: str, inputs: list["_Box"], leaf: bool) -> None:
+        self.title, self.shape, self.inputs, self.leaf = title, shape, inputs, leaf
+        self.bend = False  # an empty place that a long line is led through, so that it passes beside the boxes on its way
+        self.lines: list[tuple[str, str]] = []  # (text, colour)
+        self.column = self.row = 0.0
+        self.x = self.y = 0.0
+
+    @property
+    def width(self) -> float:
+        return 0 if self.bend else max(len(text) for text, _ in [(self.title + "  " + self.shape, ""), *self.lines]) * _CHARACTER + 2 * _PAD
+
+    @property
+    def height(self) -> float:
+        return 0 if self.bend else (1 + len(self.lines)) * _LINE + 2 * _PAD - 4
+
+
+def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, Tensor] | None = None, digits: int = 3) -> Picture:
+    """The graph behind `tensor` as SVG, from its leaves on the left to itself on the right; values above gradients.
+
+    path     also write it there
+    names    what to call leaves and results: {"x": x, "loss": loss}
+    digits   decimals of the numbers
+    Arrays of more than 16 numbers are shown by mean, standard deviation, least and greatest value.
+    Raises RuntimeError if the graph has been freed by `backward` outside `watch`, ValueError if it has more than 200 boxes.
+    """
+    boxes = _boxes(tensor, {id(t): name for name, t in (names or {}).items()}, digits)
+    boxes = _place(boxes)
+    picture = Picture(_svg(boxes))
+    if path is not None:
+        Path(path).write_text(picture, encoding="utf-8")
+    return picture
+
+
+def saved_arrays(saved: Any) -> Iterator[Array]:
+    """The arrays in what a forward pass saved, each once."""
+    seen: set[int] = set()
+    waiting = [saved]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (tuple, list)):
+            waiting += reversed(item)
+        elif isinstance(item, backend.device_array) and id(item) not in seen:
+            seen.add(id(item))
+            yield item
+
+
+def saved_bytes(step: Step) -> int:
+    """Bytes of the arrays that a step saved for its backward pass, whether or not somebody else holds them too."""
+    return sum(array.nbytes for array in saved_arrays(step.saved))
+
+
+# Boxes: what is to be seen -------------------------------------------------------------------------------------------------
+
+
+def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
+    """All boxes, inputs before what is made of them. A stack instead of recursion: graphs can be deep."""
+    made: dict[Any, _Box] = {}
+    order: list[_Box] = []
+    waiting: list[tuple[Any, bool]] = [(tensor, False)]
+    while waiting:
+        item, inputs_done = waiting.pop()
+        if _key(item) in made:
+            continue
+        inputs = _inputs(item)
+        if not inputs_done:
+            waiting.append((item, True))
+            waiting += [(x, False) for x in reversed(inputs) if _key(x) not in made]
+            if len(waiting) + len(order) > 4 * MAX_BOXES:
+                break
+            continue
+        box = made[_key(item)] = _box(item, [made[_key(x)] for x in inputs], names, digits)
+        order.append(box)
+    if len(order) > MAX_BOXES or waiting:
+        raise ValueError(
+            f"draw: a graph of more than {MAX_BOXES} boxes, expected one that a person can read; draw a part of it, or use model.trace"
+        )
+    return order
+
+
+def _node_of(item: Any) -> Node | None:
+    return item._node if isinstance(item, Tensor) else item[0] if isinstance(item, tuple) else None
+
+
+def _key(item: Any) -> Any:
+    """Tensors made by the same node at the same output are one box, whichever object stands for them."""
+    if isinstance(item, Tensor):
+        return (id(item._node), item._output) if item._node is not None else id(item)
+    return (id(item[0]), item[1]) if isinstance(item, tuple) else id(item)
+
+
+def _inputs(item: Any) -> list[Any]:
+    """What the op that made `item` was given: tensors and constants if it was watched, else the edges that are left."""
+    node = _node_of(item)
+    if node is None:
+        return []
+    if node.step is not None:
+        return [x for x in node.step.inputs if x is not None]
+    if not node.edges:
+        raise RuntimeError(
+            "draw: the graph has been freed by backward, expected one that was kept; compute it inside `with autograd.watch():`"
+        )
+    return [edge for edge in node.edges if edge is not None]
+
+
+def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _Box:
+    node = _node_of(item)
+    name = names.get(id(item), "")
+    value: Any = None
+    gradient: Any = None
+    if node is None:
+        leaf = isinstance(item, Tensor)
+        value = item.data if leaf else item
+        gradient = item.grad if leaf else None
+        kind = "tensor" if leaf and item.requires_grad else "constant"
+        title = name or kind
+        shape: tuple[int, ...] = getattr(value, "shape", ())
+    else:
+        output = item._output if isinstance(item, Tensor) else item[1]
+        op = op_name(node.op) + (f" [{output}]" if len(node.outputs) > 1 else "")
+        title = f"{name} = {op}" if name else op
+        shape = node.outputs[output]
+        if node.step is not None:
+            value, gradient = node.step.outputs[output], node.step.dys[output]
+        elif isinstance(item, Tensor):
+            value = item.data
+    box = _Box(title, str(shape), inputs, leaf=node is None)
+    if value is not None:
+        box.lines += [(line, _BLACK) for line in _numbers(value, digits)]
+    if gradient is not None:
+        first, *rest = _numbers(gradient, digits)
+        box.lines += [(f"grad {first}", _VERMILION), *((f"     {line}", _VERMILION) for line in rest)]
+    return box
+
+
+def op_name(op: type[Op]) -> str:
+    """The op's name; for a kernel, that of the op it stands in for."""
+    return next(cls.__name__ for cls in reversed(op.__mro__) if issubclass(cls, Op) and cls is not Op)
+
+
+def _numbers(value: Any, digits: int) -> list[str]:
+    """An array as lines of text: the numbers themselves if they are few, else four that sum them up."""
+    if not hasattr(value, "shape"):
+        return [f"{value:g}"]
+    host = backend.to_host(value)
+    if host.size == 0:
+        return ["empty"]
+    if host.size > 16 or host.ndim > 2:
+        x = host.astype(float)
+        return [f"mean {x.mean():.{digits}g}, sd {x.std():.{digits}g}", f"{x.min():.{digits}g} to {x.max():.{digits}g}"]
+    rows = host.reshape(-1, host.shape[-1]) if host.ndim else host.reshape(1, 1)
+    text = [[str(v) if host.dtype.kind in "iub" else f"{v + 0.0:.{digits}f}" for v in row] for row in rows.tolist()]
+    width = max(len(v) for row in text for v in row)
+    return [" ".join(v.rjust(width) for v in row) for row in text]
+
+
+# Places: columns by depth, rows so that edges stay short ---------------------------------------------------------------------
+
+
+def _place(boxes: list[_Box]) -> list[_Box]:
+    """Sets x and y; returns the boxes and the bends of long lines.
+
+    A box stands one column right of its last input; a leaf moves right, next to its first user.
+    """
+    for box in boxes:
+        box.column = 1 + max((b.column for b in box.inputs), default=-1)
+    users: dict[int, list[_Box]] = {id(box): [] for box in boxes}
+    for box in boxes:
+        for b in box.inputs:
+            users[id(b)].append(box)
+    for box in boxes:
+        if box.leaf and users[id(box)]:
+            box.column = min(u.column for u in users[id(box)]) - 1
+    for box in list(boxes):
+        box.inputs = [_bent(b, box, boxes, users) for b in box.inputs]
+    columns: dict[float, list[_Box]] = {}
+    for box in boxes:
+        columns.setdefault(box.column, []).append(box)
+    for column in columns.values():
+        for row, box in enumerate(column):
+            box.row = row
+    for _ in range(4):  # barycentre heuristic: each box moves to the mean row of its neighbours (Sugiyama et al. 1981)
+        for number in sorted(columns):
+            column = columns[number]
+            wanted = {id(b): _mean([n.row for n in (*b.inputs, *users[id(b)])], b.row) for b in column}
+            column.sort(key=lambda b: (wanted[id(b)], b.row))
+            for row, box in enumerate(column):
+                box.row = row
+    tallest = max(sum(b.height + _GAP_Y for b in column) for column in columns.values())
+    x = float(_PAD)
+    for number in sorted(columns):
+        column = columns[number]
+        y = _PAD + (tallest - sum(b.height + _GAP_Y for b in column)) / 2
+        for box in column:
+            box.x, box.y = x, y
+            y += box.height + _GAP_Y
+        for box in column:
+            box.x += (max(b.width for b in column) / 2) if box.bend else 0
+        x += max(b.width for b in column) + _GAP_X
+    return boxes
+
+
+def _bent(start: _Box, end: _Box, boxes: list[_Box], users: dict[int, list[_Box]]) -> _Box:
+    """Leads a line from `start` to `end` through a bend in each column between them; returns the last bend, or `start`."""
+    here = start
+    while here.column + 1 < end.column:
+        bend = _Box("", "", [here], leaf=False)
+        bend.bend, bend.column = True, here.column + 1
+        users[id(here)] = [u for u in users[id(here)] if u is not end] + [bend]
+        users[id(bend)] = [end]
+        boxes.append(bend)
+        here = bend
+    return here
+
+
+def _mean(values: list[float], default: float) -> float:
+    return sum(values) / len(values) if values else default
+
+
+def _svg(boxes: list[_Box]) -> str:
+    shown = [box for box in boxes if not box.bend]
+    width = max(b.x + b.width for b in boxes) + _PAD
+    height = max(b.y + b.height for b in boxes) + _PAD
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" '
+        f'role="img" font-family="ui-monospace, monospace" font-size="12">',
+        f"<title>{escape(f'graph of {len(shown)} tensors, from {sum(b.leaf for b in shown)} leaves to {shown[-1].title}')}</title>",
+        f'<rect width="{width:.0f}" height="{height:.0f}" fill="white"/>',
+    ]
+    for box in boxes:
+        for b in box.inputs:
+            x1, y1, x2, y2 = b.x + b.width, b.y + b.height / 2, box.x, box.y + box.height / 2
+            bend = max(20.0, (x2 - x1) / 2)
+            parts.append(
+                f'<path d="M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}" fill="none" '
+                f'stroke="{_GREY}"/>' + ("" if box.bend else f'<path d="M{x2:.0f} {y2:.0f}l-7 -4v8z" fill="{_GREY}"/>')
+            )
+    for box in shown:
+        parts.append(
+            f'<rect x="{box.x:.0f}" y="{box.y:.0f}" width="{box.width:.0f}" height="{box.height:.0f}" rx="4" '
+            f'fill="{"white" if box.leaf else _SKY}" stroke="{_GREY if box.leaf else _BLUE}"/>'
+        )
+        y = box.y + _PAD + 8
+        parts.append(
+            f'<text x="{box.x + _PAD:.0f}" y="{y:.0f}" fill="{_BLACK}"><tspan font-weight="bold">{escape(box.title)}</tspan>'
+            f'<tspan fill="{_GREY}">  {escape(box.shape)}</tspan></text>'
+        )
+        for text, colour in box.lines:
+            y += _LINE
+            parts.append(f'<text x="{box.x + _PAD:.0f}" y="{y:.0f}" fill="{colour}" xml:space="preserve">{escape(text)}</text>')
+    return "\n".join([*parts, "</svg>"])
+
+
+setattr(Tensor, "draw", draw)  # noqa: B010  (a plain assignment would need the signature twice)

@@ -1,0 +1,163 @@
+"""How a page of these docs is made: its Python runs, its pictures are drawn, its formulas become MathML, code comes from the source.
+
+mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`. What a page may hold, all of it readable as it stands:
+
+    ```python ... ```                                       runs, one namespace per page; `print(x)  # [1. 2.]` must print that,
+                                                            or a ```text block right below holds all that the block prints
+    [Softmax in autograd/ops/activation.py](../../...)      alone on a line: replaced by the code of that class or function
+    [examples/learn/01_tokens.py](../../...)                alone on a line: replaced by the whole file
+    <!-- output: examples/learn/01_tokens.py -->            replaced by what the script prints (and the .svg that it draws)
+    <!-- picture: y -->                                     replaced by y.draw()
+    $ ... $ and $$ ... $$                                   formulas
+"""
+
+import ast
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_PIECE = re.compile(
+    r"^```(?P<language>\w*)\n(?P<code>.*?)^```[ ]*$(?P<shown>\n\n```text\n.*?^```[ ]*$)?"
+    r"|^\[(?P<name>[\w.]+) in (?P<file>[\w/]+\.py)\]\([^)\s]+\)[ ]*$"
+    r"|^<!-- picture: (?P<picture>.+?) -->[ ]*$",
+    flags=re.MULTILINE | re.DOTALL,
+)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?![\s$])([^$]+?)(?<!\s)\$(?![\w$])", flags=re.DOTALL)
+
+
+def source(file: str, name: str) -> str:
+    """The code of a class or function (or method, `Class.method`) in a file of the repository."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    body: list[ast.stmt] = ast.parse(text).body
+    node = None
+    for part in name.split("."):
+        node = next((n for n in body if getattr(n, "name", None) == part), None)
+        if node is None:
+            raise ValueError(f"{file}: no {name}, expected a class or function of that name; was it renamed?")
+        body = getattr(node, "body", [])
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    return textwrap.dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+
+
+def run_block(code: str, shown: str | None, namespace: dict, where: str) -> None:
+    """Runs a block and compares what it prints with what the page says. Raises AssertionError where they differ."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, where, "exec"), namespace)
+    printed = out.getvalue().rstrip("\n")
+    expected = shown.strip("\n") if shown is not None else "\n".join(re.findall(r"print\(.*\)  # (.*)$", code, flags=re.MULTILINE))
+    if [line.rstrip() for line in printed.split("\n")] != [line.rstrip() for line in expected.split("\n")]:
+        raise AssertionError(f"{where}: the page says\n{expected}\nbut the code prints\n{printed}")
+
+
+def run_page(markdown: str, where: str, pictures: list[str] | None = None) -> tuple[str, list[str]]:
+    """Runs a page's blocks, in order. Returns the page with sources and pictures put in (as @@picture N@@), and the pictures.
+
+    pictures   those that the page has already; new ones are added to them
+    """
+    namespace: dict = {"__name__": where}
+    pictures = [] if pictures is None else pictures
+
+    def piece(match: re.Match) -> str:
+        if match["name"]:
+            code = source(match["file"], match["name"])
+            return f'```python title="{match["file"]}"\n{code}\n```'
+        if match["picture"]:
+            expression = match["picture"]
+            drawn = eval(expression, namespace)
+            pictures.append(str(drawn if isinstance(drawn, str) else drawn.draw()))
+            return f"@@picture {len(pictures) - 1}@@"
+        if match["language"] == "python":
+            shown = None if match["shown"] is None else match["shown"].partition("```text\n")[2].rpartition("```")[0]
+            line = markdown.count("\n", 0, match.start()) + 2
+            run_block("\n" * (line - 1) + match["code"], shown, namespace, where)
+        return match[0]
+
+    return _PIECE.sub(piece, markdown), pictures
+
+
+def formulas(markdown: str, stash: list[str]) -> str:
+    """Replaces formulas outside code by @@formula N@@ and puts their MathML into `stash`."""
+    from latex2mathml.converter import convert
+
+    def one(match: re.Match) -> str:
+        display = match[1] is not None
+        mathml = convert(match[1] or match[2], display="block" if display else "inline")
+        mathml = mathml.replace("<mi>&#x02032;</mi>", "<mo>&#x02032;</mo>")  # a prime set as an identifier is drawn too small to see
+        stash.append(f'<span class="formula">{mathml}</span>' if display else mathml)
+        return f"@@formula {len(stash) - 1}@@"
+
+    parts = re.split(r"(^```.*?^```[ ]*$|`[^`\n]+`)", markdown, flags=re.MULTILINE | re.DOTALL)
+    return "".join(part if part.startswith("`") else _FORMULA.sub(one, part) for part in parts)
+
+
+def whole_files(markdown: str, pictures: list[str]) -> str:
+    """Puts in whole scripts, `[examples/a.py](../examples/a.py)` alone on a line, and their output, `<!-- output: examples/a.py -->`.
+
+    A picture that the script is told to draw, `<!-- output: examples/a.py --plot a.svg -->`, goes to `pictures` and below the output.
+    """
+
+    def script(match: re.Match) -> str:
+        text = (ROOT / match["file"]).read_text(encoding="utf-8").rstrip("\n")
+        return f'```python title="{match["file"]}"\n{text}\n```'
+
+    def output(match: re.Match) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "OPENBLAS_NUM_THREADS": "1"}
+        script, *arguments = match["command"].split()
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, str(ROOT / script), *arguments]
+            done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=True)
+            drawn = [(Path(folder) / name).read_text(encoding="utf-8") for name in arguments if name.endswith(".svg")]
+        pictures.extend(svg[svg.index("<svg") :] for svg in drawn)  # without matplotlib's XML header
+        shown = "".join(f"\n\n@@picture {i}@@" for i in range(len(pictures) - len(drawn), len(pictures)))
+        return f"```text\n{done.stdout.strip(chr(10))}\n```{shown}"
+
+    markdown = re.sub(r"^\[(?P<file>[\w/]+\.py)\]\(\S+\)[ ]*$", script, markdown, flags=re.MULTILINE)
+    return re.sub(r"^<!-- output: (?P<command>.+?) -->[ ]*$", output, markdown, flags=re.MULTILINE)
+
+
+def without_links_to_files(markdown: str) -> str:
+    """Links that leave docs/ (to code, to the README) become plain words: on the site there is nothing at their other end."""
+    return re.sub(r"\[([^\]\n]+)\]\((?:\.\./)+(?:autograd|tinygpt|examples|tests|benchmarks|README)[^)\s]*\)", r"\1", markdown)
+
+
+# What mkdocs calls ---------------------------------------------------------------------------------------------------------------
+
+
+def on_config(config):
+    """Pages that the navigation in mkdocs.yml does not name are added to it, under "More"."""
+    named = set(re.findall(r"'([\w/.-]+\.md)'", repr(config["nav"])))
+    docs = Path(config["docs_dir"])
+    rest = sorted(p.relative_to(docs).as_posix() for p in docs.rglob("*.md"))
+    rest = [page for page in rest if page not in named]
+    if rest:
+        config["nav"].append({"More": rest})
+    return config
+
+
+def on_page_markdown(markdown, page, config, files):
+    where = page.file.src_uri
+    page.pictures = []
+    markdown = whole_files(markdown, page.pictures)
+    markdown, _ = run_page(markdown, where, page.pictures)
+    page.formulas = []
+    return without_links_to_files(formulas(markdown, page.formulas))
+
+
+def on_page_content(content, page, config, files):
+    content = re.sub(r"(?:<p>)?@@picture (\d+)@@(?:</p>)?", lambda m: f'<div class="picture">{page.pictures[int(m[1])]}</div>', content)
+    return re.sub(r"@@formula (\d+)@@", lambda m: page.formulas[int(m[1])], content)
+
+
+if __name__ == "__main__":  # python docs/hooks.py page.md ...: run these pages
+    for name in sys.argv[1:]:
+        run_page(Path(name).read_text(encoding="utf-8"), name)
+        print(name, "ok")

@@ -1,0 +1,40 @@
+"""Look inside a model: one prompt, one HTML page with every attention weight, prediction and gradient.
+
+    python examples/explore.py --prompt "numpy.sort returns a sorted copy"
+
+Seconds. Takes the newest run under runs/ (python examples/pretrain.py makes one), or the run or checkpoint directory you name, GPT-2's
+included. The page needs no network and no server: open it in any browser, on a phone too.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autograd import backend
+from tinygpt.checkpoint import load, newest_run
+from tinygpt.cli import flags, run
+from tinygpt.explore import explore
+
+
+@dataclass(frozen=True)
+class ExploreConfig:
+    prompt: str = "Return a sorted copy of an array."
+    """The text to look at, two tokens at least; all of it becomes part of the page."""
+    run: str = ""
+    """A run or checkpoint directory; default: the newest below runs/."""
+    out: str = "explore.html"
+    """Where the page goes."""
+
+
+def main() -> None:
+    config = flags(ExploreConfig(), __doc__)
+    directory = config.run or newest_run()
+    model, tokenizer = load(directory)
+    print(f"backend  {backend.reason}\nmodel    {directory}, {model.n_parameters():,} weights")
+    data = explore(model, tokenizer, config.prompt, config.out, title=str(directory))
+    n_bytes = Path(config.out).stat().st_size
+    print(f"prompt   {len(data['tokens'])} tokens, {data['loss']:.3f} nats for each that follows")
+    print(f"page     {config.out}, {n_bytes / 1e6:.2f} MB: open it in a browser")
+
+
+if __name__ == "__main__":
+    run(main)

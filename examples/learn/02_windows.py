@@ -1,0 +1,48 @@
+"""2. Windows: one long stream of tokens becomes many short training examples, each with its own answers.
+
+    python examples/learn/02_windows.py
+
+A second. The task of a language model is: given the tokens so far, say the next one. So the answers (targets) are the inputs,
+shifted by one. No human has to label anything.
+"""
+
+import numpy as np
+from show import heading, show
+
+from tinygpt.data import BatchOrder, Windows
+
+stream = np.arange(100, 114)  # pretend token ids; in order, so that you see at once where each came from
+show("stream", stream)
+
+heading("one window: inputs and targets, T = 4 tokens each, shifted by one")
+inputs, targets = stream[0:4], stream[1:5]
+show("inputs ", inputs)
+show("targets", targets)
+# One window holds T tasks at once, because at each position the model sees only what came before.
+for t in range(4):
+    print(f"  given {inputs[: t + 1].tolist()} predict {targets[t]}")
+
+heading("stride: how far the next window starts from this one")
+for stride in (4, 2, 1):
+    windows = Windows(stream, context=4, stride=stride)
+    x, y = windows.batch(np.arange(len(windows)))  # (windows, T) each
+    print(f"stride {stride}: {len(windows)} windows {x.shape}, first tokens {x[:, 0].tolist()}")
+    # How often each token of the stream is a target: with stride = T once, with a smaller stride again and again.
+    seen = np.bincount(y.reshape(-1) - 100, minlength=len(stream))
+    print(f"          times each token is a target: {seen.tolist()}")
+print("With stride = T no target is seen twice in an epoch. Overlap gives more windows, not more text.")
+
+heading("how many windows: the last one needs one token more than it reads, for its last target")
+n, t, s = len(stream), 4, 2
+print(f"(N - T - 1) // stride + 1 = ({n} - {t} - 1) // {s} + 1 = {(n - t - 1) // s + 1}")
+
+heading("batches: B windows side by side, in an order that a seed decides")
+windows = Windows(stream, context=4, stride=2)
+order = BatchOrder(len(windows), batch_size=2, seed=0)
+for number, which in enumerate(order):
+    x, y = windows.batch(which)
+    print(f"batch {number}: windows {which.tolist()}")
+    show("  inputs  (B, T) =", x)
+    show("  targets (B, T) =", y)
+print(f"{len(windows)} windows in batches of 2: {order.n_batches} batches; what is left over waits for the next epoch's order.")
+print("epoch 0:", order.epoch(0).tolist(), " epoch 1:", order.epoch(1).tolist(), " epoch 0 again:", order.epoch(0).tolist())

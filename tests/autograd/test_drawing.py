@@ -1,0 +1,118 @@
+"""tensor.draw(): every value, gradient and shape is in the picture, nothing lies on top of anything else, and it is a valid SVG."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import autograd as ag
+from autograd import backend
+from autograd.drawing import Picture, op_name, saved_bytes
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def texts(picture):
+    return ["".join(t.itertext()) for t in ET.fromstring(picture).iter(f"{SVG}text")]
+
+
+def boxes(picture):
+    """(x, y, width, height) of every box; the first rectangle is the background."""
+    rectangles = list(ET.fromstring(picture).iter(f"{SVG}rect"))[1:]
+    return [tuple(float(r.get(key)) for key in ("x", "y", "width", "height")) for r in rectangles]
+
+
+def example():
+    x = ag.Tensor([[1.0, 2.0]], requires_grad=True)
+    w = ag.Tensor([[0.5], [0.25]], requires_grad=True)
+    with ag.watch():
+        loss = ((x @ w) * 2 + x).sum()
+        loss.backward()
+    return loss, x, w
+
+
+def test_values_gradients_shapes_and_names():
+    loss, x, w = example()
+    picture = loss.draw(names={"x": x, "w": w, "loss": loss})
+    shown = texts(picture)
+    for text in ("x  (1, 2)", "w  (2, 1)", "MatMul  (1, 1)", "loss = Sum  ()", "constant  ()", "1.000 2.000", "grad 1.000"):
+        assert text in shown, text
+    assert "grad 3.000 2.000" in shown  # x: 1 from the sum and 2 w (0.5, 0.25), twice each: 1 + 2 * 2 * 0.5, 1 + 2 * 2 * 0.25
+    assert sum(s.startswith("x  ") for s in shown) == 1  # used twice, drawn once
+    assert x.grad.tolist() == [[3.0, 2.0]]
+
+
+def test_it_is_written_and_shown_by_notebooks(tmp_path):
+    loss, *_ = example()
+    picture = loss.draw(tmp_path / "graph.svg")
+    assert isinstance(picture, Picture) and picture._repr_svg_() == (tmp_path / "graph.svg").read_text(encoding="utf-8")
+    assert "http" not in picture.replace("http://www.w3.org/2000/svg", "")  # nothing from outside
+
+
+def test_without_watch_shapes_and_leaves_are_shown_and_a_freed_graph_says_what_to_do():
+    x = ag.Tensor([1.0, 2.0], requires_grad=True)
+    y = ag.exp(x).sum()
+    shown = texts(y.draw())
+    assert "Exp  (2,)" in shown and "1.000 2.000" in shown
+    y.backward()
+    with pytest.raises(RuntimeError, match=r"draw: the graph has been freed by backward, expected one that was kept; .*watch"):
+        y.draw()
+
+
+def test_a_leaf_alone_large_arrays_and_large_graphs():
+    assert "3.000" in texts(ag.Tensor(3.0, requires_grad=True).draw())
+    x = ag.Tensor(np.arange(100.0), requires_grad=True)
+    assert any(s.startswith("mean 49.5, sd") for s in texts(x.draw()))
+    assert "0.0 to 99.0" in " ".join(texts(x.draw())) or "0 to 99" in " ".join(texts(x.draw()))
+    assert "empty" in texts(ag.Tensor(np.zeros((0, 3)), requires_grad=True).draw())
+    y = x
+    for _ in range(300):
+        y = y + 1.0
+    with pytest.raises(ValueError, match="a graph of more than 200 boxes, expected one that a person can read"):
+        y.draw()
+
+
+def test_outputs_of_one_op_are_boxes_of_their_own():
+    x = ag.Tensor([1.0, 2.0], requires_grad=True)
+    with ag.watch():
+        a, b = ag.split(x, 2)
+        (a * b).sum().backward()
+        shown = texts((a * b).sum().draw())
+    assert "Split [0]  (1,)" in shown and "Split [1]  (1,)" in shown
+
+
+@given(st.data())
+def test_no_boxes_overlap_and_all_lie_inside(data):
+    """Random graphs of sums and products over a few leaves."""
+    tensors = [ag.Tensor([float(i)], requires_grad=True) for i in range(data.draw(st.integers(1, 4)))]
+    with ag.watch():
+        for _ in range(data.draw(st.integers(1, 12))):
+            a, b = (tensors[data.draw(st.integers(0, len(tensors) - 1))] for _ in range(2))
+            tensors.append(a * b if data.draw(st.booleans()) else a + b)
+    picture = tensors[-1].draw()
+    places = boxes(picture)
+    width, height = (float(ET.fromstring(picture).get(key)) for key in ("width", "height"))
+    for i, (x, y, w, h) in enumerate(places):
+        assert x >= 0 and y >= 0 and x + w <= width + 1 and y + h <= height + 1
+        for u, v, p, q in places[i + 1 :]:
+            assert x + w <= u or u + p <= x or y + h <= v + 1 or v + q <= y + 1
+
+
+def test_watch_keeps_every_step_with_what_it_saved_and_what_came_back():
+    x = ag.Tensor([1.0, 2.0], requires_grad=True)
+    with ag.watch() as steps:
+        y = ag.exp(x) * 3.0
+        with ag.no_grad():
+            ag.exp(x)
+    assert [op_name(s.op) for s in steps] == ["Exp", "Multiply", "Exp"]
+    assert steps[0].dys == (None,)
+    y.backward(np.array([1.0, 10.0]))
+    assert backend.to_host(steps[0].dys[0]).tolist() == [3.0, 30.0]
+    assert np.allclose(backend.to_host(steps[0].dxs[0]), [3 * np.e, 30 * np.e**2])
+    assert saved_bytes(steps[0]) == 16 and steps[1].inputs[1] == 3.0
+    ag.exp(x)
+    assert len(steps) == 3  # outside the block nothing is kept
+    assert re.fullmatch(r"[A-Z]\w+", op_name(steps[0].op))

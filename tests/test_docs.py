@@ -1,0 +1,231 @@
+"""The pages in docs/: their code runs and prints what they say, their numbers come from that code, no op is without its section."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+import autograd as ag
+from autograd import backend
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+BACKWARD = DOCS / "backward"
+
+pytestmark = pytest.mark.skipif(backend.name != "numpy", reason="the pages print NumPy's arrays")
+
+
+def load_hooks():
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hooks = load_hooks()
+
+
+def sections(path):
+    """Heading -> text of each second-level section of a page."""
+    parts = re.split(r"^## (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
+def test_a_page_runs_and_prints_what_it_says(page):
+    text, pictures = hooks.run_page(page.read_text(encoding="utf-8"), page.name)
+    for picture in pictures:
+        assert picture.startswith("<svg") and picture.endswith("</svg>")
+    if page.parent == BACKWARD:
+        check_numbers_in_prose(text, page)
+
+
+def check_numbers_in_prose(text, page):
+    """A number of three decimals or more in the prose must occur in the page's code or in what it prints."""
+    code = "\n".join(re.findall(r"^```.*?^```", text, flags=re.MULTILINE | re.DOTALL))
+    prose = re.sub(r"^```.*?^```|https?://\S+|arXiv:\S+", "", text, flags=re.MULTILINE | re.DOTALL)
+    known = set(re.findall(r"\d+\.\d+", code)) | {n.removesuffix("0") for n in re.findall(r"\d+\.\d+", code)}
+    for number in re.findall(r"(?<![\d.])\d+\.\d{3,}(?![\d.])", prose):
+        assert number in known, f"{page.name}: {number} is in no code block and no output"
+
+
+def test_the_runner_notices_a_wrong_number_and_a_renamed_class():
+    with pytest.raises(AssertionError, match="the page says\n3\nbut the code prints\n2"):
+        hooks.run_page("```python\nprint(1 + 1)  # 3\n```\n", "page")
+    with pytest.raises(AssertionError, match="prints\n2"):
+        hooks.run_page("```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n", "page")
+    with pytest.raises(ValueError, match="no Softmax, expected a class or function"):
+        hooks.run_page("[Softmax in autograd/ops/shape.py](../x)\n", "page")
+    assert hooks.source("autograd/core.py", "Op.apply").startswith("@classmethod\ndef apply(cls")
+
+
+# Every op has its section ------------------------------------------------------------------------------------------------------
+
+OPS = sorted(set(ag.ops.__all__) - {"RandomStream"})
+
+
+def module_and_class(op):
+    """An op's file, and the class that the op's function applies."""
+    module = importlib.import_module(getattr(ag, op).__module__)
+    special = {"scaled_dot_product_attention": "Attention", "matmul": "MatMul", "logsumexp": "LogSumExp", "gelu": "GELU", "relu": "ReLU"}
+    name = special.get(op) or "".join(part.capitalize() for part in op.split("_"))
+    assert issubclass(getattr(module, name), ag.Op)
+    return module.__name__.rpartition(".")[2], name
+
+
+def test_pages_and_files_of_ops_are_the_same_list():
+    files = {p.stem for p in (ROOT / "autograd" / "ops").glob("*.py")} - {"__init__"}
+    assert {p.stem for p in BACKWARD.glob("*.md")} == files | {"index", "engine", "optimizer"}
+
+
+def test_sections_and_ops_are_the_same_list():
+    found = {heading for file in {module_and_class(op)[0] for op in OPS} for heading in sections(BACKWARD / f"{file}.md")}
+    assert found - {"Exercises"} == set(OPS)
+
+
+@pytest.mark.parametrize("op", [*OPS, "AdamW"])
+def test_a_section_is_complete(op):
+    file, cls = module_and_class(op) if op != "AdamW" else ("optimizer", "AdamWUpdate")
+    page = sections(BACKWARD / f"{file}.md")
+    text = page[op]
+    path = f"autograd/ops/{file}.py" if op != "AdamW" else "autograd/optim.py"
+    assert f"[{cls} in {path}]" in text  # the code, included from the source
+    assert "**Formula.**" in text and "$" in text
+    assert "emory.**" in text and ("save" in text.lower() or op == "AdamW")  # what is kept, and its bytes
+    assert "**Traps.**" in text
+    assert "```python" in text
+    if op != "AdamW":
+        assert "check_grads(" in text
+    assert "<details" in text and "Exercise: " in text and "<!-- picture: " in text
+    whole = (BACKWARD / f"{file}.md").read_text(encoding="utf-8")
+    assert re.search(r"\*\*(The f|F)ast ", whole)
+
+
+def test_the_index_lists_every_op_on_its_page():
+    rows = re.findall(r"^\| \[[^\]]+\]\((\w+)\.md\) \| (.*) \|$", (BACKWARD / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    listed = {op: page for page, ops in rows for op in ops.split(", ") if op in OPS}
+    assert listed == {op: module_and_class(op)[0] for op in OPS}
+
+
+# Questions and errors ----------------------------------------------------------------------------------------------------------
+
+
+def texts_in_the_code():
+    """Every string in the packages, neighbouring literals joined; what a placeholder stands for is written {}."""
+    import ast
+
+    for package in ("autograd", "tinygpt"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+                elif isinstance(node, ast.JoinedStr):
+                    yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+
+
+def test_the_words_that_the_faq_is_indexed_by_are_in_the_messages():
+    page = (DOCS / "faq.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*`) \| \[[^\]]+\]\(#([\w-]+)\) \|$", page, flags=re.MULTILINE)
+    assert len(rows) > 25
+    code = list(texts_in_the_code())
+    headings = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^### (.+)$", page, flags=re.MULTILINE)}
+    for words, anchor in rows:
+        assert anchor in headings
+        for phrase in re.findall(r"`([^`]+)`", words):
+            assert any(phrase in text for text in code), f"faq.md: no message says {phrase!r}"
+
+
+def test_links_between_pages_and_to_files_lead_somewhere():
+    for page in [*PAGES, ROOT / "README.md", *(ROOT / "examples").rglob("*.md")]:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+# The site ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_formulas_become_mathml_and_code_is_left_alone():
+    pytest.importorskip("latex2mathml", reason="latex2mathml is not installed: pip install -e .[docs]")
+    stash = []
+    text = hooks.formulas("Let $x_i$ be, `$y$` code, 5 $ and 6 $.\n\n$$z = \\frac12$$\n\n```python\na = '$b$'\n```\n", stash)
+    assert text == "Let @@formula 0@@ be, `$y$` code, 5 $ and 6 $.\n\n@@formula 1@@\n\n```python\na = '$b$'\n```\n"
+    assert "<msub><mi>x</mi><mi>i</mi></msub>" in stash[0] and 'display="block"' in stash[1]
+
+
+def test_whole_files_and_links_out_of_the_docs():
+    text = hooks.whole_files("[examples/learn/show.py](../examples/learn/show.py)\n", [])
+    assert text.startswith('```python title="examples/learn/show.py"\n"""How the scripts') and text.endswith("```\n")
+    assert hooks.without_links_to_files("see [`model.py`](../../tinygpt/model.py), [this](faq.md#x)") == "see `model.py`, [this](faq.md#x)"
+
+
+def test_every_script_of_the_path_has_its_page():
+    scripts = sorted(p.name for p in (ROOT / "examples" / "learn").glob("[0-9]*.py"))
+    for script in scripts:
+        (page,) = (DOCS / "learn").glob(f"{script[:2]}-*.md")
+        text = page.read_text(encoding="utf-8")
+        assert f"[examples/learn/{script}]" in text and f"<!-- output: examples/learn/{script} " in text and "**Look for**" in text
+        assert f"]({page.name})" in (DOCS / "learn" / "index.md").read_text(encoding="utf-8")
+    assert len(list((DOCS / "learn").glob("*.md"))) == len(scripts) + 1
+    minutes = [
+        re.findall(r"^\| (\d+) \|.* \| (\d+) \|$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for path in (DOCS / "learn" / "index.md", ROOT / "examples" / "learn" / "README.md")
+    ]
+    assert minutes[0] == minutes[1] and len(minutes[0]) == len(scripts)
+
+
+# Commands ----------------------------------------------------------------------------------------------------------------------
+
+
+def commands():
+    """(page, command) for every `python ...` in fences and in running text of the docs, the READMEs and the scripts' headers."""
+    pages = [*PAGES, ROOT / "README.md", *(ROOT / "examples").rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for line in re.findall(r"(?:^|&& |`|=\w+ )(python (?:-m )?[\w./]+[^`#\n]*)", text, flags=re.MULTILINE):
+            yield page, line.strip()
+        if page.suffix == ".py":
+            for line in re.findall(r"^ +(python (?:-m )?[\w./]+[^#\n]*)", text.split('"""')[1], flags=re.MULTILINE):
+                yield page, line.strip()
+
+
+def test_every_command_names_a_file_and_flags_that_exist():
+    import shlex
+    import subprocess
+    import sys
+
+    helps: dict[str, str] = {}
+    found = 0
+    for page, command in commands():
+        words = shlex.split(command)[1:]
+        where = f"{page.relative_to(ROOT)}: {command}"
+        if words[0] == "-m":
+            program = ROOT / (words[1].replace(".", "/") + ".py")
+            arguments, start = words[2:], ["-m", words[1]]
+        else:
+            program, arguments, start = ROOT / words[0], words[1:], [words[0]]
+        if words[0] in ("docs/hooks.py",) or (words[0] == "-m" and not words[1].startswith(("tinygpt", "autograd"))):
+            continue
+        assert program.is_file(), where
+        found += 1
+        flags = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+        if flags and "learn" not in program.parts and "--help" not in flags:
+            if command.split(" --")[0] not in helps:
+                done = subprocess.run([sys.executable, *start, "--help"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+                assert done.returncode == 0, where
+                helps[command.split(" --")[0]] = done.stdout
+            for flag in flags:
+                assert flag in helps[command.split(" --")[0]], f"{where}: {flag}"
+    assert found > 30
+
+
+def test_pages_that_the_navigation_forgets_are_added(tmp_path):
+    for name in ("index.md", "cache.md", "deep/page.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("# Title\n", encoding="utf-8")
+    config = {"nav": [{"Start": "index.md"}], "docs_dir": str(tmp_path)}
+    assert hooks.on_config(config)["nav"] == [{"Start": "index.md"}, {"More": ["cache.md", "deep/page.md"]}]
+    assert hooks.on_config(config)["nav"][2:] == []  # all are named now

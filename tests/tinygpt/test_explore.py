@@ -1,0 +1,298 @@
+"""The explorer: its numbers equal the model's, and its page works in a browser, by mouse, by keyboard and on a phone."""
+
+import base64
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import autograd as ag
+from autograd import backend
+from tinygpt import GPT, GPTConfig
+from tinygpt.explore import MAX_PAGE_BYTES, collect, explore, render
+from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
+
+ROOT = Path(__file__).parent.parent.parent
+TEXT = "the low lamp is lower than the tower.\nthe newest tower is the lowest. "
+PROMPT = "the low lamp is <b>&"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BPETokenizer.train(TEXT * 3, 280)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    """With weights large enough that every number differs from 0 and from its neighbours."""
+    config = GPTConfig(n_layer=3, n_head=2, n_embd=16, n_positions=64, vocab_size=tokenizer.n_vocab, tie_word_embeddings=False)
+    model = GPT(config, seed=1)
+    for p in model.parameters():
+        p.data *= 5
+    return model
+
+
+@pytest.fixture(scope="module")
+def data(model, tokenizer):
+    return collect(model, tokenizer, PROMPT)
+
+
+def unpack(text, n):
+    square = np.zeros((n, n))
+    square[np.tril_indices(n)] = np.frombuffer(base64.b64decode(text), dtype="<u2") / 65535
+    return square
+
+
+def test_predictions_after_the_last_layer_are_the_models(model, data):
+    ids = np.array([data["ids"]])
+    p = backend.to_host(ag.softmax(model(ids)).data)[0]
+    for t, prediction in enumerate(data["lens"][-1]):
+        assert [q for _, q in prediction["top"]] == pytest.approx(np.sort(p[t])[::-1][:8], rel=2e-3)
+        if t + 1 < ids.shape[1]:
+            probability, rank = prediction["next"]
+            assert probability == pytest.approx(p[t, ids[0, t + 1]], rel=2e-3)
+            assert rank == (p[t] > p[t, ids[0, t + 1]]).sum() + 1
+        else:
+            assert prediction["next"] is None
+
+
+def test_loss_and_streams_are_the_models(model, data):
+    ids = np.array([data["ids"]])
+    assert data["loss"] == pytest.approx(model.loss(ids[:, :-1], ids[:, 1:]).item(), rel=1e-5)
+    x = model.wte(ids) + model.wpe(np.arange(ids.shape[1]))
+    for depth in range(4):
+        length = np.linalg.norm(backend.to_host(x.data)[0], axis=-1)
+        assert data["norms"][depth] == pytest.approx(length, rel=1e-3)
+        x = model.h[depth](x) if depth < 3 else x
+
+
+def test_attention_is_the_models(model, data):
+    ids = np.array([data["ids"]])
+    n = ids.shape[1]
+    x = model.wte(ids) + model.wpe(np.arange(n))
+    for block, heads in zip(model.h, data["attention"], strict=True):
+        qkv = backend.to_host(block.attn.c_attn(block.ln_1(x)).data)[0].astype(float)  # (T, 3C)
+        q, k = (part.reshape(n, 2, 8).transpose(1, 0, 2) for part in np.split(qkv, 3, axis=-1)[:2])  # (H, T, D)
+        scores = np.where(np.tri(n, dtype=bool), q @ k.swapaxes(1, 2) / math.sqrt(8), -np.inf)
+        p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        p /= p.sum(axis=-1, keepdims=True)
+        assert np.abs(np.array([unpack(text, n) for text in heads]) - p).max() < 2e-4
+        x = block(x)
+
+
+def test_gradients_are_the_models(model, data, tokenizer):
+    """Of a token that occurs once, the gradient at its place is that of its row in the (untied) table."""
+    ids = np.array([data["ids"]])
+    model.zero_grad()
+    model.loss(ids[:, :-1], ids[:, 1:]).backward()
+    rows = np.linalg.norm(backend.to_host(model.wte.weight.grad), axis=-1)
+    model.zero_grad()
+    once = [t for t, i in enumerate(data["ids"]) if data["ids"].count(i) == 1 and t + 1 < len(data["ids"])]
+    assert len(once) > 3
+    for t in once:
+        assert data["gradients"][t] == pytest.approx(rows[data["ids"][t]], rel=2e-3)
+    assert data["gradients"][-1] == 0  # nothing after the last token is scored
+
+
+def test_every_op_of_the_pass_is_there_with_formula_and_gradients(model, data):
+    ids = np.array([data["ids"]])
+    trace = model.trace(ids, ids)
+    assert [(op["module"], op["op"]) for op in data["ops"]] == [(s.module, s.op) for s in trace.steps]
+    norm = next(op for op in data["ops"] if op["op"] == "LayerNorm")
+    assert [a["name"] for a in norm["inputs"]] == ["x", "gamma", "beta"]
+    assert [a["name"] for a in norm["dx"]] == ["dx", "dgamma", "dbeta"] and [a["name"] for a in norm["dy"]] == ["dy"]
+    assert norm["inputs"][0]["shape"] == [1, ids.shape[1], 16] == norm["outputs"][0]["shape"]
+    assert "dx = r (q - mean(q) - n mean(q n))" in data["formulas"]["LayerNorm"]
+    first = data["ops"][0]
+    assert first["op"] == "Embedding"
+    assert first["inputs"][0]["rows"][0] == pytest.approx(backend.to_host(model.wte.weight.data)[0, :5], rel=1e-3)
+
+
+def test_the_model_is_left_as_it_was(model, tokenizer):
+    marker = backend.to_device(np.ones(model.wte.weight.shape, dtype=np.float32))
+    model.train()
+    model.wte.weight.grad = marker
+    collect(model, tokenizer, PROMPT)
+    assert model.training and model.wte.weight.grad is marker and model.wpe.weight.grad is None
+    model.eval()
+    model.zero_grad()
+
+
+def test_the_page_holds_everything_and_cannot_be_broken_by_its_text(model, tokenizer, tmp_path):
+    prompt = "</script><script>alert(1)</script> the low\n\u2028☃"
+    explore(model, tokenizer, prompt, tmp_path / "page.html", title="<i>")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("</script>") == 1 and "alert(1)</script" not in page
+    assert not re.search(r"https?://|src=|@import|url\(", page)  # nothing from outside
+    inside = re.search(r"^const data = (.*);$", page, re.MULTILINE)[1]
+    assert json.loads(inside)["prompt"] == prompt
+
+
+def test_prompts_that_cannot_be_shown_are_refused(model, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=r"explore: a prompt of 1 tokens, expected 2 to 64 \(the model's context\)"):
+        explore(model, tokenizer, "t", tmp_path / "page.html")
+    with pytest.raises(ValueError, match="a prompt of 65 tokens, expected 2 to 64"):
+        explore(model, tokenizer, "t" * 65, tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_would_be_too_large_is_refused(model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinygpt.explore.MAX_PAGE_BYTES", 10_000)
+    with pytest.raises(ValueError, match=r"explore: a page of [\d,]+ bytes for \d+ tokens, expected at most 10,000; shorten the prompt"):
+        explore(model, tokenizer, PROMPT, tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_an_earlier_page_is_overwritten(model, tokenizer, tmp_path):
+    explore(model, tokenizer, PROMPT, tmp_path / "page.html")
+    explore(model, tokenizer, PROMPT + " low", tmp_path / "page.html")
+    (tmp_path / "notes.md").write_text("mine", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="already there and no page of this kind, expected a new file or an earlier page"):
+        explore(model, tokenizer, PROMPT, tmp_path / "notes.md")
+    assert (tmp_path / "notes.md").read_text(encoding="utf-8") == "mine"
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere, expected one; make it"):
+        explore(model, tokenizer, PROMPT, tmp_path / "nowhere" / "page.html")
+
+
+@pytest.mark.skipif(backend.name != "numpy", reason="the script starts a process of its own")
+def test_the_script_on_a_checkpoint_directory(tmp_path):
+    tokenizer = CharacterTokenizer.train(TEXT)
+    GPT(GPTConfig.preset("quick", vocab_size=tokenizer.n_vocab)).save_pretrained(tmp_path / "model", tokenizer)
+    command = [sys.executable, str(ROOT / "examples" / "explore.py"), "--run", "model", "--prompt"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([*command, "the lamp"], cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0 and "8 tokens" in done.stdout, done.stderr
+    assert (tmp_path / "explore.html").stat().st_size > 20_000
+    done = subprocess.run([*command, "x"], cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 1 and "error: encode: 1 unknown character 'x'" in done.stderr and "Traceback" not in done.stderr
+
+
+# In a browser ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[browser]")
+    path = next((p for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (p := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("no Chromium here, expected chromium or google-chrome on the PATH")
+    with playwright.sync_playwright() as p:
+        running = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def six_layers(tmp_path_factory, tokenizer):
+    """The page of a 6-layer model, and its numbers."""
+    model = GPT(GPTConfig(n_layer=6, n_head=6, n_embd=48, n_positions=64, vocab_size=tokenizer.n_vocab), seed=0)
+    for p in model.parameters():
+        p.data *= 4
+    path = tmp_path_factory.mktemp("page") / "six.html"
+    return path, explore(model, tokenizer, TEXT * 2, path)
+
+
+def open_page(browser, path, **options):
+    errors = []
+    page = browser.new_page(**options)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("request", lambda request: errors.append(request.url) if not request.url.startswith("file:") else None)
+    page.goto(path.as_uri())
+    page.wait_for_function("window.readyAfterMs !== undefined")
+    return page, errors
+
+
+@pytest.mark.skipif(backend.name != "numpy", reason="a page is a page")
+class TestInABrowser:
+    def test_it_loads_quickly_and_without_errors(self, browser, six_layers):
+        path, data = six_layers
+        assert path.stat().st_size < MAX_PAGE_BYTES
+        times = []
+        for _ in range(3):  # another process may have the processor at one time, not at all
+            page, errors = open_page(browser, path)
+            times.append(page.evaluate("readyAfterMs"))
+            assert errors == [] and page.locator(".token").count() == len(data["tokens"])
+            page.close()
+        assert min(times) < 1000
+
+    def test_hover_click_and_numbers(self, browser, six_layers):
+        path, data = six_layers
+        page, errors = open_page(browser, path)
+        n = len(data["tokens"])
+        page.hover(".token >> nth=5")
+        assert page.get_attribute(".token >> nth=5", "aria-pressed") == "true"
+        page.hover("#maps button >> nth=8")  # layer 2, head 3
+        assert page.inner_text("#which") == "Layer 2, head 3"
+        weights = unpack(data["attention"][1][2], n)[5]
+        likeliest = int(weights.argmax())
+        first = re.search(r"attends to: .*? \((\d+)\) ([\d.]+) %", page.inner_text("#readout"))
+        assert weights[int(first[1])] == pytest.approx(weights[likeliest]) and float(first[2]) == pytest.approx(
+            100 * weights[likeliest], abs=0.06
+        )
+        box = page.locator("#big").bounding_box()
+        page.locator("#big").hover(position={"x": box["width"] * 2.5 / n, "y": box["height"] * 7.5 / n})
+        readout = page.inner_text("#readout")
+        assert f"({7}) attends to" in readout
+        assert float(re.search(r"([\d.]+) %", readout)[1]) == pytest.approx(100 * unpack(data["attention"][1][2], n)[7, 2], abs=0.06)
+        # the logit lens of token 7, last layer
+        cell = page.locator("#lens tr").last.locator("td").nth(1).inner_text()
+        assert float(re.search(r"([\d.]+) %", cell)[1]) == pytest.approx(100 * data["lens"][-1][7]["top"][0][1], abs=0.06)
+        assert page.locator("#lens tr").count() == 1 + 7
+        # step through an op
+        number = next(op["number"] for op in data["ops"] if op["op"] == "LayerNorm")
+        page.select_option("#ops", str(number))
+        assert "gamma" in page.inner_text("#arrays")
+        page.click("text=5 dx returned")
+        shown = [float(x) for x in page.locator("#arrays figure").first.locator("td").all_inner_texts()[:5]]
+        assert shown == pytest.approx(data["ops"][number]["dx"][0]["rows"][0], rel=6e-3)
+        assert "dgamma" in page.inner_text("#arrays") and "Ba, Kiros" in page.inner_text("#formula")
+        page.click("text=next op")
+        assert page.input_value("#ops") == str(number + 1)
+        assert errors == []
+        page.close()
+
+    def test_by_keyboard_alone(self, browser, six_layers):
+        path, data = six_layers
+        page, errors = open_page(browser, path)
+        page.keyboard.press("Tab")  # the chosen token is the first stop
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        assert page.get_attribute(".token >> nth=1", "aria-pressed") == "true"
+        assert page.evaluate("document.activeElement.textContent") == page.inner_text(".token >> nth=1")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")  # the second map
+        assert page.inner_text("#which") == "Layer 1, head 2"
+        page.focus("#big")
+        page.keyboard.press("ArrowDown")
+        assert page.get_attribute(".token >> nth=2", "aria-pressed") == "true"
+        page.focus("#stages button >> nth=3")
+        page.keyboard.press("Enter")
+        assert page.inner_text("#says").startswith("Backward: the gradient of the loss with respect to its output")
+        assert errors == [] and data
+        page.close()
+
+    def test_on_a_phone(self, browser, six_layers):
+        path, _ = six_layers
+        page, errors = open_page(browser, path, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390  # no sideways scrolling of the page
+        page.tap(".token >> nth=3")
+        assert page.get_attribute(".token >> nth=3", "aria-pressed") == "true"
+        page.tap("#maps button >> nth=7")
+        assert page.inner_text("#which") == "Layer 2, head 2"
+        sizes = page.eval_on_selector_all(".token, .buttons button", "all => all.map(e => e.getBoundingClientRect().height)")
+        assert min(sizes) >= 30  # a finger hits it
+        assert errors == []
+        page.close()
+
+
+def test_render_refuses_numbers_that_json_cannot_hold(data):
+    with pytest.raises(ValueError, match="JSON"):
+        render({**data, "loss": float("nan")})

@@ -1,0 +1,177 @@
+"""What a model is made of, and what one forward pass does: `model.summary()` and `model.trace(ids)`.
+
+print(model.summary())
+print(model.trace(ids))            # a table: step, shape, parameters, FLOPs, bytes saved for backward
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import autograd as ag
+from autograd import nn
+from autograd.drawing import op_name, saved_arrays
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """One op of a forward pass.
+
+    module        dotted name of the module that ran it ("h.0.attn.c_attn"; "" for the model itself)
+    op            class of the op
+    shape         of its output (of the first, if there are several)
+    n_parameters  weights among its inputs
+    flops         floating-point operations of the forward pass: 2 per multiply-add of matrix products, else 1 per output element
+    saved_bytes   of the memory that stays for backward because of this op: not counted are weights, ids and what an earlier op holds already
+    """
+
+    module: str
+    op: str
+    shape: tuple[int, ...]
+    n_parameters: int
+    flops: int
+    saved_bytes: int
+
+
+class Text(str):
+    """A string that an interactive session shows as it is, line by line."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, repr=False)
+class Trace:
+    """The steps of one forward pass; `print` and an interactive session show them as a table with their sums."""
+
+    steps: list[TraceStep]
+
+    @property
+    def flops(self) -> int:
+        return sum(step.flops for step in self.steps)
+
+    @property
+    def saved_bytes(self) -> int:
+        return sum(step.saved_bytes for step in self.steps)
+
+    def __repr__(self) -> str:
+        rows: list[tuple[str, ...]] = [("module", "op", "shape", "parameters", "FLOPs", "saved bytes")]
+        rows += [(s.module, s.op, str(s.shape), f"{s.n_parameters:,}", f"{s.flops:,}", f"{s.saved_bytes:,}") for s in self.steps]
+        rows.append(("sum", "", "", "", f"{self.flops:,}", f"{self.saved_bytes:,}"))
+        return _table(rows, n_left=3)
+
+
+def trace(model: Any, ids: Any, targets: Any = None) -> Trace:
+    """Runs one forward pass as training would and lists its ops in order.
+
+    ids, targets   (B, T) host integers; with targets the loss is computed, else the logits
+    """
+    found = []
+    steps = watched(model, lambda: model(ids) if targets is None else model.loss(ids, targets))
+    weights = {id(p) for p in model.parameters()}
+    counted = {id(_memory_of(p.data)) for p in model.parameters()}
+    for module, step in steps:
+        kept = {id(m): m for m in map(_memory_of, saved_arrays(step.saved)) if m.dtype.kind not in "iu" and id(m) not in counted}
+        counted.update(kept)
+        n_parameters = sum(x.size for x in step.inputs if id(x) in weights)
+        n_bytes = sum(m.nbytes for m in kept.values())
+        found.append(TraceStep(module, op_name(step.op), step.outputs[0].shape, n_parameters, _flops(step), n_bytes))
+    return Trace(found)
+
+
+def watched(model: Any, run: Callable[[], Any]) -> list[tuple[str, ag.Step]]:
+    """Calls `run` and gives every op of it in order, each with the dotted name of the module of `model` that ran it."""
+    marks: list[tuple[int, str]] = []  # (number of the step, name of the module running from there on)
+    with ag.watch() as steps, _reporting(model, lambda name: marks.append((len(steps), name))):
+        run()
+    found, module = [], ""
+    for number, step in enumerate(steps):
+        while marks and marks[0][0] <= number:
+            module = marks.pop(0)[1]
+        found.append((module, step))
+    return found
+
+
+def summary(model: Any) -> Text:
+    """A table of every parameter (shape, number of weights, trainable or frozen), with the sums that memory planning needs."""
+    rows: list[tuple[str, ...]] = [("parameter", "shape", "weights", "")]
+    n_trainable = 0
+    for name, p in model.named_parameters():
+        rows.append((name, str(p.shape), f"{p.size:,}", "" if p.requires_grad else "frozen"))
+        n_trainable += p.size if p.requires_grad else 0
+    n = model.n_parameters()
+    itemsize = model.parameters()[0].dtype.itemsize
+    rows.append(("sum", "", f"{n:,}", ""))
+    training = n * itemsize + 3 * n_trainable * itemsize
+    return Text(
+        f"{_table(rows, n_left=2)}\n"
+        f"{n_trainable:,} trainable, {n - n_trainable:,} frozen; weights {_mib(n * itemsize)}; "
+        f"with gradients and AdamW's two moments {_mib(training)}; activations besides: see trace(ids)"
+    )
+
+
+@contextmanager
+def _reporting(model: Any, report: Callable[[str], None]) -> Iterator[None]:
+    """Within this block each module calls report(its name) when it begins, and report(its caller's name) when it ends."""
+    running = [""]
+    wrapped = []
+
+    def wrap(name: str, module: nn.Module) -> None:
+        forward = module.forward
+
+        def named(*args: Any, **kwargs: Any) -> Any:
+            running.append(name)
+            report(name)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                running.pop()
+                report(running[-1])
+
+        module.forward = named  # type: ignore[method-assign]
+        wrapped.append(module)
+
+    for name, module in model.named_modules():
+        if name:
+            wrap(name, module)
+    try:
+        yield
+    finally:
+        for module in wrapped:
+            del module.forward  # the class's own again
+
+
+def _memory_of(array: Any) -> Any:
+    """The array whose memory a view looks into: that is what stays alive as long as the view does."""
+    while getattr(array, "base", None) is not None and hasattr(array.base, "dtype"):
+        array = array.base
+    return array
+
+
+def _flops(step: ag.Step) -> int:
+    """Floating-point operations of an op's forward pass, from its shapes."""
+    name = op_name(step.op)
+    shapes = [x.shape for x in step.inputs if hasattr(x, "shape")]
+    if name in ("MatMul", "Linear"):
+        return 2 * step.outputs[0].size * shapes[0][-1]
+    if name == "Attention":
+        q, k = shapes[0], shapes[1]
+        return 4 * math.prod(q) * k[-2]  # q k^T and p v, masked scores included: the plain op computes them
+    if name == "LinearCrossEntropy":
+        return 2 * math.prod(shapes[0]) * shapes[1][0]
+    if name in ("Reshape", "Transpose", "Split", "Index", "BroadcastTo", "Embedding", "Concatenate", "Stack", "Cast"):
+        return 0  # numbers are moved, not computed
+    return sum(out.size for out in step.outputs)
+
+
+def _table(rows: list[tuple[str, ...]], n_left: int) -> str:
+    """Text columns; the first n_left are left-aligned, the others right-aligned."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) if i < n_left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.1f} MiB"
