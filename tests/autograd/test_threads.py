@@ -1,9 +1,12 @@
 """What must hold whatever spreads the work over threads: errors reach the caller, and the same run gives the same bits."""
 
+import os
+
 import numpy as np
 import pytest
 
 import autograd as ag
+from autograd.kernels.cpu import parallel
 from tests.autograd.checks import numpy_only, tensor
 from tests.autograd.test_core import run_python
 
@@ -26,8 +29,11 @@ def test_numpys_errors_inside_workers_are_raised(place):
 
 BITS = """
 import hashlib
+import os
+
 import numpy as np
 import autograd as ag
+from autograd.kernels.cpu import parallel
 from autograd.nn import Module
 from autograd.optim import AdamW
 
@@ -71,3 +77,28 @@ def test_a_number_of_threads_that_is_none():
             and f"ValueError: AUTOGRAD_THREADS: '{wrong}', expected a positive whole number; unset it to use every core" in error
         )
     assert run_python(code, AUTOGRAD_THREADS="1")[0] == 0
+
+
+@pytest.mark.parametrize(("text", "expected"), [("max 100000", 16), ("250000 100000", 3), ("20000 100000", 1), ("no numbers", 16)])
+def test_threads_follow_what_a_container_may_use(text, expected, tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text(text, encoding="ascii")
+    monkeypatch.setattr(parallel, "_CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.delenv("AUTOGRAD_THREADS", raising=False)
+    assert parallel.n_threads.__wrapped__() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_has_threads_of_its_own():
+    code = f"""
+import os, warnings
+import numpy as np, autograd as ag
+warnings.simplefilter("ignore")
+x = ag.Tensor(np.ones({LARGE}))
+before = ag.gelu(x).data
+child = os.fork()
+if child == 0:
+    os._exit(0 if (ag.gelu(x).data == before).all() else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run_python(code, AUTOGRAD_THREADS="2") == (0, "0\n", "")

@@ -37,15 +37,32 @@ def n_threads() -> int:
     """AUTOGRAD_THREADS, or the cores that this process may use. Raises ValueError for anything but a positive number."""
     asked = os.environ.get("AUTOGRAD_THREADS", "").strip()
     if not asked:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return int(min(cores, _cores_of_container()))
     if not asked.isdecimal() or int(asked) < 1:
         raise ValueError(f"AUTOGRAD_THREADS: {asked!r}, expected a positive whole number; unset it to use every core")
     return int(asked)
 
 
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def _cores_of_container() -> int | float:
+    """How many cores' time a container may use (Linux control groups, version 2), rounded up; infinity where nothing limits it."""
+    try:
+        quota, period = _CPU_MAX.read_text(encoding="ascii").split()
+        return math.inf if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return math.inf
+
+
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=max(1, n_threads() - 1), thread_name_prefix="autograd")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads, and would wait for them forever
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 @cache
