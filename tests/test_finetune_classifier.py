@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from tinygpt import GPT, GPTConfig, corpora
-from tinygpt.checkpoint import new_run
+from tinygpt.checkpoint import load, new_run
+from tinygpt.classify import GPTClassifier
 from tinygpt.corpora import load_corpus
 from tinygpt.labelled import load_labelled
+from tinygpt.lora import load_lora
 from tinygpt.tokenizer import BPETokenizer
+from tinygpt.weights import save_pretrained
 
 ROOT = Path(__file__).parent.parent
 SMS = ROOT.parent / "shared" / "data"
@@ -82,11 +85,18 @@ def test_the_default_data_needs_no_file(folder):
 
 
 def test_without_a_run_a_small_model_is_pretrained_first(folder, tmp_path):
-    flags = "--pretrain-steps 2 --epochs 1 --trainable head --prompt-texts 3 --data".split()
+    flags = "--pretrain-steps 2 --epochs 1 --trainable lora --rank 2 --prompt-texts 3 --data".split()
     out = example(*flags, str(folder / "mine.csv"), cwd=tmp_path)
     assert "no pretrained run yet: pretraining a small model first" in out and "step     2/2" in out
     assert (tmp_path / "runs" / "docs-small-001" / "checkpoints" / "best").is_file()
     assert (tmp_path / "runs" / "mine-001" / "report.txt").is_file()
+    # The checkpoint is the merged model, the adapter lies beside it: both say the same.
+    merged = GPTClassifier.from_pretrained(tmp_path / "runs" / "mine-001")
+    gpt, tokenizer = load(tmp_path / "runs" / "docs-small-001")
+    apart = GPTClassifier(gpt, tokenizer, merged.labels)
+    load_lora(apart, tmp_path / "runs" / "mine-001" / "adapter")
+    texts = ["the hammer hit 3 nails", "a red apple"]
+    np.testing.assert_allclose(apart.predict(texts).probabilities, merged.predict(texts).probabilities, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,16 @@ def test_batches_hold_weights_by_label():
     assert ids.tolist() == [[3, 0], [1, 2]] and targets.tolist() == [0, 1] and mask.sum() == 3 and weights.tolist() == [0.5, 2.0]
 
 
+def test_dropped_tokens_are_others_each_time_and_never_all():
+    sequences = [np.arange(40), np.array([7])]
+    batches = LabelledBatches(sequences, np.array([0, 1]), token_dropout=0.5)
+    first, second = (batches.batch(np.array([0]))[0][0] for _ in range(2))
+    assert 5 < len(first) < 35 and (np.diff(first) > 0).all() and first.tolist() != second.tolist()  # fewer, in their order
+    assert all(batches.batch(np.array([1]))[0].tolist() == [[7]] for _ in range(20))
+    with pytest.raises(ValueError, match=r"token_dropout: 1.0, expected 0 <= p < 1"):
+        LabelledBatches(sequences, np.array([0, 1]), token_dropout=1.0)
+
+
 # ---- saving ------------------------------------------------------------------------------------------------------------------------------
 
 

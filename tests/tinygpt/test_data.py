@@ -104,3 +104,17 @@ def test_the_bigram_model_is_a_distribution(seed):
     nats = np.array([bigram_nats(train, pair, 5) for pair in every_pair]).reshape(5, 5)
     smallest_k_only = np.exp(-nats).sum(axis=1)
     assert (np.exp(-nats) <= 1).all() and (smallest_k_only > 0.99).all()
+
+
+@given(n=st.integers(8, 60), batch_size=st.integers(1, 4), together=st.integers(1, 4), seed=st.integers(0, 99))
+def test_sorting_by_length_changes_no_update(n, batch_size, together, seed):
+    """The batches of one update hold the same items as without lengths, in order of length."""
+    lengths = np.random.default_rng(seed).integers(1, 30, n)
+    plain, by_length = BatchOrder(n, batch_size, seed=seed), BatchOrder(n, batch_size, seed=seed, lengths=lengths, together=together)
+    for epoch in (0, 1):
+        a, b = plain.epoch(epoch), by_length.epoch(epoch)
+        size = batch_size * together
+        for start in range(0, n, size):
+            assert set(a[start : start + size]) == set(b[start : start + size])
+            if together > 1:
+                assert (np.diff(lengths[b[start : start + size]]) >= 0).all()
