@@ -17,7 +17,6 @@ from tinygpt.corpora import load_corpus
 from tinygpt.labelled import load_labelled
 from tinygpt.lora import load_lora
 from tinygpt.tokenizer import BPETokenizer
-from tinygpt.weights import save_pretrained
 
 ROOT = Path(__file__).parent.parent
 SMS = ROOT.parent / "shared" / "data"

@@ -128,7 +128,7 @@ def _thread_generator() -> tuple[Any, Any]:
     return _thread.pair
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _start_of(seed: int, draw: int) -> Any:
     """PCG64's state at the start of a stream; blocks and the backward pass ask for the same one again."""
     return np.random.PCG64([seed, draw]).state
