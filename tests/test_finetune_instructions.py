@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from tinygpt import GPT, GPTConfig
-from tinygpt.checkpoint import load, new_run, newest_run, save_pretrained
+from tinygpt.checkpoint import load, new_run, newest_run
 from tinygpt.corpora import load_corpus
 from tinygpt.finetune import is_pretrained
 from tinygpt.lora import load_lora
 from tinygpt.tokenizer import BPETokenizer
+from tinygpt.weights import save_pretrained
 
 ROOT = Path(__file__).parent.parent
 
