@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -34,6 +33,7 @@ from autograd.kernels.cpu.parallel import n_threads
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
 from tinygpt.cli import flags, run
+from tinygpt.memory import peak_bytes
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -75,9 +75,8 @@ class Config:
 
 
 def memory_mb() -> float:
-    """The most memory that this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    """The most memory that this process has held so far (not ru_maxrss: a new process inherits its parent's)."""
+    return peak_bytes() / 2**20
 
 
 def tokens(size: Size) -> tuple[np.ndarray, np.ndarray]:
