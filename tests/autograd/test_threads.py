@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import autograd as ag
-from autograd.kernels.cpu import parallel
 from tests.autograd.checks import numpy_only, tensor
 from tests.autograd.test_core import run_python
 
@@ -33,7 +32,6 @@ import os
 
 import numpy as np
 import autograd as ag
-from autograd.kernels.cpu import parallel
 from autograd.nn import Module
 from autograd.optim import AdamW
 
@@ -81,6 +79,8 @@ def test_a_number_of_threads_that_is_none():
 
 @pytest.mark.parametrize(("text", "expected"), [("max 100000", 16), ("250000 100000", 3), ("20000 100000", 1), ("no numbers", 16)])
 def test_threads_follow_what_a_container_may_use(text, expected, tmp_path, monkeypatch):
+    from autograd.kernels.cpu import parallel  # not above: that would register the CPU's kernels under any backend
+
     (tmp_path / "cpu.max").write_text(text, encoding="ascii")
     monkeypatch.setattr(parallel, "_CPU_MAX", tmp_path / "cpu.max")
     monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
