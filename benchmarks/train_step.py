@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -254,7 +255,8 @@ def markdown(report: dict[str, Any]) -> str:
     head = f"{m['date']}, {m['processor']}, {m['threads']} threads, {m['blas']} ({m['matmul_2048_gflops']} GFLOP/s), "
     head += f"NumPy {m['numpy']}, PyTorch {m.get('torch', 'absent')}.{pinned} `python benchmarks/train_step.py`"
     parts = [head, "Seconds per step, medians of turns:", "\n".join(lines), "Speed of tinygpt as a multiple of each:", "\n".join(speed)]
-    return "\n\n".join([*parts, "Peak memory, MB (in brackets: beyond weights, gradients and moments):", "\n".join(memory)]) + "\n"
+    text = "\n\n".join([*parts, "Peak memory, MB (in brackets: beyond weights, gradients and moments):", "\n".join(memory)]) + "\n"
+    return re.sub(r"nan \(nan\), nan|nan( x( the time)?)?", "-", text)  # what was left out
 
 
 def main() -> None:
