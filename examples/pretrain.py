@@ -124,7 +124,8 @@ def main() -> None:
             go_on_from(checkpoints.last_written)
             return checkpoints.last_written
 
-        result = trainer.run(progress, checkpoint, metrics.write, rollback)
+        with checkpoints.named_in_errors():
+            result = trainer.run(progress, checkpoint, metrics.write, rollback)
         checkpoints.finish()
     if result.interrupted:
         print(f"go on with: python examples/pretrain.py --resume {directory}")

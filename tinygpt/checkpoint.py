@@ -400,6 +400,15 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
 
+    @contextlib.contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Around training: numbers that are not finite end it once what is being written is on the disk, naming the last good checkpoint."""
+        try:
+            yield
+        except FloatingPointError as error:
+            self.wait()
+            raise FloatingPointError(f"{error}; the last good checkpoint: {self.last_written or 'none was written yet'}") from error
+
     def finish(self) -> None:
         """Waits. Raises OSError if the last checkpoint was not written."""
         self.wait()

@@ -17,8 +17,8 @@ from tinygpt.train import environment
 
 # What an update does not depend on, and the number of updates: may change freely.
 FREE = (
-    "steps", "stop_at", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan", "sample_tokens", "run",
-    "resume", "override", "deterministic_check", "recompute",
+    "steps", "stop_at", "recompute", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan", "sample_tokens",
+    "run", "resume", "override", "deterministic_check",
 )  # fmt: skip
 # What changes the updates to come, but not what the weights are: may change with --override.
 WITH_OVERRIDE = ("lr", "final_lr_fraction", "warmup_steps", "betas", "weight_decay", "max_norm", "dtype", "corpus", "validation_fraction")
@@ -67,7 +67,7 @@ def check_changes(stored: PretrainConfig, wanted: PretrainConfig) -> None:
         refused.append(f"{flag} {value!r}, expected {before[name]!r} as in the run" + (" (or --override)" if name in WITH_OVERRIDE else ""))
     if refused:
         raise ValueError(
-            f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {', '.join(FREE[:9])}; "
+            f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {', '.join(FREE[:10])}; "
             f"with --override: {', '.join(WITH_OVERRIDE)}; for anything else start a new run"
         )
 

@@ -39,7 +39,7 @@ class Batches(Protocol):
 
 
 class Reporter(Protocol):
-    """Where progress goes; `tinygpt.progress` shows it in a terminal."""
+    """Where progress goes; `tinygpt.cli.Progress` shows it in a terminal."""
 
     def update(self, metrics: "Metrics") -> None: ...
     def evaluated(self, step: int, validation_nats: float, best: bool) -> None: ...

@@ -101,6 +101,19 @@ def test_a_run_that_skipped_its_last_update_still_saves(tmp_path):
     assert checkpoint_directory(run, "last").name == "step-00000003"
 
 
+@pytest.mark.parametrize(("eval_every", "named"), [(2, "step-00000002"), (100, "none was written yet")])
+def test_the_error_names_the_last_good_checkpoint_and_waits_for_it(tmp_path, eval_every, named):
+    run, t = new_run(tmp_path / "run", "x"), trainer(steps=8, eval_every=eval_every)
+    checkpoints, save = saver(run, t)
+    poison(t, 4)
+    with (
+        pytest.raises(FloatingPointError, match=rf"step 4: loss nan.*; the last good checkpoint: .*{named}$"),
+        checkpoints.named_in_errors(),
+    ):
+        t.run(Notes(), save)
+    assert (checkpoints.last_written is None) == (eval_every == 100)
+
+
 def test_rolling_back_takes_the_last_checkpoint_and_other_batches(tmp_path):
     run, t, notes = new_run(tmp_path / "run", "x"), trainer(steps=8, on_nan="rollback", eval_every=2), Notes()
     checkpoints, save = saver(run, t)
