@@ -11,7 +11,19 @@ The engine is `autograd/core.py`; the ops, forward above backward under one form
 
 from autograd import drawing as drawing  # gives tensors their method `draw`
 from autograd import kernels as kernels  # registers the kernels of the backend in use
-from autograd.core import Op, Parameter, Step, Tensor, accelerates, is_recording, no_grad, registered_kernels, use_kernels, watch
+from autograd.core import (
+    Op,
+    Parameter,
+    Step,
+    Tensor,
+    accelerates,
+    is_recording,
+    kernel_mode,
+    no_grad,
+    registered_kernels,
+    use_kernels,
+    watch,
+)
 from autograd.ops import *  # noqa: F403  (every op as a function; `autograd.ops.__all__` lists them)
 from autograd.ops import __all__ as _op_names
 
@@ -22,6 +34,7 @@ __all__ = [  # noqa: PLE0604  (the names of the ops come from their own list)
     "Tensor",
     "accelerates",
     "is_recording",
+    "kernel_mode",
     "no_grad",
     "registered_kernels",
     "use_kernels",

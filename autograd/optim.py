@@ -1,7 +1,7 @@
 """AdamW over one flat buffer, gradient clipping, and the learning-rate schedule."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autograd.backend import xp
@@ -102,14 +102,8 @@ class AdamW:
         self.gradient = xp.empty_like(self.weight)
         self.m = xp.zeros_like(self.weight)
         self.v = xp.zeros_like(self.weight)
-        start = 0
-        for _, p in self.named:
-            part = slice(start, start + p.size)
-            self.weight[part] = p.data.reshape(-1)
-            p.data = self.weight[part].reshape(p.shape)
-            p._gradient_buffer = self.gradient[part].reshape(p.shape)
-            p.grad = None
-            start += p.size
+        xp.concatenate([p.data.reshape(-1) for _, p in self.named], out=self.weight)
+        lay_out([p for _, p in self.named], self.weight, self.gradient)
         self._views = [p.data for _, p in self.named]
 
     def zero_grad(self) -> None:
@@ -192,6 +186,17 @@ class AdamW:
                     )
                 moment[...] = xp.asarray(state[key][name])
         self.n_steps = int(state["n_steps"])
+
+
+def lay_out(parameters: Sequence[Parameter], weight: Array, gradient: Array) -> None:
+    """Makes each parameter a view of its part of two flat arrays: of its weights, and of the gradient that `backward` will leave."""
+    start = 0
+    for p in parameters:
+        part = slice(start, start + p.size)
+        p.data = weight[part].reshape(p.shape)
+        p._gradient_buffer = gradient[part].reshape(p.shape)
+        p.grad = None
+        start += p.size
 
 
 def warmup_cosine(step: int, *, peak: float, warmup_steps: int, n_steps: int, floor: float | None = None) -> float:

@@ -447,17 +447,18 @@ import json, sys
 import numpy as np
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data import Windows
-from tinygpt.memory import estimate, peak_bytes
+from tinygpt.memory import estimate, resident_bytes
 from tinygpt.train import Trainer
 
 fields, micro_batch = json.loads(sys.argv[1])
 config = GPTConfig(**fields)
 tokens = np.random.default_rng(0).integers(0, config.vocab_size, 4 * micro_batch * config.n_positions)
-needed = estimate(config, micro_batch)
+before = resident_bytes()
 trainer = Trainer(GPT(config), TrainConfig(micro_batch=micro_batch), Windows(tokens, config.n_positions), None)
+needed = estimate(config, micro_batch, processes=trainer.processes, program=before)
 for _ in range(2):
     trainer.update()
-print(json.dumps({"estimated": needed.total, "measured": peak_bytes(), **vars(needed)}))
+print(json.dumps({"estimated": needed.total, "measured": trainer.peak_bytes(), **vars(needed)}))
 """
 
 

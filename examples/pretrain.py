@@ -23,6 +23,7 @@ from tinygpt.data import Windows, bigram_nats
 from tinygpt.files import replace_file, to_json
 from tinygpt.generate import complete
 from tinygpt.memory import check as check_memory
+from tinygpt.replicas import n_processes
 from tinygpt.resume import check_data, differences, settings, starting_point
 from tinygpt.streams import open_corpus, texts_for_tokenizer, token_stream
 from tinygpt.tokenizer import load_tokenizer, train_tokenizer
@@ -63,7 +64,8 @@ def main() -> None:
 
     # Model and trainer, if they fit into memory.
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
-    print(f"memory     {check_memory(shape, config.train.micro_batch, recompute=config.train.recompute)}")
+    processes = n_processes(config.train, shape.n_parameters(), context)
+    print(f"memory     {check_memory(shape, config.train.micro_batch, recompute=config.train.recompute, processes=processes)}")
     model = GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute)
     trainer = Trainer(model, config.train, train_windows, validation_windows)
     print(
@@ -72,7 +74,7 @@ def main() -> None:
     )
     print(
         f"updates    {config.train.steps}, each micro-batch {config.train.micro_batch} x accumulation {trainer.accumulation} x "
-        f"context {context} = {trainer.tokens_per_update:,} tokens"
+        f"context {context} = {trainer.tokens_per_update:,} tokens" + (f", shared by {processes} processes" if processes > 1 else "")
     )
     directory = directory or new_run(config.run, corpus.name)
     print(f"run        {directory}")
@@ -91,7 +93,7 @@ def main() -> None:
         print(
             f"resume     from {start}, step {trainer.result.step:,} of {config.train.steps:,}, {trainer.result.tokens_seen:,} tokens seen"
         )
-        if changed := differences(training):
+        if changed := differences(training, trainer.processes):
             print(f"           not bit for bit, because this is another environment: {changed}")
     record = dataclasses.asdict(config) | {"corpus_fingerprint": corpus.fingerprint, "corpus_source": corpus.source}
     replace_file(directory / "config.json", to_json(record))

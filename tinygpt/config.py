@@ -132,6 +132,8 @@ class TrainConfig:
     """Decides initial weights, data order, dropout and samples, each by a stream of its own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations and matrix products; bfloat16 needs a GPU. Weights and optimizer stay float32."""
+    processes: int = 0
+    """Processes that share each micro-batch, on a CPU. 0: one per core where the model is small and that is faster, else one."""
     recompute: bool = False
     """Keep only each block's input for the backward pass and compute the rest again: less memory, a third more time."""
 
@@ -149,6 +151,7 @@ class TrainConfig:
             "stop_at",
             "patience",
             "seed",
+            "processes",
             "max_norm",
             "weight_decay",
         ):

@@ -13,6 +13,14 @@ import numpy as np
 
 from tinygpt.files import PARTIAL, disk, write_file
 
+IGNORED = -100
+"""The target of a position that does not count: padding, or a prompt that is only to be read."""
+
+
+def count_targets(batch: tuple[Any, ...]) -> int:
+    """How many targets of a batch (ids, targets, ...) count in the loss: those that are not IGNORED."""
+    return int(np.count_nonzero(batch[1] != IGNORED))
+
 
 class Windows:
     """Windows of a token stream: inputs and the same shifted by one as targets.

@@ -23,13 +23,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from tinygpt.corpora import DOWNLOADS, Document, fetch, load_corpus
+from tinygpt.data import IGNORED
 from tinygpt.finetune import pad
 from tinygpt.generate import generate
 from tinygpt.labelled import deal_groups
 from tinygpt.model import GPT
 from tinygpt.tables import Table, check_column, read_table, text_in
 from tinygpt.tokenizer import Tokenizer
-from tinygpt.train import IGNORED
 
 INSTRUCTION_NAMES = ("instruction", "question", "prompt", "query")
 INPUT_NAMES = ("input", "context")

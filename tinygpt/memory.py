@@ -23,18 +23,25 @@ class Memory:
     activations: int
     temporary: int
     checkpoint: int
+    replicas: int
 
     @property
     def total(self) -> int:
         return sum(vars(self).values())
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {readable(n)}" for name, n in vars(self).items())
+        parts = ", ".join(f"{name} {readable(n)}" for name, n in vars(self).items() if n)
         return f"{readable(self.total)} ({parts})"
 
 
 def estimate(
-    config: GPTConfig, micro_batch: int, *, recompute: bool = False, checkpoints: bool = False, program: int | None = None
+    config: GPTConfig,
+    micro_batch: int,
+    *,
+    recompute: bool = False,
+    checkpoints: bool = False,
+    processes: int = 1,
+    program: int | None = None,
 ) -> Memory:
     """The peak of a training step on the CPU's kernels, in bytes.
 
@@ -44,6 +51,7 @@ def estimate(
 
     recompute     blocks keep their input alone (C), and one of them at a time what it saves
     checkpoints   count the copy that is written in the background: weights and moments
+    processes     that share each micro-batch (`tinygpt.replicas`): all of them together
     program       bytes of the process before model and optimizer are made; by default what it has now
     """
     c, n_tokens, p = config.n_embd, micro_batch * config.n_positions, config.n_parameters()
@@ -54,29 +62,36 @@ def estimate(
     # (4C each), of the residual stream and of the sum (C each); and a weight's gradient before it is added to the flat buffer.
     logits = min(n_tokens * config.vocab_size * FLOAT_BYTES, _LOGITS_BYTES)
     backward = (10 * c * n_tokens + max(4 * c * c, 0)) * FLOAT_BYTES
+    program = resident_bytes() if program is None else program
     return Memory(
-        program=resident_bytes() if program is None else program,
+        program=program,
         weights=p * FLOAT_BYTES,
         gradients=p * FLOAT_BYTES,
         moments=2 * p * FLOAT_BYTES,
         activations=activations * FLOAT_BYTES,
         temporary=max(logits, backward),
         checkpoint=3 * p * FLOAT_BYTES if checkpoints else 0,
+        # Each has a program and gradients of its own, and all read one more copy of the weights.
+        replicas=(processes - 1) * (program + p * FLOAT_BYTES) + (p * FLOAT_BYTES if processes > 1 else 0),
     )
 
 
-def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, checkpoints: bool = True) -> str:
+def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, checkpoints: bool = True, processes: int = 1) -> str:
     """A sentence on what training will need and may have; call it before the model is made.
 
     Raises ValueError, naming the two settings to lower and values that would do, if it will not fit.
     """
     if backend.name != "numpy" or backend.kernels == "reference":
         return "not estimated: the formula is that of the CPU's fast kernels"
-    needed = estimate(config, micro_batch, recompute=recompute, checkpoints=checkpoints)
+
+    def with_batch(n: int) -> Memory:
+        return estimate(config, n, recompute=recompute, checkpoints=checkpoints, processes=processes)
+
+    needed = with_batch(micro_batch)
     limit, whose = limit_bytes()
     if needed.total <= limit:
         return f"about {needed} of {readable(limit)}, {whose}" if limit < sys.maxsize else f"about {needed}"
-    fits = [n for n in range(1, micro_batch) if estimate(config, n, recompute=recompute, checkpoints=checkpoints).total <= limit]
+    fits = [n for n in range(1, micro_batch) if with_batch(n).total <= limit]
     batch = f"--micro-batch (to {fits[-1]})" if fits else "--micro-batch"
     raise ValueError(
         f"memory: training needs about {needed}, expected at most {readable(limit)}, {whose}; lower {batch} or --n-positions (from "
@@ -134,9 +149,9 @@ def resident_bytes() -> int:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 
-def peak_bytes() -> int:
-    """The most memory that this program has had in use so far; 0 where the system does not say."""
-    for line in _read("/proc/self/status").splitlines():
+def peak_bytes(pid: int | str = "self") -> int:
+    """The most memory that a program (this one) has had in use so far; 0 where the system does not say."""
+    for line in _read(f"/proc/{pid}/status").splitlines():
         if line.startswith("VmHWM:"):  # getrusage would count what the process was before it became this program
             return int(line.split()[1]) * 1024
     return 0

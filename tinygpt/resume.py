@@ -17,7 +17,7 @@ from tinygpt.train import environment
 
 # What an update does not depend on, and the number of updates: may change freely.
 FREE = (
-    "steps", "stop_at", "recompute", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan", "sample_tokens",
+    "steps", "stop_at", "recompute", "processes", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan", "sample_tokens",
     "run", "resume", "override", "deterministic_check",
 )  # fmt: skip
 # What changes the updates to come, but not what the weights are: may change with --override.
@@ -92,12 +92,12 @@ def check_data(config: PretrainConfig, training: dict[str, Any], fingerprint: st
         )
 
 
-def differences(training: dict[str, Any]) -> str:
-    """Where this process differs from the one that saved the checkpoint in what bits depend on, in words; empty if nowhere."""
+def differences(training: dict[str, Any], processes: int) -> str:
+    """Where this run on so many processes differs from the one that saved the checkpoint in what bits depend on, in words; empty if nowhere."""
     before = training.get("environment")
     if not isinstance(before, dict):
         return ""
-    return "; ".join(f"{key} {now} (was {before.get(key)})" for key, now in environment().items() if before.get(key) != now)
+    return "; ".join(f"{key} {now} (was {before.get(key)})" for key, now in environment(processes).items() if before.get(key) != now)
 
 
 def _flat(config: PretrainConfig) -> dict[str, Any]:

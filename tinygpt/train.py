@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import platform
 import signal
 import time
@@ -18,13 +17,13 @@ import numpy as np
 import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW, warmup_cosine
+from autograd.threads import n_threads
 from tinygpt.config import TrainConfig
-from tinygpt.data import BatchOrder
+from tinygpt.data import BatchOrder, count_targets
 from tinygpt.files import Entries, replace_file
+from tinygpt.memory import peak_bytes
 from tinygpt.numerics import MAX_CONSECUTIVE, SpikeDetector, first_bad_op, first_bad_parameter, likely_cause
-
-IGNORED = -100
-"""The target of a position that does not count: padding, or a prompt that is only to be read."""
+from tinygpt.replicas import Replicas, accumulate, n_processes
 
 
 class Batches(Protocol):
@@ -103,6 +102,8 @@ class Trainer:
         lengths = getattr(train, "lengths", None)
         self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=self.accumulation)
         self.optimizer = AdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        self.processes = n_processes(config, self.optimizer.weight.size, model.config.n_positions)
+        self._replicas: Replicas | None = None
         self.result = Result()
         self.batches_drawn = 0  # micro-batches taken from the order: the position in the data
         self._batches = self.order.batches()
@@ -132,18 +133,39 @@ class Trainer:
             floor=config.lr * config.final_lr_fraction,
         )
         self.optimizer.zero_grad()
-        total = 0.0
         batches = [self.train_items.batch(next(self._batches)) for _ in range(self.accumulation)]
         self.batches_drawn += self.accumulation
+        self.result.tokens_seen += sum(batch[0].size for batch in batches)
         n_targets = [count_targets(batch) for batch in batches]
-        for batch, n in zip(batches, n_targets, strict=True):
-            loss = self.model.loss(*batch)
-            self.result.tokens_seen += batch[0].size
-            if self.accumulation > 1:
-                loss = loss * (n / sum(n_targets))  # each target counts the same, whichever micro-batch it is in
-            loss.backward()
-            total = total + loss.data
-        return total
+        shares = [n / sum(n_targets) for n in n_targets]  # each target counts the same, whichever micro-batch it is in
+        if self.processes > 1:
+            replicas = self._replicas_at_work()
+            if replicas and replicas.can_take(batches):
+                return replicas.gradients(batches, shares)
+        return accumulate(self.model, [(batch, share, 0) for batch, share in zip(batches, shares, strict=True)])
+
+    def _replicas_at_work(self) -> Replicas | None:
+        if self._replicas is None or self._replicas.closed:
+            try:
+                self._replicas = Replicas(self.model, self.optimizer, self.processes)
+            except Exception:
+                if self.config.processes > 1:
+                    raise
+                self.processes = 1  # nobody asked for them: a model that cannot be copied trains in this process alone
+                return None
+        return self._replicas
+
+    def close(self) -> None:
+        """Ends the processes that share the work; the next update would start them again."""
+        if self._replicas is not None:
+            self._replicas.close()
+
+    def peak_bytes(self) -> int:
+        """The most memory that this process and those that share its work have held so far, what they share counted once."""
+        peak = peak_bytes()
+        if self._replicas is not None and not self._replicas.closed:
+            peak += sum(peak_bytes(pid) - self._replicas.shared.nbytes for pid in self._replicas.pids)
+        return peak
 
     def evaluate(self) -> float:
         """Mean loss over the validation items (or `eval_batches` batches of them), nats per target."""
@@ -168,7 +190,7 @@ class Trainer:
         result, config = self.result, self.config
         clock = _Clock(result)
         self.model.train()
-        with _finish_step_on_signal() as signals:
+        with contextlib.closing(self), _finish_step_on_signal() as signals:
             while result.step < config.steps:
                 before = (self.batches_drawn, self.model.dropout_stream.draw, result.tokens_seen)
                 loss = self.gradients()
@@ -357,7 +379,7 @@ class Trainer:
             "spikes": self._spikes.state(),
             "norms": list(self._norms),
             "train": asdict(self.config),
-            "environment": environment(),
+            "environment": environment(self.processes),
         }
 
     def restore(self, progress: dict[str, Any], where: str = "progress", *, other_data: bool = False) -> None:
@@ -398,21 +420,17 @@ class Trainer:
         self._batches = self.order.batches(batches_drawn)
 
 
-def environment() -> dict[str, str]:
+def environment(processes: int) -> dict[str, str]:
     """What else bits depend on: a run resumed under another one goes on equally well, but not bit for bit."""
     return {
         "backend": backend.reason,
         "kernels": backend.kernels,
-        "threads": os.environ.get("AUTOGRAD_THREADS") or str(_n_cores()),
+        "threads": str(n_threads()),
+        "processes": str(processes),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
-
-
-def _n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _or_none(x: float) -> float | None:
@@ -490,11 +508,6 @@ def check_deterministic(trainer: Trainer) -> str:
             "bits; an op on this backend is not deterministic: runs will agree to rounding only"
         )
     return f"step {result.step + 1} computed twice: the loss and all {gradient_1.size:,} gradients are equal bit for bit"
-
-
-def count_targets(batch: tuple[np.ndarray, ...]) -> int:
-    """How many targets of a batch count in the loss: those that are not IGNORED."""
-    return int(np.count_nonzero(batch[1] != IGNORED))
 
 
 def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:

@@ -31,7 +31,7 @@ class Attention(Op):
 
     @staticmethod
     def forward(
-        q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0
+        q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
     ) -> tuple[Array, Any]:
         scale = 1 / math.sqrt(q.shape[-1])
         scores = (q @ k.swapaxes(-1, -2)) * scale  # (..., T, S)
@@ -40,17 +40,17 @@ class Attention(Op):
         if mask is not None:
             scores = xp.where(mask, scores, -xp.inf)
         weights = softmax_rows(scores, -1)
-        dropped = weights * dropout_mask(weights.shape, weights.dtype, p, seed, draw) if p else weights
-        return dropped @ v, (q, k, v, weights, (p, seed, draw))
+        dropped = weights * dropout_mask(weights.shape, weights.dtype, p, seed, draw, start) if p else weights
+        return dropped @ v, (q, k, v, weights, (p, seed, draw, start))
 
     @staticmethod
     def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array, None]:
-        q, k, v, weights, (p, seed, draw) = saved
+        q, k, v, weights, (p, seed, draw, start) = saved
         scale = 1 / math.sqrt(q.shape[-1])
         dweights = dy @ v.swapaxes(-1, -2)  # (..., T, S)
         dropped = weights
         if p:
-            m = dropout_mask(weights.shape, weights.dtype, p, seed, draw)
+            m = dropout_mask(weights.shape, weights.dtype, p, seed, draw, start)
             dropped = weights * m
             dweights *= m
         dv = dropped.swapaxes(-1, -2) @ dy  # (..., S, D)
@@ -111,4 +111,5 @@ def scaled_dot_product_attention(
     if not (training and dropout):
         return Attention.apply(q, k, v, device_mask, causal=causal)
     stream = stream or default_stream
-    return Attention.apply(q, k, v, device_mask, causal=causal, p=dropout, seed=stream.seed, draw=stream.next_draw())
+    start = stream.start_in((*q.shape[:-1], k.shape[-2]))
+    return Attention.apply(q, k, v, device_mask, causal=causal, p=dropout, seed=stream.seed, draw=stream.next_draw(), start=start)

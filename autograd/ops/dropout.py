@@ -1,5 +1,6 @@
 """Dropout, and the counter-based stream that its masks come from."""
 
+import math
 from typing import Any
 
 from autograd import backend
@@ -11,8 +12,10 @@ _RESOLUTION = 1 << 16  # masks are cut from 16-bit integers
 class RandomStream:
     """Numbers the draws of one seed. A mask is a pure function of (seed, draw, element), so to resume, save `draw`: nothing else.
 
-    seed   non-negative integer
-    draw   how many masks have been drawn so far
+    seed        non-negative integer
+    draw        how many masks have been drawn so far
+    first_row   where what is computed here is a part of a batch: the row at which it begins (first axis), so that parts see the
+                masks that the whole batch would
     """
 
     def __init__(self, seed: int, draw: int = 0) -> None:
@@ -20,10 +23,15 @@ class RandomStream:
             raise ValueError(f"RandomStream: seed {seed}, draw {draw}, expected both >= 0; choose non-negative numbers")
         self.seed = seed
         self.draw = draw
+        self.first_row = 0
 
     def next_draw(self) -> int:
         self.draw += 1
         return self.draw - 1
+
+    def start_in(self, shape: tuple[int, ...]) -> int:
+        """The element of the whole batch's mask at which the mask of an array of `shape`, a part of it, begins."""
+        return self.first_row * math.prod(shape[1:])
 
     def __repr__(self) -> str:
         return f"RandomStream(seed={self.seed}, draw={self.draw})"
@@ -34,26 +42,23 @@ class Dropout(Op):
 
     Forward     y = x m,  m = 0 with probability p, else 1 / (1 - p)
     Backward    dx = dy m
-    Shapes      any.  Saves no mask: seed and draw give it again.
+    Shapes      any.  Saves no mask: seed, draw and start give it again.
     Source      Srivastava et al. 2014, JMLR 15, section 4.
     """
 
     @staticmethod
-    def forward(x: Array, *, p: float, seed: int, draw: int) -> tuple[Array, Any]:
-        return x * dropout_mask(x.shape, x.dtype, p, seed, draw), (p, seed, draw)
+    def forward(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[Array, Any]:
+        return x * dropout_mask(x.shape, x.dtype, p, seed, draw, start), (p, seed, draw, start)
 
     @staticmethod
     def backward(saved: Any, dy: Array) -> Array:
         return dy * dropout_mask(dy.shape, dy.dtype, *saved)
 
 
-def dropout_mask(shape: tuple[int, ...], dtype: Any, p: float, seed: int, draw: int) -> Array:
-    """The mask of draw number `draw`, scaled: an array of `shape` holding 0 and 1 / (1 - p)."""
-    n = 1
-    for length in shape:
-        n *= length
+def dropout_mask(shape: tuple[int, ...], dtype: Any, p: float, seed: int, draw: int, start: int = 0) -> Array:
+    """The mask of draw number `draw` from element `start` on, scaled: an array of `shape` holding 0 and 1 / (1 - p)."""
     threshold, scale = keep_rule(p)
-    keep = backend.random_bits(seed, draw, 0, n) >= threshold
+    keep = backend.random_bits(seed, draw, start, math.prod(shape)) >= threshold
     return keep.reshape(shape).astype(dtype) * scale
 
 
@@ -76,7 +81,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, stream: RandomStre
     if not training or p == 0:
         return x
     stream = stream or default_stream
-    return Dropout.apply(x, p=p, seed=stream.seed, draw=stream.next_draw())
+    return Dropout.apply(x, p=p, seed=stream.seed, draw=stream.next_draw(), start=stream.start_in(x.shape))
 
 
 def check_probability(op: str, p: float) -> None:

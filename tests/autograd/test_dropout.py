@@ -66,6 +66,22 @@ def test_the_mask_does_not_depend_on_the_shape(seed, p):
     assert (masks[0] == masks[1].ravel()).all() and (masks[0] == masks[2].ravel()).all()
 
 
+@given(seed=seeds, p=P, rows=st.integers(1, 6), first=st.integers(0, 5))
+def test_parts_of_a_batch_see_the_masks_of_the_whole(seed, p, rows, first):
+    x = np.random.default_rng(seed).standard_normal((6, 3, 4))
+    q = np.random.default_rng(seed).standard_normal((6, 2, 5, 4))
+    part = slice(first, min(6, first + rows))
+
+    def both(stream, part):
+        attended = ag.scaled_dot_product_attention(*(tensor(q[part]) for _ in range(3)), causal=True, dropout=p, stream=stream)
+        return to_host(ag.dropout(tensor(x[part]), p, stream=stream).data), to_host(attended.data)
+
+    stream = ag.RandomStream(seed)
+    stream.first_row = first
+    for found, whole in zip(both(stream, part), both(ag.RandomStream(seed), slice(None)), strict=True):
+        assert_close(found, whole[part])
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_mean_and_share_are_kept(p):
     n = 1 << 18

@@ -15,6 +15,7 @@ from autograd import backend
 from tests.tinygpt.test_train import Silent
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.corpora import DOWNLOADS, load_corpus
+from tinygpt.data import IGNORED, count_targets
 from tinygpt.finetune import fit, n_trainable, pad, set_trainable
 from tinygpt.instruct import (
     Encoded,
@@ -33,7 +34,7 @@ from tinygpt.instruct import (
     split_instructions,
 )
 from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
-from tinygpt.train import IGNORED, Trainer, count_targets, evaluate
+from tinygpt.train import Trainer, evaluate
 
 FOLDER = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 TOKENIZER = BPETokenizer.train("<|user|>\nsay a word<|end|>\n<|assistant|>\n" * 9 + "red blue green one two three", 300)

@@ -36,15 +36,24 @@ class AttentionBlocked(Attention):
 
     @staticmethod
     def supports(
-        q: Any, k: Any, v: Any, mask: Any, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0
+        q: Any, k: Any, v: Any, mask: Any, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
     ) -> bool:  # fmt: skip
         return q.ndim == 4 and mask is None and q.size > 0 and q.dtype in (np.float32, np.float64) and q.dtype == k.dtype == v.dtype
 
     @staticmethod
     def forward(
-        q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        mask: None,
+        *,
+        causal: bool,
+        p: float = 0.0,
+        seed: int = 0,
+        draw: int = 0,
+        start: int = 0,
     ) -> tuple[np.ndarray, Any]:
-        plan = _Plan(q.shape, k.shape[2], q.itemsize, causal, (p, seed, draw))
+        plan = _Plan(q.shape, k.shape[2], q.itemsize, causal, (p, seed, draw, start))
         y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
         lse = np.empty(q.shape[:3], dtype=q.dtype)
 
@@ -105,10 +114,10 @@ class AttentionBlocked(Attention):
 class _Plan:
     """How the work is cut: into units, each some sequences and heads, and inside a unit into blocks of queries."""
 
-    def __init__(self, shape: tuple[int, ...], n_keys: int, itemsize: int, causal: bool, dropout: tuple[float, int, int]) -> None:
+    def __init__(self, shape: tuple[int, ...], n_keys: int, itemsize: int, causal: bool, dropout: tuple[float, int, int, int]) -> None:
         n_batch, self.n_head, self.n_queries, d = shape
         self.n_keys, self.causal = n_keys, causal
-        self.p, self.seed, self.draw = dropout
+        self.p, self.seed, self.draw, self.start = dropout
         self.scale = 1 / math.sqrt(d)
         row_bytes = n_keys * itemsize
         block = max(1, min(self.n_queries, _MAX_QUERIES, _SCORES_BYTES // row_bytes))
@@ -141,7 +150,7 @@ class _Plan:
         threshold, scale = keep_rule(self.p)
         n = (rows.stop - rows.start) * self.n_keys
         sequences, heads = (range(part.start, part.stop) for part in unit)
-        starts = [((b * self.n_head + h) * self.n_queries + rows.start) * self.n_keys for b in sequences for h in heads]
+        starts = [self.start + ((b * self.n_head + h) * self.n_queries + rows.start) * self.n_keys for b in sequences for h in heads]
         if starts[-1] - starts[0] == n * (len(starts) - 1):  # without gaps, as for short sequences
             bits = backend.random_bits(self.seed, self.draw, starts[0], n * len(starts))
         else:

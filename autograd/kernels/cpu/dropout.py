@@ -15,24 +15,24 @@ class DropoutBlocked(Dropout):
     """The reference's mask, made block by block: the stream of bits can be entered anywhere. Reference: ops/dropout.py."""
 
     @staticmethod
-    def supports(x: Any, *, p: float, seed: int, draw: int) -> bool:
+    def supports(x: Any, *, p: float, seed: int, draw: int, start: int = 0) -> bool:
         return x.dtype in (np.float32, np.float64) and x.flags.c_contiguous
 
     @staticmethod
-    def forward(x: np.ndarray, *, p: float, seed: int, draw: int) -> tuple[np.ndarray, Any]:
-        return _masked(x, p, seed, draw), (p, seed, draw)
+    def forward(x: np.ndarray, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[np.ndarray, Any]:
+        return _masked(x, p, seed, draw, start), (p, seed, draw, start)
 
     @staticmethod
     def backward(saved: Any, dy: np.ndarray) -> np.ndarray:
         return _masked(dy, *saved)
 
 
-def _masked(x: np.ndarray, p: float, seed: int, draw: int) -> np.ndarray:
+def _masked(x: np.ndarray, p: float, seed: int, draw: int, start: int) -> np.ndarray:
     threshold, scale = keep_rule(p)
     flat, y = x.reshape(-1), np.empty(x.size, dtype=x.dtype)
 
     def block(part: slice) -> None:
-        keep = backend.random_bits(seed, draw, part.start, part.stop - part.start) >= threshold
+        keep = backend.random_bits(seed, draw, start + part.start, part.stop - part.start) >= threshold
         np.multiply(flat[part], keep, out=y[part])
         y[part] *= scale
 

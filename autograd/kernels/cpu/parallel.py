@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,30 @@ _THREADS_PAY_FLOPS = 10_000_000
 """The same for matrix products, which do about 100 operations per nanosecond."""
 
 
-@cache
+_threads: ContextVar[int] = ContextVar("threads", default=0)
+
+
 def n_threads() -> int:
-    """AUTOGRAD_THREADS, or the cores that this process may use. Raises ValueError for anything but a positive number."""
+    """Those of `use_threads`; else AUTOGRAD_THREADS, or the cores that this process may use.
+
+    Raises ValueError if AUTOGRAD_THREADS is not a positive number.
+    """
+    return _threads.get() or _default_threads()
+
+
+@contextmanager
+def use_threads(n: int) -> Iterator[None]:
+    """Within this block kernels and NumPy's BLAS use n threads in all: for work that shares the cores with other processes."""
+    token = _threads.set(n)
+    try:
+        with _blas_threads(n):
+            yield
+    finally:
+        _threads.reset(token)
+
+
+@cache
+def _default_threads() -> int:
     asked = os.environ.get("AUTOGRAD_THREADS", "").strip()
     if not asked:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -58,7 +80,7 @@ def _cores_of_container() -> int | float:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=max(1, n_threads() - 1), thread_name_prefix="autograd")
+    return ThreadPoolExecutor(max_workers=max(1, _default_threads() - 1), thread_name_prefix="autograd")
 
 
 if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads, and would wait for them forever
@@ -88,7 +110,7 @@ def for_each(n: int, work: Callable[[int], Any], *, threaded: bool) -> None:
         for i in numbers:
             work(i)
 
-    with _one_blas_thread():
+    with _blas_threads(1):  # else two pools of threads fight for the cores
         helpers = [_pool().submit(contextvars.copy_context().run, drain) for _ in range(min(n_threads(), n) - 1)]
         try:
             drain()
@@ -98,11 +120,11 @@ def for_each(n: int, work: Callable[[int], Any], *, threaded: bool) -> None:
 
 
 @contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Holds BLAS to one thread while several of ours call it, else the two pools fight for the cores."""
+def _blas_threads(n: int) -> Iterator[None]:
+    """Holds BLAS to n threads, and gives it back its own number afterwards."""
     before = [(library, library.get_num_threads()) for library in _blas()]
     for library, _ in before:
-        library.set_num_threads(1)
+        library.set_num_threads(n)
     try:
         yield
     finally:

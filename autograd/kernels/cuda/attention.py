@@ -21,19 +21,19 @@ class AttentionCUDA(Attention):
 
     @staticmethod
     def supports(
-        q: Any, k: Any, v: Any, mask: Any, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0
+        q: Any, k: Any, v: Any, mask: Any, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
     ) -> bool:  # fmt: skip
         one_dtype = q.dtype.name in STORAGE and q.dtype == k.dtype == v.dtype
         return mask is None and q.size > 0 and k.size > 0 and one_dtype
 
     @staticmethod
     def forward(
-        q: Array, k: Array, v: Array, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0
+        q: Array, k: Array, v: Array, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
     ) -> tuple[Array, Any]:
         weights = contiguous(xp.matmul(q, k.swapaxes(-1, -2)))  # scores at first, (..., T, S)
         assert takes(weights)
         dropped = xp.empty(weights.shape, dtype=weights.dtype) if p else weights
-        rest = (*weights.shape[-2:], causal, 1 / math.sqrt(q.shape[-1]), mask_arguments(p, seed, draw))
+        rest = (*weights.shape[-2:], causal, 1 / math.sqrt(q.shape[-1]), mask_arguments(p, seed, draw, start))
         _run("attention_softmax_forward", (weights, dropped), *rest)
         return xp.matmul(dropped, v), (q, k, v, weights, dropped, rest)
 

@@ -17,26 +17,29 @@ class DropoutCUDA(Dropout):
     takes_bfloat16 = True
 
     @staticmethod
-    def supports(x: Any, *, p: float, seed: int, draw: int) -> bool:
+    def supports(x: Any, *, p: float, seed: int, draw: int, start: int = 0) -> bool:
         return takes(x)
 
     @staticmethod
-    def forward(x: Array, *, p: float, seed: int, draw: int) -> tuple[Array, Any]:
-        return _masked(x, p, seed, draw), (p, seed, draw)
+    def forward(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[Array, Any]:
+        return _masked(x, p, seed, draw, start), (p, seed, draw, start)
 
     @staticmethod
     def backward(saved: Any, dy: Array) -> Array:
         return _masked(contiguous(dy), *saved)
 
 
-def _masked(x: Array, p: float, seed: int, draw: int) -> Array:
+def _masked(x: Array, p: float, seed: int, draw: int, start: int) -> Array:
     y = xp.empty(x.shape, dtype=x.dtype)
-    kernel("dropout.cu", "dropout", x.dtype.name)(*flat_grid(x.size, x.dtype), (y, x, i64(x.size), *mask_arguments(p, seed, draw)))
+    kernel("dropout.cu", "dropout", x.dtype.name)(*flat_grid(x.size, x.dtype), (y, x, i64(x.size), *mask_arguments(p, seed, draw, start)))
     return y
 
 
-def mask_arguments(p: float, seed: int, draw: int) -> tuple[Any, Any, Any]:
-    """(key, threshold, scale) as kernels take them; the key is that of `random_bits` in backend/_cupy.py. p = 0: threshold 0."""
-    key = np.random.SeedSequence([seed, draw]).generate_state(1, np.uint64)[0]
+def mask_arguments(p: float, seed: int, draw: int, start: int) -> tuple[Any, Any, Any]:
+    """(key, threshold, scale) as kernels take them; the key is that of `random_bits` in backend/_cupy.py. p = 0: threshold 0.
+
+    An element's hash begins with key + number times a constant, so a mask that begins at `start` has another key and no more to do.
+    """
+    key = int(np.random.SeedSequence([seed, draw]).generate_state(1, np.uint64)[0])
     threshold, scale = keep_rule(p)
-    return u64(key), u32(threshold), f32(scale)
+    return u64((key + start * 0x9E3779B97F4A7C15) % 2**64), u32(threshold), f32(scale)

@@ -1,0 +1,241 @@
+"""Replicas: the same update as one process makes, whoever computes which rows; and processes that never outlive their work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autograd import backend
+from autograd.optim import AdamW
+from autograd.threads import n_threads
+from tests.autograd.checks import numpy_only
+from tinygpt import GPT, GPTConfig, TrainConfig, replicas
+from tinygpt.classify import GPTClassifier
+from tinygpt.data import IGNORED, Windows, count_targets
+from tinygpt.finetune import set_trainable
+from tinygpt.replicas import Replicas, accumulate, n_processes, split
+from tinygpt.tokenizer import CharacterTokenizer
+from tinygpt.train import Trainer
+
+pytestmark = numpy_only
+
+SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=11, dropout=0.1)
+TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
+
+
+class Silent:
+    def update(self, metrics): ...
+    def evaluated(self, step, validation_nats, best): ...
+    def note(self, text): ...
+
+
+def trainer(model=None, **changes):
+    config = TrainConfig(**{"steps": 12, "lr": 1e-2, "warmup_steps": 3, "micro_batch": 6, "eval_every": 100, **changes})
+    return Trainer(model or GPT(SHAPE), config, Windows(TOKENS, 8, 3), None)
+
+
+def alone(model, optimizer, batches, shares):
+    """(loss, gradients) of one process, from the dropout masks that come next; they are drawn again by whoever is next."""
+    stream = model.dropout_stream
+    draw = stream.draw
+    optimizer.zero_grad()
+    loss = accumulate(model, [(batch, share, 0) for batch, share in zip(batches, shares, strict=True)])
+    stream.draw = draw
+    gradient = optimizer.gradient.copy()
+    optimizer.zero_grad()
+    return float(loss), gradient
+
+
+@pytest.fixture(scope="module")
+def three():
+    model = GPT(SHAPE).train()
+    optimizer = AdamW(model)
+    copies = Replicas(model, optimizer, 3)
+    yield copies
+    copies.close()
+
+
+@st.composite
+def batches(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    found = []
+    for _ in range(draw(st.integers(1, 3))):
+        rows, length = draw(st.integers(3, 9)), draw(st.integers(1, 8))
+        ids, targets = rng.integers(0, 11, (2, rows, length))
+        targets[rng.random(targets.shape) < 0.3] = IGNORED
+        targets[:, -1] = 1  # something to learn in every row
+        found.append((ids, targets))
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(batches=batches())
+def test_loss_and_gradients_are_those_of_one_process(three, batches):
+    shares = [0.25 * (i + 1) for i in range(len(batches))]
+    loss, gradient = alone(three.model, three.optimizer, batches, shares)
+    assert three.can_take(batches)
+    assert float(three.gradients(batches, shares)) == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(three.optimizer.gradient, gradient, atol=1e-6 * max(1, np.abs(gradient).max()))
+    three.optimizer.step()  # other weights for the next example: the copies follow them
+
+
+@settings(deadline=None)
+@given(rows=st.integers(1, 40), n=st.integers(1, 8))
+def test_parts_are_the_batch_and_as_equal_as_can_be(rows, n):
+    batch = (np.arange(rows), np.arange(rows) + 100, None)
+    parts = split(batch, n)
+    assert len(parts) == n and all(len(ids) in (rows // n, -(-rows // n)) for _, (ids, _, _) in parts)
+    assert [int(i) for _, (ids, _, _) in parts for i in ids] == list(range(rows))
+    assert all(first == (ids[0] if len(ids) else first) and nothing is None for first, (ids, _, nothing) in parts)
+
+
+def test_what_three_cannot_share_is_left_to_one(three):
+    ids = np.ones((3, 4), int)
+    nothing_to_learn = np.array([[1, 1, 1, 1], [IGNORED] * 4, [1, 1, 1, 1]])
+    assert three.can_take([(ids, ids)])
+    assert not three.can_take([(ids, ids), (ids[:2], ids[:2])])
+    assert not three.can_take([(ids, nothing_to_learn)])
+    backend.debug, before = True, backend.debug
+    try:
+        assert not three.can_take([(ids, ids)])
+    finally:
+        backend.debug = before
+
+
+def test_a_run_is_the_same_with_one_process_and_with_two():
+    runs = [trainer(processes=n, tokens_per_update=96) for n in (1, 2, 2)]
+    assert [t.processes for t in runs] == [1, 2, 2]
+    losses = [[float(t.update()[0]) for _ in range(12)] for t in runs]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    assert runs[1].model.dropout_stream.draw == runs[0].model.dropout_stream.draw > 0
+    assert runs[1].result.tokens_seen == runs[0].result.tokens_seen
+    assert losses[1] == losses[2] and runs[1].optimizer.weight.tobytes() == runs[2].optimizer.weight.tobytes()
+    for t in runs:
+        t.close()
+
+
+def test_processes_start_with_the_work_and_end_with_it():
+    t = trainer(processes=2)
+    assert t._replicas is None
+    t.run(Silent())
+    assert t._replicas.closed and not any(is_running(pid) for pid in t._replicas.pids)
+
+
+def test_an_adapter_of_a_classifier_with_weighted_labels():
+    tokenizer = CharacterTokenizer.train("abc")
+    model = GPTClassifier(
+        GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=tokenizer.n_vocab)), tokenizer, ["x", "y"]
+    )
+    set_trainable(model, "lora")
+    optimizer = AdamW(model.train())
+    rng = np.random.default_rng(0)
+    batch = (rng.integers(0, 3, (5, 6)), np.array([0, 1, 1, 0, 1]), np.arange(6) < rng.integers(1, 7, (5, 1)), rng.random(5))
+    two = Replicas(model, optimizer, 2)
+    loss, gradient = alone(model, optimizer, [batch], [1.0])
+    assert float(two.gradients([batch], [1.0])) == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(optimizer.gradient, gradient, atol=1e-6)
+    assert count_targets(batch) == 5 and np.abs(gradient).max() > 1e-4
+    two.close()
+
+
+def test_errors_of_a_replica_arrive_and_end_the_others():
+    t = trainer(processes=2)
+    t.update()
+    bad = np.ones((4, 8), int)
+    bad[3, 5] = 99  # in the other process's half
+    with pytest.raises(ValueError, match=r"99 at position \(1, 5\), expected 0 <= id < 11"):
+        t._replicas.gradients([(bad, bad)], [1.0])
+    assert t._replicas.closed
+    t.update()  # starts them again
+    assert not t._replicas.closed
+    t.close()
+
+
+def test_a_replica_that_is_killed():
+    t = trainer(processes=2)
+    t.update()
+    (pid,) = t._replicas.pids
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=rf"replica: process {pid} ended with -9, expected it to train on; .*--processes 1 if memory"):
+        t.update()
+    assert t._replicas.closed
+
+
+ORPHAN = """
+import numpy as np, os, signal
+from tests.tinygpt.test_replicas import trainer
+t = trainer(processes=3)
+t.update()
+print(*t._replicas.pids, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_replicas_go_when_their_parent_is_killed():
+    found = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+    pids = [int(pid) for pid in found.stdout.split()]
+    assert len(pids) == 2 and found.returncode == -signal.SIGKILL, found.stderr
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(is_running(pid) for pid in pids)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_model_that_cannot_be_copied(monkeypatch):
+    class Mine(GPT):  # another process does not find a class inside a function
+        pass
+
+    asked = trainer(Mine(SHAPE), processes=2)
+    with pytest.raises(Exception, match=r"Can't (pickle|get) local object"):
+        asked.update()
+    monkeypatch.setattr(replicas, "_MIN_FLOPS", 0)
+    monkeypatch.setattr(replicas, "_MIN_ROWS", 1)
+    monkeypatch.setattr(replicas, "n_threads", lambda: 2)
+    chosen = trainer(Mine(SHAPE), steps=100)
+    assert chosen.processes == 2
+    chosen.update()
+    assert chosen.processes == 1
+
+
+def test_the_choice_of_a_number(monkeypatch):
+    monkeypatch.setattr(replicas, "n_threads", lambda: 4)
+
+    def n(n_weights=800_000, **changes):
+        return n_processes(TrainConfig(**{"micro_batch": 12, "steps": 2000, **changes}), n_weights, 64)
+
+    assert n() == 3  # four rows each
+    assert n(micro_batch=64) == 4 and n(micro_batch=4) == 1
+    assert n(124_000_000) == 1  # threads share large products as well
+    assert n(5_000) == 1  # over before it is shared out
+    assert n(steps=5) == 1
+    assert n(steps=5, processes=2) == 2 and n(processes=16) == 12
+    monkeypatch.setattr(backend, "name", "cupy")
+    assert n() == n(processes=1) == 1
+    with pytest.raises(ValueError, match=r"TrainConfig.processes: 2, expected 1 on backend cupy; processes share a CPU's cores"):
+        n(processes=2)
+
+
+def test_each_process_has_its_share_of_the_threads(monkeypatch):
+    monkeypatch.setattr(replicas, "n_threads", lambda: 5)
+    copies = Replicas(model := GPT(SHAPE), AdamW(model), 2)
+    assert copies.n_threads == 2
+    copies.close()
+    assert n_threads() >= 1
