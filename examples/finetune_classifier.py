@@ -10,20 +10,14 @@ More: --data FILE classifies your own texts (txt, csv, tsv, json, jsonl; columns
 --label-column), --data sms-spam finds spam, --ask RUN tries a trained classifier on what you type, --help lists every flag.
 """
 
-import contextlib
-import dataclasses
-import json
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from autograd import backend
-from tinygpt import TrainConfig
-from tinygpt.checkpoint import new_run, save_checkpoint
 from tinygpt.classify import (
     GPTClassifier,
     LabelledBatches,
@@ -38,35 +32,33 @@ from tinygpt.classify import (
     tfidf_baseline,
     worst_mistakes,
 )
-from tinygpt.cli import Progress, flags, run, table
-from tinygpt.finetune import Trainable, fit, n_trainable, pretrain_small, set_trainable, starting_point
+from tinygpt.cli import Progress, Report, flags, run, table, typed_lines
+from tinygpt.finetune import (
+    FinetuneConfig,
+    Trainable,
+    fit,
+    n_trainable,
+    save_finetuned,
+    set_trainable,
+    start_run,
+    starting_point,
+    training_plan,
+)
 from tinygpt.labelled import LabelledText, balance, check, load_labelled, split
 from tinygpt.lora import LoraConfig
 from tinygpt.train import MetricsFile, Trainer, plot_loss
 
 
 @dataclass(frozen=True)
-class ClassifyConfig:
+class ClassifyConfig(FinetuneConfig):
     data: str = "doc-sections"
     """doc-sections (text that every installation has), sms-spam, or a txt, csv, tsv, json or jsonl file."""
     text_column: str = ""
     """Column that holds the texts; by default guessed, and said."""
     label_column: str = ""
     """Column that holds the labels; by default guessed, and said."""
-    base: str = ""
-    """Run or checkpoint to start from; "random" for random weights; default: the newest pretrained run below runs/."""
-    pretrain_steps: int = 450
-    """Where there is no run yet: updates of the small model that is pretrained first."""
     trainable: Trainable = "all"
     """What is trained: the new head, head and last block, every weight, or head and thin matrices beside the frozen layers (LoRA)."""
-    rank: int = 8
-    """LoRA's rank."""
-    alpha: float = 16.0
-    """LoRA's scale: corrections count alpha / rank times."""
-    lora_dropout: float = 0.0
-    """Probability of dropping the inputs of LoRA's matrices while training."""
-    targets: tuple[str, ...] = ("c_attn",)
-    """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj."""
     pooling: Literal["last", "mean", "first"] = "last"
     """Where the head looks: at the last token, the mean of all, or the first."""
     balance: Literal["none", "under", "over"] = "none"
@@ -75,28 +67,10 @@ class ClassifyConfig:
     """Let every label count as much in the loss, however rare."""
     stratified: bool = False
     """Split within each label, so that all parts have its share of each."""
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """Shares of training, validation and test rows."""
-    truncate: bool = False
-    """Cut texts that are longer than the context; otherwise they are errors."""
-    epochs: int = 3
-    """Passes over the training rows, at most."""
-    batch: int = 16
-    """Texts per update."""
-    lr: float = 5e-4
-    """Peak learning rate."""
-    warmup_steps: int = 50
-    """Updates over which the learning rate rises from 0."""
-    weight_decay: float = 0.1
-    """AdamW's decay, on matrices only."""
-    patience: int = 4
-    """Evaluations (two per epoch) without a better one after which training ends."""
     prompt_texts: int = 100
     """Test texts that prompting the base model is tried on."""
     seed: int = 0
     """Decides split, balance, initial head and order."""
-    run: str = ""
-    """Directory of the run; default: a new one below runs/."""
     ask: str = ""
     """A classifier's run: type texts and see their labels, no training."""
 
@@ -113,19 +87,16 @@ def main() -> None:
     print(f"data       {data.source}", *data.notes, sep="\n           ")
     parts = split(data, config.fractions, seed=config.seed, stratified=config.stratified)
     parts.train = balance(parts.train, config.balance, config.seed)
-    gpt, tokenizer, base = starting_point(config.base, [row.text for row in parts.train], lambda: pretrain(config), config.seed)
+    gpt, tokenizer, base = starting_point(config, [row.text for row in parts.train], Progress)
     print(f"base       {base}: {gpt.n_parameters():,} weights, context {gpt.config.n_positions}")
     labels = data.labels
     classifier = GPTClassifier(gpt, tokenizer, labels, pooling=config.pooling, seed=config.seed)
-    report: list[str] = []
-
-    def say(text: str) -> None:
-        """Prints, and puts into the report."""
-        print("\n" + text)
-        report.append(text)
+    report = Report()
 
     every_row = parts.train + parts.validation + parts.test
-    say(table("data", check(every_row, [tokenizer.encode_array(row.text).size for row in every_row], gpt.config.n_positions).lines()))
+    report.say(
+        table("data", check(every_row, [tokenizer.encode_array(row.text).size for row in every_row], gpt.config.n_positions).lines())
+    )
     sequences, targets, n_cut = {}, {}, 0
     for name, rows in vars(parts).items():
         places = [f"{config.data}: {row.place}" for row in rows]
@@ -135,10 +106,8 @@ def main() -> None:
     lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
     adapter = set_trainable(classifier, config.trainable, lora, config.seed)
 
-    directory = new_run(config.run, Path(config.data).stem)
-    record = dataclasses.asdict(config) | {"base": base, "labels": labels, "data_source": data.source}
-    (directory / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    say(
+    directory = start_run(config, base, labels=labels, data_source=data.source)
+    report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
         f"{n_cut} texts cut at {gpt.config.n_positions} tokens; base {base}"
     )
@@ -163,24 +132,12 @@ def main() -> None:
             rivals[f"logistic regression, TF-IDF, {analyzer}"] = figures(Scores.of(labels, true, predicted))
     except ImportError as error:
         rivals["logistic regression, TF-IDF"] = f"not measured: {error}"
-    say(table("before training: accuracy and balanced accuracy on test texts", rivals))
+    report.say(table("before training: accuracy and balanced accuracy on test texts", rivals))
 
     # Training.
     batch = min(config.batch, len(parts.train))
     micro_batch = 8 if batch % 8 == 0 else batch  # in micro-batches of similar lengths there is less padding
-    steps_per_epoch = len(parts.train) // batch
-    settings = TrainConfig(
-        steps=config.epochs * steps_per_epoch,
-        lr=config.lr,
-        warmup_steps=min(config.warmup_steps, config.epochs * steps_per_epoch // 2),
-        weight_decay=config.weight_decay,
-        micro_batch=micro_batch,
-        tokens_per_update=batch * gpt.config.n_positions,
-        eval_every=-(-steps_per_epoch // 2),  # rounded up
-        patience=config.patience,
-        log_every=max(steps_per_epoch // 8, 1),
-        seed=config.seed,
-    )
+    settings = training_plan(config, len(parts.train), batch, micro_batch, gpt.config.n_positions)
     weights = balanced_weights(targets["train"], len(labels)) if config.class_weights else None
     print(
         f"\ntraining   {config.trainable}: {n_trainable(classifier):,} of {classifier.n_parameters():,} weights, "
@@ -188,10 +145,7 @@ def main() -> None:
     )
 
     def checkpoint(trainer: Trainer, is_best: bool) -> None:
-        if adapter and is_best:
-            adapter.save(directory / "adapter", base)
-        with adapter.merged() if adapter else contextlib.nullcontext():
-            save_checkpoint(directory, trainer.result.step, classifier, trainer.optimizer, tokenizer, trainer.progress(), best=is_best)
+        save_finetuned(directory, trainer, tokenizer, adapter, base, best=is_best)
 
     train = LabelledBatches(sequences["train"], targets["train"], weights)
     validation = LabelledBatches(sequences["validation"], targets["validation"])
@@ -205,17 +159,19 @@ def main() -> None:
     seconds = time.perf_counter() - started
     predicted = probabilities.argmax(axis=1)
     scores = Scores.of(labels, true, predicted)
-    say(table("after training: accuracy and balanced accuracy on test texts", rivals | {"this classifier": figures(scores)}))
-    say(scores.table())
-    say(scores.confusion_table())
-    say("worst mistakes on test texts\n" + worst_mistakes(texts, true, probabilities, labels, places=[row.place for row in parts.test]))
+    report.say(table("after training: accuracy and balanced accuracy on test texts", rivals | {"this classifier": figures(scores)}))
+    report.say(scores.table())
+    report.say(scores.confusion_table())
+    report.say(
+        "worst mistakes on test texts\n" + worst_mistakes(texts, true, probabilities, labels, places=[row.place for row in parts.test])
+    )
     shown = [
         f"{labels[true[i]]:<{max(map(len, labels))}}  before: {labels[before]}, after: {labels[predicted[i]]} "
         f"({probabilities[i].max():.2f})  {' '.join(texts[i].split())[:60]}"
         for i, before in list(zip(some, zero_shot, strict=False))[:5]
     ]
-    say("five test texts, before (prompting) and after\n" + "\n".join(shown))
-    say(
+    report.say("five test texts, before (prompting) and after\n" + "\n".join(shown))
+    report.say(
         f"best validation loss {result.best_validation_nats:.3f} nats per text at step {result.best_step} of {result.step}; trained in "
         f"{result.seconds:.0f} s; {len(texts) / max(seconds, 1e-9):,.0f} test texts per second"
     )
@@ -223,8 +179,8 @@ def main() -> None:
         plot_loss(result, directory / "loss.png", first_guess_nats=math.log(len(labels)), unit="nats per text")
         plot_confusion(scores, directory / "confusion.png")
     except ImportError as error:
-        say(f"no pictures: {error}")
-    (directory / "report.txt").write_text("\n\n".join(report) + "\n", encoding="utf-8")
+        report.say(f"no pictures: {error}")
+    report.write(directory / "report.txt")
     print(f"\nreport     {directory / 'report.txt'}\nnext: python examples/finetune_classifier.py --ask {directory}")
 
 
@@ -238,17 +194,10 @@ def figures(scores: Scores) -> str:
     return f"{scores.accuracy:.3f}  {scores.balanced_accuracy:.3f}"
 
 
-def pretrain(config: ClassifyConfig) -> Path:
-    print("base       no pretrained run yet: pretraining a small model first (python examples/pretrain.py makes a better one)\n")
-    directory = pretrain_small(config.pretrain_steps, Progress, config.seed)
-    print()
-    return directory
-
-
 def ask(classifier: GPTClassifier) -> None:
     """Labels of what is typed, until an empty line."""
     print(f"labels: {', '.join(classifier.labels)}. Type a text; an empty line ends.")
-    while text := read_line():
+    for text in typed_lines():
         try:
             probabilities = classifier.predict([text], truncate=True).probabilities[0]
         except ValueError as error:
@@ -256,13 +205,6 @@ def ask(classifier: GPTClassifier) -> None:
             continue
         for i in np.argsort(-probabilities)[:5]:
             print(f"  {probabilities[i]:6.1%}  {classifier.labels[i]}")
-
-
-def read_line() -> str:
-    try:
-        return input("> ").strip()
-    except EOFError:
-        return ""
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ More: --data FILE takes your own instructions (json, jsonl, csv, tsv, txt with i
 model; --scores FILE --run RUN reads what a judge said of RUN/answers.json. --help lists every flag.
 """
 
-import contextlib
-import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -22,11 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from autograd import backend
-from tinygpt import TrainConfig
 from tinygpt.answers import read_scores, score_answers, token_f1, write_answers
-from tinygpt.checkpoint import load, new_run, read_json, save_checkpoint
-from tinygpt.cli import Progress, flags, run, table
-from tinygpt.finetune import Trainable, fit, n_trainable, pretrain_small, set_trainable, starting_point
+from tinygpt.checkpoint import load, read_json
+from tinygpt.cli import Progress, Report, flags, run, table, typed_lines
+from tinygpt.finetune import FinetuneConfig, fit, n_trainable, save_finetuned, set_trainable, start_run, starting_point, training_plan
 from tinygpt.instruct import (
     Instruction,
     InstructionBatches,
@@ -43,7 +40,7 @@ from tinygpt.train import MetricsFile, Trainer, evaluate, plot_loss
 
 
 @dataclass(frozen=True)
-class InstructConfig:
+class InstructConfig(FinetuneConfig):
     data: str = "doc-questions"
     """doc-questions (text that every installation has), instructions, or a json, jsonl, csv, tsv or txt file."""
     instruction_column: str = ""
@@ -52,48 +49,24 @@ class InstructConfig:
     """Column that holds what it is about, if there is one."""
     output_column: str = ""
     """Column that holds the answers."""
-    base: str = ""
-    """Run or checkpoint to start from; "random" for random weights; default: the newest pretrained run below runs/."""
-    pretrain_steps: int = 450
-    """Where there is no run yet: updates of the small model that is pretrained first."""
     prompt_style: Style = "phi3"
     """How instructions are put to the model: phi3 is short, alpaca says more."""
     mask_prompt: bool = True
     """Count only answers in the loss, not prompts."""
-    trainable: Trainable = "all"
-    """What is trained: the last block, every weight, or thin matrices beside the frozen layers (LoRA)."""
-    rank: int = 8
-    """LoRA's rank."""
-    alpha: float = 16.0
-    """LoRA's scale: corrections count alpha / rank times."""
-    lora_dropout: float = 0.0
-    """Probability of dropping the inputs of LoRA's matrices while training."""
     targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")
     """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj; c_proj means both."""
     fractions: tuple[float, float, float] = (0.85, 0.05, 0.1)
-    """Shares of training, validation and test rows."""
     truncate: bool = False
     """Cut answers that do not fit into the context; otherwise they are errors."""
     epochs: int = 4
-    """Passes over the training rows, at most."""
     batch: int = 16
     """Rows per update, computed in four micro-batches of similar lengths."""
     lr: float = 1e-3
-    """Peak learning rate."""
     warmup_steps: int = 20
-    """Updates over which the learning rate rises from 0."""
-    weight_decay: float = 0.1
-    """AdamW's decay, on matrices only."""
-    patience: int = 4
-    """Evaluations (two per epoch) without a better one after which training ends."""
     test_answers: int = 40
     """Held-out prompts that are answered before and after; 0: all."""
     max_new_tokens: int = 64
     """Longest answer."""
-    seed: int = 0
-    """Decides split, order and new weights."""
-    run: str = ""
-    """Directory of the run; default: a new one below runs/."""
     show_masked: bool = False
     """Print one training row as the loss sees it, and end."""
     ask: str = ""
@@ -122,15 +95,10 @@ def main() -> None:
     print(f"data       {data.source}", *data.notes, sep="\n           ")
     parts = split_instructions(data, config.fractions, seed=config.seed)
     texts = [f"{row.instruction}\n{row.input}\n{row.output}" for row in parts.train]
-    gpt, tokenizer, base = starting_point(config.base, texts, lambda: pretrain(config), config.seed)
+    gpt, tokenizer, base = starting_point(config, texts, Progress)
     context = gpt.config.n_positions
     print(f"base       {base}: {gpt.n_parameters():,} weights, context {context}")
-    report: list[str] = []
-
-    def say(text: str) -> None:
-        """Prints, and puts into the report."""
-        print("\n" + text)
-        report.append(text)
+    report = Report()
 
     sequences, lengths, n_cut = {}, [], 0
     for name, rows in vars(parts).items():
@@ -140,21 +108,19 @@ def main() -> None:
         )
         lengths += [len(sequence.ids) for sequence in sequences[name]]
         n_cut += n
-    say(table("data", check_instructions(parts.train + parts.validation + parts.test, lengths, context + 1)))
+    report.say(table("data", check_instructions(parts.train + parts.validation + parts.test, lengths, context + 1)))
     masked = picture(sequences["train"][:4], tokenizer, config.mask_prompt)
     if config.show_masked:
         Progress(1).console.print(masked)
         return
     lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
     adapter = set_trainable(gpt, config.trainable, lora, config.seed)
-    directory = new_run(config.run, Path(config.data).stem)
-    record = dataclasses.asdict(config) | {"base": base, "data_source": data.source}
-    (directory / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    say(
+    directory = start_run(config, base, data_source=data.source)
+    report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
         f"{n_cut} answers cut; base {base}"
     )
-    say("one training row as the loss sees it\n" + masked.plain)
+    report.say("one training row as the loss sees it\n" + masked.plain)
 
     # Before training: loss and answers on rows that are never trained on.
     train, validation, test = (InstructionBatches(sequences[name], config.mask_prompt) for name in ("train", "validation", "test"))
@@ -172,28 +138,13 @@ def main() -> None:
     # Training.
     micro_batch = min(4, len(train))
     batch = max(min(config.batch, len(train)) // micro_batch, 1) * micro_batch
-    per_epoch = len(train) // batch
-    settings = TrainConfig(
-        steps=config.epochs * per_epoch,
-        lr=config.lr,
-        warmup_steps=min(config.warmup_steps, config.epochs * per_epoch // 2),
-        weight_decay=config.weight_decay,
-        micro_batch=micro_batch,
-        tokens_per_update=batch * context,
-        eval_every=-(-per_epoch // 2),  # rounded up
-        patience=config.patience,
-        log_every=max(per_epoch // 8, 1),
-        seed=config.seed,
-    )
+    settings = training_plan(config, len(train), batch, micro_batch, context)
     print(
         f"\ntraining   {config.trainable}: {n_trainable(gpt):,} of {gpt.n_parameters():,} weights, {settings.steps} updates of {batch} rows"
     )
 
     def checkpoint(trainer: Trainer, is_best: bool) -> None:
-        if adapter and is_best:
-            adapter.save(directory / "adapter", base)
-        with adapter.merged() if adapter else contextlib.nullcontext():
-            save_checkpoint(directory, trainer.result.step, gpt, trainer.optimizer, tokenizer, trainer.progress(), best=is_best)
+        save_finetuned(directory, trainer, tokenizer, adapter, base, best=is_best)
 
     metrics = MetricsFile(directory / "metrics.jsonl")
     with Progress(settings.steps) as progress:
@@ -202,7 +153,7 @@ def main() -> None:
     # After training: the same rows.
     loss_after, after = measure()
     write_answers(directory / "answers.json", asked, before, after)
-    say(
+    report.say(
         table(
             f"on {len(parts.test)} test rows: loss in nats per token of the answers; scores of {len(asked)} answers",
             {
@@ -217,16 +168,16 @@ def main() -> None:
         f"    after     {shorten(new)}\n    expected  {shorten(row.output)}\n    token F1  {token_f1(new, row.output):.2f}"
         for row, old, new in list(zip(asked, before, after, strict=True))[:8]
     ]
-    say("held-out prompts, before and after\n\n" + "\n\n".join(shown))
-    say(
+    report.say("held-out prompts, before and after\n\n" + "\n\n".join(shown))
+    report.say(
         f"best validation loss {result.best_validation_nats:.3f} nats per token at step {result.best_step} of {result.step}; trained in "
         f"{result.seconds:.0f} s"
     )
     try:
         plot_loss(result, directory / "loss.png", first_guess_nats=math.log(gpt.config.vocab_size))
     except ImportError as error:
-        say(f"no picture: {error}")
-    (directory / "report.txt").write_text("\n\n".join(report) + "\n", encoding="utf-8")
+        report.say(f"no picture: {error}")
+    report.write(directory / "report.txt")
     print(f"\nreport     {directory / 'report.txt'}\nnext: python examples/finetune_instructions.py --ask {directory}")
 
 
@@ -247,13 +198,6 @@ def picture(sequences: list, tokenizer, mask_prompt: bool):
 def shorten(text: str, n: int = 160) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= n else flat[: n - 4] + " ..."
-
-
-def pretrain(config: InstructConfig) -> Path:
-    print("base       no pretrained run yet: pretraining a small model first (python examples/pretrain.py makes a better one)\n")
-    directory = pretrain_small(config.pretrain_steps, Progress, config.seed)
-    print()
-    return directory
 
 
 def judged(config: InstructConfig) -> None:
@@ -278,18 +222,11 @@ def ask(directory: Path, config: InstructConfig) -> None:
     if style is None:
         raise ValueError(f"{directory}: no prompt_style in config.json, expected an assistant's run; train one without --ask")
     print("Type an instruction; an empty line ends.")
-    while line := read_line():
+    for line in typed_lines():
         try:
             print(" ", answers(gpt, tokenizer, [Instruction(line, "")], style=style, max_new_tokens=config.max_new_tokens)[0])
         except ValueError as error:
             print(f"error: {error}")
-
-
-def read_line() -> str:
-    try:
-        return input("> ").strip()
-    except EOFError:
-        return ""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What the example scripts share: flags from dataclasses, errors in one line, and progress in a terminal or in plain lines."""
+"""What the example scripts share: flags from dataclasses, errors in one line, reports, prompts, and progress in a terminal or in plain lines."""
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from autograd import backend
@@ -48,6 +49,32 @@ def table(title: str, rows: dict[str, Any]) -> str:
     """A two-column list as text."""
     width = max(len(key) for key in rows)
     return "\n".join([title, *(f"  {key:<{width}}  {value}" for key, value in rows.items())])
+
+
+class Report:
+    """What a script has to say of its run: printed at once, and kept for a file."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    def say(self, text: str) -> None:
+        print("\n" + text)
+        self.parts.append(text)
+
+    def write(self, path: Path) -> None:
+        path.write_text("\n\n".join(self.parts) + "\n", encoding="utf-8")
+
+
+def typed_lines() -> Iterator[str]:
+    """What is typed at a prompt, line by line, until an empty line or the end of the input (Ctrl-D)."""
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line
 
 
 class Progress:

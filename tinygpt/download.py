@@ -1,9 +1,16 @@
-"""Downloads that can be trusted: checked by sha256, resumed where they broke off, complete or not there, and never larger than expected."""
+"""Downloads that can be trusted: checked by sha256, resumed where they broke off, complete or not there, and never larger than expected.
 
+Pooch checks, and puts in place what is right; what fetches for it is ours, because its own downloader neither resumes nor has a limit.
+"""
+
+import contextlib
+import logging
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tinygpt.files import read_digest
 
@@ -13,32 +20,60 @@ _TRIES = 4
 
 
 def download(url: str, path: Path, sha256: str = "", *, max_bytes: int = 1 << 30, wait_s: float = 1.0) -> Path:
-    """Fetches a file to `path`.
+    """Fetches a file to `path`; what is there already, and right, is not fetched again.
 
-    What has arrived lies in `path`.part until it is complete and its sha256 is right; the next call goes on from there.
+    What has arrived lies in `path`.part until it is complete; the next call goes on from there.
 
     sha256      in hex; empty: not checked (of an archive whose members are checked one by one)
     max_bytes   refuse more than this
     wait_s      before the second try; doubled for each one after
     Raises ConnectionError if the server cannot be reached or breaks off again and again, ValueError for too much or other content.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    import pooch  # here, because only a download needs it
+
+    found = ""  # the sha256 of what has arrived, for the message: Pooch deletes what is wrong
+
+    def fetch(url: str, output_file: str, _: Any) -> None:
+        """A downloader as Pooch calls it."""
+        nonlocal found
+        part = path.with_name(path.name + ".part")
+        _fetch(url, part, max_bytes, wait_s)
+        found = read_digest(part).sha256
+        part.replace(output_file)
+
+    with _silent(pooch.get_logger()):
+        try:
+            pooch.retrieve(url, known_hash=sha256 or None, fname=path.name, path=path.parent, downloader=fetch)
+        except ValueError as error:
+            if not found:  # nothing has arrived, so it is not the content that is wrong
+                raise
+            raise ValueError(f"{url}: sha256 {found}, expected {sha256}; something else answered, or the file has changed") from error
+    return path
+
+
+@contextlib.contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    """Only warnings, for a while: a download is reported by whoever asks for it."""
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _fetch(url: str, part: Path, max_bytes: int, wait_s: float) -> None:
+    """Fetches what `part` lacks, in several tries. Raises ConnectionError if they all fail, ValueError for too much."""
     for attempt in range(_TRIES):
         try:
             _fetch_rest(url, part, max_bytes)
-            break
+            return
         except (urllib.error.URLError, TimeoutError, ConnectionError, EOFError) as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
             if refused or attempt == _TRIES - 1:
                 reason = getattr(error, "reason", None) or str(error) or type(error).__name__
                 raise ConnectionError(f"{url}: {reason}, expected a download; check address and network, and try again") from error
             time.sleep(wait_s * 2**attempt)
-    found = read_digest(part).sha256
-    if sha256 and found != sha256:
-        part.unlink()
-        raise ValueError(f"{url}: sha256 {found}, expected {sha256}; something else answered, or the file has changed")
-    return part.replace(path)
 
 
 def _fetch_rest(url: str, part: Path, max_bytes: int) -> None:

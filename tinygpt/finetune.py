@@ -1,6 +1,10 @@
 """What fine-tuning a classifier and an assistant have in common: where to start from, which weights to train, and keeping the best ones."""
 
+import contextlib
+import dataclasses
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,12 +14,81 @@ from tinygpt.checkpoint import load, new_run, newest_run, read_json, save_checkp
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.corpora import load_corpus
 from tinygpt.data import Windows, encode_documents
+from tinygpt.files import replace_file
 from tinygpt.lora import Adapter, LoraConfig, add_lora
 from tinygpt.model import GPT
 from tinygpt.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.train import Reporter, Result, Trainer
 
 Trainable = Literal["head", "last-block", "all", "lora"]
+
+# ---- settings ----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of every fine-tuning. The scripts' own configs add to them, and give some another default or a plainer help text."""
+
+    data: str = ""
+    """Name of a data set, or a file."""
+    base: str = ""
+    """Run or checkpoint to start from; "random" for random weights; default: the newest pretrained run below runs/."""
+    pretrain_steps: int = 450
+    """Where there is no run yet: updates of the small model that is pretrained first."""
+    trainable: Trainable = "all"
+    """What is trained: the last block, every weight, or thin matrices beside the frozen layers (LoRA)."""
+    rank: int = 8
+    """LoRA's rank."""
+    alpha: float = 16.0
+    """LoRA's scale: corrections count alpha / rank times."""
+    lora_dropout: float = 0.0
+    """Probability of dropping the inputs of LoRA's matrices while training."""
+    targets: tuple[str, ...] = ("c_attn",)
+    """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj."""
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """Shares of training, validation and test rows."""
+    truncate: bool = False
+    """Cut texts that are longer than the context; otherwise they are errors."""
+    epochs: int = 3
+    """Passes over the training rows, at most."""
+    batch: int = 16
+    """Texts per update."""
+    lr: float = 5e-4
+    """Peak learning rate."""
+    warmup_steps: int = 50
+    """Updates over which the learning rate rises from 0."""
+    weight_decay: float = 0.1
+    """AdamW's decay, on matrices only."""
+    patience: int = 4
+    """Evaluations (two per epoch) without a better one after which training ends."""
+    seed: int = 0
+    """Decides split, order and new weights."""
+    run: str = ""
+    """Directory of the run; default: a new one below runs/."""
+
+
+def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: int, n_positions: int) -> TrainConfig:
+    """The settings in updates instead of epochs: two evaluations and about eight lines of metrics per epoch.
+
+    n_rows       training rows
+    batch        rows per update, at most n_rows; computed `micro_batch` at a time, which must divide it
+    n_positions  the model's context
+    """
+    per_epoch = n_rows // batch
+    steps = config.epochs * per_epoch
+    return TrainConfig(
+        steps=steps,
+        lr=config.lr,
+        warmup_steps=min(config.warmup_steps, steps // 2),
+        weight_decay=config.weight_decay,
+        micro_batch=micro_batch,
+        tokens_per_update=batch * n_positions,
+        eval_every=-(-per_epoch // 2),  # rounded up
+        patience=config.patience,
+        log_every=max(per_epoch // 8, 1),
+        seed=config.seed,
+    )
+
 
 # ---- batches -----------------------------------------------------------------------------------------------------------------------------
 
@@ -98,19 +171,24 @@ def fit(
 # ---- the model to start from -------------------------------------------------------------------------------------------------------------
 
 
-def starting_point(base: str, texts: Sequence[str], pretrain: Callable[[], Path], seed: int = 0) -> tuple[GPT, Tokenizer, str]:
-    """Model, tokenizer, and where they come from.
+def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Any]) -> tuple[GPT, Tokenizer, str]:
+    """Model, tokenizer, and where they come from, as `config.base` says; where there is no pretrained run yet, a small one is made first.
 
-    base       a run or checkpoint; "random": random weights, with a tokenizer trained on `texts`; "": the newest pretrained run
-    pretrain   called where there is no such run yet; gives the directory of one
+    texts      what the tokenizer of a model with random weights is trained on
+    reporter   makes a context manager that is a `Reporter` from a number of updates, as `tinygpt.cli.Progress` does
     """
-    if base == "random":
+    if config.base == "random":
         tokenizer = train_tokenizer("bpe", texts, 2048)
-        return GPT(GPTConfig.preset("laptop", vocab_size=tokenizer.n_vocab), seed=seed), tokenizer, "random weights"
+        return GPT(GPTConfig.preset("laptop", vocab_size=tokenizer.n_vocab), seed=config.seed), tokenizer, "random weights"
     try:
-        directory = Path(base) if base else newest_run(accept=is_pretrained)
+        directory = Path(config.base) if config.base else newest_run(accept=is_pretrained)
     except FileNotFoundError:
-        directory = pretrain()
+        progress = reporter(config.pretrain_steps)
+        progress.note(
+            "base       no pretrained run yet: pretraining a small model first (python examples/pretrain.py makes a better one)\n"
+        )
+        directory = pretrain_small(config.pretrain_steps, progress, config.seed)
+        progress.note("")
     return *load(directory), str(directory)
 
 
@@ -119,10 +197,10 @@ def is_pretrained(run: Path) -> bool:
     return not (run / "config.json").is_file() or "base" not in read_json(run / "config.json")
 
 
-def pretrain_small(steps: int, reporter: Callable[[int], Any], seed: int = 0) -> Path:
+def pretrain_small(steps: int, progress: Any, seed: int = 0) -> Path:
     """A minute's worth of examples/pretrain.py, where every step is explained: a small model of the default corpus. Returns its run.
 
-    reporter   makes a context manager that gives a `Reporter`, from the number of steps
+    progress   a context manager that is a `Reporter`
     """
     corpus = load_corpus("docs")
     texts = [document.text for document in corpus.train]
@@ -132,7 +210,26 @@ def pretrain_small(steps: int, reporter: Callable[[int], Any], seed: int = 0) ->
     validation = Windows(encode_documents([document.text for document in corpus.validation], tokenizer), shape.n_positions)
     trainer = Trainer(GPT(shape, seed=seed), settings, Windows(encode_documents(texts, tokenizer), shape.n_positions), validation)
     directory = new_run(None, "docs-small")
-    with reporter(steps) as progress:
+    with progress:
         trainer.run(progress)
     save_checkpoint(directory, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=True)
     return directory
+
+
+# ---- the run -----------------------------------------------------------------------------------------------------------------------------
+
+
+def start_run(config: FinetuneConfig, base: str, **facts: Any) -> Path:
+    """Makes the run's directory, by default named after the data; its config.json holds the settings, `base` and other facts."""
+    directory = new_run(config.run, Path(config.data).stem)
+    record = dataclasses.asdict(config) | {"base": base} | facts
+    replace_file(directory / "config.json", json.dumps(record, indent=2) + "\n")
+    return directory
+
+
+def save_finetuned(run: Path, trainer: Trainer, tokenizer: Tokenizer, adapter: Adapter | None, base: str, *, best: bool) -> None:
+    """Adds a checkpoint to a run, LoRA's corrections merged into the weights; the best adapter is kept beside it, as `run`/adapter."""
+    if adapter and best:
+        adapter.save(run / "adapter", base)
+    with adapter.merged() if adapter else contextlib.nullcontext():
+        save_checkpoint(run, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=best)

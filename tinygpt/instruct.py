@@ -11,7 +11,6 @@ and that it ends. So by default the loss counts the answer and its end token alo
 """
 
 import dataclasses
-import difflib
 import inspect
 import re
 from collections import Counter
@@ -22,13 +21,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from tinygpt.corpora import DOWNLOADS, Document, fetch, load_corpus
+from tinygpt.corpora import Document, load_corpus
 from tinygpt.data import IGNORED
 from tinygpt.finetune import pad
 from tinygpt.generate import generate
 from tinygpt.labelled import deal_groups
 from tinygpt.model import GPT
-from tinygpt.tables import Table, check_column, read_table, text_in
+from tinygpt.tables import Table, check_column, find_file, read_table, text_in
 from tinygpt.tokenizer import Tokenizer
 
 INSTRUCTION_NAMES = ("instruction", "question", "prompt", "query")
@@ -84,17 +83,7 @@ def load_instructions(
     """
     if name_or_path == "doc-questions":
         return doc_questions()
-    if name_or_path == "instructions":
-        path, source = fetch("instructions", cache=cache), f"{DOWNLOADS['instructions'].source}, {DOWNLOADS['instructions'].url}"
-    else:
-        path, source = Path(name_or_path), f"file {name_or_path}"
-        if not path.is_file():
-            known = ["doc-questions", "instructions"]
-            close = difflib.get_close_matches(str(name_or_path), known, n=1)
-            raise FileNotFoundError(
-                f"data {str(name_or_path)!r}: no such file, expected one of {', '.join(known)}, or a txt, csv, tsv, json or jsonl file; "
-                + (f"did you mean {close[0]!r}?" if close else "check the path")
-            )
+    path, source = find_file(name_or_path, ["doc-questions", "instructions"], cache=cache)
     asked = {"instruction": instruction_column, "input": input_column, "output": output_column}
     table = read_table(path, {*INSTRUCTION_NAMES, *INPUT_NAMES, *OUTPUT_NAMES, *asked.values()} - {""})
     columns = _choose_columns(table, asked)

@@ -11,7 +11,6 @@ and groups are never divided.
 """
 
 import dataclasses
-import difflib
 import re
 import textwrap
 from collections import Counter, defaultdict
@@ -22,8 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tinygpt.corpora import DOWNLOADS, Document, fetch, group_near_copies, load_corpus
-from tinygpt.tables import Table, check_column, read_table, text_in
+from tinygpt.corpora import Document, group_near_copies, load_corpus
+from tinygpt.tables import Table, check_column, find_file, read_table, text_in
 
 SECTIONS = ("Parameters", "Returns", "Notes", "Examples", "See Also")  # the labels of doc-sections, as numpydoc names them
 TEXT_NAMES = ("text", "message", "sentence", "content", "body", "review", "comment", "document", "passage", "question", "sms", "tweet")
@@ -86,18 +85,9 @@ def load_labelled(
     """
     if name_or_path == "doc-sections":
         return doc_sections()
+    path, source = find_file(name_or_path, ["doc-sections", "sms-spam"], cache=cache)
     if name_or_path == "sms-spam":
-        path, source = fetch("sms-spam", cache=cache), f"{DOWNLOADS['sms-spam'].source}, {DOWNLOADS['sms-spam'].url}"
         text_column, label_column = text_column or "2", label_column or "1"
-    else:
-        path, source = Path(name_or_path), f"file {name_or_path}"
-        if not path.is_file():
-            known = ["doc-sections", "sms-spam"]
-            close = difflib.get_close_matches(str(name_or_path), known, n=1)
-            raise FileNotFoundError(
-                f"data {str(name_or_path)!r}: no such file, expected one of {', '.join(known)}, or a txt, csv, tsv, json or jsonl file; "
-                + (f"did you mean {close[0]!r}?" if close else "check the path")
-            )
     table = read_table(path, {*TEXT_NAMES, *LABEL_NAMES, text_column, label_column} - {""})
     text_column, label_column = _choose_columns(table, text_column, label_column)
     rows, empty = [], []

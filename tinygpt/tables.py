@@ -1,15 +1,15 @@
-"""Rows of files: txt, csv, tsv, json and jsonl, with the place of each row for messages that name it."""
+"""Rows of files, a user's own or downloads: txt, csv, tsv, json and jsonl, with the place of each row for messages that name it."""
 
 import csv
 import difflib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinygpt.corpora import read_text
+from tinygpt.corpora import DOWNLOADS, fetch, read_text
 
 
 @dataclass
@@ -24,6 +24,26 @@ class Table:
     columns: list[str]
     rows: list[tuple[str, dict[str, Any]]]
     notes: list[str]
+
+
+def find_file(name_or_path: str | Path, names: Sequence[str], *, cache: str | Path | None = None) -> tuple[Path, str]:
+    """The file that is meant, and its source as a sentence for people: a download by its name, fetched if need be, or a file of the user's.
+
+    names   all that may be asked for by name, for the message; of them, the downloads are found here
+    cache   folder for downloads; by default the user's cache folder
+    Raises FileNotFoundError for an unknown name or path, with the nearest name; ConnectionError for a download that fails.
+    """
+    if name_or_path in names and name_or_path in DOWNLOADS:
+        download = DOWNLOADS[str(name_or_path)]
+        return fetch(str(name_or_path), cache=cache), f"{download.source}, {download.url}"
+    path = Path(name_or_path)
+    if not path.is_file():
+        close = difflib.get_close_matches(str(name_or_path), names, n=1)
+        raise FileNotFoundError(
+            f"data {str(name_or_path)!r}: no such file, expected one of {', '.join(names)}, or a txt, csv, tsv, json or jsonl file; "
+            + (f"did you mean {close[0]!r}?" if close else "check the path")
+        )
+    return path, f"file {name_or_path}"
 
 
 def read_table(path: Path, names: Iterable[str]) -> Table:

@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import pooch
 import pytest
 
 from tinygpt.download import download
@@ -56,6 +57,22 @@ def test_a_download_goes_on_where_it_broke_off(tmp_path, url):
     path = download(url, tmp_path / "deep" / "x", SHA256, wait_s=0)
     assert path.read_bytes() == CONTENT and Server.asked == [None, "bytes=300000-", "bytes=500000-"]
     assert [p.name for p in path.parent.iterdir()] == ["x"]
+
+
+def test_what_is_there_and_right_is_not_fetched_again_and_what_is_wrong_is(tmp_path, url):
+    (tmp_path / "x").write_bytes(CONTENT)
+    assert download(url, tmp_path / "x", SHA256) == tmp_path / "x" and Server.asked == []
+    (tmp_path / "x").write_bytes(b"something else")
+    assert download(url, tmp_path / "x", SHA256).read_bytes() == CONTENT and Server.asked == [None]
+
+
+@pytest.mark.parametrize("sha256", [SHA256, ""], ids=["checked", "unchecked"])
+def test_a_download_says_nothing_and_leaves_the_logger_as_it_was(tmp_path, url, monkeypatch, sha256):
+    logger, said = pooch.get_logger(), []
+    level = logger.level
+    monkeypatch.setattr(logger, "handle", said.append)
+    download(url, tmp_path / "x", sha256)
+    assert said == [] and logger.level == level
 
 
 def test_a_server_without_ranges_sends_all_of_it_again(tmp_path, url):

@@ -1,0 +1,56 @@
+"""What the fine-tuning scripts share: from epochs to updates, the report, the prompt."""
+
+import builtins
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygpt.cli import Report, typed_lines
+from tinygpt.finetune import FinetuneConfig, is_pretrained, start_run, training_plan
+
+
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 300), st.integers(1, 5), st.integers(0, 99))
+def test_the_plan_holds_whole_batches_and_two_evaluations_per_epoch(micro_batch, accumulation, extra_rows, epochs, warmup_steps):
+    batch = micro_batch * accumulation
+    n_rows = batch + extra_rows
+    plan = training_plan(FinetuneConfig(epochs=epochs, warmup_steps=warmup_steps), n_rows, batch, micro_batch, n_positions=7)
+    assert plan.accumulation(7) == accumulation
+    per_epoch = plan.steps // epochs
+    assert plan.steps % epochs == 0 and n_rows - batch < per_epoch * batch <= n_rows
+    assert plan.eval_every * 2 - per_epoch in (0, 1)
+    assert plan.warmup_steps <= warmup_steps and 2 * plan.warmup_steps <= plan.steps
+
+
+def test_a_run_notes_its_settings_and_what_it_started_from(tmp_path):
+    config = FinetuneConfig(data="some/mine.csv", run=str(tmp_path / "out"), lr=0.25)
+    run = start_run(config, "runs/docs-001", labels=["a", "b"])
+    record = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    assert run == tmp_path / "out" and (record["lr"], record["base"], record["labels"]) == (0.25, "runs/docs-001", ["a", "b"])
+    assert not is_pretrained(run)
+
+
+def test_a_report_is_printed_and_kept(tmp_path, capsys):
+    report = Report()
+    report.say("one")
+    report.say("two\nlines")
+    report.write(tmp_path / "report.txt")
+    assert capsys.readouterr().out == "\none\n\ntwo\nlines\n"
+    assert (tmp_path / "report.txt").read_text(encoding="utf-8") == "one\n\ntwo\nlines\n"
+
+
+def test_typing_ends_at_an_empty_line_or_the_end_of_the_input(monkeypatch):
+    def type_in(*lines):
+        rest = iter(lines)
+
+        def read(prompt):
+            try:
+                return next(rest)
+            except StopIteration:
+                raise EOFError from None
+
+        monkeypatch.setattr(builtins, "input", read)
+        return list(typed_lines())
+
+    assert type_in(" a ", "b", "  ", "c") == ["a", "b"]
+    assert type_in("a") == ["a"]
