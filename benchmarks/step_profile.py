@@ -104,7 +104,7 @@ def timed_kernels(seconds: collections.Counter[str], calls: collections.Counter[
             module.fastest = original
 
 
-def profile(name: str, step: Callable[[], float], n_weights: int, n_steps: int = 5) -> str:
+def profile(name: str, step: Callable[[], Any], n_weights: int, n_steps: int = 5) -> str:
     """A table of one step's milliseconds by op, then of its matrix products."""
     products = Products()
     np.matmul = products  # type: ignore[assignment]

@@ -31,10 +31,10 @@ from turns import Side
 
 import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
-from autograd.optim import AdamW
-from tinygpt import GPT, GPTConfig
+from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.cli import flags, run
 from tinygpt.memory import peak_bytes
+from tinygpt.train import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -56,8 +56,9 @@ SIZES = {
 }
 
 OURS, TORCH = "tinygpt", "PyTorch"
-SIDES = (OURS, "reference", "recompute", "dropout", TORCH, "compiled", "bf16")
-"""tinygpt and variants of it: plain math, recomputed blocks, dropout 0.1; PyTorch eager, compiled, under bf16 autocast."""
+SIDES = (OURS, "threads", "processes", "reference", "recompute", "dropout", TORCH, "compiled", "bf16")
+"""tinygpt and variants of it: threads in one process, one process per thread, plain math, recomputed blocks, dropout 0.1; PyTorch
+eager, compiled, under bf16 autocast."""
 
 
 @dataclass(frozen=True)
@@ -75,31 +76,31 @@ class Config:
 # One side in its process ------------------------------------------------------------------------------------------------
 
 
-def memory_mb() -> float:
-    """The most memory that this process has held so far (not ru_maxrss: a new process inherits its parent's)."""
-    return peak_bytes() / 2**20
-
-
 def tokens(size: Size) -> tuple[np.ndarray, np.ndarray]:
     ids = np.random.default_rng(0).integers(0, size.config.vocab_size, (size.batch, size.context + 1))
     return np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
 
 
-def our_step(size: Size, side: str = OURS) -> tuple[Callable[[], float], int]:
-    """(a function that makes one update and returns the loss, number of weights)."""
+class OneBatch:
+    """The same items in every batch."""
+
+    def __init__(self, size: Size) -> None:
+        self.size, self.ids_and_targets = size, tokens(size)
+
+    def __len__(self) -> int:
+        return self.size.batch
+
+    def batch(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.ids_and_targets
+
+
+def our_trainer(size: Size, side: str = OURS) -> Trainer:
+    """What examples/pretrain.py makes; `trainer.update()` is a step."""
     config = dataclasses.replace(size.config, dropout=0.1) if side == "dropout" else size.config
+    processes = {"processes": n_threads(), "threads": 1}.get(side, 0)
+    training = TrainConfig(lr=1e-4, warmup_steps=0, final_lr_fraction=1.0, micro_batch=size.batch, processes=processes)
     model = GPT(config).train().recompute_blocks(side == "recompute")
-    optimizer = AdamW(model, lr=1e-4)
-    ids, targets = tokens(size)
-
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = model.loss(ids, targets)
-        loss.backward()
-        optimizer.step(max_norm=1.0)
-        return loss.item()
-
-    return step, model.n_parameters()
+    return Trainer(model, training, OneBatch(size), None)
 
 
 def torch_step(size: Size, side: str) -> tuple[Callable[[], float], int]:
@@ -125,13 +126,22 @@ def answers(side: str, size_name: str) -> Callable[[int | None], Any]:
     is_torch = side in (TORCH, "compiled", "bf16")
     if is_torch:
         import torch  # noqa: F401
-    libraries_mb = memory_mb()
-    step, n_weights = torch_step(size, side) if is_torch else our_step(size, side)
+    libraries_mb = peak_bytes() / 2**20  # not ru_maxrss: a new process inherits its parent's
+    if is_torch:
+        step, n_weights = torch_step(size, side)
+        peak = peak_bytes
+    else:
+        trainer = our_trainer(size, side)
+        n_weights, peak = trainer.model.n_parameters(), trainer.peak_bytes
+
+        def step() -> float:
+            return float(trainer.update()[0])
+
     mode = "reference" if side == "reference" else "fast"
 
     def answer(n: int | None) -> Any:
         if n is None:  # the state: weight, gradient and two moments, 4 bytes each
-            return {"peak_mb": memory_mb(), "libraries_mb": libraries_mb, "state_mb": 16 * n_weights / 2**20}
+            return {"peak_mb": peak() / 2**20, "libraries_mb": libraries_mb, "state_mb": 16 * n_weights / 2**20}
         seconds = []
         with ag.use_kernels(mode):
             for _ in range(n):
@@ -229,7 +239,8 @@ def processor() -> str:
 def markdown(report: dict[str, Any]) -> str:
     """The report as tables: seconds, our speed as a multiple of each peer's, memory."""
     lines = ["| size | " + " | ".join(SIDES) + " |", "|---" * (len(SIDES) + 1) + "|"]
-    speed = ["| size | PyTorch eager | compiled | bf16 | recompute | dropout |", "|---|---|---|---|---|---|"]
+    variants = ("recompute", "dropout", "threads", "processes")
+    speed = ["| size | PyTorch eager | compiled | bf16 | " + " | ".join(variants) + " |", "|---" * (4 + len(variants)) + "|"]
     memory = ["| size | weights, gradients, moments | tinygpt peak (beyond them) | PyTorch peak (beyond them) | ratio | recompute |"]
     memory.append("|---|---|---|---|---|---|")
     for size, sides in report["sizes"].items():
@@ -243,7 +254,7 @@ def markdown(report: dict[str, Any]) -> str:
 
         lines.append(f"| {size} | " + " | ".join(f"{s(side):.4g}" for side in SIDES) + " |")
         ratios = [f"{s(peer) / s(OURS):.2f} x" for peer in (TORCH, "compiled", "bf16")]
-        costs = [f"{s(variant) / s(OURS):.2f} x the time" for variant in ("recompute", "dropout")]
+        costs = [f"{s(variant) / s(OURS):.2f} x the time" for variant in variants]
         speed.append(f"| {size} | " + " | ".join(ratios + costs) + " |")
         peaks = {side: sides[side]["peak_mb"] if side in sides else float("nan") for side in (OURS, TORCH, "recompute")}
         memory.append(
@@ -269,7 +280,8 @@ def main() -> None:
         from step_profile import profile
 
         for name in config.sizes:
-            print(profile(name, *our_step(SIZES[name])))
+            trainer = our_trainer(SIZES[name], "threads")
+            print(profile(name, trainer.update, trainer.model.n_parameters()))
         return
     report = {"machine": machine(), "sizes": {}}
     file = RESULTS / "train_step.json"
