@@ -150,24 +150,30 @@ def test_the_row_decoder_is_used_where_it_can_be_and_only_there():
 def test_matrices_are_laid_out_by_rows_once_and_an_optimizers_stay_in_place():
     model = GPT(TINY)
     before = {name: p.data.copy() for name, p in model.named_parameters()}
+    wide, narrow = model.h[0].mlp.c_fc.weight, model.h[0].mlp.c_proj.weight
     Reader(model, [[1]])
-    weight = model.h[0].mlp.c_fc.weight
-    assert weight.data.T.flags.c_contiguous and weight.shape == (16, 64)
-    first = weight.data
+    assert wide.data.flags.c_contiguous, "for one row a wide matrix stays as it is"
+    assert narrow.data.T.flags.c_contiguous and narrow.shape == (64, 16)
+    Reader(model, [[1], [2]])
+    assert wide.data.T.flags.c_contiguous and wide.shape == (16, 64)
+    first = wide.data
     Reader(model, [[1]])
-    assert weight.data is first
+    Reader(model, [[1], [2]])
+    assert wide.data is first
     for name, p in model.named_parameters():
         np.testing.assert_array_equal(p.data, before[name])
 
     model = GPT(TINY)
     optimizer = AdamW(model, lr=0.1)
-    generate(model, [[1]], 2)
+    generate(model, [[1], [2]], 2)
     ids = np.zeros((1, 4), int)
     model.loss(ids, ids).backward()
     optimizer.step()  # writes into its buffer: the model must still see it
     for p, view in zip((p for _, p in optimizer.named), optimizer._views, strict=True):
         assert p.data is view
-    np.testing.assert_array_equal(generate(model, [[1]], 9, seed=1).ids, generate(model, [[1]], 9, seed=1, use_cache=False).ids)
+    for prompts in ([[1]], [[1], [2]]):
+        with_cache, without = (generate(model, prompts, 9, seed=1, use_cache=use_cache) for use_cache in (True, False))
+        np.testing.assert_array_equal(with_cache.ids, without.ids)
 
 
 @pytest.mark.skipif(FAKE, reason="the row decoder is NumPy's")
