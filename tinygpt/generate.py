@@ -277,9 +277,7 @@ class Decoding:
             raise ValueError(f"max_new_tokens: {max_new_tokens}, expected >= 0; 0 makes nothing")
         self.model, self.max_new_tokens, self.sampling = model, max_new_tokens, sampling or Sampling()
         self.n_slides, self._on_slide = 0, on_slide
-        self.reader = Reader(
-            model, prompts, use_cache=use_cache, slide=slide, on_slide=self._slid, max_new_tokens=max_new_tokens
-        )
+        self.reader = Reader(model, prompts, use_cache=use_cache, slide=slide, on_slide=self._slid, max_new_tokens=max_new_tokens)
         self.done = np.zeros(len(self.reader.rows), bool)
         self.infos: list[list[TokenInfo]] = [[] for _ in self.reader.rows]
         self._ends = frozenset() if eos_id is None else frozenset([eos_id] if isinstance(eos_id, (int, np.integer)) else eos_id)

@@ -15,7 +15,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt import generate as module
 from tinygpt.cache import KVCache, fill
 from tinygpt.decode import RowDecoder, can_decode
-from tinygpt.generate import Reader, Sampling, generate, window_length
+from tinygpt.generate import Decoding, Reader, Sampling, generate, window_length
 
 FAKE = backend.name == "cupy"
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
@@ -197,6 +197,14 @@ def test_a_decoding_step_allocates_next_to_nothing():
 def test_the_cache_has_the_size_of_its_formula():
     config = GPTConfig(n_layer=3, n_head=2, n_embd=8, n_positions=5, vocab_size=7)
     assert KVCache(config, 4).n_bytes == 2 * 3 * 4 * 8 * 5 * 4
+
+
+def test_the_cache_has_as_many_slots_as_the_call_can_need():
+    model = random_model(TINY, 6)  # a context of 8
+    for n_new, n_slots in ((0, 3), (2, 5), (5, 8), (100, 8)):
+        assert Decoding(model, [[1], [1, 2, 3]], n_new).reader.cache.n_slots == n_slots
+    assert Decoding(model, [[1] * 9], 1).reader.cache.n_slots == 5  # the window of 9 tokens has 4
+    assert Reader(model, [[1]]).cache.n_slots == 8
 
 
 def test_reordered_rows_go_on_as_the_rows_they_copy():

@@ -17,7 +17,6 @@ import numpy as np
 from autograd.kernels.cpu.parallel import even_parts, for_each
 from autograd.ops.activation import GELU_CUBIC, GELU_SCALE
 
-
 _FEW_ROWS = 16
 """Up to here products go by small blocks of weights; with 32 rows BLAS's own way is as fast."""
 
