@@ -6,6 +6,7 @@ About three minutes on two cores. After a round that warms up and does not count
 machine that is busy for a while is busy for both. The table gives medians over the rounds and, in brackets, the least and the most;
 a ratio is taken within each round. Decoding one row reads every weight once per token, so memory decides: the table says how fast
 this machine reads memory (a dot product of one large array with itself, on all threads) and what share of that decoding reaches.
+One row and several rows want the weights laid out differently, so each has a model of its own here, as in a process of its own.
 Loading is measured in a process of its own, whose memory is new; the file is in the system's cache.
 """
 
@@ -51,8 +52,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         GPT(config).save_pretrained(directory)
         load_s = float(np.median([seconds_to_load(directory) for _ in range(options.rounds)]))
-        model = GPT.from_pretrained(directory).eval()
-        cases = ours(model, ids, options.new_tokens) | (theirs(directory, ids, options.new_tokens) if options.peers else {})
+        model, model_8 = (GPT.from_pretrained(directory).eval() for _ in range(2))
+        cases = ours(model, model_8, ids, options.new_tokens) | (theirs(directory, ids, options.new_tokens) if options.peers else {})
     memory = np.ones(64 * 1024 * 1024 // (64 if options.quick else 1), dtype=np.float32)
     cases["memory"] = lambda: read(memory)
     measured: dict[str, list[float]] = {name: [] for name in cases}
@@ -78,17 +79,17 @@ def read(memory: np.ndarray) -> float:
     return 10.0 * memory.nbytes
 
 
-def ours(model: GPT, ids: np.ndarray, n: int) -> dict[str, Callable[[], float]]:
+def ours(model: GPT, model_8: GPT, ids: np.ndarray, n: int) -> dict[str, Callable[[], float]]:
     """What is measured, as functions that return how many tokens they made (or read)."""
 
-    def batch(rows: int, new: int) -> Callable[[], float]:
+    def batch(model: GPT, rows: int, new: int) -> Callable[[], float]:
         return lambda: (generate(model, ids[:rows, :32], new, temperature=0.0), rows * new)[1]
 
     def prefill() -> float:
         Reader(model, [ids[0, :1000]]).logits()
         return 1000
 
-    return {"tinygpt batch 1": batch(1, n), "tinygpt batch 8": batch(8, n // 2), "tinygpt prefill": prefill}
+    return {"tinygpt batch 1": batch(model, 1, n), "tinygpt batch 8": batch(model_8, 8, n // 2), "tinygpt prefill": prefill}
 
 
 def theirs(directory: str, ids: np.ndarray, n: int) -> dict[str, Callable[[], float]]:
