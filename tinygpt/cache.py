@@ -21,19 +21,21 @@ from tinygpt.config import GPTConfig
 
 
 class KVCache:
-    """Keys and values of all layers in two buffers, (n_layer, rows, H, n_positions, D) each, allocated once.
+    """Keys and values of all layers in two buffers, (n_layer, rows, H, n_slots, D) each, allocated once.
 
+    n_slots   the most positions that a row will have; None: n_positions, the whole context
     Zeros, not whatever was in memory: a hidden slot has weight 0, and 0 times NaN would be NaN.
     """
 
-    def __init__(self, config: GPTConfig, n_rows: int, dtype: Any = np.float32) -> None:
-        shape = (config.n_layer, n_rows, config.n_head, config.n_positions, config.head_size)
+    def __init__(self, config: GPTConfig, n_rows: int, dtype: Any = np.float32, n_slots: int | None = None) -> None:
+        self.n_slots = config.n_positions if n_slots is None else min(n_slots, config.n_positions)
+        shape = (config.n_layer, n_rows, config.n_head, self.n_slots, config.head_size)
         self.keys = backend.xp.zeros(shape, dtype=dtype)
         self.values = backend.xp.zeros(shape, dtype=dtype)
 
     @property
     def n_bytes(self) -> int:
-        """2 x layers x rows x channels x positions x bytes per number."""
+        """2 x layers x rows x channels x slots x bytes per number."""
         return int(self.keys.nbytes + self.values.nbytes)
 
     def fill(self, rows: Sequence[int], n_tokens: int) -> "CacheView":

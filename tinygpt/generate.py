@@ -156,12 +156,13 @@ class Reader:
     use_cache   keep keys and values between calls (the default); without, the whole window is computed each time
     slide       past the context, go on with the last half of the window; False: an error
     on_slide    called as on_slide(row, n_kept) when that happens
+    max_new_tokens   how many tokens a row will get at most; the cache is made for so many. None: for the whole context
     Raises ValueError for an empty prompt, and for one beyond the context with slide off.
     """
 
     def __init__(
         self, model: Any, prompts: Sequence[Sequence[int]], *, use_cache: bool = True, slide: bool = True,
-        on_slide: Callable[[int, int], Any] | None = None,
+        on_slide: Callable[[int, int], Any] | None = None, max_new_tokens: int | None = None,
     ) -> None:  # fmt: skip
         self.model, self.slide, self.on_slide = model, slide, on_slide
         self.n_positions = model.config.n_positions
@@ -177,7 +178,8 @@ class Reader:
         self.cache, self.decoder = None, None
         if use_cache:
             dtype = model.wte.weight.dtype if model.dtype == np.float32 else model.dtype  # that of the activations
-            self.cache = KVCache(model.config, len(self.rows), dtype)
+            n_slots = None if max_new_tokens is None else max(self.lengths) + max_new_tokens
+            self.cache = KVCache(model.config, len(self.rows), dtype, n_slots)
             self.decoder = RowDecoder(model, self.cache, len(self.rows)) if can_decode(model) else None
 
     def window(self, row: int) -> list[int]:
@@ -275,7 +277,7 @@ class Decoding:
             raise ValueError(f"max_new_tokens: {max_new_tokens}, expected >= 0; 0 makes nothing")
         self.model, self.max_new_tokens, self.sampling = model, max_new_tokens, sampling or Sampling()
         self.n_slides, self._on_slide = 0, on_slide
-        self.reader = Reader(model, prompts, use_cache=use_cache, slide=slide, on_slide=self._slid)
+        self.reader = Reader(model, prompts, use_cache=use_cache, slide=slide, on_slide=self._slid, max_new_tokens=max_new_tokens)
         self.done = np.zeros(len(self.reader.rows), bool)
         self.infos: list[list[TokenInfo]] = [[] for _ in self.reader.rows]
         self._ends = frozenset() if eos_id is None else frozenset([eos_id] if isinstance(eos_id, (int, np.integer)) else eos_id)

@@ -173,7 +173,7 @@ def beam_search(
     ends: frozenset[int] = frozenset() if eos_id is None else frozenset([eos_id] if isinstance(eos_id, (int, np.integer)) else eos_id)
     was_training = model.training
     model.eval()
-    reader = Reader(model, [list(ids)] * n_beams, use_cache=use_cache)
+    reader = Reader(model, [list(ids)] * n_beams, use_cache=use_cache, max_new_tokens=max_new_tokens)
     n_prompt = len(ids)
     log_probs = np.full(n_beams, -np.inf)
     log_probs[0] = 0.0  # all rows are the prompt; only the first counts until they differ

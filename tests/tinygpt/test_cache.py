@@ -15,7 +15,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt import generate as module
 from tinygpt.cache import KVCache, fill
 from tinygpt.decode import RowDecoder, can_decode
-from tinygpt.generate import Reader, Sampling, generate, window_length
+from tinygpt.generate import Decoding, Reader, Sampling, generate, window_length
 
 FAKE = backend.name == "cupy"
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
@@ -150,24 +150,30 @@ def test_the_row_decoder_is_used_where_it_can_be_and_only_there():
 def test_matrices_are_laid_out_by_rows_once_and_an_optimizers_stay_in_place():
     model = GPT(TINY)
     before = {name: p.data.copy() for name, p in model.named_parameters()}
+    wide, narrow = model.h[0].mlp.c_fc.weight, model.h[0].mlp.c_proj.weight
     Reader(model, [[1]])
-    weight = model.h[0].mlp.c_fc.weight
-    assert weight.data.T.flags.c_contiguous and weight.shape == (16, 64)
-    first = weight.data
+    assert wide.data.flags.c_contiguous, "for one row a wide matrix stays as it is"
+    assert narrow.data.T.flags.c_contiguous and narrow.shape == (64, 16)
+    Reader(model, [[1], [2]])
+    assert wide.data.T.flags.c_contiguous and wide.shape == (16, 64)
+    first = wide.data
     Reader(model, [[1]])
-    assert weight.data is first
+    Reader(model, [[1], [2]])
+    assert wide.data is first
     for name, p in model.named_parameters():
         np.testing.assert_array_equal(p.data, before[name])
 
     model = GPT(TINY)
     optimizer = AdamW(model, lr=0.1)
-    generate(model, [[1]], 2)
+    generate(model, [[1], [2]], 2)
     ids = np.zeros((1, 4), int)
     model.loss(ids, ids).backward()
     optimizer.step()  # writes into its buffer: the model must still see it
     for p, view in zip((p for _, p in optimizer.named), optimizer._views, strict=True):
         assert p.data is view
-    np.testing.assert_array_equal(generate(model, [[1]], 9, seed=1).ids, generate(model, [[1]], 9, seed=1, use_cache=False).ids)
+    for prompts in ([[1]], [[1], [2]]):
+        with_cache, without = (generate(model, prompts, 9, seed=1, use_cache=use_cache) for use_cache in (True, False))
+        np.testing.assert_array_equal(with_cache.ids, without.ids)
 
 
 @pytest.mark.skipif(FAKE, reason="the row decoder is NumPy's")
@@ -191,6 +197,14 @@ def test_a_decoding_step_allocates_next_to_nothing():
 def test_the_cache_has_the_size_of_its_formula():
     config = GPTConfig(n_layer=3, n_head=2, n_embd=8, n_positions=5, vocab_size=7)
     assert KVCache(config, 4).n_bytes == 2 * 3 * 4 * 8 * 5 * 4
+
+
+def test_the_cache_has_as_many_slots_as_the_call_can_need():
+    model = random_model(TINY, 6)  # a context of 8
+    for n_new, n_slots in ((0, 3), (2, 5), (5, 8), (100, 8)):
+        assert Decoding(model, [[1], [1, 2, 3]], n_new).reader.cache.n_slots == n_slots
+    assert Decoding(model, [[1] * 9], 1).reader.cache.n_slots == 5  # the window of 9 tokens has 4
+    assert Reader(model, [[1]]).cache.n_slots == 8
 
 
 def test_reordered_rows_go_on_as_the_rows_they_copy():

@@ -74,8 +74,11 @@ def test_greedy_continuation_of_100_tokens(pair):
 
 def test_loss_and_every_gradient(pair):
     config, other, mine = pair
-    ids = np.random.default_rng(2).integers(0, config.vocab_size, (2, 41))
-    their_loss = other(torch.as_tensor(ids[:, :-1]), labels=None).logits
+    loss_and_gradients_agree(config, other, mine, np.random.default_rng(2).integers(0, config.vocab_size, (2, 41)))
+
+
+def loss_and_gradients_agree(config, other, mine, ids):
+    their_loss = other(torch.as_tensor(ids[:, :-1])).logits
     their_loss = torch.nn.functional.cross_entropy(their_loss.reshape(-1, config.vocab_size), torch.as_tensor(ids[:, 1:].reshape(-1)))
     other.zero_grad()
     their_loss.backward()
@@ -90,7 +93,7 @@ def test_loss_and_every_gradient(pair):
 
 
 def test_124m(tmp_path):
-    """The smallest size as it is: loading, logits, greedy continuation."""
+    """The smallest size as it is: loading, logits, greedy continuation, loss and every gradient."""
     config = GPTConfig.preset("gpt2")
     other = theirs(config)
     other.save_pretrained(tmp_path)
@@ -98,6 +101,7 @@ def test_124m(tmp_path):
     close(mine(ids).data, logits_of(other, ids))
     expected = other.generate(torch.as_tensor(ids), max_new_tokens=100, min_new_tokens=100, do_sample=False, pad_token_id=0)
     np.testing.assert_array_equal(generate(mine, ids, 100, temperature=0.0).ids, expected.numpy())
+    loss_and_gradients_agree(config, other, mine, np.random.default_rng(10).integers(0, config.vocab_size, (1, 33)))
 
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=40, vocab_size=300)
