@@ -85,7 +85,7 @@ def test_threads_follow_what_a_container_may_use(text, expected, tmp_path, monke
     monkeypatch.setattr(parallel, "_CPU_MAX", tmp_path / "cpu.max")
     monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.delenv("AUTOGRAD_THREADS", raising=False)
-    assert parallel.n_threads.__wrapped__() == expected
+    assert parallel._default_threads.__wrapped__() == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
