@@ -52,6 +52,8 @@ class Config:
     """lora: updates per turn; the first is not counted."""
     side: Literal["", "full", "lora"] = ""
     """lora: one turn of one side, in this process."""
+    turns: str = ""
+    """lora: file that each round is added to, as a JSON line; the rounds that it holds already count too."""
     output: str = ""
     """File for the report as JSON."""
 
@@ -153,19 +155,29 @@ def one_turn(config: Config) -> dict[str, Any]:
     return {"s": statistics.median(seconds[1:]), "peak_mb": peak_kb / 1024, "trainable": n_trainable(gpt), "weights": gpt.n_parameters()}
 
 
+def one_process(config: Config, side: str) -> dict[str, Any]:
+    """`one_turn` of this side, in a fresh process."""
+    command = [sys.executable, __file__, "--what", "lora", "--side", side, "--preset", config.preset, "--steps", str(config.steps)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
 def lora(config: Config) -> dict[str, Any]:
-    turns: dict[str, list[dict[str, Any]]] = {"full": [], "lora": []}
+    file = Path(config.turns) if config.turns else None
+    rounds = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file and file.is_file() else []
     for _ in range(config.rounds):
-        for side, found in turns.items():
-            command = [sys.executable, __file__, "--what", "lora", "--side", side, "--preset", config.preset, "--steps", str(config.steps)]
-            found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
-    full, thin = ({key: statistics.median(turn[key] for turn in found) for key in found[0]} for found in turns.values())
+        rounds.append({side: one_process(config, side) for side in ("full", "lora")})
+        if file:
+            with file.open("a", encoding="utf-8", newline="\n") as lines:
+                lines.write(json.dumps(rounds[-1]) + "\n")
+    full, thin = ({key: statistics.median(turn[side][key] for turn in rounds) for key in rounds[0][side]} for side in ("full", "lora"))
     return {
         "shape": config.preset,
+        "rounds": len(rounds),
         "trainable_share": thin["trainable"] / thin["weights"],
         "full_s": round(full["s"], 3),
         "lora_s": round(thin["s"], 3),
         "time_ratio": round(thin["s"] / full["s"], 3),
+        "time_ratio_of_rounds": [round(turn["lora"]["s"] / turn["full"]["s"], 3) for turn in rounds],
         "full_peak_mb": round(full["peak_mb"]),
         "lora_peak_mb": round(thin["peak_mb"]),
         "memory_ratio": round(thin["peak_mb"] / full["peak_mb"], 3),

@@ -1,7 +1,7 @@
 """Spam or not: a small GPT, fine-tuned, against TF-IDF + logistic regression on the same splits of the SMS Spam Collection.
 
     python benchmarks/sms_spam.py --base runs/base                  # our claim: 20 random splits, about a minute each
-    python benchmarks/sms_spam.py --base runs/base --trainable lora --lr 5e-3 --splits 5
+    python benchmarks/sms_spam.py --base runs/base --trainable lora --targets c_attn wte --lr 2e-3 --epochs 5 --splits 5
     python benchmarks/sms_spam.py --protocol published --base random --preset gpt2 --pooling last --epochs 5 --batch 8 --lr 5e-5 --splits 1
     python benchmarks/sms_spam.py --quick                           # seconds: does it run?
 
@@ -16,7 +16,8 @@ clean       as many ham as spam among messages that differ, and equal messages (
 The interval of the mean difference allows for splits that share their rows: variance (1/k + test/training rows) instead of 1/k.
 Source  Nadeau and Bengio 2003, Inference for the generalization error, section 3 (corrected resampled t-test).
 
-Writes one JSON line per split to --out; splits that it holds already are not run again. Needs the extra classify (scikit-learn).
+Writes one JSON line per split to --out; splits that it holds already are not run again, and where it holds the same splits with other
+settings, LoRA's beside full fine-tuning's, the differences are printed. Needs the extra classify (scikit-learn).
 """
 
 import dataclasses
@@ -171,6 +172,28 @@ def finished(config: SpamConfig) -> list[dict[str, float]]:
     return [r for i, r in enumerate(results) if r["seed"] == i]
 
 
+def compare(config: SpamConfig, results: list[dict[str, float]]) -> None:
+    """Prints the paired differences to what else --out holds of the same messages and base: settings that differ in what is trained."""
+    if not config.out or not Path(config.out).is_file():
+        return
+    mine = {result["seed"]: result["accuracy"] for result in results}
+    others: dict[str, dict[int, float]] = {}
+    for line in Path(config.out).read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        same = all(record[key] == getattr(config, key) for key in ("protocol", "base", "quick"))
+        if same and record["trainable"] != config.trainable and record["seed"] in mine:
+            name = f"{record['trainable']}, rate {record['lr']:g}, {record['epochs']} epochs"
+            others.setdefault(name, {})[record["seed"]] = record["accuracy"]
+    for name, accuracies in others.items():
+        theirs = np.array(list(accuracies.values()))
+        differences = np.array([mine[seed] for seed in accuracies]) - theirs
+        spreads = [values.std(ddof=min(1, len(values) - 1)) for values in (theirs, differences)]
+        print(
+            f"{name}: {theirs.mean():.2%} +- {spreads[0]:.2%} on {len(theirs)} of these splits; "
+            f"these minus those {100 * differences.mean():+.2f} +- {100 * spreads[1]:.2f} points"
+        )
+
+
 def main() -> None:
     config = flags(SpamConfig(), __doc__)
     data = load_labelled("sms-spam")
@@ -195,6 +218,7 @@ def main() -> None:
     for key in ("accuracy", "tfidf_word", "tfidf_characters"):
         values = np.array([result[key] for result in results])
         print(f"{key:<16}  {values.mean():.2%} +- {values.std(ddof=1) if n_splits > 1 else 0:.2%} over {n_splits}")
+    compare(config, results)
     if config.protocol == "clean" and n_splits > 1:
         for key in ("tfidf_word", "tfidf_characters"):
             differences = np.array([result["accuracy"] - result[key] for result in results])

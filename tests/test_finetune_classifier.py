@@ -135,3 +135,19 @@ def test_the_spam_benchmark(tmp_path, monkeypatch):
     assert not {row.group for row in parts.train + parts.validation} & {row.group for row in parts.test}
     mean, half = interval(np.array([0.01, 0.03]), 0.0)  # two values: t is 12.7, the deviation of the mean 0.01
     assert mean == pytest.approx(0.02) and half == pytest.approx(0.127, rel=1e-2)
+
+
+def test_the_spam_benchmark_compares_what_its_file_holds_of_the_same_splits(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from sms_spam import SpamConfig, compare, settings_of
+
+    file = tmp_path / "two.jsonl"
+    full, lora = SpamConfig(out=str(file)), SpamConfig(trainable="lora", out=str(file))
+    accuracies = [(full, 0, 0.9), (full, 1, 0.8), (full, 2, 0.1), (lora, 0, 0.95), (lora, 1, 0.79)]
+    file.write_text(
+        "".join(json.dumps({**settings_of(c), "seed": seed, "accuracy": a}) + "\n" for c, seed, a in accuracies), encoding="utf-8"
+    )
+    compare(lora, [{"seed": 0, "accuracy": 0.95}, {"seed": 1, "accuracy": 0.79}])
+    assert capsys.readouterr().out == (
+        "all, rate 0.0005, 3 epochs: 85.00% +- 7.07% on 2 of these splits; these minus those +2.00 +- 4.24 points\n"
+    )

@@ -70,6 +70,16 @@ def test_your_own_file_becomes_an_assistant_with_a_report(folder):
     assert "mean score 45.0 of 100 over 2 of 5 answers" in out and "worst" in out
 
 
+def test_the_benchmark_over_seeds_measures_before_after_and_random_weights(folder):
+    flags = "--data mine.json --base runs/docs-001 --seeds 2 --runs runs/seeds --output seeds.json".split()
+    subprocess.run([sys.executable, str(ROOT / "benchmarks" / "instructions.py"), *flags], cwd=folder, check=True, timeout=300)
+    report = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
+    assert [row["seed"] for row in report["rows"]] == [0, 1]
+    for row in report["rows"]:
+        assert f"before  {row['before']:.3f}" in (folder / f"runs/seeds/seed-{row['seed']}/report.txt").read_text(encoding="utf-8")
+        assert row["after"] < row["before"] and abs(row["random"] / row["ln_vocabulary"] - 1) < 0.02
+
+
 def test_lora_leaves_an_adapter_and_a_merged_model(folder):
     pytest.importorskip("matplotlib", reason="needs the extra plot")
     flags = "--data mine.json --trainable lora --rank 2 --epochs 2 --lr 0.02 --run thin".split()

@@ -27,7 +27,7 @@ import numpy as np
 import autograd as ag
 from autograd import backend, nn
 from tinygpt.checkpoint import read_json
-from tinygpt.model import GPT
+from tinygpt.model import GPT, Head
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class LoraConfig:
     dropout: float = 0.0
     """Probability of dropping each input of A while training."""
     targets: tuple[str, ...] = ("c_attn",)
-    """Linear layers that get them, by the end of their names: c_attn, attn.c_proj, c_fc, mlp.c_proj; c_proj means both."""
+    """Layers that get them, by the end of their names: c_attn, attn.c_proj, c_fc, mlp.c_proj; c_proj means both. And the embeddings, wte
+    and wpe: worth it where the new texts use other words than the old ones."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1 or not self.targets:
@@ -69,10 +70,36 @@ class LoraLinear(nn.Module):
         thin = ag.linear(self.dropout(x), nn.like(self.lora_A, x)) * self.scale  # (..., rank)
         return y + ag.linear(thin, nn.like(self.lora_B, x))
 
-    def as_linear(self) -> nn.Linear:
+    def merged(self) -> nn.Linear:
         """One plain layer that gives the same y (but for rounding, and without dropout)."""
         merged = nn.Linear(self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
         merged.bias = self.bias
+        merged.weight.requires_grad = False
+        return merged
+
+
+class LoraEmbedding(nn.Module):
+    """A frozen embedding and its trained correction: y = W[ids] + s A[ids] B, with s = alpha / rank.
+
+    weight (V, C): the embedding's own.  lora_A (V, rank), lora_B (rank, C)
+    Here A starts at 0, so that an id which training never meets keeps its old row. As in PEFT, no dropout.
+    """
+
+    def __init__(self, embedding: nn.Embedding, config: LoraConfig, rng: np.random.Generator) -> None:
+        self.weight = embedding.weight
+        n_ids, n_out = embedding.weight.shape
+        b = rng.standard_normal((config.rank, n_out), dtype=np.float32) / np.float32(math.sqrt(n_out))
+        self.lora_A = ag.Parameter(backend.to_device(np.zeros((n_ids, config.rank), dtype=np.float32)))
+        self.lora_B = ag.Parameter(backend.to_device(b))
+        self.scale = config.alpha / config.rank
+
+    def forward(self, ids: Any) -> ag.Tensor:
+        thin = ag.embedding(self.lora_A, ids) * self.scale  # (..., rank)
+        return ag.embedding(self.weight, ids) + ag.linear(thin, self.lora_B)
+
+    def merged(self) -> nn.Embedding:
+        """One plain embedding that gives the same y, but for rounding."""
+        merged = nn.Embedding(self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
         merged.weight.requires_grad = False
         return merged
 
@@ -83,7 +110,15 @@ class _Place:
 
     parent: nn.Module
     attribute: str
-    layer: LoraLinear
+    layer: LoraLinear | LoraEmbedding
+
+    def put(self, module: Any) -> None:
+        """Hangs a layer there. A classifier's output layer, which it never uses, goes on sharing the weights of the embedding."""
+        before = getattr(self.parent, self.attribute)
+        setattr(self.parent, self.attribute, module)
+        head = getattr(self.parent, "lm_head", None)
+        if head is not None and head.weight is before.weight:
+            self.parent.lm_head = Head(module.weight)  # type: ignore[attr-defined]
 
 
 class Adapter:
@@ -95,19 +130,19 @@ class Adapter:
         self.is_merged = False
 
     @property
-    def layers(self) -> dict[str, LoraLinear]:
+    def layers(self) -> dict[str, LoraLinear | LoraEmbedding]:
         return {name: place.layer for name, place in self._places.items()}
 
     def merge(self) -> None:
         """Puts plain layers into the model that hold W + s A B. The original layers are kept as they are, for `unmerge`."""
         for place in self._places.values():
-            setattr(place.parent, place.attribute, place.layer.as_linear())
+            place.put(place.layer.merged())
         self.is_merged = True
 
     def unmerge(self) -> None:
         """Puts the original layers back: not by subtraction, so every bit is what it was."""
         for place in self._places.values():
-            setattr(place.parent, place.attribute, place.layer)
+            place.put(place.layer)
         self.is_merged = False
 
     @contextlib.contextmanager
@@ -121,10 +156,9 @@ class Adapter:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What `save` writes, by PEFT's names and in PEFT's (out, in) layout: A (rank, in), B (out, rank), and what else is trained."""
-        found = {}
+        found: dict[str, ag.Parameter] = {}
         for name, layer in self.layers.items():
-            found[_peft_name(self.model, f"{name}.lora_A.weight")] = layer.lora_A
-            found[_peft_name(self.model, f"{name}.lora_B.weight")] = layer.lora_B
+            found |= zip(_names_in_file(self.model, name, layer), (layer.lora_A, layer.lora_B), strict=True)
         arrays = {name: np.ascontiguousarray(backend.to_host(p.data).T) for name, p in found.items()}
         for name, p in self._also_trained().items():
             arrays[_peft_name(self.model, name)] = np.ascontiguousarray(backend.to_host(p.data))
@@ -168,33 +202,42 @@ def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Ada
 
     model   a GPT, or a module that holds one (a classifier): its layers are replaced in place
     seed    decides the initial A
-    Call it before an optimizer is made. Raises ValueError if a target names no linear layer, or if the model has an adapter already.
+    Call it before an optimizer is made. Raises ValueError if a target names no linear layer and no embedding, or an embedding whose weights
+    are the output layer's too, or if the model has an adapter already.
     """
     config = config or LoraConfig()
     modules = dict(model.named_modules())
-    if any(isinstance(module, LoraLinear) for module in modules.values()):
+    if any(isinstance(module, (LoraLinear, LoraEmbedding)) for module in modules.values()):
         raise ValueError(
             "add_lora: the model has an adapter already, expected one at most; merge that one for good, or load the model anew"
         )
-    linear = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
+    layers = {name: module for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Embedding))}
     for target in config.targets:
-        if not any(_is_target(name, target) for name in linear):
-            ends = sorted({end for name in linear for end in (name.rpartition(".")[2], ".".join(name.split(".")[-2:]))})
+        if not any(_is_target(name, target) for name in layers):
+            ends = sorted({end for name in layers for end in (name.rpartition(".")[2], ".".join(name.split(".")[-2:]))})
             close = difflib.get_close_matches(target, ends, n=1)
             fix = f"did you mean {close[0]!r}?" if close else "name layers by the end of their names"
-            raise ValueError(f"LoRA target {target!r}: no such linear layer, expected one of {', '.join(ends)}; {fix}")
+            raise ValueError(f"LoRA target {target!r}: no such linear layer or embedding, expected one of {', '.join(ends)}; {fix}")
+    chosen = {name: module for name, module in layers.items() if any(_is_target(name, target) for target in config.targets)}
+    if isinstance(model, GPT) and any(module.weight is model.lm_head.weight for module in chosen.values()):
+        raise ValueError(
+            "LoRA target 'wte': its weights are the output layer's too, expected an embedding with weights of its own; leave wte out, or "
+            "take a model with tie_word_embeddings False (a classifier uses no such layer and may have it)"
+        )
 
     for p in model.parameters():
         p.requires_grad = False
     rng = np.random.default_rng([seed, 2])
     places = {}
-    for name, module in linear.items():
-        if any(_is_target(name, target) for target in config.targets):
-            parent, _, attribute = name.rpartition(".")
+    for name, module in chosen.items():
+        parent, _, attribute = name.rpartition(".")
+        if isinstance(module, nn.Embedding):
+            layer: LoraLinear | LoraEmbedding = LoraEmbedding(module, config, rng)
+        else:
             layer = LoraLinear(module, config, model.dropout_stream, rng)
-            layer.training = layer.dropout.training = module.training
-            places[name] = _Place(modules[parent], attribute, layer)
-            setattr(modules[parent], attribute, layer)
+        layer.train(module.training)
+        places[name] = _Place(modules[parent], attribute, layer)
+        places[name].put(layer)
     return Adapter(model, config, places)
 
 
@@ -221,12 +264,11 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
             "make the classifier with the adapter's labels, or train a new one"
         )
 
-    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and any(_is_target(n, t) for t in config.targets)}
     wanted: dict[str, tuple[int, ...]] = {}
-    for name, module in linear.items():
-        n_in, n_out = module.weight.shape
-        wanted[_peft_name(model, f"{name}.lora_A.weight")] = (config.rank, n_in)
-        wanted[_peft_name(model, f"{name}.lora_B.weight")] = (n_out, config.rank)
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)) and any(_is_target(name, target) for target in config.targets):
+            n_in, n_out = module.weight.shape
+            wanted |= zip(_names_in_file(model, name, module), ((config.rank, n_in), (n_out, config.rank)), strict=True)
     own = {_peft_name(model, name): p for name, p in model.named_parameters()}
     wanted |= {name: own[name].shape for name in arrays if name in own}
     problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
@@ -242,8 +284,8 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
 
     adapter = add_lora(model, config)
     for name, layer in adapter.layers.items():
-        for p, which in ((layer.lora_A, "lora_A"), (layer.lora_B, "lora_B")):
-            p.data[...] = backend.to_device(np.ascontiguousarray(arrays[_peft_name(model, f"{name}.{which}.weight")].T.astype(np.float32)))
+        for p, key in zip((layer.lora_A, layer.lora_B), _names_in_file(model, name, layer), strict=True):
+            p.data[...] = backend.to_device(np.ascontiguousarray(arrays[key].T.astype(np.float32)))
     for name, p in own.items():
         if name in arrays:
             p.data[...] = backend.to_device(arrays[name].astype(np.float32))
@@ -276,3 +318,10 @@ def _is_target(name: str, target: str) -> bool:
 def _peft_name(model: Any, name: str) -> str:
     """A tensor's name in an adapter file; Hugging Face's language model holds our GPT's parts in its `transformer`."""
     return "base_model.model." + ("transformer." if isinstance(model, GPT) else "") + name
+
+
+def _names_in_file(model: Any, name: str, layer: nn.Module) -> tuple[str, str]:
+    """What PEFT calls A and B of the layer of this name."""
+    embedding = isinstance(layer, (nn.Embedding, LoraEmbedding))
+    ends = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+    return _peft_name(model, f"{name}.{ends[0]}"), _peft_name(model, f"{name}.{ends[1]}")

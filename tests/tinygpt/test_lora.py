@@ -1,5 +1,6 @@
 """LoRA: nothing changes before training, only thin matrices learn, merging changes nothing, and PEFT reads and writes the same files."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -18,6 +19,7 @@ from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
 
 TOKENIZER = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyz ")
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)
+UNTIED = dataclasses.replace(TINY, tie_word_embeddings=False)  # the language model whose token embedding LoRA may correct
 LABELS = ["ham", "eggs", "spam"]
 EVERYWHERE = ("c_attn", "c_proj", "c_fc")
 IDS = np.random.default_rng(0).integers(0, TINY.vocab_size, (3, 9))
@@ -79,7 +81,7 @@ def test_only_the_thin_matrices_get_gradients_moments_and_changes(targets):
 
 
 def test_gradients_are_those_of_finite_differences():
-    model, adapter = trained(LoraConfig(rank=2, alpha=3, targets=EVERYWHERE))
+    model, adapter = trained(LoraConfig(rank=2, alpha=3, targets=(*EVERYWHERE, "wte", "wpe")), model=GPT(UNTIED))
     rng = np.random.default_rng(0)
     for p in model.parameters():
         p.data = backend.to_device(backend.to_host(p.data).astype(np.float64))
@@ -131,6 +133,39 @@ def test_a_merged_model_is_saved_as_a_plain_one(tmp_path):
         model.save_pretrained(tmp_path)
         merged = logits(model)
     np.testing.assert_array_equal(logits(GPT.from_pretrained(tmp_path)), merged)
+
+
+@pytest.mark.parametrize("targets", [("wte",), ("wte", "wpe", "c_attn")])
+def test_embeddings_are_corrected_merged_and_restored(targets):
+    plain = weights(GPT(UNTIED))
+    model, adapter = trained(LoraConfig(rank=3, targets=targets), model=GPT(UNTIED))
+    assert {"wte", "wpe"} & adapter.layers.keys() == {"wte", "wpe"} & set(targets)
+    after, apart = weights(model), logits(model)
+    assert all(np.array_equal(after[name], array) for name, array in plain.items())
+    assert not np.allclose(apart, logits(GPT(UNTIED)), atol=1e-3)
+    met = np.isin(np.arange(TINY.vocab_size), IDS[:, :-1])
+    np.testing.assert_array_equal(after["wte.lora_A"].any(axis=1), met)  # rows of tokens that never came stay as they were
+    with adapter.merged():
+        assert weights(model).keys() == plain.keys()
+        np.testing.assert_allclose(logits(model), apart, atol=1e-5)
+        assert model.lm_head.weight is not model.wte.weight
+    np.testing.assert_array_equal(logits(model), apart)
+
+
+def test_a_merged_classifier_with_a_corrected_embedding_is_saved_as_a_plain_one(tmp_path, bpe):
+    model = GPTClassifier(bpe_gpt(bpe), bpe, LABELS)
+    names = weights(model).keys()
+    adapter = add_lora(model, LoraConfig(rank=2, targets=("wte",)))
+    assert weights(model).keys() - names == {"transformer.wte.lora_A", "transformer.wte.lora_B"}
+    adapter.layers["transformer.wte"].lora_A.data += 0.3
+    apart = logits(model)
+    with adapter.merged():
+        assert weights(model).keys() == names
+        model.save_pretrained(tmp_path)
+        np.testing.assert_allclose(logits(model), apart, atol=1e-5)
+    np.testing.assert_array_equal(logits(model), apart)
+    np.testing.assert_allclose(logits(GPTClassifier.from_pretrained(tmp_path)), apart, atol=1e-5)
+    assert not np.allclose(apart, logits(GPTClassifier(bpe_gpt(bpe), bpe, LABELS)), atol=1e-4)
 
 
 # ---- adapters on disk --------------------------------------------------------------------------------------------------------------------
@@ -209,21 +244,27 @@ def test_peft_reads_our_adapter_and_we_read_peft_s(tmp_path, bpe, targets):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_peft_reads_a_classifiers_adapter(tmp_path, bpe):
+@pytest.mark.parametrize("targets", [("c_attn",), ("c_attn", "wte", "wpe")])
+def test_peft_reads_a_classifiers_adapter_and_we_read_it_back(tmp_path, bpe, targets):
     peft, transformers = pytest.importorskip("peft", reason="needs the extra parity"), pytest.importorskip("transformers")
     import torch
 
     GPTClassifier(bpe_gpt(bpe), bpe, LABELS, seed=1).save_pretrained(tmp_path / "base")
     model = GPTClassifier(bpe_gpt(bpe), bpe, LABELS, seed=2)  # another head: the adapter must bring it
-    adapter = add_lora(model)
+    adapter = add_lora(model, LoraConfig(targets=targets))
     model.score.weight.requires_grad = True
     for layer in adapter.layers.values():
+        layer.lora_A.data += 0.1
         layer.lora_B.data += 0.3
     adapter.save(tmp_path / "ours")
     base = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "base")
     other = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
     with torch.no_grad():
         np.testing.assert_allclose(other(torch.tensor(IDS)).logits.numpy(), logits(model), atol=1e-5)
+    other.save_pretrained(tmp_path / "theirs")
+    mine = GPTClassifier(bpe_gpt(bpe), bpe, LABELS, seed=3)
+    load_lora(mine, tmp_path / "theirs")
+    np.testing.assert_array_equal(logits(mine), logits(model))
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------------------------------
@@ -232,9 +273,11 @@ def test_peft_reads_a_classifiers_adapter(tmp_path, bpe):
 def test_bad_input_is_named_and_changes_nothing(tmp_path):
     model = GPT(TINY)
     with pytest.raises(
-        ValueError, match=r"LoRA target 'c_atn': no such linear layer, expected one of attn.c_attn, .*; did you mean 'c_attn'"
+        ValueError, match=r"LoRA target 'c_atn': no such linear layer or embedding, expected one of attn.c_attn, .*; did you mean 'c_attn'"
     ):
         add_lora(model, LoraConfig(targets=("c_atn",)))
+    with pytest.raises(ValueError, match=r"LoRA target 'wte': its weights are the output layer's too, expected .*; leave wte out"):
+        add_lora(model, LoraConfig(targets=("c_attn", "wte")))
     for wrong in ({"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}, {"targets": ()}):
         with pytest.raises(ValueError, match=r"expected rank >= 1, alpha > 0, 0 <= dropout < 1 and at least one target"):
             LoraConfig(**wrong)
