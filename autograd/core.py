@@ -448,10 +448,10 @@ def _array(x: Any) -> Any:
 
 
 def _is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or _is_bfloat16(array)
+    return array.dtype.kind == "f" or is_bfloat16(array)
 
 
-def _is_bfloat16(x: Any) -> bool:
+def is_bfloat16(x: Any) -> bool:
     """True for arrays of ml_dtypes' bfloat16, which has kind V for NumPy. Never on a backend without it."""
     return backend.bfloat16 is not None and hasattr(x, "dtype") and x.dtype == backend.bfloat16
 
@@ -462,17 +462,17 @@ def _no_bfloat16(array: Array) -> str:
 
 def float32_if_bfloat16(x: Any) -> Any:
     """bfloat16 arrays as float32, everything else as it is: sums and exponentials need more than 8 bits of mantissa."""
-    return x.astype(xp.float32) if _is_bfloat16(x) else x
+    return x.astype(xp.float32) if is_bfloat16(x) else x
 
 
 def accumulator_dtype(x: Array) -> Any:
     """In what to add up many elements like those of x: float32 for bfloat16, else their own dtype."""
-    return xp.float32 if _is_bfloat16(x) else x.dtype
+    return xp.float32 if is_bfloat16(x) else x.dtype
 
 
 def _without_bfloat16(arrays: list[Any]) -> tuple[list[Any], bool]:
     """(the inputs of an op with float32 for bfloat16, whether all floating-point arrays among them were bfloat16)."""
-    floats = [_is_bfloat16(a) for a in arrays if hasattr(a, "dtype") and _is_float(a)]
+    floats = [is_bfloat16(a) for a in arrays if hasattr(a, "dtype") and _is_float(a)]
     if True not in floats:
         return arrays, False
     return [float32_if_bfloat16(a) for a in arrays], all(floats)

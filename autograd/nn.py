@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import autograd.ops as ops
-from autograd.core import Array, Op, Parameter, Tensor, is_recording, no_grad
+from autograd.core import Array, Op, Parameter, Tensor, is_bfloat16, is_recording, no_grad
 from autograd.ops.dropout import RandomStream
 
 
@@ -75,7 +75,7 @@ class Module:
 
 def like(parameter: Parameter, x: Tensor) -> Tensor:
     """The parameter as activations `x` want it: cast where they are bfloat16, else itself. Parameters themselves stay float32."""
-    return ops.cast(parameter, x.dtype) if x.dtype.name == "bfloat16" else parameter
+    return ops.cast(parameter, x.dtype) if is_bfloat16(x.data) else parameter
 
 
 class Linear(Module):

@@ -268,7 +268,8 @@ class _Copy:
             self.model.train(training)
         self.model.dropout_stream.seed, self.model.dropout_stream.draw = seed, draw
         self.gradient[...] = 0  # stays so where a parameter is not used
-        self.model.zero_grad()
+        for p in self.parameters:
+            p.grad = None
         return float(accumulate(self.model, tasks))
 
 
