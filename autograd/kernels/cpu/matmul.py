@@ -13,7 +13,7 @@ from autograd.ops.matmul import Linear
 
 @accelerates(Linear)
 class LinearThreaded(Linear):
-    """Each thread multiplies its share of the rows and adds the bias to it. Reference: ops/matmul.py.
+    """Each thread multiplies its share of the rows or outputs and adds the bias to it. Reference: ops/matmul.py.
 
     Why not leave it to BLAS: its threads go on spinning for a while after each call, on the cores that the next kernel's
     threads want. With one pool for everything, dx, dW and db of a layer are also one hand-over instead of three.
@@ -30,12 +30,19 @@ class LinearThreaded(Linear):
         rows = x.reshape(rows_of(x.shape), x.shape[-1])
         y = np.empty((len(rows), weight.shape[1]), dtype=x.dtype)
 
-        def y_part(mine: slice) -> None:
+        def some_rows(mine: slice) -> None:
             np.matmul(rows[mine], weight, out=y[mine])
             if bias is not None:
                 y[mine] += bias
 
-        parallel([partial(y_part, mine) for mine in even_parts(len(rows))], n_flops=2 * y.size * len(weight))
+        def some_outputs(mine: slice) -> None:
+            np.matmul(rows, weight[:, mine], out=y[:, mine])
+            if bias is not None:
+                y[:, mine] += bias[mine]
+
+        # The longer side is shared out: half of a few rows is still all of the weights to read.
+        part, n = (some_rows, len(y)) if len(y) >= y.shape[1] else (some_outputs, y.shape[1])
+        parallel([partial(part, mine) for mine in even_parts(n)], n_flops=2 * y.size * len(weight))
         return y.reshape(*x.shape[:-1], weight.shape[1]), (x if needs[1] else None, weight if needs[0] else None)
 
     @staticmethod
