@@ -103,8 +103,17 @@ class AdamW:
         self.m = xp.zeros_like(self.weight)
         self.v = xp.zeros_like(self.weight)
         xp.concatenate([p.data.reshape(-1) for _, p in self.named], out=self.weight)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
         lay_out([p for _, p in self.named], self.weight, self.gradient)
         self._views = [p.data for _, p in self.named]
+
+    def move_weights(self, place: Array) -> None:
+        """Goes on with the weights in another flat array, one that other processes see, say. Forgets the gradients."""
+        place[...] = self.weight
+        self.weight = place
+        self._lay_out()
 
     def zero_grad(self) -> None:
         """Forgets the gradients. Nothing is filled with zeros: the next first gradient overwrites."""

@@ -71,8 +71,7 @@ def estimate(
         activations=activations * FLOAT_BYTES,
         temporary=max(logits, backward),
         checkpoint=3 * p * FLOAT_BYTES if checkpoints else 0,
-        # Each has a program and gradients of its own, and all read one more copy of the weights.
-        replicas=(processes - 1) * (program + p * FLOAT_BYTES) + (p * FLOAT_BYTES if processes > 1 else 0),
+        replicas=(processes - 1) * (program + p * FLOAT_BYTES),  # each has a program and gradients of its own
     )
 
 

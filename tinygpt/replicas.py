@@ -41,7 +41,7 @@ Task = tuple[Batch, float, int]
 _MIN_ROWS = 4
 """Rows that make a process worth it; fewer, and matrices get so thin that the products slow down."""
 
-_MIN_FLOPS, _MAX_WEIGHTS = 500_000_000, 8_000_000
+_MIN_FLOPS, _MAX_WEIGHTS = 500_000_000, 16_000_000
 """An update below the first takes a few milliseconds, less than it takes to meet. Above the second the products take nearly all the
 time, threads share them as well, and a copy of all gradients costs memory."""
 
@@ -97,11 +97,12 @@ class Replicas:
     def __init__(self, model: Any, optimizer: AdamW, n: int) -> None:
         self.model, self.optimizer = model, optimizer
         self.n_threads = max(1, n_threads() // n)
-        with tempfile.TemporaryDirectory(prefix="tinygpt-", dir=_memory_folder(), ignore_cleanup_errors=True) as folder:
+        with _room(n * optimizer.weight.nbytes) as folder:
             path = Path(folder) / "shared"
             # Row 0: the weights. Row i: the gradients of process i.
-            self.shared = np.asarray(np.memmap(path, optimizer.weight.dtype, mode="w+", shape=(n, optimizer.weight.size)))
+            self.shared = np.asarray(np.memmap(path, optimizer.weight.dtype, mode="r+", shape=(n, optimizer.weight.size)))
             copy = pickle.dumps((model, [name for name, _ in optimizer.named]))
+            optimizer.move_weights(self.shared[0])
             self._processes = [_Process(self.n_threads) for _ in range(1, n)]
             self._end = weakref.finalize(self, _close, self._processes)
             try:
@@ -125,7 +126,6 @@ class Replicas:
             for mine, (first_row, part) in zip(tasks, split(batch, n), strict=True):
                 mine.append((part, share * count_targets(part) / n_targets, first_row))
         stream = self.model.dropout_stream
-        self.shared[0] = self.optimizer.weight
         try:
             for process, mine in zip(self._processes, tasks[1:], strict=True):
                 process.send((mine, self.model.training, stream.seed, stream.draw))
@@ -218,9 +218,28 @@ def _close(processes: list[_Process]) -> None:
             process.popen.wait()
 
 
-def _memory_folder() -> str | None:
-    """A folder whose files live in memory alone; elsewhere a file that is mapped does nearly as well."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+def _room(n_bytes: int) -> "tempfile.TemporaryDirectory[str]":
+    """A temporary folder with a file "shared" of so many bytes: in a place whose files live in memory alone, if there is room.
+
+    Raises RuntimeError without room anywhere; to write into a mapped file without it would end the process.
+    """
+    errors = []
+    for place in ("/dev/shm", tempfile.gettempdir()):
+        folder = None
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="tinygpt-", dir=place, ignore_cleanup_errors=True)
+            with (Path(folder.name) / "shared").open("wb") as file:
+                file.truncate(n_bytes)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, n_bytes)
+            return folder
+        except OSError as error:
+            errors.append(str(error))
+            if folder is not None:
+                folder.cleanup()
+    raise RuntimeError(
+        f"replica: no room for {n_bytes:,} bytes of shared memory ({'; '.join(errors)}), expected it; train with --processes 1"
+    )
 
 
 # In the other process -----------------------------------------------------------------------------------------------------

@@ -215,6 +215,23 @@ def test_a_model_that_cannot_be_copied(monkeypatch):
     assert chosen.processes == 1
 
 
+def test_without_room_in_shared_memory_an_ordinary_file_serves_and_without_room_at_all_an_error(monkeypatch):
+    def full(file, start, n):
+        full.calls += 1
+        if full.calls in full.at:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(replicas.os, "posix_fallocate", full, raising=False)
+    full.calls, full.at = 0, {1}
+    t = trainer(processes=2)
+    t.update()
+    assert full.calls == 2 and t.optimizer.weight.base is not None
+    t.close()
+    full.calls, full.at = 0, {1, 2}
+    with pytest.raises(RuntimeError, match=r"replica: no room for [\d,]+ bytes .*No space left on device.*expected it; .*--processes 1"):
+        trainer(processes=2).update()
+
+
 def test_the_choice_of_a_number(monkeypatch):
     monkeypatch.setattr(replicas, "n_threads", lambda: 4)
 
