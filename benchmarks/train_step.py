@@ -46,13 +46,15 @@ class Size:
     context: int
     turn: int
     """Steps that a side makes before it is the next one's turn."""
+    one_at_a_time: bool = False
+    """A new process for each turn: all sides together would not fit into memory."""
 
 
 SIZES = {
     "S": Size(GPTConfig.preset("shakespeare"), 12, 64, 20),
     "M": Size(GPTConfig(n_layer=6, n_head=6, n_embd=384, n_positions=256, vocab_size=65), 16, 256, 2),
     "L": Size(GPTConfig.preset("gpt2"), 4, 256, 1),
-    "XL": Size(GPTConfig.preset("gpt2"), 4, 1024, 1),
+    "XL": Size(GPTConfig.preset("gpt2"), 4, 1024, 1, one_at_a_time=True),
 }
 
 OURS, TORCH = "tinygpt", "PyTorch"
@@ -68,7 +70,7 @@ class Config:
     sides: tuple[str, ...] = SIDES
     """Who takes part."""
     rounds: int = 5
-    """How often each side gets its turn, after one turn to warm up; XL takes three at most."""
+    """How often each side gets its turn, after steps to warm up; XL takes two at most."""
     profile: bool = False
     """Our step by op instead of the comparison."""
 
@@ -182,20 +184,31 @@ def compare(size_name: str, names: tuple[str, ...], rounds: int) -> dict[str, An
     check = Side("check", partial(partial, check_losses))
     print(f"{size_name}: loss {check.ask(size_name)[0]:.4f} on both sides")
     check.close()
-    sides = [Side(name, answers, name, size_name) for name in names]
-    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
-    for turn in range(rounds + 1):
-        for side in sides:
-            measured = side.ask(SIZES[size_name].turn if turn else 2)
-            if turn:
-                seconds[side.name] += measured
-    result: dict[str, Any] = {}
-    for side in sides:
-        times = seconds[side.name]
-        result[side.name] = {"median_s": statistics.median(times), "fastest_s": min(times), "n_steps": len(times), **side.ask(None)}
+    size = SIZES[size_name]
+    waiting = {} if size.one_at_a_time else {name: warm(name, size_name, 2) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    held: dict[str, dict[str, float]] = {}
+    for _ in range(rounds):
+        for name in names:
+            side = waiting[name] if waiting else warm(name, size_name, 1)
+            seconds[name] += side.ask(size.turn)
+            held[name] = side.ask(None)
+            if not waiting:
+                side.close()
+    for side in waiting.values():
         side.close()
-        print(f"{size_name}: {side.name:10} {statistics.median(times):8.4f} s   peak {result[side.name]['peak_mb']:6,.0f} MB")
+    result: dict[str, Any] = {}
+    for name, times in seconds.items():
+        result[name] = {"median_s": statistics.median(times), "fastest_s": min(times), "n_steps": len(times), **held[name]}
+        print(f"{size_name}: {name:10} {result[name]['median_s']:8.4f} s   peak {result[name]['peak_mb']:6,.0f} MB")
     return result
+
+
+def warm(name: str, size_name: str, n_steps: int) -> Side:
+    """A side in a new process, after its first steps."""
+    side = Side(name, answers, name, size_name)
+    side.ask(n_steps)
+    return side
 
 
 def machine() -> dict[str, Any]:
@@ -281,7 +294,7 @@ def main() -> None:
 
         for name in config.sizes:
             trainer = our_trainer(SIZES[name], "threads")
-            print(profile(name, trainer.update, trainer.model.n_parameters()))
+            print(profile(name, trainer.update, trainer.model.n_parameters(), 1 if SIZES[name].one_at_a_time else 5))
         return
     report = {"machine": machine(), "sizes": {}}
     file = RESULTS / "train_step.json"
@@ -291,7 +304,7 @@ def main() -> None:
         print(f"BLAS is pinned by {', '.join(report['machine']['blas_pinned_by'])}: unset it for figures that mean something")
     sides = tuple(side for side in SIDES if side in {OURS, *config.sides})
     for name in config.sizes:
-        rounds = min(config.rounds, 3) if name == "XL" else config.rounds
+        rounds = min(config.rounds, 2) if name == "XL" else config.rounds
         report["sizes"][name] = compare(name, sides, rounds)
         report["sizes"] = {size: report["sizes"][size] for size in SIZES if size in report["sizes"]}
         RESULTS.mkdir(exist_ok=True)

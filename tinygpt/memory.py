@@ -156,6 +156,13 @@ def peak_bytes(pid: int | str = "self") -> int:
     return 0
 
 
+def private_peak_bytes(pid: int) -> int:
+    """`peak_bytes` of a program without what it shares with its parent: shared memory, and the files of program and libraries."""
+    fields = dict(line.split(":", 1) for line in _read(f"/proc/{pid}/status").splitlines() if ":" in line)
+    shared = sum(int(fields.get(name, "0").split()[0]) * 1024 for name in ("RssFile", "RssShmem"))
+    return max(0, peak_bytes(pid) - shared)
+
+
 def _meminfo(key: str) -> int:
     for line in _read("/proc/meminfo").splitlines():
         if line.startswith(key + ":"):

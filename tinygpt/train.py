@@ -21,7 +21,7 @@ from autograd.threads import n_threads
 from tinygpt.config import TrainConfig
 from tinygpt.data import BatchOrder, count_targets
 from tinygpt.files import Entries, replace_file
-from tinygpt.memory import peak_bytes
+from tinygpt.memory import peak_bytes, private_peak_bytes
 from tinygpt.numerics import MAX_CONSECUTIVE, SpikeDetector, first_bad_op, first_bad_parameter, likely_cause
 from tinygpt.replicas import Replicas, accumulate, n_processes
 
@@ -162,10 +162,8 @@ class Trainer:
 
     def peak_bytes(self) -> int:
         """The most memory that this process and those that share its work have held so far, what they share counted once."""
-        peak = peak_bytes()
-        if self._replicas is not None and not self._replicas.closed:
-            peak += sum(peak_bytes(pid) - self._replicas.shared.nbytes for pid in self._replicas.pids)
-        return peak
+        pids = [] if self._replicas is None or self._replicas.closed else self._replicas.pids
+        return peak_bytes() + sum(private_peak_bytes(pid) for pid in pids)
 
     def evaluate(self) -> float:
         """Mean loss over the validation items (or `eval_batches` batches of them), nats per target."""
