@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygpt.cli import flags, run, table
-from tinygpt.finetune import starting_point
+from tinygpt.cli import Progress, flags, run, table
+from tinygpt.finetune import FinetuneConfig, starting_point
 from tinygpt.instruct import InstructionBatches, encode_instructions, load_instructions, split_instructions
 from tinygpt.train import evaluate
 
@@ -55,7 +55,7 @@ def random_start(config: Config, seed: int) -> dict[str, float]:
     """Loss on the same test rows of a model that nobody has trained, and the logarithm of its vocabulary's size."""
     parts = split_instructions(load_instructions(config.data), seed=seed)
     texts = [f"{row.instruction}\n{row.input}\n{row.output}" for row in parts.train]
-    gpt, tokenizer, _ = starting_point("random", texts, lambda: Path(), seed)
+    gpt, tokenizer, _ = starting_point(FinetuneConfig(base="random", seed=seed), texts, Progress)
     test, _ = encode_instructions(parts.test, tokenizer, gpt.config.n_positions, style="phi3", truncate=True)
     return {"random": evaluate(gpt, InstructionBatches(test), 16), "ln_vocabulary": math.log(gpt.config.vocab_size)}
 

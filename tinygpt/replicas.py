@@ -6,20 +6,23 @@ arrays they mostly wait for each other. Processes meet once per update: they get
     gradient of a batch = sum over its parts of (targets of the part / targets of the batch) * gradient of the part's mean loss
 
 so an update is the same with and without replicas, but for rounding; parts see the dropout masks of the whole batch, too.
-Weights and gradients lie in memory that all processes share; rows and losses go through pipes.
+Weights and gradients lie in memory that all processes share; rows and losses go through pipes, as JSON and plain numbers.
 
 Source  synchronous data parallel training: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 2.2.
 """
 
+import builtins
 import contextlib
+import json
+import math
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import tempfile
 import weakref
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,8 +32,9 @@ import numpy as np
 from autograd import backend, kernel_mode
 from autograd.optim import AdamW, lay_out
 from autograd.threads import n_threads, use_threads
-from tinygpt.config import TrainConfig
+from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.data import count_targets
+from tinygpt.model import GPT
 
 Batch = tuple[Any, ...]
 """The arguments of a model's `loss`: arrays with one row per item, or None."""
@@ -87,27 +91,42 @@ def split(batch: Batch, n: int) -> list[tuple[int, Batch]]:
     return [(start, tuple(None if array is None else array[start:stop] for array in batch)) for start, stop in pairwise(bounds)]
 
 
+def can_copy(model: Any) -> bool:
+    """Whether another process can make the same model from its config: a GPT of plain layers, of which every weight is trained."""
+    plain = all(type(module).__module__ in ("tinygpt.model", "autograd.nn") for _, module in model.named_modules())
+    return type(model) is GPT and plain and all(p.requires_grad for p in model.parameters())
+
+
 class Replicas:
     """n - 1 processes with a copy of a model each, beside the model itself, which takes the first rows.
 
-    What is trained follows the model's weights; anything else is copied once, here: change it, and make new replicas.
-    Raises RuntimeError where a process cannot be started or cannot take the model.
+    The copies follow the model's weights; its other settings are copied once, here: change one, and make new replicas.
+    Raises ValueError for a model that cannot be copied, RuntimeError where a process cannot be started.
     """
 
-    def __init__(self, model: Any, optimizer: AdamW, n: int) -> None:
+    def __init__(self, model: GPT, optimizer: AdamW, n: int) -> None:
+        if not can_copy(model):
+            raise ValueError("replica: a model with frozen weights or layers of its own, expected a plain GPT; train with --processes 1")
         self.model, self.optimizer = model, optimizer
         self.n_threads = max(1, n_threads() // n)
         with _room(n * optimizer.weight.nbytes) as folder:
             path = Path(folder) / "shared"
             # Row 0: the weights. Row i: the gradients of process i.
             self.shared = np.asarray(np.memmap(path, optimizer.weight.dtype, mode="r+", shape=(n, optimizer.weight.size)))
-            copy = pickle.dumps((model, [name for name, _ in optimizer.named]))
             optimizer.move_weights(self.shared[0])
             self._processes = [_Process(self.n_threads) for _ in range(1, n)]
             self._end = weakref.finalize(self, _close, self._processes)
+            copy = {
+                "config": asdict(model.config),
+                "recompute": [block.recompute for block in model.h],
+                "names": [name for name, _ in optimizer.named],
+                "path": str(path),
+                "dtype": str(self.shared.dtype),
+                "shape": self.shared.shape,
+            }
             try:
-                for i, process in enumerate(self._processes, start=1):
-                    process.send((str(path), str(self.shared.dtype), self.shared.shape, i, copy))
+                for row, process in enumerate(self._processes, start=1):
+                    process.send(copy | {"row": row})
                 for process in self._processes:
                     process.receive()  # from here on each holds the file open, so that its name may go
             except BaseException:
@@ -128,7 +147,11 @@ class Replicas:
         stream = self.model.dropout_stream
         try:
             for process, mine in zip(self._processes, tasks[1:], strict=True):
-                process.send((mine, self.model.training, stream.seed, stream.draw))
+                parts = [
+                    {"share": share, "first_row": first_row, "given": [a is not None for a in part]} for part, share, first_row in mine
+                ]
+                header = {"tasks": parts, "training": self.model.training, "seed": stream.seed, "draw": stream.draw}
+                process.send(header, [a for part, _, _ in mine for a in part if a is not None])
             with use_threads(self.n_threads):
                 total = accumulate(self.model, tasks[0])
             for process, gradient in zip(self._processes, self.shared[1:], strict=True):
@@ -177,23 +200,24 @@ class _Process:
         except OSError as error:
             raise RuntimeError(f"replica: {error}, expected to start another Python; train with --processes 1") from error
 
-    def send(self, message: Any) -> None:
+    def send(self, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
         assert self.popen.stdin is not None
         try:
-            pickle.dump(message, self.popen.stdin)
-            self.popen.stdin.flush()
+            write_message(self.popen.stdin, header, arrays)
         except OSError as error:
             raise self._ended() from error
 
-    def receive(self) -> Any:
+    def receive(self) -> float:
+        """The answer. Raises the error that it tells of."""
         assert self.popen.stdout is not None
         try:
-            answer = pickle.load(self.popen.stdout)
-        except (EOFError, pickle.UnpicklingError) as error:
+            answer, _ = read_message(self.popen.stdout)
+        except EOFError as error:
             raise self._ended() from error
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        if "error" in answer:
+            kind = getattr(builtins, answer["error"], RuntimeError)
+            raise (kind if issubclass(kind, Exception) else RuntimeError)(answer["message"])
+        return answer["loss"]
 
     def _ended(self) -> RuntimeError:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -242,6 +266,31 @@ def _room(n_bytes: int) -> "tempfile.TemporaryDirectory[str]":
     )
 
 
+# Between the processes ----------------------------------------------------------------------------------------------------
+
+
+def write_message(file: Any, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+    """A line of JSON, and after it the numbers of the arrays, whose kinds and shapes it holds."""
+    kinds = [(str(a.dtype), a.shape) for a in arrays]
+    file.write(json.dumps([header, kinds]).encode() + b"\n")
+    for a in arrays:
+        file.write(a.tobytes())
+    file.flush()
+
+
+def read_message(file: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What `write_message` wrote. Raises EOFError where there is no whole line."""
+    line = file.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    header, kinds = json.loads(line)
+    arrays = []
+    for dtype, shape in kinds:
+        n_bytes = np.dtype(dtype).itemsize * math.prod(shape)
+        arrays.append(np.frombuffer(file.read(n_bytes), dtype).reshape(shape))
+    return header, arrays
+
+
 # In the other process -----------------------------------------------------------------------------------------------------
 
 
@@ -253,20 +302,19 @@ def serve() -> None:
     work: _Copy | None = None
     while True:
         try:
-            message = pickle.load(tasks)
+            header, arrays = read_message(tasks)
         except EOFError:
             return
-        answer: Any = None
+        answer: dict[str, Any] = {"loss": 0.0}
         try:
             if work is None:
-                work = _Copy(*message)
+                work = _Copy(**header)
             else:
-                answer = work.gradients(*message)
+                answer["loss"] = work.gradients(arrays, **header)
         except Exception as error:
-            answer = _picklable(error)
+            answer = {"error": type(error).__name__, "message": str(error)}
         try:
-            pickle.dump(answer, answers)
-            answers.flush()
+            write_message(answers, answer)
         except BrokenPipeError:
             return
 
@@ -274,27 +322,25 @@ def serve() -> None:
 class _Copy:
     """The model in this process: its weights are read from the shared memory, and its gradients are written there."""
 
-    def __init__(self, path: str, dtype: str, shape: tuple[int, int], row: int, copy: bytes) -> None:
-        self.model, names = pickle.loads(copy)
-        shared = np.asarray(np.memmap(path, dtype, mode="r+", shape=shape))
+    def __init__(
+        self, config: dict[str, Any], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int], row: int
+    ) -> None:  # fmt: skip
+        self.model = GPT(GPTConfig(**config), _empty=True)
+        for block, on in zip(self.model.h, recompute, strict=True):
+            block.recompute = on
+        shared = np.asarray(np.memmap(path, dtype, mode="r+", shape=tuple(shape)))
         named = dict(self.model.named_parameters())
         self.parameters = [named[name] for name in names]
         self.gradient = shared[row]
         lay_out(self.parameters, shared[0], self.gradient)
 
-    def gradients(self, tasks: Sequence[Task], training: bool, seed: int, draw: int) -> float:
+    def gradients(self, arrays: list[np.ndarray], tasks: list[dict[str, Any]], training: bool, seed: int, draw: int) -> float:
         if self.model.training != training:
             self.model.train(training)
         self.model.dropout_stream.seed, self.model.dropout_stream.draw = seed, draw
         self.gradient[...] = 0  # stays so where a parameter is not used
         for p in self.parameters:
             p.grad = None
-        return float(accumulate(self.model, tasks))
-
-
-def _picklable(error: Exception) -> Exception:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"replica: {type(error).__name__}: {error}")
-    return error
+        left = iter(arrays)
+        mine = [(tuple(next(left) if given else None for given in t["given"]), t["share"], t["first_row"]) for t in tasks]
+        return float(accumulate(self.model, mine))

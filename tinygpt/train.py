@@ -23,7 +23,7 @@ from tinygpt.data import BatchOrder, count_targets
 from tinygpt.files import Entries, replace_file
 from tinygpt.memory import peak_bytes, private_peak_bytes
 from tinygpt.numerics import MAX_CONSECUTIVE, SpikeDetector, first_bad_op, first_bad_parameter, likely_cause
-from tinygpt.replicas import Replicas, accumulate, n_processes
+from tinygpt.replicas import Replicas, accumulate, can_copy, n_processes
 
 
 class Batches(Protocol):
@@ -103,6 +103,8 @@ class Trainer:
         self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=self.accumulation)
         self.optimizer = AdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
         self.processes = n_processes(config, self.optimizer.weight.size, model.config.n_positions)
+        if not config.processes and not can_copy(model):
+            self.processes = 1
         self._replicas: Replicas | None = None
         self.result = Result()
         self.batches_drawn = 0  # micro-batches taken from the order: the position in the data
@@ -148,10 +150,10 @@ class Trainer:
         if self._replicas is None or self._replicas.closed:
             try:
                 self._replicas = Replicas(self.model, self.optimizer, self.processes)
-            except Exception:
+            except RuntimeError:
                 if self.config.processes > 1:
                     raise
-                self.processes = 1  # nobody asked for them: a model that cannot be copied trains in this process alone
+                self.processes = 1  # nobody asked for them: where they cannot be started, this process trains alone
                 return None
         return self._replicas
 

@@ -1,5 +1,6 @@
 """Replicas: the same update as one process makes, whoever computes which rows; and processes that never outlive their work."""
 
+import io
 import os
 import signal
 import subprocess
@@ -11,17 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 from autograd import backend
 from autograd.optim import AdamW
 from autograd.threads import n_threads
 from tests.autograd.checks import numpy_only
 from tinygpt import GPT, GPTConfig, TrainConfig, replicas
-from tinygpt.classify import GPTClassifier
-from tinygpt.data import IGNORED, Windows, count_targets
+from tinygpt.data import IGNORED, Windows
 from tinygpt.finetune import set_trainable
-from tinygpt.replicas import Replicas, accumulate, n_processes, split
-from tinygpt.tokenizer import CharacterTokenizer
+from tinygpt.replicas import Replicas, accumulate, n_processes, read_message, split, write_message
 from tinygpt.train import Trainer
 
 pytestmark = numpy_only
@@ -128,21 +128,33 @@ def test_processes_start_with_the_work_and_end_with_it():
     assert t._replicas.closed and not any(is_running(pid) for pid in t._replicas.pids)
 
 
-def test_an_adapter_of_a_classifier_with_weighted_labels():
-    tokenizer = CharacterTokenizer.train("abc")
-    model = GPTClassifier(
-        GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=tokenizer.n_vocab)), tokenizer, ["x", "y"]
-    )
-    set_trainable(model, "lora")
-    optimizer = AdamW(model.train())
+def test_recomputed_blocks_and_padding(three):
+    model = GPT(SHAPE).train()
+    model.h[1].recompute = True
+    two = Replicas(model, AdamW(model), 2)
     rng = np.random.default_rng(0)
-    batch = (rng.integers(0, 3, (5, 6)), np.array([0, 1, 1, 0, 1]), np.arange(6) < rng.integers(1, 7, (5, 1)), rng.random(5))
-    two = Replicas(model, optimizer, 2)
-    loss, gradient = alone(model, optimizer, [batch], [1.0])
+    mask = np.arange(6) < rng.integers(1, 7, (5, 1))
+    batch = (rng.integers(0, 11, (5, 6)), np.where(mask, 3, IGNORED), mask)
+    loss, gradient = alone(model, two.optimizer, [batch], [1.0])
     assert float(two.gradients([batch], [1.0])) == pytest.approx(loss, rel=1e-5)
-    np.testing.assert_allclose(optimizer.gradient, gradient, atol=1e-6)
-    assert count_targets(batch) == 5 and np.abs(gradient).max() > 1e-4
+    np.testing.assert_allclose(two.optimizer.gradient, gradient, atol=1e-6)
     two.close()
+
+
+@settings(deadline=None)
+@given(arrays=st.lists(npst.arrays(st.sampled_from([np.int64, np.float32, np.bool_]), npst.array_shapes(min_side=0)), max_size=4))
+def test_messages_arrive_as_they_were_sent(arrays):
+    file = io.BytesIO()
+    header = {"share": 1 / 3, "names": ["a"]}
+    write_message(file, header, arrays)
+    write_message(file, {}, ())
+    file.seek(0)
+    found_header, found = read_message(file)
+    assert found_header == header and len(found) == len(arrays)
+    assert all(a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype == np.float32) for a, b in zip(arrays, found, strict=True))
+    assert read_message(file) == ({}, [])
+    with pytest.raises(EOFError):
+        read_message(file)
 
 
 def test_errors_of_a_replica_arrive_and_end_the_others():
@@ -199,20 +211,40 @@ def is_running(pid):
         return False
 
 
-def test_a_model_that_cannot_be_copied(monkeypatch):
-    class Mine(GPT):  # another process does not find a class inside a function
-        pass
+class Mine(GPT):
+    pass
 
-    asked = trainer(Mine(SHAPE), processes=2)
-    with pytest.raises(Exception, match=r"Can't (pickle|get) local object"):
-        asked.update()
+
+@pytest.fixture
+def always_two(monkeypatch):
     monkeypatch.setattr(replicas, "_MIN_FLOPS", 0)
     monkeypatch.setattr(replicas, "_MIN_ROWS", 1)
     monkeypatch.setattr(replicas, "n_threads", lambda: 2)
-    chosen = trainer(Mine(SHAPE), steps=100)
-    assert chosen.processes == 2
-    chosen.update()
-    assert chosen.processes == 1
+
+
+@pytest.mark.usefixtures("always_two")
+def test_a_model_that_cannot_be_copied():
+    adapted, frozen = GPT(SHAPE), GPT(SHAPE)
+    set_trainable(adapted, "lora")
+    frozen.wpe.weight.requires_grad = False
+    for model in (Mine(SHAPE), adapted, frozen):
+        assert not replicas.can_copy(model)
+        assert trainer(model, steps=100).processes == 1
+        with pytest.raises(
+            ValueError, match=r"replica: a model with frozen weights or layers of its own, expected a plain GPT; .*--processes 1"
+        ):
+            trainer(model, processes=2).update()
+    assert trainer(GPT(SHAPE), steps=100).processes == 2
+
+
+@pytest.mark.usefixtures("always_two")
+def test_where_no_process_can_be_started_one_trains_alone_unless_several_were_asked_for(monkeypatch):
+    monkeypatch.setattr(replicas.sys, "executable", "/no/such/python")
+    t = trainer(steps=100)
+    t.update()
+    assert t.processes == 1
+    with pytest.raises(RuntimeError, match=r"replica: .*/no/such/python.*, expected to start another Python; train with --processes 1"):
+        trainer(processes=2).update()
 
 
 def test_without_room_in_shared_memory_an_ordinary_file_serves_and_without_room_at_all_an_error(monkeypatch):
