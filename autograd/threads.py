@@ -1,21 +1,25 @@
 """How many threads the CPU's kernels and NumPy's BLAS use. AUTOGRAD_THREADS sets it for a process, `use_threads` for a block of code."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from autograd import backend
 
 __all__ = ["n_threads", "use_threads"]
 
+_parallel: Any = None
 if backend.name == "numpy":
-    from autograd.kernels.cpu.parallel import n_threads, use_threads
-else:
+    from autograd.kernels.cpu import parallel as _parallel
 
-    def n_threads() -> int:
-        """1: the device does the work, and one thread gives it out."""
-        return 1
 
-    @contextmanager
-    def use_threads(n: int) -> Iterator[None]:
-        """Nothing to set here."""
+def n_threads() -> int:
+    """The number in use; 1 on a GPU: the device does the work, and one thread gives it out."""
+    return _parallel.n_threads() if _parallel else 1
+
+
+@contextmanager
+def use_threads(n: int) -> Iterator[None]:
+    """Within this block kernels and NumPy's BLAS use n threads in all: for work that shares the cores with other processes."""
+    with _parallel.use_threads(n) if _parallel else nullcontext():
         yield
