@@ -71,7 +71,8 @@ def estimate(
         activations=activations * FLOAT_BYTES,
         temporary=max(logits, backward),
         checkpoint=3 * p * FLOAT_BYTES if checkpoints else 0,
-        replicas=(processes - 1) * (program + p * FLOAT_BYTES),  # each has a program and gradients of its own
+        # Each has gradients and, but for the files of Python and its libraries, a program of its own.
+        replicas=(processes - 1) * (max(0, program - _file_bytes()) + p * FLOAT_BYTES),
     )
 
 
@@ -146,6 +147,12 @@ def resident_bytes() -> int:
     """Memory of this process that is in use now; 0 where the system does not say."""
     fields = _read("/proc/self/statm").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
+def _file_bytes() -> int:
+    """How much of `resident_bytes` is files, which processes share; 0 where the system does not say."""
+    fields = _read("/proc/self/statm").split()
+    return int(fields[2]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 2 else 0
 
 
 def peak_bytes(pid: int | str = "self") -> int:
