@@ -44,7 +44,7 @@ class FinetuneConfig:
     lora_dropout: float = 0.0
     """Probability of dropping the inputs of LoRA's matrices while training."""
     targets: tuple[str, ...] = ("c_attn",)
-    """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj."""
+    """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Shares of training, validation and test rows."""
     truncate: bool = False
