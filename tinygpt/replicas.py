@@ -43,7 +43,7 @@ Task = tuple[Batch, float, int]
 """A part of a batch: its rows, how much its mean loss counts, and which row of the batch its first one is."""
 
 _MIN_ROWS = 4
-"""Rows that make a process worth it; fewer, and matrices get so thin that the products slow down."""
+"""Rows that a process gets at least, where nobody asks for more processes: thinner matrices leave more of the time to calls."""
 
 _MIN_FLOPS, _MAX_WEIGHTS = 500_000_000, 16_000_000
 """An update below the first takes a few milliseconds, less than it takes to meet. Above the second the products take nearly all the
