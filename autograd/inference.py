@@ -6,10 +6,10 @@ The functions are those of `autograd/kernels/cpu/rows.py`. Elsewhere (CuPy, AUTO
 from autograd import backend
 from autograd.core import kernel_mode
 
-__all__ = ["attention", "available", "by_rows", "gelu", "layer_norm", "linear"]
+__all__ = ["arranged", "attention", "available", "gelu", "layer_norm", "linear"]
 
 if backend.name == "numpy":
-    from autograd.kernels.cpu.rows import attention, by_rows, gelu, layer_norm, linear
+    from autograd.kernels.cpu.rows import arranged, attention, gelu, layer_norm, linear
 
 
 def available() -> bool:

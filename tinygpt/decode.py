@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import autograd as ag
 from autograd import inference, nn
 from tinygpt.cache import KVCache
 from tinygpt.model import GPT, MLP, Block, CausalSelfAttention, Head
@@ -25,10 +26,10 @@ def can_decode(model: Any) -> bool:
 class RowDecoder:
     """Logits of the next token for `n_rows` rows at once, one token per row and call.
 
-    The matrices of the blocks are wanted by rows, (out, in), see `autograd/kernels/cpu/rows.py`; for a single row those with more inputs
-    than outputs alone. Where a parameter owns its array, the array is replaced by one in that order (same shape, same numbers), so that
-    they exist once. Where it is a part of an optimizer's buffer, it must stay: the decoder then holds a copy as long as it lives, 4 bytes
-    x 12 n_layer C^2 (0.34 GB for GPT-2's smallest), for a single row a third of it.
+    The matrices are wanted in an order in memory that depends on n_rows, see `arranged` in `autograd/kernels/cpu/rows.py`. Where a
+    parameter has its memory for itself, its array is replaced by one in that order (same shape, same numbers), so that all exist once.
+    Where it is a part of an optimizer's buffer, it must stay: the decoder then holds copies of the blocks' matrices as long as it lives,
+    4 bytes x 12 n_layer C^2 (0.34 GB for GPT-2's smallest), for a single row a third of it; the head is then read as it lies.
     """
 
     def __init__(self, model: GPT, cache: KVCache, n_rows: int) -> None:
@@ -36,7 +37,9 @@ class RowDecoder:
         self.model, self.cache = model, cache
         dtype = model.wte.weight.dtype
         b, c, h, d = n_rows, config.n_embd, config.n_head, config.head_size
-        self.layers = [_Layer(block, single=b == 1) for block in model.h]
+        self.layers = [_Layer(block, b) for block in model.h]
+        head = model.lm_head.weight
+        self.head = _arranged(head, b, out_first=True) if _alone(head.data) else head.data
         self.x, self.normed, self.attended = (np.empty((b, c), dtype) for _ in range(3))
         self.qkv, self.wide = np.empty((b, 3 * c), dtype), np.empty((b, 4 * c), dtype)
         self.column, self.head_column = np.empty((b, 1), dtype), np.empty((b, h, 1, 1), dtype)
@@ -53,13 +56,13 @@ class RowDecoder:
         if int(positions.min()) + 1 != n:
             hidden = (np.arange(n) > positions[:, None])[:, None, None]  # (B, 1, 1, S)
         x = self.x
-        np.take(model.wte.weight.data, tokens, axis=0, out=x)
+        x[...] = model.wte.weight.data[tokens]
         x += model.wpe.weight.data[positions]
         for i, layer in enumerate(self.layers):
             self._attend(layer, self.cache.keys[i], self.cache.values[i], positions, n, hidden)
             self._mlp(layer)
         self._norm(model.ln_f)
-        inference.linear(self.normed, model.lm_head.weight.data, None, self.logits, self.scratch)
+        inference.linear(self.normed, self.head, None, self.logits, self.scratch)
         return self.logits
 
     def _attend(self, layer: "_Layer", keys: Any, values: Any, positions: np.ndarray, n: int, hidden: np.ndarray | None) -> None:
@@ -90,18 +93,26 @@ class RowDecoder:
 class _Layer:
     """A block's norms, and its four matrices, (out, in), each with its bias."""
 
-    def __init__(self, block: Block, *, single: bool) -> None:
+    def __init__(self, block: Block, n_rows: int) -> None:
         self.ln_1, self.ln_2 = block.ln_1, block.ln_2
-        self.c_attn, self.attn_proj = _arranged(block.attn.c_attn, single), _arranged(block.attn.c_proj, single)
-        self.c_fc, self.mlp_proj = _arranged(block.mlp.c_fc, single), _arranged(block.mlp.c_proj, single)
+        self.c_attn, self.attn_proj = _linear(block.attn.c_attn, n_rows), _linear(block.attn.c_proj, n_rows)
+        self.c_fc, self.mlp_proj = _linear(block.mlp.c_fc, n_rows), _linear(block.mlp.c_proj, n_rows)
 
 
-def _arranged(linear: nn.Linear, single: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """By rows; but for a single row of input a wide matrix is at least as fast the way GPT-2 stores it, and stays as it is."""
-    weight, bias = linear.weight, linear.bias
-    matrix = weight.data.T
-    if not (single and len(matrix) >= matrix.shape[1]):
-        matrix = inference.by_rows(weight.data)
-        if weight.data.flags.owndata:
-            weight.data = matrix.T
-    return matrix, None if bias is None else bias.data
+def _linear(layer: nn.Linear, n_rows: int) -> tuple[np.ndarray, np.ndarray | None]:
+    return _arranged(layer.weight, n_rows), None if layer.bias is None else layer.bias.data
+
+
+def _arranged(weight: ag.Parameter, n_rows: int, *, out_first: bool = False) -> np.ndarray:
+    """The weights, (out, in), as `linear` wants them for n_rows rows; the parameter takes over the new array where it may."""
+    matrix = weight.data if out_first else weight.data.T
+    arranged = inference.arranged(matrix, n_rows)
+    if arranged is not matrix and _alone(weight.data):
+        weight.data = arranged if out_first else arranged.T
+    return arranged
+
+
+def _alone(array: np.ndarray) -> bool:
+    """Whether the array has its memory for itself, so that another may take its place."""
+    memory = array if array.base is None else array.base
+    return isinstance(memory, np.ndarray) and memory.flags.owndata and memory.size == array.size

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import autograd as ag
 from autograd import backend, inference
 from tests.strategies import seeds
 
@@ -23,6 +24,25 @@ def check_linear(b, i, o, bias, by_rows, rng):
 @given(b=st.integers(1, 20), i=st.integers(1, 40), o=st.integers(1, 1500), bias=st.booleans(), by_rows=st.booleans(), seed=seeds)
 def test_linear_is_the_plain_product(b, i, o, bias, by_rows, seed):
     check_linear(b, i, o, bias, by_rows or b > 1, np.random.default_rng(seed))
+
+
+@given(b=st.integers(1, 3), i=st.integers(1, 300), o=st.integers(1, 300), stored_by_rows=st.booleans(), seed=seeds)
+def test_arranged_is_the_same_matrix_with_the_right_side_contiguous(b, i, o, stored_by_rows, seed):
+    weight = np.random.default_rng(seed).standard_normal((o, i))
+    stored = weight if stored_by_rows else np.asfortranarray(weight)
+    arranged = inference.arranged(stored, b)
+    np.testing.assert_array_equal(arranged, weight)
+    assert arranged.flags.f_contiguous if b == 1 and o >= i else arranged.flags.c_contiguous
+    assert inference.arranged(arranged, b) is arranged
+
+
+@given(b=st.integers(1, 3), c=st.integers(1, 50), seed=seeds)
+def test_layer_norm_is_that_of_the_op(b, c, seed):
+    rng = np.random.default_rng(seed)
+    x, gamma, beta = rng.standard_normal((b, c)) * 3 + 5, rng.standard_normal(c), rng.standard_normal(c)
+    out = np.full_like(x, np.nan)
+    inference.layer_norm(x, gamma, beta, 1e-5, out, np.empty((b, 1)))
+    np.testing.assert_allclose(out, ag.layer_norm(ag.Tensor(x), ag.Tensor(gamma), ag.Tensor(beta), 1e-5).data, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(8, 3072, 70), (8, 768, 3000), (16, 2000, 130), (2, 5000, 33), (17, 768, 700)])

@@ -1,5 +1,6 @@
 """Generation with a cache of keys and values: the same tokens as without, whatever the model, the prompts and the length."""
 
+import dataclasses
 from contextlib import contextmanager
 
 import numpy as np
@@ -147,19 +148,22 @@ def test_the_row_decoder_is_used_where_it_can_be_and_only_there():
 
 
 @pytest.mark.skipif(FAKE, reason="the row decoder is NumPy's")
-def test_matrices_are_laid_out_by_rows_once_and_an_optimizers_stay_in_place():
-    model = GPT(TINY)
+def test_matrices_are_laid_out_once_and_an_optimizers_stay_in_place():
+    model = GPT(dataclasses.replace(TINY, vocab_size=40))
     before = {name: p.data.copy() for name, p in model.named_parameters()}
-    wide, narrow = model.h[0].mlp.c_fc.weight, model.h[0].mlp.c_proj.weight
+    wide, narrow, head = model.h[0].mlp.c_fc.weight, model.h[0].mlp.c_proj.weight, model.lm_head.weight
+    untouched = wide.data
     Reader(model, [[1]])
-    assert wide.data.flags.c_contiguous, "for one row a wide matrix stays as it is"
-    assert narrow.data.T.flags.c_contiguous and narrow.shape == (64, 16)
+    assert wide.data is untouched, "for one row a wide matrix stays as it is"
+    assert narrow.data.flags.f_contiguous and narrow.shape == (64, 16)
+    assert head.data.flags.f_contiguous and head is model.wte.weight and head.shape == (40, 16)
+    first = [p.data for p in model.parameters()]
+    Reader(model, [[2]])
+    assert all(p.data is array for p, array in zip(model.parameters(), first, strict=True))
     Reader(model, [[1], [2]])
-    assert wide.data.T.flags.c_contiguous and wide.shape == (16, 64)
-    first = wide.data
+    assert wide.data.flags.f_contiguous and head.data.flags.c_contiguous
     Reader(model, [[1]])
-    Reader(model, [[1], [2]])
-    assert wide.data is first
+    assert wide.data.flags.c_contiguous and head.data.flags.f_contiguous
     for name, p in model.named_parameters():
         np.testing.assert_array_equal(p.data, before[name])
 
