@@ -182,7 +182,7 @@ def compare(config: SpamConfig, results: list[dict[str, float]]) -> None:
         record = json.loads(line)
         same = all(record[key] == getattr(config, key) for key in ("protocol", "base", "quick"))
         if same and record["trainable"] != config.trainable and record["seed"] in mine:
-            name = f"{record['trainable']}, rate {record['lr']:g}, {record['epochs']} epochs of batches of {record['batch']}"
+            name = f"{record['trainable']}, rate {record['lr']:g}, {record['epochs']} epochs, batch {record['batch']}"
             others.setdefault(name, {})[record["seed"]] = record["accuracy"]
     for name, accuracies in others.items():
         theirs = np.array(list(accuracies.values()))

@@ -149,5 +149,5 @@ def test_the_spam_benchmark_compares_what_its_file_holds_of_the_same_splits(tmp_
     )
     compare(lora, [{"seed": 0, "accuracy": 0.95}, {"seed": 1, "accuracy": 0.79}])
     assert capsys.readouterr().out == (
-        "all, rate 0.0005, 3 epochs: 85.00% +- 7.07% on 2 of these splits; these minus those +2.00 +- 4.24 points\n"
+        "all, rate 0.0005, 3 epochs, batch 16: 85.00% +- 7.07% on 2 of these splits; these minus those +2.00 +- 4.24 points\n"
     )
