@@ -46,7 +46,8 @@ class RowDecoder:
         self.scores = np.empty((b, h, 1, cache.n_slots), dtype)
         self.logits = np.empty((b, config.vocab_size), dtype)
         self.scratch = np.empty(b * max(4 * c, config.vocab_size if b > 1 else 0), dtype)
-        self.q, self.k, self.v = (self.qkv[:, i * c : (i + 1) * c].reshape(b, h, d) for i in range(3))  # views
+        q, self.k, self.v = (self.qkv[:, i * c : (i + 1) * c].reshape(b, h, d) for i in range(3))  # views, as the next line's
+        self.queries, self.answers = q[:, :, None], self.attended.reshape(b, h, 1, d)
         self.rows = np.arange(b)
 
     def step(self, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -55,26 +56,24 @@ class RowDecoder:
         hidden = None
         if int(positions.min()) + 1 != n:
             hidden = (np.arange(n) > positions[:, None])[:, None, None]  # (B, 1, 1, S)
+        slots = (self.rows, slice(None), positions) if len(positions) > 1 else (0, slice(None), n - 1)  # plain numbers are found faster
         x = self.x
         x[...] = model.wte.weight.data[tokens]
         x += model.wpe.weight.data[positions]
         for i, layer in enumerate(self.layers):
-            self._attend(layer, self.cache.keys[i], self.cache.values[i], positions, n, hidden)
+            self._attend(layer, self.cache.keys[i], self.cache.values[i], slots, n, hidden)
             self._mlp(layer)
         self._norm(model.ln_f)
         inference.linear(self.normed, self.head, None, self.logits, self.scratch)
         return self.logits
 
-    def _attend(self, layer: "_Layer", keys: Any, values: Any, positions: np.ndarray, n: int, hidden: np.ndarray | None) -> None:
+    def _attend(self, layer: "_Layer", keys: Any, values: Any, slots: tuple[Any, ...], n: int, hidden: np.ndarray | None) -> None:
         """x += c_proj(attention(c_attn(ln_1(x)))), with this token's key and value added to the cache."""
         self._norm(layer.ln_1)
         inference.linear(self.normed, *layer.c_attn, self.qkv, self.scratch)
-        keys[self.rows, :, positions] = self.k
-        values[self.rows, :, positions] = self.v
-        inference.attention(
-            self.q[:, :, None], keys[:, :, :n], values[:, :, :n], hidden,
-            self.scores[..., :n], self.head_column, self.attended.reshape(self.q.shape)[:, :, None],
-        )  # fmt: skip
+        keys[slots], values[slots] = self.k, self.v
+        scores, column = self.scores[..., :n], self.head_column
+        inference.attention(self.queries, keys[:, :, :n], values[:, :, :n], hidden, scores, column, self.answers)
         inference.linear(self.attended, *layer.attn_proj, self.normed, self.scratch)
         self.x += self.normed
 

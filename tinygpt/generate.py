@@ -301,7 +301,7 @@ class Decoding:
                 if self._alternatives is not None:
                     for row in np.flatnonzero(~ended):
                         self.infos[row].append(token_info(logits[row], int(tokens[row]), self._alternatives))
-                self.done |= np.isin(tokens, list(self._ends))
+                self.done |= [int(token) in self._ends for token in tokens]
                 yield tokens
                 if self.done.all():
                     return
