@@ -1,5 +1,7 @@
 """Products of every rank that NumPy allows, and errors."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,14 @@ def test_batch_times_matrix_is_one_product():
 def test_linear_without_bias():
     x, weight = RNG.standard_normal((5, 2, 3)), RNG.standard_normal((3, 4))
     assert_close(ag.linear(tensor(x), tensor(weight)).data, x @ weight)
+
+
+@pytest.mark.parametrize("rows", [(1,), (64,), (65,), (2, 90)])
+@pytest.mark.parametrize("recording", [True, False])
+def test_linear_of_few_and_many_rows_with_and_without_gradients(rows, recording):
+    x, weight, bias = RNG.standard_normal((*rows, 30)), RNG.standard_normal((30, 700)), RNG.standard_normal(700)
+    with contextlib.nullcontext() if recording else ag.no_grad():
+        assert_close(ag.linear(tensor(x), tensor(weight), tensor(bias)).data, x @ weight + bias)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ from autograd.core import accelerates
 from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of
 from autograd.ops.matmul import Linear
 
+_FEW_ROWS = 64
+"""Up to here a pass without gradients leaves the product to BLAS: nothing beside it is large enough for threads of ours."""
+
 
 @accelerates(Linear)
 class LinearThreaded(Linear):
@@ -40,9 +43,11 @@ class LinearThreaded(Linear):
             if bias is not None:
                 y[:, mine] += bias[mine]
 
-        # The longer side is shared out: half of a few rows is still all of the weights to read.
-        part, n = (some_rows, len(y)) if len(y) >= y.shape[1] else (some_outputs, y.shape[1])
-        parallel([partial(part, mine) for mine in even_parts(n)], n_flops=2 * y.size * len(weight))
+        if len(y) <= _FEW_ROWS and not any(needs):
+            some_rows(slice(None))
+        else:  # The longer side is shared out: half of a few rows is still all of the weights to read.
+            part, n = (some_rows, len(y)) if len(y) >= y.shape[1] else (some_outputs, y.shape[1])
+            parallel([partial(part, mine) for mine in even_parts(n)], n_flops=2 * y.size * len(weight))
         return y.reshape(*x.shape[:-1], weight.shape[1]), (x if needs[1] else None, weight if needs[0] else None)
 
     @staticmethod
