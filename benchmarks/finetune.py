@@ -1,30 +1,29 @@
 """Fine-tuning's speed: classification beside PyTorch, and a LoRA step beside a full one.
 
     python benchmarks/finetune.py --what classify      # seconds; needs PyTorch (extra `bench`)
-    python benchmarks/finetune.py --what lora          # about two minutes, 3 GB of memory
+    python benchmarks/finetune.py --what lora          # about three minutes, 4 GB of memory
 
 classify   1,000 messages (of sms-spam, or of doc-sections where that is not at hand) through the same classifier with the same weights:
            4 layers, 256 channels, 4,096 tokens, batches of 32. PyTorch takes the messages as they come, each batch padded to its longest,
            as its data loaders do; and once more sorted by length, as `GPTClassifier.logits` does by itself. The sides take turns; logits
            are compared. Tokenizing not included.
-lora       one update at GPT-2's 124M shape, batch 4, context 256: every weight, and rank 8 on c_attn. Each side runs in processes of its
-           own, in turns; time is the median update, memory the process's peak.
+lora       one update at GPT-2's 124M shape, batch 4, context 256: every weight, and rank 8 on c_attn. Each side has a process of its own,
+           and they take turns at one update each, so that both see the same machine; memory is the process's peak.
 
 Writes a JSON report to --output.
 """
 
 import json
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from turns import Side
 
 from autograd.kernels.cpu.parallel import n_threads
 from autograd.optim import AdamW
@@ -35,6 +34,7 @@ from tinygpt.corpora import load_corpus
 from tinygpt.finetune import n_trainable, pad, set_trainable
 from tinygpt.labelled import load_labelled
 from tinygpt.lora import LoraConfig
+from tinygpt.memory import peak_bytes
 from tinygpt.tokenizer import train_tokenizer
 
 
@@ -46,14 +46,8 @@ class Config:
     """classify: how many messages."""
     preset: str = "gpt2"
     """lora: the shape."""
-    rounds: int = 5
+    rounds: int = 15
     """How often each side has its turn."""
-    steps: int = 4
-    """lora: updates per turn; the first is not counted."""
-    side: Literal["", "full", "lora"] = ""
-    """lora: one turn of one side, in this process."""
-    turns: str = ""
-    """lora: file that each round is added to, as a JSON line; the rounds that it holds already count too."""
     output: str = ""
     """File for the report as JSON."""
 
@@ -138,46 +132,49 @@ def copy_weights(gpt: GPT, theirs: Any) -> None:
 # ---- LoRA --------------------------------------------------------------------------------------------------------------------------------
 
 
-def one_turn(config: Config) -> dict[str, Any]:
-    """Median update of one side, in seconds, and the peak of this process's memory."""
-    gpt = GPT(GPTConfig.preset(config.preset))
-    set_trainable(gpt, "all" if config.side == "full" else "lora", LoraConfig(rank=8))
+def updates(side: str, preset: str) -> Callable[[int | None], Any]:
+    """Answers a number n with the seconds of n updates, and None with what the process has held."""
+    gpt = GPT(GPTConfig.preset(preset))
+    set_trainable(gpt, "all" if side == "full" else "lora", LoraConfig(rank=8))
     optimizer = AdamW(gpt, lr=1e-4)
     ids = np.random.default_rng(0).integers(0, gpt.config.vocab_size, (4, min(256, gpt.config.n_positions) + 1))
-    seconds = []
-    for _ in range(config.steps):
-        started = time.perf_counter()
-        optimizer.zero_grad()
-        gpt.loss(ids[:, :-1], ids[:, 1:]).backward()
-        float(optimizer.step(max_norm=1.0))
-        seconds.append(time.perf_counter() - started)
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"s": statistics.median(seconds[1:]), "peak_mb": peak_kb / 1024, "trainable": n_trainable(gpt), "weights": gpt.n_parameters()}
 
+    def answer(n: int | None) -> Any:
+        if n is None:
+            return {"peak_mb": peak_bytes() / 2**20, "trainable": n_trainable(gpt), "weights": gpt.n_parameters()}
+        seconds = []
+        for _ in range(n):
+            started = time.perf_counter()
+            optimizer.zero_grad()
+            gpt.loss(ids[:, :-1], ids[:, 1:]).backward()
+            float(optimizer.step(max_norm=1.0))
+            seconds.append(time.perf_counter() - started)
+        return seconds
 
-def one_process(config: Config, side: str) -> dict[str, Any]:
-    """`one_turn` of this side, in a fresh process."""
-    command = [sys.executable, __file__, "--what", "lora", "--side", side, "--preset", config.preset, "--steps", str(config.steps)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return answer
 
 
 def lora(config: Config) -> dict[str, Any]:
-    file = Path(config.turns) if config.turns else None
-    rounds = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file and file.is_file() else []
+    sides = {name: Side(name, updates, name, config.preset) for name in ("full", "lora")}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for side in sides.values():
+        side.ask(2)  # the first ones fill caches and find the buffers
     for _ in range(config.rounds):
-        rounds.append({side: one_process(config, side) for side in ("full", "lora")})
-        if file:
-            with file.open("a", encoding="utf-8", newline="\n") as lines:
-                lines.write(json.dumps(rounds[-1]) + "\n")
-    full, thin = ({key: statistics.median(turn[side][key] for turn in rounds) for key in rounds[0][side]} for side in ("full", "lora"))
+        for name, side in sides.items():
+            seconds[name] += side.ask(1)
+    full, thin = (side.ask(None) for side in sides.values())
+    for side in sides.values():
+        side.close()
+    full_s, lora_s = (statistics.median(values) for values in seconds.values())
+    quarters = statistics.quantiles([b / a for a, b in zip(seconds["full"], seconds["lora"], strict=True)])
     return {
         "shape": config.preset,
-        "rounds": len(rounds),
-        "trainable_share": thin["trainable"] / thin["weights"],
-        "full_s": round(full["s"], 3),
-        "lora_s": round(thin["s"], 3),
-        "time_ratio": round(thin["s"] / full["s"], 3),
-        "time_ratio_of_rounds": [round(turn["lora"]["s"] / turn["full"]["s"], 3) for turn in rounds],
+        "rounds": config.rounds,
+        "trainable_share": round(thin["trainable"] / thin["weights"], 5),
+        "full_s": round(full_s, 3),
+        "lora_s": round(lora_s, 3),
+        "time_ratio": round(lora_s / full_s, 3),
+        "time_ratio_of_rounds": {"median": round(quarters[1], 3), "middle_half": [round(quarters[0], 3), round(quarters[2], 3)]},
         "full_peak_mb": round(full["peak_mb"]),
         "lora_peak_mb": round(thin["peak_mb"]),
         "memory_ratio": round(thin["peak_mb"] / full["peak_mb"], 3),
@@ -186,9 +183,6 @@ def lora(config: Config) -> dict[str, Any]:
 
 def main() -> None:
     config = flags(Config(), __doc__)
-    if config.side:
-        print(json.dumps(one_turn(config)))
-        return
     report = classify(config) if config.what == "classify" else lora(config)
     report |= {
         "machine": f"{platform.machine()}, {n_threads()} threads, Python {platform.python_version()}, NumPy {np.__version__}",
