@@ -138,8 +138,14 @@ def parallel(work: Sequence[Callable[[], Any]], *, n_flops: int) -> None:
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """out = a b for matrices, each thread a share of out's rows. Inside a worker, call np.matmul itself."""
-    parallel([partial(np.matmul, a[mine], b, out=out[mine]) for mine in even_parts(len(out))], n_flops=2 * a.size * b.shape[1])
+    """out = a b for matrices, each thread a share of out's longer side, so that the larger operand is read once. Inside a worker, call
+    np.matmul itself."""
+    m, n = out.shape
+    if m >= n:
+        work = [partial(np.matmul, a[mine], b, out=out[mine]) for mine in even_parts(m)]
+    else:
+        work = [partial(np.matmul, a, b[:, mine], out=out[:, mine]) for mine in even_parts(n)]
+    parallel(work, n_flops=2 * a.size * n)
     return out
 
 
