@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygpt.download import cache_folder
 from tinygpt.download import download as fetch_file
 
 
@@ -345,10 +346,8 @@ def fetch(name: str, *, cache: str | Path | None = None) -> Path:
 
     Raises ValueError if a file is found whose sha256 is wrong, ConnectionError if none is found and the download fails.
     """
-    import pooch  # knows where caches belong on each system
-
     download = DOWNLOADS[name]
-    cache = Path(cache) if cache is not None else pooch.os_cache("tinygpt")
+    cache = Path(cache) if cache is not None else cache_folder()
     for folder in (os.environ.get("TINYGPT_DATA"), cache):
         if folder and (path := Path(folder, download.file_name)).is_file():
             found = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -5,6 +5,7 @@ Pooch checks, and puts in place what is right; what fetches for it is ours, beca
 
 import contextlib
 import logging
+import os
 import time
 import urllib.error
 import urllib.request
@@ -49,6 +50,16 @@ def download(url: str, path: Path, sha256: str = "", *, max_bytes: int = 1 << 30
                 raise
             raise ValueError(f"{url}: sha256 {found}, expected {sha256}; something else answered, or the file has changed") from error
     return path
+
+
+def cache_folder() -> Path:
+    """Where tinygpt keeps what it can fetch or make again: TINYGPT_CACHE, else the user's cache folder of this system."""
+    folder = os.environ.get("TINYGPT_CACHE")
+    if folder:
+        return Path(folder)
+    import pooch  # knows where caches belong on each system
+
+    return Path(pooch.os_cache("tinygpt"))
 
 
 @contextlib.contextmanager

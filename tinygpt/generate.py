@@ -61,7 +61,15 @@ def sample(logits: np.ndarray, sampling: Sampling, rng: Any, seen: Sequence[Sequ
 
     rng    anything with `random(n)`: one uniform number per row
     seen   per row, the ids so far, for the repetition penalty
+    Raises FloatingPointError if a row's largest logit is not finite: no token would be likelier than another.
     """
+    largest = logits.max(axis=-1)  # NaN if any is
+    if not np.isfinite(largest).all():
+        row = int(np.flatnonzero(~np.isfinite(largest))[0])
+        raise FloatingPointError(
+            f"logits: the largest of row {row} is {largest[row]}, expected a finite number; the model's weights are damaged or overflow, "
+            "python -m tinygpt.verify RUN names the first that is not finite"
+        )
     if sampling.repetition_penalty != 1 and seen is not None:
         logits = np.stack([penalized(row, ids, sampling.repetition_penalty) for row, ids in zip(logits, seen, strict=True)])
     if sampling.temperature == 0:

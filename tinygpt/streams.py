@@ -9,7 +9,6 @@ A piece ends where a tokenizer would cut in any case, so the ids are those of th
 import codecs
 import hashlib
 import itertools
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 from tinygpt.corpora import DOWNLOADS, Corpus, load_corpus, text_files
 from tinygpt.data import encode_documents, read_tokens, write_tokens
+from tinygpt.download import cache_folder
 
 STREAM_BYTES = 64 << 20
 """Corpora above this are streamed. Below it, text, its word counts and its ids fit anywhere."""
@@ -204,7 +204,7 @@ def token_stream(corpus: Corpus | StreamedCorpus, split: Split, tokenizer: Any, 
     """
     if not isinstance(corpus, StreamedCorpus):
         return encode_documents([document.text for document in getattr(corpus, split)], tokenizer)
-    folder = Path(cache) if cache is not None else _cache_folder()
+    folder = Path(cache) if cache is not None else cache_folder() / "tokens"
     cut = f"{len(getattr(corpus, split))}-{corpus.n_bytes(split)}"  # which the fraction decides
     path = folder / f"{corpus.fingerprint[:16]}-{tokenizer.fingerprint()[:16]}-{split}-{cut}.bin"
     if not path.is_file():
@@ -219,12 +219,3 @@ def _encoded(pieces: Iterable[tuple[str, bool]], tokenizer: Any) -> Iterator[np.
         yield ids
         if ends_document and tokenizer.eos_id is not None:
             yield np.array([tokenizer.eos_id], dtype=ids.dtype)
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("TINYGPT_CACHE")
-    if base:
-        return Path(base) / "tokens"
-    import pooch
-
-    return Path(pooch.os_cache("tinygpt")) / "tokens"

@@ -247,7 +247,11 @@ def test_a_download_is_fetched_into_the_cache_in_silence(
 
     monkeypatch.setattr(corpora, "fetch_file", retrieve)
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path)
+    monkeypatch.delenv("TINYGPT_CACHE", raising=False)
     assert fetch("story") == tmp_path / "story.txt"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("TINYGPT_CACHE", str(tmp_path / "elsewhere"))
+    assert fetch("story") == tmp_path / "elsewhere" / "story.txt"
     assert capfd.readouterr() == ("", "")
 
 

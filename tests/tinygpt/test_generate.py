@@ -5,7 +5,19 @@ from hypothesis import strategies as st
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig
-from tinygpt.generate import Assembler, Sampling, TextStream, candidates, complete, complete_all, generate, penalized, sample, top_ids
+from tinygpt.generate import (
+    Assembler,
+    RowStreams,
+    Sampling,
+    TextStream,
+    candidates,
+    complete,
+    complete_all,
+    generate,
+    penalized,
+    sample,
+    top_ids,
+)
 from tinygpt.tokenizer import CharacterTokenizer, WordTokenizer
 
 TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
@@ -54,6 +66,16 @@ def test_a_token_of_probability_zero_is_never_drawn():
 
     logits = np.array([[-np.inf, 0.0, 0.0, -np.inf]] * 2)
     np.testing.assert_array_equal(sample(logits, Sampling(1.0, top_k=0), Extreme()), [1, 2])
+
+
+@pytest.mark.parametrize("bad, temperature", [(np.nan, 0.0), (np.nan, 0.8), (np.inf, 0.8)])
+def test_logits_that_are_not_finite_end_the_text(bad, temperature):
+    logits = np.zeros((2, 7), dtype=np.float32)
+    logits[1, 3] = bad
+    with pytest.raises(FloatingPointError, match=f"largest of row 1 is {bad}, expected a finite number; .* tinygpt.verify"):
+        sample(logits, Sampling(temperature=temperature), RowStreams(0, 2))
+    logits[1, 3] = -np.inf  # a token that a caller forbids
+    assert sample(logits, Sampling(temperature=temperature), RowStreams(0, 2))[1] != 3
 
 
 def test_the_seed_decides_the_text_and_the_prompt_is_kept():
