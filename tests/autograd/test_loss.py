@@ -2,6 +2,8 @@
 
 import math
 import sys
+import tracemalloc
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,12 +13,13 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd.backend import to_host
 from autograd.ops.loss import LinearCrossEntropy
-from tests.autograd.checks import assert_close, tensor
+from tests.autograd.checks import assert_close, numpy_only, tensor
 from tests.strategies import seeds
 
 pytestmark = pytest.mark.usefixtures("each_kernel_mode")
 
 N = st.integers(1, 33)
+NEEDS = [(True, False), (False, True), (True, True)]
 SMOOTHING = st.sampled_from([0.0, 0.1, 0.5])
 
 
@@ -66,12 +69,52 @@ def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes
     assert (results[1][1][targets == -100] == 0).all()
 
 
-@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+@pytest.mark.parametrize("needs", NEEDS[:2])
 def test_linear_cross_entropy_with_a_frozen_input(needs):
     array, targets = drawn(0, 9, 6)
     x, weight = tensor(array[:, :4], needs[0]), tensor(array[:6, :4], needs[1])
     ag.linear_cross_entropy(x, weight, targets, chunk=4).backward()
     assert (x.grad is not None, weight.grad is not None) == needs
+
+
+@numpy_only
+@given(seed=seeds, n=N, n_classes=st.integers(2, 20), rows=st.integers(0, 5), columns=st.integers(1, 7), needs=st.sampled_from(NEEDS))
+def test_pieces_of_logits_add_up_to_the_whole(seed, n, n_classes, rows, columns, needs):
+    """With pieces of a few rows and blocks of a few columns, as real sizes have them."""
+    from autograd.kernels.cpu import loss as cpu_loss  # not above: that would register the CPU's kernels under any backend
+
+    array, targets = drawn(seed, n, n_classes + 3)
+    targets %= n_classes
+    rng = np.random.default_rng(seed)
+    x, w = array[:, :3], rng.standard_normal((n_classes, 3))
+    results = []
+    for mode in ("reference", "fast"):
+        with ag.use_kernels(mode), patch.multiple(cpu_loss, _LOGITS_BYTES=rows * n_classes * 8, _VOCABULARY_BLOCK=columns):
+            tensors = tensor(x, needs[0]), tensor(w, needs[1])
+            loss = ag.linear_cross_entropy(*tensors, targets)
+            loss.backward()
+            results.append([loss.data, *(t.grad for t in tensors)])
+    for found, expected in zip(*results, strict=True):
+        assert (found is None) == (expected is None)
+        if expected is not None:
+            assert_close(found, to_host(expected))
+
+
+@numpy_only
+def test_logits_take_no_more_than_their_budget(monkeypatch):
+    from autograd.kernels.cpu import loss as cpu_loss
+
+    n, v = 64, 50_000
+    budget = 8 * v * 4  # 8 rows
+    monkeypatch.setattr(cpu_loss, "_LOGITS_BYTES", budget)
+    x, weight = (ag.Tensor(np.ones(shape, np.float32), requires_grad=True) for shape in ((n, 1), (v, 1)))
+    with ag.use_kernels("fast"):
+        ag.linear_cross_entropy(x, weight, np.zeros(n, np.int64))  # the first call fills caches
+        tracemalloc.start()
+        ag.linear_cross_entropy(x, weight, np.zeros(n, np.int64))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert budget < peak < 1.6 * budget
 
 
 def test_uniform_logits_cost_the_log_of_the_classes():

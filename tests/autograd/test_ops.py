@@ -1,6 +1,7 @@
 """Every op through the same checks. The cases are in `cases.py`; kinks, laws and errors of each kind have files of their own."""
 
 import importlib
+import itertools
 import pkgutil
 from typing import Any
 
@@ -93,9 +94,9 @@ def test_frozen_inputs_change_nothing_for_the_others(op: type[ag.Op], data: st.D
     case, order = drawn(op, data)
     call = rearranging(case.call, order)
     values, gradients = run(call, case.arrays, "float64", "reference")
-    for i in range(len(case.arrays)):
+    for i, mode in itertools.product(range(len(case.arrays)), ("reference", "fast")):
         needs = [i == j for j in range(len(case.arrays))]
-        values_i, gradients_i = run(call, case.arrays, "float64", "reference", needs=needs)
+        values_i, gradients_i = run(call, case.arrays, "float64", mode, needs=needs)
         for out, same in zip(values_i, values, strict=True):
             assert_close(out, same)
         assert_close(gradients_i[i], gradients[i])

@@ -12,7 +12,7 @@ import contextvars
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
@@ -115,6 +115,7 @@ def for_each(n: int, work: Callable[[int], Any], *, threaded: bool) -> None:
         try:
             drain()
         finally:
+            wait(helpers)  # all of them, whatever one raises: they write into the caller's arrays
             for helper in helpers:
                 helper.result()
 
