@@ -155,6 +155,8 @@ def updates(side: str, preset: str) -> Callable[[int | None], Any]:
 
 
 def lora(config: Config) -> dict[str, Any]:
+    if config.rounds < 2:
+        raise ValueError(f"rounds: {config.rounds}, expected at least 2; a spread needs several")
     sides = {name: Side(name, updates, name, config.preset) for name in ("full", "lora")}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():

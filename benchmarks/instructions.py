@@ -56,7 +56,7 @@ def random_start(config: Config, seed: int) -> dict[str, float]:
     parts = split_instructions(load_instructions(config.data), seed=seed)
     texts = [f"{row.instruction}\n{row.input}\n{row.output}" for row in parts.train]
     gpt, tokenizer, _ = starting_point(FinetuneConfig(base="random", seed=seed), texts, Progress)
-    test, _ = encode_instructions(parts.test, tokenizer, gpt.config.n_positions, style="phi3", truncate=True)
+    test = encode_instructions(parts.test, tokenizer, gpt.config.n_positions, style="phi3", truncate=True)
     return {"random": evaluate(gpt, InstructionBatches(test), 16), "ln_vocabulary": math.log(gpt.config.vocab_size)}
 
 

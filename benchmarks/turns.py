@@ -22,7 +22,7 @@ class Side:
         try:
             self._pipe.send(question)
             return self._pipe.recv()
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             raise RuntimeError(f"{self.name}: its process died, expected an answer; see its error above") from None
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ from tinygpt.classify import (
     tfidf_baseline,
     worst_mistakes,
 )
-from tinygpt.cli import Progress, Report, flags, run, table, typed_lines
+from tinygpt.cli import Progress, Report, end_if_interrupted, flags, run, table, typed_lines
 from tinygpt.finetune import (
     FinetuneConfig,
     Trainable,
@@ -40,6 +40,7 @@ from tinygpt.finetune import (
     n_trainable,
     save_finetuned,
     set_trainable,
+    shorten,
     start_run,
     starting_point,
     training_plan,
@@ -80,23 +81,23 @@ def main() -> None:
     if config.ask:
         ask(GPTClassifier.from_pretrained(config.ask))
         return
+    report = Report()
     print(f"backend    {backend.reason}")
 
     # Data, checked and split; then the model to start from.
     data = load_labelled(config.data, text_column=config.text_column, label_column=config.label_column)
-    print(f"data       {data.source}", *data.notes, sep="\n           ")
+    report.say("\n           ".join([f"data       {data.source}", *data.notes]))
     parts = split(data, config.fractions, seed=config.seed, stratified=config.stratified)
-    parts.train = balance(parts.train, config.balance, config.seed)
     gpt, tokenizer, base = starting_point(config, [row.text for row in parts.train], Progress)
-    print(f"base       {base}: {gpt.n_parameters():,} weights, context {gpt.config.n_positions}")
+    print(f"base       {base or 'random weights'}: {gpt.n_parameters():,} weights, context {gpt.config.n_positions}")
     labels = data.labels
     classifier = GPTClassifier(gpt, tokenizer, labels, pooling=config.pooling, seed=config.seed)
-    report = Report()
 
     every_row = parts.train + parts.validation + parts.test
     report.say(
         table("data", check(every_row, [tokenizer.encode_array(row.text).size for row in every_row], gpt.config.n_positions).lines())
     )
+    parts.train = balance(parts.train, config.balance, config.seed)
     sequences, targets, n_cut = {}, {}, 0
     for name, rows in vars(parts).items():
         places = [f"{config.data}: {row.place}" for row in rows]
@@ -105,11 +106,14 @@ def main() -> None:
         n_cut += n
     lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
     adapter = set_trainable(classifier, config.trainable, lora, config.seed)
+    batch = min(config.batch, len(parts.train))
+    micro_batch = 8 if batch % 8 == 0 else batch  # in micro-batches of similar lengths there is less padding
+    settings = training_plan(config, len(parts.train), batch, micro_batch, gpt.config.n_positions)
 
     directory = start_run(config, base, labels=labels, data_source=data.source)
     report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
-        f"{n_cut} texts cut at {gpt.config.n_positions} tokens; base {base}"
+        f"{n_cut} texts cut at {gpt.config.n_positions} tokens; base {base or 'random weights'}"
     )
 
     # Before training: what prompting gives, and what simpler models give.
@@ -126,18 +130,16 @@ def main() -> None:
         except ValueError as error:  # the context is too short for them
             rivals[method] = f"not measured: {error}"
     rivals["most frequent label"] = figures(Scores.of(labels, true, majority_baseline(targets["train"], len(texts))))
-    try:
-        for analyzer in ("word", "characters"):
+    for analyzer in ("word", "characters"):
+        method = f"logistic regression, TF-IDF, {analyzer}"
+        try:
             predicted = tfidf_baseline([row.text for row in parts.train], targets["train"], texts, analyzer)
-            rivals[f"logistic regression, TF-IDF, {analyzer}"] = figures(Scores.of(labels, true, predicted))
-    except ImportError as error:
-        rivals["logistic regression, TF-IDF"] = f"not measured: {error}"
+            rivals[method] = figures(Scores.of(labels, true, predicted))
+        except (ImportError, ValueError) as error:  # scikit-learn is missing; or there are no words
+            rivals[method] = f"not measured: {error}"
     report.say(table("before training: accuracy and balanced accuracy on test texts", rivals))
 
     # Training.
-    batch = min(config.batch, len(parts.train))
-    micro_batch = 8 if batch % 8 == 0 else batch  # in micro-batches of similar lengths there is less padding
-    settings = training_plan(config, len(parts.train), batch, micro_batch, gpt.config.n_positions)
     weights = balanced_weights(targets["train"], len(labels)) if config.class_weights else None
     print(
         f"\ntraining   {config.trainable}: {n_trainable(classifier):,} of {classifier.n_parameters():,} weights, "
@@ -148,10 +150,11 @@ def main() -> None:
         save_finetuned(directory, trainer, tokenizer, adapter, base, best=is_best)
 
     train = LabelledBatches(sequences["train"], targets["train"], weights)
-    validation = LabelledBatches(sequences["validation"], targets["validation"])
+    validation = LabelledBatches(sequences["validation"], targets["validation"], weights)
     metrics = MetricsFile(directory / "metrics.jsonl")
     with Progress(settings.steps, unit="nats per text") as progress:
         result = fit(classifier, train, validation, settings, progress, on_checkpoint=checkpoint, on_metrics=metrics.write)
+    end_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
 
     # After training: the same test texts.
     started = time.perf_counter()
@@ -167,7 +170,7 @@ def main() -> None:
     )
     shown = [
         f"{labels[true[i]]:<{max(map(len, labels))}}  before: {labels[before]}, after: {labels[predicted[i]]} "
-        f"({probabilities[i].max():.2f})  {' '.join(texts[i].split())[:60]}"
+        f"({probabilities[i].max():.2f})  {shorten(texts[i], 60)}"
         for i, before in list(zip(some, zero_shot, strict=False))[:5]
     ]
     report.say("five test texts, before (prompting) and after\n" + "\n".join(shown))
@@ -175,12 +178,12 @@ def main() -> None:
         f"best validation loss {result.best_validation_nats:.3f} nats per text at step {result.best_step} of {result.step}; trained in "
         f"{result.seconds:.0f} s; {len(texts) / max(seconds, 1e-9):,.0f} test texts per second"
     )
+    report.write(directory / "report.txt")
     try:
         plot_loss(result, directory / "loss.png", first_guess_nats=math.log(len(labels)), unit="nats per text")
         plot_confusion(scores, directory / "confusion.png")
     except ImportError as error:
-        report.say(f"no pictures: {error}")
-    report.write(directory / "report.txt")
+        print(f"no pictures: {error}")
     print(f"\nreport     {directory / 'report.txt'}\nnext: python examples/finetune_classifier.py --ask {directory}")
 
 
@@ -199,10 +202,13 @@ def ask(classifier: GPTClassifier) -> None:
     print(f"labels: {', '.join(classifier.labels)}. Type a text; an empty line ends.")
     for text in typed_lines():
         try:
-            probabilities = classifier.predict([text], truncate=True).probabilities[0]
+            answer = classifier.predict([text], truncate=True)
         except ValueError as error:
             print(f"error: {error}")
             continue
+        if answer.n_cut:
+            print(f"  (cut: only the first {classifier.config.n_positions} tokens are read)")
+        probabilities = answer.probabilities[0]
         for i in np.argsort(-probabilities)[:5]:
             print(f"  {probabilities[i]:6.1%}  {classifier.labels[i]}")
 

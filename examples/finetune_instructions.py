@@ -22,8 +22,18 @@ import numpy as np
 from autograd import backend
 from tinygpt.answers import read_scores, score_answers, token_f1, write_answers
 from tinygpt.checkpoint import load, read_json
-from tinygpt.cli import Progress, Report, flags, run, table, typed_lines
-from tinygpt.finetune import FinetuneConfig, fit, n_trainable, save_finetuned, set_trainable, start_run, starting_point, training_plan
+from tinygpt.cli import Progress, Report, end_if_interrupted, flags, run, table, typed_lines
+from tinygpt.finetune import (
+    FinetuneConfig,
+    fit,
+    n_trainable,
+    save_finetuned,
+    set_trainable,
+    shorten,
+    start_run,
+    starting_point,
+    training_plan,
+)
 from tinygpt.instruct import (
     Instruction,
     InstructionBatches,
@@ -60,7 +70,7 @@ class InstructConfig(FinetuneConfig):
     """Cut answers that do not fit into the context; otherwise they are errors."""
     epochs: int = 4
     batch: int = 16
-    """Rows per update, computed in four micro-batches of similar lengths."""
+    """Rows per update, computed in micro-batches of at most four rows of similar lengths."""
     lr: float = 1e-3
     warmup_steps: int = 20
     test_answers: int = 40
@@ -74,6 +84,13 @@ class InstructConfig(FinetuneConfig):
     scores: str = ""
     """A judge's scores of the answers in --run; no training."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.test_answers < 0 or self.max_new_tokens < 1:
+            raise ValueError(
+                f"test_answers {self.test_answers}, max_new_tokens {self.max_new_tokens}: expected >= 0 and >= 1; 0 answers all test rows"
+            )
+
 
 def main() -> None:
     config = flags(InstructConfig(), __doc__)
@@ -83,6 +100,7 @@ def main() -> None:
     if config.scores:
         judged(config)
         return
+    report = Report()
     print(f"backend    {backend.reason}")
 
     # Data, checked and split; then the model to start from.
@@ -92,22 +110,19 @@ def main() -> None:
         input_column=config.input_column,
         output_column=config.output_column,
     )
-    print(f"data       {data.source}", *data.notes, sep="\n           ")
+    report.say("\n           ".join([f"data       {data.source}", *data.notes]))
     parts = split_instructions(data, config.fractions, seed=config.seed)
     texts = [f"{row.instruction}\n{row.input}\n{row.output}" for row in parts.train]
     gpt, tokenizer, base = starting_point(config, texts, Progress)
     context = gpt.config.n_positions
-    print(f"base       {base}: {gpt.n_parameters():,} weights, context {context}")
-    report = Report()
+    print(f"base       {base or 'random weights'}: {gpt.n_parameters():,} weights, context {context}")
 
-    sequences, lengths, n_cut = {}, [], 0
+    sequences = {}
     for name, rows in vars(parts).items():
         places = [f"{config.data}: {row.place}" for row in rows]
-        sequences[name], n = encode_instructions(
-            rows, tokenizer, context, style=config.prompt_style, truncate=config.truncate, places=places
-        )
-        lengths += [len(sequence.ids) for sequence in sequences[name]]
-        n_cut += n
+        sequences[name] = encode_instructions(rows, tokenizer, context, style=config.prompt_style, truncate=config.truncate, places=places)
+    every_sequence = [sequence for some in sequences.values() for sequence in some]
+    lengths = [len(sequence.ids) + sequence.n_cut for sequence in every_sequence]
     report.say(table("data", check_instructions(parts.train + parts.validation + parts.test, lengths, context + 1)))
     masked = picture(sequences["train"][:4], tokenizer, config.mask_prompt)
     if config.show_masked:
@@ -115,10 +130,13 @@ def main() -> None:
         return
     lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
     adapter = set_trainable(gpt, config.trainable, lora, config.seed)
+    batch = min(config.batch, len(parts.train))
+    micro_batch = next(n for n in (4, 3, 2, 1) if batch % n == 0)
+    settings = training_plan(config, len(parts.train), batch, micro_batch, context)
     directory = start_run(config, base, data_source=data.source)
     report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
-        f"{n_cut} answers cut; base {base}"
+        f"{sum(sequence.n_cut > 0 for sequence in every_sequence)} answers cut; base {base or 'random weights'}"
     )
     report.say("one training row as the loss sees it\n" + masked.plain)
 
@@ -136,9 +154,6 @@ def main() -> None:
     print(f"\nbefore     held-out loss {loss_before:.3f} nats per token; {score_answers(before, expected)}")
 
     # Training.
-    micro_batch = min(4, len(train))
-    batch = max(min(config.batch, len(train)) // micro_batch, 1) * micro_batch
-    settings = training_plan(config, len(train), batch, micro_batch, context)
     print(
         f"\ntraining   {config.trainable}: {n_trainable(gpt):,} of {gpt.n_parameters():,} weights, {settings.steps} updates of {batch} rows"
     )
@@ -149,6 +164,7 @@ def main() -> None:
     metrics = MetricsFile(directory / "metrics.jsonl")
     with Progress(settings.steps) as progress:
         result = fit(gpt, train, validation, settings, progress, on_checkpoint=checkpoint, on_metrics=metrics.write)
+    end_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
 
     # After training: the same rows.
     loss_after, after = measure()
@@ -164,8 +180,8 @@ def main() -> None:
         )
     )
     shown = [
-        f"{row.instruction}{f' [{shorten(row.input)}]' if row.input.strip() else ''}\n    before    {shorten(old)}\n"
-        f"    after     {shorten(new)}\n    expected  {shorten(row.output)}\n    token F1  {token_f1(new, row.output):.2f}"
+        f"{row.instruction}{f' [{shorten(row.input, 160)}]' if row.input.strip() else ''}\n    before    {shorten(old, 160)}\n"
+        f"    after     {shorten(new, 160)}\n    expected  {shorten(row.output, 160)}\n    token F1  {token_f1(new, row.output):.2f}"
         for row, old, new in list(zip(asked, before, after, strict=True))[:8]
     ]
     report.say("held-out prompts, before and after\n\n" + "\n\n".join(shown))
@@ -173,31 +189,26 @@ def main() -> None:
         f"best validation loss {result.best_validation_nats:.3f} nats per token at step {result.best_step} of {result.step}; trained in "
         f"{result.seconds:.0f} s"
     )
+    report.write(directory / "report.txt")
     try:
         plot_loss(result, directory / "loss.png", first_guess_nats=math.log(gpt.config.vocab_size))
     except ImportError as error:
-        report.say(f"no picture: {error}")
-    report.write(directory / "report.txt")
+        print(f"no picture: {error}")
     print(f"\nreport     {directory / 'report.txt'}\nnext: python examples/finetune_instructions.py --ask {directory}")
 
 
 def picture(sequences: list, tokenizer, mask_prompt: bool):
-    """The first sequence in colours, padded to the longest of them; in words too, for where there are no colours."""
+    """The shortest sequence in colours, padded to the longest of them; in words too, for where there are no colours."""
     from rich.text import Text
 
     colours = {"prompt": "dim", "answer": "green", "end": "bold red", "padding": "dim magenta"}
-    first = sequences[0]
-    n_padding = max(len(sequence.ids) for sequence in sequences) - len(first.ids)
+    first, *_, longest = sorted([sequences[0], *sequences], key=lambda sequence: len(sequence.ids))
+    n_padding = len(longest.ids) - len(first.ids)
     text = Text()
     for kind, part, counted in show_masked(first, tokenizer, mask_prompt=mask_prompt, n_padding=n_padding):
         text.append(f"[{kind}: {'counts' if counted else 'masked'}]\n", style="italic")
         text.append(part.rstrip("\n") + "\n", style=colours[kind])
     return text
-
-
-def shorten(text: str, n: int = 160) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= n else flat[: n - 4] + " ..."
 
 
 def judged(config: InstructConfig) -> None:

@@ -11,14 +11,13 @@ AUTOGRAD_BACKEND=cupy runs on the GPU.
 
 import dataclasses
 import math
-import sys
 import time
 from typing import Any
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig, PretrainConfig, TrainConfig
 from tinygpt.checkpoint import Checkpoints, load_training, new_run
-from tinygpt.cli import Progress, run, table
+from tinygpt.cli import Progress, end_if_interrupted, run, table
 from tinygpt.data import Windows, bigram_nats
 from tinygpt.files import replace_file, to_json
 from tinygpt.generate import complete
@@ -129,9 +128,7 @@ def main() -> None:
         with checkpoints.named_in_errors():
             result = trainer.run(progress, checkpoint, metrics.write, rollback)
         checkpoints.finish()
-    if result.interrupted:
-        print(f"go on with: python examples/pretrain.py --resume {directory}")
-        sys.exit(128 + result.signal if result.signal else 0)
+    end_if_interrupted(result, f"go on with: python examples/pretrain.py --resume {directory}")
 
     # What came of it.
     even_guess, bigram = (

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,7 @@ def test_your_own_file_becomes_a_classifier_with_a_report(folder):
 
     long = "hammer " * 80
     out = example("--ask", "runs/mine-001", cwd=folder, typed=f"the hammer hit 7 nails\n{long}\n\nnot read\n")
+    assert out.count("(cut: only the first 64 tokens are read)") == 1
     assert out.startswith("labels: fruit, tool.") and out.count("%") == 4 and "tool" in out.split("%")[1]
 
 
@@ -98,6 +100,40 @@ def test_without_a_run_a_small_model_is_pretrained_first(folder, tmp_path):
     np.testing.assert_allclose(apart.predict(texts).probabilities, merged.predict(texts).probabilities, atol=1e-5)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def test_ctrl_c_ends_it_without_a_report(folder):
+    flags = "--data mine.csv --epochs 100000 --patience 0 --prompt-texts 2 --run stopped".split()
+    command = [sys.executable, str(ROOT / "examples" / "finetune_classifier.py"), *flags]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "finished and saved" in out and out.endswith("no report; the weights so far are in stopped; a fine-tuning begins anew\n")
+    assert not (folder / "stopped" / "report.txt").exists()
+    GPTClassifier.from_pretrained(folder / "stopped")
+
+
+def test_labels_and_texts_of_signs_alone(folder):
+    """No word for the word baseline, no formula for the picture, and no space to shorten a text at."""
+    rows = [(sign * (40 + n), label) for n in range(12) for sign, label in (("☀", "$1_$2"), ("☂", "a^b"))]
+    (folder / "signs.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8")
+    out = example(*"--data signs.csv --truncate --stratified --epochs 1 --balance over --run signs".split(), cwd=folder)
+    assert "24 (100%)" not in out and "$1_$2 12 (50%), a^b 12 (50%)" in out
+    assert (folder / "signs" / "report.txt").is_file()
+    pytest.importorskip("sklearn", reason="needs the extra classify")
+    assert "logistic regression, TF-IDF, word" in out and "not measured: empty vocabulary" in out
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    assert (folder / "signs" / "confusion.png").is_file()
+
+
+def test_the_data_table_counts_rows_not_the_copies_that_balance_them(folder):
+    out = example(*"--data mine.csv --balance over --epochs 1 --run balanced".split(), cwd=folder)
+    assert "rows        60" in out and "duplicates  0 rows" in out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -106,6 +142,7 @@ def test_without_a_run_a_small_model_is_pretrained_first(folder, tmp_path):
         ("--data mine.csv --label-column nothing", "mine.csv: no column 'nothing', expected one of 'what', 'kind'"),
         ("--data nowhere.csv", "data 'nowhere.csv': no such file"),
         ("--data mine.csv --base nowhere", "nowhere: neither a checkpoint nor a run with one"),
+        ("--data mine.csv --alpha -1", "expected rank >= 1, alpha > 0"),
         ("--ask runs/docs-001", "expected GPT2ForSequenceClassification with id2label"),
     ],
 )
@@ -114,6 +151,10 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(folder, flags, message)
     err = example(*flags.split(), cwd=folder, ok=False)
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
     assert sorted(folder.glob("runs/*")) == before
+
+
+def test_a_flag_that_makes_no_sense_is_named(folder):
+    assert "batch: 0, expected at least 1" in example("--data", "mine.csv", "--batch", "0", cwd=folder, ok=False)
 
 
 @pytest.mark.skipif(not (SMS / corpora.DOWNLOADS["sms-spam"].file_name).is_file(), reason="needs sms_spam.tsv")

@@ -95,9 +95,23 @@ def test_lora_leaves_an_adapter_and_a_merged_model(folder):
 
 def test_show_masked_prints_one_example_and_leaves_nothing(folder):
     before = sorted(folder.glob("runs/*"))
-    out = example("--data", "mine.json", "--show-masked", "--no-mask-prompt", cwd=folder)
+    rows = [{"instruction": f"Count to {n}", "output": "array " * n} for n in range(1, 16)]
+    (folder / "counted.json").write_text(json.dumps(rows), encoding="utf-8")
+    out = example("--data", "counted.json", "--show-masked", "--no-mask-prompt", cwd=folder)
+    assert "[padding: masked]" in out  # the shortest of several rows is shown
     assert "[prompt: counts]" in out and "[answer: counts]" in out and "[end: counts]" in out
     assert sorted(folder.glob("runs/*")) == before
+
+
+def test_long_answers_are_counted_before_they_are_cut(folder):
+    out = example("--data", "long.json", "--truncate", "--show-masked", cwd=folder)
+    assert "1 rows are longer than the 97 that fit" in out
+
+
+@pytest.mark.parametrize("batch", [2, 6, 7])
+def test_a_batch_is_what_was_asked_for(folder, batch):
+    out = example("--data", "mine.json", "--batch", str(batch), "--epochs", "1", "--run", f"batch-{batch}", cwd=folder)
+    assert f"updates of {batch} rows" in out
 
 
 def test_the_default_data_needs_no_file_and_no_run(tmp_path):
@@ -125,3 +139,7 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(folder, flags, message)
     err = example(*flags.split(), cwd=folder, ok=False)
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
     assert sorted(folder.glob("runs/*")) == before
+
+
+def test_a_flag_that_makes_no_sense_is_named(folder):
+    assert "test_answers -5, max_new_tokens 64: expected >= 0 and >= 1" in example("--test-answers", "-5", cwd=folder, ok=False)

@@ -19,6 +19,7 @@ from typing import Any
 
 from tinygpt.corpora import read_text
 from tinygpt.instruct import Instruction
+from tinygpt.tables import parse_json
 
 
 def normal_words(text: str) -> list[str]:
@@ -31,8 +32,15 @@ def normal_words(text: str) -> list[str]:
 
 
 def exact_match(given: str, expected: str) -> bool:
-    """Whether two answers have the same words in the same order; see `normal_words`."""
-    return normal_words(given) == normal_words(expected)
+    """Whether two answers are the same but for case, white space, and a full stop at the end.
+
+    Stricter than SQuAD's, which takes -5 for 5 and an answer "A" for no answer: `normal_words` would leave nothing of it.
+    """
+
+    def plain(text: str) -> str:
+        return " ".join(text.casefold().split()).removesuffix(".")
+
+    return plain(given) == plain(expected)
 
 
 def token_f1(given: str, expected: str) -> float:
@@ -122,21 +130,24 @@ def read_scores(path: str | Path, n: int) -> dict[int, float]:
     path   JSON as `write_answers` describes it, or one such object per line (.jsonl)
     n      records that there are
     Raises ValueError, naming file, entry and problem: no JSON, an unknown or repeated id, a score that is no number from 0 to 100.
+    FileNotFoundError if there is no such file.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected a judge's scores as JSON; check the path")
     text = read_text(path)
-    try:
-        lines = [line for line in text.split("\n") if line.strip()]
-        entries = [json.loads(line) for line in lines] if path.suffix == ".jsonl" else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}, expected valid JSON; repair it there") from None
+    if path.suffix == ".jsonl":
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        entries = [parse_json(path, f"line {i}: ", line) for i, line in lines]
+    else:
+        entries = parse_json(path, "", text)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: {'empty' if entries == [] else type(entries).__name__}, expected a list of scores; see write_answers")
     scores: dict[int, float] = {}
     for place, entry in enumerate(entries):
         id, score = (entry.get("id"), entry.get("score")) if isinstance(entry, dict) else (place, entry)
         if type(id) is not int or not 0 <= id < n or id in scores:
-            found = "again" if id in scores else "which no record has"
+            found = "again" if type(id) is int and id in scores else "which no record has"
             raise ValueError(
                 f"{path}: entry {place}: id {id!r}, {found}, expected each of 0 to {n - 1} once; are these other answers' scores?"
             )

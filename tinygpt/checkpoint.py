@@ -62,7 +62,7 @@ def new_run(directory: str | Path | None, name: str) -> Path:
         if path.exists() and (not path.is_dir() or Lock.held(path) or not _is_blank(path)):
             raise FileExistsError(
                 f"{path}: already holds a run (or other files), expected a new or empty directory; choose another --run"
-                + (f", or go on with it: --resume {path}" if (path / "checkpoints").is_dir() else "")
+                + (f", or go on with it: --resume {path}" if is_pretrained(path) else "")
             )
         with writable(path):
             try:
@@ -72,6 +72,12 @@ def new_run(directory: str | Path | None, name: str) -> Path:
             Lock(path).acquire()
             (path / "checkpoints").mkdir(exist_ok=True)
         return path
+
+
+def is_pretrained(run: Path) -> bool:
+    """Whether a directory is a run of pretraining, which can be resumed: fine-tunings note the model that they started from."""
+    settings = run / "config.json"
+    return (run / "checkpoints").is_dir() and not (settings.is_file() and "base" in read_json(settings))
 
 
 def _is_blank(path: Path) -> bool:

@@ -12,7 +12,6 @@ Reading a padding position instead lets predictions change with the padding; see
 
 import copy
 import dataclasses
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import numpy as np
 import autograd as ag
 from autograd import backend, nn
 from tinygpt.checkpoint import checkpoint_directory, tokenizer_of
-from tinygpt.finetune import pad
+from tinygpt.finetune import pad, shorten
 from tinygpt.model import GPT, Head
 from tinygpt.tokenizer import Tokenizer
 from tinygpt.weights import CLASSIFIER, load_config, load_weights, read_json, save_pretrained
@@ -112,10 +111,11 @@ def balanced_weights(targets: np.ndarray, n_labels: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Predictions:
-    """labels: the likeliest of each text; probabilities (N, labels), columns in the order of the classifier's labels."""
+    """labels: the likeliest of each text; probabilities (N, labels), columns in the order of the classifier's labels; n_cut: texts cut."""
 
     labels: list[str]
     probabilities: np.ndarray
+    n_cut: int = 0
 
 
 class GPTClassifier(nn.Module):
@@ -210,9 +210,9 @@ class GPTClassifier(nn.Module):
         """The likeliest label of each text, and the probabilities of all. Raises ValueError as `encode`, TypeError for a single str."""
         if isinstance(texts, str):
             raise TypeError("predict: a str, expected a list of texts; wrap it as [text]")
-        sequences, _ = encode(texts, self.tokenizer, self.config.n_positions, truncate=truncate)
+        sequences, n_cut = encode(texts, self.tokenizer, self.config.n_positions, truncate=truncate)
         p = softmax(self.logits(sequences, batch_size))
-        return Predictions([self.labels[i] for i in p.argmax(axis=1)], p)
+        return Predictions([self.labels[i] for i in p.argmax(axis=1)], p, n_cut)
 
     def label_ids(self, labels: Sequence[str]) -> np.ndarray:
         """(N,) numbers of labels. Raises ValueError for one that this head was not made for."""
@@ -343,7 +343,7 @@ def worst_mistakes(
         place = f" ({places[i]})" if places else ""
         blocks.append(
             f"{labels[true[i]]}, taken for {labels[said]} with probability {probabilities[i, said]:.3f}{place}\n"
-            + textwrap.indent(textwrap.shorten(texts[i], 300, placeholder=" ..."), "    ")
+            + f"    {shorten(texts[i], 300)}"
         )
     return "\n".join(blocks) or "none"
 
@@ -367,8 +367,8 @@ def plot_confusion(scores: Scores, path: Path) -> None:
     image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1)  # made to look alike with and without colour-vision deficiency
     for i, j in np.ndindex(k, k) if k <= 20 else ():
         axes.text(j, i, str(scores.confusion[i, j]), ha="center", va="center", color="black" if share[i, j] > 0.5 else "white")
-    axes.set_xticks(range(k), scores.labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(k), scores.labels)
+    axes.set_xticks(range(k), scores.labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(range(k), scores.labels, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {scores.accuracy:.1%}, balanced {scores.balanced_accuracy:.1%}")
     figure.colorbar(image, ax=axes, label="share of the true label", shrink=0.8)
     figure.savefig(path)
@@ -388,7 +388,8 @@ def tfidf_baseline(
 ) -> np.ndarray:
     """Predicted label numbers (test texts,) of logistic regression on TF-IDF weights of words, or of 2 to 5 characters within words.
 
-    The model to beat: seconds to train, no knowledge of the language. Raises ImportError, naming the extra, without scikit-learn.
+    The model to beat: seconds to train, no knowledge of the language. Raises ImportError, naming the extra, without scikit-learn, and
+    ValueError if no text has a word of two letters or more.
     """
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autograd import backend
-from tinygpt.train import Metrics
+from tinygpt.train import Metrics, Result
 
 Config = TypeVar("Config")
 
@@ -63,6 +63,13 @@ class Report:
 
     def write(self, path: Path) -> None:
         path.write_text("\n\n".join(self.parts) + "\n", encoding="utf-8")
+
+
+def end_if_interrupted(result: Result, what_now: str) -> None:
+    """Ends the program with 128 + the signal's number if that ended the training, or with 0 after `stop_at`; says what can be done now."""
+    if result.interrupted:
+        print(what_now)
+        sys.exit(128 + result.signal if result.signal else 0)
 
 
 def typed_lines() -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from tinygpt.checkpoint import load, new_run, newest_run, read_json, save_checkpoint
+from tinygpt.checkpoint import checkpoint_directory, is_pretrained, load, new_run, newest_run, save_checkpoint
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.corpora import load_corpus
 from tinygpt.data import Windows, encode_documents
@@ -66,6 +66,13 @@ class FinetuneConfig:
     run: str = ""
     """Directory of the run; default: a new one below runs/."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("warmup_steps", 0), ("patience", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}; leave --{name.replace('_', '-')} out")
+        if not self.lr > 0 or not self.weight_decay >= 0:
+            raise ValueError(f"lr {self.lr}, weight_decay {self.weight_decay}: expected > 0 and >= 0; 5e-4 and 0.1 are usual here")
+
 
 def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: int, n_positions: int) -> TrainConfig:
     """The settings in updates instead of epochs: two evaluations and about eight lines of metrics per epoch.
@@ -90,7 +97,13 @@ def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: 
     )
 
 
-# ---- batches -----------------------------------------------------------------------------------------------------------------------------
+# ---- texts and batches -----------------------------------------------------------------------------------------------------------------------------
+
+
+def shorten(text: str, n: int) -> str:
+    """The text in one line, its end left out if it has more than n characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= n else flat[: n - 4] + " ..."
 
 
 def pad(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -151,6 +164,7 @@ def fit(
 
     train, validation   `tinygpt.train.Batches`
     config              micro_batch counts texts; `patience` stops early
+    Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so.
     on_checkpoint       called as on_checkpoint(trainer, is_best) after each evaluation
     """
     trainer = Trainer(model, config, train, validation)
@@ -172,14 +186,15 @@ def fit(
 
 
 def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Any]) -> tuple[GPT, Tokenizer, str]:
-    """Model, tokenizer, and where they come from, as `config.base` says; where there is no pretrained run yet, a small one is made first.
+    """Model, tokenizer, and their run or checkpoint ("": random weights), as `config.base` says; where there is none yet, a small model is
+    pretrained first.
 
     texts      what the tokenizer of a model with random weights is trained on
     reporter   makes a context manager that is a `Reporter` from a number of updates, as `tinygpt.cli.Progress` does
     """
     if config.base == "random":
         tokenizer = train_tokenizer("bpe", texts, 2048)
-        return GPT(GPTConfig.preset("laptop", vocab_size=tokenizer.n_vocab), seed=config.seed), tokenizer, "random weights"
+        return GPT(GPTConfig.preset("laptop", vocab_size=tokenizer.n_vocab), seed=config.seed), tokenizer, ""
     try:
         directory = Path(config.base) if config.base else newest_run(accept=is_pretrained)
     except FileNotFoundError:
@@ -192,15 +207,11 @@ def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Calla
     return *load(directory), str(directory)
 
 
-def is_pretrained(run: Path) -> bool:
-    """Whether a run is no fine-tuning: those note the model that they started from."""
-    return not (run / "config.json").is_file() or "base" not in read_json(run / "config.json")
-
-
 def pretrain_small(steps: int, progress: Any, seed: int = 0) -> Path:
     """A minute's worth of examples/pretrain.py, where every step is explained: a small model of the default corpus. Returns its run.
 
     progress   a context manager that is a `Reporter`
+    Raises KeyboardInterrupt if it is interrupted; nothing is kept then.
     """
     corpus = load_corpus("docs")
     texts = [document.text for document in corpus.train]
@@ -209,9 +220,10 @@ def pretrain_small(steps: int, progress: Any, seed: int = 0) -> Path:
     settings = TrainConfig(steps=steps, lr=2e-3, eval_every=steps, log_every=max(steps // 10, 1), eval_batches=20, seed=seed)
     validation = Windows(encode_documents([document.text for document in corpus.validation], tokenizer), shape.n_positions)
     trainer = Trainer(GPT(shape, seed=seed), settings, Windows(encode_documents(texts, tokenizer), shape.n_positions), validation)
-    directory = new_run(None, "docs-small")
     with progress:
-        trainer.run(progress)
+        if trainer.run(progress).interrupted:
+            raise KeyboardInterrupt  # half a base would be taken for a whole one, by every fine-tuning from now on
+    directory = new_run(None, "docs-small")
     save_checkpoint(directory, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=True)
     return directory
 
@@ -228,8 +240,11 @@ def start_run(config: FinetuneConfig, base: str, **facts: Any) -> Path:
 
 
 def save_finetuned(run: Path, trainer: Trainer, tokenizer: Tokenizer, adapter: Adapter | None, base: str, *, best: bool) -> None:
-    """Adds a checkpoint to a run, LoRA's corrections merged into the weights; the best adapter is kept beside it, as `run`/adapter."""
+    """Adds a checkpoint to a run, LoRA's corrections merged into the weights; the best adapter is kept beside it, as `run`/adapter.
+
+    base   run or checkpoint that training started from; "" for random weights
+    """
     if adapter and best:
-        adapter.save(run / "adapter", base)
+        adapter.save(run / "adapter", base and str(checkpoint_directory(base)))
     with adapter.merged() if adapter else contextlib.nullcontext():
         save_checkpoint(run, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=best)

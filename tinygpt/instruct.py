@@ -2,7 +2,7 @@
 
     data = load_instructions("doc-questions")                # what every installation already has; no network
     parts = split_instructions(data, seed=0)                 # parts.train, parts.validation, parts.test
-    sequences, n_cut = encode_instructions(parts.train, tokenizer, gpt.config.n_positions, style="alpaca")
+    sequences = encode_instructions(parts.train, tokenizer, gpt.config.n_positions, style="alpaca")
     fit(gpt, InstructionBatches(sequences), ...)             # tinygpt.finetune
     answers(gpt, tokenizer, parts.test, style="alpaca")      # what the model says now; tinygpt.answers scores it
 
@@ -85,7 +85,7 @@ def load_instructions(
         return doc_questions()
     path, source = find_file(name_or_path, ["doc-questions", "instructions"], cache=cache)
     asked = {"instruction": instruction_column, "input": input_column, "output": output_column}
-    table = read_table(path, {*INSTRUCTION_NAMES, *INPUT_NAMES, *OUTPUT_NAMES, *asked.values()} - {""})
+    table = read_table(path, {*INSTRUCTION_NAMES, *INPUT_NAMES, *OUTPUT_NAMES}, asked.values())
     columns = _choose_columns(table, asked)
     rows, empty = [], []
     for place, values in table.rows:
@@ -182,7 +182,7 @@ def _summary(document: Document) -> str:
 def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limit: int) -> dict[str, str]:
     """What a person should know before training, as name and value of each line of a table.
 
-    lengths   tokens of prompt, answer and end together;  limit: how many a row may have
+    lengths   tokens of prompt, answer and end together, before any are cut;  limit: how many a row may have
     """
     groups: dict[str, set[str]] = {}
     for row in rows:
@@ -255,10 +255,11 @@ def prompt(row: Instruction, style: Style) -> str:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of prompt, answer and end token in a row, and how many of them are the prompt's."""
+    """Token ids of prompt, answer and end token in a row; how many of them are the prompt's; and how many were cut off at the end."""
 
     ids: np.ndarray
     n_prompt: int
+    n_cut: int = 0
 
 
 def encode_instructions(
@@ -269,8 +270,8 @@ def encode_instructions(
     style: Style = "alpaca",
     truncate: bool = False,
     places: Sequence[str] | None = None,
-) -> tuple[list[Encoded], int]:
-    """Each row as one sequence of ids, and how many rows were cut.
+) -> list[Encoded]:
+    """Each row as one sequence of ids.
 
     Prompt and answer are encoded apart, so that no token reaches over the border: the model then meets the prompt as it will when asked.
     n_positions   the model's context; the last token is only predicted, so a sequence may be one longer
@@ -280,24 +281,23 @@ def encode_instructions(
     end = tokenizer.eos_id
     if end is None:
         raise ValueError(f"tokenizer {tokenizer.kind}: no end token, expected one to end answers with; pretrain with --tokenizer bpe")
-    limit, sequences, n_cut = n_positions + 1, [], 0
+    limit, sequences = n_positions + 1, []
     for i, row in enumerate(rows):
         place = (places[i] if places else row.place) or f"row {i}"
         head = tokenizer.encode_array(prompt(row, style))
         ids = np.concatenate([head, tokenizer.encode_array(row.output.strip()), [end]]).astype(np.int64)
-        if len(head) >= limit:
+        if len(head) >= n_positions:
             raise ValueError(
-                f"{place}: a prompt of {len(head)} tokens, expected fewer than {limit} so that some of the answer fits into the context of "
-                f"{n_positions} (else there are zero trainable tokens); shorten it, or choose --prompt-style phi3, which is shorter"
+                f"{place}: a prompt of {len(head)} tokens, expected fewer than the context of {n_positions}, so that some of the answer fits "
+                "(else there are zero trainable tokens); shorten it, or choose --prompt-style phi3, which is shorter"
             )
         if len(ids) > limit and not truncate:
             raise ValueError(
                 f"{place}: {len(ids)} tokens with the prompt, expected at most {limit}, as many as the context allows; shorten the row, choose "
                 "--prompt-style phi3, or choose to cut long answers with --truncate"
             )
-        n_cut += len(ids) > limit
-        sequences.append(Encoded(ids[:limit], len(head)))
-    return sequences, n_cut
+        sequences.append(Encoded(ids[:limit], len(head), max(len(ids) - limit, 0)))
+    return sequences
 
 
 class InstructionBatches:

@@ -88,7 +88,7 @@ def load_labelled(
     path, source = find_file(name_or_path, ["doc-sections", "sms-spam"], cache=cache)
     if name_or_path == "sms-spam":
         text_column, label_column = text_column or "2", label_column or "1"
-    table = read_table(path, {*TEXT_NAMES, *LABEL_NAMES, text_column, label_column} - {""})
+    table = read_table(path, {*TEXT_NAMES, *LABEL_NAMES}, {text_column, label_column})
     text_column, label_column = _choose_columns(table, text_column, label_column)
     rows, empty = [], []
     for place, values in table.rows:
@@ -152,7 +152,7 @@ def _sections(document: Document, max_characters: int) -> Iterator[LabelledText]
     for name, body in zip(parts[1::2], parts[2::2], strict=True):
         text = textwrap.dedent(body).strip()[: max_characters + 1]
         if len(text) > max_characters:
-            text = text[:max_characters].rpartition("\n")[0] or text[:max_characters]  # whole lines
+            text = text.rpartition("\n")[0] or text[:max_characters]  # whole lines
         if name in SECTIONS and len(text) >= 20:
             yield LabelledText(text.rstrip(), name, f"{document.name}, {name}", document.group)
 
@@ -165,7 +165,7 @@ class Check:
     """What a person should know of labelled texts before training on them.
 
     label_counts    rows per label, most frequent first
-    n_duplicates    rows that belong to the group of an earlier row
+    n_duplicates    rows with the text of an earlier row, but for case and white space
     conflicts       (place, place) of equal texts with different labels
     over_long       places of texts with more tokens than the model's context
     longest         tokens of the longest text; 0 where lengths were not given
@@ -275,7 +275,8 @@ def split(data: LabelledData, fractions: tuple[float, float, float] = (0.7, 0.1,
     unseen = sorted({row.label for row in validation + test} - {row.label for row in train})
     if unseen:
         raise ValueError(
-            f"split: label {unseen[0]!r} has no training row, expected each label there; split with --stratified, or by another --seed"
+            f"split: label {unseen[0]!r} has no training row, expected each label there; split by another --seed"
+            + ("" if stratified else ", or with --stratified")
         )
     return Split(train, validation, test)
 
@@ -319,8 +320,10 @@ def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[
         n_different = [len({str(values.get(column)) for _, values in table.rows}) for column in free]
         if n_different[0] != n_different[1]:
             label_column, text_column = free if n_different[0] < n_different[1] else reversed(free)
-    elif len(free) == 1:
+    elif bool(text_column) != bool(label_column) and len(free) == 1:
         text_column, label_column = text_column or free[0], label_column or free[0]
+    if text_column and text_column == label_column:
+        raise ValueError(f"{table.path}: column {text_column!r} for texts and for labels, expected two different ones; name the other")
     if not text_column or not label_column:
         raise ValueError(
             f"{table.path}: columns {', '.join(map(repr, table.columns))}, expected to recognize one of texts and one of labels; name them with --text-column and "

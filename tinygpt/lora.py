@@ -14,6 +14,7 @@ Source  Hu et al. 2021, LoRA: low-rank adaptation of large language models, arXi
 """
 
 import contextlib
+import dataclasses
 import difflib
 import json
 import math
@@ -148,6 +149,9 @@ class Adapter:
     @contextlib.contextmanager
     def merged(self) -> Iterator[None]:
         """Within this block the model is merged; merge for good with `merge`."""
+        if self.is_merged:
+            yield
+            return
         self.merge()
         try:
             yield
@@ -245,19 +249,24 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
     """Adds a saved adapter, ours or PEFT's, to the model that it was trained for; what it holds besides (a head) is loaded too.
 
     All of it is checked before the model is touched. Raises FileNotFoundError if there is none, ValueError for another method than LoRA,
-    for options that we do not have, for a head of other labels, and, listing them together, for tensors that are missing, unexpected or
-    of other shapes.
+    for options that we do not have, for a damaged file, for a head of other labels, and, listing them together, for tensors that are
+    missing, unexpected or of other shapes.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     directory = Path(directory)
     config = _read_config(directory / "adapter_config.json")
+    if isinstance(model, GPT):  # full names, as PEFT writes them for "all-linear", begin with what holds our GPT's parts there
+        config = dataclasses.replace(config, targets=tuple(target.removeprefix("transformer.") for target in config.targets))
     path = directory / "adapter_model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{directory}: no adapter_model.safetensors, expected a saved adapter; write one with Adapter.save")
-    with safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        labels = json.loads((file.metadata() or {}).get("labels", "null"))
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            labels = json.loads((file.metadata() or {}).get("labels", "null"))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: {error}, expected a whole safetensors file; copy or save it again") from error
     if labels is not None and labels != getattr(model, "labels", labels):
         raise ValueError(
             f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; "
@@ -293,6 +302,10 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
     return adapter
 
 
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""PEFT's ways to start an adapter that take what it starts with from the model's own weights: it fits those changed weights only."""
+
+
 def _read_config(path: Path) -> LoraConfig:
     """What an adapter_config.json says. Raises ValueError for what would change the result and is not supported."""
     fields = read_json(path)
@@ -301,13 +314,24 @@ def _read_config(path: Path) -> LoraConfig:
             f"{path}: peft_type {fields.get('peft_type')!r}, expected 'LORA' with r, lora_alpha and target_modules; re-save it"
         )
     plain = {"bias": "none", "use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None}
+    plain |= {"layer_replication": None, "alora_invocation_tokens": None}
     for key, value in plain.items():
         if fields.get(key, value) not in (value, None):
             raise ValueError(f"{path}: {key} {fields[key]!r}, expected {value!r}; only plain LoRA is supported")
+    start = fields.get("init_lora_weights", True)
+    if isinstance(start, str) and start.startswith(_CHANGE_THE_BASE):
+        raise ValueError(
+            f"{path}: init_lora_weights {start!r}, expected a start that leaves the model's weights alone, as true or 'gaussian'; convert the "
+            "adapter with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        )
     targets = fields["target_modules"]
     if not isinstance(targets, list):
         raise ValueError(f"{path}: target_modules {targets!r}, expected a list of names; write the names out")
-    return LoraConfig(int(fields["r"]), float(fields["lora_alpha"]), float(fields.get("lora_dropout", 0.0)), tuple(sorted(targets)))
+    try:
+        numbers = int(fields["r"]), float(fields["lora_alpha"]), float(fields.get("lora_dropout", 0.0))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}, expected r, lora_alpha and lora_dropout to be numbers; re-save it") from None
+    return LoraConfig(*numbers, tuple(sorted(targets)))
 
 
 def _is_target(name: str, target: str) -> bool:

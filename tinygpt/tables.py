@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,15 +47,18 @@ def find_file(name_or_path: str | Path, names: Sequence[str], *, cache: str | Pa
     return path, f"file {name_or_path}"
 
 
-def read_table(path: Path, names: Iterable[str]) -> Table:
+def read_table(path: Path, usual: Iterable[str], asked: Iterable[str] = ()) -> Table:
     """Rows of a file whose name ends in .txt, .csv, .tsv, .json or .jsonl.
 
-    names   names that columns may have: a first line that holds one of them is a header; so is one whose cells do not come again.
-            Columns without a header are named 1, 2, ...
-    Raises ValueError, naming file, row and problem, for another format, ragged rows, records that are no objects and a file without rows.
+    usual   names that columns often have
+    asked   names that the user gave columns; "" is none
+    Of a file with lines the first is a header if it holds a name that was asked for, or a usual one that does not come again below it, or
+    if none of its cells comes again in its column. Without a header columns are named 1, 2, ...; who asks for a number says there is none.
+    Raises ValueError, naming file, row and problem, for another format, ragged rows, a column's name twice, records that are no objects and
+    a file without rows.
     """
-    names = set(names)
     suffix = path.suffix.lower()
+    names = (set(usual), {name for name in asked if name})
     if suffix == ".csv":
         lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
         return _delimited(path, lines, names, 'put a text that holds a comma into "quotes"')
@@ -62,20 +66,22 @@ def read_table(path: Path, names: Iterable[str]) -> Table:
         lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
         return _delimited(path, lines, names, "save texts that hold a tab as csv or jsonl")
     if suffix == ".json":
-        records = _parse(path, "", read_text(path))
+        records = parse_json(path, "", read_text(path))
         if not isinstance(records, list):
             raise ValueError(f"{path}: a JSON {type(records).__name__}, expected a list of objects; or save one object per line as jsonl")
         return _records(path, [(f"record {i}", record) for i, record in enumerate(records, start=1)])
     if suffix == ".jsonl":
         numbered = [(f"line {i}", line) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
-        return _records(path, [(place, _parse(path, f"{place}: ", line)) for place, line in numbered])
+        return _records(path, [(place, parse_json(path, f"{place}: ", line)) for place, line in numbered])
     raise ValueError(f"{path}: format {suffix!r}, expected .txt, .csv, .tsv, .json or .jsonl; rename or convert the file")
 
 
-def _delimited(path: Path, reader: Any, names: set[str], fix: str) -> Table:
+def _delimited(path: Path, reader: Any, names: tuple[set[str], set[str]], fix: str) -> Table:
     lines: list[tuple[str, list[str]]] = []
+    last = 0  # line on which the row before ended: a quoted text may go over several
     try:
         for cells in reader:
+            last = reader.line_num
             if cells:  # else a blank line
                 lines.append((f"line {reader.line_num}", cells))
             if cells and len(cells) != len(lines[0][1]):
@@ -83,14 +89,24 @@ def _delimited(path: Path, reader: Any, names: set[str], fix: str) -> Table:
                     f"{path}: line {reader.line_num}: {len(cells)} columns, expected {len(lines[0][1])} as in the first line; {fix}"
                 )
     except csv.Error as error:
-        raise ValueError(f"{path}: line {reader.line_num}: {error}, expected columns as in the first line; {fix}") from None
+        if "unexpected end" in str(error):
+            problem = 'a quote is opened and not closed, expected a " at the end of the text; write one within a text twice'
+        elif "field limit" in str(error):
+            problem = f"a text of over {csv.field_size_limit():,} characters, expected shorter ones; divide it"
+        else:
+            problem = f"{error}, expected columns as in the first line; {fix}"
+        raise ValueError(f"{path}: line {last + 1}: {problem}") from None
     if not lines:
         raise ValueError(f"{path}: empty, expected rows; check that it is the file that you mean")
     first, *rest = [cells for _, cells in lines]
-    named = names & {*first, *(cell.strip().casefold() for cell in first)}
-    repeated = any(cell in {cells[i] for cells in rest} for i, cell in enumerate(first))
-    has_header = bool(named) or not repeated
+    usual, asked = names
+    again = [cell in {cells[i] for cells in rest} for i, cell in enumerate(first)]
+    named = any(cell.strip() in asked or (cell.strip().casefold() in usual and not twice) for cell, twice in zip(first, again, strict=True))
+    has_header = not any(name.isdecimal() for name in asked) and (named or not any(again))
     columns = [cell.strip() for cell in first] if has_header else [str(i) for i in range(1, len(first) + 1)]
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise ValueError(f"{path}: {lines[0][0]}: column {twice!r} twice, expected different names; rename one")
     note = f"first line taken as {'the names of the columns' if has_header else 'data, columns named by number'}"
     rows = [(place, dict(zip(columns, cells, strict=True))) for place, cells in lines[has_header:]]
     return Table(path, columns, rows, [note])
@@ -106,7 +122,8 @@ def _records(path: Path, records: list[tuple[str, Any]]) -> Table:
     return Table(path, columns, records, [])
 
 
-def _parse(path: Path, place: str, text: str) -> Any:
+def parse_json(path: Path, place: str, text: str) -> Any:
+    """What JSON text says. Raises ValueError, naming file and place ("line 3: "), if it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -122,8 +139,12 @@ def check_column(table: Table, name: str, option: str) -> None:
 
 
 def text_in(table: Table, place: str, column: str, values: dict[str, Any]) -> str:
-    """The text in a row's column, "" where there is none. Raises ValueError, naming row and column, for anything else."""
-    value = values.get(column, "")
+    """The text in a row's column, "" where there is none (or null). Raises ValueError, naming row and column, for anything else."""
+    value = values.get(column)
+    if value is None:
+        return ""
     if not isinstance(value, str):
         raise ValueError(f"{table.path}: {place}: {column} is a {type(value).__name__}, expected a text; correct or remove the row")
+    if re.search("[\ud800-\udfff]", value):  # JSON can write them
+        raise ValueError(f"{table.path}: {place}: {column} holds a lone surrogate, expected Unicode text; correct or remove the row")
     return value

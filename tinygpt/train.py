@@ -221,7 +221,7 @@ class Trainer:
                         on_checkpoint(best)
                 if stopping and not ending:
                     result.interrupted, result.signal = True, signals[0] if signals else 0
-                    reporter.note(f"interrupted: step {result.step} of {config.steps} finished and saved")
+                    reporter.note(f"interrupted: step {result.step} of {config.steps} finished{' and saved' if on_checkpoint else ''}")
                     break
                 waited = result.step - result.best_step
                 if config.patience and measured and result.validation_curve and waited >= config.patience * config.eval_every:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygpt.checkpoint import list_checkpoints, pointer, problems, tokenizer_of
+from tinygpt.checkpoint import is_pretrained, list_checkpoints, pointer, problems, tokenizer_of
 from tinygpt.files import PARTIAL, Entries, Lock
 from tinygpt.weights import StoredTensor, has_weights, load_config, read_chunks, read_json, read_safetensors_header, stored_tensors
 
@@ -71,8 +71,7 @@ def not_resumable(directory: Path) -> list[str]:
 def verify(path: Path) -> Iterator[tuple[bool, str]]:
     """(all well, a line to print) for all there is to say about a run, or about a checkpoint by itself."""
     if has_weights(path):
-        found = check_checkpoint(path)
-        yield not found, f"{path}: {'; '.join(found) or 'whole, finite, resumable'}"
+        yield _said(str(path), check_checkpoint(path), is_pretrained(path.parent.parent))
         return
     checkpoints = list_checkpoints(path)
     if not checkpoints:
@@ -83,7 +82,8 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
         found = check_checkpoint(directory)
         roles = [which for which, name in named.items() if name == directory.name]
         title = f"{directory.name}{' (' + ', '.join(roles) + ')' if roles else ''}"
-        yield not found or not roles, f"{title}: {'; '.join(found) or 'whole, finite, resumable'}"
+        fine, line = _said(title, found, is_pretrained(path))
+        yield fine or not roles, line
     for which, name in named.items():
         if name not in {directory.name for directory in checkpoints}:
             yield which == "best" and not name, f"{which}: names {name or 'nothing'}, expected one of the checkpoints above"
@@ -98,6 +98,11 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
         yield True, str(error).split(", expected")[0]
     except OSError as error:
         yield True, f"lock: {error}"
+
+
+def _said(title: str, found: list[str], resumable: bool) -> tuple[bool, str]:
+    well = "whole, finite, " + ("resumable" if resumable else "can be used (a fine-tuning begins anew)")
+    return not found, f"{title}: {'; '.join(found) or well}"
 
 
 def _metrics(path: Path) -> Iterator[tuple[bool, str]]:

@@ -20,10 +20,11 @@ def test_f1_is_symmetric_bounded_and_1_for_the_same_words(one, two):
 
 
 def test_scores_worked_out_by_hand():
-    assert exact_match("The cat, sat!", "cat sat") and not exact_match("cat sat", "sat cat")
+    assert exact_match(" The  cat\nsat.", "the cat sat") and not exact_match("cat sat", "sat cat")
+    assert not any(exact_match(*pair) for pair in (("", "A"), ("+", "-"), ("-5", "5"), ("3.5", "35")))
     assert token_f1("the cat sat down", "A cat sat") == pytest.approx(2 * 2 / (3 + 2))  # articles do not count
     assert token_f1("", "x") == 0 and token_f1("the", "") == 1
-    scores = score_answers(["a red cat", "no"], ["red cat", "yes"])
+    scores = score_answers(["Red cat.", "no"], ["red cat", "yes"])
     assert (scores.n, scores.exact_match, scores.token_f1) == (2, 0.5, 0.5) and "exact match 50.0%, token F1 0.500, BLEU" in str(scores)
     with pytest.raises(ValueError, match=r"score_answers: 1 answers and 2 expected ones"):
         score_answers(["a"], ["b", "c"])
@@ -76,6 +77,7 @@ def test_answers_for_a_judge_and_the_way_back(tmp_path):
         ("[1, 2, 3]", "entry 2: id 2, which no record has, expected each of 0 to 1 once"),
         ('[{"id": 0, "score": 1}, {"id": 0, "score": 2}]', "entry 1: id 0, again, expected each"),
         ('[{"id": "0", "score": 1}]', "entry 0: id '0', which no record has"),
+        ('[{"id": [1], "score": 1}]', r"entry 0: id \[1\], which no record has"),
         ('[{"id": 0, "score": "good"}]', "entry 0: score 'good', expected a number from 0 to 100; ask the judge again"),
         ("[101, 3]", "entry 0: score 101, expected"),
         ("[true, 3]", "entry 0: score True, expected"),
@@ -86,3 +88,11 @@ def test_a_judges_nonsense_is_named(tmp_path, text, message):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_scores(path, 2)
+
+
+def test_scores_that_are_not_there_or_cut_short_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"scores.json: no such file, expected a judge's scores as JSON"):
+        read_scores(tmp_path / "scores.json", 2)
+    (tmp_path / "scores.jsonl").write_text('{"id": 0, "score": 6}\n\n{"id": 1, "sc', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"scores.jsonl: line 3: .*expected valid JSON"):
+        read_scores(tmp_path / "scores.jsonl", 2)

@@ -2,12 +2,15 @@
 
 import builtins
 import json
+import os
+import signal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt.cli import Report, typed_lines
-from tinygpt.finetune import FinetuneConfig, is_pretrained, start_run, training_plan
+from tinygpt.cli import Progress, Report, typed_lines
+from tinygpt.finetune import FinetuneConfig, is_pretrained, pretrain_small, shorten, start_run, training_plan
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 300), st.integers(1, 5), st.integers(0, 99))
@@ -28,6 +31,31 @@ def test_a_run_notes_its_settings_and_what_it_started_from(tmp_path):
     record = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert run == tmp_path / "out" and (record["lr"], record["base"], record["labels"]) == (0.25, "runs/docs-001", ["a", "b"])
     assert not is_pretrained(run)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"epochs": 0}, {"patience": -1}, {"seed": -1}, {"warmup_steps": -2}, {"lr": -1.0}])
+def test_settings_that_make_no_sense_are_named(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name}:? {value}.*expected"):
+        FinetuneConfig(**wrong)
+
+
+@given(st.text(), st.integers(5, 40))
+def test_a_shortened_text_is_one_line_of_at_most_n_characters(text, n):
+    short, flat = shorten(text, n), " ".join(text.split())
+    assert len(short) <= n and "\n" not in short and flat.startswith(short.removesuffix(" ...").rstrip())
+    assert len(flat) > n or short == flat
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_pretraining_that_is_interrupted_leaves_no_base(tmp_path, monkeypatch, number):
+    """Or every later fine-tuning would start from it."""
+    monkeypatch.chdir(tmp_path)
+    progress = Progress(500)
+    monkeypatch.setattr(progress, "update", lambda metrics: os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain_small(500, progress)
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_a_report_is_printed_and_kept(tmp_path, capsys):

@@ -16,7 +16,7 @@ from tests.tinygpt.test_train import Silent
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.corpora import DOWNLOADS, load_corpus
 from tinygpt.data import IGNORED, count_targets
-from tinygpt.finetune import fit, n_trainable, pad, set_trainable
+from tinygpt.finetune import fit, n_trainable, set_trainable
 from tinygpt.instruct import (
     Encoded,
     Instruction,
@@ -44,7 +44,7 @@ ROW = Instruction("Spell it.", "freind is friend", "freind", "record 1")
 
 
 def encoded(rows, **options):
-    return encode_instructions(rows, TOKENIZER, 400, **{"style": "phi3"} | options)[0]
+    return encode_instructions(rows, TOKENIZER, 400, **{"style": "phi3"} | options)
 
 
 # ---- what the loss counts ----------------------------------------------------------------------------------------------------------------
@@ -108,11 +108,26 @@ def test_evaluation_weighs_by_targets():
 def test_zero_trainable_tokens_are_an_error():
     with pytest.raises(ValueError, match=r"row 1: zero trainable tokens, expected at least one; all labels are masked"):
         InstructionBatches([Encoded(np.array([1, 2]), 1), Encoded(np.array([1, 2]), 2)])
-    with pytest.raises(ValueError, match=r"record 1: a prompt of \d+ tokens, expected fewer than 9 so that .* zero trainable tokens"):
+    with pytest.raises(
+        ValueError, match=r"record 1: a prompt of \d+ tokens, expected fewer than the context of 8, .* zero trainable tokens"
+    ):
         encode_instructions([ROW], TOKENIZER, 8, style="phi3", truncate=True)
 
 
 # ---- prompts and encoding ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_what_can_be_trained_on_can_be_answered(spare):
+    """The longest prompt that is accepted leaves room for an answer; a longer one is refused before anything is trained."""
+    n_positions = len(TOKENIZER.encode(prompt(ROW, "phi3"))) + spare
+    gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, n_positions=n_positions, vocab_size=TOKENIZER.n_vocab))
+    if spare:
+        assert len(encode_instructions([ROW], TOKENIZER, n_positions, style="phi3", truncate=True)[0].ids) > n_positions - spare
+        answers(gpt, TOKENIZER, [ROW], style="phi3")
+    else:
+        with pytest.raises(ValueError, match="a prompt of"):
+            encode_instructions([ROW], TOKENIZER, n_positions, style="phi3", truncate=True)
 
 
 def test_prompts_with_and_without_input():
@@ -137,8 +152,10 @@ def test_cutting_is_a_choice_and_counted():
     long = Instruction("Count.", "one two three " * 20, place="line 7")
     with pytest.raises(ValueError, match=r"line 7: \d+ tokens with the prompt, expected at most 49, .*--truncate"):
         encode_instructions([ROW, long], TOKENIZER, 48, style="phi3")
-    some, n_cut = encode_instructions([ROW, long], TOKENIZER, 48, style="phi3", truncate=True)
-    assert n_cut == 1 and len(some[1].ids) == 49 and END not in some[1].ids and some[0].ids[-1] == END
+    some = encode_instructions([ROW, long], TOKENIZER, 48, style="phi3", truncate=True)
+    whole = encode_instructions([long], TOKENIZER, 400, style="phi3")[0]
+    assert some[0].n_cut == 0 and len(some[1].ids) == 49 and len(some[1].ids) + some[1].n_cut == len(whole.ids)
+    assert END not in some[1].ids and some[0].ids[-1] == END
     with pytest.raises(ValueError, match=r"tokenizer characters: no end token"):
         encode_instructions([ROW], CharacterTokenizer.train("abc"), 48)
 
@@ -201,13 +218,14 @@ def test_only_what_is_trainable_changes(which):
         set_trainable(GPT(TINY), "head")
 
 
-def test_pad_marks_what_is_real():
-    ids, mask = pad([np.array([5, 6, 7]), np.array([8])])
-    np.testing.assert_array_equal(ids, [[5, 6, 7], [8, 0, 0]])
-    np.testing.assert_array_equal(mask, [[1, 1, 1], [1, 0, 0]])
-
-
 # ---- data --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_input_may_be_null(tmp_path):
+    rows = [{"instruction": f"do {i}", "input": None, "output": "done"} for i in range(3)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    assert [row.input for row in load_instructions(path).rows] == ["", "", ""]
 
 
 def test_doc_questions_keep_validation_documents_for_the_test():

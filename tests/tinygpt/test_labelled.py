@@ -79,6 +79,20 @@ def test_columns_can_be_named_also_by_number(tmp_path):
     assert [row.text for row in load_labelled(path, text_column="3", label_column="2").rows] == ["hello", "you", "win"]
 
 
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ("1\turgent\n0\tsee you\n1\twin\n", {"text_column": "2", "label_column": "1"}),  # a cell that looks like a column's number
+        ("question\turgent\nstatement\tsee you\nquestion\twin\n", {}),  # a label that looks like a column's name
+        ("a\turgent\nb\tsee you\nc\twin\n", {"text_column": "2", "label_column": "1"}),  # no cell comes again
+    ],
+)
+def test_a_first_line_of_data_is_no_header(tmp_path, content, options):
+    data = load_labelled(write(tmp_path / "a.tsv", content), **options)
+    assert [row.text for row in data.rows] == ["urgent", "see you", "win"]
+    assert [row.label for row in data.rows] == [line.split("\t")[0] for line in content.splitlines()]
+
+
 def test_labels_may_be_numbers_and_empty_texts_are_counted(tmp_path):
     data = load_labelled(
         write(tmp_path / "a.json", '[{"text": "a", "label": 1}, {"text": " ", "label": 0}, {"text": "b", "label": false}]')
@@ -107,7 +121,12 @@ def test_any_text_survives_json(tmp_path_factory, rows):
     [
         ("a.csv", "text,label\na,b\nc,d,e\n", {}, "a.csv: line 3: 3 columns, expected 2 as in the first line; put a text that holds a comma"),
         ("a.tsv", "ham\ta\tb\nham\tc\n", {}, "a.tsv: line 2: 2 columns, expected 3 as in the first line; save texts that hold a tab"),
-        ("a.csv", 'text,label\n"a,b\n', {}, "a.csv: line 2: unexpected end of data, expected columns"),
+        ("a.csv", 'text,label\n"a,b\n', {}, 'a.csv: line 2: a quote is opened and not closed, expected a " at the end'),
+        ("a.csv", 'text,label\na,b\nc,"d\ne,f\ng,h\n', {}, "a.csv: line 3: a quote is opened and not closed"),
+        ("a.csv", "text,text,label\na,b,c\n", {}, "a.csv: line 1: column 'text' twice, expected different names; rename one"),
+        ("a.csv", "label;text\nx;a\ny;b\n", {}, "a.csv: columns 'label;text', expected to recognize one of texts and one of labels"),
+        ("a.csv", "text,label\na,b\n", {"text_column": "text", "label_column": "text"}, "column 'text' for texts and for labels, expected two"),
+        ("a.json", r'[{"text": "\ud800 a", "label": "x"}]', {}, "record 1: text holds a lone surrogate, expected Unicode text"),
         ("a.csv", "text,label\na,b\n", {"text_column": "txt"}, "no column 'txt', expected one of 'text', 'label'; did you mean 'text'?"),
         ("a.csv", "text,label\na,b\n", {"label_column": "zz"}, "expected one of 'text', 'label'; name one of them with --label-column"),
         ("a.csv", "p,q,r\n1,2,3\n4,5,6\n", {}, "a.csv: columns 'p', 'q', 'r', expected to recognize one of texts and one of labels; name them"),
@@ -213,7 +232,9 @@ def test_data_that_cannot_be_split_says_why():
         ValueError, match=r"label 'b': 2 different texts, expected at least 3, one each for training, validation, test; add"
     ):
         split(data_of([*rows, ("b", "x"), ("b", "X"), ("b", "y")]))
-    with pytest.raises(ValueError, match=r"split: label 'c' has no training row, expected each label there; split with --stratified, or"):
+    with pytest.raises(
+        ValueError, match=r"split: label 'c' has no training row, expected each label there; split by another --seed, or with --stratified"
+    ):
         split(data_of([*rows, *[("b", f"b{i}") for i in range(9)]], [LabelledText("t", "c", "")]))
     with pytest.raises(ValueError, match=r"split: fractions \(1, 0, 0\), expected three positive shares"):
         split(data_of(rows), (1, 0, 0))

@@ -233,9 +233,8 @@ def test_peft_reads_our_adapter_and_we_read_peft_s(tmp_path, bpe, targets):
     assert not np.allclose(logits(model), logits(bpe_gpt(bpe)), atol=1e-3)  # or this would prove nothing
 
     base = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "base")
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM", r=2, lora_alpha=3, target_modules=list(targets), fan_in_fan_out=True, init_lora_weights=False
-    )
+    names = "all-linear" if targets == EVERYWHERE else list(targets)  # PEFT then writes full names
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=3, target_modules=names, fan_in_fan_out=True, init_lora_weights=False)
     other = peft.get_peft_model(base, config)
     other.save_pretrained(tmp_path / "peft")
     mine = bpe_gpt(bpe)
@@ -265,6 +264,15 @@ def test_peft_reads_a_classifiers_adapter_and_we_read_it_back(tmp_path, bpe, tar
     mine = GPTClassifier(bpe_gpt(bpe), bpe, LABELS, seed=3)
     load_lora(mine, tmp_path / "theirs")
     np.testing.assert_array_equal(logits(mine), logits(model))
+
+
+def test_merging_for_a_while_leaves_a_merged_model_merged():
+    model, adapter = trained()
+    adapter.merge()
+    merged = logits(model)
+    with adapter.merged():
+        np.testing.assert_array_equal(logits(model), merged)
+    assert adapter.is_merged and not any(isinstance(module, LoraLinear) for _, module in model.named_modules())
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------------------------------
@@ -309,11 +317,19 @@ def test_bad_input_is_named_and_changes_nothing(tmp_path):
         ("bias", "all", "bias 'all', expected 'none'"),
         ("target_modules", "all-linear", "target_modules 'all-linear', expected a list of names"),
         ("peft_type", "IA3", "peft_type 'IA3', expected 'LORA'"),
+        ("init_lora_weights", "pissa_niter_4", "init_lora_weights 'pissa_niter_4', expected a start that leaves the model's weights alone"),
+        ("alora_invocation_tokens", [5], r"alora_invocation_tokens \[5\], expected None"),
+        ("r", "x", r"adapter_config.json: invalid literal.*expected r, lora_alpha and lora_dropout to be numbers"),
     ):
         path.write_text(json.dumps(fields | {key: value}), encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             load_lora(model, tmp_path)
-    (tmp_path / "adapter_model.safetensors").unlink()
     path.write_text(json.dumps(fields), encoding="utf-8")
+    whole = (tmp_path / "adapter_model.safetensors").read_bytes()
+    for n in (0, 5, len(whole) - 1):
+        (tmp_path / "adapter_model.safetensors").write_bytes(whole[:n])
+        with pytest.raises(ValueError, match=r"adapter_model.safetensors: .*, expected a whole safetensors file; copy or save it again"):
+            load_lora(model, tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no adapter_model.safetensors, expected a saved adapter"):
         load_lora(model, tmp_path)
