@@ -5,14 +5,15 @@
 
 classify   1,000 messages (of sms-spam, or of doc-sections where that is not at hand) through the same classifier with the same weights:
            4 layers, 256 channels, 4,096 tokens, batches of 32. PyTorch takes the messages as they come, each batch padded to its longest,
-           as its data loaders do; and once more sorted by length, as `GPTClassifier.logits` does by itself. The sides take turns; logits
-           are compared. Tokenizing not included.
+           as its data loaders do; and once more sorted by length, as `GPTClassifier.logits` does by itself. Each library has a process of
+           its own, and they take turns; logits are compared. Tokenizing not included.
 lora       one update at GPT-2's 124M shape, batch 4, context 256: every weight, and rank 8 on c_attn. Each side has a process of its own,
            and they take turns at one update each, so that both see the same machine; memory is the process's peak.
 
 Writes a JSON report to --output.
 """
 
+import importlib.metadata
 import json
 import platform
 import statistics
@@ -55,27 +56,39 @@ class Config:
 # ---- classification ----------------------------------------------------------------------------------------------------------------------
 
 
-def classify(config: Config) -> dict[str, Any]:
+def classifier(data_name: str, n_texts: int) -> tuple[GPTClassifier, list[np.ndarray]]:
+    """The classifier, the same in every process, and the token ids of its texts."""
+    texts = [row.text for row in load_labelled(data_name).rows[:n_texts]]
+    tokenizer = train_tokenizer("bpe", [document.text for document in load_corpus("docs").train], 4096)
+    shape = GPTConfig(n_layer=4, n_head=4, n_embd=256, n_positions=256, vocab_size=tokenizer.n_vocab)
+    return GPTClassifier(GPT(shape), tokenizer, ["ham", "spam"]), encode(texts, tokenizer, shape.n_positions, truncate=True)[0]
+
+
+def logits(side: str, data_name: str, n_texts: int) -> Callable[[bool], tuple[float, np.ndarray]]:
+    """Answers `sorted`, whether PyTorch's batches hold texts of similar length, with the seconds and the logits of all texts."""
+    ours, sequences = classifier(data_name, n_texts)
+    run = (lambda in_order: ours.logits(sequences)) if side == "ours" else torch_logits(ours, sequences)
+
+    def answer(in_order: bool) -> tuple[float, np.ndarray]:
+        started = time.perf_counter()
+        found = run(in_order)
+        return time.perf_counter() - started, found
+
+    return answer
+
+
+def torch_logits(ours: GPTClassifier, sequences: list[np.ndarray]) -> Callable[[bool], np.ndarray]:
     import torch
     from peers import TorchGPT
 
-    try:
-        data = load_labelled("sms-spam")
-    except ConnectionError:
-        data = load_labelled("doc-sections")
-    texts = [row.text for row in data.rows[: config.n_texts]]
-    tokenizer = train_tokenizer("bpe", [document.text for document in load_corpus("docs").train], 4096)
-    shape = GPTConfig(n_layer=4, n_head=4, n_embd=256, n_positions=256, vocab_size=tokenizer.n_vocab)
-    ours = GPTClassifier(GPT(shape), tokenizer, ["ham", "spam"])
-    sequences, _ = encode(texts, tokenizer, shape.n_positions, truncate=True)
-    by_length = np.argsort([len(ids) for ids in sequences], kind="stable")
-
     torch.set_num_threads(n_threads())
-    theirs = TorchGPT(shape).eval()
+    theirs = TorchGPT(ours.config).eval()
     copy_weights(ours.transformer, theirs)
     head = torch.from_numpy(ours.score.weight.numpy().copy())
+    by_length = np.argsort([len(ids) for ids in sequences], kind="stable")
 
-    def torch_logits(order: np.ndarray) -> np.ndarray:
+    def run(in_order: bool) -> np.ndarray:
+        order = by_length if in_order else np.arange(len(sequences))
         found = np.zeros((len(sequences), 2), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, len(sequences), 32):
@@ -88,29 +101,33 @@ def classify(config: Config) -> dict[str, Any]:
                 found[which] = (last @ head.T).numpy()
         return found
 
-    sides = {
-        "ours": lambda: ours.logits(sequences),
-        "torch": lambda: torch_logits(np.arange(len(sequences))),
-        "torch_sorted": lambda: torch_logits(by_length),
-    }
+    return run
+
+
+def classify(config: Config) -> dict[str, Any]:
+    try:
+        data_name = load_labelled("sms-spam").name
+    except ConnectionError:
+        data_name = "doc-sections"
+    processes = {name: Side(name, logits, name, data_name, config.n_texts) for name in ("ours", "torch")}
+    sides = {"ours": ("ours", False), "torch": ("torch", False), "torch_sorted": ("torch", True)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    expected = ours.logits(sequences)  # the first round warms up
-    for name, logits in sides.items():
-        np.testing.assert_allclose(logits(), expected, atol=1e-4, err_msg=name)
+    _, expected = processes["ours"].ask(False)
+    for process, in_order in sides.values():  # the first round warms up
+        np.testing.assert_allclose(processes[process].ask(in_order)[1], expected, atol=1e-4, err_msg=process)
     for _ in range(config.rounds):
-        for name, logits in sides.items():
-            started = time.perf_counter()
-            logits()
-            seconds[name].append(time.perf_counter() - started)
-    rates = {name: len(texts) / statistics.median(values) for name, values in seconds.items()}
+        for name, (process, in_order) in sides.items():
+            seconds[name].append(processes[process].ask(in_order)[0])
+    for side in processes.values():
+        side.close()
+    rates = {name: len(expected) / statistics.median(values) for name, values in seconds.items()}
     return {
-        "data": data.name,
-        "texts": len(texts),
-        "tokens": int(sum(map(len, sequences))),
+        "data": data_name,
+        "texts": len(expected),
         **{f"{name}_texts_per_s": round(rate, 1) for name, rate in rates.items()},
         "ratio": round(rates["ours"] / rates["torch"], 2),
         "ratio_sorted": round(rates["ours"] / rates["torch_sorted"], 2),
-        "torch": torch.__version__,
+        "torch": importlib.metadata.version("torch"),
     }
 
 

@@ -19,6 +19,7 @@ from tinygpt.lora import Adapter, LoraConfig, add_lora
 from tinygpt.model import GPT
 from tinygpt.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.train import Reporter, Result, Trainer
+from tinygpt.weights import HUB_NAMES
 
 Trainable = Literal["head", "last-block", "all", "lora"]
 
@@ -245,6 +246,6 @@ def save_finetuned(run: Path, trainer: Trainer, tokenizer: Tokenizer, adapter: A
     base   run or checkpoint that training started from; "" for random weights
     """
     if adapter and best:
-        adapter.save(run / "adapter", base and str(checkpoint_directory(base)))
+        adapter.save(run / "adapter", base if base in ("", *HUB_NAMES) else str(checkpoint_directory(base)))
     with adapter.merged() if adapter else contextlib.nullcontext():
         save_checkpoint(run, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=best)
