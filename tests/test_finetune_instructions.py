@@ -88,6 +88,8 @@ def test_lora_leaves_an_adapter_and_a_merged_model(folder):
     merged, _ = load(folder / "thin")
     base, _ = load(folder / "runs" / "docs-001")
     adapter = load_lora(base, folder / "thin" / "adapter")
+    named = json.loads((folder / "thin" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    assert (folder / named / "model.safetensors").is_file()  # PEFT opens what is named there
     adapter.merge()
     for (name, p), (other, q) in zip(merged.named_parameters(), base.named_parameters(), strict=True):
         assert name == other and abs(p.numpy() - q.numpy()).max() < 1e-6

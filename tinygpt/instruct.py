@@ -281,7 +281,7 @@ def encode_instructions(
     end = tokenizer.eos_id
     if end is None:
         raise ValueError(f"tokenizer {tokenizer.kind}: no end token, expected one to end answers with; pretrain with --tokenizer bpe")
-    limit, sequences = n_positions + 1, []
+    limit, sequences, over_long = n_positions + 1, [], []
     for i, row in enumerate(rows):
         place = (places[i] if places else row.place) or f"row {i}"
         head = tokenizer.encode_array(prompt(row, style))
@@ -291,12 +291,16 @@ def encode_instructions(
                 f"{place}: a prompt of {len(head)} tokens, expected fewer than the context of {n_positions}, so that some of the answer fits "
                 "(else there are zero trainable tokens); shorten it, or choose --prompt-style phi3, which is shorter"
             )
-        if len(ids) > limit and not truncate:
-            raise ValueError(
-                f"{place}: {len(ids)} tokens with the prompt, expected at most {limit}, as many as the context allows; shorten the row, choose "
-                "--prompt-style phi3, or choose to cut long answers with --truncate"
-            )
+        if len(ids) > limit:
+            over_long.append((place, len(ids)))
         sequences.append(Encoded(ids[:limit], len(head), max(len(ids) - limit, 0)))
+    if over_long and not truncate:
+        place, n = over_long[0]
+        others = f" (and {len(over_long) - 1} more rows)" if len(over_long) > 1 else ""
+        raise ValueError(
+            f"{place}: {n} tokens with the prompt, expected at most {limit}, as many as the context allows{others}; shorten the row, choose "
+            "--prompt-style phi3, or choose to cut long answers with --truncate"
+        )
     return sequences
 
 

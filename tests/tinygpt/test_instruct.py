@@ -152,6 +152,8 @@ def test_cutting_is_a_choice_and_counted():
     long = Instruction("Count.", "one two three " * 20, place="line 7")
     with pytest.raises(ValueError, match=r"line 7: \d+ tokens with the prompt, expected at most 49, .*--truncate"):
         encode_instructions([ROW, long], TOKENIZER, 48, style="phi3")
+    with pytest.raises(ValueError, match=r"line 7: .*, as many as the context allows \(and 2 more rows\); shorten the row"):
+        encode_instructions([ROW, long, ROW, long, long], TOKENIZER, 48, style="phi3")
     some = encode_instructions([ROW, long], TOKENIZER, 48, style="phi3", truncate=True)
     whole = encode_instructions([long], TOKENIZER, 400, style="phi3")[0]
     assert some[0].n_cut == 0 and len(some[1].ids) == 49 and len(some[1].ids) + some[1].n_cut == len(whole.ids)
