@@ -226,7 +226,7 @@ def cupy_random_bits() -> Any:
 @pytest.mark.parametrize("op", [op for op in KERNELS if op.__module__.startswith("autograd.ops")], ids=lambda op: op.__name__)
 def test_kernels_equal_the_definition(op, host):
     (kernel,) = KERNELS[op]
-    compare(op, kernel, n_small=15, n_large=4)
+    compare(op, kernel, n_small=15, n_large=4, dtypes=["float32"])  # the kernels take no float64
 
 
 SHAPES = [(1, 1), (3, 31), (2, 32), (5, 33), (4, 128), (2, 3, 129), (3, 1030)]

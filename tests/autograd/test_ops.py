@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import pkgutil
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -119,16 +120,18 @@ def test_every_kernel_has_a_case():
         assert op in CASES or op.__name__ in OPTIMIZER_OPS, f"{op.__name__} has kernels but nothing compares them"
 
 
-def compare(op: type[ag.Op], kernel: type[ag.Op], n_small: int = 50, n_large: int = 25) -> None:
+def compare(
+    op: type[ag.Op], kernel: type[ag.Op], n_small: int = 50, n_large: int = 25, dtypes: Sequence[str] = ("float32", "float64")
+) -> None:
     """Runs cases of `op` under fast and reference kernels; fails if they differ, or if `kernel` never ran."""
 
-    @given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]))
+    @given(data=st.data(), dtype=st.sampled_from(dtypes))
     def small(data: st.DataObject, dtype: str) -> None:
         case, order = drawn(op, data)
         assert_kernels_agree(rearranging(case.call, order), case.arrays, dtype)
         assert_kernels_agree(case.call, case.arrays, dtype)
 
-    @given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]))
+    @given(data=st.data(), dtype=st.sampled_from(dtypes))
     def large(data: st.DataObject, dtype: str) -> None:
         case = data.draw(CASES[op]("large"))
         assert_kernels_agree(case.call, case.arrays, dtype)
