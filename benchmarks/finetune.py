@@ -65,7 +65,7 @@ def classifier(data_name: str, n_texts: int) -> tuple[GPTClassifier, list[np.nda
 
 
 def logits(side: str, data_name: str, n_texts: int) -> Callable[[bool], tuple[float, np.ndarray]]:
-    """Answers `sorted`, whether PyTorch's batches hold texts of similar length, with the seconds and the logits of all texts."""
+    """Answers `in_order`, whether PyTorch's batches hold texts of similar length, with the seconds and the logits of all texts."""
     ours, sequences = classifier(data_name, n_texts)
     run = (lambda in_order: ours.logits(sequences)) if side == "ours" else torch_logits(ours, sequences)
 

@@ -36,7 +36,7 @@ from autograd import backend
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.checkpoint import load
 from tinygpt.classify import GPTClassifier, LabelledBatches, Scores, encode, tfidf_baseline
-from tinygpt.cli import flags, run
+from tinygpt.cli import end_if_interrupted, flags, run
 from tinygpt.finetune import Trainable, fit, n_trainable, set_trainable
 from tinygpt.labelled import LabelledData, LabelledText, Split, balance, load_labelled, split
 from tinygpt.lora import LoraConfig
@@ -137,7 +137,8 @@ def one_split(config: SpamConfig, parts: Split, seed: int) -> dict[str, float]:
         seed=seed,
     )
     started = time.perf_counter()
-    fit(classifier, train, validation, settings, Quiet())
+    result = fit(classifier, train, validation, settings, Quiet())
+    end_if_interrupted(result, f"seed {seed}: interrupted, not recorded; the same command goes on with it")
     seconds = time.perf_counter() - started
 
     labels = classifier.labels

@@ -68,11 +68,9 @@ class FinetuneConfig:
     """Directory of the run; default: a new one below runs/."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("warmup_steps", 0), ("patience", 0), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("seed", 0)):  # TrainConfig checks the others
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}; leave --{name.replace('_', '-')} out")
-        if not self.lr > 0 or not self.weight_decay >= 0:
-            raise ValueError(f"lr {self.lr}, weight_decay {self.weight_decay}: expected > 0 and >= 0; 5e-4 and 0.1 are usual here")
 
 
 def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: int, n_positions: int) -> TrainConfig:
@@ -98,7 +96,7 @@ def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: 
     )
 
 
-# ---- texts and batches -----------------------------------------------------------------------------------------------------------------------------
+# ---- texts and batches -------------------------------------------------------------------------------------------------------------------
 
 
 def shorten(text: str, n: int) -> str:

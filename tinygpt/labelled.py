@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygpt.corpora import Document, group_near_copies, load_corpus
-from tinygpt.tables import Table, check_column, find_file, read_table, text_in
+from tinygpt.tables import Table, check_column, find_file, read_table, text_in, unicode_in
 
 SECTIONS = ("Parameters", "Returns", "Notes", "Examples", "See Also")  # the labels of doc-sections, as numpydoc names them
 TEXT_NAMES = ("text", "message", "sentence", "content", "body", "review", "comment", "document", "passage", "question", "sms", "tweet")
@@ -340,4 +340,4 @@ def _label(table: Table, place: str, column: str, values: dict[str, Any]) -> str
     if not label or isinstance(value, (list, dict)):
         found = f"a {type(value).__name__}" if label else "empty" if column in values else "missing"
         raise ValueError(f"{table.path}: {place}: {column} is {found}, expected one label; correct or remove the row")
-    return label
+    return unicode_in(table, place, column, label)

@@ -145,6 +145,11 @@ def text_in(table: Table, place: str, column: str, values: dict[str, Any]) -> st
         return ""
     if not isinstance(value, str):
         raise ValueError(f"{table.path}: {place}: {column} is a {type(value).__name__}, expected a text; correct or remove the row")
-    if re.search("[\ud800-\udfff]", value):  # JSON can write them
+    return unicode_in(table, place, column, value)
+
+
+def unicode_in(table: Table, place: str, column: str, text: str) -> str:
+    """The text of a row's column. Raises ValueError, naming row and column, for half a character, which JSON can write and no file can hold."""
+    if re.search("[\ud800-\udfff]", text):
         raise ValueError(f"{table.path}: {place}: {column} holds a lone surrogate, expected Unicode text; correct or remove the row")
-    return value
+    return text

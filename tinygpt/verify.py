@@ -101,7 +101,7 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
 
 
 def _said(title: str, found: list[str], resumable: bool) -> tuple[bool, str]:
-    well = "whole, finite, " + ("resumable" if resumable else "can be used (a fine-tuning begins anew)")
+    well = "whole, finite, " + ("resumable" if resumable else "can be used (only a run of pretraining can be resumed)")
     return not found, f"{title}: {'; '.join(found) or well}"
 
 

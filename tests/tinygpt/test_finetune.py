@@ -37,7 +37,7 @@ def test_a_run_notes_its_settings_and_what_it_started_from(tmp_path):
 def test_settings_that_make_no_sense_are_named(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{name}:? {value}.*expected"):
-        FinetuneConfig(**wrong)
+        training_plan(FinetuneConfig(**wrong), n_rows=32, batch=16, micro_batch=4, n_positions=7)
 
 
 @given(st.text(), st.integers(5, 40))

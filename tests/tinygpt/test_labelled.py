@@ -127,6 +127,7 @@ def test_any_text_survives_json(tmp_path_factory, rows):
         ("a.csv", "label;text\nx;a\ny;b\n", {}, "a.csv: columns 'label;text', expected to recognize one of texts and one of labels"),
         ("a.csv", "text,label\na,b\n", {"text_column": "text", "label_column": "text"}, "column 'text' for texts and for labels, expected two"),
         ("a.json", r'[{"text": "\ud800 a", "label": "x"}]', {}, "record 1: text holds a lone surrogate, expected Unicode text"),
+        ("a.json", r'[{"text": "a", "label": "\ud800"}]', {}, "record 1: label holds a lone surrogate, expected Unicode text"),
         ("a.csv", "text,label\na,b\n", {"text_column": "txt"}, "no column 'txt', expected one of 'text', 'label'; did you mean 'text'?"),
         ("a.csv", "text,label\na,b\n", {"label_column": "zz"}, "expected one of 'text', 'label'; name one of them with --label-column"),
         ("a.csv", "p,q,r\n1,2,3\n4,5,6\n", {}, "a.csv: columns 'p', 'q', 'r', expected to recognize one of texts and one of labels; name them"),

@@ -37,7 +37,7 @@ def test_a_fine_tuned_run_is_not_called_resumable(tmp_path, capsys):
     run, _ = two_checkpoints(tmp_path)
     (run / "config.json").write_text('{"base": "runs/docs-001"}', encoding="utf-8")
     status, out = said(capsys, run)
-    assert status == 0 and "step-00000002 (last, best): whole, finite, can be used (a fine-tuning begins anew)" in out
+    assert status == 0 and "step-00000002 (last, best): whole, finite, can be used (only a run of pretraining can be resumed)" in out
     status, out = said(capsys, run / "checkpoints" / "step-00000002")
     assert status == 0 and "resumable" not in out
 
