@@ -29,14 +29,14 @@ from turns import Side
 from autograd.kernels.cpu.parallel import n_threads
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
-from tinygpt.classify import GPTClassifier, encode
 from tinygpt.cli import flags, run, table
-from tinygpt.corpora import load_corpus
-from tinygpt.finetune import n_trainable, pad, set_trainable
-from tinygpt.labelled import load_labelled
-from tinygpt.lora import LoraConfig
-from tinygpt.memory import peak_bytes
-from tinygpt.tokenizer import train_tokenizer
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.tokenizer import train_tokenizer
+from tinygpt.finetuning.classifier import GPTClassifier, encode
+from tinygpt.finetuning.common import n_trainable, pad, set_trainable
+from tinygpt.finetuning.labeled import load_labelled
+from tinygpt.finetuning.lora import LoraConfig
+from tinygpt.training.memory_budget import peak_bytes
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import threadpoolctl
 from autograd.kernels.cpu.parallel import even_parts, n_threads, parallel
 from tinygpt import GPT, GPTConfig
 from tinygpt.cli import flags, run, table
-from tinygpt.generate import Reader, generate
+from tinygpt.inference.decoding import Reader, generate
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from tinygpt.cli import Progress, flags, run, table
-from tinygpt.finetune import FinetuneConfig, starting_point
-from tinygpt.instruct import InstructionBatches, encode_instructions, load_instructions, split_instructions
-from tinygpt.train import evaluate
+from tinygpt.finetuning.common import FinetuneConfig, starting_point
+from tinygpt.finetuning.instructions import InstructionBatches, encode_instructions, load_instructions, split_instructions
+from tinygpt.training.metrics import evaluate
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "finetune_instructions.py"
 

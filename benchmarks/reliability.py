@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tinygpt.files import Disk, use_disk
+from tinygpt.storage.durable import Disk, use_disk
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,10 +57,10 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.checkpoint import Checkpoints, checkpoint_directory, list_checkpoints, load_training, new_run, open_run
-from tinygpt.data import Windows
-from tinygpt.tokenizer import CharacterTokenizer
-from tinygpt.train import Trainer
+from tinygpt.runs.checkpoint import Checkpoints, checkpoint_directory, list_checkpoints, load_training, new_run, open_run
+from tinygpt.data.windows import Windows
+from tinygpt.data.tokenizer import CharacterTokenizer
+from tinygpt.training.trainer import Trainer
 
 class Silent:
     def update(self, metrics): pass
@@ -133,7 +133,7 @@ def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bo
 
 
 def _same_end(one: Path, two: Path) -> bool:
-    from tinygpt.checkpoint import checkpoint_directory
+    from tinygpt.runs.checkpoint import checkpoint_directory
 
     ends = [checkpoint_directory(run, "last") for run in (one, two)]
     return all(len({(end / name).read_bytes() for end in ends}) == 1 for name in ("model.safetensors", "training.safetensors"))
@@ -204,10 +204,10 @@ class Faults:
 def save_under_faults(folder: Path, n_faults: int, seed: int = 0) -> Faults:
     """Trains a little, saves on a disk that fails at a random call in a random way, checks every checkpoint; again and again."""
     from tinygpt import GPT, GPTConfig, TrainConfig
-    from tinygpt.checkpoint import Checkpoints, checkpoint_directory, list_checkpoints, new_run, problems
-    from tinygpt.data import Windows
-    from tinygpt.tokenizer import CharacterTokenizer
-    from tinygpt.train import Trainer
+    from tinygpt.data.tokenizer import CharacterTokenizer
+    from tinygpt.data.windows import Windows
+    from tinygpt.runs.checkpoint import Checkpoints, checkpoint_directory, list_checkpoints, new_run, problems
+    from tinygpt.training.trainer import Trainer
 
     report, rng, started = Faults(), random.Random(seed), time.perf_counter()
     tokens = np.random.default_rng(0).integers(0, 11, 500)
@@ -361,11 +361,11 @@ def read_mutated(folder: Path, targets: dict[str, tuple[dict[str, bytes], Any]],
 def checkpoint_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
     """A checkpoint as a run writes it: with its manifest, which finds any change, and without, so that the readers are on their own."""
     from tinygpt import GPT, GPTConfig, TrainConfig
-    from tinygpt.checkpoint import load, load_training, new_run, save_checkpoint
-    from tinygpt.data import Windows
-    from tinygpt.tokenizer import CharacterTokenizer
-    from tinygpt.train import Trainer
-    from tinygpt.verify import check_checkpoint
+    from tinygpt.data.tokenizer import CharacterTokenizer
+    from tinygpt.data.windows import Windows
+    from tinygpt.runs.checkpoint import load, load_training, new_run, save_checkpoint
+    from tinygpt.runs.verify import check_checkpoint
+    from tinygpt.training.trainer import Trainer
 
     tokenizer = CharacterTokenizer.train("the cat sat on the mat")
     shape = GPTConfig(n_layer=1, n_head=2, n_embd=8, n_positions=8, vocab_size=tokenizer.n_vocab)
@@ -397,11 +397,11 @@ def checkpoint_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
 def text_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
     """Tokenizers, configurations and data: whatever else is read from files."""
     from tinygpt.config import PretrainConfig
-    from tinygpt.data import read_tokens
-    from tinygpt.labelled import load_labelled
-    from tinygpt.resume import stored_settings
-    from tinygpt.streams import open_corpus, read_pieces
-    from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, load_tokenizer
+    from tinygpt.data.streaming import open_corpus, read_pieces
+    from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, load_tokenizer
+    from tinygpt.data.windows import read_tokens
+    from tinygpt.finetuning.labeled import load_labelled
+    from tinygpt.runs.resume import stored_settings
 
     text = "The cat sat on the mat. It was 1984, and the clocks don't strike 13.\n\n" * 20
     made = {"bpe": BPETokenizer.train(text, 300), "characters": CharacterTokenizer.train(text), "words": WordTokenizer.train(text)}
@@ -446,9 +446,9 @@ _STEPS = """
 import json, sys
 import numpy as np
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.data import Windows
-from tinygpt.memory import estimate, resident_bytes
-from tinygpt.train import Trainer
+from tinygpt.data.windows import Windows
+from tinygpt.training.memory_budget import estimate, resident_bytes
+from tinygpt.training.trainer import Trainer
 
 fields, micro_batch = json.loads(sys.argv[1])
 config = GPTConfig(**fields)
@@ -474,14 +474,14 @@ def measure_memory(size: str) -> dict[str, Any]:
 
 _READ = """
 import json, sys
-from tinygpt import streams
-from tinygpt.memory import peak_bytes
-from tinygpt.tokenizer import train_tokenizer
+from tinygpt.data import streaming
+from tinygpt.training.memory_budget import peak_bytes
+from tinygpt.data.tokenizer import train_tokenizer
 
-streams.STREAM_BYTES = 1 << 20
-corpus = streams.open_corpus(sys.argv[1])
-tokenizer = train_tokenizer("bpe", streams.texts_for_tokenizer(corpus, "bpe"), int(sys.argv[3]))
-ids = streams.token_stream(corpus, "train", tokenizer, sys.argv[2])
+streaming.STREAM_BYTES = 1 << 20
+corpus = streaming.open_corpus(sys.argv[1])
+tokenizer = train_tokenizer("bpe", streaming.texts_for_tokenizer(corpus, "bpe"), int(sys.argv[3]))
+ids = streaming.token_stream(corpus, "train", tokenizer, sys.argv[2])
 print(json.dumps({"tokens": len(ids), "peak": peak_bytes()}))
 """
 
@@ -506,10 +506,10 @@ def read_large_text(folder: Path, n_bytes: int, n_words: int = 50_000, vocab_siz
 def measure_pause(folder: Path) -> dict[str, Any]:
     """Seconds that training waits for a checkpoint of GPT-2's smallest model with moments, and until it is on the disk."""
     from tinygpt import GPT, GPTConfig, TrainConfig
-    from tinygpt.checkpoint import Checkpoints, new_run
-    from tinygpt.data import Windows
-    from tinygpt.tokenizer import CharacterTokenizer
-    from tinygpt.train import Trainer
+    from tinygpt.data.tokenizer import CharacterTokenizer
+    from tinygpt.data.windows import Windows
+    from tinygpt.runs.checkpoint import Checkpoints, new_run
+    from tinygpt.training.trainer import Trainer
 
     tokens = np.random.default_rng(0).integers(0, 50257, 2000)
     trainer = Trainer(GPT(GPTConfig(n_positions=256)), TrainConfig(micro_batch=1), Windows(tokens, 256), None)

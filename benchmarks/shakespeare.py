@@ -20,10 +20,11 @@ import numpy as np
 from autograd.kernels.cpu.parallel import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.cli import flags, run, table
-from tinygpt.corpora import load_corpus
-from tinygpt.data import BatchOrder, Windows, encode_documents
-from tinygpt.tokenizer import CharacterTokenizer
-from tinygpt.train import Trainer, evaluate
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.tokenizer import CharacterTokenizer
+from tinygpt.data.windows import BatchOrder, Windows, encode_documents
+from tinygpt.training.metrics import evaluate
+from tinygpt.training.trainer import Trainer
 
 _ROUND = 50
 """Updates that one side makes before it is the other's turn."""

@@ -34,14 +34,15 @@ import numpy as np
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.checkpoint import load
-from tinygpt.classify import GPTClassifier, LabelledBatches, Scores, encode, tfidf_baseline
 from tinygpt.cli import end_if_interrupted, flags, run
-from tinygpt.finetune import Trainable, fit, n_trainable, set_trainable
-from tinygpt.labelled import LabelledData, LabelledText, Split, balance, load_labelled, split
-from tinygpt.lora import LoraConfig
-from tinygpt.tokenizer import Tokenizer, gpt2_tokenizer, train_tokenizer
-from tinygpt.train import Metrics
+from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, train_tokenizer
+from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, encode
+from tinygpt.finetuning.common import Trainable, fit, n_trainable, set_trainable
+from tinygpt.finetuning.labeled import LabelledData, LabelledText, Split, balance, load_labelled, split
+from tinygpt.finetuning.lora import LoraConfig
+from tinygpt.finetuning.report import Scores, tfidf_baseline
+from tinygpt.runs.checkpoint import load
+from tinygpt.training.metrics import Metrics
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.cli import flags, run
-from tinygpt.memory import peak_bytes
-from tinygpt.train import Trainer
+from tinygpt.training.memory_budget import peak_bytes
+from tinygpt.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 

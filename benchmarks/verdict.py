@@ -20,11 +20,13 @@ import numpy as np
 from autograd.backend import to_device
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.cli import Progress, flags, run, table
-from tinygpt.corpora import load_corpus
-from tinygpt.data import Windows
-from tinygpt.generate import Sampling, complete
-from tinygpt.tokenizer import gpt2_tokenizer
-from tinygpt.train import Trainer, evaluate, plot_loss
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.tokenizer import gpt2_tokenizer
+from tinygpt.data.windows import Windows
+from tinygpt.inference.sampling import Sampling
+from tinygpt.inference.text import complete
+from tinygpt.training.metrics import evaluate, plot_loss
+from tinygpt.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

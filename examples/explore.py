@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autograd import backend
-from tinygpt.checkpoint import load, newest_run
 from tinygpt.cli import flags, run
-from tinygpt.explore import explore
+from tinygpt.inspect.explore import explore
+from tinygpt.runs.checkpoint import load, newest_run
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ Seconds. Prints the prompt, how likely each answer is, and what the model writes
 
 from dataclasses import dataclass
 
-from tinygpt.checkpoint import load, newest_run
 from tinygpt.cli import flags, run
-from tinygpt.generate import Sampling, complete
-from tinygpt.search import choose, few_shot_prompt
+from tinygpt.inference.likelihood import choose, few_shot_prompt
+from tinygpt.inference.sampling import Sampling
+from tinygpt.inference.text import complete
+from tinygpt.runs.checkpoint import load, newest_run
 
 TASK = "Is the review good or bad?"
 EXAMPLES = [

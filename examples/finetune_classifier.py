@@ -18,22 +18,9 @@ from typing import Literal
 import numpy as np
 
 from autograd import backend
-from tinygpt.classify import (
-    GPTClassifier,
-    LabelledBatches,
-    Scores,
-    balanced_weights,
-    encode,
-    majority_baseline,
-    plot_confusion,
-    prompt_room,
-    prompted,
-    softmax,
-    tfidf_baseline,
-    worst_mistakes,
-)
 from tinygpt.cli import Progress, Report, end_if_interrupted, flags, run, table, typed_lines
-from tinygpt.finetune import (
+from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
+from tinygpt.finetuning.common import (
     FinetuneConfig,
     Trainable,
     fit,
@@ -45,9 +32,11 @@ from tinygpt.finetune import (
     starting_point,
     training_plan,
 )
-from tinygpt.labelled import LabelledText, balance, check, load_labelled, split
-from tinygpt.lora import LoraConfig
-from tinygpt.train import MetricsFile, Trainer, plot_loss
+from tinygpt.finetuning.labeled import LabelledText, balance, check, load_labelled, split
+from tinygpt.finetuning.lora import LoraConfig
+from tinygpt.finetuning.report import Scores, majority_baseline, plot_confusion, prompt_room, prompted, tfidf_baseline, worst_mistakes
+from tinygpt.training.metrics import MetricsFile, plot_loss
+from tinygpt.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

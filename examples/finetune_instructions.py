@@ -20,10 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from autograd import backend
-from tinygpt.answers import read_scores, score_answers, token_f1, write_answers
-from tinygpt.checkpoint import load, read_json
 from tinygpt.cli import Progress, Report, end_if_interrupted, flags, run, table, typed_lines
-from tinygpt.finetune import (
+from tinygpt.finetuning.common import (
     FinetuneConfig,
     fit,
     n_trainable,
@@ -34,7 +32,7 @@ from tinygpt.finetune import (
     starting_point,
     training_plan,
 )
-from tinygpt.instruct import (
+from tinygpt.finetuning.instructions import (
     Instruction,
     InstructionBatches,
     Style,
@@ -45,8 +43,11 @@ from tinygpt.instruct import (
     show_masked,
     split_instructions,
 )
-from tinygpt.lora import LoraConfig
-from tinygpt.train import MetricsFile, Trainer, evaluate, plot_loss
+from tinygpt.finetuning.lora import LoraConfig
+from tinygpt.finetuning.scoring import read_scores, score_answers, token_f1, write_answers
+from tinygpt.runs.checkpoint import load, read_json
+from tinygpt.training.metrics import MetricsFile, evaluate, plot_loss
+from tinygpt.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

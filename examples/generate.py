@@ -20,9 +20,11 @@ from rich.style import Style
 from rich.text import Text
 
 from autograd import backend
-from tinygpt.checkpoint import load, newest_run
 from tinygpt.cli import flags, run
-from tinygpt.generate import Sampling, TextStream, TokenInfo
+from tinygpt.inference.decoding import TokenInfo
+from tinygpt.inference.sampling import Sampling
+from tinygpt.inference.text import TextStream
+from tinygpt.runs.checkpoint import load, newest_run
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,19 @@ from typing import Any
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig, PretrainConfig, TrainConfig
-from tinygpt.checkpoint import Checkpoints, load_training, new_run
 from tinygpt.cli import Progress, end_if_interrupted, run, table
-from tinygpt.data import Windows, bigram_nats
-from tinygpt.files import replace_file, to_json
-from tinygpt.generate import complete
-from tinygpt.memory import check as check_memory
-from tinygpt.replicas import n_processes
-from tinygpt.resume import check_data, differences, settings, starting_point
-from tinygpt.streams import open_corpus, texts_for_tokenizer, token_stream
-from tinygpt.tokenizer import load_tokenizer, train_tokenizer
-from tinygpt.train import MetricsFile, Trainer, bits_per_byte, check_deterministic, plot_loss
+from tinygpt.data.streaming import open_corpus, texts_for_tokenizer, token_stream
+from tinygpt.data.tokenizer import load_tokenizer, train_tokenizer
+from tinygpt.data.windows import Windows, bigram_nats
+from tinygpt.inference.text import complete
+from tinygpt.parallel.local import n_processes
+from tinygpt.runs.checkpoint import Checkpoints, load_training, new_run
+from tinygpt.runs.resume import check_data, differences, settings, starting_point
+from tinygpt.storage.checked_json import to_json
+from tinygpt.storage.durable import replace_file
+from tinygpt.training.memory_budget import check as check_memory
+from tinygpt.training.metrics import MetricsFile, bits_per_byte, plot_loss
+from tinygpt.training.trainer import Trainer, check_deterministic
 
 DEFAULT = PretrainConfig(
     model=GPTConfig.preset("laptop"), train=TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)

@@ -159,7 +159,10 @@ def test_formulas_become_mathml_and_code_is_left_alone():
 def test_whole_files_and_links_out_of_the_docs():
     text = hooks.whole_files("[examples/learn/show.py](../examples/learn/show.py)\n", [])
     assert text.startswith('```python title="examples/learn/show.py"\n"""How the scripts') and text.endswith("```\n")
-    assert hooks.without_links_to_files("see [`model.py`](../../tinygpt/model.py), [this](faq.md#x)") == "see `model.py`, [this](faq.md#x)"
+    assert (
+        hooks.without_links_to_files("see [`model.py`](../../tinygpt/models/gpt.py), [this](faq.md#x)")
+        == "see `model.py`, [this](faq.md#x)"
+    )
 
 
 def test_every_script_of_the_path_has_its_page():

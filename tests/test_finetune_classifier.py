@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinygpt import GPT, GPTConfig, corpora
-from tinygpt.checkpoint import load, new_run
-from tinygpt.classify import GPTClassifier
-from tinygpt.corpora import load_corpus
-from tinygpt.labelled import load_labelled
-from tinygpt.lora import load_lora
-from tinygpt.tokenizer import BPETokenizer
+from tinygpt import GPT, GPTConfig
+from tinygpt.data import download
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.tokenizer import BPETokenizer
+from tinygpt.finetuning.classifier import GPTClassifier
+from tinygpt.finetuning.labeled import load_labelled
+from tinygpt.finetuning.lora import load_lora
+from tinygpt.runs.checkpoint import load, new_run
 
 ROOT = Path(__file__).parent.parent
 SMS = ROOT.parent / "shared" / "data"
@@ -157,7 +158,7 @@ def test_a_flag_that_makes_no_sense_is_named(folder):
     assert "batch: 0, expected at least 1" in example("--data", "mine.csv", "--batch", "0", cwd=folder, ok=False)
 
 
-@pytest.mark.skipif(not (SMS / corpora.DOWNLOADS["sms-spam"].file_name).is_file(), reason="needs sms_spam.tsv")
+@pytest.mark.skipif(not (SMS / download.DOWNLOADS["sms-spam"].file_name).is_file(), reason="needs sms_spam.tsv")
 def test_the_spam_benchmark(tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="needs the extra classify")
     out = script("benchmarks/sms_spam.py", "--quick", "--out", "results.jsonl", cwd=tmp_path)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tinygpt import GPT, GPTConfig
-from tinygpt.checkpoint import load, new_run, newest_run
-from tinygpt.corpora import load_corpus
-from tinygpt.finetune import is_pretrained
-from tinygpt.lora import load_lora
-from tinygpt.tokenizer import BPETokenizer
-from tinygpt.weights import save_pretrained
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.tokenizer import BPETokenizer
+from tinygpt.finetuning.common import is_pretrained
+from tinygpt.finetuning.lora import load_lora
+from tinygpt.runs.checkpoint import load, new_run, newest_run
+from tinygpt.weights.gpt2 import save_pretrained
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinygpt import GPT, GPTConfig
-from tinygpt.tokenizer import BPETokenizer
+from tinygpt.data.tokenizer import BPETokenizer
 
 ROOT = Path(__file__).parent.parent
 

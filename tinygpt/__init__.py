@@ -1,4 +1,4 @@
-"""A GPT you can read in an afternoon and still want to run, over the engine in `autograd/`.
+"""A GPT to read, check and run, over the engine in `autograd/`.
 
 from tinygpt import GPT, GPTConfig
 model = GPT(GPTConfig.preset("laptop"))
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig
-    from tinygpt.model import GPT
+    from tinygpt.models.gpt import GPT
 
 __all__ = ["GPT", "GPTConfig", "PretrainConfig", "TrainConfig"]
 
-_HOME = {"GPT": "tinygpt.model", "GPTConfig": "tinygpt.config", "PretrainConfig": "tinygpt.config", "TrainConfig": "tinygpt.config"}
+_HOME = {"GPT": "tinygpt.models.gpt", "GPTConfig": "tinygpt.config", "PretrainConfig": "tinygpt.config", "TrainConfig": "tinygpt.config"}
 
 _autograd = importlib.util.find_spec("autograd")
 if _autograd is None or not (Path(_autograd.origin or "").parent / "ops" / "loss.py").is_file():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autograd import backend
-from tinygpt.train import Metrics, Result
+from tinygpt.training.metrics import Metrics, Result
 
 Config = TypeVar("Config")
 

@@ -11,7 +11,7 @@ from itertools import islice, pairwise
 
 from show import heading
 
-from tinygpt.tokenizer import END_OF_TEXT, BPETokenizer, CharacterTokenizer, WordTokenizer, count_words, learn_merges
+from tinygpt.data.tokenizer import END_OF_TEXT, BPETokenizer, CharacterTokenizer, WordTokenizer, count_words, learn_merges
 
 TEXT = "the low lamp is lower than the tower. the newest tower is the lowest. show the new lamp."
 NEW = "the slower lamp"  # "slower" is not in TEXT

@@ -9,7 +9,7 @@ shifted by one. No human has to label anything.
 import numpy as np
 from show import heading, show
 
-from tinygpt.data import BatchOrder, Windows
+from tinygpt.data.windows import BatchOrder, Windows
 
 stream = np.arange(100, 114)  # pretend token ids; in order, so that you see at once where each came from
 show("stream", stream)

@@ -15,7 +15,7 @@ import numpy as np
 import autograd as ag
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
-from tinygpt.tokenizer import WordTokenizer
+from tinygpt.data.tokenizer import WordTokenizer
 
 T, C, STEPS = 24, 48, 300  # words in a passage, channels, updates of the pretraining
 

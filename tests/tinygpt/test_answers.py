@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt.answers import exact_match, read_scores, score_answers, token_f1, write_answers
-from tinygpt.instruct import Instruction
+from tinygpt.finetuning.instructions import Instruction
+from tinygpt.finetuning.scoring import exact_match, read_scores, score_answers, token_f1, write_answers
 
 words = st.lists(st.sampled_from(["red", "blue", "one", "two"]), max_size=6).map(" ".join)
 

@@ -13,10 +13,11 @@ from autograd import backend
 from autograd.optim import AdamW
 from tests.strategies import seeds
 from tinygpt import GPT, GPTConfig
-from tinygpt import generate as module
-from tinygpt.cache import KVCache, fill
-from tinygpt.decode import RowDecoder, can_decode
-from tinygpt.generate import Decoding, Reader, Sampling, generate, window_length
+from tinygpt.inference import decoding as module
+from tinygpt.inference.decoding import Decoding, Reader, generate, window_length
+from tinygpt.inference.fast import RowDecoder, can_decode
+from tinygpt.inference.sampling import Sampling
+from tinygpt.models.cache import KVCache, fill
 
 FAKE = backend.name == "cupy"
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=17)

@@ -8,9 +8,9 @@ from safetensors.numpy import load_file, save_file
 from autograd import backend
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
-from tinygpt.checkpoint import checkpoint_directory, load, new_run, newest_run, save_checkpoint
-from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
-from tinygpt.weights import load_config
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.runs.checkpoint import checkpoint_directory, load, new_run, newest_run, save_checkpoint
+from tinygpt.weights.gpt2 import load_config
 
 TOKENIZER = CharacterTokenizer.train("abcdefgh\n")
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)

@@ -16,24 +16,13 @@ from autograd import backend
 from autograd.optim import AdamW
 from tests.tinygpt.test_train import Silent
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.checkpoint import load, new_run, newest_run, save_checkpoint
-from tinygpt.classify import (
-    GPTClassifier,
-    LabelledBatches,
-    Scores,
-    balanced_weights,
-    encode,
-    majority_baseline,
-    plot_confusion,
-    prompted,
-    softmax,
-    tfidf_baseline,
-    worst_mistakes,
-)
-from tinygpt.finetune import fit, n_trainable, pad, set_trainable
-from tinygpt.lora import LoraConfig
-from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
-from tinygpt.train import evaluate
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
+from tinygpt.finetuning.common import fit, n_trainable, pad, set_trainable
+from tinygpt.finetuning.lora import LoraConfig
+from tinygpt.finetuning.report import Scores, majority_baseline, plot_confusion, prompted, tfidf_baseline, worst_mistakes
+from tinygpt.runs.checkpoint import load, new_run, newest_run, save_checkpoint
+from tinygpt.training.metrics import evaluate
 
 TOKENIZER = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyz :\nTLCx")
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)

@@ -15,9 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt import corpora
-from tinygpt.corpora import Corpus, Document, Download, fetch, group_near_copies, load_corpus, read_text
-from tinygpt.tokenizer import BPETokenizer
+from tinygpt.data import download as downloads
+from tinygpt.data.corpora import Corpus, Document, load_corpus
+from tinygpt.data.download import Download, fetch
+from tinygpt.data.near_copies import group_near_copies
+from tinygpt.data.tokenizer import BPETokenizer
+from tinygpt.storage.checked_json import read_text
 
 DATA = Path(os.environ.get("TINYGPT_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
@@ -31,7 +34,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> str:
         raise ConnectionRefusedError("no network in tests")
 
-    monkeypatch.setattr(corpora, "fetch_file", fail)
+    monkeypatch.setattr(downloads, "download_file", fail)
     monkeypatch.delenv("TINYGPT_DATA", raising=False)
 
 
@@ -219,7 +222,7 @@ def story(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A download named story, and its content."""
     content = b"Once upon a time there was a loss."
     download = Download("story.txt", "https://example.org/story", hashlib.sha256(content).hexdigest(), "a story")
-    monkeypatch.setitem(corpora.DOWNLOADS, "story", download)
+    monkeypatch.setitem(downloads.DOWNLOADS, "story", download)
     return content
 
 
@@ -245,7 +248,7 @@ def test_a_download_is_fetched_into_the_cache_in_silence(
         path.write_bytes(story)
         return path
 
-    monkeypatch.setattr(corpora, "fetch_file", retrieve)
+    monkeypatch.setattr(downloads, "download_file", retrieve)
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path)
     monkeypatch.delenv("TINYGPT_CACHE", raising=False)
     assert fetch("story") == tmp_path / "story.txt"
@@ -260,7 +263,7 @@ def test_a_download_without_network(cause: Exception, story: bytes, tmp_path: Pa
     def fail(*args: object, **kwargs: object) -> str:
         raise cause
 
-    monkeypatch.setattr(corpora, "fetch_file", fail)
+    monkeypatch.setattr(downloads, "download_file", fail)
     with pytest.raises(ConnectionError) as caught:
         load_corpus("story", cache=tmp_path)
     assert str(caught.value) == (
@@ -364,7 +367,7 @@ def audit(event, arguments):
     if event.startswith("socket."):
         raise RuntimeError(event)
 sys.addaudithook(audit)
-import tinygpt.corpora, tinygpt.tokenizer
+import tinygpt.data.corpora, tinygpt.data.tokenizer
 assert not {"pooch", "requests", "pydoc_data.topics"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,8 +8,8 @@ from tests.autograd.checks import numpy_only
 from tests.autograd.test_core import run_python
 from tests.autograd.test_cupy_backend import FAKE, has_bfloat16, no_waiting, on_device
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.data import Windows
-from tinygpt.train import Trainer
+from tinygpt.data.windows import Windows
+from tinygpt.training.trainer import Trainer
 
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=32, n_positions=16, vocab_size=17, dropout=0.1)
 TOKENS = np.tile(np.random.default_rng(0).integers(0, 17, 60), 20)
@@ -56,10 +56,10 @@ def test_bfloat16_is_refused_before_training():
 TRAIN = """
 from pathlib import Path
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.checkpoint import save_checkpoint
-from tinygpt.data import Windows
-from tinygpt.tokenizer import train_tokenizer
-from tinygpt.train import Trainer
+from tinygpt.runs.checkpoint import save_checkpoint
+from tinygpt.data.windows import Windows
+from tinygpt.data.tokenizer import train_tokenizer
+from tinygpt.training.trainer import Trainer
 text = "to be or not to be that is the question " * 20
 tokenizer = train_tokenizer("characters", [text], 0)
 shape = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=tokenizer.n_vocab)
@@ -75,7 +75,7 @@ save_checkpoint(run, 3, trainer.model, trainer.optimizer, tokenizer, trainer.pro
 LOAD = """
 import sys
 sys.modules["cupy"] = sys.modules["cupyx"] = None  # not installed
-from tinygpt.checkpoint import load
+from tinygpt.runs.checkpoint import load
 model, tokenizer = load("{run}")
 print(repr(model.generate([tokenizer.encode("to be")], 5, seed=0).tolist()), {{p.dtype.name for p in model.parameters()}})
 """

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt.data import BatchOrder, Windows, bigram_nats, encode_documents, read_tokens, write_tokens
+from tinygpt.data.windows import BatchOrder, Windows, bigram_nats, encode_documents, read_tokens, write_tokens
 
 
 @given(n=st.integers(2, 200), context=st.integers(1, 20), stride=st.integers(1, 25))

@@ -8,7 +8,7 @@ import numpy as np
 import pooch
 import pytest
 
-from tinygpt.download import download
+from tinygpt.data.download import download_file
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -54,16 +54,16 @@ def url(monkeypatch):
 
 def test_a_download_goes_on_where_it_broke_off(tmp_path, url):
     Server.breaks_after = [300_000, 200_000]
-    path = download(url, tmp_path / "deep" / "x", SHA256, wait_s=0)
+    path = download_file(url, tmp_path / "deep" / "x", SHA256, wait_s=0)
     assert path.read_bytes() == CONTENT and Server.asked == [None, "bytes=300000-", "bytes=500000-"]
     assert [p.name for p in path.parent.iterdir()] == ["x"]
 
 
 def test_what_is_there_and_right_is_not_fetched_again_and_what_is_wrong_is(tmp_path, url):
     (tmp_path / "x").write_bytes(CONTENT)
-    assert download(url, tmp_path / "x", SHA256) == tmp_path / "x" and Server.asked == []
+    assert download_file(url, tmp_path / "x", SHA256) == tmp_path / "x" and Server.asked == []
     (tmp_path / "x").write_bytes(b"something else")
-    assert download(url, tmp_path / "x", SHA256).read_bytes() == CONTENT and Server.asked == [None]
+    assert download_file(url, tmp_path / "x", SHA256).read_bytes() == CONTENT and Server.asked == [None]
 
 
 @pytest.mark.parametrize("sha256", [SHA256, ""], ids=["checked", "unchecked"])
@@ -71,26 +71,26 @@ def test_a_download_says_nothing_and_leaves_the_logger_as_it_was(tmp_path, url, 
     logger, said = pooch.get_logger(), []
     level = logger.level
     monkeypatch.setattr(logger, "handle", said.append)
-    download(url, tmp_path / "x", sha256)
+    download_file(url, tmp_path / "x", sha256)
     assert said == [] and logger.level == level
 
 
 def test_a_server_without_ranges_sends_all_of_it_again(tmp_path, url):
     Server.breaks_after, Server.understands_ranges = [300_000], False
-    assert download(url, tmp_path / "x", SHA256, wait_s=0).read_bytes() == CONTENT
+    assert download_file(url, tmp_path / "x", SHA256, wait_s=0).read_bytes() == CONTENT
 
 
 def test_what_a_dead_process_left_is_used(tmp_path, url):
     (tmp_path / "x.part").write_bytes(CONTENT[:777_777])
-    assert download(url, tmp_path / "x", SHA256).read_bytes() == CONTENT and Server.asked == ["bytes=777777-"]
+    assert download_file(url, tmp_path / "x", SHA256).read_bytes() == CONTENT and Server.asked == ["bytes=777777-"]
     (tmp_path / "y.part").write_bytes(CONTENT)
-    assert download(url, tmp_path / "y", SHA256).read_bytes() == CONTENT
+    assert download_file(url, tmp_path / "y", SHA256).read_bytes() == CONTENT
 
 
 def test_a_server_that_breaks_off_again_and_again_is_an_error_and_nothing_is_lost(tmp_path, url):
     Server.breaks_after = [100_000] * 4
     with pytest.raises(ConnectionError, match=r"file: broken off after 400,000 of 1,000,000 bytes, expected a download; check address"):
-        download(url, tmp_path / "x", SHA256, wait_s=0)
+        download_file(url, tmp_path / "x", SHA256, wait_s=0)
     assert (tmp_path / "x.part").stat().st_size == 400_000 and not (tmp_path / "x").exists()
 
 
@@ -98,19 +98,19 @@ def test_a_server_that_breaks_off_again_and_again_is_an_error_and_nothing_is_los
 def test_too_much_is_refused(tmp_path, url, announces):
     Server.announces = announces
     with pytest.raises(ValueError, match=r"(1,000,000|more than 500,000) bytes, expected at most (500,000|that); is it the right address"):
-        download(url, tmp_path / "x", max_bytes=500_000)
+        download_file(url, tmp_path / "x", max_bytes=500_000)
     assert not (tmp_path / "x").exists()
 
 
 def test_other_content_than_expected_is_refused_and_forgotten(tmp_path, url):
     with pytest.raises(ValueError, match=rf"sha256 {SHA256}, expected {'0' * 64}; something else answered, or the file has changed"):
-        download(url, tmp_path / "x", "0" * 64)
+        download_file(url, tmp_path / "x", "0" * 64)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_file_and_a_missing_server_are_said_at_once(tmp_path, url):
     with pytest.raises(ConnectionError, match=r"missing: Not Found, expected a download; check address and network"):
-        download(url.replace("/file", "/missing"), tmp_path / "x")
+        download_file(url.replace("/file", "/missing"), tmp_path / "x")
     assert len(Server.asked) == 1
     with pytest.raises(ConnectionError, match=r"expected a download; check address and network, and try again"):
-        download("http://127.0.0.1:9/nothing", tmp_path / "x", wait_s=0)
+        download_file("http://127.0.0.1:9/nothing", tmp_path / "x", wait_s=0)

@@ -16,8 +16,8 @@ import pytest
 import autograd as ag
 from autograd import backend
 from tinygpt import GPT, GPTConfig
-from tinygpt.explore import MAX_PAGE_BYTES, collect, explore, render
-from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.inspect.explore import MAX_PAGE_BYTES, collect, explore, render
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = "the low lamp is lower than the tower.\nthe newest tower is the lowest. "
@@ -144,7 +144,7 @@ def test_prompts_that_cannot_be_shown_are_refused(model, tokenizer, tmp_path):
 
 
 def test_a_page_that_would_be_too_large_is_refused(model, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("tinygpt.explore.MAX_PAGE_BYTES", 10_000)
+    monkeypatch.setattr("tinygpt.inspect.explore.MAX_PAGE_BYTES", 10_000)
     with pytest.raises(ValueError, match=r"explore: a page of [\d,]+ bytes for \d+ tokens, expected at most 10,000; shorten the prompt"):
         explore(model, tokenizer, PROMPT, tmp_path / "page.html")
     assert not list(tmp_path.iterdir())

@@ -18,9 +18,9 @@ from autograd import backend
 from benchmarks.reliability import FaultyDisk, kill_and_resume, save_under_faults
 from tests.autograd.checks import numpy_only
 from tests.tinygpt.test_resume import FLAGS, SHAPE, TOKENIZER, Notes, pretrain, saver, text, trainer  # noqa: F401 (a fixture)
-from tinygpt.checkpoint import Checkpoints, check_whole, checkpoint_directory, load, new_run, open_run, problems, save_checkpoint
-from tinygpt.files import Lock, replace_file, use_disk, write_file
-from tinygpt.train import MetricsFile
+from tinygpt.runs.checkpoint import Checkpoints, check_whole, checkpoint_directory, load, new_run, open_run, problems, save_checkpoint
+from tinygpt.storage.durable import Lock, replace_file, use_disk, write_file
+from tinygpt.training.metrics import MetricsFile
 
 CI_KILLS, CI_FAULTS = 20, 50
 
@@ -184,7 +184,9 @@ def test_a_run_without_a_whole_checkpoint_says_what_is_wrong_with_each(tmp_path)
     run, _ = two_checkpoints(tmp_path)
     for directory in (run / "checkpoints").glob("step-*"):
         (directory / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"no whole checkpoint \(.*00002: model.safetensors is missing; .*00001: model.*tinygpt.verify"):
+    with pytest.raises(
+        ValueError, match=r"no whole checkpoint \(.*00002: model.safetensors is missing; .*00001: model.*tinygpt.runs.verify"
+    ):
         checkpoint_directory(run)
 
 
@@ -234,7 +236,7 @@ def test_what_a_crash_left_unfinished_is_cleaned_and_metrics_go_back(tmp_path):
 
 def test_two_processes_never_share_a_directory(tmp_path):
     run = new_run(tmp_path / "run", "x")
-    code = f"from tinygpt.checkpoint import open_run; open_run({str(run)!r})"
+    code = f"from tinygpt.runs.checkpoint import open_run; open_run({str(run)!r})"
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(
         [sys.executable, "-c", code],

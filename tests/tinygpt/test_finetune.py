@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygpt.cli import Progress, Report, typed_lines
-from tinygpt.finetune import FinetuneConfig, is_pretrained, pretrain_small, shorten, start_run, training_plan
+from tinygpt.finetuning.common import FinetuneConfig, is_pretrained, pretrain_small, shorten, start_run, training_plan
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 300), st.integers(1, 5), st.integers(0, 99))

@@ -5,20 +5,10 @@ from hypothesis import strategies as st
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig
-from tinygpt.generate import (
-    Assembler,
-    RowStreams,
-    Sampling,
-    TextStream,
-    candidates,
-    complete,
-    complete_all,
-    generate,
-    penalized,
-    sample,
-    top_ids,
-)
-from tinygpt.tokenizer import CharacterTokenizer, WordTokenizer
+from tinygpt.data.tokenizer import CharacterTokenizer, WordTokenizer
+from tinygpt.inference.decoding import generate
+from tinygpt.inference.sampling import RowStreams, Sampling, candidates, penalized, sample, top_ids
+from tinygpt.inference.text import Assembler, TextStream, complete, complete_all
 
 TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
 
@@ -72,7 +62,7 @@ def test_a_token_of_probability_zero_is_never_drawn():
 def test_logits_that_are_not_finite_end_the_text(bad, temperature):
     logits = np.zeros((2, 7), dtype=np.float32)
     logits[1, 3] = bad
-    with pytest.raises(FloatingPointError, match=f"largest of row 1 is {bad}, expected a finite number; .* tinygpt.verify"):
+    with pytest.raises(FloatingPointError, match=f"largest of row 1 is {bad}, expected a finite number; .* tinygpt.runs.verify"):
         sample(logits, Sampling(temperature=temperature), RowStreams(0, 2))
     logits[1, 3] = -np.inf  # a token that a caller forbids
     assert sample(logits, Sampling(temperature=temperature), RowStreams(0, 2))[1] != 3
@@ -114,7 +104,7 @@ class Bytes:
 
 def stream_of(text, monkeypatch, *, stop=(), eos=False, limit=1000):
     ids = list(text.encode("utf-8")) + ([256] if eos else [])
-    monkeypatch.setattr("tinygpt.generate.Decoding", lambda model, prompts, n, *a, **k: (np.array([i]) for i in ids[:n]))
+    monkeypatch.setattr("tinygpt.inference.text.Decoding", lambda model, prompts, n, *a, **k: (np.array([i]) for i in ids[:n]))
     stream = TextStream(None, Bytes(), "x", limit, stop=stop)
     return list(stream), stream
 

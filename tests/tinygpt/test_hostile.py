@@ -13,13 +13,15 @@ import pytest
 
 from benchmarks.reliability import checkpoint_targets, mutate, read_mutated, text_targets
 from tests.autograd.checks import numpy_only
-from tinygpt import GPT, GPTConfig, corpora
-from tinygpt.checkpoint import load
-from tinygpt.corpora import DOWNLOADS, fetch, load_corpus, read_text
-from tinygpt.files import MAX_JSON_BYTES, read_json
-from tinygpt.labelled import load_labelled
-from tinygpt.resume import stored_settings
-from tinygpt.tokenizer import BPETokenizer, load_tokenizer
+from tinygpt import GPT, GPTConfig
+from tinygpt.data import download as downloads
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.download import DOWNLOADS, fetch
+from tinygpt.data.tokenizer import BPETokenizer, load_tokenizer
+from tinygpt.finetuning.labeled import load_labelled
+from tinygpt.runs.checkpoint import load
+from tinygpt.runs.resume import stored_settings
+from tinygpt.storage.checked_json import MAX_JSON_BYTES, read_json, read_text
 
 ROOT = Path(__file__).parent.parent.parent
 CI_MUTATIONS = 1000
@@ -170,8 +172,8 @@ def test_an_archive_cannot_write_outside_its_folder_nor_fill_the_memory(tmp_path
         return path
 
     monkeypatch.delenv("TINYGPT_DATA", raising=False)
-    monkeypatch.setattr(corpora, "fetch_file", archive)
-    monkeypatch.setattr(corpora, "MAX_DOWNLOAD_BYTES", 100_000)
+    monkeypatch.setattr(downloads, "download_file", archive)
+    monkeypatch.setattr(downloads, "MAX_DOWNLOAD_BYTES", 100_000)
     with pytest.raises(ConnectionError) as raised:
         fetch("sms-spam", cache=tmp_path / "cache")
     assert f"{member}: more than 100,000 bytes, expected at most that" in str(raised.value.__cause__)

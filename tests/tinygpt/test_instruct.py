@@ -14,10 +14,12 @@ import autograd as ag
 from autograd import backend
 from tests.tinygpt.test_train import Silent
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.corpora import DOWNLOADS, load_corpus
-from tinygpt.data import IGNORED, count_targets
-from tinygpt.finetune import fit, n_trainable, set_trainable
-from tinygpt.instruct import (
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.download import DOWNLOADS
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.data.windows import IGNORED, count_targets
+from tinygpt.finetuning.common import fit, n_trainable, set_trainable
+from tinygpt.finetuning.instructions import (
     Encoded,
     Instruction,
     InstructionBatches,
@@ -33,8 +35,8 @@ from tinygpt.instruct import (
     show_masked,
     split_instructions,
 )
-from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
-from tinygpt.train import Trainer, evaluate
+from tinygpt.training.metrics import evaluate
+from tinygpt.training.trainer import Trainer
 
 FOLDER = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 TOKENIZER = BPETokenizer.train("<|user|>\nsay a word<|end|>\n<|assistant|>\n" * 9 + "red blue green one two three", 300)
@@ -256,7 +258,7 @@ def test_doc_questions_keep_validation_documents_for_the_test():
     ],
 )
 def test_summaries_are_first_sentences(text, summary):
-    from tinygpt.corpora import Document
+    from tinygpt.data.corpora import Document
 
     assert _summary(Document("numpy.x", text, 0)) == summary and _summary(Document("python.x", text, 0)) == ""
 

@@ -11,9 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygpt import corpora
-from tinygpt.corpora import DOWNLOADS, Download, fetch, load_corpus
-from tinygpt.labelled import SECTIONS, LabelledData, LabelledText, balance, check, doc_sections, group_copies, load_labelled, split
+from tinygpt.data import download as downloads
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.download import DOWNLOADS, Download, fetch
+from tinygpt.finetuning.labeled import (
+    SECTIONS,
+    LabelledData,
+    LabelledText,
+    balance,
+    check,
+    doc_sections,
+    group_copies,
+    load_labelled,
+    split,
+)
 
 SMS = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 ROWS = [("spam", 'WIN a "prize", now'), ("ham", "see you at 5"), ("spam", "call 0900"), ("ham", "ok, then")]
@@ -291,13 +302,13 @@ def archive(monkeypatch, member, content):
         return path
 
     monkeypatch.delenv("TINYGPT_DATA", raising=False)
-    monkeypatch.setattr(corpora, "fetch_file", retrieve)
+    monkeypatch.setattr(downloads, "download_file", retrieve)
 
 
 def test_a_file_inside_an_archive_is_checked_and_kept(tmp_path, monkeypatch):
     content = b"ham\thello\nham\tyou\nspam\twin\n"
     download = Download("sms_spam.tsv", "https://example.org/a.zip", hashlib.sha256(content).hexdigest(), "messages", "Inside", True)
-    monkeypatch.setitem(corpora.DOWNLOADS, "sms-spam", download)
+    monkeypatch.setitem(downloads.DOWNLOADS, "sms-spam", download)
     archive(monkeypatch, "Inside", content)
     data = load_labelled("sms-spam", cache=tmp_path / "new")
     assert [row.label for row in data.rows] == ["ham", "ham", "spam"] and (tmp_path / "new" / "sms_spam.tsv").read_bytes() == content

@@ -13,9 +13,9 @@ import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
-from tinygpt.classify import GPTClassifier
-from tinygpt.lora import LoraConfig, LoraLinear, add_lora, load_lora
-from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.finetuning.classifier import GPTClassifier
+from tinygpt.finetuning.lora import LoraConfig, LoraLinear, add_lora, load_lora
 
 TOKENIZER = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyz ")
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from autograd import backend
 from tests.tinygpt.test_resume import Notes, saver, state, trainer
-from tinygpt.checkpoint import checkpoint_directory, load_training, new_run, problems
-from tinygpt.numerics import MAX_CONSECUTIVE, SpikeDetector, likely_cause
-from tinygpt.train import check_deterministic
+from tinygpt.runs.checkpoint import checkpoint_directory, load_training, new_run, problems
+from tinygpt.training.divergence import MAX_CONSECUTIVE, SpikeDetector, likely_cause
+from tinygpt.training.trainer import check_deterministic
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
 

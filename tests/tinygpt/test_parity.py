@@ -8,11 +8,12 @@ import pytest
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig
-from tinygpt.classify import GPTClassifier
-from tinygpt.generate import generate
-from tinygpt.search import beam_search, token_nats
-from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, gpt2_tokenizer
-from tinygpt.weights import save_pretrained
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, gpt2_tokenizer
+from tinygpt.finetuning.classifier import GPTClassifier
+from tinygpt.inference.beam import beam_search
+from tinygpt.inference.decoding import generate
+from tinygpt.inference.likelihood import token_nats
+from tinygpt.weights.gpt2 import save_pretrained
 
 if backend.name != "numpy":
     pytest.skip("the other side computes on the CPU", allow_module_level=True)

@@ -18,11 +18,13 @@ from autograd import backend
 from autograd.optim import AdamW
 from autograd.threads import n_threads
 from tests.autograd.checks import numpy_only
-from tinygpt import GPT, GPTConfig, TrainConfig, replicas
-from tinygpt.data import IGNORED, Windows
-from tinygpt.finetune import set_trainable
-from tinygpt.replicas import Replicas, accumulate, n_processes, read_message, split, write_message
-from tinygpt.train import Trainer
+from tinygpt import GPT, GPTConfig, TrainConfig
+from tinygpt.data.windows import IGNORED, Windows
+from tinygpt.finetuning.common import set_trainable
+from tinygpt.parallel import local as replicas
+from tinygpt.parallel.local import Replicas, n_processes, read_message, split, write_message
+from tinygpt.training.step import accumulate
+from tinygpt.training.trainer import Trainer
 
 pytestmark = numpy_only
 

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from autograd import backend
 from tests.autograd.checks import numpy_only
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.checkpoint import Checkpoints, checkpoint_directory, load_training, new_run, save_checkpoint
-from tinygpt.classify import GPTClassifier, LabelledBatches
 from tinygpt.config import PretrainConfig
-from tinygpt.data import Windows
-from tinygpt.files import Lock
-from tinygpt.generate import generate
-from tinygpt.resume import FREE, WITH_OVERRIDE, check_changes
-from tinygpt.tokenizer import CharacterTokenizer
-from tinygpt.train import Trainer
+from tinygpt.data.tokenizer import CharacterTokenizer
+from tinygpt.data.windows import Windows
+from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches
+from tinygpt.inference.decoding import generate
+from tinygpt.runs.checkpoint import Checkpoints, checkpoint_directory, load_training, new_run, save_checkpoint
+from tinygpt.runs.resume import FREE, WITH_OVERRIDE, check_changes
+from tinygpt.storage.durable import Lock
+from tinygpt.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent.parent
 TOKENIZER = CharacterTokenizer.train("abcdefghijk")

@@ -13,9 +13,10 @@ from autograd import backend
 from tests.strategies import seeds
 from tests.tinygpt.test_cache import TINY, random_model
 from tinygpt import GPTConfig
-from tinygpt.generate import generate
-from tinygpt.search import Likelihood, beam_search, choose, few_shot_prompt, log_likelihood, token_nats
-from tinygpt.tokenizer import CharacterTokenizer
+from tinygpt.data.tokenizer import CharacterTokenizer
+from tinygpt.inference.beam import beam_search
+from tinygpt.inference.decoding import generate
+from tinygpt.inference.likelihood import Likelihood, choose, few_shot_prompt, log_likelihood, token_nats
 
 SMALL = GPTConfig(n_layer=1, n_head=2, n_embd=8, n_positions=6, vocab_size=4)
 

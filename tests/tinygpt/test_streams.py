@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.reliability import FaultyDisk, read_large_text
-from tinygpt import streams
-from tinygpt.corpora import Corpus, read_text
-from tinygpt.data import encode_documents, write_tokens
-from tinygpt.files import use_disk
-from tinygpt.streams import Part, StreamedCorpus, open_corpus, read_pieces, texts_for_tokenizer, token_stream
-from tinygpt.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer
+from tinygpt.data import streaming
+from tinygpt.data.corpora import Corpus
+from tinygpt.data.streaming import Part, StreamedCorpus, open_corpus, read_pieces, texts_for_tokenizer, token_stream
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer
+from tinygpt.data.windows import encode_documents, write_tokens
+from tinygpt.storage.checked_json import read_text
+from tinygpt.storage.durable import use_disk
 
 SAMPLE = "It was 1984, the clocks don't strike 13; naïve ☃☃ \n\n\tx  = 'a'   # ok\n" * 3
 TOKENIZERS = [BPETokenizer.train(SAMPLE, 300), WordTokenizer.train(SAMPLE)]
@@ -55,7 +56,7 @@ def test_text_that_is_not_utf8_is_named_with_its_place(tmp_path):
 
 
 def test_a_line_without_white_space_is_cut_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(streams, "MAX_UNBROKEN", 100)
+    monkeypatch.setattr(streaming, "MAX_UNBROKEN", 100)
     (tmp_path / "x.txt").write_text("x" * 1000, encoding="utf-8")
     pieces = list(read_pieces(tmp_path / "x.txt", piece_bytes=30))
     assert "".join(pieces) == "x" * 1000 and max(map(len, pieces)) <= 130
@@ -63,8 +64,8 @@ def test_a_line_without_white_space_is_cut_all_the_same(tmp_path, monkeypatch):
 
 @pytest.fixture
 def everything_is_large(monkeypatch):
-    monkeypatch.setattr(streams, "STREAM_BYTES", 0)
-    monkeypatch.setattr(streams, "PIECE_BYTES", 64)
+    monkeypatch.setattr(streaming, "STREAM_BYTES", 0)
+    monkeypatch.setattr(streaming, "PIECE_BYTES", 64)
 
 
 def test_one_file_gives_its_last_lines_for_validation(tmp_path, everything_is_large):
@@ -138,7 +139,7 @@ def test_a_pretraining_run_reads_a_streamed_corpus(tmp_path):
     flags = (
         "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 16 --vocab-size 300 --micro-batch 2 --eval-batches 2 --steps 2 --sample-tokens 4"
     )
-    code = "import sys, runpy; from tinygpt import streams; streams.STREAM_BYTES = 0; sys.argv = sys.argv[1:]; "
+    code = "import sys, runpy; from tinygpt.data import streaming; streaming.STREAM_BYTES = 0; sys.argv = sys.argv[1:]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, str(root / "examples" / "pretrain.py"), "--corpus", "x.txt", "--run", "run", *flags.split()]
     import os

@@ -17,7 +17,7 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt.tokenizer import (
+from tinygpt.data.tokenizer import (
     BYTE_TOKENS,
     END_OF_TEXT,
     MAX_WHITESPACE_RUN,

@@ -6,8 +6,9 @@ import pytest
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.data import BatchOrder, Windows
-from tinygpt.train import MetricsFile, Result, Trainer, bits_per_byte, evaluate, plot_loss
+from tinygpt.data.windows import BatchOrder, Windows
+from tinygpt.training.metrics import MetricsFile, Result, bits_per_byte, evaluate, plot_loss
+from tinygpt.training.trainer import Trainer
 
 TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=11)
 TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)

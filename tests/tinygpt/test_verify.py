@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 from tests.tinygpt.test_faults import two_checkpoints
 from tests.tinygpt.test_resume import SHAPE, TOKENIZER
 from tinygpt import GPT
-from tinygpt.files import to_json
-from tinygpt.verify import check_checkpoint, main
+from tinygpt.runs.verify import check_checkpoint, main
+from tinygpt.storage.checked_json import to_json
 
 
 def said(capsys, path):
@@ -97,7 +97,7 @@ def test_a_checkpoint_alone_and_damage_give_the_exit_code(tmp_path, capsys):
 
 
 def test_it_is_a_command(tmp_path):
-    command = [sys.executable, "-m", "tinygpt.verify"]
+    command = [sys.executable, "-m", "tinygpt.runs.verify"]
     assert subprocess.run(command, capture_output=True).returncode == 2
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
-    assert helped.returncode == 0 and "python -m tinygpt.verify runs/docs-001" in helped.stdout
+    assert helped.returncode == 0 and "python -m tinygpt.runs.verify runs/docs-001" in helped.stdout

@@ -14,10 +14,14 @@ from safetensors.numpy import load_file, save_file
 
 from autograd import backend
 from tests.strategies import seeds
-from tinygpt import GPT, GPTConfig, weights
-from tinygpt.checkpoint import load
-from tinygpt.tokenizer import BPETokenizer
-from tinygpt.weights import INDEX, WEIGHTS, canonical_name, load_config, locate, read_into, read_safetensors_header
+from tinygpt import GPT, GPTConfig
+from tinygpt.data.tokenizer import BPETokenizer
+from tinygpt.runs.checkpoint import load
+from tinygpt.storage import safetensors
+from tinygpt.storage.safetensors import INDEX, read_into, read_safetensors_header
+from tinygpt.weights import hub
+from tinygpt.weights.gpt2 import canonical_name, load_config
+from tinygpt.weights.hub import WEIGHTS, locate
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=19)
 
@@ -83,13 +87,13 @@ def test_every_way_to_read_gives_the_same_numbers(tmp_path_factory, shape, chunk
     bits &= 0xFFFF0000  # what bfloat16 can hold
     if kind == "F16":
         values = values.astype(np.float16).astype(np.float32)
-    stored = (values.view(np.uint32) >> 16).astype("<u2") if kind == "BF16" else values.astype(weights.FLOATS[kind])
+    stored = (values.view(np.uint32) >> 16).astype("<u2") if kind == "BF16" else values.astype(safetensors.FLOATS[kind])
     path = tmp_path_factory.mktemp("ways") / "numbers"
     path.write_bytes(b"junk" + stored.tobytes())
-    tensor = weights.StoredTensor(path, 4, kind, shape, transposed)
+    tensor = safetensors.StoredTensor(path, 4, kind, shape, transposed)
     out = np.full(tensor.wanted_shape, np.nan, dtype=np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "CHUNK_BYTES", chunk)
+        patch.setattr(safetensors, "CHUNK_BYTES", chunk)
         read_into(tensor, out)
     np.testing.assert_array_equal(out, values.T if transposed else values)
 
@@ -379,7 +383,7 @@ def test_a_vocabulary_that_does_not_fit_the_tokenizer_is_refused(tmp_path):
 
 
 def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "_fetch", lambda name: pytest.fail(f"asked the hub for {name}"))
+    monkeypatch.setattr(hub, "_fetch", lambda name: pytest.fail(f"asked the hub for {name}"))
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     for name in ("nothing", "runs/nothing", "a/b/c", "/absent/x", "./x", "../x", "~/x"):
@@ -426,7 +430,7 @@ def test_loading_needs_the_weights_once(tmp_path, monkeypatch, half):
     if half:
         tensors = load_file(tmp_path / WEIGHTS)
         save_file({name: array.astype(np.float16) for name, array in tensors.items()}, tmp_path / WEIGHTS)
-        monkeypatch.setattr(weights, "CHUNK_BYTES", 100_000)
+        monkeypatch.setattr(safetensors, "CHUNK_BYTES", 100_000)
     weight_bytes = 4 * model.n_parameters()
     tracemalloc.start()
     try:

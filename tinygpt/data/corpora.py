@@ -1,0 +1,214 @@
+"""Texts to train on: the default corpus, named downloads, and files of your own, each split into training and validation text.
+
+    corpus = load_corpus("docs")                                # what every installation already has; no network
+    corpus = load_corpus("tinyshakespeare")                     # downloaded once, checked by sha256
+    corpus = load_corpus("my.txt"), load_corpus("my_folder")    # UTF-8 text
+    corpus.train, corpus.validation                             # lists of Document(name, text, group)
+
+A validation text that is nearly a copy of a training text measures memory, not learning. So documents that share much of their wording
+form a group, groups are never divided (see `group_near_copies`), and `residual_overlap` says how much wording the two sides still share.
+"""
+
+import difflib
+import functools
+import hashlib
+import inspect
+import pkgutil
+import platform
+import types
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tinygpt.data.download import DOWNLOADS, fetch
+from tinygpt.data.near_copies import _shingles, group_near_copies
+from tinygpt.storage.checked_json import read_text
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text. Documents of the same group are near-copies of each other and on the same side of the split."""
+
+    name: str
+    text: str
+    group: int
+
+
+@dataclass
+class Corpus:
+    """A text collection, split.
+
+    fingerprint    sha256, in hex, of all names and texts before the split: equal ones mean equal data
+    source         where the text comes from, as a sentence for people
+    """
+
+    name: str
+    train: list[Document]
+    validation: list[Document]
+    fingerprint: str
+    source: str
+
+    @functools.cached_property
+    def residual_overlap(self) -> float:
+        """Share of the 8-word pieces of the validation text, counted as often as they occur, that the training text contains too."""
+        documents = self.train + self.validation
+        shingles, document = _shingles([document.text for document in documents])
+        in_train = document < len(self.train)
+        seen = np.isin(shingles[~in_train], shingles[in_train])
+        return float(seen.mean()) if seen.size else 0.0
+
+    def n_bytes(self, split: Literal["train", "validation"]) -> int:
+        """Size of one side in bytes of UTF-8."""
+        return sum(len(document.text.encode()) for document in getattr(self, split))
+
+
+def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, seed: int = 0, cache: str | Path | None = None) -> Corpus:
+    """Load a corpus and split it.
+
+    name_or_path           "docs", the name of a download ("tinyshakespeare", "the-verdict"), a text file, or a folder with *.txt and
+                           *.md files at any depth. All text is UTF-8; line ends become \\n, empty documents are left out. For a folder
+                           of your own named docs write "./docs".
+    validation_fraction    share of the text to validate on. One long text gives its last part, cut by characters, as nanoGPT does.
+                           Several documents give whole groups of near-copies, drawn by seed, up to that many bytes; should that come
+                           to less than half of them, because the groups are few and large, each document gives its last part.
+    cache                  folder for downloads; by default the user's cache folder
+
+    "docs", the default corpus, is English that every installation has: the docstrings of NumPy's public modules and the language manual
+    that comes with Python. It is the same on every platform, and changes with the versions of NumPy and Python.
+
+    Raises ValueError for text that is empty, too short to split or not UTF-8, and for a fraction outside 0 to 1; FileNotFoundError for
+    an unknown name or path; ConnectionError for a download that fails.
+    """
+    if not 0 < validation_fraction < 1:
+        raise ValueError(f"validation_fraction: {validation_fraction}, expected more than 0 and less than 1; the default is 0.1")
+
+    name = str(name_or_path)
+    corpora = [name for name, download in DOWNLOADS.items() if not download.labelled]
+    if name_or_path == "docs":
+        texts = _docs()
+        source = (
+            f"docstrings of the public modules of NumPy {np.__version__} and the language manual of Python {platform.python_version()} "
+            "(pydoc_data.topics)"
+        )
+    elif name_or_path in corpora:
+        texts = {name: read_text(fetch(name, cache=cache))}
+        source = f"{DOWNLOADS[name].source}, {DOWNLOADS[name].url}"
+    elif Path(name).is_dir():
+        files = text_files(Path(name))
+        texts = {file.relative_to(name).as_posix(): read_text(file) for file in files}
+        source = f"{len(files)} text files in {name}"
+    elif Path(name).exists():
+        texts = {Path(name).name: read_text(Path(name))}
+        source = f"text file {name}"
+    else:
+        known = ["docs", *corpora]
+        close = difflib.get_close_matches(name, known, n=1)
+        raise FileNotFoundError(
+            f"corpus {name!r}: no such file or folder, expected a path or one of {', '.join(known)}; "
+            + (f"did you mean {close[0]!r}?" if close else "check the path")
+        )
+
+    texts = {name: text for name, text in texts.items() if text.strip()}
+    if not texts:
+        raise ValueError(f"corpus {name!r}: empty, expected some text; check that it is the file or folder that you mean")
+    digest = hashlib.sha256()
+    for part in (part.encode() for item in texts.items() for part in item):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    train, validation = _split(name, texts, validation_fraction, seed)
+    return Corpus(name, train, validation, digest.hexdigest(), source)
+
+
+def _split(name: str, texts: dict[str, str], fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
+    """Training and validation documents: whole groups where there are enough of them, else the last part of each text."""
+    if len(texts) > 1:
+        groups = group_near_copies(list(texts.values()))
+        documents = [Document(title, text, group) for (title, text), group in zip(texts.items(), groups, strict=True)]
+        sizes = np.bincount(groups, weights=[len(text.encode()) for text in texts.values()])  # bytes per group
+        wanted = fraction * sizes.sum()
+        # The order of drawing is a hash of seed and name, not a shuffle: a document that comes or goes leaves the others where they are.
+        draw = {d.group: hashlib.sha256(f"{seed} {d.name}".encode()).digest() for d in reversed(documents)}  # by first name of the group
+        chosen: set[int] = set()
+        taken = 0.0
+        for group in sorted(draw, key=draw.__getitem__):
+            if taken + sizes[group] <= wanted:
+                chosen.add(group)
+                taken += sizes[group]
+        if taken >= wanted / 2:
+            return [d for d in documents if d.group not in chosen], [d for d in documents if d.group in chosen]
+
+    train, validation = [], []
+    for number, (title, text) in enumerate(texts.items()):
+        cut = int(len(text) * (1 - fraction))
+        train += [Document(title, text[:cut], 2 * number)] if text[:cut] else []
+        validation += [Document(title, text[cut:], 2 * number + 1)] if text[cut:] else []
+    if not train or not validation:
+        n = sum(map(len, texts.values()))
+        raise ValueError(f"corpus {name!r}: {n} characters, expected enough to validate on {fraction:.0%} of them; add text")
+    return train, validation
+
+
+NUMPY_MODULES = [
+    "numpy", "numpy.char", "numpy.ctypeslib", "numpy.emath", "numpy.exceptions", "numpy.fft", "numpy.lib",
+    "numpy.lib.array_utils", "numpy.lib.format", "numpy.lib.introspect", "numpy.lib.mixins", "numpy.lib.npyio",
+    "numpy.lib.recfunctions", "numpy.lib.stride_tricks", "numpy.linalg", "numpy.ma", "numpy.polynomial",
+    "numpy.polynomial.chebyshev", "numpy.polynomial.hermite", "numpy.polynomial.hermite_e", "numpy.polynomial.laguerre",
+    "numpy.polynomial.legendre", "numpy.polynomial.polynomial", "numpy.polynomial.polyutils", "numpy.random", "numpy.rec",
+    "numpy.strings", "numpy.testing", "numpy.typing",
+]  # fmt: skip
+
+
+def _docs() -> dict[str, str]:
+    """The default corpus, sorted by name; each text once, under its shortest name (`numpy.argsort`, `python.lambda`)."""
+    from pydoc_data.topics import topics
+
+    names: defaultdict[str, list[str]] = defaultdict(list)  # text: the names that it is reached by
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a module that a coming NumPy deprecates is still good English
+        for name, value in _numpy_objects():
+            if isinstance(value.__doc__, str):
+                names[inspect.cleandoc(value.__doc__).strip()].append(name)
+    for topic, text in topics.items():
+        names[text.strip()].append(f"python.{topic}")
+    shortest = {min(known, key=lambda name: (name.count("."), len(name), name)): text for text, known in names.items()}
+    return dict(sorted(shortest.items()))
+
+
+def _numpy_objects() -> Iterator[tuple[str, Any]]:
+    """NumPy's public modules, their functions and classes, and the methods and properties of these, each with its full name.
+
+    Left out, because their text differs from platform to platform: the scalar types, and two functions that ask the operating system.
+    Names are looked up with `vars`, which unlike `getattr` never wakes a deprecated one.
+    """
+    for module_name in NUMPY_MODULES:
+        try:
+            module = pkgutil.resolve_name(module_name)
+        except (ImportError, AttributeError):  # not in this version of NumPy
+            continue
+        yield module_name, module
+        for name in getattr(module, "__all__", vars(module)):
+            value = vars(module).get(name)
+            if name.startswith("_") or name in ("jiffies", "memusage") or isinstance(value, types.ModuleType | np.generic):
+                continue
+            if isinstance(value, type):
+                if value.__module__.startswith("numpy") and not issubclass(value, np.generic):
+                    yield f"{module_name}.{name}", value
+                    for member_name, member in vars(value).items():
+                        is_method = callable(member) or isinstance(member, classmethod | staticmethod)
+                        if not member_name.startswith("_") and (is_method or inspect.isdatadescriptor(member)):
+                            yield f"{module_name}.{name}.{member_name}", member
+            elif callable(value) or type(value).__module__.startswith("numpy"):  # else a constant, with the docstring of int or float
+                yield f"{module_name}.{name}", value
+
+
+def text_files(folder: Path) -> list[Path]:
+    """All *.txt and *.md below a folder, by name. Raises ValueError if there are none."""
+    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
+    texts = [path for path in files if path.suffix.lower() in (".txt", ".md")]
+    if not texts:
+        raise ValueError(f"folder {folder}: no text among {len(files)} files, expected *.txt or *.md; rename your text files so")
+    return texts

@@ -1,0 +1,221 @@
+"""Texts too large to hold in memory: read in pieces, split by place, written once as files of token ids.
+
+    corpus = open_corpus("huge.txt")                                # StreamedCorpus above STREAM_BYTES, else Corpus
+    ids = token_stream(corpus, "train", tokenizer)                  # an array, or a memory map of a file in the cache
+
+A piece ends where a tokenizer would cut in any case, so the ids are those of the whole text.
+"""
+
+import codecs
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tinygpt.data.corpora import Corpus, load_corpus, text_files
+from tinygpt.data.download import DOWNLOADS, cache_folder
+from tinygpt.data.windows import encode_documents, read_tokens, write_tokens
+
+STREAM_BYTES = 64 << 20
+"""Corpora above this are streamed. Below it, text, its word counts and its ids fit anywhere."""
+
+PIECE_BYTES = 4 << 20
+"""How much text is in memory at once."""
+
+MAX_UNBROKEN = 1 << 20
+"""Characters without white space after which a piece ends all the same; there, and only there, ids may differ from the whole text's."""
+
+SAMPLE_BYTES = 32 << 20
+"""How much of a streamed corpus a tokenizer is trained on, in pieces evenly spaced over it."""
+
+Split = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a file, in bytes, that is a document of its own."""
+
+    path: Path
+    start: int
+    end: int
+
+
+@dataclass
+class StreamedCorpus:
+    """Like `tinygpt.data.corpora.Corpus`, but the texts stay in their files.
+
+    fingerprint   sha256, in hex, of all names and bytes
+    """
+
+    name: str
+    train: list[Part]
+    validation: list[Part]
+    fingerprint: str
+    source: str
+
+    def n_bytes(self, split: Split) -> int:
+        """Size of one side in bytes, as the files have it."""
+        return sum(part.end - part.start for part in getattr(self, split))
+
+    def pieces(self, split: Split) -> Iterator[tuple[str, bool]]:
+        """(piece of text, whether its document ends with it), one after the other."""
+        for part in getattr(self, split):
+            last = ""
+            for piece in read_pieces(part.path, part.start, part.end):
+                if last:
+                    yield last, False
+                last = piece
+            if last:
+                yield last, True
+
+    def sample(self, n_bytes: int = SAMPLE_BYTES) -> Iterator[str]:
+        """Training text up to n_bytes, in pieces evenly spaced over it."""
+        every = max(1, -(-self.n_bytes("train") // n_bytes))
+        return (piece for piece, _ in itertools.islice(self.pieces("train"), 0, None, every))
+
+
+def read_pieces(path: Path, start: int = 0, end: int | None = None, piece_bytes: int = PIECE_BYTES) -> Iterator[str]:
+    """The text of a stretch of a UTF-8 file, line ends as \\n, in pieces that end before white space that follows something else.
+
+    Raises ValueError, naming file and offset, if it is not UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    end = path.stat().st_size if end is None else end
+    held = ""  # text after the last good place to cut
+    place, at_start = start, start == 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while place < end or place == start:
+            data = file.read(min(piece_bytes, end - place))
+            final = place + len(data) >= end or not data
+            n_kept = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(data, final)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}: byte 0x{error.object[error.start]:02x} at offset {place - n_kept + error.start} is not UTF-8, expected UTF-8 text; "
+                    "save the file as UTF-8 in your editor, or leave it out if it is no text"
+                ) from None
+            held += text
+            if at_start and held:  # the file's first character, which may take more than one piece to come
+                held, at_start = held.removeprefix("\ufeff"), False
+            place += len(data)
+            if not final and held.endswith("\r"):
+                held, carriage = held[:-1], "\r"  # perhaps one half of \r\n
+            else:
+                carriage = ""
+            held = held.replace("\r\n", "\n").replace("\r", "\n")
+            cut = len(held) if final else _last_cut(held)
+            if cut:
+                yield held[:cut]
+            held = held[cut:] + carriage
+            if final:
+                return
+
+
+def _last_cut(text: str) -> int:
+    """Where a text can be cut so that its ids stay the same: before the last white space that follows something else; 0 if nowhere."""
+    # Backwards, so that the search is over at the first place found: `.*\S(?=\s)` takes quadratic time where there is none.
+    match = _SPACE_AFTER_SIGN.search(text[: -MAX_UNBROKEN - 1 : -1])
+    if match:
+        return len(text) - match.start() - 1
+    return len(text) if len(text) >= MAX_UNBROKEN else 0
+
+
+_SPACE_AFTER_SIGN = re.compile(r"\s(?=\S)")  # in a text that is written backwards
+
+
+def open_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, seed: int = 0) -> Corpus | StreamedCorpus:
+    """`tinygpt.data.corpora.load_corpus`, but files of yours above STREAM_BYTES in all stay where they are."""
+    path, name = Path(name_or_path), str(name_or_path)
+    if name != "docs" and name not in DOWNLOADS and path.exists() and 0 < validation_fraction < 1:
+        files = text_files(path) if path.is_dir() else [path]
+        if sum(file.stat().st_size for file in files) > STREAM_BYTES:
+            titled = [(file.relative_to(path).as_posix() if path.is_dir() else path.name, file) for file in files]
+            return _split(name, titled, validation_fraction, seed, f"{len(files)} text files in {name}, streamed")
+    return load_corpus(name_or_path, validation_fraction=validation_fraction, seed=seed)
+
+
+def texts_for_tokenizer(corpus: Corpus | StreamedCorpus, kind: str) -> Iterable[str]:
+    """What a tokenizer of this kind is trained on: the training text (a sample of it, if streamed); an alphabet needs every character."""
+    everything = kind == "characters"
+    if isinstance(corpus, StreamedCorpus):
+        both: tuple[Split, ...] = ("train", "validation")
+        return (piece for split in both for piece, _ in corpus.pieces(split)) if everything else corpus.sample()
+    return [document.text for document in (corpus.train + corpus.validation if everything else corpus.train)]
+
+
+def _split(name: str, files: Sequence[tuple[str, Path]], fraction: float, seed: int, source: str) -> StreamedCorpus:
+    """A corpus of (name, file), split: whole files drawn by seed where they come near the fraction, else the last part of each.
+
+    Near-copies are not looked for, as they are in smaller corpora; files with equal bytes stay together.
+    Raises ValueError for text that is not UTF-8, or too short.
+    """
+    digest = hashlib.sha256()
+    groups: dict[str, list[Part]] = {}  # parts by content
+    for title, path in files:
+        content, n = hashlib.sha256(), 0
+        for piece in read_pieces(path):  # which also checks that it is UTF-8
+            content.update(piece.encode())
+            n += len(piece)
+        digest.update(len(title.encode()).to_bytes(8, "little") + title.encode() + content.digest())
+        if n:
+            groups.setdefault(content.hexdigest(), []).append(Part(path, 0, path.stat().st_size))
+    drawn = sorted(groups.items(), key=lambda item: hashlib.sha256(f"{seed} {item[0]}".encode()).digest())
+    wanted = fraction * sum(part.end for _, parts in drawn for part in parts)
+    chosen: list[Part] = []
+    for _, parts in drawn:
+        if sum(part.end for part in (*chosen, *parts)) <= wanted:
+            chosen += parts
+    every = [part for parts in groups.values() for part in parts]
+    if sum(part.end for part in chosen) >= wanted / 2:
+        train, validation = [part for part in every if part not in chosen], chosen
+    else:
+        cuts = [_line_start(part, int(part.end * (1 - fraction))) for part in every]
+        train = [Part(part.path, 0, cut) for part, cut in zip(every, cuts, strict=True) if cut]
+        validation = [Part(part.path, cut, part.end) for part, cut in zip(every, cuts, strict=True) if cut < part.end]
+    if not train or not validation:
+        raise ValueError(f"corpus {name!r}: too short to validate on {fraction:.0%} of it, expected text on both sides; add text")
+    return StreamedCorpus(name, train, validation, digest.hexdigest(), source)
+
+
+def _line_start(part: Part, near: int) -> int:
+    """The first byte of a line soon after `near`; where no line begins there, the first byte of a character."""
+    with part.path.open("rb") as file:
+        file.seek(near)
+        data = file.read(min(1 << 16, part.end - near))
+    newline = data[:-1].find(b"\n")
+    if newline >= 0:
+        return near + newline + 1
+    return near + next((i for i, byte in enumerate(data[:4]) if byte & 0xC0 != 0x80), 0)
+
+
+def token_stream(corpus: Corpus | StreamedCorpus, split: Split, tokenizer: Any, cache: str | Path | None = None) -> np.ndarray:
+    """Ids of one side of a corpus as one stream (N,), <|endoftext|> (where the tokenizer has it) after each document.
+
+    A streamed corpus is encoded piece by piece into a file, found again by the fingerprints of text and tokenizer, and memory-mapped.
+
+    cache   folder for these files; default: tokens/ in the user's cache folder
+    """
+    if not isinstance(corpus, StreamedCorpus):
+        return encode_documents([document.text for document in getattr(corpus, split)], tokenizer)
+    folder = Path(cache) if cache is not None else cache_folder() / "tokens"
+    cut = f"{len(getattr(corpus, split))}-{corpus.n_bytes(split)}"  # which the fraction decides
+    path = folder / f"{corpus.fingerprint[:16]}-{tokenizer.fingerprint()[:16]}-{split}-{cut}.bin"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tokens(path, _encoded(corpus.pieces(split), tokenizer), tokenizer.n_vocab)
+    return read_tokens(path, tokenizer.n_vocab)
+
+
+def _encoded(pieces: Iterable[tuple[str, bool]], tokenizer: Any) -> Iterator[np.ndarray]:
+    for piece, ends_document in pieces:
+        ids = tokenizer.encode_array(piece)
+        yield ids
+        if ends_document and tokenizer.eos_id is not None:
+            yield np.array([tokenizer.eos_id], dtype=ids.dtype)

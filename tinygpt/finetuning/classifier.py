@@ -1,0 +1,258 @@
+"""Classification: a head on a pretrained GPT, its training, and an honest report of what it can do.
+
+    classifier = GPTClassifier(gpt, tokenizer, labels=["ham", "spam"])
+    set_trainable(classifier, "last-block")                     # or "head", "all", "lora"; tinygpt.finetuning.common
+    fit(classifier, train, validation, config, reporter)        # batches: LabelledBatches(encode(...), targets)
+    predictions = classifier.predict(["WINNER! Call now"])      # .labels, .probabilities
+    classifier.save_pretrained("my"); classifier = GPTClassifier.from_pretrained("my")
+
+In a causal model only the last token of a text has seen all of it, so that is where the head looks by default: at the last *real* token.
+Reading a padding position instead lets predictions change with the padding; see `GPTClassifier.forward`.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+
+import autograd as ag
+from autograd import backend, nn
+from tinygpt.data.tokenizer import Tokenizer
+from tinygpt.finetuning.common import pad
+from tinygpt.models.gpt import GPT, Head
+from tinygpt.runs.checkpoint import checkpoint_directory, tokenizer_of
+from tinygpt.storage.checked_json import read_json_object as read_json
+from tinygpt.weights.gpt2 import CLASSIFIER, load_config, load_weights, save_pretrained
+
+Pooling = Literal["last", "mean", "first"]
+
+
+def encode(
+    texts: Sequence[str], tokenizer: Tokenizer, n_positions: int, *, truncate: bool = False, places: Sequence[str] | None = None
+) -> tuple[list[np.ndarray], int]:
+    """Token ids of each text, and how many texts were cut.
+
+    n_positions   the model's context
+    truncate      keep the first n_positions tokens of longer texts
+    places        what error messages call the texts; by default their numbers
+    Raises ValueError for a text without a token, and, without truncate, for one that is longer than the context.
+    """
+    sequences, n_cut = [], 0
+    for i, text in enumerate(texts):
+        ids = tokenizer.encode_array(text)
+        place = places[i] if places else f"text {i}"
+        if not ids.size:
+            raise ValueError(f"{place}: no token, expected at least one; leave empty texts out")
+        if ids.size > n_positions and not truncate:
+            raise ValueError(
+                f"{place}: {ids.size} tokens, expected at most {n_positions}, the model's context; shorten the text, or choose to cut "
+                "long ones with --truncate"
+            )
+        n_cut += ids.size > n_positions
+        sequences.append(ids[:n_positions])
+    return sequences, n_cut
+
+
+class LabelledBatches:
+    """Labelled sequences as a trainer wants them: by number, padded to the longest of the batch.
+
+    sequences       ids of each text
+    targets         (N,) numbers of the labels
+    class_weights   (labels,) how much a text of each label counts, or None: all the same
+    token_dropout   probability of leaving each token out, anew each time: for training texts, so that no single word decides
+    seed            of what is left out
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[np.ndarray],
+        targets: np.ndarray,
+        class_weights: np.ndarray | None = None,
+        *,
+        token_dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= token_dropout < 1:
+            raise ValueError(f"token_dropout: {token_dropout}, expected 0 <= p < 1; p is the share of tokens that is left out")
+        self.sequences, self.targets, self.class_weights = sequences, np.asarray(targets), class_weights
+        self.lengths = np.array([len(ids) for ids in sequences])
+        self.token_dropout, self._rng = token_dropout, np.random.default_rng([seed, 3])
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def batch(self, which: np.ndarray) -> tuple[Any, ...]:
+        """(ids (B, T), targets (B,), mask (B, T), weights (B,) or None): the arguments of `GPTClassifier.loss`."""
+        ids, mask = pad([self._thinned(self.sequences[i]) for i in which])
+        targets = self.targets[which]
+        return ids, targets, mask, None if self.class_weights is None else self.class_weights[targets]
+
+    def _thinned(self, ids: np.ndarray) -> np.ndarray:
+        """The sequence without the tokens that are dropped; never without all of them."""
+        if not self.token_dropout:
+            return ids
+        kept = ids[self._rng.random(len(ids)) >= self.token_dropout]
+        return kept if len(kept) else ids
+
+
+def balanced_weights(targets: np.ndarray, n_labels: int) -> np.ndarray:
+    """(labels,) weights under which every label counts as much: N / (labels x rows of the label)."""
+    return len(targets) / (n_labels * np.maximum(np.bincount(targets, minlength=n_labels), 1))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """labels: the likeliest of each text; probabilities (N, labels), columns in the order of the classifier's labels; n_cut: texts cut."""
+
+    labels: list[str]
+    probabilities: np.ndarray
+    n_cut: int = 0
+
+
+class GPTClassifier(nn.Module):
+    """A GPT with a classification head: logits = W h, without bias, h the final-norm output at one position or the mean over all.
+
+    gpt         the pretrained model; its weights are shared, not copied: training the classifier changes them
+    labels      names, in the order of the head's outputs
+    pooling     "last": the last real token, which has seen the whole text; "mean": mean over the real tokens; "first": the first token,
+                which in a causal model has seen nothing else and is there to compare
+    seed        decides the initial head: normal, as GPT-2's other matrices
+
+    Weights have the names of Hugging Face's GPT2ForSequenceClassification: `transformer.` before the GPT's, `score.weight` (labels, C).
+    Raises ValueError for fewer than two labels, a label twice, or an unknown pooling.
+    """
+
+    def __init__(self, gpt: GPT, tokenizer: Tokenizer, labels: Sequence[str], *, pooling: Pooling = "last", seed: int = 0) -> None:
+        self.labels = list(labels)
+        if len(set(self.labels)) < max(len(self.labels), 2):
+            raise ValueError(f"labels: {self.labels}, expected at least 2 different names; check the label column")
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling: {pooling!r}, expected one of {', '.join(get_args(Pooling))}; last is the usual choice")
+        self.transformer = copy.copy(gpt)
+        if not gpt.config.tie_word_embeddings:  # an output layer of its own has no use here
+            self.transformer.config = dataclasses.replace(gpt.config, tie_word_embeddings=True)
+            self.transformer.lm_head = Head(gpt.wte.weight)
+        self.config = self.transformer.config
+        self.dropout_stream = gpt.dropout_stream
+        self.tokenizer, self.pooling = tokenizer, pooling
+        weight = np.random.default_rng([seed, 1]).standard_normal((len(self.labels), self.config.n_embd), dtype=np.float32)
+        self.score = Head(ag.Parameter(backend.to_device(weight * np.float32(self.config.initializer_range))))
+
+    @property
+    def n_choices(self) -> int:
+        """How many labels each prediction chooses from."""
+        return len(self.labels)
+
+    def compute_in(self, dtype: str) -> Self:
+        """Switches the GPT's arithmetic, as `GPT.compute_in`; head and loss stay float32."""
+        self.transformer.compute_in(dtype)
+        return self
+
+    def forward(self, ids: Any, attention_mask: Any = None) -> ag.Tensor:
+        """Logits (B, labels).
+
+        ids              (B, T) host integers
+        attention_mask   (B, T), 1 for tokens and 0 for padding on either side; None: no padding
+        Padding on the right needs no mask inside the model: attention is causal, so no real token sees what comes after it.
+        Raises ValueError for a row without a real token, and as `GPT.hidden` does.
+        """
+        ids = np.asarray(ids)
+        real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
+        if real.shape != ids.shape or ids.ndim != 2 or not real.any(axis=1).all():
+            raise ValueError(
+                f"GPTClassifier: ids {ids.shape} with attention_mask {real.shape}, expected two of (batch, positions) with a real token in "
+                "every row; leave empty texts out"
+            )
+        padded_left = not real[:, 0].all()
+        h = self.transformer.hidden(ids, real if padded_left else None)  # (B, T, C)
+        rows = np.arange(len(ids))
+        if self.pooling == "mean":
+            share = real / real.sum(axis=1, keepdims=True)  # (B, T), 0 for padding
+            h = (h * ag.Tensor(backend.to_device(share[:, :, None], h.dtype))).sum(axis=1)  # (B, C)
+        elif self.pooling == "first":
+            h = h[rows, real.argmax(axis=1)]  # (B, C)
+        else:
+            h = h[rows, real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)]  # (B, C)
+        return self.score(ag.cast(h, self.score.weight.dtype))  # (B, labels)
+
+    def loss(self, ids: Any, targets: Any, attention_mask: Any = None, weights: Any = None) -> ag.Tensor:
+        """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy."""
+        logits = self.forward(ids, attention_mask)
+        if weights is None:
+            return ag.cross_entropy(logits, targets)
+        share = backend.to_device(np.asarray(weights) / len(weights), logits.dtype)
+        log_p = ag.log_softmax(logits)[np.arange(len(targets)), np.asarray(targets)]  # (B,)
+        return -(log_p * ag.Tensor(share)).sum()
+
+    def logits(self, sequences: Sequence[np.ndarray], batch_size: int = 32) -> np.ndarray:
+        """(N, labels) for sequences of ids, in batches of texts of similar length: less padding to compute."""
+        logits = np.zeros((len(sequences), len(self.labels)), dtype=np.float32)
+        by_length = np.argsort([len(ids) for ids in sequences], kind="stable")
+        was_training = self.training
+        self.eval()
+        with ag.no_grad():
+            for start in range(0, len(sequences), batch_size):
+                which = by_length[start : start + batch_size]
+                logits[which] = backend.to_host(self.forward(*pad([sequences[i] for i in which])).data)
+        self.train(was_training)
+        return logits
+
+    def predict(self, texts: Sequence[str], *, truncate: bool = False, batch_size: int = 32) -> Predictions:
+        """The likeliest label of each text, and the probabilities of all. Raises ValueError as `encode`, TypeError for a single str."""
+        if isinstance(texts, str):
+            raise TypeError("predict: a str, expected a list of texts; wrap it as [text]")
+        sequences, n_cut = encode(texts, self.tokenizer, self.config.n_positions, truncate=truncate)
+        p = softmax(self.logits(sequences, batch_size))
+        return Predictions([self.labels[i] for i in p.argmax(axis=1)], p, n_cut)
+
+    def label_ids(self, labels: Sequence[str]) -> np.ndarray:
+        """(N,) numbers of labels. Raises ValueError for one that this head was not made for."""
+        number = {label: i for i, label in enumerate(self.labels)}
+        unknown = sorted(set(labels) - number.keys())
+        if unknown:
+            raise ValueError(
+                f"label {unknown[0]!r}: not among those of the head, expected one of {', '.join(self.labels)}; train a new head on this data"
+            )
+        return np.array([number[label] for label in labels], dtype=np.int64)
+
+    def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
+        """Writes a Hugging Face GPT2ForSequenceClassification directory, with the tokenizer (by default the classifier's own).
+
+        `pooling` is a key of ours: other programs read the last token that is not `pad_token_id`.
+        """
+        extra = {
+            "architectures": [CLASSIFIER],
+            "id2label": {str(i): label for i, label in enumerate(self.labels)},
+            "label2id": {label: i for i, label in enumerate(self.labels)},
+            "pad_token_id": self.tokenizer.eos_id,  # never part of a text
+            "pooling": self.pooling,
+        }
+        save_pretrained(self, directory, tokenizer or self.tokenizer, extra)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Self:
+        """A saved classifier, from its directory or its run. Raises ValueError for a checkpoint that is none."""
+        directory = checkpoint_directory(path)
+        fields = read_json(directory / "config.json")
+        id2label = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out what it takes for the default
+        if CLASSIFIER not in fields.get("architectures", []) or not isinstance(id2label, dict):
+            raise ValueError(
+                f"{directory}: architectures {fields.get('architectures')}, expected {CLASSIFIER} with id2label; "
+                "train one: python examples/finetune_classifier.py"
+            )
+        labels = [label for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
+        config = load_config(directory)
+        gpt = GPT(config, _empty=True)
+        classifier = cls(gpt, tokenizer_of(directory, config), labels, pooling=fields.get("pooling", "last"))
+        load_weights(classifier, directory)
+        return classifier
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, labels) of logits (N, labels), on the host."""
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)

@@ -1,0 +1,380 @@
+"""Instruction tuning: pairs of instruction and answer, the prompts that they are put into, and which tokens the loss counts.
+
+    data = load_instructions("doc-questions")                # what every installation already has; no network
+    parts = split_instructions(data, seed=0)                 # parts.train, parts.validation, parts.test
+    sequences = encode_instructions(parts.train, tokenizer, gpt.config.n_positions, style="alpaca")
+    fit(gpt, InstructionBatches(sequences), ...)             # tinygpt.finetuning.common
+    answers(gpt, tokenizer, parts.test, style="alpaca")      # what the model says now; tinygpt.finetuning.scoring scores it
+
+A pretrained model continues texts; after this it answers. What it learns is mostly the form: where the answer begins, how long it is,
+and that it ends. So by default the loss counts the answer and its end token alone, and the prompt is only read.
+"""
+
+import dataclasses
+import inspect
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from tinygpt.data.corpora import Document, load_corpus
+from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in
+from tinygpt.data.tokenizer import Tokenizer
+from tinygpt.data.windows import IGNORED
+from tinygpt.finetuning.common import pad
+from tinygpt.finetuning.labeled import deal_groups
+from tinygpt.inference.decoding import generate
+from tinygpt.models.gpt import GPT
+
+INSTRUCTION_NAMES = ("instruction", "question", "prompt", "query")
+INPUT_NAMES = ("input", "context")
+OUTPUT_NAMES = ("output", "answer", "response", "completion")
+
+# ---- the data ----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What is asked, perhaps with an input that it is about, and what to answer.
+
+    place    where it stands ("record 7", a document's name), for messages
+    group    rows of one group are never on different sides of a split
+    """
+
+    instruction: str
+    output: str
+    input: str = ""
+    place: str = ""
+    group: int = -1
+
+
+@dataclass
+class InstructionData:
+    """Rows from one source; `held_out`, `source` and `notes` as in `tinygpt.finetuning.labeled.LabelledData`."""
+
+    name: str
+    rows: list[Instruction]
+    source: str
+    held_out: list[Instruction] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def load_instructions(
+    name_or_path: str | Path,
+    *,
+    instruction_column: str = "",
+    input_column: str = "",
+    output_column: str = "",
+    cache: str | Path | None = None,
+) -> InstructionData:
+    """Read instructions and answers.
+
+    name_or_path   "doc-questions", "instructions", or a file (.json, .jsonl, .csv, .tsv, .txt; see `tinygpt.data.rows`)
+    *_column       names of the columns (or keys); by default guessed, and `notes` says how. The input may be missing.
+    cache          folder for downloads; by default the user's cache folder
+
+    Rows without an instruction or an answer are left out, and counted in `notes`.
+    Raises ValueError, naming file, row, field and problem; FileNotFoundError for an unknown name or path; ConnectionError for a download
+    that fails.
+    """
+    if name_or_path == "doc-questions":
+        return doc_questions()
+    path, source = find_file(name_or_path, ["doc-questions", "instructions"], cache=cache)
+    asked = {"instruction": instruction_column, "input": input_column, "output": output_column}
+    table = read_table(path, {*INSTRUCTION_NAMES, *INPUT_NAMES, *OUTPUT_NAMES}, asked.values())
+    columns = _choose_columns(table, asked)
+    rows, empty = [], []
+    for place, values in table.rows:
+        fields = {key: text_in(table, place, column, values) if column else "" for key, column in columns.items()}
+        if fields["instruction"].strip() and fields["output"].strip():
+            rows.append(Instruction(fields["instruction"], fields["output"], fields["input"], place))
+        else:
+            empty.append(place)
+    if not rows:
+        raise ValueError(f"{path}: no row with instruction and answer, expected some; check that it is the file that you mean")
+    if empty:
+        some = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        table.notes.append(f"{len(empty)} rows without an instruction or an answer left out ({some})")
+    return InstructionData(str(name_or_path), group_instructions(rows), source, notes=table.notes)
+
+
+def _choose_columns(table: Table, asked: dict[str, str]) -> dict[str, str]:
+    """The column of each field: as asked for, else by its name; "" for an input that is not there."""
+    known = {"instruction": INSTRUCTION_NAMES, "input": INPUT_NAMES, "output": OUTPUT_NAMES}
+    chosen = {}
+    for key, name in asked.items():
+        if name:
+            check_column(table, name, f"--{key}-column")
+        chosen[key] = name or next((c for c in table.columns if c.casefold() in known[key] and c not in asked.values()), "")
+        if not chosen[key] and key != "input":
+            raise ValueError(
+                f"{table.path}: columns {', '.join(map(repr, table.columns))}, expected to recognize the {key} by its name "
+                f"({', '.join(known[key])}); name it with --{key}-column"
+            )
+    if not all(asked[key] for key, name in chosen.items() if name):
+        said = ", ".join(f"{key} in {name!r}" for key, name in chosen.items() if name)
+        table.notes.append(f"columns guessed: {said}")
+    return chosen
+
+
+def group_instructions(rows: Sequence[Instruction]) -> list[Instruction]:
+    """The rows with group numbers: those that ask the same (but for case and white space) get the same."""
+    numbers: dict[str, int] = {}
+    return [dataclasses.replace(row, group=numbers.setdefault(_asked(row), len(numbers))) for row in rows]
+
+
+def _asked(row: Instruction) -> str:
+    return "\n".join(" ".join(text.casefold().split()) for text in (row.instruction, row.input))
+
+
+def doc_questions() -> InstructionData:
+    """What NumPy's functions, classes and methods do: a question by name, and the first sentence of the docstring as the answer.
+
+    Test rows (`held_out`) come from the validation documents of the corpus "docs" alone: a model pretrained on that corpus has read the
+    rest. Of rows with the same answer only the first is kept, training documents first, so that no test answer was a training answer.
+    """
+    corpus = load_corpus("docs")
+    seen: set[str] = set()
+    sides: list[list[Instruction]] = []
+    n_repeated = 0
+    for documents in (corpus.train, corpus.validation):
+        sides.append([])
+        for document in documents:
+            summary = _summary(document)
+            key = " ".join(summary.casefold().split())
+            n_repeated += key in seen
+            if summary and key not in seen:
+                seen.add(key)
+                sides[-1].append(Instruction(f"What does {document.name} do?", summary, "", document.name, document.group))
+    return InstructionData(
+        "doc-questions",
+        sides[0],
+        f"the first sentences of NumPy's docstrings; {corpus.source}",
+        held_out=sides[1],
+        notes=[
+            "test questions come from the validation documents of the corpus alone",
+            f"{n_repeated} rows whose answer an earlier row has left out",
+        ],
+    )
+
+
+def _summary(document: Document) -> str:
+    """The first sentence of a NumPy docstring; "" where there is none. A ufunc's docstring begins with its signature."""
+    if not document.name.startswith("numpy"):
+        return ""
+    for paragraph in inspect.cleandoc(document.text).split("\n\n"):
+        text = " ".join(paragraph.split())
+        if re.match(r"[\w.]+\(.*\)( ->.*)?$", text) or text.startswith(".."):  # a signature, or a directive
+            continue
+        sentence = re.split(r"(?<=[.!?]) +(?=[A-Z`])", text)[0]
+        is_prose = len(sentence.split()) >= 3 and len(sentence) <= 200 and sentence[0].isupper() and "---" not in sentence
+        return sentence if is_prose else ""
+    return ""
+
+
+# ---- checking and splitting --------------------------------------------------------------------------------------------------------------
+
+
+def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limit: int) -> dict[str, str]:
+    """What a person should know before training, as name and value of each line of a table.
+
+    lengths   tokens of prompt, answer and end together, before any are cut;  limit: how many a row may have
+    """
+    groups: dict[str, set[str]] = {}
+    for row in rows:
+        groups.setdefault(_asked(row), set()).add(row.output)
+    lines = {
+        "rows": f"{len(rows):,}, {sum(bool(row.input.strip()) for row in rows):,} of them with an input",
+        "duplicates": f"{len(rows) - len(groups):,} rows ask what an earlier one asks; copies stay on one side of the split",
+    }
+    several = sum(len(outputs) > 1 for outputs in groups.values())
+    if several:
+        lines["conflicts"] = f"{several:,} instructions have several different answers"
+    over_long = sum(n > limit for n in lengths)
+    lines["lengths"] = f"at most {max(lengths):,} tokens with the prompt; {over_long:,} rows are longer than the {limit:,} that fit"
+    if len(rows) < 200:
+        lines["warning"] = "fewer than 200 rows: expect the form of an answer to be learned, hardly more"
+    return lines
+
+
+@dataclass
+class InstructionSplit:
+    train: list[Instruction]
+    validation: list[Instruction]
+    test: list[Instruction]
+
+
+def split_instructions(
+    data: InstructionData, fractions: tuple[float, float, float] = (0.85, 0.05, 0.1), *, seed: int = 0
+) -> InstructionSplit:
+    """Training, validation and test rows, drawn by seed; rows that ask the same stay together.
+
+    fractions   shares of the rows; the last is not used where the data brings its own test rows
+    Raises ValueError if shares are not positive, or if there are fewer different instructions than parts.
+    """
+    if not all(share > 0 for share in fractions):
+        raise ValueError(f"split: fractions {fractions}, expected three positive shares; the default is 0.85, 0.05, 0.1")
+    n_parts = 2 if data.held_out else 3
+    groups = [row.group for row in data.rows]
+    if len(set(groups)) < n_parts:
+        raise ValueError(f"split: {len(set(groups))} different instructions, expected at least {n_parts}, one for each part; add rows")
+    part_of = deal_groups(groups, fractions[:n_parts], np.random.default_rng(seed))
+    sides = [[row for row in data.rows if part_of[row.group] == part] for part in range(n_parts)]
+    return InstructionSplit(sides[0], sides[1], data.held_out or sides[-1])
+
+
+# ---- prompts -----------------------------------------------------------------------------------------------------------------------------
+
+Style = Literal["alpaca", "phi3"]
+
+
+def prompt(row: Instruction, style: Style) -> str:
+    """The text that the answer follows, ending in a line break.
+
+    alpaca   headings in words.  Source  Taori et al. 2023, Stanford Alpaca, README, "Data release"
+    phi3     marks of the speakers, far shorter.  Source  Abdin et al. 2024, Phi-3 technical report, arXiv:2404.14219, section 2
+    Raises ValueError for another style.
+    """
+    has_input = bool(row.input.strip())
+    if style == "alpaca":
+        purpose = "an instruction that describes a task" + (", paired with an input that provides further context" if has_input else "")
+        given = f"### Input:\n{row.input}\n\n" if has_input else ""
+        return (
+            f"Below is {purpose}. Write a response that appropriately completes the request.\n\n"
+            f"### Instruction:\n{row.instruction}\n\n{given}### Response:\n"
+        )
+    if style == "phi3":
+        given = f"\n{row.input}" if has_input else ""
+        return f"<|user|>\n{row.instruction}{given}<|end|>\n<|assistant|>\n"
+    raise ValueError(f"prompt style: {style!r}, expected one of {', '.join(get_args(Style))}; alpaca is the better known")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of prompt, answer and end token in a row; how many of them are the prompt's; and how many were cut off at the end."""
+
+    ids: np.ndarray
+    n_prompt: int
+    n_cut: int = 0
+
+
+def encode_instructions(
+    rows: Sequence[Instruction],
+    tokenizer: Tokenizer,
+    n_positions: int,
+    *,
+    style: Style = "alpaca",
+    truncate: bool = False,
+    places: Sequence[str] | None = None,
+) -> list[Encoded]:
+    """Each row as one sequence of ids.
+
+    Prompt and answer are encoded apart, so that no token reaches over the border: the model then meets the prompt as it will when asked.
+    n_positions   the model's context; the last token is only predicted, so a sequence may be one longer
+    truncate      cut answers that are too long (they lose their end token); a prompt that leaves no room is an error in any case
+    Raises ValueError for a tokenizer without an end token, for sequences that do not fit, and for prompts that leave no token to train on.
+    """
+    end = tokenizer.eos_id
+    if end is None:
+        raise ValueError(f"tokenizer {tokenizer.kind}: no end token, expected one to end answers with; pretrain with --tokenizer bpe")
+    limit, sequences, over_long = n_positions + 1, [], []
+    for i, row in enumerate(rows):
+        place = (places[i] if places else row.place) or f"row {i}"
+        head = tokenizer.encode_array(prompt(row, style))
+        ids = np.concatenate([head, tokenizer.encode_array(row.output.strip()), [end]]).astype(np.int64)
+        if len(head) >= n_positions:
+            raise ValueError(
+                f"{place}: a prompt of {len(head)} tokens, expected fewer than the context of {n_positions}, so that some of the answer fits "
+                "(else there are zero trainable tokens); shorten it, or choose --prompt-style phi3, which is shorter"
+            )
+        if len(ids) > limit:
+            over_long.append((place, len(ids)))
+        sequences.append(Encoded(ids[:limit], len(head), max(len(ids) - limit, 0)))
+    if over_long and not truncate:
+        place, n = over_long[0]
+        others = f" (and {len(over_long) - 1} more rows)" if len(over_long) > 1 else ""
+        raise ValueError(
+            f"{place}: {n} tokens with the prompt, expected at most {limit}, as many as the context allows{others}; shorten the row, choose "
+            "--prompt-style phi3, or choose to cut long answers with --truncate"
+        )
+    return sequences
+
+
+class InstructionBatches:
+    """Sequences as a trainer wants them: by number, padded to the longest of the batch.
+
+    mask_prompt   leave the prompt's tokens out of the loss
+    The end token is always a target, even where padding has the same id: what is padding is decided by place, not by id.
+    Raises ValueError for a sequence without a token to train on.
+    """
+
+    def __init__(self, sequences: Sequence[Encoded], mask_prompt: bool = True) -> None:
+        for i, sequence in enumerate(sequences):
+            if len(sequence.ids) <= (sequence.n_prompt if mask_prompt else 1):
+                raise ValueError(f"row {i}: zero trainable tokens, expected at least one; all labels are masked: is the answer empty?")
+        self.sequences, self.mask_prompt = list(sequences), mask_prompt
+        self.lengths = np.array([len(sequence.ids) for sequence in sequences])
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def batch(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """ids and targets (B, T): target t is the token after id t, or IGNORED where it is padding or masked."""
+        some = [self.sequences[i] for i in which]
+        rows, real = pad([sequence.ids for sequence in some])
+        ids, targets = rows[:, :-1], rows[:, 1:]
+        first = np.array([sequence.n_prompt if self.mask_prompt else 1 for sequence in some])[:, None]  # first token to be predicted
+        counted = real[:, 1:] & (np.arange(1, rows.shape[1]) >= first)
+        return ids, np.where(counted, targets, IGNORED)
+
+
+def show_masked(sequence: Encoded, tokenizer: Tokenizer, *, mask_prompt: bool = True, n_padding: int = 0) -> list[tuple[str, str, bool]]:
+    """(kind, text, whether the loss counts it) of each part of a sequence: prompt, answer, end and padding."""
+    head, rest = sequence.ids[: sequence.n_prompt], sequence.ids[sequence.n_prompt :]
+    ended = len(rest) > 0 and rest[-1] == tokenizer.eos_id
+    answer = rest[:-1] if ended else rest
+    parts = [("prompt", tokenizer.decode(head), not mask_prompt), ("answer", tokenizer.decode(answer), True)]
+    parts += [("end", tokenizer.decode(rest[-1:]), True)] if ended else []
+    parts += [("padding", " ".join(["."] * n_padding), False)] if n_padding else []
+    return parts
+
+
+# ---- answers -----------------------------------------------------------------------------------------------------------------------------
+
+
+def answers(
+    gpt: GPT,
+    tokenizer: Tokenizer,
+    rows: Sequence[Instruction],
+    *,
+    style: Style = "alpaca",
+    max_new_tokens: int = 64,
+    batch_size: int = 16,
+    **sampling: Any,
+) -> list[str]:
+    """What the model answers to each row's prompt, without the end token; greedily unless `sampling` says otherwise (see `generate`).
+
+    Answers end at the end token, after max_new_tokens, or where the context is full. Prompts of the same length are answered together.
+    Raises ValueError for a prompt that leaves no room.
+    """
+    n_positions = gpt.config.n_positions
+    prompts = [tokenizer.encode_array(prompt(row, style)).astype(np.int64) for row in rows]
+    for row, ids in zip(rows, prompts, strict=True):
+        if len(ids) >= n_positions:
+            raise ValueError(f"{row.place or 'prompt'}: {len(ids)} tokens, expected fewer than the context of {n_positions}; shorten it")
+    options = {"temperature": 0.0, "eos_id": tokenizer.eos_id} | sampling
+    found = [""] * len(rows)
+    for length in sorted(Counter(map(len, prompts))):
+        which = [i for i, ids in enumerate(prompts) if len(ids) == length]
+        for start in range(0, len(which), batch_size):
+            some = which[start : start + batch_size]
+            n_new = min(max_new_tokens, n_positions - length)
+            made = generate(gpt, np.stack([prompts[i] for i in some]), n_new, **options).ids[:, length:]
+            for i, ids in zip(some, made, strict=True):
+                ended = np.flatnonzero(ids == tokenizer.eos_id)
+                found[i] = tokenizer.decode(ids[: ended[0]] if len(ended) else ids).strip()
+    return found

@@ -1,0 +1,344 @@
+"""Labelled texts: read from files of several formats, checked, balanced, and split so that no text stands on both sides.
+
+    data = load_labelled("doc-sections")                     # what every installation already has; no network
+    data = load_labelled("sms-spam")                         # downloaded once, checked by sha256
+    data = load_labelled("my.csv", text_column="message")    # txt, csv, tsv, json, jsonl
+    print(table("data", check(data.rows).lines()))
+    parts = split(data, seed=0)                              # parts.train, parts.validation, parts.test
+
+A test text that is a copy of a training text measures memory, not learning. So equal texts (but for case and white space) form a group,
+and groups are never divided.
+"""
+
+import dataclasses
+import re
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tinygpt.data.corpora import Document, load_corpus
+from tinygpt.data.near_copies import group_near_copies
+from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in, unicode_in
+
+SECTIONS = ("Parameters", "Returns", "Notes", "Examples", "See Also")  # the labels of doc-sections, as numpydoc names them
+TEXT_NAMES = ("text", "message", "sentence", "content", "body", "review", "comment", "document", "passage", "question", "sms", "tweet")
+LABEL_NAMES = ("label", "class", "category", "target", "sentiment", "topic", "tag", "intent")
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """One text and its label.
+
+    place    where it stands ("line 7", "record 7", a document's name), for messages
+    group    texts of one group are never on different sides of a split
+    """
+
+    text: str
+    label: str
+    place: str
+    group: int = -1
+
+
+@dataclass
+class LabelledData:
+    """Labelled texts from one source.
+
+    rows        to be split
+    held_out    test texts that were fixed beforehand; where there are some, rows are split into training and validation only
+    source      where they come from, as a sentence for people
+    notes       what was guessed and what was left out, as sentences
+    """
+
+    name: str
+    rows: list[LabelledText]
+    source: str
+    held_out: list[LabelledText] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str]:
+        """All labels, each once, sorted: the order of the head's outputs."""
+        return sorted({row.label for row in self.rows + self.held_out})
+
+
+def load_labelled(
+    name_or_path: str | Path, *, text_column: str = "", label_column: str = "", near_copies: bool = False, cache: str | Path | None = None
+) -> LabelledData:
+    """Read labelled texts.
+
+    name_or_path    "doc-sections", "sms-spam", or a file. The end of its name tells the format:
+                    .csv           commas, "quotes" around a text that holds one
+                    .tsv, .txt     one tab between columns, quotes mean themselves
+                    .json          a list of objects;  .jsonl: one object per line
+    text_column     name of the column (or key) that holds the text; by default guessed, and `notes` says how. Columns of a file without a
+    label_column    header are named 1, 2, ...
+    near_copies     group texts that share much of their wording too (see `group_near_copies`), not only equal ones
+    cache           folder for downloads; by default the user's cache folder
+
+    Rows whose text is empty are left out, and counted in `notes`.
+    Raises ValueError, naming file, row, field and problem, for ragged rows, missing columns or values, texts that are no text and a file
+    without rows; FileNotFoundError for an unknown name or path; ConnectionError for a download that fails.
+    """
+    if name_or_path == "doc-sections":
+        return doc_sections()
+    path, source = find_file(name_or_path, ["doc-sections", "sms-spam"], cache=cache)
+    if name_or_path == "sms-spam":
+        text_column, label_column = text_column or "2", label_column or "1"
+    table = read_table(path, {*TEXT_NAMES, *LABEL_NAMES}, {text_column, label_column})
+    text_column, label_column = _choose_columns(table, text_column, label_column)
+    rows, empty = [], []
+    for place, values in table.rows:
+        text, label = text_in(table, place, text_column, values), _label(table, place, label_column, values)
+        if text.strip():
+            rows.append(LabelledText(text, label, place))
+        else:
+            empty.append(place)
+    if not rows:
+        raise ValueError(f"{path}: no row with text, expected some; check that it is the file that you mean")
+    if empty:
+        table.notes.append(f"{len(empty)} rows with an empty text left out ({', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''})")
+    return LabelledData(str(name_or_path), group_copies(rows, near_copies=near_copies), source, notes=table.notes)
+
+
+def group_copies(rows: Sequence[LabelledText], *, near_copies: bool = False) -> list[LabelledText]:
+    """The rows with group numbers: texts that are equal but for case and white space get the same; with near_copies, similar ones too."""
+    texts = [_normal(row.text) for row in rows]
+    numbers: dict[str, int] = {}
+    groups = group_near_copies(texts) if near_copies else [numbers.setdefault(text, len(numbers)) for text in texts]
+    return [dataclasses.replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+# ---- the default set ---------------------------------------------------------------------------------------------------------------------
+
+
+def doc_sections(max_characters: int = 160) -> LabelledData:
+    """NumPy's docstrings as a labelled set: the beginning of a section, and which of `SECTIONS` it came from.
+
+    Test texts (`held_out`) come from the validation documents of the corpus "docs" alone: a model pretrained on that corpus has read the
+    rest. Of texts that are near-copies of each other only the first is kept, training documents first.
+
+    max_characters   whole lines are taken up to this length, a longer first line is cut
+    """
+    corpus = load_corpus("docs")
+    train = [row for document in corpus.train for row in _sections(document, max_characters)]
+    test = [row for document in corpus.validation for row in _sections(document, max_characters)]
+    groups = group_near_copies([_normal(row.text) for row in train + test])
+    first = [i == groups.index(group) for i, group in enumerate(groups)]
+    kept = [row for row, is_first in zip(train + test, first, strict=True) if is_first]
+    n_train = sum(first[: len(train)])
+    return LabelledData(
+        "doc-sections",
+        kept[:n_train],
+        f"the beginnings of sections of NumPy's docstrings; {corpus.source}",
+        held_out=kept[n_train:],
+        notes=[
+            "test texts come from the validation documents of the corpus alone",
+            f"{len(first) - len(kept)} near-copies of earlier texts left out",
+        ],
+    )
+
+
+def _sections(document: Document, max_characters: int) -> Iterator[LabelledText]:
+    """numpydoc writes a section as its name, a line of dashes as long, and the body."""
+    parts = re.split(r"^(\S.*)\n-{3,}[ \t]*$", document.text, flags=re.MULTILINE)  # text, name, body, name, body, ...
+    for name, body in zip(parts[1::2], parts[2::2], strict=True):
+        text = textwrap.dedent(body).strip()[: max_characters + 1]
+        if len(text) > max_characters:
+            text = text.rpartition("\n")[0] or text[:max_characters]  # whole lines
+        if name in SECTIONS and len(text) >= 20:
+            yield LabelledText(text.rstrip(), name, f"{document.name}, {name}", document.group)
+
+
+# ---- checking ----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Check:
+    """What a person should know of labelled texts before training on them.
+
+    label_counts    rows per label, most frequent first
+    n_duplicates    rows with the text of an earlier row, but for case and white space
+    conflicts       (place, place) of equal texts with different labels
+    over_long       places of texts with more tokens than the model's context
+    longest         tokens of the longest text; 0 where lengths were not given
+    """
+
+    n_rows: int
+    label_counts: dict[str, int]
+    n_duplicates: int
+    conflicts: list[tuple[str, str]]
+    over_long: list[str]
+    longest: int = 0
+
+    def lines(self) -> dict[str, str]:
+        """Name and value of each line of a table."""
+        lines = {
+            "rows": f"{self.n_rows:,}",
+            "labels": ", ".join(f"{label} {n:,} ({n / self.n_rows:.0%})" for label, n in self.label_counts.items()),
+            "duplicates": f"{self.n_duplicates:,} rows repeat an earlier text; copies stay on one side of the split",
+        }
+        if self.conflicts:
+            lines["conflicts"] = f"{len(self.conflicts):,} equal texts with different labels, as {' and '.join(self.conflicts[0])}"
+        if self.longest:
+            lines["lengths"] = f"at most {self.longest:,} tokens; {len(self.over_long):,} texts are longer than the context"
+        rare = [label for label, n in self.label_counts.items() if n < 50]
+        if rare:
+            lines["warning"] = f"fewer than 50 rows of {', '.join(rare)}: expect figures that change a lot with the seed"
+        return lines
+
+
+def check(rows: Sequence[LabelledText], lengths: Sequence[int] | None = None, limit: int | None = None) -> Check:
+    """Count labels, duplicates, conflicts and, given the texts' lengths in tokens and the model's context, over-long texts."""
+    counts = Counter(row.label for row in rows)
+    first: dict[str, LabelledText] = {}
+    conflicts = []
+    for row in rows:
+        earlier = first.setdefault(_normal(row.text), row)
+        if earlier.label != row.label:
+            conflicts.append((earlier.place, row.place))
+    over_long = [row.place for row, n in zip(rows, lengths, strict=True) if limit and n > limit] if lengths is not None else []
+    return Check(len(rows), dict(counts.most_common()), len(rows) - len(first), conflicts, over_long, max(lengths or [0]))
+
+
+# ---- balancing and splitting -------------------------------------------------------------------------------------------------------------
+
+
+def balance(rows: Sequence[LabelledText], how: Literal["none", "under", "over"], seed: int = 0) -> list[LabelledText]:
+    """As many rows of each label, drawn by seed. "under" leaves out rows of the frequent labels, "over" repeats rows of the rare ones.
+
+    Balance training rows only: test rows should be distributed as the texts that the classifier will meet.
+    Raises ValueError for another way.
+    """
+    if how not in ("none", "under", "over"):
+        raise ValueError(f"balance: {how!r}, expected none, under or over; none keeps the rows as they are")
+    if how == "none":
+        return list(rows)
+    rng = np.random.default_rng(seed)
+    of_label: defaultdict[str, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        of_label[row.label].append(i)
+    sizes = [len(numbers) for numbers in of_label.values()]
+    kept: list[int] = []
+    for _, numbers in sorted(of_label.items()):
+        if how == "under":
+            kept += rng.permutation(numbers)[: min(sizes)].tolist()
+        else:
+            kept += numbers + rng.choice(numbers, max(sizes) - len(numbers)).tolist()
+    return [rows[i] for i in sorted(kept)]
+
+
+@dataclass
+class Split:
+    train: list[LabelledText]
+    validation: list[LabelledText]
+    test: list[LabelledText]
+
+
+def split(data: LabelledData, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), *, seed: int = 0, stratified: bool = False) -> Split:
+    """Training, validation and test rows, drawn by seed; groups stay whole, so the shares are met up to the size of a group.
+
+    fractions     shares of the rows; the last is not used where the data brings its own test rows
+    stratified    draw within each label, so that all parts have its share of each
+
+    Raises ValueError if shares are not positive, if there is one label only, if a label has fewer groups than there are parts, and if a
+    label has no training row.
+    """
+    if not all(share > 0 for share in fractions):
+        raise ValueError(f"split: fractions {fractions}, expected three positive shares; the default is 0.7, 0.1, 0.2")
+    labels = sorted({row.label for row in data.rows})
+    if len(labels) < 2:
+        raise ValueError(f"labels: only {labels} in {len(data.rows)} rows, expected at least 2 different; check the label column")
+    parts = ("training", "validation") if data.held_out else ("training", "validation", "test")
+    for label in labels:
+        n = len({row.group for row in data.rows if row.label == label})
+        if n < len(parts):
+            raise ValueError(
+                f"label {label!r}: {n} different text{'s' if n > 1 else ''}, expected at least {len(parts)}, one each for "
+                f"{', '.join(parts)}; add rows, or leave the label out"
+            )
+
+    rng = np.random.default_rng(seed)
+    label_of = {row.group: row.label for row in reversed(data.rows)}  # of a group's first row
+    part_of: dict[int, int] = {}
+    for together in [{label} for label in labels] if stratified else [set(labels)]:
+        part_of |= deal_groups([row.group for row in data.rows if label_of[row.group] in together], fractions[: len(parts)], rng)
+    sides = [[row for row in data.rows if part_of[row.group] == part] for part in range(len(parts))]
+    train, validation, test = sides[0], sides[1], data.held_out or sides[-1]
+    unseen = sorted({row.label for row in validation + test} - {row.label for row in train})
+    if unseen:
+        raise ValueError(
+            f"split: label {unseen[0]!r} has no training row, expected each label there; split by another --seed"
+            + ("" if stratified else ", or with --stratified")
+        )
+    return Split(train, validation, test)
+
+
+def deal_groups(groups: Sequence[int], shares: Sequence[float], rng: np.random.Generator) -> dict[int, int]:
+    """The part of each group, given the group of each row (rows,): whole groups in random order, each to the first part that has room.
+
+    shares   of the rows, one per part; met exactly unless large groups prevent it. No part stays empty if there are enough groups.
+    """
+    sizes = Counter(groups)  # in order of appearance
+    if not sizes:
+        return {}
+    ends = np.rint(np.cumsum(shares) / sum(shares) * len(groups))
+    room = np.diff(ends, prepend=0)  # (parts,) rows that each may still take
+    drawn = [list(sizes)[i] for i in rng.permutation(len(sizes))]
+    part_of: dict[int, int] = {}
+    for group in drawn:
+        fits = np.flatnonzero(room >= sizes[group])
+        part_of[group] = int(fits[0] if len(fits) else room.argmax())
+        room[part_of[group]] -= sizes[group]
+    for empty in set(range(len(shares))) - set(part_of.values()):
+        largest = Counter(part_of.values()).most_common(1)[0][0]
+        part_of[next(group for group in reversed(drawn) if part_of[group] == largest)] = empty
+    return part_of
+
+
+# ---- columns ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[str, str]:
+    """The two columns: as asked for, else by their names, else by what they hold; what was guessed becomes a note."""
+    for name, option in ((text_column, "--text-column"), (label_column, "--label-column")):
+        if name:
+            check_column(table, name, option)
+    guessed = not (text_column and label_column)
+    free = [column for column in table.columns if column not in (text_column, label_column)]
+    text_column = text_column or next((c for c in free if c.casefold() in TEXT_NAMES), "")
+    label_column = label_column or next((c for c in free if c.casefold() in LABEL_NAMES and c != text_column), "")
+    free = [column for column in free if column not in (text_column, label_column)]
+    if not (text_column or label_column) and len(free) == 2:  # labels repeat, texts do not
+        n_different = [len({str(values.get(column)) for _, values in table.rows}) for column in free]
+        if n_different[0] != n_different[1]:
+            label_column, text_column = free if n_different[0] < n_different[1] else reversed(free)
+    elif bool(text_column) != bool(label_column) and len(free) == 1:
+        text_column, label_column = text_column or free[0], label_column or free[0]
+    if text_column and text_column == label_column:
+        raise ValueError(f"{table.path}: column {text_column!r} for texts and for labels, expected two different ones; name the other")
+    if not text_column or not label_column:
+        raise ValueError(
+            f"{table.path}: columns {', '.join(map(repr, table.columns))}, expected to recognize one of texts and one of labels; name them with --text-column and "
+            "--label-column"
+        )
+    if guessed:
+        table.notes.append(f"texts guessed to be in column {text_column!r}, labels in {label_column!r}")
+    return text_column, label_column
+
+
+def _label(table: Table, place: str, column: str, values: dict[str, Any]) -> str:
+    value = values.get(column)
+    label = "" if value is None else str(value).strip()
+    if not label or isinstance(value, (list, dict)):
+        found = f"a {type(value).__name__}" if label else "empty" if column in values else "missing"
+        raise ValueError(f"{table.path}: {place}: {column} is {found}, expected one label; correct or remove the row")
+    return unicode_in(table, place, column, label)

@@ -1,0 +1,159 @@
+"""From prompt text to generated text: detokenizing as tokens come, stop strings, many prompts at once."""
+
+import codecs
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinygpt.inference.decoding import Decoding, TokenInfo
+from tinygpt.inference.sampling import Sampling
+
+
+class Assembler:
+    """Turns token ids into text: never half a character, never a part of what may become a stop string.
+
+    text          all text that is final
+    stopped       True once a stop string has come; the text ends before it
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), before: int | None = None) -> None:
+        if any(not s for s in stop):
+            raise ValueError("stop: an empty string, expected at least one character; leave it out to stop nowhere")
+        self.text, self.stopped = "", False
+        self._tokenizer, self._stop, self._before = tokenizer, tuple(stop), before
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._pending = ""  # text that may turn out to begin a stop string
+
+    def add(self, token: int) -> str:
+        """The text that has become final with this token, often one word, sometimes nothing."""
+        self._pending += self._decoder.decode(self._bytes(token))
+        self._before = token
+        end = min((i for s in self._stop if (i := self._pending.find(s)) >= 0), default=-1)
+        if end >= 0:
+            self.stopped = True
+            return self._release(end)
+        held = max((n for s in self._stop for n in range(1, len(s)) if self._pending.endswith(s[:n])), default=0)
+        return self._release(len(self._pending) - held)
+
+    def finish(self) -> str:
+        """The rest, when no token follows."""
+        if self.stopped:
+            return ""
+        self._pending += self._decoder.decode(b"", final=True)
+        return self._release(len(self._pending))
+
+    def _bytes(self, token: int) -> bytes:
+        """What the token adds after the one before it: a word tokenizer puts spaces between some."""
+        if self._before is None:
+            return bytes(self._tokenizer.decode_bytes([token]))
+        before = self._tokenizer.decode_bytes([self._before])
+        return bytes(self._tokenizer.decode_bytes([self._before, token])[len(before) :])
+
+    def _release(self, n: int) -> str:
+        ready, self._pending = self._pending[:n], self._pending[n:]
+        self.text += ready
+        return ready
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Ids of a prompt; an empty one starts from <|endoftext|>, where the tokenizer has it."""
+    ids = list(tokenizer.encode(prompt))
+    return [tokenizer.eos_id] if not ids and tokenizer.eos_id is not None else ids
+
+
+class TextStream:
+    """Iterator over pieces of generated text, never half a character; afterwards `text`, `ids` and `stop_reason` are set.
+
+    prompt       text to continue; "" starts from <|endoftext|>, where the tokenizer has it
+    stop         strings that end the text (not shown themselves)
+    end_ids      more tokens that end it, beside the tokenizer's own
+    options      as `Decoding` takes them: seed, use_cache, slide, alternatives, on_slide
+    infos        a TokenInfo per token, with `alternatives`
+    stop_reason  "eos", "stop string" or "length"
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, *,
+        stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Any,
+    ) -> None:  # fmt: skip
+        start = prompt_ids(tokenizer, prompt)
+        self._assembler = Assembler(tokenizer, stop, start[-1] if prompt and start else None)
+        self.ids: list[int] = []
+        self.stop_reason = "length"
+        self._ends = {tokenizer.eos_id, *end_ids} - {None}
+        self._decoding = Decoding(model, [start], max_new_tokens, sampling, eos_id=self._ends, **options)
+
+    @property
+    def text(self) -> str:
+        return self._assembler.text
+
+    @property
+    def infos(self) -> list[TokenInfo]:
+        return self._decoding.infos[0][: len(self.ids)]
+
+    def __iter__(self) -> Iterator[str]:
+        for new in self._decoding:
+            token = int(new[0])
+            if token in self._ends:
+                self.stop_reason = "eos"
+                break
+            self.ids.append(token)
+            piece = self._assembler.add(token)
+            if piece:
+                yield piece
+            if self._assembler.stopped:
+                self.stop_reason = "stop string"
+                return
+        rest = self._assembler.finish()
+        if rest:
+            yield rest
+
+
+def complete(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, **options: Any) -> TextStream:
+    """A finished `TextStream`: read `.text` and `.stop_reason`."""
+    stream = TextStream(model, tokenizer, prompt, max_new_tokens, sampling, **options)
+    for _ in stream:
+        pass
+    return stream
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A prompt's continuation. ids are without an end token; stop_reason is "eos", "stop string" or "length"."""
+
+    text: str
+    ids: list[int]
+    stop_reason: str
+    infos: list[TokenInfo]
+
+
+def complete_all(
+    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None, *,
+    stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Any,
+) -> list[Completion]:  # fmt: skip
+    """Continues several prompts at once, of whatever lengths; each ends on its own. Arguments as `TextStream`'s."""
+    starts = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    ends = {tokenizer.eos_id, *end_ids} - {None}
+    decoding = Decoding(model, starts, max_new_tokens, sampling, eos_id=ends, **options)
+    assemblers = [Assembler(tokenizer, stop, start[-1] if prompt else None) for prompt, start in zip(prompts, starts, strict=True)]
+    ids: list[list[int]] = [[] for _ in prompts]
+    reasons = ["length"] * len(prompts)
+    running = set(range(len(prompts)))
+    for new in decoding:
+        for row in sorted(running):
+            token = int(new[row])
+            if token in ends:
+                reasons[row] = "eos"
+                running.discard(row)
+                continue
+            ids[row].append(token)
+            assemblers[row].add(token)
+            if assemblers[row].stopped:
+                reasons[row] = "stop string"
+                decoding.done[row] = True
+                running.discard(row)
+    for assembler in assemblers:
+        assembler.finish()
+    return [
+        Completion(assembler.text, ids[row], reasons[row], decoding.infos[row][: len(ids[row])]) for row, assembler in enumerate(assemblers)
+    ]

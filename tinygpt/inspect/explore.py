@@ -1,0 +1,208 @@
+"""Looking inside a model: one prompt, one forward and one backward pass, one HTML page that needs nothing else.
+
+    explore(model, tokenizer, "The capital of", "page.html")
+
+The page shows the tokens; the attention of every layer and head; how long the residual stream is at each depth; what the model would
+predict if it ended after each layer (logit lens: nostalgebraist 2020, "interpreting GPT: the logit lens"); the gradient of the loss on
+each input token; and every op with its formula and numbers, forward and backward. All numbers come from the plain ops of `autograd/ops`.
+"""
+
+import base64
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import autograd as ag
+from autograd import backend
+from autograd.drawing import op_name
+from tinygpt.inspect.trace import watched
+
+MAX_PAGE_BYTES = 3_000_000
+_TOP = 8  # tokens shown per prediction
+_CORNER = 5  # rows and columns shown of an op's arrays
+_WEIGHT_UNITS = 65535  # an attention weight is stored in 16 bits: exact to 1 / 65535
+
+
+def explore(model: Any, tokenizer: Any, prompt: str, path: str | Path, *, title: str = "") -> dict[str, Any]:
+    """Writes the page and returns the numbers in it (see `collect`).
+
+    Raises ValueError for a prompt that the model cannot take, or one so long that the page would exceed 3 MB; FileExistsError if
+    `path` is a file that is no such page, FileNotFoundError if its folder does not exist.
+    """
+    _check_place(Path(path))
+    data = collect(model, tokenizer, prompt)
+    data["title"] = title
+    page = render(data)
+    n_bytes = len(page.encode("utf-8"))
+    if n_bytes > MAX_PAGE_BYTES:
+        raise ValueError(
+            f"explore: a page of {n_bytes:,} bytes for {len(data['tokens'])} tokens, expected at most {MAX_PAGE_BYTES:,}; shorten the prompt"
+        )
+    Path(path).write_text(page, encoding="utf-8")
+    return data
+
+
+def _check_place(path: Path) -> None:
+    """Nothing but an earlier page is overwritten; known before anything is computed."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: no folder {path.parent}, expected one; make it, or choose another --out")
+    if path.exists() and (path.is_dir() or b"<title>Inside a GPT</title>" not in path.read_bytes()[:1000]):
+        raise FileExistsError(
+            f"{path}: already there and no page of this kind, expected a new file or an earlier page; choose another --out"
+        )
+
+
+def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
+    """All numbers of the page, ready for JSON.
+
+    tokens      T texts                             ids          T integers
+    attention   per layer and head: base64 of the lower triangle, row by row, uint16 little-endian, in units of 1 / 65535
+    norms       (n_layer + 1, T) length of the residual stream: after the embeddings, after each block
+    lens        (n_layer + 1, T) predictions at that depth: {"top": [[token, probability], ...], "next": [probability, rank] or null}
+    gradients   T lengths of d loss / d token embedding; the loss is the mean over the prompt's own next tokens, in nats
+    ops         every op in order, see `_op`
+    Raises ValueError unless the prompt has 2 .. n_positions tokens.
+    """
+    ids = np.array([tokenizer.encode(prompt)], dtype=np.int64)  # (1, T)
+    n_tokens, config = ids.shape[1], model.config
+    if not 2 <= n_tokens <= config.n_positions:
+        raise ValueError(
+            f"explore: a prompt of {n_tokens} tokens, expected 2 to {config.n_positions} (the model's context), one to read and one to "
+            "predict at least; change the prompt"
+        )
+    targets = np.concatenate([ids[:, 1:], [[-100]]], axis=1)  # nothing is known to follow the last token
+    was_training, kept = model.training, [(p, p.grad) for p in model.parameters()]
+    model.eval()
+    for p, _ in kept:
+        p.grad = None
+    try:
+        with ag.use_kernels("reference"):
+            losses: list[ag.Tensor] = []
+            steps = watched(model, lambda: losses.append(model.loss(ids, targets)))
+            losses[0].backward()
+            streams = _residual_streams(steps, config.n_layer)
+            data = {
+                "prompt": prompt,
+                "loss": losses[0].item(),
+                "model": f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, {model.n_parameters():,} weights",
+                "ids": ids[0].tolist(),
+                "tokens": [_text(tokenizer, i) for i in ids[0].tolist()],
+                "attention": _attention(steps),
+                "norms": [np.sqrt((x * x).sum(axis=-1)).round(4).tolist() for x in streams],
+                "lens": [_predictions(model, tokenizer, x, ids[0]) for x in streams],
+                "gradients": _input_gradients(steps),
+                "ops": [_op(number, module, step) for number, (module, step) in enumerate(steps)],
+                "formulas": {op_name(step.op): _formula(step.op) for _, step in steps},
+            }
+    finally:
+        model.train(was_training)
+        for p, grad in kept:
+            p.grad = grad
+    return data
+
+
+def render(data: dict[str, Any]) -> str:
+    """The page: the template with the numbers inside. `<` cannot end the script element that holds them."""
+    template = Path(__file__).with_name("explore.html").read_text(encoding="utf-8")
+    numbers = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return template.replace("/*DATA*/null", numbers)
+
+
+# The numbers --------------------------------------------------------------------------------------------------------------------
+
+
+def _residual_streams(steps: list[tuple[str, ag.Step]], n_layer: int) -> list[np.ndarray]:
+    """(T, C) after the embeddings and after each block: what the first block reads, then the last result of each block."""
+    first_of_block_0 = next(step for module, step in steps if module.startswith("h.0"))
+    streams = [first_of_block_0.inputs[0].data]
+    for layer in range(n_layer):
+        streams.append([step for module, step in steps if module == f"h.{layer}"][-1].outputs[0])
+    return [backend.to_host(x)[0].astype(np.float64) for x in streams]
+
+
+def _attention(steps: list[tuple[str, ag.Step]]) -> list[list[str]]:
+    found = []
+    for _, step in steps:
+        if op_name(step.op) == "Attention":
+            weights = backend.to_host(step.saved[3])[0].astype(np.float64)  # (H, T, T)
+            lower = np.tril_indices(weights.shape[-1])
+            units = np.rint(weights[:, lower[0], lower[1]] * _WEIGHT_UNITS).astype("<u2")
+            found.append([base64.b64encode(head.tobytes()).decode() for head in units])
+    return found
+
+
+def _predictions(model: Any, tokenizer: Any, stream: np.ndarray, ids: np.ndarray) -> list[dict[str, Any]]:
+    """What the model's own last norm and output layer make of the residual stream (T, C) at some depth."""
+    with ag.no_grad():
+        x = ag.Tensor(backend.to_device(stream[None].astype(np.float32)))
+        p = backend.to_host(ag.softmax(model.lm_head(model.ln_f(x))).data)[0].astype(np.float64)  # (T, V)
+    found = []
+    for t, row in enumerate(p):
+        top = np.argsort(-row, kind="stable")[:_TOP]
+        following = None
+        if t + 1 < len(ids):
+            following = [_significant(row[ids[t + 1]]), int((row > row[ids[t + 1]]).sum()) + 1]
+        found.append({"top": [[_text(tokenizer, int(i)), _significant(row[i])] for i in top], "next": following})
+    return found
+
+
+def _input_gradients(steps: list[tuple[str, ag.Step]]) -> list[float | None]:
+    embedding = next(step for module, step in steps if module == "wte")
+    dy = backend.to_host(embedding.dys[0])[0].astype(np.float64)  # (T, C)
+    return [_significant(v) for v in np.sqrt((dy * dy).sum(axis=-1))]
+
+
+def _op(number: int, module: str, step: ag.Step) -> dict[str, Any]:
+    """One op: its name, module and arrays, each as {"name", "shape", "rows"} with the first rows and columns."""
+    names = list(inspect.signature(step.op.forward).parameters)
+    arrays = [(names[i] if i < len(names) else f"input {i}", x.data if isinstance(x, ag.Tensor) else x) for i, x in enumerate(step.inputs)]
+    gradients = [(f"d{name}", dx) for (name, _), dx in zip(arrays, step.dxs, strict=False)]
+    several = len(step.outputs) > 1
+    outputs = [(f"y{i + 1}" if several else "y", y) for i, y in enumerate(step.outputs)]
+    dys = [(f"d{name}", dy) for (name, _), dy in zip(outputs, step.dys, strict=True)]
+    return {
+        "number": number,
+        "op": op_name(step.op),
+        "module": module,
+        "inputs": _shown(arrays),
+        "outputs": _shown(outputs),
+        "saved": _shown([(f"saved {i + 1}", a) for i, a in enumerate(ag.drawing.saved_arrays(step.saved))]),
+        "dy": _shown(dys),
+        "dx": _shown(gradients),
+    }
+
+
+def _shown(named: list[tuple[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for name, array in named:
+        if not hasattr(array, "shape"):
+            continue  # a number, or None where there is no gradient
+        host = backend.to_host(array)
+        corner = host[(0,) * max(0, host.ndim - 2)] if host.size else host.reshape(0, 0)  # the first matrix of a stack
+        rows = np.atleast_2d(corner)[:_CORNER, :_CORNER].tolist()
+        found.append({"name": name, "shape": list(host.shape), "rows": [[_significant(v) for v in row] for row in rows]})
+    return found
+
+
+def _formula(op: type[ag.Op]) -> str:
+    reference = next(cls for cls in op.__mro__ if cls.__name__ == op_name(op))
+    return inspect.cleandoc(reference.__doc__ or "")
+
+
+def _significant(value: Any, digits: int = 4) -> float | None:
+    """A number with few digits, so that the page stays small; None for what JSON has no number for."""
+    number = float(value)
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else None
+
+
+def _text(tokenizer: Any, i: int) -> str:
+    """A token as text; bytes that are no whole character as their numbers."""
+    token: bytes = tokenizer.token_bytes(i)
+    try:
+        return token.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(f"<{byte:02x}>" for byte in token)

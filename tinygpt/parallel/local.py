@@ -1,0 +1,324 @@
+"""Data parallelism on a CPU: copies of a model in processes of their own, each of which takes its rows of every batch.
+
+Why processes, where there are threads? Python's threads share one interpreter and meet at its lock after every NumPy call; with small
+arrays they mostly wait for each other. Processes meet once per update: they get the weights and their rows, and give back gradients.
+
+    gradient of a batch = sum over its parts of (targets of the part / targets of the batch) * gradient of the part's mean loss
+
+so an update is the same with and without replicas, but for rounding; parts see the dropout masks of the whole batch, too.
+Weights and gradients lie in memory that all processes share; rows and losses go through pipes, as JSON and plain numbers.
+
+Source  synchronous data parallel training: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 2.2.
+"""
+
+import builtins
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autograd import backend, kernel_mode
+from autograd.optim import AdamW, lay_out
+from autograd.threads import n_threads, use_threads
+from tinygpt.config import GPTConfig, TrainConfig
+from tinygpt.data.windows import count_targets
+from tinygpt.models.gpt import GPT
+from tinygpt.training.step import Batch, Task, accumulate
+
+_MIN_ROWS = 4
+"""Rows that a process gets at least, where nobody asks for more processes: thinner matrices leave more of the time to calls."""
+
+
+_MIN_FLOPS, _MAX_WEIGHTS = 500_000_000, 16_000_000
+"""An update below the first takes a few milliseconds, less than it takes to meet. Above the second the products take nearly all the
+time, threads share them as well, and a copy of all gradients costs memory."""
+
+
+_MIN_STEPS = 50
+"""Starting a process takes about as long as ten updates of a small model."""
+
+
+def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int:
+    """How many processes share each micro-batch; 1: no replicas.
+
+    `config.processes`, but never more than rows; where that is 0, one per thread (see `autograd.threads`) if it is faster, else 1.
+    n_weights        that are trained
+    tokens_per_row   about: the context
+    Raises ValueError for several where a device does the work.
+    """
+    asked, rows = config.processes, config.micro_batch
+    if asked > 1 and backend.name != "numpy":
+        raise ValueError(f"TrainConfig.processes: {asked}, expected 1 on backend {backend.name}; processes share a CPU's cores")
+    if asked:
+        return min(asked, rows)
+    flops = 6 * n_weights * rows * tokens_per_row
+    if backend.name != "numpy" or n_weights > _MAX_WEIGHTS or config.steps < _MIN_STEPS or flops < _MIN_FLOPS:
+        return 1
+    return max(1, min(n_threads(), rows // _MIN_ROWS))
+
+
+def split(batch: Batch, n: int) -> list[tuple[int, Batch]]:
+    """(first row, rows) of n parts of a batch, as equal as can be."""
+    bounds = [len(batch[0]) * i // n for i in range(n + 1)]
+    return [(start, tuple(None if array is None else array[start:stop] for array in batch)) for start, stop in pairwise(bounds)]
+
+
+def can_copy(model: Any) -> bool:
+    """Whether another process can make the same model from its config: a GPT of plain layers, of which every weight is trained."""
+    plain = all(type(module).__module__ in ("tinygpt.models.gpt", "autograd.nn") for _, module in model.named_modules())
+    return type(model) is GPT and plain and all(p.requires_grad for p in model.parameters())
+
+
+class Replicas:
+    """n - 1 processes with a copy of a model each, beside the model itself, which takes the first rows.
+
+    The copies follow the model's weights; its other settings are copied once, here: change one, and make new replicas.
+    Raises ValueError for a model that cannot be copied, RuntimeError where a process cannot be started.
+    """
+
+    def __init__(self, model: GPT, optimizer: AdamW, n: int) -> None:
+        if not can_copy(model):
+            raise ValueError("replica: a model with frozen weights or layers of its own, expected a plain GPT; train with --processes 1")
+        self.model, self.optimizer = model, optimizer
+        self.n_threads = max(1, n_threads() // n)
+        with _room(n * optimizer.weight.nbytes) as folder:
+            path = Path(folder) / "shared"
+            # Row 0: the weights. Row i: the gradients of process i.
+            self.shared = np.asarray(np.memmap(path, optimizer.weight.dtype, mode="r+", shape=(n, optimizer.weight.size)))
+            optimizer.move_weights(self.shared[0])
+            self._processes = [_Process(self.n_threads) for _ in range(1, n)]
+            self._end = weakref.finalize(self, _close, self._processes)
+            copy = {
+                "config": asdict(model.config),
+                "recompute": [block.recompute for block in model.h],
+                "names": [name for name, _ in optimizer.named],
+                "path": str(path),
+                "dtype": str(self.shared.dtype),
+                "shape": self.shared.shape,
+            }
+            try:
+                for row, process in enumerate(self._processes, start=1):
+                    process.send(copy | {"row": row})
+                for process in self._processes:
+                    process.receive()  # from here on each holds the file open, so that its name may go
+            except BaseException:
+                self.close()
+                raise
+
+    def gradients(self, batches: Sequence[Batch], shares: Sequence[float]) -> Any:
+        """Adds to the parameters' gradients those of the sum of share times mean loss over the batches. Returns that sum.
+
+        Raises whatever a process raised, and RuntimeError if one has ended.
+        """
+        n = len(self._processes) + 1
+        tasks: list[list[Task]] = [[] for _ in range(n)]
+        for batch, share in zip(batches, shares, strict=True):
+            n_targets = count_targets(batch)
+            for mine, (first_row, part) in zip(tasks, split(batch, n), strict=True):
+                mine.append((part, share * count_targets(part) / n_targets, first_row))
+        stream = self.model.dropout_stream
+        try:
+            for process, mine in zip(self._processes, tasks[1:], strict=True):
+                parts = [
+                    {"share": share, "first_row": first_row, "given": [a is not None for a in part]} for part, share, first_row in mine
+                ]
+                header = {"tasks": parts, "training": self.model.training, "seed": stream.seed, "draw": stream.draw}
+                process.send(header, [a for part, _, _ in mine for a in part if a is not None])
+            with use_threads(self.n_threads):
+                total = accumulate(self.model, tasks[0])
+            for process, gradient in zip(self._processes, self.shared[1:], strict=True):
+                total = total + process.receive()
+                self.optimizer.gradient += gradient
+        except BaseException:  # a process may still be at work: what it answers would be taken for the answer to the next task
+            self.close()
+            raise
+        return total
+
+    def can_take(self, batches: Sequence[Batch]) -> bool:
+        """Whether each process would get rows of every batch, with something to learn in them, and would compute as this one does."""
+        n = len(self._processes) + 1
+        same_mode = not backend.debug and kernel_mode() == backend.kernels
+        return same_mode and all(len(batch[0]) >= n and all(count_targets(part) for _, part in split(batch, n)) for batch in batches)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process numbers of the copies."""
+        return [process.popen.pid for process in self._processes]
+
+    def close(self) -> None:
+        """Ends the processes. Also done when this object or Python goes."""
+        self._end()
+
+    @property
+    def closed(self) -> bool:
+        return not self._end.alive
+
+
+class _Process:
+    """One replica, seen from outside."""
+
+    def __init__(self, n_threads: int) -> None:
+        # Not multiprocessing: it would run the caller's script again in the new process. Not fork: threads do not survive it.
+        code = f"import sys; sys.path[:] = {sys.path!r}; from tinygpt.parallel.local import serve; serve()"
+        threads = {"AUTOGRAD_THREADS": str(n_threads), "OPENBLAS_NUM_THREADS": str(n_threads)}
+        try:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | threads,
+                start_new_session=True,  # Ctrl-C is for the process that saves, not for this one
+            )
+        except OSError as error:
+            raise RuntimeError(f"replica: {error}, expected to start another Python; train with --processes 1") from error
+
+    def send(self, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+        assert self.popen.stdin is not None
+        try:
+            write_message(self.popen.stdin, header, arrays)
+        except OSError as error:
+            raise self._ended() from error
+
+    def receive(self) -> float:
+        """The answer. Raises the error that it tells of."""
+        assert self.popen.stdout is not None
+        try:
+            answer, _ = read_message(self.popen.stdout)
+        except EOFError as error:
+            raise self._ended() from error
+        if "error" in answer:
+            kind = getattr(builtins, answer["error"], RuntimeError)
+            raise (kind if issubclass(kind, Exception) else RuntimeError)(answer["message"])
+        return answer["loss"]
+
+    def _ended(self) -> RuntimeError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.popen.wait(timeout=5)
+        return RuntimeError(
+            f"replica: process {self.popen.pid} ended with {self.popen.returncode}, expected it to train on; "
+            "the last checkpoint is kept: go on from it, with --processes 1 if memory was short"
+        )
+
+
+def _close(processes: list[_Process]) -> None:
+    for process in processes:
+        assert process.popen.stdin is not None and process.popen.stdout is not None
+        with contextlib.suppress(OSError):
+            process.popen.stdin.close()  # the other side reads the end of its tasks, and goes
+        process.popen.stdout.close()
+    for process in processes:
+        try:
+            process.popen.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.popen.kill()
+            process.popen.wait()
+
+
+def _room(n_bytes: int) -> "tempfile.TemporaryDirectory[str]":
+    """A temporary folder with a file "shared" of so many bytes: in a place whose files live in memory alone, if there is room.
+
+    Raises RuntimeError without room anywhere; to write into a mapped file without it would end the process.
+    """
+    errors = []
+    for place in ("/dev/shm", tempfile.gettempdir()):
+        folder = None
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="tinygpt-", dir=place, ignore_cleanup_errors=True)
+            with (Path(folder.name) / "shared").open("wb") as file:
+                file.truncate(n_bytes)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, n_bytes)
+            return folder
+        except OSError as error:
+            errors.append(str(error))
+            if folder is not None:
+                folder.cleanup()
+    raise RuntimeError(
+        f"replica: no room for {n_bytes:,} bytes of shared memory ({'; '.join(errors)}), expected it; train with --processes 1"
+    )
+
+
+def write_message(file: Any, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+    """A line of JSON, and after it the numbers of the arrays, whose kinds and shapes it holds."""
+    kinds = [(str(a.dtype), a.shape) for a in arrays]
+    file.write(json.dumps([header, kinds]).encode() + b"\n")
+    for a in arrays:
+        file.write(a.tobytes())
+    file.flush()
+
+
+def read_message(file: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What `write_message` wrote. Raises EOFError where there is no whole line."""
+    line = file.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    header, kinds = json.loads(line)
+    arrays = []
+    for dtype, shape in kinds:
+        n_bytes = np.dtype(dtype).itemsize * math.prod(shape)
+        arrays.append(np.frombuffer(file.read(n_bytes), dtype).reshape(shape))
+    return header, arrays
+
+
+def serve() -> None:
+    """Computes gradients for the process that started this one, until that goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what is printed here must not come between the answers
+    work: _Copy | None = None
+    while True:
+        try:
+            header, arrays = read_message(tasks)
+        except EOFError:
+            return
+        answer: dict[str, Any] = {"loss": 0.0}
+        try:
+            if work is None:
+                work = _Copy(**header)
+            else:
+                answer["loss"] = work.gradients(arrays, **header)
+        except Exception as error:
+            answer = {"error": type(error).__name__, "message": str(error)}
+        try:
+            write_message(answers, answer)
+        except BrokenPipeError:
+            return
+
+
+class _Copy:
+    """The model in this process: its weights are read from the shared memory, and its gradients are written there."""
+
+    def __init__(
+        self, config: dict[str, Any], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int], row: int
+    ) -> None:  # fmt: skip
+        self.model = GPT(GPTConfig(**config), _empty=True)
+        for block, on in zip(self.model.h, recompute, strict=True):
+            block.recompute = on
+        shared = np.asarray(np.memmap(path, dtype, mode="r+", shape=tuple(shape)))
+        named = dict(self.model.named_parameters())
+        self.parameters = [named[name] for name in names]
+        self.gradient = shared[row]
+        lay_out(self.parameters, shared[0], self.gradient)
+
+    def gradients(self, arrays: list[np.ndarray], tasks: list[dict[str, Any]], training: bool, seed: int, draw: int) -> float:
+        if self.model.training != training:
+            self.model.train(training)
+        self.model.dropout_stream.seed, self.model.dropout_stream.draw = seed, draw
+        self.gradient[...] = 0  # stays so where a parameter is not used
+        for p in self.parameters:
+            p.grad = None
+        left = iter(arrays)
+        mine = [(tuple(next(left) if given else None for given in t["given"]), t["share"], t["first_row"]) for t in tasks]
+        return float(accumulate(self.model, mine))

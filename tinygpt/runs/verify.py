@@ -1,0 +1,141 @@
+"""Checks a run directory, or a single checkpoint, and prints what it finds.
+
+    python -m tinygpt.runs.verify runs/docs-001
+
+For each checkpoint: files against the sizes and sha256 in its manifest, weights against the shape in config.json, every number
+finite, the tokenizer, and whether training can go on from it. Exit code 0 if `last` and `best` are in order, 1 if not.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tinygpt.runs.checkpoint import is_pretrained, list_checkpoints, pointer, problems, tokenizer_of
+from tinygpt.storage.durable import PARTIAL, Lock
+from tinygpt.storage.checked_json import Entries
+from tinygpt.storage.safetensors import StoredTensor, read_chunks, read_safetensors_header
+from tinygpt.weights.hub import has_weights
+from tinygpt.weights.gpt2 import load_config, stored_tensors
+from tinygpt.storage.checked_json import read_json_object as read_json
+
+ERRORS = (ValueError, TypeError, OSError)
+
+
+def check_checkpoint(directory: Path) -> list[str]:
+    """What is wrong with one checkpoint directory; empty if nothing is."""
+    found = problems(directory)
+    if found:
+        return found
+    try:
+        config = load_config(directory)
+        tensors = stored_tensors(directory)
+        n = sum(int(np.prod(tensor.shape)) for name, tensor in tensors.items() if not name.startswith("score."))
+        biases = 0 if config.qkv_bias else config.n_layer * 3 * config.n_embd  # the format always has them
+        if n != config.n_parameters() + biases:
+            found.append(f"model.safetensors holds {n:,} weights, config.json describes {config.n_parameters() + biases:,}")
+        found += not_finite(tensors)
+        tokenizer_of(directory, config)
+    except ERRORS as error:
+        found.append(str(error))
+    return found + not_resumable(directory)
+
+
+def not_finite(tensors: dict[str, StoredTensor]) -> list[str]:
+    """Names the tensors that hold numbers that are not finite; reads them piece by piece."""
+    bad = []
+    for name, tensor in tensors.items():
+        n = sum(int((~np.isfinite(numbers)).sum()) for numbers in read_chunks(tensor))
+        if n:
+            bad.append(f"{name} holds {n:,} numbers that are not finite")
+    return bad
+
+
+def not_resumable(directory: Path) -> list[str]:
+    """Why training could not go on from here; empty if it can."""
+    state, moments = directory / "training.json", directory / "training.safetensors"
+    if not (state.is_file() and moments.is_file()):
+        return ["cannot be resumed: no training.json with training.safetensors (it can be used and fine-tuned)"]
+    try:
+        entry = Entries(read_json(state), str(state))
+        for keys in (("step",), ("n_steps",), ("tokens_seen",), ("streams", "data_order", "batches_drawn"), ("streams", "dropout", "draw")):
+            entry.integer(*keys)
+        held = read_safetensors_header(moments)
+        names = {name[2:] for name in held}
+        lacking = [f"{key}.{name}" for name in sorted(names) for key in ("m", "v") if f"{key}.{name}" not in held]
+        if lacking:
+            return [f"cannot be resumed: {moments.name} lacks {lacking[0]} and {len(lacking) - 1} more"]
+        return not_finite(held)
+    except ERRORS as error:
+        return [f"cannot be resumed: {error}"]
+
+
+def verify(path: Path) -> Iterator[tuple[bool, str]]:
+    """(all well, a line to print) for all there is to say about a run, or about a checkpoint by itself."""
+    if has_weights(path):
+        yield _said(str(path), check_checkpoint(path), is_pretrained(path.parent.parent))
+        return
+    checkpoints = list_checkpoints(path)
+    if not checkpoints:
+        yield False, f"{path}: no checkpoint, expected a run or a checkpoint; check the path"
+        return
+    named = {which: pointer(path, which) for which in ("last", "best")}
+    for directory in checkpoints:
+        found = check_checkpoint(directory)
+        roles = [which for which, name in named.items() if name == directory.name]
+        title = f"{directory.name}{' (' + ', '.join(roles) + ')' if roles else ''}"
+        fine, line = _said(title, found, is_pretrained(path))
+        yield fine or not roles, line
+    for which, name in named.items():
+        if name not in {directory.name for directory in checkpoints}:
+            yield which == "best" and not name, f"{which}: names {name or 'nothing'}, expected one of the checkpoints above"
+    unfinished = [p.name for place in (path, path / "checkpoints") for p in place.glob(PARTIAL + "*")]
+    if unfinished:
+        yield True, f"{len(unfinished)} unfinished files of an interrupted save, which --resume removes: {', '.join(unfinished[:3])}"
+    yield from _metrics(path / "metrics.jsonl")
+    try:
+        with Lock(path):
+            pass
+    except BlockingIOError as error:
+        yield True, str(error).split(", expected")[0]
+    except OSError as error:
+        yield True, f"lock: {error}"
+
+
+def _said(title: str, found: list[str], resumable: bool) -> tuple[bool, str]:
+    well = "whole, finite, " + ("resumable" if resumable else "can be used (only a run of pretraining can be resumed)")
+    return not found, f"{title}: {'; '.join(found) or well}"
+
+
+def _metrics(path: Path) -> Iterator[tuple[bool, str]]:
+    if not path.is_file():
+        return
+    n, bad = 0, 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            n += 1
+            try:
+                json.loads(line)
+            except (ValueError, RecursionError):
+                bad += 1
+    yield True, f"metrics.jsonl: {n:,} lines" + (f", {bad} of them cut short or damaged (--resume drops them)" if bad else "")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints what `verify` says; the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if len(argv) != 1 or argv[0].startswith("-"):
+        print(__doc__)
+        return 0 if argv in (["-h"], ["--help"]) else 2
+    well = True
+    for fine, line in verify(Path(argv[0])):
+        well &= fine
+        print(("" if fine else "BAD  ") + line)
+    print("in order" if well else "not in order")
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

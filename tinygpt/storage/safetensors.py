@@ -1,0 +1,242 @@
+"""The safetensors format, in both directions: a header that says where each tensor lies, and the tensors' bytes.
+
+Reading goes in two steps: the header is read and checked (`StoredTensor`), then each tensor is read straight into its array.
+No pickle: loading one runs whatever code its author put into it.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from tinygpt.storage.checked_json import read_json
+from tinygpt.storage.durable import write_file
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+_SAFETENSORS_DTYPES = {
+    "float32": "F32",
+    "float64": "F64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+}
+
+
+later: ContextVar[list[Callable[[], None]] | None] = ContextVar("later", default=None)
+"""Set to a list: `save_tensors` copies its arrays and leaves the writing in the list, for a thread."""
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes host arrays in the safetensors format: the length of a JSON header, the header, and the arrays' bytes one after the other.
+
+    Source  https://huggingface.co/docs/safetensors, "Format"
+    """
+    waiting = later.get()
+    if waiting is not None:  # a copy now, the writing in a thread
+        copies = {name: np.array(array, order="C") for name, array in tensors.items()}
+        waiting.append(lambda: _write_tensors(path, copies, metadata))
+    else:
+        _write_tensors(path, {name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata)
+
+
+def _write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None) -> None:
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _SAFETENSORS_DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
+    raw = (array.reshape(-1).view(np.uint8) for array in arrays.values())
+    write_file(path, [len(text).to_bytes(8, "little"), text, *raw])
+
+
+CHUNK_BYTES = 8 * 1024 * 1024
+"""How much of a tensor is in memory twice while it is widened, transposed or compared."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file, not yet read.
+
+    start        of its numbers, in bytes from the start of the file
+    dtype        as safetensors names it: F32, F16, BF16, ...
+    shape        as it is stored
+    transposed   stored (out, in) where GPT-2 has (in, out)
+    """
+
+    path: Path
+    start: int
+    dtype: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+    @property
+    def wanted_shape(self) -> tuple[int, ...]:
+        """As GPT-2 has it."""
+        return self.shape[::-1] if self.transposed else self.shape
+
+
+FLOATS: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}  # BF16: its 16 bits
+
+
+ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
+
+
+ITEM_BYTES |= {name: dtype.itemsize for name, dtype in FLOATS.items()}
+
+
+_MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
+
+
+def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file by name.
+
+    The file: 8 bytes, the header's length N (little-endian); N bytes of JSON, {name: {dtype, shape, data_offsets: [begin, end]}}, offsets
+    counted from the header's end; the numbers, without gaps. Raises ValueError, naming the file, for anything else.
+    Source  https://github.com/huggingface/safetensors, section Format.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        n = int.from_bytes(file.read(8), "little")
+        if size < 8 or n > min(size - 8, _MAX_HEADER_BYTES):
+            raise _damaged(path, f"{size:,} bytes, of which the header claims {n:,}")
+        raw = file.read(n)
+    try:
+        header = json.loads(raw, object_pairs_hook=_no_name_twice)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"a header that is no JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, f"a header that is a JSON {type(header).__name__}")
+    header.pop("__metadata__", None)
+    tensors = {name: _entry(path, name, fields, 8 + n) for name, fields in header.items()}
+    end = 8 + n
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, math.prod(item[1].shape))):
+        if tensor.start != end:
+            raise _damaged(
+                path,
+                f"{name} begins at byte {tensor.start}, {'inside' if tensor.start < end else 'beyond'} the end of what precedes it, {end}",
+            )
+        end += math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
+    if end != size:
+        raise _damaged(path, f"{size:,} bytes, where its header describes {end:,}")
+    return tensors
+
+
+def _damaged(path: Path, found: str) -> ValueError:
+    return ValueError(f"{path}: {found}, expected an intact safetensors file; fetch or save it again")
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return result
+
+
+def _entry(path: Path, name: str, fields: Any, data: int) -> StoredTensor:
+    """One entry of a safetensors header, each field checked; `data` is where the file's numbers begin."""
+    try:
+        dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
+        numbers = [begin, end, *shape]
+        legal = all(type(number) is int and number >= 0 for number in numbers) and isinstance(shape, list)
+        legal = legal and end - begin == math.prod(shape) * ITEM_BYTES[dtype]
+    except (TypeError, KeyError, ValueError):
+        legal = False
+    if not legal:
+        raise _damaged(path, f"{name}: {json.dumps(fields)[:200]}")
+    return StoredTensor(path, data + begin, dtype, tuple(shape))
+
+
+def read_sharded_header(directory: Path) -> dict[str, StoredTensor]:
+    """The tensors of all shards that a directory's index names. Raises ValueError where index and shards disagree."""
+    index = directory / INDEX
+    shard_of = read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
+        raise ValueError(f"{index}: no weight_map from names to files, expected one; fetch the index again")
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted(set(shard_of.values())):
+        path = directory / shard
+        if Path(shard).name != shard or not path.is_file():
+            raise ValueError(f"{index}: names {shard!r}, expected a file beside it; fetch all shards into one directory")
+        held = read_safetensors_header(path)
+        claimed = {name for name, file in shard_of.items() if file == shard}
+        if held.keys() != claimed:
+            raise ValueError(
+                f"{path}: holds {some_names(held.keys() - claimed)} beyond its index and lacks {some_names(claimed - held.keys())}, expected the tensors "
+                f"that {INDEX} lists; fetch index and shards together"
+            )
+        tensors |= held
+    return tensors
+
+
+def some_names(names: Iterable[str], most: int = 8) -> str:
+    """The first few of many, and how many more there are."""
+    names = sorted(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + rest
+
+
+def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
+    """Fills `out` (wanted_shape) with a tensor's numbers; where dtype and order agree, straight from the file."""
+    if not tensor.transposed and FLOATS[tensor.dtype] == out.dtype and tensor.dtype != "BF16" and out.flags.c_contiguous:
+        with tensor.path.open("rb", buffering=0) as file:
+            file.seek(tensor.start)
+            _fill(file, out)
+        return
+    target = out.T if tensor.transposed else out
+    for rows, numbers in _chunks(tensor):
+        target[rows] = numbers
+
+
+def equals(tensor: StoredTensor, array: np.ndarray) -> bool:
+    return all(np.array_equal(array[rows], numbers) for rows, numbers in _chunks(tensor))
+
+
+def read_chunks(tensor: StoredTensor) -> Iterator[np.ndarray]:
+    """The tensor's numbers as they are stored, in order, CHUNK_BYTES or so at a time."""
+    if tensor.dtype in FLOATS and tensor.shape:
+        for _, numbers in _chunks(tensor):
+            yield numbers
+
+
+def _chunks(tensor: StoredTensor) -> Iterator[tuple[slice, np.ndarray]]:
+    """(rows, their numbers) for the whole tensor as it is stored, a few rows at a time."""
+    dtype, (n_rows, *columns) = FLOATS[tensor.dtype], tensor.shape
+    step = max(1, CHUNK_BYTES // max(1, math.prod(columns) * dtype.itemsize))
+    with tensor.path.open("rb", buffering=0) as file:
+        file.seek(tensor.start)
+        for start in range(0, n_rows, step):
+            raw = np.empty((min(step, n_rows - start), *columns), dtype=dtype)
+            _fill(file, raw)
+            yield slice(start, start + len(raw)), _widened_bfloat16(raw) if tensor.dtype == "BF16" else raw
+
+
+def _widened_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 is the upper half of a float32."""
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def _fill(file: BinaryIO, array: np.ndarray) -> None:
+    """Reads as many bytes as the array has, however many calls that takes."""
+    buffer = memoryview(array.reshape(-1)).cast("B")  # type: ignore[arg-type]
+    while buffer:
+        n = file.readinto(buffer)  # type: ignore[attr-defined]
+        if not n:
+            raise ValueError(f"{file.name}: ends {len(buffer):,} bytes early, expected the file that its header described; fetch it again")
+        buffer = buffer[n:]

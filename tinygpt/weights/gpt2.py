@@ -1,0 +1,255 @@
+"""Weights in and out: GPT-2 checkpoints of Hugging Face, llm.c and nanoGPT are read, Hugging Face's are written.
+
+    model = GPT.from_pretrained("my-gpt2/")       # a directory: config.json and model.safetensors (one file, or shards with an index)
+    model = GPT.from_pretrained("gpt2_124M.bin")  # llm.c
+    model = GPT.from_pretrained("gpt2")           # fetched from Hugging Face's hub; needs the extra `hub`
+    model.save_pretrained("my-gpt2/", tokenizer)
+
+Reading goes in two steps. First every file's table of contents is read and checked, which says where each tensor lies
+(`StoredTensor`). Then names and shapes are compared with the model's, all differences reported at once, and each tensor is read
+straight into its parameter: there is never a second copy of the weights.
+
+No pickle: loading one runs whatever code its author put into it.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autograd import backend
+from tinygpt.config import GPTConfig
+from tinygpt.storage.checked_json import read_json_object, write_json
+from tinygpt.storage.safetensors import (
+    FLOATS,
+    WEIGHTS,
+    StoredTensor,
+    equals,
+    read_into,
+    read_safetensors_header,
+    read_sharded_header,
+    save_tensors,
+    some_names,
+)
+from tinygpt.weights.hub import has_weights, locate, refuse_pickle
+from tinygpt.weights.llmc import read_llm_c_header
+
+LANGUAGE_MODEL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"  # architectures, by Hugging Face's names
+
+
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Where each tensor of a checkpoint lies, by GPT-2's names.
+
+    path   a Hugging Face directory (nanoGPT's names and orientation are understood, too) or llm.c's file
+    Raises FileNotFoundError without weights, ValueError for damaged or pickled ones.
+    """
+    if path.is_file():
+        return read_llm_c_header(path)[1]
+    if not has_weights(path):
+        for file in sorted([*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"), *path.glob("*.ckpt")]):
+            raise refuse_pickle(file)
+        raise FileNotFoundError(f"{path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
+    found = read_safetensors_header(path / WEIGHTS) if (path / WEIGHTS).is_file() else read_sharded_header(path)
+    tensors: dict[str, StoredTensor] = {}
+    for name, tensor in found.items():
+        short = canonical_name(name)
+        if short in tensors:
+            raise ValueError(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
+        if not _is_causal_mask(short):
+            tensors[short] = tensor
+    return _as_gpt2_turns_them(tensors)
+
+
+_PREFIXES = ("transformer.", "_orig_mod.", "module.")  # GPT2LMHeadModel, torch.compile, DistributedDataParallel
+
+
+def canonical_name(name: str) -> str:
+    """A tensor's name without what a wrapper put before it: `_orig_mod.transformer.wte.weight` is wte.weight."""
+    while name.startswith(_PREFIXES):
+        name = name.partition(".")[2]
+    return name
+
+
+def _is_causal_mask(name: str) -> bool:
+    """Older files hold attention's triangle of ones in each layer. It is no weight."""
+    return name.startswith("h.") and name.endswith((".attn.bias", ".attn.masked_bias"))
+
+
+def _as_gpt2_turns_them(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C)."""
+    first = tensors.get("h.0.attn.c_attn.weight")
+    if first is None or len(first.shape) != 2 or first.shape[0] != 3 * first.shape[1]:
+        return tensors
+    matrices = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+    return {
+        name: dataclasses.replace(tensor, transposed=name.startswith("h.") and name.endswith(matrices)) for name, tensor in tensors.items()
+    }
+
+
+def load_weights(model: Any, path_or_name: str | Path, *, may_lack_biases: bool = False) -> None:
+    """Reads a checkpoint's weights into the model's parameters.
+
+    model             a GPT, or a module that holds one, with its `config`; its parameters decide what is expected
+    path_or_name      as `locate` takes it
+    may_lack_biases   biases that the file lacks are 0 (nanoGPT without biases)
+    Raises ValueError that lists missing, unexpected and wrongly shaped tensors together, or for a damaged file, FileNotFoundError
+    without weights.
+    """
+    path = locate(path_or_name)
+    stored = stored_tensors(path)
+    wanted = {canonical_name(name): p for name, p in model.named_parameters()}
+    if not model.config.qkv_bias:
+        stored = {name: tensor for name, tensor in stored.items() if not name.endswith(".attn.c_attn.bias")}
+    head = stored.pop("lm_head.weight", None) if model.config.tie_word_embeddings else None
+    if head is not None and "wte.weight" not in stored:
+        stored["wte.weight"], head = head, None
+    zero = [name for name in wanted if may_lack_biases and name.endswith(".bias") and name not in stored]
+    _compare(path, stored, {name: p.shape for name, p in wanted.items() if name not in zero}, model.config)
+    for name, p in wanted.items():
+        if name in zero:
+            p.data[...] = 0
+        elif isinstance(p.data, np.ndarray):
+            read_into(stored[name], p.data)
+        else:
+            host = np.empty(p.shape, dtype=np.float32)
+            read_into(stored[name], host)
+            p.data[...] = backend.to_device(host)
+    if head is not None and not equals(head, backend.to_host(wanted["wte.weight"].data)):
+        raise ValueError(
+            f"{head.path}: lm_head.weight differs from wte.weight, expected equal ones where the output layer is tied to the embedding; "
+            'write "tie_word_embeddings": false into config.json'
+        )
+
+
+def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tuple[int, ...]], config: GPTConfig) -> None:
+    """Raises ValueError that lists all differences between the tensors of a file and those of a model."""
+    missing = [f"{name} {shape}" for name, shape in wanted.items() if name not in stored]
+    unexpected = [f"{name} {tensor.wanted_shape}" for name, tensor in stored.items() if name not in wanted]
+    both = [(name, stored[name], shape) for name, shape in wanted.items() if name in stored]
+    misshapen = [
+        f"{name} of shape {tensor.wanted_shape} instead of {shape}" for name, tensor, shape in both if tensor.wanted_shape != shape
+    ]
+    strange = [f"{name} of dtype {tensor.dtype}" for name, tensor, _ in both if tensor.dtype not in FLOATS]
+    problems = [
+        f"{kind}{some_names(names)}"
+        for kind, names in (("missing ", missing), ("unexpected ", unexpected), ("", misshapen), ("", strange))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"{path}: {'; '.join(problems)}, expected the tensors of {config} as {', '.join(FLOATS)}; is it another model's file?"
+        )
+
+
+_OUR_ARITHMETIC = {  # what other values would change, beside the values that GPT computes
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+}
+
+
+def load_config(path_or_name: str | Path) -> GPTConfig:
+    """The shape of a checkpoint: from a directory's config.json (Hugging Face's GPT-2 or nanoGPT's `model_args`), or llm.c's header.
+
+    Raises ValueError for another architecture than GPT-2's, or a variant of it that GPT does not compute.
+    """
+    located = locate(path_or_name)
+    if located.is_file():
+        return read_llm_c_header(located)[0]
+    path = located / "config.json"
+    fields = read_json_object(path)
+    if "block_size" in fields and "model_type" not in fields:
+        return _checked(located, _nanogpt_config(fields))
+    if fields.get("model_type") != "gpt2":
+        raise ValueError(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
+    for key, legal in _OUR_ARITHMETIC.items():
+        if key in fields and fields[key] not in legal:
+            raise ValueError(
+                f"{path}: {key} {fields[key]!r}, expected {' or '.join(map(repr, legal))}; this variant of GPT-2 is not supported"
+            )
+    if fields.get("n_inner") not in (None, 4 * fields.get("n_embd", 768)):
+        raise ValueError(f"{path}: n_inner {fields['n_inner']}, expected 4 n_embd; this variant of GPT-2 is not supported")
+    known = {f.name for f in dataclasses.fields(GPTConfig)}
+    kept = {key: value for key, value in fields.items() if key in known}
+    return _checked(located, GPTConfig(**{"dropout": fields.get("resid_pdrop", 0.1)} | kept))
+
+
+def _nanogpt_config(fields: dict[str, Any]) -> GPTConfig:
+    shape = {key: fields[key] for key in ("n_layer", "n_head", "n_embd", "vocab_size") if key in fields}
+    return GPTConfig(n_positions=fields["block_size"], dropout=fields.get("dropout", 0.0), **shape)
+
+
+def _checked(directory: Path, config: GPTConfig) -> GPTConfig:
+    """Raises ValueError for a shape far beyond the weights beside it, before anybody makes a model of it: a typing error, or an attack."""
+    if has_weights(directory):
+        held = sum(math.prod(tensor.shape) for tensor in stored_tensors(directory).values())
+        if config.n_parameters() > 2 * held + 10_000:
+            raise ValueError(
+                f"{directory / 'config.json'}: describes {config.n_parameters():,} weights, expected about {held:,}, as many as lie beside it; "
+                "take both files from the same model"
+            )
+    return config
+
+
+def architectures(directory: Path) -> list[Any]:
+    """The model classes that a checkpoint's config.json names, by Hugging Face's names."""
+    named = read_json_object(directory / "config.json").get("architectures")
+    return named if isinstance(named, list) else []
+
+
+def lacks_biases(path_or_name: str | Path) -> bool:
+    """Whether a checkpoint says that it has no biases, as nanoGPT's own training makes them."""
+    path = locate(path_or_name) / "config.json"
+    return path.is_file() and read_json_object(path).get("bias") is False
+
+
+def gpt2_config(config: GPTConfig, tokenizer: Any = None) -> dict[str, Any]:
+    """The model's shape under the keys of GPT-2's config.json."""
+    fields = dataclasses.asdict(config)
+    p = fields.pop("dropout")
+    eos = None if tokenizer is None else tokenizer.eos_id
+    return {
+        "model_type": "gpt2",
+        "architectures": [LANGUAGE_MODEL],
+        "activation_function": "gelu_new",
+        **fields,
+        **{"resid_pdrop": p, "embd_pdrop": p, "attn_pdrop": p},
+        **{"bos_token_id": eos, "eos_token_id": eos},
+    }
+
+
+def save_pretrained(model: Any, directory: str | Path, tokenizer: Any = None, extra: dict[str, Any] | None = None) -> None:
+    """Writes config.json, model.safetensors and, if given, the tokenizer's files into `directory` (made if need be).
+
+    What is there can be loaded by Hugging Face's transformers, model and tokenizer.
+
+    model   a GPT, or a module that holds one and has its `config`
+    extra   more keys for config.json; they win over GPT-2's own
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {name: backend.to_host(p.data) for name, p in model.named_parameters()}
+    if not model.config.qkv_bias:  # GPT-2's format always has this bias
+        for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
+            weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
+    save_tensors(directory / WEIGHTS, weights, {"format": "pt"})
+    write_json(directory / "config.json", gpt2_config(model.config, tokenizer) | (extra or {}))
+    if tokenizer is not None:
+        tokenizer.save(directory)
+        write_json(directory / "tokenizer_config.json", tokenizer_config(tokenizer, model.config.n_positions))
+
+
+def tokenizer_config(tokenizer: Any, n_positions: int) -> dict[str, Any]:
+    """What transformers' AutoTokenizer wants to know beside the vocabulary."""
+    fields: dict[str, Any] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
+    if tokenizer.kind in ("bpe", "gpt2"):
+        fields |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
+    else:
+        fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if tokenizer.eos_id is not None:
+        end = tokenizer.token_bytes(tokenizer.eos_id).decode()
+        fields |= {"bos_token": end, "eos_token": end}
+    return fields

@@ -1,0 +1,71 @@
+"""Finding weights: a path on this machine, or a name on Hugging Face's hub, which is then fetched."""
+
+from pathlib import Path
+
+from tinygpt.storage.safetensors import INDEX, WEIGHTS
+
+TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
+
+
+HUB_NAMES = {
+    **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
+    "distilgpt2": "distilbert/distilgpt2",
+}
+
+
+def locate(path_or_name: str | Path) -> Path:
+    """The directory or file of weights that is meant: an existing path, or a name on Hugging Face's hub, which is then fetched.
+
+    Names are those in HUB_NAMES, or `owner/name`. Raises FileNotFoundError for anything else, ImportError without the extra `hub`,
+    ConnectionError if the hub cannot be reached or has no such model.
+    """
+    path = Path(path_or_name)
+    if path.exists():
+        return path
+    name = str(path_or_name)
+    owner, _, rest = name.partition("/")
+    if name not in HUB_NAMES and not (owner and rest and "/" not in rest and owner[0] not in ".~" and not Path(owner).exists()):
+        raise FileNotFoundError(
+            f"{name}: no such file or directory, expected weights on this machine, {', '.join(HUB_NAMES)}, or owner/name on Hugging Face's "
+            "hub; check the path"
+        )
+    return _fetch(HUB_NAMES.get(name, name))
+
+
+def _fetch(repository: str) -> Path:
+    by_hand = f"fetch it where there is a network (hf download {repository} --local-dir FOLDER) and pass the folder's path"
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError(
+            f"{repository}: huggingface_hub is not installed, expected it for names on the hub; pip install 'tinygpt[hub]', or {by_hand}"
+        ) from error
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["config.json", "model*.safetensors", INDEX, *TOKENIZER_FILES]))
+    except Exception as error:  # whatever its HTTP library raises: all of it means that the files did not come
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ConnectionError(
+            f"{repository}: not fetched ({reason}), expected the hub to answer; check the name and network, or {by_hand}"
+        ) from error
+
+
+def has_weights(path: Path) -> bool:
+    """Whether `path` is a file of weights, or a directory that holds one (or an index of shards)."""
+    return path.suffix == ".bin" if path.is_file() else (path / WEIGHTS).is_file() or (path / INDEX).is_file()
+
+
+def is_pickle(path: Path) -> bool:
+    """PyTorch writes a zip archive with a pickle in it; before 2020, a bare pickle."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def refuse_pickle(path: Path) -> ValueError:
+    code = (
+        f"import torch, safetensors.torch as s; w = torch.load('{path.name}', weights_only=True, map_location='cpu'); "
+        f"s.save_file({{k: v.clone().contiguous() for k, v in w.get('model', w).items()}}, '{WEIGHTS}')"
+    )
+    return ValueError(
+        f"{path}: pickled weights, expected {WEIGHTS}, because reading a pickle runs any code that its author put into it; if you trust "
+        f'the file, convert it where PyTorch is installed: python -c "{code}"'
+    )
