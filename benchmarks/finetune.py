@@ -32,6 +32,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.cli import flags, run, table
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import train_tokenizer
+from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.classifier import GPTClassifier, encode
 from tinygpt.finetuning.common import n_trainable, pad, set_trainable
 from tinygpt.finetuning.labeled import load_labelled
@@ -173,7 +174,7 @@ def updates(side: str, preset: str) -> Callable[[int | None], Any]:
 
 def lora(config: Config) -> dict[str, Any]:
     if config.rounds < 2:
-        raise ValueError(f"rounds: {config.rounds}, expected at least 2; a spread needs several")
+        raise InvalidInput(f"rounds: {config.rounds}, expected at least 2; a spread needs several")
     sides = {name: Side(name, updates, name, config.preset) for name in ("full", "lora")}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygpt.cli import Progress, flags, run, table
+from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.common import FinetuneConfig, starting_point
 from tinygpt.finetuning.instructions import InstructionBatches, encode_instructions, load_instructions, split_instructions
 from tinygpt.training.metrics import evaluate
@@ -63,7 +64,7 @@ def random_start(config: Config, seed: int) -> dict[str, float]:
 def main() -> None:
     config = flags(Config(), __doc__)
     if not config.base:
-        raise ValueError("--base: none, expected a pretrained run or checkpoint; make one with python examples/pretrain.py --corpus docs")
+        raise InvalidInput("--base: none, expected a pretrained run or checkpoint; make one with python examples/pretrain.py --corpus docs")
     rows = [{"seed": seed, **losses(config, seed), **random_start(config, seed)} for seed in range(config.seeds)]
     for row in rows:
         row["lower"] = 1 - row["after"] / row["before"]

@@ -33,6 +33,7 @@ import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.cli import flags, run
+from tinygpt.errors import InvalidInput
 from tinygpt.training.memory_budget import peak_bytes
 from tinygpt.training.trainer import Trainer
 
@@ -173,7 +174,9 @@ def check_losses(size_name: str) -> tuple[float, float]:
         ids, labels = tokens(size)
         found, expected = ours.loss(ids, labels).item(), theirs(torch.from_numpy(ids), torch.from_numpy(labels)).item()
     if not abs(found - expected) < 1e-3:
-        raise ValueError(f"train_step: loss {found} here and {expected} in PyTorch at size {size_name}, expected the same; mend the model")
+        raise InvalidInput(
+            f"train_step: loss {found} here and {expected} in PyTorch at size {size_name}, expected the same; mend the model"
+        )
     return found, expected
 
 
@@ -288,7 +291,7 @@ def main() -> None:
     for chosen, legal in ((config.sizes, SIZES), (config.sides, SIDES)):
         for name in chosen:
             if name not in legal:
-                raise ValueError(f"train_step: {name!r}, expected one of {', '.join(legal)}; see --help")
+                raise InvalidInput(f"train_step: {name!r}, expected one of {', '.join(legal)}; see --help")
     if config.profile:
         from step_profile import profile
 

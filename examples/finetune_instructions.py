@@ -21,6 +21,7 @@ import numpy as np
 
 from autograd import backend
 from tinygpt.cli import Progress, Report, end_if_interrupted, flags, run, table, typed_lines
+from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.finetuning.common import (
     FinetuneConfig,
     fit,
@@ -88,7 +89,7 @@ class InstructConfig(FinetuneConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.test_answers < 0 or self.max_new_tokens < 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"test_answers {self.test_answers}, max_new_tokens {self.max_new_tokens}: expected >= 0 and >= 1; 0 answers all test rows"
             )
 
@@ -216,7 +217,7 @@ def judged(config: InstructConfig) -> None:
     """What a judge gave for the answers of a run."""
     path = Path(config.run) / "answers.json"
     if not config.run or not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected the answers that were judged; name their run with --run")
+        raise MissingFile(f"{path}: no such file, expected the answers that were judged; name their run with --run")
     records = json.loads(path.read_text(encoding="utf-8"))
     scores = read_scores(config.scores, len(records))
     ranked = sorted(scores, key=scores.__getitem__)
@@ -232,7 +233,7 @@ def ask(directory: Path, config: InstructConfig) -> None:
     gpt, tokenizer = load(directory)
     style = read_json(directory / "config.json").get("prompt_style")
     if style is None:
-        raise ValueError(f"{directory}: no prompt_style in config.json, expected an assistant's run; train one without --ask")
+        raise InvalidInput(f"{directory}: no prompt_style in config.json, expected an assistant's run; train one without --ask")
     print("Type an instruction; an empty line ends.")
     for line in typed_lines():
         try:

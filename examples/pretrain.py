@@ -20,6 +20,7 @@ from tinygpt.cli import Progress, end_if_interrupted, run, table
 from tinygpt.data.streaming import open_corpus, texts_for_tokenizer, token_stream
 from tinygpt.data.tokenizer import load_tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, bigram_nats
+from tinygpt.errors import Diverged
 from tinygpt.inference.text import complete
 from tinygpt.parallel.local import n_processes
 from tinygpt.runs.checkpoint import Checkpoints, load_training, new_run
@@ -121,9 +122,7 @@ def main() -> None:
         def rollback() -> Any:
             checkpoints.wait()
             if checkpoints.last_written is None:
-                raise FloatingPointError(
-                    "rollback: no checkpoint yet, expected one to go back to; lower --lr, or --save-every fewer updates"
-                )
+                raise Diverged("rollback: no checkpoint yet, expected one to go back to; lower --lr, or --save-every fewer updates")
             go_on_from(checkpoints.last_written)
             return checkpoints.last_written
 

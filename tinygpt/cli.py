@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autograd import backend
+from tinygpt.errors import UserError
 from tinygpt.training.metrics import Metrics, Result
 
 Config = TypeVar("Config")
@@ -23,7 +24,11 @@ def flags(default: Config, description: str | None, argv: list[str] | None = Non
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Runs a script's main function: a user's error becomes one line on standard error and exit code 1, Ctrl-C exit code 130."""
+    """Runs a script's main function.
+
+    A `UserError`, an error of the system and a lack of memory become one line on standard error, any other error shows its traceback
+    (all of them with AUTOGRAD_DEBUG=1); exit code 1. Ctrl-C is exit code 130.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a "?" instead of failing
@@ -32,12 +37,20 @@ def run(main: Callable[[], Any]) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        text = _text_for_user(error)
+        if text is None or backend.debug:
+            raise
+        print(f"error: {text}", file=sys.stderr)
         sys.exit(1)
-    except backend.out_of_memory_errors as error:
-        print(f"error: {backend.memory_message(error)}", file=sys.stderr)
-        sys.exit(1)
+
+
+def _text_for_user(error: Exception) -> str | None:
+    """What to print instead of the traceback; None for an error that only a change of the code can mend."""
+    if isinstance(error, backend.out_of_memory_errors):
+        return backend.memory_message(error)
+    from_system = isinstance(error, OSError) and error.errno is not None  # disk full, no permission, ...
+    return str(error) if isinstance(error, UserError) or from_system else None
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None) -> None:

@@ -5,6 +5,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from tinygpt.errors import InvalidInput, WrongType
+
 PRESETS: dict[str, dict[str, int]] = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
     "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
@@ -45,19 +47,19 @@ class GPTConfig:
         check_types("GPTConfig", self)
         for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"GPTConfig.{name}: {getattr(self, name)}, expected at least 1; choose a positive number")
+                raise InvalidInput(f"GPTConfig.{name}: {getattr(self, name)}, expected at least 1; choose a positive number")
         if self.n_embd % self.n_head:
             below = self.n_embd // self.n_head * self.n_head
             legal = [str(n) for n in (below, below + self.n_head) if n]
             heads = [str(h) for h in _nearest_divisors(self.n_embd, self.n_head)]
-            raise ValueError(
+            raise InvalidInput(
                 f"GPTConfig: n_embd {self.n_embd} with n_head {self.n_head}, expected n_head to divide n_embd; "
                 f"try n_embd {' or '.join(legal)}, or n_head {' or '.join(heads)}"
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"GPTConfig.dropout: {self.dropout}, expected 0 <= dropout < 1; 0 switches it off")
+            raise InvalidInput(f"GPTConfig.dropout: {self.dropout}, expected 0 <= dropout < 1; 0 switches it off")
         if not (self.layer_norm_epsilon > 0 and self.initializer_range > 0):
-            raise ValueError(
+            raise InvalidInput(
                 f"GPTConfig: layer_norm_epsilon {self.layer_norm_epsilon}, initializer_range {self.initializer_range}, "
                 "expected both > 0; the defaults are 1e-5 and 0.02"
             )
@@ -66,7 +68,7 @@ class GPTConfig:
     def preset(cls, name: str, **changes: Any) -> Self:
         """A named shape: gpt2, gpt2-medium, gpt2-large, gpt2-xl, laptop, shakespeare, quick; `changes` override its fields."""
         if name not in PRESETS:
-            raise ValueError(f"GPTConfig.preset: {name!r}, expected one of {', '.join(PRESETS)}; {_did_you_mean(name, PRESETS)}")
+            raise InvalidInput(f"GPTConfig.preset: {name!r}, expected one of {', '.join(PRESETS)}; {_did_you_mean(name, PRESETS)}")
         return cls.from_dict({**PRESETS[name], **changes})
 
     @classmethod
@@ -141,7 +143,7 @@ class TrainConfig:
         check_types("TrainConfig", self)
         for name in ("steps", "micro_batch", "eval_every", "log_every", "keep"):
             if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 1; choose a positive number")
+                raise InvalidInput(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 1; choose a positive number")
         for name in (
             "warmup_steps",
             "tokens_per_update",
@@ -156,13 +158,13 @@ class TrainConfig:
             "weight_decay",
         ):
             if getattr(self, name) < 0:
-                raise ValueError(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 0; choose a non-negative number")
+                raise InvalidInput(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 0; choose a non-negative number")
         if self.on_nan not in ("stop", "skip", "rollback"):
-            raise ValueError(f"TrainConfig.on_nan: {self.on_nan!r}, expected stop, skip or rollback; stop is the default")
+            raise InvalidInput(f"TrainConfig.on_nan: {self.on_nan!r}, expected stop, skip or rollback; stop is the default")
         if not 0 <= self.final_lr_fraction <= 1:
-            raise ValueError(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")
+            raise InvalidInput(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")
         if not self.lr > 0:
-            raise ValueError(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
+            raise InvalidInput(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
 
     def accumulation(self, n_positions: int) -> int:
         """Micro-batches per update. Raises ValueError, naming legal values, if tokens_per_update is no multiple of one."""
@@ -172,7 +174,7 @@ class TrainConfig:
         if self.tokens_per_update % micro:
             below = self.tokens_per_update // micro * micro
             legal = " or ".join(str(n) for n in (below, below + micro) if n)
-            raise ValueError(
+            raise InvalidInput(
                 f"TrainConfig.tokens_per_update: {self.tokens_per_update}, expected a multiple of micro_batch x context = "
                 f"{self.micro_batch} x {n_positions} = {micro}; try {legal}"
             )
@@ -208,7 +210,7 @@ def from_dict(cls: Any, fields: dict[str, Any]) -> Any:
     known = {f.name for f in dataclasses.fields(cls)}
     for key in fields:
         if key not in known:
-            raise ValueError(
+            raise InvalidInput(
                 f"{cls.__name__}: unknown key {key!r}, expected one of {', '.join(sorted(known))}; {_did_you_mean(key, known)}"
             )
     return cls(**fields)
@@ -222,7 +224,7 @@ def check_types(what: str, config: Any) -> None:
         legal = (float, int) if kind is float else kind
         wrong = kind in (int, float, bool) and (not isinstance(value, legal) or (isinstance(value, bool) and kind is not bool))
         if wrong:
-            raise TypeError(f"{what}.{field.name}: {value!r}, expected {kind.__name__}; write it without quotes")
+            raise WrongType(f"{what}.{field.name}: {value!r}, expected {kind.__name__}; write it without quotes")
 
 
 def _did_you_mean(word: str, known: Any) -> str:

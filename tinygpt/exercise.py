@@ -18,6 +18,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend
+from tinygpt.errors import InvalidInput, MissingFile
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "exercises"
 
@@ -41,7 +42,7 @@ def exercises(folder: Path = FOLDER) -> dict[int, Path]:
     """Number -> file. Raises FileNotFoundError where the folder holds none."""
     found = {int(path.name[:2]): path for path in sorted(folder.glob("[0-9][0-9]_*.py"))}
     if not found:
-        raise FileNotFoundError(f"{folder}: no exercises, expected files such as 01_tanh.py; run from a checkout, or pass --folder")
+        raise MissingFile(f"{folder}: no exercises, expected files such as 01_tanh.py; run from a checkout, or pass --folder")
     return found
 
 
@@ -93,7 +94,7 @@ def _gradients(function: Any, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray
         changed = "an input"
     missing = [name for name, t in tensors.items() if t.grad is None]
     if missing:
-        raise ValueError(f"no gradient for {', '.join(missing)}, expected one for each input")
+        raise InvalidInput(f"no gradient for {', '.join(missing)}, expected one for each input")
     return dy, {name: backend.to_host(t.grad) for name, t in tensors.items()}, changed
 
 
@@ -137,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         found = exercises(arguments.folder)
         if arguments.number is not None and arguments.number not in found:
-            raise ValueError(f"exercise: {arguments.number}, expected one of {min(found)} to {max(found)}; leave it out for the list")
+            raise InvalidInput(f"exercise: {arguments.number}, expected one of {min(found)} to {max(found)}; leave it out for the list")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

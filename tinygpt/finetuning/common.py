@@ -14,6 +14,7 @@ from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
+from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.lora import Adapter, LoraConfig, add_lora
 from tinygpt.models.gpt import GPT
 from tinygpt.runs.checkpoint import checkpoint_directory, is_pretrained, load, new_run, newest_run, save_checkpoint
@@ -71,7 +72,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("seed", 0)):  # TrainConfig checks the others
             if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}; leave --{name.replace('_', '-')} out")
+                raise InvalidInput(f"{name}: {getattr(self, name)}, expected at least {least}; leave --{name.replace('_', '-')} out")
 
 
 def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: int, n_positions: int) -> TrainConfig:
@@ -131,7 +132,7 @@ def set_trainable(model: Any, which: Trainable, lora: LoraConfig | None = None, 
     has_head = hasattr(model, "score")
     if which not in get_args(Trainable) or (which == "head" and not has_head):
         legal = [choice for choice in get_args(Trainable) if has_head or choice != "head"]
-        raise ValueError(f"trainable: {which!r}, expected one of {', '.join(legal)}; fewer weights train faster, more fit better")
+        raise InvalidInput(f"trainable: {which!r}, expected one of {', '.join(legal)}; fewer weights train faster, more fit better")
     adapter = add_lora(model, lora, seed) if which == "lora" else None
     thin = () if adapter is None else tuple(adapter.layers)
     inside = "transformer." if has_head else ""

@@ -19,6 +19,7 @@ import numpy as np
 import autograd as ag
 from autograd import backend
 from autograd.drawing import op_name
+from tinygpt.errors import InvalidInput, MissingFile, PathExists
 from tinygpt.inspect.trace import watched
 
 MAX_PAGE_BYTES = 3_000_000
@@ -39,7 +40,7 @@ def explore(model: Any, tokenizer: Any, prompt: str, path: str | Path, *, title:
     page = render(data)
     n_bytes = len(page.encode("utf-8"))
     if n_bytes > MAX_PAGE_BYTES:
-        raise ValueError(
+        raise InvalidInput(
             f"explore: a page of {n_bytes:,} bytes for {len(data['tokens'])} tokens, expected at most {MAX_PAGE_BYTES:,}; shorten the prompt"
         )
     Path(path).write_text(page, encoding="utf-8")
@@ -49,11 +50,9 @@ def explore(model: Any, tokenizer: Any, prompt: str, path: str | Path, *, title:
 def _check_place(path: Path) -> None:
     """Nothing but an earlier page is overwritten; known before anything is computed."""
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: no folder {path.parent}, expected one; make it, or choose another --out")
+        raise MissingFile(f"{path}: no folder {path.parent}, expected one; make it, or choose another --out")
     if path.exists() and (path.is_dir() or b"<title>Inside a GPT</title>" not in path.read_bytes()[:1000]):
-        raise FileExistsError(
-            f"{path}: already there and no page of this kind, expected a new file or an earlier page; choose another --out"
-        )
+        raise PathExists(f"{path}: already there and no page of this kind, expected a new file or an earlier page; choose another --out")
 
 
 def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
     ids = np.array([tokenizer.encode(prompt)], dtype=np.int64)  # (1, T)
     n_tokens, config = ids.shape[1], model.config
     if not 2 <= n_tokens <= config.n_positions:
-        raise ValueError(
+        raise InvalidInput(
             f"explore: a prompt of {n_tokens} tokens, expected 2 to {config.n_positions} (the model's context), one to read and one to "
             "predict at least; change the prompt"
         )

@@ -32,8 +32,10 @@ import numpy as np
 from autograd import backend, kernel_mode
 from autograd.optim import AdamW, lay_out
 from autograd.threads import n_threads, use_threads
+from tinygpt import errors
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.data.windows import count_targets
+from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.models.gpt import GPT
 from tinygpt.training.step import Batch, Task, accumulate
 
@@ -60,7 +62,7 @@ def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int
     """
     asked, rows = config.processes, config.micro_batch
     if asked > 1 and backend.name != "numpy":
-        raise ValueError(f"TrainConfig.processes: {asked}, expected 1 on backend {backend.name}; processes share a CPU's cores")
+        raise InvalidInput(f"TrainConfig.processes: {asked}, expected 1 on backend {backend.name}; processes share a CPU's cores")
     if asked:
         return min(asked, rows)
     flops = 6 * n_weights * rows * tokens_per_row
@@ -90,7 +92,7 @@ class Replicas:
 
     def __init__(self, model: GPT, optimizer: AdamW, n: int) -> None:
         if not can_copy(model):
-            raise ValueError("replica: a model with frozen weights or layers of its own, expected a plain GPT; train with --processes 1")
+            raise InvalidInput("replica: a model with frozen weights or layers of its own, expected a plain GPT; train with --processes 1")
         self.model, self.optimizer = model, optimizer
         self.n_threads = max(1, n_threads() // n)
         with _room(n * optimizer.weight.nbytes) as folder:
@@ -182,7 +184,7 @@ class _Process:
                 start_new_session=True,  # Ctrl-C is for the process that saves, not for this one
             )
         except OSError as error:
-            raise RuntimeError(f"replica: {error}, expected to start another Python; train with --processes 1") from error
+            raise ProcessFailed(f"replica: {error}, expected to start another Python; train with --processes 1") from error
 
     def send(self, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
         assert self.popen.stdin is not None
@@ -199,14 +201,14 @@ class _Process:
         except EOFError as error:
             raise self._ended() from error
         if "error" in answer:
-            kind = getattr(builtins, answer["error"], RuntimeError)
+            kind = getattr(errors, answer["error"], None) or getattr(builtins, answer["error"], RuntimeError)
             raise (kind if issubclass(kind, Exception) else RuntimeError)(answer["message"])
         return answer["loss"]
 
-    def _ended(self) -> RuntimeError:
+    def _ended(self) -> ProcessFailed:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(timeout=5)
-        return RuntimeError(
+        return ProcessFailed(
             f"replica: process {self.popen.pid} ended with {self.popen.returncode}, expected it to train on; "
             "the last checkpoint is kept: go on from it, with --processes 1 if memory was short"
         )
@@ -245,7 +247,7 @@ def _room(n_bytes: int) -> "tempfile.TemporaryDirectory[str]":
             errors.append(str(error))
             if folder is not None:
                 folder.cleanup()
-    raise RuntimeError(
+    raise ProcessFailed(
         f"replica: no room for {n_bytes:,} bytes of shared memory ({'; '.join(errors)}), expected it; train with --processes 1"
     )
 

@@ -14,6 +14,7 @@ from tinygpt.runs.checkpoint import checkpoint_directory, list_checkpoints, open
 from tinygpt.cli import flags
 from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig, from_dict
 from tinygpt.training.metrics import environment
+from tinygpt.errors import InvalidInput, MissingFile
 
 # What an update does not depend on, and the number of updates: may change freely.
 FREE = (
@@ -43,7 +44,7 @@ def stored_settings(run: str | Path) -> PretrainConfig:
     """The settings that a run began with, or was last resumed with. Raises ValueError for a file that holds other things."""
     path = Path(run) / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{run}: no config.json, expected the directory of a pretraining run; check the path")
+        raise MissingFile(f"{run}: no config.json, expected the directory of a pretraining run; check the path")
     fields = read_json(path)
     known = {field.name for field in dataclasses.fields(PretrainConfig)}
     plain = {key: value for key, value in fields.items() if key in known}
@@ -53,7 +54,7 @@ def stored_settings(run: str | Path) -> PretrainConfig:
         model = GPTConfig.from_dict(dict(plain.pop("model")))
         return PretrainConfig(model=model, train=from_dict(TrainConfig, train), **plain)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}, expected the settings of a pretraining run; restore the file") from error
+        raise InvalidInput(f"{path}: {error}, expected the settings of a pretraining run; restore the file") from error
 
 
 def check_changes(stored: PretrainConfig, wanted: PretrainConfig) -> None:
@@ -66,7 +67,7 @@ def check_changes(stored: PretrainConfig, wanted: PretrainConfig) -> None:
         flag = "--" + name.replace("_", "-")
         refused.append(f"{flag} {value!r}, expected {before[name]!r} as in the run" + (" (or --override)" if name in WITH_OVERRIDE else ""))
     if refused:
-        raise ValueError(
+        raise InvalidInput(
             f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {', '.join(FREE[:10])}; "
             f"with --override: {', '.join(WITH_OVERRIDE)}; for anything else start a new run"
         )
@@ -86,7 +87,7 @@ def check_data(config: PretrainConfig, training: dict[str, Any], fingerprint: st
     """Raises ValueError if the data is not what the run has learned from so far, unless --override says that it may differ."""
     found = training.get("corpus_fingerprint")
     if found != fingerprint and not config.override:
-        raise ValueError(
+        raise InvalidInput(
             f"corpus {config.corpus!r}: sha256 {fingerprint[:12]}, expected {str(found)[:12]} as in {where}; the text has changed since "
             "the run began (the default corpus changes with the versions of NumPy and Python): restore it, or accept it with --override"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autograd import backend
 from tinygpt.config import GPTConfig
+from tinygpt.errors import InvalidInput
 
 FLOAT_BYTES = 4
 _LOGITS_BYTES = 64 << 20  # the output layer's kernel has at most so many bytes of logits at once
@@ -93,7 +94,7 @@ def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, check
         return f"about {needed} of {readable(limit)}, {whose}" if limit < sys.maxsize else f"about {needed}"
     fits = [n for n in range(1, micro_batch) if with_batch(n).total <= limit]
     batch = f"--micro-batch (to {fits[-1]})" if fits else "--micro-batch"
-    raise ValueError(
+    raise InvalidInput(
         f"memory: training needs about {needed}, expected at most {readable(limit)}, {whose}; lower {batch} or --n-positions (from "
         f"{config.n_positions})"
         + ("" if fits else ", or take a smaller model: even a micro-batch of 1 does not fit")

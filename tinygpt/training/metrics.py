@@ -13,6 +13,7 @@ import autograd as ag
 from autograd import backend
 from autograd.threads import n_threads
 from tinygpt.data.windows import BatchOrder, count_targets
+from tinygpt.errors import MissingPackage
 from tinygpt.models.protocols import Batches
 from tinygpt.storage.durable import replace_file
 
@@ -141,7 +142,7 @@ def plot_loss(
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError('loss.png: matplotlib is missing, expected it for pictures; pip install "tinygpt[plot]"') from error
+        raise MissingPackage('loss.png: matplotlib is missing, expected it for pictures; pip install "tinygpt[plot]"') from error
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -15,6 +15,7 @@ from autograd import backend
 from autograd.optim import AdamW, warmup_cosine
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import BatchOrder, count_targets
+from tinygpt.errors import Diverged, InvalidInput, NotDeterministic
 from tinygpt.models.protocols import Batches
 from tinygpt.parallel.local import Replicas, can_copy, n_processes
 from tinygpt.storage.checked_json import Entries
@@ -223,7 +224,7 @@ class Trainer:
             return False
         nats = self.evaluate()
         if not math.isfinite(nats):
-            raise FloatingPointError(
+            raise Diverged(
                 f"validation: loss {nats} at step {result.step}, expected a finite number; nothing was saved, the last checkpoint is kept; "
                 f"lower --lr (it is {self.optimizer.lr:.1e}), or find the op with AUTOGRAD_DEBUG=1"
             )
@@ -251,7 +252,7 @@ class Trainer:
         if choice == "stop" or self._failures > MAX_CONSECUTIVE or (choice == "rollback" and rollback is None):
             if choice != "stop" and self._failures > MAX_CONSECUTIVE:
                 report += f"; {MAX_CONSECUTIVE} updates in a row could not be made, so --on-nan {choice} is given up"
-            raise FloatingPointError(
+            raise Diverged(
                 f"{report}; the weights are as they were before this update and the last checkpoint is kept: go on from it with a lower --lr "
                 "(--resume RUN --override --lr ...), or leave such updates out with --on-nan skip"
             )
@@ -332,7 +333,7 @@ class Trainer:
         entry = Entries(progress, where)
         n_items = entry.integer("streams", "data_order", "n_items")
         if n_items != self.order.n_items and not other_data:
-            raise ValueError(
+            raise InvalidInput(
                 f"{where}: saved with {n_items} items to learn from, expected {self.order.n_items} as there are now; "
                 "the data has changed (or the context, or the stride): resume with what the run began with"
             )
@@ -406,7 +407,7 @@ def check_deterministic(trainer: Trainer) -> str:
         pieces = [np.split(gradient, np.cumsum(sizes)[:-1]) for gradient in (gradient_1, gradient_2)]
         differ = [one.tobytes() != two.tobytes() for one, two in zip(*pieces, strict=True)]
         name = trainer.optimizer.named[differ.index(True)][0] if True in differ else "none, only in the loss"
-        raise ArithmeticError(
+        raise NotDeterministic(
             f"deterministic check: two runs of one step differ, first in the gradient of {name} (losses {loss_1!r} and {loss_2!r}), expected equal "
             "bits; an op on this backend is not deterministic: runs will agree to rounding only"
         )
