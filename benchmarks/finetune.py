@@ -29,7 +29,8 @@ from turns import Side
 from autograd.kernels.cpu.parallel import n_threads
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
-from tinygpt.cli import flags, run, table
+from tinygpt.cli import parse_args, run, table
+from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import train_tokenizer
 from tinygpt.errors import InvalidInput
@@ -50,7 +51,7 @@ class Config:
     """lora: the shape."""
     rounds: int = 15
     """How often each side has its turn."""
-    output: str = ""
+    output: PathName = ""
     """File for the report as JSON."""
 
 
@@ -202,7 +203,7 @@ def lora(config: Config) -> dict[str, Any]:
 
 
 def main() -> None:
-    config = flags(Config(), __doc__)
+    config = parse_args(Config(), __doc__)
     report = classify(config) if config.what == "classify" else lora(config)
     report |= {
         "machine": f"{platform.machine()}, {n_threads()} threads, Python {platform.python_version()}, NumPy {np.__version__}",

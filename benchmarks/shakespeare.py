@@ -19,7 +19,8 @@ import numpy as np
 
 from autograd.kernels.cpu.parallel import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.cli import flags, run, table
+from tinygpt.cli import parse_args, run, table
+from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.data.windows import BatchOrder, Windows, encode_documents
@@ -34,12 +35,12 @@ _ROUND = 50
 class Config:
     steps: int = 2000
     """Updates; nanoGPT's are 2,000."""
-    output: str = "benchmarks/results/shakespeare.json"
+    output: PathName = "benchmarks/results/shakespeare.json"
     """Where the report goes."""
 
 
 def main() -> None:
-    config = flags(Config(), __doc__)
+    config = parse_args(Config(), __doc__)
     corpus = load_corpus("tinyshakespeare")
     train_text, validation_text = (documents[0].text for documents in (corpus.train, corpus.validation))
     tokenizer = CharacterTokenizer.train(train_text + validation_text)

@@ -32,7 +32,7 @@ from turns import Side
 import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.cli import flags, run
+from tinygpt.cli import parse_args, run
 from tinygpt.errors import InvalidInput
 from tinygpt.training.memory_budget import peak_bytes
 from tinygpt.training.trainer import Trainer
@@ -287,7 +287,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    config = flags(Config(), __doc__)
+    config = parse_args(Config(), __doc__)
     for chosen, legal in ((config.sizes, SIZES), (config.sides, SIDES)):
         for name in chosen:
             if name not in legal:

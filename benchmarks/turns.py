@@ -38,3 +38,7 @@ def _serve(pipe: Any, make: Callable[..., Callable[[Any], Any]], args: tuple[Any
         except EOFError:
             return
         pipe.send(answer(question))
+
+
+if __name__ == "__main__":
+    print(__doc__)

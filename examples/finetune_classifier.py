@@ -18,7 +18,8 @@ from typing import Literal
 import numpy as np
 
 from autograd import backend
-from tinygpt.cli import Progress, Report, end_if_interrupted, flags, run, table, typed_lines
+from tinygpt.cli import Progress, Report, exit_if_interrupted, parse_args, prompt_lines, run, table
+from tinygpt.config import PathName
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
 from tinygpt.finetuning.common import (
     FinetuneConfig,
@@ -41,7 +42,7 @@ from tinygpt.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class ClassifyConfig(FinetuneConfig):
-    data: str = "doc-sections"
+    data: PathName = "doc-sections"
     """doc-sections (text that every installation has), sms-spam, or a txt, csv, tsv, json or jsonl file."""
     text_column: str = ""
     """Column that holds the texts; by default guessed, and said."""
@@ -61,12 +62,12 @@ class ClassifyConfig(FinetuneConfig):
     """Test texts that prompting the base model is tried on."""
     seed: int = 0
     """Decides split, balance, initial head and order."""
-    ask: str = ""
+    ask: PathName = ""
     """A classifier's run: type texts and see their labels, no training."""
 
 
 def main() -> None:
-    config = flags(ClassifyConfig(), __doc__)
+    config = parse_args(ClassifyConfig(), __doc__)
     if config.ask:
         ask(GPTClassifier.from_pretrained(config.ask))
         return
@@ -143,7 +144,7 @@ def main() -> None:
     metrics = MetricsFile(directory / "metrics.jsonl")
     with Progress(settings.steps, unit="nats per text") as progress:
         result = fit(classifier, train, validation, settings, progress, on_checkpoint=checkpoint, on_metrics=metrics.write)
-    end_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
+    exit_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
 
     # After training: the same test texts.
     started = time.perf_counter()
@@ -189,7 +190,7 @@ def figures(scores: Scores) -> str:
 def ask(classifier: GPTClassifier) -> None:
     """Labels of what is typed, until an empty line."""
     print(f"labels: {', '.join(classifier.labels)}. Type a text; an empty line ends.")
-    for text in typed_lines():
+    for text in prompt_lines():
         try:
             answer = classifier.predict([text], truncate=True)
         except ValueError as error:

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from autograd import backend
-from tinygpt.cli import Progress, Report, end_if_interrupted, flags, run, table, typed_lines
+from tinygpt.cli import Progress, Report, exit_if_interrupted, parse_args, prompt_lines, run, table
+from tinygpt.config import PathName
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.finetuning.common import (
     FinetuneConfig,
@@ -53,7 +54,7 @@ from tinygpt.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class InstructConfig(FinetuneConfig):
-    data: str = "doc-questions"
+    data: PathName = "doc-questions"
     """doc-questions (text that every installation has), instructions, or a json, jsonl, csv, tsv or txt file."""
     instruction_column: str = ""
     """Column that holds what is asked; by default guessed, and said."""
@@ -81,9 +82,9 @@ class InstructConfig(FinetuneConfig):
     """Longest answer."""
     show_masked: bool = False
     """Print one training row as the loss sees it, and end."""
-    ask: str = ""
+    ask: PathName = ""
     """An assistant's run: type instructions and read answers, no training."""
-    scores: str = ""
+    scores: PathName = ""
     """A judge's scores of the answers in --run; no training."""
 
     def __post_init__(self) -> None:
@@ -95,7 +96,7 @@ class InstructConfig(FinetuneConfig):
 
 
 def main() -> None:
-    config = flags(InstructConfig(), __doc__)
+    config = parse_args(InstructConfig(), __doc__)
     if config.ask:
         ask(Path(config.ask), config)
         return
@@ -166,7 +167,7 @@ def main() -> None:
     metrics = MetricsFile(directory / "metrics.jsonl")
     with Progress(settings.steps) as progress:
         result = fit(gpt, train, validation, settings, progress, on_checkpoint=checkpoint, on_metrics=metrics.write)
-    end_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
+    exit_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
 
     # After training: the same rows.
     loss_after, after = measure()
@@ -235,7 +236,7 @@ def ask(directory: Path, config: InstructConfig) -> None:
     if style is None:
         raise InvalidInput(f"{directory}: no prompt_style in config.json, expected an assistant's run; train one without --ask")
     print("Type an instruction; an empty line ends.")
-    for line in typed_lines():
+    for line in prompt_lines():
         try:
             print(" ", answers(gpt, tokenizer, [Instruction(line, "")], style=style, max_new_tokens=config.max_new_tokens)[0])
         except ValueError as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig, PretrainConfig, TrainConfig
-from tinygpt.cli import Progress, end_if_interrupted, run, table
+from tinygpt.cli import Progress, exit_if_interrupted, run, table
 from tinygpt.data.streaming import open_corpus, texts_for_tokenizer, token_stream
 from tinygpt.data.tokenizer import load_tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, bigram_nats
@@ -129,7 +129,7 @@ def main() -> None:
         with checkpoints.named_in_errors():
             result = trainer.run(progress, checkpoint, metrics.write, rollback)
         checkpoints.finish()
-    end_if_interrupted(result, f"go on with: python examples/pretrain.py --resume {directory}")
+    exit_if_interrupted(result, f"go on with: python examples/pretrain.py --resume {directory}")
 
     # What came of it.
     even_guess, bigram = (

@@ -2,10 +2,15 @@
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from tinygpt.errors import InvalidInput, WrongType
+
+PATH = "path"
+PathName = Annotated[str, PATH]
+"""A field that holds a path, or one of the names that may stand for it: on the command line `~` is expanded in it."""
 
 PRESETS: dict[str, dict[str, int]] = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
@@ -68,7 +73,7 @@ class GPTConfig:
     def preset(cls, name: str, **changes: Any) -> Self:
         """A named shape: gpt2, gpt2-medium, gpt2-large, gpt2-xl, laptop, shakespeare, quick; `changes` override its fields."""
         if name not in PRESETS:
-            raise InvalidInput(f"GPTConfig.preset: {name!r}, expected one of {', '.join(PRESETS)}; {_did_you_mean(name, PRESETS)}")
+            raise InvalidInput(f"GPTConfig.preset: {name!r}, expected one of {', '.join(PRESETS)}; {did_you_mean(name, PRESETS)}")
         return cls.from_dict({**PRESETS[name], **changes})
 
     @classmethod
@@ -187,17 +192,17 @@ class PretrainConfig:
 
     model: GPTConfig
     train: TrainConfig
-    corpus: str = "docs"
+    corpus: PathName = "docs"
     """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, or a folder of text files."""
     tokenizer: Literal["bpe", "characters", "words", "gpt2"] = "bpe"
     """bpe is trained on the corpus, up to --vocab-size tokens."""
     validation_fraction: float = 0.1
     """Share of the corpus that is held out."""
-    run: str = ""
+    run: PathName = ""
     """Directory of the run; default: a new one below runs/."""
     sample_tokens: int = 120
     """Length of the samples shown before and after training."""
-    resume: str = ""
+    resume: PathName = ""
     """Directory of a run to go on with, from its last whole checkpoint; its own settings are the defaults of all flags."""
     override: bool = False
     """With --resume: allow other settings of the optimizer, and other data, than the run began with."""
@@ -211,7 +216,7 @@ def from_dict(cls: Any, fields: dict[str, Any]) -> Any:
     for key in fields:
         if key not in known:
             raise InvalidInput(
-                f"{cls.__name__}: unknown key {key!r}, expected one of {', '.join(sorted(known))}; {_did_you_mean(key, known)}"
+                f"{cls.__name__}: unknown key {key!r}, expected one of {', '.join(sorted(known))}; {did_you_mean(key, known)}"
             )
     return cls(**fields)
 
@@ -227,7 +232,8 @@ def check_types(what: str, config: Any) -> None:
             raise WrongType(f"{what}.{field.name}: {value!r}, expected {kind.__name__}; write it without quotes")
 
 
-def _did_you_mean(word: str, known: Any) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The last clause of an error about an unknown name."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else "check the spelling"
 

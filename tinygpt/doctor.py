@@ -1,10 +1,10 @@
-"""What this machine offers and what is missing, as plain text to read or to paste into a bug report.
+"""What this machine has and what is missing, as plain text to read or to paste into a bug report.
 
-    python -m tinygpt.doctor
+    python -m tinygpt doctor
 
-Versions, processor and memory, BLAS and threads, GPU, a short training run on each backend (in a process of its own, so that one
-that crashes does not end the report), and for each optional library that is missing the one command that adds it.
-Ends with exit code 1 if the backend that AUTOGRAD_BACKEND asks for does not work.
+Versions, processor and memory, BLAS and threads, GPU, a short training run on each backend (in a separate process, so that a crash
+does not end the report), and the command that installs each missing optional library. Exit code 1 if the backend that
+AUTOGRAD_BACKEND asks for does not work.
 """
 
 import ctypes
@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+
+from tinygpt.cli import command_parser
 
 Rows = dict[str, str]
 
@@ -57,7 +59,8 @@ print(json.dumps(facts))
 """
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    command_parser("doctor", __doc__).parse_args(argv)
     text, works = report()
     print(text)
     return 0 if works else 1
@@ -124,7 +127,7 @@ def _blas(environment: dict[str, str] | None = None) -> Rows:
             )
     rows.setdefault("BLAS", "unknown to threadpoolctl (Accelerate, for one)")
     pins = [f"{name}={environment[name]}" for name in _BLAS_VARIABLES if environment.get(name)]
-    rows["pinned by"] = ", ".join(pins) if pins else f"nothing ({', '.join(_BLAS_VARIABLES)} are not set)"
+    rows["thread limits"] = ", ".join(pins) if pins else f"none set ({', '.join(_BLAS_VARIABLES)})"
     for name in _OUR_VARIABLES:
         rows[name] = environment.get(name) or "not set"
     if not environment.get("AUTOGRAD_THREADS"):
@@ -227,7 +230,7 @@ def _run(
 def _one_line(said: object) -> str:
     """The last line of an error, which is where Python says what happened."""
     lines = [line.strip() for line in str(said).splitlines() if line.strip()]
-    return re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]) if lines else "no message"
+    return re.sub(r"^(error|[\w.]+(Error|Exception)): ", "", lines[-1]) if lines else "no message"
 
 
 def _requirements() -> list[tuple[str, str | None]]:
@@ -305,7 +308,3 @@ def _cuda_driver() -> str:
 
 def _gib(n_bytes: int) -> str:
     return f"{n_bytes / _GIB:.1f} GiB"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,14 +14,14 @@ TITLES = ["tinygpt doctor", "versions", "machine", "BLAS and threads", "GPU", "b
 
 def test_the_report_of_this_machine():
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOGRAD_", "OPENBLAS_"))} | {"OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "tinygpt.doctor"], capture_output=True, text=True, env=environment, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "tinygpt", "doctor"], capture_output=True, text=True, env=environment, encoding="utf-8")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     blocks = done.stdout.rstrip("\n").split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == TITLES
     assert all(line.startswith("  ") for block in blocks for line in block.splitlines()[1:])
     assert "failed" not in "\n".join(line.split()[0] for block in blocks[1:] for line in block.splitlines()[1:])
     assert f"numpy          {metadata.version('numpy')}" in done.stdout
-    assert "pinned by         OPENBLAS_NUM_THREADS=1" in done.stdout and "AUTOGRAD_BACKEND  not set" in done.stdout
+    assert "thread limits     OPENBLAS_NUM_THREADS=1" in done.stdout and "AUTOGRAD_BACKEND  not set" in done.stdout
     assert "numpy  works: numpy (AUTOGRAD_BACKEND=numpy): NumPy" in done.stdout
 
 

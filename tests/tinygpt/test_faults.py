@@ -184,9 +184,7 @@ def test_a_run_without_a_whole_checkpoint_says_what_is_wrong_with_each(tmp_path)
     run, _ = two_checkpoints(tmp_path)
     for directory in (run / "checkpoints").glob("step-*"):
         (directory / "model.safetensors").unlink()
-    with pytest.raises(
-        ValueError, match=r"no whole checkpoint \(.*00002: model.safetensors is missing; .*00001: model.*tinygpt.runs.verify"
-    ):
+    with pytest.raises(ValueError, match=r"no whole checkpoint \(.*00002: model.safetensors is missing; .*00001: model.*tinygpt verify"):
         checkpoint_directory(run)
 
 

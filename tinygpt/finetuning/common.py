@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from tinygpt.config import GPTConfig, TrainConfig
+from tinygpt.config import GPTConfig, PathName, TrainConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
@@ -32,9 +32,9 @@ Trainable = Literal["head", "last-block", "all", "lora"]
 class FinetuneConfig:
     """Settings of every fine-tuning. The scripts' own configs add to them, and give some another default or a plainer help text."""
 
-    data: str = ""
+    data: PathName = ""
     """Name of a data set, or a file."""
-    base: str = ""
+    base: PathName = ""
     """Run or checkpoint to start from; "random" for random weights; default: the newest pretrained run below runs/."""
     pretrain_steps: int = 450
     """Where there is no run yet: updates of the small model that is pretrained first."""
@@ -66,7 +66,7 @@ class FinetuneConfig:
     """Evaluations (two per epoch) without a better one after which training ends."""
     seed: int = 0
     """Decides split, order and new weights."""
-    run: str = ""
+    run: PathName = ""
     """Directory of the run; default: a new one below runs/."""
 
     def __post_init__(self) -> None:

@@ -54,7 +54,7 @@ def sample(logits: np.ndarray, sampling: Sampling, rng: Any, seen: Sequence[Sequ
         row = int(np.flatnonzero(~np.isfinite(largest))[0])
         raise Diverged(
             f"logits: the largest of row {row} is {largest[row]}, expected a finite number; the model's weights are damaged or overflow, "
-            "python -m tinygpt.runs.verify RUN names the first that is not finite"
+            "python -m tinygpt verify RUN names the first that is not finite"
         )
     if sampling.repetition_penalty != 1 and seen is not None:
         logits = np.stack([penalized(row, ids, sampling.repetition_penalty) for row, ids in zip(logits, seen, strict=True)])

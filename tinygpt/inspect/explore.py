@@ -1,5 +1,6 @@
-"""Looking inside a model: one prompt, one forward and one backward pass, one HTML page that needs nothing else.
+"""Look inside a model: one prompt, one HTML page with every attention weight, prediction and gradient.
 
+    python -m tinygpt explore --prompt "The capital of"
     explore(model, tokenizer, "The capital of", "page.html")
 
 The page shows the tokens; the attention of every layer and head; how long the residual stream is at each depth; what the model would
@@ -11,6 +12,7 @@ import base64
 import inspect
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ import numpy as np
 import autograd as ag
 from autograd import backend
 from autograd.drawing import op_name
+from tinygpt.cli import parse_args
+from tinygpt.config import PathName
 from tinygpt.errors import InvalidInput, MissingFile, PathExists
 from tinygpt.inspect.trace import watched
+from tinygpt.runs.checkpoint import load, newest_run
 
 MAX_PAGE_BYTES = 3_000_000
 _TOP = 8  # tokens shown per prediction
@@ -205,3 +210,25 @@ def _text(tokenizer: Any, i: int) -> str:
         return token.decode("utf-8")
     except UnicodeDecodeError:
         return "".join(f"<{byte:02x}>" for byte in token)
+
+
+@dataclass(frozen=True)
+class ExploreConfig:
+    prompt: str = "Return a sorted copy of an array."
+    """The text to look at, two tokens at least; all of it becomes part of the page."""
+    run: PathName = ""
+    """A run or checkpoint directory; default: the newest below runs/."""
+    out: PathName = "explore.html"
+    """Where the page goes."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command `explore`: the page of one prompt, for a model on this machine."""
+    config = parse_args(ExploreConfig(), __doc__, argv, prog="python -m tinygpt explore")
+    directory = config.run or newest_run()
+    model, tokenizer = load(directory)
+    print(f"backend  {backend.reason}\nmodel    {directory}, {model.n_parameters():,} weights")
+    data = explore(model, tokenizer, config.prompt, config.out, title=str(directory))
+    n_bytes = Path(config.out).stat().st_size
+    print(f"prompt   {len(data['tokens'])} tokens, {data['loss']:.3f} nats for each that follows")
+    print(f"page     {config.out}, {n_bytes / 1e6:.2f} MB: open it in a browser")

@@ -201,7 +201,7 @@ class _Process:
         except EOFError as error:
             raise self._ended() from error
         if "error" in answer:
-            kind = getattr(errors, answer["error"], None) or getattr(builtins, answer["error"], RuntimeError)
+            kind: Any = getattr(errors, answer["error"], None) or getattr(builtins, answer["error"], RuntimeError)
             raise (kind if issubclass(kind, Exception) else RuntimeError)(answer["message"])
         return answer["loss"]
 

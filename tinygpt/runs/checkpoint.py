@@ -171,7 +171,7 @@ def checkpoint_directory(path: str | Path, which: str = "best") -> Path:
                 warnings.warn(f"{'; '.join(damage)}; falling back to {directory}, the newest whole checkpoint", stacklevel=2)
             return directory
         damage.append(f"{directory}: {found[0]}")
-    raise InvalidInput(f"{path}: no whole checkpoint ({'; '.join(damage)}), expected at least one; python -m tinygpt.runs.verify {path} lists all")
+    raise InvalidInput(f"{path}: no whole checkpoint ({'; '.join(damage)}), expected at least one; python -m tinygpt verify {path} lists all")
 
 
 def list_checkpoints(run: Path) -> list[Path]:

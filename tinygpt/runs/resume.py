@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.runs.checkpoint import checkpoint_directory, list_checkpoints, open_run, read_json
-from tinygpt.cli import flags
+from tinygpt.cli import parse_args
 from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig, from_dict
 from tinygpt.training.metrics import environment
 from tinygpt.errors import InvalidInput, MissingFile
@@ -33,9 +33,9 @@ def settings(default: PretrainConfig, description: str | None, argv: list[str] |
     argv = sys.argv[1:] if argv is None else argv
     run = _value_of("--resume", argv)
     if not run:
-        return flags(default, description, argv)
+        return parse_args(default, description, argv)
     stored = stored_settings(run)
-    config = flags(stored, description, argv)
+    config = parse_args(stored, description, argv)
     check_changes(stored, config)
     return config
 
