@@ -416,19 +416,21 @@ def check_deterministic(trainer: Trainer) -> str:
 
 @contextlib.contextmanager
 def _finish_step_on_signal() -> Iterator[list[int]]:
-    """Within this block the first Ctrl-C or SIGTERM only fills the list (the loop then finishes its step and saves); the second acts at
-    once, as KeyboardInterrupt."""
+    """Within this block Ctrl-C, SIGTERM or a closed terminal (SIGHUP; SIGBREAK on Windows) only fills the list: the loop then finishes its
+    step and saves. A second Ctrl-C or SIGTERM acts at once, as KeyboardInterrupt; a closed terminal may signal twice, from kernel and shell."""
     caught: list[int] = []
     before: dict[signal.Signals, Any] = {}
+    hang_up = getattr(signal, "SIGHUP", None)
 
     def handler(number: int, frame: Any) -> None:
-        if caught:
+        if caught and number != hang_up:
             raise KeyboardInterrupt
         caught.append(number)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, handler)
+        for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")):
+            if number is not None and not (number == hang_up and signal.getsignal(number) == signal.SIG_IGN):  # nohup keeps running
+                before[number] = signal.signal(number, handler)
     except ValueError:  # not the main thread: signals are somebody else's business
         yield caught
         return
@@ -436,4 +438,4 @@ def _finish_step_on_signal() -> Iterator[list[int]]:
         yield caught
     finally:
         for number, handler_before in before.items():
-            signal.signal(number, handler_before)
+            signal.signal(number, signal.SIG_IGN if number == hang_up and caught else handler_before)
