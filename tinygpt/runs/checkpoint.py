@@ -30,17 +30,17 @@ import numpy as np
 
 from autograd import backend
 from autograd.optim import AdamW
-from tinygpt.storage import durable, safetensors
 from tinygpt.config import GPTConfig
-from tinygpt.storage.checked_json import Entries, to_json
-from tinygpt.storage.durable import Lock, read_digest, replace_file, write_file
-from tinygpt.models.gpt import GPT
 from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from tinygpt.errors import Diverged, InvalidInput, MissingFile, PathExists
+from tinygpt.models.gpt import GPT
+from tinygpt.storage import durable, safetensors
+from tinygpt.storage.checked_json import Entries, to_json
+from tinygpt.storage.checked_json import read_json_object as read_json
+from tinygpt.storage.durable import Lock, read_digest, replace_file, write_file
+from tinygpt.storage.safetensors import read_into, read_safetensors_header
 from tinygpt.weights.gpt2 import CLASSIFIER, LANGUAGE_MODEL, architectures, load_weights
 from tinygpt.weights.hub import HUB_NAMES, has_weights, locate
-from tinygpt.storage.safetensors import read_into, read_safetensors_header
-from tinygpt.storage.checked_json import read_json_object as read_json
-from tinygpt.errors import Diverged, InvalidInput, MissingFile, PathExists
 
 # Runs ---------------------------------------------------------------------------------------------------------------------
 
@@ -91,9 +91,7 @@ def open_run(directory: str | Path) -> Path:
     """
     path = Path(directory)
     if not (path / "checkpoints").is_dir():
-        raise MissingFile(
-            f"{path}: no checkpoints, expected the directory of a run; check the path, or start a new run without --resume"
-        )
+        raise MissingFile(f"{path}: no checkpoints, expected the directory of a run; check the path, or start a new run without --resume")
     with writable(path):
         Lock(path).acquire()
         for place in (path, path / "checkpoints"):
@@ -171,7 +169,9 @@ def checkpoint_directory(path: str | Path, which: str = "best") -> Path:
                 warnings.warn(f"{'; '.join(damage)}; falling back to {directory}, the newest whole checkpoint", stacklevel=2)
             return directory
         damage.append(f"{directory}: {found[0]}")
-    raise InvalidInput(f"{path}: no whole checkpoint ({'; '.join(damage)}), expected at least one; python -m tinygpt verify {path} lists all")
+    raise InvalidInput(
+        f"{path}: no whole checkpoint ({'; '.join(damage)}), expected at least one; python -m tinygpt verify {path} lists all"
+    )
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -232,7 +232,9 @@ def read_manifest(directory: Path) -> dict[str, tuple[int, str]]:
         raise InvalidInput(f"{path}: no list of files, expected one; the checkpoint is damaged")
     for name, entry in listed.items():
         if Path(name).name != name or not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise InvalidInput(f"{path}: {name!r}, expected names of files beside it, each with bytes and sha256; the checkpoint is damaged")
+            raise InvalidInput(
+                f"{path}: {name!r}, expected names of files beside it, each with bytes and sha256; the checkpoint is damaged"
+            )
         if type(entry.get("bytes")) is not int:
             raise InvalidInput(f"{path}: {entry.get('bytes')!r} bytes for {name}, expected an integer; the checkpoint is damaged")
     return {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}

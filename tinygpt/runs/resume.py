@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tinygpt.runs.checkpoint import checkpoint_directory, list_checkpoints, open_run, read_json
 from tinygpt.cli import parse_args
 from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig, from_dict
-from tinygpt.training.metrics import environment
 from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.runs.checkpoint import checkpoint_directory, list_checkpoints, open_run, read_json
+from tinygpt.training.metrics import environment
 
 # What an update does not depend on, and the number of updates: may change freely.
 FREE = (

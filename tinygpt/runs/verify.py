@@ -14,12 +14,12 @@ import numpy as np
 
 from tinygpt.cli import command_parser, expand_home
 from tinygpt.runs.checkpoint import is_pretrained, list_checkpoints, pointer, problems, tokenizer_of
-from tinygpt.storage.durable import PARTIAL, Lock
 from tinygpt.storage.checked_json import Entries
-from tinygpt.storage.safetensors import StoredTensor, read_chunks, read_safetensors_header
-from tinygpt.weights.hub import has_weights
-from tinygpt.weights.gpt2 import load_config, stored_tensors
 from tinygpt.storage.checked_json import read_json_object as read_json
+from tinygpt.storage.durable import PARTIAL, Lock
+from tinygpt.storage.safetensors import StoredTensor, read_chunks, read_safetensors_header
+from tinygpt.weights.gpt2 import load_config, stored_tensors
+from tinygpt.weights.hub import has_weights
 
 ERRORS = (ValueError, TypeError, OSError)
 
