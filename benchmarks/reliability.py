@@ -79,12 +79,15 @@ print("at", trainer.result.step, flush=True)
 tokenizer = CharacterTokenizer.train("abcdefghijk")
 checkpoints = Checkpoints(run, keep=2, background=background)
 
-def save(best):
-    checkpoints.save(trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=best)
-    if not background:
-        print("saved", trainer.result.step, flush=True)
+class Run:
+    def log(self, values): pass
+    def roll_back(self, trainer): raise FloatingPointError
+    def save(self, trainer, *, best):
+        checkpoints.save(trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=best)
+        if not background:
+            print("saved", trainer.result.step, flush=True)
 
-trainer.run(Silent(), save)
+trainer.run(Silent(), Run())
 checkpoints.finish()
 print("done", flush=True)
 """
@@ -222,7 +225,7 @@ def save_under_faults(folder: Path, n_faults: int, seed: int = 0) -> Faults:
     checkpoints = Checkpoints(run, keep=2, note=lambda text: None)
 
     def save(best: bool) -> None:
-        checkpoints.save(trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=best)
+        checkpoints.save(trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=best)
         checkpoints.wait()
 
     trainer.update()
@@ -376,7 +379,7 @@ def checkpoint_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
 
     one = trainer()
     one.update()
-    saved = save_checkpoint(new_run(folder / "run", "x"), 1, one.model, one.optimizer, tokenizer, one.progress(), best=True)
+    saved = save_checkpoint(new_run(folder / "run", "x"), 1, one.model, one.optimizer, tokenizer, one.state_dict(), best=True)
     files = {path.name: path.read_bytes() for path in saved.iterdir()}
     bare = {name: data for name, data in files.items() if name != "manifest.json"}
     weights = {name: bare[name] for name in ("model.safetensors", "config.json", "tokenizer.json")}
@@ -519,7 +522,7 @@ def measure_pause(folder: Path) -> dict[str, Any]:
     for _ in range(3):
         started = time.perf_counter()
         checkpoints.save(
-            trainer.result.step, trainer.model, trainer.optimizer, CharacterTokenizer.train("ab"), trainer.progress(), best=True
+            trainer.result.step, trainer.model, trainer.optimizer, CharacterTokenizer.train("ab"), trainer.state_dict(), best=True
         )
         pauses.append(round(time.perf_counter() - started, 2))
         checkpoints.wait()

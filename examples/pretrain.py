@@ -114,21 +114,28 @@ def main() -> None:
     with Progress(config.train.steps, trainer.result.step) as progress:
         checkpoints = Checkpoints(directory, keep=config.train.keep, note=progress.note)
 
-        def checkpoint(best: bool) -> None:
-            state = trainer.progress() | {"corpus_fingerprint": corpus.fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}
-            checkpoints.save(trainer.result.step, model, trainer.optimizer, tokenizer, state, best=best)
+        class Record:  # where the trainer's metrics and checkpoints go
+            def log(self, values: dict[str, Any]) -> None:
+                metrics.write(values)
 
-        def rollback() -> Any:
-            checkpoints.wait()
-            if checkpoints.last_written is None:
-                raise FloatingPointError(
-                    "rollback: no checkpoint yet, expected one to go back to; lower --lr, or --save-every fewer updates"
-                )
-            go_on_from(checkpoints.last_written)
-            return checkpoints.last_written
+            def save(self, trainer: Trainer, *, best: bool) -> None:
+                state = trainer.state_dict() | {
+                    "corpus_fingerprint": corpus.fingerprint,
+                    "tokenizer_fingerprint": tokenizer.fingerprint(),
+                }
+                checkpoints.save(trainer.result.step, model, trainer.optimizer, tokenizer, state, best=best)
+
+            def roll_back(self, trainer: Trainer) -> str:
+                checkpoints.wait()
+                if checkpoints.last_written is None:
+                    raise FloatingPointError(
+                        "rollback: no checkpoint yet, expected one to go back to; lower --lr, or --save-every fewer updates"
+                    )
+                go_on_from(checkpoints.last_written)
+                return str(checkpoints.last_written)
 
         with checkpoints.named_in_errors():
-            result = trainer.run(progress, checkpoint, metrics.write, rollback)
+            result = trainer.run(progress, Record())
         checkpoints.finish()
     end_if_interrupted(result, f"go on with: python examples/pretrain.py --resume {directory}")
 

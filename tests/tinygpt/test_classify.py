@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW
-from tests.tinygpt.test_train import Silent
+from tests.tinygpt.helpers import FunctionRecord, Notes
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
@@ -179,7 +179,7 @@ def test_what_is_frozen_keeps_every_bit(which, changes):
     assert (adapter is not None) == (which == "lora")
     n = n_trainable(model)
     before = weights(model)
-    fit(model, task(64, 0), task(16, 1), dataclasses.replace(SETTINGS, steps=3, eval_every=3), Silent())
+    fit(model, task(64, 0), task(16, 1), dataclasses.replace(SETTINGS, steps=3, eval_every=3), Notes())
     changed = {name for name, array in weights(model).items() if not np.array_equal(array, before[name])}
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert changes <= changed <= trainable and n == sum(before[name].size for name in trainable)
@@ -192,12 +192,12 @@ def test_what_is_frozen_keeps_every_bit(which, changes):
 
 def test_training_learns_and_keeps_the_best_weights():
     model, validation, seen = classifier(), task(60, 1), []
-    result = fit(model, task(200, 0), validation, SETTINGS, Silent(), on_checkpoint=lambda trainer, best: seen.append(best))
+    result = fit(model, task(200, 0), validation, SETTINGS, Notes(), FunctionRecord(seen.append))
     assert result.best_validation_nats < 0.2 < result.first_loss_nats and seen[0] and len(seen) == 3
     predicted = model.logits(validation.sequences).argmax(axis=1)
     assert (predicted == validation.targets).mean() > 0.9
     # Too high a learning rate ruins what was learned; the best weights survive, and training ends early.
-    reporter = Silent()
+    reporter = Notes()
     settings = dataclasses.replace(SETTINGS, lr=0.5, warmup_steps=0, eval_every=2, steps=40, patience=3, max_norm=0.0)
     result = fit(model, task(200, 0), validation, settings, reporter)
     assert evaluate(model, validation, 16) == pytest.approx(result.best_validation_nats, rel=1e-5)

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.reliability import measure_memory
 from tests.autograd.checks import numpy_only
-from tests.tinygpt.test_resume import Notes, trainer
+from tests.tinygpt.helpers import Notes
+from tests.tinygpt.test_resume import trainer
 from tinygpt import GPTConfig
 from tinygpt.training import memory_budget as memory
 from tinygpt.training.memory_budget import check, estimate, limit_bytes, readable, resident_bytes

@@ -18,6 +18,7 @@ from autograd import backend
 from autograd.optim import AdamW
 from autograd.threads import n_threads
 from tests.autograd.checks import numpy_only
+from tests.tinygpt.helpers import Notes
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import IGNORED, Windows
 from tinygpt.finetuning.common import set_trainable
@@ -30,12 +31,6 @@ pytestmark = numpy_only
 
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=11, dropout=0.1)
 TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
-
-
-class Silent:
-    def update(self, metrics): ...
-    def evaluated(self, step, validation_nats, best): ...
-    def note(self, text): ...
 
 
 def trainer(model=None, **changes):
@@ -126,7 +121,7 @@ def test_a_run_is_the_same_with_one_process_and_with_two():
 def test_processes_start_with_the_work_and_end_with_it():
     t = trainer(processes=2)
     assert t._replicas is None
-    t.run(Silent())
+    t.run(Notes())
     assert t._replicas.closed and not any(is_running(pid) for pid in t._replicas.pids)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from autograd import backend
+from tests.tinygpt.helpers import FunctionRecord, Notes
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import BatchOrder, Windows
 from tinygpt.training.metrics import MetricsFile, Result, bits_per_byte, evaluate, plot_loss
@@ -12,20 +13,6 @@ from tinygpt.training.trainer import Trainer
 
 TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=11)
 TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
-
-
-class Silent:
-    def __init__(self):
-        self.updates, self.evaluations, self.notes = [], [], []
-
-    def update(self, metrics):
-        self.updates.append(metrics)
-
-    def evaluated(self, step, validation_nats, best):
-        self.evaluations.append((step, validation_nats, best))
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def trainer(config=None, model=TINY, **changes):
@@ -40,22 +27,23 @@ def final_weights(t):
 
 
 def test_training_learns_and_reports():
-    t, reporter, checkpoints, lines = trainer(), Silent(), [], []
-    result = t.run(reporter, checkpoints.append, lines.append)
+    t, reporter, checkpoints = trainer(), Notes(), []
+    run = FunctionRecord(checkpoints.append)
+    result = t.run(reporter, run)
     assert result.step == 30 and result.tokens_seen == 30 * 4 * 8
     assert result.first_loss_nats == pytest.approx(math.log(11), rel=0.05)
     assert result.best_validation_nats < 2.1 < result.first_loss_nats
     assert reporter.notes == [f"first loss {result.first_loss_nats:.3f} nats; an even guess among 11 is ln 11 = 2.398"]
     assert [m.step for m in reporter.updates] == [1, 5, 10, 15, 20, 25, 30]
     assert [step for step, _, _ in reporter.evaluations] == [10, 20, 30] and len(checkpoints) == 3
-    assert [line["step"] for line in lines if "loss_nats" in line] == [1, 5, 10, 15, 20, 25, 30]
+    assert [line["step"] for line in run.lines if "loss_nats" in line] == [1, 5, 10, 15, 20, 25, 30]
     assert reporter.updates[-1].lr == pytest.approx(1e-3)  # a tenth of the peak
 
 
 def test_the_same_seed_gives_the_same_bits_another_one_does_not():
     runs = [trainer(seed=s) for s in (0, 0, 1)]
     for t in runs:
-        t.run(Silent())
+        t.run(Notes())
     assert np.array_equal(final_weights(runs[0]), final_weights(runs[1]))
     assert not np.array_equal(final_weights(runs[0]), final_weights(runs[2]))
 

@@ -5,9 +5,9 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,19 @@ from tinygpt.training.metrics import Metrics, Reporter, Result, _or_none, enviro
 from tinygpt.training.step import accumulate
 
 
+class Record(Protocol):
+    """Where the metrics and checkpoints of a run go.
+
+    log(values)          one line of metrics
+    save(trainer, best)  a checkpoint of the trainer's model, optimizer and `state_dict`; best: its validation loss is the best so far
+    roll_back(trainer)   restores the trainer from the last checkpoint and returns its name; FloatingPointError if there is none
+    """
+
+    def log(self, values: dict[str, Any]) -> None: ...
+    def save(self, trainer: "Trainer", *, best: bool) -> None: ...
+    def roll_back(self, trainer: "Trainer") -> str: ...
+
+
 class Trainer:
     """Trains a GPT on windows of tokens, or a classifier on labelled texts.
 
@@ -31,8 +44,8 @@ class Trainer:
     train           items to learn from; each update takes `accumulation` micro-batches of them
     validation      items to measure on, or None
 
-    Everything that decides what comes next is in weights, moments and `progress()`: `tinygpt.runs.checkpoint.load_training` puts a new trainer
-    where an old one was saved, and it goes on bit for bit.
+    Everything that decides what comes next is in weights, moments and `state_dict()`: a new trainer that
+    `tinygpt.runs.checkpoint.load_training` restores from a checkpoint continues bit for bit.
     """
 
     def __init__(self, model: Any, config: TrainConfig, train: Batches, validation: Batches | None) -> None:
@@ -113,18 +126,10 @@ class Trainer:
             return math.nan
         return evaluate(self.model, self.validation_items, self.config.micro_batch, self.config.eval_batches)
 
-    def run(
-        self,
-        reporter: Reporter,
-        on_checkpoint: Callable[[bool], Any] | None = None,
-        on_metrics: Callable[[dict[str, Any]], None] | None = None,
-        rollback: Callable[[], Any] | None = None,
-    ) -> Result:
+    def run(self, reporter: Reporter, run: Record | None = None) -> Result:
         """Trains to the last step; or to `stop_at`, or until Ctrl-C or SIGTERM, which end the step at hand and save without measuring.
 
-        on_checkpoint(best)   saves; called after each evaluation, each `save_every` updates, and at the end
-        on_metrics(dict)      called with each line of metrics
-        rollback()            loads the last checkpoint into this trainer and returns its place: for `on_nan` = rollback
+        run   what logs metrics, saves after each evaluation, each `save_every` updates and at the end, and rolls back for `on_nan`
         Raises FloatingPointError at the first loss or gradient that is not finite, before the weights change (or as `on_nan` says).
         """
         result, config = self.result, self.config
@@ -141,7 +146,7 @@ class Trainer:
                     self.optimizer.step(max_norm=config.max_norm or None, norm=norm)
                     self._failures = 0
                     self._norms.append(norm_value)
-                elif not self._skip(loss_nats, norm_value, before, reporter, rollback):
+                elif not self._skip(loss_nats, norm_value, before, reporter, run):
                     continue
                 result.step += 1
                 if finite:
@@ -150,18 +155,18 @@ class Trainer:
                 ending = result.step == config.steps
                 stopping = bool(signals) or result.step == config.stop_at
                 if finite and (result.step == 1 or result.step % config.log_every == 0 or ending or stopping):
-                    self._log(loss_nats, norm_value, clock, reporter, on_metrics)
+                    self._log(loss_nats, norm_value, clock, reporter, run)
                 with clock.paused():
                     measured, best = result.step % config.eval_every == 0 or (ending and not stopping), False
                     if measured:
-                        best = self._measure(reporter, on_metrics)
+                        best = self._measure(reporter, run)
                     due = bool(config.save_every) and result.step % config.save_every == 0
-                    if on_checkpoint and (measured or due or ending or stopping):
+                    if run and (measured or due or ending or stopping):
                         result.seconds = clock.elapsed_s()
-                        on_checkpoint(best)
+                        run.save(self, best=best)
                 if stopping and not ending:
                     result.interrupted, result.signal = True, signals[0] if signals else 0
-                    reporter.note(f"interrupted: step {result.step} of {config.steps} finished{' and saved' if on_checkpoint else ''}")
+                    reporter.note(f"interrupted: step {result.step} of {config.steps} finished{' and saved' if run else ''}")
                     break
                 waited = result.step - result.best_step
                 if config.patience and measured and result.validation_curve and waited >= config.patience * config.eval_every:
@@ -186,7 +191,7 @@ class Trainer:
                 "if it does not fall again, lower --lr"
             )
 
-    def _log(self, loss_nats: float, norm: float, clock: "_Clock", reporter: Reporter, on_metrics: Any) -> None:
+    def _log(self, loss_nats: float, norm: float, clock: "_Clock", reporter: Reporter, run: Record | None) -> None:
         result = self.result
         result.seconds = clock.elapsed_s()
         metrics = Metrics(
@@ -201,8 +206,8 @@ class Trainer:
         )
         result.train_curve.append((result.step, loss_nats))
         reporter.update(metrics)
-        if on_metrics:
-            on_metrics(asdict(metrics))
+        if run:
+            run.log(asdict(metrics))
 
     def update_ratio(self, piece: int = 1 << 20) -> float:
         """Norm of the last AdamW step, decay aside, over that of the weights. The step is worked out again from the moments, in pieces."""
@@ -216,7 +221,7 @@ class Trainer:
             weight_squared += float(xp.dot(o.weight[part], o.weight[part]))
         return o.lr * math.sqrt(step_squared) / max(math.sqrt(weight_squared), 1e-30)
 
-    def _measure(self, reporter: Reporter, on_metrics: Any) -> bool:
+    def _measure(self, reporter: Reporter, run: Record | None) -> bool:
         """Evaluates; True if the result is the best so far. Raises FloatingPointError if it is not finite, so that it is not saved."""
         result = self.result
         if self.validation_items is None:
@@ -233,13 +238,13 @@ class Trainer:
             result.best_validation_nats, result.best_step = nats, result.step
         result.validation_curve.append((result.step, nats))
         reporter.evaluated(result.step, nats, best)
-        if on_metrics:
-            on_metrics({"step": result.step, "validation_nats": nats})
+        if run:
+            run.log({"step": result.step, "validation_nats": nats})
         return best
 
     # Numbers that are not finite ------------------------------------------------------------------------------------------
 
-    def _skip(self, loss: float, norm: float, before: tuple[int, int, int], reporter: Reporter, rollback: Any) -> bool:
+    def _skip(self, loss: float, norm: float, before: tuple[int, int, int], reporter: Reporter, run: Record | None) -> bool:
         """What `on_nan` says: True to leave this update out, False having gone back to the last checkpoint, or FloatingPointError.
 
         Schedule and data move on past an update that is left out; the weights do not.
@@ -248,23 +253,23 @@ class Trainer:
         report = self.diagnosis(loss, norm, before)
         self._failures += 1
         choice = config.on_nan
-        if choice == "stop" or self._failures > MAX_CONSECUTIVE or (choice == "rollback" and rollback is None):
+        if choice == "stop" or self._failures > MAX_CONSECUTIVE or (choice == "rollback" and run is None):
             if choice != "stop" and self._failures > MAX_CONSECUTIVE:
                 report += f"; {MAX_CONSECUTIVE} updates in a row could not be made, so --on-nan {choice} is given up"
             raise FloatingPointError(
                 f"{report}; the weights are as they were before this update and the last checkpoint is kept: go on from it with a lower --lr "
                 "(--resume RUN --override --lr ...), or leave such updates out with --on-nan skip"
             )
-        if choice == "skip":
+        if choice == "skip" or run is None:
             result.n_skipped += 1
             reporter.note(f"{report}; update skipped, {result.n_skipped} so far")
             return True
         drawn, failures, rollbacks = self.batches_drawn, self._failures, result.n_rollbacks + 1
-        place = rollback()
-        # The same batches would end the same way, so the data goes on behind the ones that failed.
+        where = run.roll_back(self)
+        # The same batches would fail again, so the data continues after the ones that failed.
         self._draw_from(drawn)
         self._failures, self.result.n_rollbacks = failures, rollbacks
-        reporter.note(f"{report}; rolled back to {place} (step {self.result.step}), going on with other batches")
+        reporter.note(f"{report}; rolled back to {where} (step {self.result.step}), continuing with other batches")
         return False
 
     def diagnosis(self, loss: float, norm: float, before: tuple[int, int, int]) -> str:
@@ -297,7 +302,7 @@ class Trainer:
 
     # What a checkpoint stores ----------------------------------------------------------------------------------------------
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint stores besides weights and moments, as JSON values."""
         r, stream = self.result, self.model.dropout_stream
         return {
@@ -322,14 +327,14 @@ class Trainer:
             "environment": environment(self.processes),
         }
 
-    def restore(self, progress: dict[str, Any], where: str = "progress", *, other_data: bool = False) -> None:
-        """Takes back what `progress` gave; weights and moments come by themselves (see `tinygpt.runs.checkpoint.load_training`).
+    def load_state_dict(self, state: dict[str, Any], where: str = "state", *, other_data: bool = False) -> None:
+        """Restores what `state_dict` gave; weights and moments are loaded apart (see `tinygpt.runs.checkpoint.load_training`).
 
         where        what error messages call the source
         other_data   the items are others than before: their order begins anew
         Raises ValueError, naming the entry, for values that no trainer writes, and for another number of items than now.
         """
-        entry = Entries(progress, where)
+        entry = Entries(state, where)
         n_items = entry.integer("streams", "data_order", "n_items")
         if n_items != self.order.n_items and not other_data:
             raise ValueError(
@@ -352,7 +357,7 @@ class Trainer:
         stream.seed, stream.draw = entry.integer("streams", "dropout", "seed"), entry.integer("streams", "dropout", "draw")
         mean, variance = (entry.number("spikes", key, default=0.0) for key in ("mean", "variance"))
         self._spikes = SpikeDetector(mean, variance, n=entry.integer("spikes", "n"), silent_until=entry.integer("spikes", "silent_until"))
-        self._norms = deque((float(x) for x in progress.get("norms", []) if isinstance(x, float)), maxlen=20)
+        self._norms = deque((float(x) for x in state.get("norms", []) if isinstance(x, float)), maxlen=20)
         self._failures = 0
 
     def _draw_from(self, batches_drawn: int) -> None:
