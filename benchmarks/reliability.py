@@ -450,6 +450,7 @@ import json, sys
 import numpy as np
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import Windows
+from tinygpt.parallel.local import workers_for
 from tinygpt.training.memory_budget import estimate, resident_bytes
 from tinygpt.training.trainer import Trainer
 
@@ -457,7 +458,8 @@ fields, micro_batch = json.loads(sys.argv[1])
 config = GPTConfig(**fields)
 tokens = np.random.default_rng(0).integers(0, config.vocab_size, 4 * micro_batch * config.n_positions)
 before = resident_bytes()
-trainer = Trainer(GPT(config), TrainConfig(micro_batch=micro_batch), Windows(tokens, config.n_positions), None)
+model, training = GPT(config), TrainConfig(micro_batch=micro_batch)
+trainer = Trainer(model, training, Windows(tokens, config.n_positions), None, workers_for(model, training))
 needed = estimate(config, micro_batch, processes=trainer.processes, program=before)
 for _ in range(2):
     trainer.update()

@@ -21,7 +21,7 @@ from tinygpt.data.streaming import open_corpus, texts_for_tokenizer, token_strea
 from tinygpt.data.tokenizer import load_tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, bigram_nats
 from tinygpt.inference.text import complete
-from tinygpt.parallel.local import n_processes
+from tinygpt.parallel.local import n_processes, workers_for
 from tinygpt.runs.checkpoint import Checkpoints, load_training, new_run
 from tinygpt.runs.resume import check_data, differences, settings, starting_point
 from tinygpt.storage.checked_json import to_json
@@ -68,7 +68,7 @@ def main() -> None:
     processes = n_processes(config.train, shape.n_parameters(), context)
     print(f"memory     {check_memory(shape, config.train.micro_batch, recompute=config.train.recompute, processes=processes)}")
     model = GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute)
-    trainer = Trainer(model, config.train, train_windows, validation_windows)
+    trainer = Trainer(model, config.train, train_windows, validation_windows, workers_for(model, config.train))
     print(
         f"model      {model.n_parameters():,} weights: {shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, "
         f"context {context}, vocabulary {shape.vocab_size}"

@@ -164,6 +164,16 @@ class TrainConfig:
         if not self.lr > 0:
             raise ValueError(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
 
+    def warmup_note(self) -> str:
+        """A warning if training ends within the warm-up, so that the learning rate never reaches its peak; else an empty string."""
+        if self.steps >= self.warmup_steps:
+            return ""
+        reached = self.lr * self.steps / self.warmup_steps
+        return (
+            f"the learning rate never reaches --lr {self.lr:g}: --steps {self.steps} end within --warmup-steps {self.warmup_steps}, "
+            f"at {reached:.2g}; lower --warmup-steps"
+        )
+
     def accumulation(self, n_positions: int) -> int:
         """Micro-batches per update. Raises ValueError, naming legal values, if tokens_per_update is no multiple of one."""
         micro = self.micro_batch * n_positions

@@ -16,6 +16,7 @@ from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
 from tinygpt.finetuning.lora import Adapter, LoraConfig, add_lora
 from tinygpt.models.gpt import GPT
+from tinygpt.parallel.local import workers_for
 from tinygpt.runs.checkpoint import checkpoint_directory, is_pretrained, load, new_run, newest_run, save_checkpoint
 from tinygpt.storage.durable import replace_file
 from tinygpt.training.metrics import MetricsFile, Reporter, Result
@@ -165,7 +166,7 @@ def fit(
     Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so.
     run                 where metrics and checkpoints go
     """
-    trainer = Trainer(model, config, train, validation)
+    trainer = Trainer(model, config, train, validation, workers_for(model, config))
     kept = KeepBest(run)
     result = trainer.run(reporter, kept)
     if kept.best is not None:
@@ -233,7 +234,8 @@ def pretrain_small(steps: int, progress: Any, seed: int = 0) -> Path:
     shape = GPTConfig(n_layer=4, n_head=4, n_embd=128, n_positions=128, vocab_size=tokenizer.n_vocab)
     settings = TrainConfig(steps=steps, lr=2e-3, eval_every=steps, log_every=max(steps // 10, 1), eval_batches=20, seed=seed)
     validation = Windows(encode_documents([document.text for document in corpus.validation], tokenizer), shape.n_positions)
-    trainer = Trainer(GPT(shape, seed=seed), settings, Windows(encode_documents(texts, tokenizer), shape.n_positions), validation)
+    model, train = GPT(shape, seed=seed), Windows(encode_documents(texts, tokenizer), shape.n_positions)
+    trainer = Trainer(model, settings, train, validation, workers_for(model, settings))
     with progress:
         if trainer.run(progress).interrupted:
             raise KeyboardInterrupt  # half a base would be taken for a whole one, by every fine-tuning from now on
