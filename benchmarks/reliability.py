@@ -451,7 +451,8 @@ import numpy as np
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import Windows
 from tinygpt.parallel.local import workers_for
-from tinygpt.training.memory_budget import estimate, resident_bytes
+from autograd.limits import resident_bytes
+from tinygpt.training.memory_budget import estimate
 from tinygpt.training.trainer import Trainer
 
 fields, micro_batch = json.loads(sys.argv[1])
@@ -480,7 +481,7 @@ def measure_memory(size: str) -> dict[str, Any]:
 _READ = """
 import json, sys
 from tinygpt.data import streaming
-from tinygpt.training.memory_budget import peak_bytes
+from autograd.limits import peak_bytes
 from tinygpt.data.tokenizer import train_tokenizer
 
 streaming.STREAM_BYTES = 1 << 20

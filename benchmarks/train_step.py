@@ -31,10 +31,10 @@ from turns import Side
 
 import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
+from autograd.limits import peak_bytes
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.cli import flags, run
 from tinygpt.parallel.local import workers_for
-from tinygpt.training.memory_budget import peak_bytes
 from tinygpt.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"

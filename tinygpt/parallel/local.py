@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 
 from autograd import backend, kernel_mode, nn
+from autograd.limits import private_peak_bytes
 from autograd.optim import AdamW, lay_out
 from autograd.threads import n_threads, use_threads
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.data.windows import count_targets
 from tinygpt.models.gpt import GPT
 from tinygpt.models.protocols import Array, Batch, Trainable
-from tinygpt.training.memory_budget import private_peak_bytes
 from tinygpt.training.step import Shard, accumulate
 
 _MIN_ROWS = 4

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from autograd import backend, nn
+from autograd.limits import peak_bytes
 from autograd.optim import AdamW, warmup_cosine
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import BatchOrder
 from tinygpt.models.protocols import Array, Batch, Batches, GradientWorkers, Trainable
 from tinygpt.storage.checked_json import Entries
 from tinygpt.training.divergence import Divergence
-from tinygpt.training.memory_budget import peak_bytes
 from tinygpt.training.metrics import Evaluation, Metrics, Reporter, Result, environment, measure, update_ratio
 from tinygpt.training.step import clip_and_update, compute_gradients, train_step
 
