@@ -1,6 +1,7 @@
 """Layers: ops together with the parameters that they need."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import autograd.ops as ops
@@ -71,6 +72,18 @@ class Module:
         """Forgets all gradients."""
         for parameter in self.parameters():
             parameter.grad = None
+
+
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Within this block `model` and all below it are in evaluation mode; afterwards each module has its own mode again."""
+    before = [(module, module.training) for _, module in model.named_modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def like(parameter: Parameter, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ import numpy as np
 from turns import Side
 
 from autograd.kernels.cpu.parallel import n_threads
+from autograd.limits import peak_bytes
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
 from tinygpt.cli import parse_args, run, table
@@ -38,7 +39,6 @@ from tinygpt.finetuning.classifier import GPTClassifier, encode
 from tinygpt.finetuning.common import n_trainable, pad, set_trainable
 from tinygpt.finetuning.labeled import load_labelled
 from tinygpt.finetuning.lora import LoraConfig
-from tinygpt.training.memory_budget import peak_bytes
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.data.windows import BatchOrder, Windows, encode_documents
+from tinygpt.parallel.local import workers_for
 from tinygpt.training.metrics import evaluate
 from tinygpt.training.trainer import Trainer
 
@@ -48,7 +49,8 @@ def main() -> None:
     training = TrainConfig(steps=config.steps, lr=1e-3, warmup_steps=100, betas=(0.9, 0.99), micro_batch=12)
     train = Windows(encode_documents([train_text], tokenizer), shape.n_positions, stride=1)
     validation = Windows(encode_documents([validation_text], tokenizer), shape.n_positions)
-    trainer = Trainer(GPT(shape, seed=0), training, train, validation)
+    model = GPT(shape, seed=0)
+    trainer = Trainer(model, training, train, validation, workers_for(model, training))
 
     try:
         from peers import TorchTrainer

@@ -70,8 +70,6 @@ class SpamConfig:
     """Texts per update."""
     lr: float = 5e-4
     """Peak learning rate."""
-    token_dropout: float = 0.0
-    """Share of the training texts' tokens left out, other ones each time."""
     weight_decay: float = 0.1
     """AdamW's decay, on matrices only."""
     patience: int = 0
@@ -119,11 +117,11 @@ def one_split(config: SpamConfig, parts: Split, seed: int) -> dict[str, float]:
     classifier = GPTClassifier(gpt, tokenizer, ["ham", "spam"], pooling=config.pooling, seed=seed)
     set_trainable(classifier, config.trainable, LoraConfig(rank=config.rank, targets=config.targets), seed)
 
-    def batches(rows: list[LabelledText], token_dropout: float = 0.0) -> LabelledBatches:
+    def batches(rows: list[LabelledText]) -> LabelledBatches:
         sequences, _ = encode([row.text for row in rows], tokenizer, gpt.config.n_positions, truncate=True)
-        return LabelledBatches(sequences, classifier.label_ids([row.label for row in rows]), token_dropout=token_dropout, seed=seed)
+        return LabelledBatches(sequences, classifier.label_ids([row.label for row in rows]))
 
-    train, validation, test = batches(parts.train, config.token_dropout), batches(parts.validation), batches(parts.test)
+    train, validation, test = batches(parts.train), batches(parts.validation), batches(parts.test)
     micro_batch = min(8, config.batch)
     per_epoch = len(train) // config.batch
     settings = TrainConfig(

@@ -31,10 +31,10 @@ from turns import Side
 
 import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
+from autograd.limits import peak_bytes
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.cli import parse_args, run
-from tinygpt.errors import InvalidInput
-from tinygpt.training.memory_budget import peak_bytes
+from tinygpt.cli import flags, run
+from tinygpt.parallel.local import workers_for
 from tinygpt.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,7 +103,7 @@ def our_trainer(size: Size, side: str = OURS) -> Trainer:
     processes = {"processes": n_threads(), "threads": 1}.get(side, 0)
     training = TrainConfig(lr=1e-4, warmup_steps=0, final_lr_fraction=1.0, micro_batch=size.batch, processes=processes)
     model = GPT(config).train().recompute_blocks(side == "recompute")
-    return Trainer(model, training, OneBatch(size), None)
+    return Trainer(model, training, OneBatch(size), None, workers_for(model, training))
 
 
 def torch_step(size: Size, side: str) -> tuple[Callable[[], float], int]:

@@ -23,10 +23,10 @@ from tinygpt.config import PathName
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
 from tinygpt.finetuning.common import (
     FinetuneConfig,
+    FinetuneRecord,
     Trainable,
     fit,
     n_trainable,
-    save_finetuned,
     set_trainable,
     shorten,
     start_run,
@@ -36,8 +36,7 @@ from tinygpt.finetuning.common import (
 from tinygpt.finetuning.labeled import LabelledText, balance, check, load_labelled, split
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import Scores, majority_baseline, plot_confusion, prompt_room, prompted, tfidf_baseline, worst_mistakes
-from tinygpt.training.metrics import MetricsFile, plot_loss
-from tinygpt.training.trainer import Trainer
+from tinygpt.training.metrics import plot_loss
 
 
 @dataclass(frozen=True)
@@ -136,15 +135,11 @@ def main() -> None:
         f"{settings.steps} updates of {batch} texts"
     )
 
-    def checkpoint(trainer: Trainer, is_best: bool) -> None:
-        save_finetuned(directory, trainer, tokenizer, adapter, base, best=is_best)
-
     train = LabelledBatches(sequences["train"], targets["train"], weights)
     validation = LabelledBatches(sequences["validation"], targets["validation"], weights)
-    metrics = MetricsFile(directory / "metrics.jsonl")
     with Progress(settings.steps, unit="nats per text") as progress:
-        result = fit(classifier, train, validation, settings, progress, on_checkpoint=checkpoint, on_metrics=metrics.write)
-    exit_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
+        result = fit(classifier, train, validation, settings, progress, FinetuneRecord(directory, tokenizer, adapter, base))
+    end_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
 
     # After training: the same test texts.
     started = time.perf_counter()

@@ -25,9 +25,9 @@ from tinygpt.config import PathName
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.finetuning.common import (
     FinetuneConfig,
+    FinetuneRecord,
     fit,
     n_trainable,
-    save_finetuned,
     set_trainable,
     shorten,
     start_run,
@@ -48,8 +48,7 @@ from tinygpt.finetuning.instructions import (
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.scoring import read_scores, score_answers, token_f1, write_answers
 from tinygpt.runs.checkpoint import load, read_json
-from tinygpt.training.metrics import MetricsFile, evaluate, plot_loss
-from tinygpt.training.trainer import Trainer
+from tinygpt.training.metrics import evaluate, plot_loss
 
 
 @dataclass(frozen=True)
@@ -161,13 +160,9 @@ def main() -> None:
         f"\ntraining   {config.trainable}: {n_trainable(gpt):,} of {gpt.n_parameters():,} weights, {settings.steps} updates of {batch} rows"
     )
 
-    def checkpoint(trainer: Trainer, is_best: bool) -> None:
-        save_finetuned(directory, trainer, tokenizer, adapter, base, best=is_best)
-
-    metrics = MetricsFile(directory / "metrics.jsonl")
     with Progress(settings.steps) as progress:
-        result = fit(gpt, train, validation, settings, progress, on_checkpoint=checkpoint, on_metrics=metrics.write)
-    exit_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
+        result = fit(gpt, train, validation, settings, progress, FinetuneRecord(directory, tokenizer, adapter, base))
+    end_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
 
     # After training: the same rows.
     loss_after, after = measure()

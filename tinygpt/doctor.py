@@ -9,6 +9,7 @@ AUTOGRAD_BACKEND asks for does not work.
 
 import ctypes
 import json
+import math
 import os
 import platform
 import re
@@ -17,8 +18,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
+from types import ModuleType
 
 from tinygpt.cli import command_parser
 
@@ -102,12 +104,13 @@ def _versions() -> Rows:
 
 def _machine() -> Rows:
     """Processor, cores and memory, and what a container leaves of them."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = {"processor": _processor(), "cores": f"{os.cpu_count()}, {allowed} for this process{_cpu_quota()}"}
-    total, available = _memory_bytes()
-    rows["memory"] = "unknown" if total is None else _gib(total) + (f", {_gib(available)} available" if available is not None else "")
-    limit = _cgroup_limit_bytes()
-    rows["memory limit"] = "none (cgroup)" if limit is None else f"{_gib(limit)} (cgroup)"
+    limits = _limits()
+    quota, total, available = limits.cpu_quota(), limits.machine_bytes(), limits.meminfo("MemAvailable")
+    share = "" if quota == math.inf else f", limited to the time of {quota:g}"
+    rows = {"processor": _processor(), "cores": f"{os.cpu_count()}, {limits.allowed_cores()} for this process{share}"}
+    rows["memory"] = (_gib(total) if total else "unknown") + (f", {_gib(available)} available" if available else "")
+    groups = [n for _, n in limits.memory_of_control_groups()]
+    rows["memory limit"] = f"{_gib(min(groups))} (cgroup)" if groups else "none (cgroup)"
     return rows
 
 
@@ -258,40 +261,15 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def _memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> tuple[int | None, int | None]:
-    """(all, available); None where the system does not say."""
-    if meminfo.is_file():
-        kib = {}
-        for line in meminfo.read_text(encoding="utf-8").splitlines():
-            name, _, rest = line.partition(":")
-            if rest.split():
-                kib[name] = int(rest.split()[0])
-        return 1024 * kib["MemTotal"], 1024 * kib["MemAvailable"] if "MemAvailable" in kib else None
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
-    except (AttributeError, ValueError, OSError):
-        return None, None
-
-
-def _cgroup_limit_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The memory that a container may use; None without a limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            text = (root / name).read_text(encoding="utf-8").strip()
-        except OSError:
-            continue
-        if text.isdecimal() and int(text) < 1 << 60:  # version 1 says "no limit" by a huge number
-            return int(text)
-    return None
-
-
-def _cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> str:
-    """ ", limited to N cores' time" if a container says so."""
-    try:
-        quota, period = (root / "cpu.max").read_text(encoding="utf-8").split()
-    except (OSError, ValueError):
-        return ""
-    return f", limited to the time of {int(quota) / int(period):g}" if quota.isdecimal() else ""
+def _limits() -> ModuleType:
+    """autograd/limits.py alone: the package around it does not start where its backend does not."""
+    package = util.find_spec("autograd")
+    assert package is not None and package.origin is not None
+    spec = util.spec_from_file_location("autograd_limits", Path(package.origin).with_name("limits.py"))
+    assert spec is not None and spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _cuda_driver() -> str:

@@ -59,45 +59,25 @@ def encode(
 
 
 class LabelledBatches:
-    """Labelled sequences as a trainer wants them: by number, padded to the longest of the batch.
+    """Labeled sequences by index, padded to the longest of the batch: `tinygpt.models.protocols.Batches`.
 
     sequences       ids of each text
     targets         (N,) numbers of the labels
     class_weights   (labels,) how much a text of each label counts, or None: all the same
-    token_dropout   probability of leaving each token out, anew each time: for training texts, so that no single word decides
-    seed            of what is left out
     """
 
-    def __init__(
-        self,
-        sequences: Sequence[np.ndarray],
-        targets: np.ndarray,
-        class_weights: np.ndarray | None = None,
-        *,
-        token_dropout: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        if not 0 <= token_dropout < 1:
-            raise InvalidInput(f"token_dropout: {token_dropout}, expected 0 <= p < 1; p is the share of tokens that is left out")
+    def __init__(self, sequences: Sequence[np.ndarray], targets: np.ndarray, class_weights: np.ndarray | None = None) -> None:
         self.sequences, self.targets, self.class_weights = sequences, np.asarray(targets), class_weights
         self.lengths = np.array([len(ids) for ids in sequences])
-        self.token_dropout, self._rng = token_dropout, np.random.default_rng([seed, 3])
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def batch(self, which: np.ndarray) -> tuple[Any, ...]:
         """(ids (B, T), targets (B,), mask (B, T), weights (B,) or None): the arguments of `GPTClassifier.loss`."""
-        ids, mask = pad([self._thinned(self.sequences[i]) for i in which])
+        ids, mask = pad([self.sequences[i] for i in which])
         targets = self.targets[which]
         return ids, targets, mask, None if self.class_weights is None else self.class_weights[targets]
-
-    def _thinned(self, ids: np.ndarray) -> np.ndarray:
-        """The sequence without the tokens that are dropped; never without all of them."""
-        if not self.token_dropout:
-            return ids
-        kept = ids[self._rng.random(len(ids)) >= self.token_dropout]
-        return kept if len(kept) else ids
 
 
 def balanced_weights(targets: np.ndarray, n_labels: int) -> np.ndarray:
@@ -182,7 +162,15 @@ class GPTClassifier(nn.Module):
 
     def loss(self, ids: Any, targets: Any, attention_mask: Any = None, weights: Any = None) -> ag.Tensor:
         """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy."""
+        return self._loss(self.forward(ids, attention_mask), targets, weights)
+
+    def loss_and_correct(self, ids: Any, targets: Any, attention_mask: Any = None, weights: Any = None) -> tuple[ag.Tensor, int]:
+        """`loss`, and how many texts have their largest logit at the right label."""
         logits = self.forward(ids, attention_mask)
+        correct = backend.to_host(logits.data).argmax(axis=1) == np.asarray(targets)
+        return self._loss(logits, targets, weights), int(np.count_nonzero(correct))
+
+    def _loss(self, logits: ag.Tensor, targets: Any, weights: Any) -> ag.Tensor:
         if weights is None:
             return ag.cross_entropy(logits, targets)
         share = backend.to_device(np.asarray(weights) / len(weights), logits.dtype)

@@ -436,7 +436,7 @@ def load_training(directory: str | Path, trainer: Any, *, other_data: bool = Fal
     moments = _read_moments(directory / "training.safetensors", trainer.optimizer)
     load_weights(trainer.model, directory)
     trainer.optimizer.load_state({"n_steps": n_steps, **moments})
-    trainer.restore(progress, str(directory / "training.json"), other_data=other_data)
+    trainer.load_state_dict(progress, str(directory / "training.json"), other_data=other_data)
     return progress
 
 

@@ -10,19 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tinygpt.cli import parse_args
-from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig, from_dict
-from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.runs.checkpoint import checkpoint_directory, list_checkpoints, open_run, read_json
+from tinygpt.cli import flags
+from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig, from_dict, may_change
 from tinygpt.training.metrics import environment
 
-# What an update does not depend on, and the number of updates: may change freely.
-FREE = (
-    "steps", "stop_at", "recompute", "processes", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan", "sample_tokens",
-    "run", "resume", "override", "deterministic_check",
-)  # fmt: skip
-# What changes the updates to come, but not what the weights are: may change with --override.
-WITH_OVERRIDE = ("lr", "final_lr_fraction", "warmup_steps", "betas", "weight_decay", "max_norm", "dtype", "corpus", "validation_fraction")
+FREE, WITH_OVERRIDE = may_change(PretrainConfig, "free"), may_change(PretrainConfig, "override")
 
 
 def settings(default: PretrainConfig, description: str | None, argv: list[str] | None = None) -> PretrainConfig:
@@ -67,8 +60,8 @@ def check_changes(stored: PretrainConfig, wanted: PretrainConfig) -> None:
         flag = "--" + name.replace("_", "-")
         refused.append(f"{flag} {value!r}, expected {before[name]!r} as in the run" + (" (or --override)" if name in WITH_OVERRIDE else ""))
     if refused:
-        raise InvalidInput(
-            f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {', '.join(FREE[:10])}; "
+        raise ValueError(
+            f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {', '.join(may_change(TrainConfig, 'free'))}; "
             f"with --override: {', '.join(WITH_OVERRIDE)}; for anything else start a new run"
         )
 
