@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.storage.durable import Disk, use_disk
 
 ROOT = Path(__file__).parent.parent
@@ -116,7 +117,7 @@ def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bo
             else:
                 first = process.stdout.readline().split()
                 if not first or first[0] != "at":
-                    raise RuntimeError(f"kills: the run could not go on after {report.kills} kills, expected it to; see the message above")
+                    raise ProcessFailed(f"kills: the run could not go on after {report.kills} kills, expected it to; see the message above")
                 report.lost += int(first[1]) < saved
                 time.sleep(0 if last else rng.uniform(0, 0.12))
             if not last:
@@ -391,7 +392,7 @@ def checkpoint_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
     def checked(place: Path) -> None:
         found = check_checkpoint(place)
         if found:
-            raise ValueError("; ".join(found) + ", expected a whole checkpoint")
+            raise InvalidInput("; ".join(found) + ", expected a whole checkpoint")
 
     training = {name: bare[name] for name in ("training.json", "training.safetensors", "model.safetensors", "config.json")}
     return {"whole": (files, load), "weights": (weights, load), "training": (training, resume), "verify": (bare, checked)}

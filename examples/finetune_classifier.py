@@ -139,7 +139,7 @@ def main() -> None:
     validation = LabelledBatches(sequences["validation"], targets["validation"], weights)
     with Progress(settings.steps, unit="nats per text") as progress:
         result = fit(classifier, train, validation, settings, progress, FinetuneRecord(directory, tokenizer, adapter, base))
-    end_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
+    exit_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
 
     # After training: the same test texts.
     started = time.perf_counter()

@@ -162,7 +162,7 @@ def main() -> None:
 
     with Progress(settings.steps) as progress:
         result = fit(gpt, train, validation, settings, progress, FinetuneRecord(directory, tokenizer, adapter, base))
-    end_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
+    exit_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
 
     # After training: the same rows.
     loss_after, after = measure()

@@ -129,9 +129,7 @@ def main() -> None:
             def roll_back(self, trainer: Trainer) -> str:
                 checkpoints.wait()
                 if checkpoints.last_written is None:
-                    raise FloatingPointError(
-                        "rollback: no checkpoint yet, expected one to go back to; lower --lr, or --save-every fewer updates"
-                    )
+                    raise Diverged("rollback: no checkpoint yet, expected one to go back to; lower --lr, or --save-every fewer updates")
                 go_on_from(checkpoints.last_written)
                 return str(checkpoints.last_written)
 

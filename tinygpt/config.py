@@ -6,8 +6,15 @@ where it changes the updates to come, but not what the weights are; nothing wher
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+from tinygpt.errors import InvalidInput, WrongType
+
+PATH = "path"
+PathName = Annotated[str, PATH]
+"""A field that holds a path, or one of the names that may stand for it: on the command line `~` is expanded in it."""
 
 _FREE = {"resume": "free"}
 _WITH_OVERRIDE = {"resume": "override"}
@@ -54,7 +61,7 @@ class GPTConfig:
         check_types("GPTConfig", self)
         for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"GPTConfig.{name}: {getattr(self, name)}, expected at least 1")
+                raise InvalidInput(f"GPTConfig.{name}: {getattr(self, name)}, expected at least 1")
         if self.n_embd % self.n_head:
             below = self.n_embd // self.n_head * self.n_head
             legal = [str(n) for n in (below, below + self.n_head) if n]
@@ -150,7 +157,7 @@ class TrainConfig:
         check_types("TrainConfig", self)
         for name in ("steps", "micro_batch", "eval_every", "log_every", "keep"):
             if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 1")
+                raise InvalidInput(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 1")
         for name in (
             "warmup_steps",
             "tokens_per_update",
@@ -165,7 +172,7 @@ class TrainConfig:
             "weight_decay",
         ):
             if getattr(self, name) < 0:
-                raise ValueError(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 0")
+                raise InvalidInput(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 0")
         if self.on_nan not in ("stop", "skip", "rollback"):
             raise InvalidInput(f"TrainConfig.on_nan: {self.on_nan!r}, expected stop, skip or rollback; stop is the default")
         if not 0 <= self.final_lr_fraction <= 1:
@@ -204,17 +211,17 @@ class PretrainConfig:
 
     model: GPTConfig
     train: TrainConfig
-    corpus: str = field(default="docs", metadata=_WITH_OVERRIDE)
+    corpus: PathName = field(default="docs", metadata=_WITH_OVERRIDE)
     """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, or a folder of text files."""
     tokenizer: Literal["bpe", "characters", "words", "gpt2"] = "bpe"
     """bpe is trained on the corpus, up to --vocab-size tokens."""
     validation_fraction: float = field(default=0.1, metadata=_WITH_OVERRIDE)
     """Fraction of the corpus that is held out for validation."""
-    run: str = field(default="", metadata=_FREE)
+    run: PathName = field(default="", metadata=_FREE)
     """Directory of the run; default: a new one below runs/."""
     sample_tokens: int = field(default=120, metadata=_FREE)
     """Tokens of the samples shown before and after training."""
-    resume: str = field(default="", metadata=_FREE)
+    resume: PathName = field(default="", metadata=_FREE)
     """Run directory to resume from its last intact checkpoint; its settings become the flags' defaults."""
     override: bool = field(default=False, metadata=_FREE)
     """With --resume: allow other optimizer settings and other data than the run began with."""
@@ -252,7 +259,7 @@ def check_types(what: str, config: Any) -> None:
         legal = (float, int) if kind is float else kind
         wrong = kind in (int, float, bool) and (not isinstance(value, legal) or (isinstance(value, bool) and kind is not bool))
         if wrong:
-            raise TypeError(f"{what}.{f.name}: {value!r}, expected {kind.__name__}; write it without quotes")
+            raise WrongType(f"{what}.{f.name}: {value!r}, expected {kind.__name__}; write it without quotes")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

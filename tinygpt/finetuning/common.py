@@ -14,7 +14,7 @@ from tinygpt.config import GPTConfig, PathName, TrainConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
-from tinygpt.errors import InvalidInput
+from tinygpt.errors import Diverged, InvalidInput
 from tinygpt.finetuning.lora import Adapter, LoraConfig, add_lora
 from tinygpt.models.gpt import GPT
 from tinygpt.parallel.local import workers_for
@@ -195,7 +195,7 @@ class KeepBest:
     def roll_back(self, trainer: Trainer) -> str:
         if self.run:
             return self.run.roll_back(trainer)
-        raise FloatingPointError("roll back: no run, expected one with a checkpoint; use --on-nan skip")
+        raise Diverged("roll back: no run, expected one with a checkpoint; use --on-nan skip")
 
 
 # ---- the model to start from -------------------------------------------------------------------------------------------------------------
@@ -283,4 +283,4 @@ class FinetuneRecord:
         save_finetuned(self.directory, trainer, self.tokenizer, self.adapter, self.base, best=best)
 
     def roll_back(self, trainer: Trainer) -> str:
-        raise FloatingPointError("roll back: not supported while fine-tuning; use --on-nan skip")
+        raise Diverged("roll back: not supported while fine-tuning; use --on-nan skip")

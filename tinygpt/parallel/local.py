@@ -95,7 +95,7 @@ def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers":
     n, note = n_processes(config, n_weights, model.config.n_positions), ""
     if n > 1 and not can_copy(model):
         if config.processes > 1:
-            raise ValueError(_CANNOT_COPY)
+            raise InvalidInput(_CANNOT_COPY)
         n, note = 1, f"training in one process instead of {n}: only a plain GPT whose weights are all trained can be copied to others"
     return LocalWorkers(model, n, may_fail=config.processes == 0, note=note)
 
@@ -145,7 +145,7 @@ class Replicas:
 
     def __init__(self, model: GPT, optimizer: AdamW, n: int) -> None:
         if not can_copy(model):
-            raise ValueError(_CANNOT_COPY)
+            raise InvalidInput(_CANNOT_COPY)
         self.model, self.optimizer = model, optimizer
         self.n_threads = max(1, n_threads() // n)
         with _room(n * optimizer.weight.nbytes) as folder:

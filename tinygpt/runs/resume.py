@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tinygpt.runs.checkpoint import checkpoint_directory, list_checkpoints, open_run, read_json
-from tinygpt.cli import flags
 from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig, from_dict, may_change
+from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.runs.checkpoint import checkpoint_directory, list_checkpoints, open_run, read_json
 from tinygpt.training.metrics import environment
 
 FREE, WITH_OVERRIDE = may_change(PretrainConfig, "free"), may_change(PretrainConfig, "override")
@@ -60,7 +60,7 @@ def check_changes(stored: PretrainConfig, wanted: PretrainConfig) -> None:
         flag = "--" + name.replace("_", "-")
         refused.append(f"{flag} {value!r}, expected {before[name]!r} as in the run" + (" (or --override)" if name in WITH_OVERRIDE else ""))
     if refused:
-        raise ValueError(
+        raise InvalidInput(
             f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {', '.join(may_change(TrainConfig, 'free'))}; "
             f"with --override: {', '.join(WITH_OVERRIDE)}; for anything else start a new run"
         )

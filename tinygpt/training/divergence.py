@@ -11,6 +11,7 @@ import numpy as np
 from autograd import Parameter, backend
 from autograd.optim import AdamW
 from tinygpt.config import TrainConfig
+from tinygpt.errors import Diverged
 from tinygpt.storage.checked_json import Entries
 
 MAX_CONSECUTIVE = 10  # updates skipped, or roll-backs without an update between them, after which training stops all the same
@@ -45,7 +46,7 @@ class Divergence:
         if choice == "stop" or too_many or (choice == "rollback" and not can_roll_back):
             if choice != "stop" and too_many:
                 report += f"; {MAX_CONSECUTIVE} updates in a row failed, so --on-nan {choice} gives up"
-            raise FloatingPointError(
+            raise Diverged(
                 f"{report}; the weights are as they were before this update and the last checkpoint is kept: resume from it with a lower --lr "
                 "(--resume RUN --override --lr ...), or leave such updates out with --on-nan skip"
             )

@@ -15,6 +15,7 @@ from autograd import backend, nn
 from autograd.optim import AdamW
 from autograd.threads import n_threads
 from tinygpt.data.windows import BatchOrder, count_targets
+from tinygpt.errors import MissingPackage
 from tinygpt.models.protocols import Batches, Classifies, Trainable
 from tinygpt.storage.checked_json import Entries
 from tinygpt.storage.durable import replace_file

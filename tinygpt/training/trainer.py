@@ -18,6 +18,7 @@ from autograd.limits import peak_bytes
 from autograd.optim import AdamW, warmup_cosine
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import BatchOrder
+from tinygpt.errors import Diverged, InvalidInput, NotDeterministic
 from tinygpt.models.protocols import Array, Batch, Batches, GradientWorkers, Trainable
 from tinygpt.storage.checked_json import Entries
 from tinygpt.training.divergence import Divergence
@@ -66,7 +67,7 @@ class Trainer:
     ) -> None:
         assert isinstance(model, nn.Module)
         if config.processes > 1 and workers is None:
-            raise ValueError(
+            raise InvalidInput(
                 f"TrainConfig.processes: {config.processes} without workers, expected Trainer(..., workers=workers_for(model, config)); "
                 "workers_for is in tinygpt.parallel.local"
             )
@@ -316,7 +317,7 @@ class _Loop:
             return False
         found = self.trainer.evaluate()
         if not math.isfinite(found.nats):
-            raise FloatingPointError(
+            raise Diverged(
                 f"validation: loss {found.nats} at step {step}, expected a finite number; nothing was saved, the last checkpoint is kept; "
                 f"lower --lr (it is {self.trainer.optimizer.lr:.1e}), or find the op with AUTOGRAD_DEBUG=1"
             )
