@@ -12,7 +12,8 @@ from pathlib import Path
 from autograd import backend
 from tinygpt.cli import flags, run
 from tinygpt.inspect.explore import explore
-from tinygpt.runs.checkpoint import load, newest_run
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.layout import newest_run
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class ExploreConfig:
 
 def main() -> None:
     config = flags(ExploreConfig(), __doc__)
-    directory = config.run or newest_run()
-    model, tokenizer = load(directory)
-    print(f"backend  {backend.reason}\nmodel    {directory}, {model.n_parameters():,} weights")
-    data = explore(model, tokenizer, config.prompt, config.out, title=str(directory))
+    checkpoint = Checkpoint.open(config.run or newest_run())
+    model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
+    print(f"backend  {backend.reason}\nmodel    {checkpoint.describe()}, {model.n_parameters():,} weights")
+    data = explore(model, tokenizer, config.prompt, config.out, title=str(checkpoint.run or checkpoint.path))
     n_bytes = Path(config.out).stat().st_size
     print(f"prompt   {len(data['tokens'])} tokens, {data['loss']:.3f} nats for each that follows")
     print(f"page     {config.out}, {n_bytes / 1e6:.2f} MB: open it in a browser")

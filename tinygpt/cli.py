@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autograd import backend
+from tinygpt.runs.settings import check_changes, stored_settings
 from tinygpt.training.metrics import Metrics, Result
 
 Config = TypeVar("Config")
@@ -20,6 +21,31 @@ def flags(default: Config, description: str | None, argv: list[str] | None = Non
     import tyro
 
     return tyro.cli(type(default), args=argv, default=default, description=description, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def settings(default: Config, description: str | None, argv: list[str] | None = None) -> Config:
+    """As `flags`, for a script that trains: with --resume RUN, flags that are not given are the run's own.
+
+    Raises ValueError for a flag that contradicts the run, naming both values and what may change; FileNotFoundError without that run.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    run = _value_of("--resume", argv)
+    if not run:
+        return flags(default, description, argv)
+    stored = stored_settings(type(default), run)
+    config = flags(stored, description, argv)
+    check_changes(stored, config)
+    return config
+
+
+def _value_of(flag: str, argv: list[str]) -> str:
+    """The value that a flag is given on the command line, before the rest is parsed."""
+    for i, argument in enumerate(argv):
+        if argument == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+    return ""
 
 
 def run(main: Callable[[], Any]) -> None:

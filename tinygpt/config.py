@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 PRESETS: dict[str, dict[str, int]] = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
@@ -179,10 +179,20 @@ class TrainConfig:
         return self.tokens_per_update // micro
 
 
+# What an update does not depend on, and the number of updates: may change freely when a run is resumed.
+FREE = (
+    "steps", "stop_at", "recompute", "processes", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan", "sample_tokens",
+    "run", "resume", "override", "deterministic_check",
+)  # fmt: skip
+# What changes the updates to come, but not what the weights are: may change with --override.
+WITH_OVERRIDE = ("lr", "final_lr_fraction", "warmup_steps", "betas", "weight_decay", "max_norm", "dtype", "corpus", "validation_fraction")
+
+
 @dataclass(frozen=True)
 class PretrainConfig:
     """All that `examples/pretrain.py` can be told."""
 
+    script: ClassVar[str] = "examples/pretrain.py"
     model: GPTConfig
     train: TrainConfig
     corpus: str = "docs"
@@ -196,7 +206,7 @@ class PretrainConfig:
     sample_tokens: int = 120
     """Length of the samples shown before and after training."""
     resume: str = ""
-    """Directory of a run to go on with, from its last whole checkpoint; its own settings are the defaults of all flags."""
+    """Run directory to resume from its last intact checkpoint; its settings become the defaults of all flags."""
     override: bool = False
     """With --resume: allow other settings of the optimizer, and other data, than the run began with."""
     deterministic_check: bool = False
