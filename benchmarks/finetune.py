@@ -30,7 +30,8 @@ from autograd.kernels.cpu.parallel import n_threads
 from autograd.limits import peak_bytes
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
-from tinygpt.cli import parse_args, run, table
+from tinygpt.arguments import parse_args
+from tinygpt.cli import run, table
 from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import train_tokenizer

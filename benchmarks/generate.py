@@ -27,7 +27,8 @@ import threadpoolctl
 
 from autograd.kernels.cpu.parallel import even_parts, n_threads, parallel
 from tinygpt import GPT, GPTConfig
-from tinygpt.cli import parse_args, run, table
+from tinygpt.arguments import parse_args
+from tinygpt.cli import run, table
 from tinygpt.inference.decoding import Reader, generate
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygpt.cli import Progress, parse_args, run, table
+from tinygpt.arguments import parse_args
+from tinygpt.cli import Progress, run, table
 from tinygpt.config import PathName
 from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.common import FinetuneConfig, starting_point

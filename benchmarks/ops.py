@@ -21,7 +21,8 @@ from turns import Side
 
 import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
-from tinygpt.cli import parse_args, run
+from tinygpt.arguments import parse_args
+from tinygpt.cli import run
 
 RESULTS = Path(__file__).parent / "results"
 Pass = Callable[[], Any]

@@ -58,7 +58,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.runs.checkpoint import Checkpoints, checkpoint_directory, list_checkpoints, load_training, new_run, open_run
+from tinygpt.runs.run import Run
 from tinygpt.data.windows import Windows
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.training.trainer import Trainer
@@ -73,23 +73,19 @@ tokens = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
 shape = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=11, dropout=0.1)
 config = TrainConfig(steps=steps, lr=1e-2, final_lr_fraction=1.0, warmup_steps=3, micro_batch=2, tokens_per_update=32, save_every=1, eval_every=5)
 trainer = Trainer(GPT(shape), config, Windows(tokens, 8, 3), Windows(tokens[:100], 8))
-run = open_run(run) if (run / "checkpoints").is_dir() else new_run(run, "x")
-if list_checkpoints(run):
-    load_training(checkpoint_directory(run, "last"), trainer)
-print("at", trainer.result.step, flush=True)
-tokenizer = CharacterTokenizer.train("abcdefghijk")
-checkpoints = Checkpoints(run, keep=2, background=background)
 
-class Run:
-    def log(self, values): pass
-    def roll_back(self, trainer): raise FloatingPointError
+class Told(Run):
     def save(self, trainer, *, best):
-        checkpoints.save(trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=best)
+        super().save(trainer, best=best)
         if not background:
             print("saved", trainer.result.step, flush=True)
 
-trainer.run(Silent(), Run())
-checkpoints.finish()
+run = Told.resume(run, background=background) if (run / "checkpoints").is_dir() else Told.create("x", run, background=background)
+run.tokenizer = CharacterTokenizer.train("abcdefghijk")
+if run.last:
+    run.restore(trainer)
+print("at", trainer.result.step, flush=True)
+run.train(trainer, Silent())
 print("done", flush=True)
 """
 
@@ -137,9 +133,9 @@ def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bo
 
 
 def _same_end(one: Path, two: Path) -> bool:
-    from tinygpt.runs.checkpoint import checkpoint_directory
+    from tinygpt.runs.checkpoint import Checkpoint
 
-    ends = [checkpoint_directory(run, "last") for run in (one, two)]
+    ends = [Checkpoint.open(run, "last").path for run in (one, two)]
     return all(len({(end / name).read_bytes() for end in ends}) == 1 for name in ("model.safetensors", "training.safetensors"))
 
 
@@ -210,7 +206,9 @@ def save_under_faults(folder: Path, n_faults: int, seed: int = 0) -> Faults:
     from tinygpt import GPT, GPTConfig, TrainConfig
     from tinygpt.data.tokenizer import CharacterTokenizer
     from tinygpt.data.windows import Windows
-    from tinygpt.runs.checkpoint import Checkpoints, checkpoint_directory, list_checkpoints, new_run, problems
+    from tinygpt.runs.checkpoint import Checkpoint
+    from tinygpt.runs.layout import integrity_errors, list_checkpoints
+    from tinygpt.runs.run import Run
     from tinygpt.training.trainer import Trainer
 
     report, rng, started = Faults(), random.Random(seed), time.perf_counter()
@@ -221,36 +219,36 @@ def save_under_faults(folder: Path, n_faults: int, seed: int = 0) -> Faults:
         Windows(tokens, 8),
         None,
     )
-    tokenizer = CharacterTokenizer.train("abcdefghijk")
-    run = new_run(folder / "faulty", "x")
-    checkpoints = Checkpoints(run, keep=2, note=lambda text: None)
+    run = Run.create("x", folder / "faulty", note=lambda text: None)
+    run.tokenizer = CharacterTokenizer.train("abcdefghijk")
 
     def save(best: bool) -> None:
-        checkpoints.save(trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=best)
-        checkpoints.wait()
+        run.save(trainer, best=best)
+        run.wait()
 
     trainer.update()
     save(best=True)
     while report.faults < n_faults:
         trainer.update()
         kind = FAULTS[report.faults % len(FAULTS)]
-        checkpoints.background = rng.random() < 0.5
+        run.background = rng.random() < 0.5
         with use_disk(disk := FaultyDisk(kind, rng.randrange(12))):
             save(best=rng.random() < 0.5)
         if kind != "short write" and not disk.failed:  # it would have failed later than the last call
             continue
         report.faults += 1
         report.kinds.add(kind)
-        report.saved_all_the_same += checkpoints.failure is None
+        report.saved_all_the_same += run.failure is None
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # falling back to another checkpoint counts as damage
             try:
-                last = checkpoint_directory(run, "last")
-                whole = not any(problems(directory) for directory in list_checkpoints(run)) and not problems(checkpoint_directory(run))
+                last = Checkpoint.open(run.path, "last").path
+                directories = [*list_checkpoints(run.path), Checkpoint.open(run.path).path]
+                whole = not any(integrity_errors(directory) for directory in directories)
             except (Warning, OSError, ValueError):
                 whole = False
             else:
-                whole &= checkpoints.failure is not None or last.name.startswith(f"step-{trainer.result.step:08d}")
+                whole &= run.failure is not None or last.name.startswith(f"step-{trainer.result.step:08d}")
         report.damaged += not whole
     report.seconds = round(time.perf_counter() - started, 1)
     return report
@@ -367,7 +365,8 @@ def checkpoint_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
     from tinygpt import GPT, GPTConfig, TrainConfig
     from tinygpt.data.tokenizer import CharacterTokenizer
     from tinygpt.data.windows import Windows
-    from tinygpt.runs.checkpoint import load, load_training, new_run, save_checkpoint
+    from tinygpt.runs.checkpoint import Checkpoint
+    from tinygpt.runs.run import Run
     from tinygpt.runs.verify import check_checkpoint
     from tinygpt.training.trainer import Trainer
 
@@ -380,14 +379,22 @@ def checkpoint_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
 
     one = trainer()
     one.update()
-    saved = save_checkpoint(new_run(folder / "run", "x"), 1, one.model, one.optimizer, tokenizer, one.state_dict(), best=True)
-    files = {path.name: path.read_bytes() for path in saved.iterdir()}
+    run = Run.create("x", folder / "run", background=False)
+    run.tokenizer = tokenizer
+    run.save(one, best=True)
+    assert run.last is not None
+    files = {path.name: path.read_bytes() for path in run.last.path.iterdir()}
     bare = {name: data for name, data in files.items() if name != "manifest.json"}
     weights = {name: bare[name] for name in ("model.safetensors", "config.json", "tokenizer.json")}
     other = trainer()
 
     def resume(place: Path) -> None:
-        load_training(place, other)
+        Checkpoint(place).restore(other)
+
+    def load(place: Path) -> None:
+        checkpoint = Checkpoint.open(place)
+        checkpoint.language_model()
+        checkpoint.tokenizer()
 
     def checked(place: Path) -> None:
         found = check_checkpoint(place)
@@ -405,7 +412,7 @@ def text_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
     from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, load_tokenizer
     from tinygpt.data.windows import read_tokens
     from tinygpt.finetuning.labeled import load_labelled
-    from tinygpt.runs.resume import stored_settings
+    from tinygpt.runs.settings import stored_settings
 
     text = "The cat sat on the mat. It was 1984, and the clocks don't strike 13.\n\n" * 20
     made = {"bpe": BPETokenizer.train(text, 300), "characters": CharacterTokenizer.train(text), "words": WordTokenizer.train(text)}
@@ -417,7 +424,7 @@ def text_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
     from tinygpt import GPTConfig, TrainConfig
 
     settings = json.dumps(asdict(PretrainConfig(GPTConfig(), TrainConfig()))).encode()
-    targets["settings"] = ({"config.json": settings}, stored_settings)
+    targets["settings"] = ({"config.json": settings}, lambda place: stored_settings(PretrainConfig, place))
     rows = [("It is good", "yes"), ('He said "no", twice', "no"), ("Two\nlines", "yes"), ("Bad", "no")] * 5
     tables = {
         "rows.csv": "text,label\n" + "".join('"{}",{}\n'.format(t.replace('"', '""'), label) for t, label in rows),
@@ -515,23 +522,22 @@ def measure_pause(folder: Path) -> dict[str, Any]:
     from tinygpt import GPT, GPTConfig, TrainConfig
     from tinygpt.data.tokenizer import CharacterTokenizer
     from tinygpt.data.windows import Windows
-    from tinygpt.runs.checkpoint import Checkpoints, new_run
+    from tinygpt.runs.run import Run
     from tinygpt.training.trainer import Trainer
 
     tokens = np.random.default_rng(0).integers(0, 50257, 2000)
     trainer = Trainer(GPT(GPTConfig(n_positions=256)), TrainConfig(micro_batch=1), Windows(tokens, 256), None)
     trainer.update()
-    checkpoints = Checkpoints(new_run(folder / "run", "x"))
+    run = Run.create("x", folder / "run")
+    run.tokenizer = CharacterTokenizer.train("ab")
     pauses, written = [], []
     for _ in range(3):
         started = time.perf_counter()
-        checkpoints.save(
-            trainer.result.step, trainer.model, trainer.optimizer, CharacterTokenizer.train("ab"), trainer.state_dict(), best=True
-        )
+        run.save(trainer, best=True)
         pauses.append(round(time.perf_counter() - started, 2))
-        checkpoints.wait()
+        run.wait()
         written.append(round(time.perf_counter() - started, 2))
-    size = sum(path.stat().st_size for path in checkpoints.last_written.iterdir()) if checkpoints.last_written else 0
+    size = sum(path.stat().st_size for path in run.last.path.iterdir()) if run.last else 0
     return {"bytes": size, "pause_s": pauses, "written_after_s": written}
 
 

@@ -34,7 +34,8 @@ import numpy as np
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.cli import exit_if_interrupted, parse_args, run
+from tinygpt.arguments import parse_args
+from tinygpt.cli import exit_if_interrupted, run
 from tinygpt.config import PathName
 from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, train_tokenizer
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, encode
@@ -42,7 +43,7 @@ from tinygpt.finetuning.common import Trainable, fit, n_trainable, set_trainable
 from tinygpt.finetuning.labeled import LabelledData, LabelledText, Split, balance, load_labelled, split
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import Scores, tfidf_baseline
-from tinygpt.runs.checkpoint import load
+from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.training.metrics import Metrics
 
 
@@ -105,7 +106,8 @@ def clean_split(data: LabelledData, seed: int) -> Split:
 
 def starting_point(config: SpamConfig, texts: list[str], seed: int) -> tuple[GPT, Tokenizer]:
     if config.base != "random":
-        return load(config.base)
+        checkpoint = Checkpoint.open(config.base)
+        return checkpoint.language_model(), checkpoint.tokenizer()
     tokenizer = gpt2_tokenizer() if config.preset == "gpt2" else train_tokenizer("bpe", texts, 300 if config.quick else 2048)
     preset = "quick" if config.quick else config.preset
     return GPT(GPTConfig.preset(preset, vocab_size=tokenizer.n_vocab, n_positions=256), seed=seed), tokenizer

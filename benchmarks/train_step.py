@@ -33,7 +33,8 @@ import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
 from autograd.limits import peak_bytes
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.cli import parse_args, run
+from tinygpt.arguments import parse_args
+from tinygpt.cli import run
 from tinygpt.errors import InvalidInput
 from tinygpt.parallel.local import workers_for
 from tinygpt.training.trainer import Trainer

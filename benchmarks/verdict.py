@@ -19,7 +19,8 @@ import numpy as np
 
 from autograd.backend import to_device
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.cli import Progress, parse_args, run, table
+from tinygpt.arguments import parse_args
+from tinygpt.cli import Progress, run, table
 from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import gpt2_tokenizer

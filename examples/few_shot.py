@@ -9,12 +9,14 @@ Seconds. Prints the prompt, how likely each answer is, and what the model writes
 
 from dataclasses import dataclass
 
-from tinygpt.cli import parse_args, run
+from tinygpt.arguments import parse_args
+from tinygpt.cli import run
 from tinygpt.config import PathName
 from tinygpt.inference.likelihood import choose, few_shot_prompt
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete
-from tinygpt.runs.checkpoint import load, newest_run
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.layout import newest_run
 
 TASK = "Is the review good or bad?"
 EXAMPLES = [
@@ -35,7 +37,9 @@ class FewShotConfig:
 
 def main() -> None:
     config = parse_args(FewShotConfig(), __doc__)
-    model, tokenizer = load(config.run or newest_run())
+    checkpoint = Checkpoint.open(config.run or newest_run())
+    model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
+    print(f"model  {checkpoint.describe()}\n")
     for examples in ([], EXAMPLES):
         prompt = few_shot_prompt(config.query, examples, task=TASK, names=("Review", "Answer"))
         print(f"--- {'few' if examples else 'zero'}-shot, {len(examples)} examples ---\n{prompt}")

@@ -12,24 +12,24 @@ More: --data FILE classifies your own texts (txt, csv, tsv, json, jsonl; columns
 
 import math
 import time
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from autograd import backend
-from tinygpt.cli import Progress, Report, exit_if_interrupted, parse_args, prompt_lines, run, table
-from tinygpt.config import PathName
+from tinygpt.cli import Progress, Report, exit_if_interrupted, prompt_lines, run, settings, table
+from tinygpt.config import FREE, PathName
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
 from tinygpt.finetuning.common import (
     FinetuneConfig,
-    FinetuneRecord,
     Trainable,
+    fingerprint,
     fit,
     n_trainable,
+    open_run,
     set_trainable,
     shorten,
-    start_run,
     starting_point,
     training_plan,
 )
@@ -41,6 +41,7 @@ from tinygpt.training.metrics import plot_loss
 
 @dataclass(frozen=True)
 class ClassifyConfig(FinetuneConfig):
+    script: ClassVar[str] = "examples/finetune_classifier.py"
     data: PathName = "doc-sections"
     """doc-sections (text that every installation has), sms-spam, or a txt, csv, tsv, json or jsonl file."""
     text_column: str = ""
@@ -57,16 +58,16 @@ class ClassifyConfig(FinetuneConfig):
     """Let every label count as much in the loss, however rare."""
     stratified: bool = False
     """Split within each label, so that all parts have its share of each."""
-    prompt_texts: int = 100
+    prompt_texts: int = field(default=100, metadata=FREE)
     """Test texts that prompting the base model is tried on."""
     seed: int = 0
     """Decides split, balance, initial head and order."""
-    ask: PathName = ""
+    ask: PathName = field(default="", metadata=FREE)
     """A classifier's run: type texts and see their labels, no training."""
 
 
 def main() -> None:
-    config = parse_args(ClassifyConfig(), __doc__)
+    config = settings(ClassifyConfig(), __doc__)
     if config.ask:
         ask(GPTClassifier.from_pretrained(config.ask))
         return
@@ -78,7 +79,6 @@ def main() -> None:
     report.say("\n           ".join([f"data       {data.source}", *data.notes]))
     parts = split(data, config.fractions, seed=config.seed, stratified=config.stratified)
     gpt, tokenizer, base = starting_point(config, [row.text for row in parts.train], Progress)
-    print(f"base       {base or 'random weights'}: {gpt.n_parameters():,} weights, context {gpt.config.n_positions}")
     labels = data.labels
     classifier = GPTClassifier(gpt, tokenizer, labels, pooling=config.pooling, seed=config.seed)
 
@@ -97,12 +97,13 @@ def main() -> None:
     adapter = set_trainable(classifier, config.trainable, lora, config.seed)
     batch = min(config.batch, len(parts.train))
     micro_batch = 8 if batch % 8 == 0 else batch  # in micro-batches of similar lengths there is less padding
-    settings = training_plan(config, len(parts.train), batch, micro_batch, gpt.config.n_positions)
+    plan = training_plan(config, len(parts.train), batch, micro_batch, gpt.config.n_positions)
 
-    directory = start_run(config, base, labels=labels, data_source=data.source)
+    a_run = open_run(config, base, tokenizer, adapter, fingerprint(every_row), labels=labels, data_source=data.source)
+    directory = a_run.path
     report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
-        f"{n_cut} texts cut at {gpt.config.n_positions} tokens; base {base or 'random weights'}"
+        f"{n_cut} texts cut at {gpt.config.n_positions} tokens; base {base}"
     )
 
     # Before training: what prompting gives, and what simpler models give.
@@ -132,14 +133,14 @@ def main() -> None:
     weights = balanced_weights(targets["train"], len(labels)) if config.class_weights else None
     print(
         f"\ntraining   {config.trainable}: {n_trainable(classifier):,} of {classifier.n_parameters():,} weights, "
-        f"{settings.steps} updates of {batch} texts"
+        f"{plan.steps} updates of {batch} texts"
     )
 
     train = LabelledBatches(sequences["train"], targets["train"], weights)
     validation = LabelledBatches(sequences["validation"], targets["validation"], weights)
-    with Progress(settings.steps, unit="nats per text") as progress:
-        result = fit(classifier, train, validation, settings, progress, FinetuneRecord(directory, tokenizer, adapter, base))
-    exit_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
+    with Progress(plan.steps, unit="nats per text") as progress:
+        result = fit(classifier, train, validation, plan, progress, a_run)
+    exit_if_interrupted(result, f"no report yet; resume with: python {config.script} --resume {directory}")
 
     # After training: the same test texts.
     started = time.perf_counter()

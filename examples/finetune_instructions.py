@@ -14,23 +14,24 @@ model; --scores FILE --run RUN reads what a judge said of RUN/answers.json. --he
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from autograd import backend
-from tinygpt.cli import Progress, Report, exit_if_interrupted, parse_args, prompt_lines, run, table
-from tinygpt.config import PathName
+from tinygpt.cli import Progress, Report, exit_if_interrupted, prompt_lines, run, settings, table
+from tinygpt.config import FREE, PathName
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.finetuning.common import (
     FinetuneConfig,
-    FinetuneRecord,
+    fingerprint,
     fit,
     n_trainable,
+    open_run,
     set_trainable,
     shorten,
-    start_run,
     starting_point,
     training_plan,
 )
@@ -47,12 +48,14 @@ from tinygpt.finetuning.instructions import (
 )
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.scoring import read_scores, score_answers, token_f1, write_answers
-from tinygpt.runs.checkpoint import load, read_json
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.storage.checked_json import read_json_object
 from tinygpt.training.metrics import evaluate, plot_loss
 
 
 @dataclass(frozen=True)
 class InstructConfig(FinetuneConfig):
+    script: ClassVar[str] = "examples/finetune_instructions.py"
     data: PathName = "doc-questions"
     """doc-questions (text that every installation has), instructions, or a json, jsonl, csv, tsv or txt file."""
     instruction_column: str = ""
@@ -75,15 +78,15 @@ class InstructConfig(FinetuneConfig):
     """Rows per update, computed in micro-batches of at most four rows of similar lengths."""
     lr: float = 1e-3
     warmup_steps: int = 20
-    test_answers: int = 40
+    test_answers: int = field(default=40, metadata=FREE)
     """Held-out prompts that are answered before and after; 0: all."""
-    max_new_tokens: int = 64
+    max_new_tokens: int = field(default=64, metadata=FREE)
     """Longest answer."""
-    show_masked: bool = False
+    show_masked: bool = field(default=False, metadata=FREE)
     """Print one training row as the loss sees it, and end."""
-    ask: PathName = ""
+    ask: PathName = field(default="", metadata=FREE)
     """An assistant's run: type instructions and read answers, no training."""
-    scores: PathName = ""
+    scores: PathName = field(default="", metadata=FREE)
     """A judge's scores of the answers in --run; no training."""
 
     def __post_init__(self) -> None:
@@ -95,7 +98,7 @@ class InstructConfig(FinetuneConfig):
 
 
 def main() -> None:
-    config = parse_args(InstructConfig(), __doc__)
+    config = settings(InstructConfig(), __doc__)
     if config.ask:
         ask(Path(config.ask), config)
         return
@@ -117,7 +120,6 @@ def main() -> None:
     texts = [f"{row.instruction}\n{row.input}\n{row.output}" for row in parts.train]
     gpt, tokenizer, base = starting_point(config, texts, Progress)
     context = gpt.config.n_positions
-    print(f"base       {base or 'random weights'}: {gpt.n_parameters():,} weights, context {context}")
 
     sequences = {}
     for name, rows in vars(parts).items():
@@ -134,11 +136,12 @@ def main() -> None:
     adapter = set_trainable(gpt, config.trainable, lora, config.seed)
     batch = min(config.batch, len(parts.train))
     micro_batch = next(n for n in (4, 3, 2, 1) if batch % n == 0)
-    settings = training_plan(config, len(parts.train), batch, micro_batch, context)
-    directory = start_run(config, base, data_source=data.source)
+    plan = training_plan(config, len(parts.train), batch, micro_batch, context)
+    a_run = open_run(config, base, tokenizer, adapter, fingerprint(vars(parts)), data_source=data.source)
+    directory = a_run.path
     report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
-        f"{sum(sequence.n_cut > 0 for sequence in every_sequence)} answers cut; base {base or 'random weights'}"
+        f"{sum(sequence.n_cut > 0 for sequence in every_sequence)} answers cut; base {base}"
     )
     report.say("one training row as the loss sees it\n" + masked.plain)
 
@@ -156,13 +159,11 @@ def main() -> None:
     print(f"\nbefore     held-out loss {loss_before:.3f} nats per token; {score_answers(before, expected)}")
 
     # Training.
-    print(
-        f"\ntraining   {config.trainable}: {n_trainable(gpt):,} of {gpt.n_parameters():,} weights, {settings.steps} updates of {batch} rows"
-    )
+    print(f"\ntraining   {config.trainable}: {n_trainable(gpt):,} of {gpt.n_parameters():,} weights, {plan.steps} updates of {batch} rows")
 
-    with Progress(settings.steps) as progress:
-        result = fit(gpt, train, validation, settings, progress, FinetuneRecord(directory, tokenizer, adapter, base))
-    exit_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
+    with Progress(plan.steps) as progress:
+        result = fit(gpt, train, validation, plan, progress, a_run)
+    exit_if_interrupted(result, f"no report yet; resume with: python {config.script} --resume {directory}")
 
     # After training: the same rows.
     loss_after, after = measure()
@@ -226,8 +227,9 @@ def judged(config: InstructConfig) -> None:
 
 def ask(directory: Path, config: InstructConfig) -> None:
     """Answers to what is typed, until an empty line."""
-    gpt, tokenizer = load(directory)
-    style = read_json(directory / "config.json").get("prompt_style")
+    checkpoint = Checkpoint.open(directory)
+    gpt, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
+    style = read_json_object(directory / "config.json").get("prompt_style")
     if style is None:
         raise InvalidInput(f"{directory}: no prompt_style in config.json, expected an assistant's run; train one without --ask")
     print("Type an instruction; an empty line ends.")

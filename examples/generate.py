@@ -13,6 +13,7 @@ import math
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -20,12 +21,14 @@ from rich.style import Style
 from rich.text import Text
 
 from autograd import backend
-from tinygpt.cli import parse_args, run
+from tinygpt.arguments import parse_args
+from tinygpt.cli import run
 from tinygpt.config import PathName
 from tinygpt.inference.decoding import TokenInfo
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import TextStream
-from tinygpt.runs.checkpoint import load, newest_run
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.layout import newest_run
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,10 @@ class GenerateConfig:
 
 def main() -> None:
     config = parse_args(GenerateConfig(), __doc__)
-    directory = config.run or newest_run()
-    model, tokenizer = load(directory)
-    print(f"backend  {backend.reason}\nmodel    {directory}, {model.n_parameters():,} weights\n", file=sys.stderr)
+    say = partial(print, file=sys.stderr)
+    checkpoint = Checkpoint.open(config.run or newest_run(note=say))
+    model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
+    say(f"backend  {backend.reason}\nmodel    {checkpoint.describe()}, {model.n_parameters():,} weights\n")
     if config.prompt is not None:
         write(model, tokenizer, config.prompt, config)
     elif not sys.stdin.isatty():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.tinygpt.helpers import load, new_run
 from tinygpt import GPT, GPTConfig
 from tinygpt.data import download
 from tinygpt.data.corpora import load_corpus
@@ -18,7 +19,6 @@ from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.finetuning.classifier import GPTClassifier
 from tinygpt.finetuning.labeled import load_labelled
 from tinygpt.finetuning.lora import load_lora
-from tinygpt.runs.checkpoint import load, new_run
 
 ROOT = Path(__file__).parent.parent
 SMS = ROOT.parent / "shared" / "data"
@@ -112,7 +112,9 @@ def test_ctrl_c_ends_it_without_a_report(folder):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "finished and saved" in out and out.endswith("no report; the weights so far are in stopped; a fine-tuning begins anew\n")
+    assert "finished and saved" in out and out.endswith(
+        "no report yet; resume with: python examples/finetune_classifier.py --resume stopped\n"
+    )
     assert not (folder / "stopped" / "report.txt").exists()
     GPTClassifier.from_pretrained(folder / "stopped")
 

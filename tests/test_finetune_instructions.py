@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.tinygpt.helpers import load, new_run
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import BPETokenizer
-from tinygpt.finetuning.common import is_pretrained
 from tinygpt.finetuning.lora import load_lora
-from tinygpt.runs.checkpoint import load, new_run, newest_run
+from tinygpt.runs.layout import is_pretraining_run, newest_run
 from tinygpt.weights.gpt2 import save_pretrained
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +60,7 @@ def test_your_own_file_becomes_an_assistant_with_a_report(folder):
     assert len(records) == 5 and all(record["before"] != record["model_response"] for record in records)
     assert sum(record["model_response"] == record["output"] for record in records) >= 4  # it has learned the rule
     # The next fine-tuning starts from the pretrained run again, not from this one; generation takes the newest of all.
-    assert newest_run(folder / "runs") == run and newest_run(folder / "runs", accept=is_pretrained) == folder / "runs" / "docs-001"
+    assert newest_run(folder / "runs") == run and newest_run(folder / "runs", accept=is_pretraining_run) == folder / "runs" / "docs-001"
 
     out = example("--ask", "runs/mine-001", cwd=folder, typed="Return mean of q\n" + "mean " * 200 + "\n\nnot read\n")
     assert out.startswith("Type an instruction") and "the mean" in out and "error: " in out

@@ -3,20 +3,17 @@
 Imports neither backend nor model, so that commands can report on a backend that does not start.
 """
 
-import argparse
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
-import typing
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from tinygpt.config import PATH
-from tinygpt.errors import InvalidInput, UserError
+from tinygpt.arguments import parse_args
+from tinygpt.errors import UserError
 
 if TYPE_CHECKING:
     from tinygpt.training.metrics import Metrics, Result
@@ -24,59 +21,31 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 
 
-def parse_args(default: Config, description: str | None, argv: list[str] | None = None, prog: str | None = None) -> Config:
-    """Reads the command line into a copy of the dataclass `default`; nested fields become plain flags, `~` in paths is expanded.
+def settings(default: Config, description: str | None, argv: list[str] | None = None) -> Config:
+    """As `parse_args`, for a script that trains: with --resume RUN, flags that are not given are the run's own.
 
-    An unknown flag ends the program with exit code 2 and a suggestion, --help with a list of all flags and defaults.
+    Raises ValueError for a flag that contradicts the run, naming both values and what may change; FileNotFoundError without that run.
     """
-    import tyro
-
     argv = sys.argv[1:] if argv is None else argv
-    flags = {"--" + name.replace("_", "-") for name in _field_names(default)}
-    for argument in argv:
-        given = argument.partition("=")[0]
-        plain = "--" + given.rpartition(".")[2].lstrip("-").lower().replace("_", "-")
-        if given.startswith("-") and plain in flags and given.replace("_", "-") not in flags:  # --train.steps, -steps, --Steps
-            print(f"error: {given}: no such flag, expected one that --help lists; did you mean {plain}?", file=sys.stderr)
-            sys.exit(2)
-    config = tyro.cli(
-        type(default), args=argv, default=default, description=description, prog=prog, config=(tyro.conf.OmitArgPrefixes,)
-    )  # fmt: skip
-    return _expand_paths(config)
+    from tinygpt.runs.settings import check_changes, stored_settings  # here, because it imports the backend
+
+    run = _value_of("--resume", argv)
+    if not run:
+        return parse_args(default, description, argv)
+    stored = stored_settings(type(default), run)
+    config = parse_args(stored, description, argv)
+    check_changes(stored, config)
+    return config
 
 
-def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
-    """For commands without a dataclass: `python -m tinygpt COMMAND`, with the module's docstring as its help."""
-    return argparse.ArgumentParser(
-        prog=f"python -m tinygpt {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-
-def expand_home(path: str) -> str:
-    """`path` with a leading ~ or ~user as that home directory: a shell leaves it as it is after "=" and in quotes."""
-    if not path.startswith("~"):
-        return path
-    try:
-        return str(Path(path).expanduser())
-    except RuntimeError as error:
-        raise InvalidInput(f"{path}: {error}, expected ~ or ~user to name a home directory; write the path out") from error
-
-
-def _field_names(config: Any) -> Iterator[str]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        yield from _field_names(value) if dataclasses.is_dataclass(value) else [field.name]
-
-
-def _expand_paths(config: Any) -> Any:
-    changed = {}
-    for name, kind in typing.get_type_hints(type(config), include_extras=True).items():
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
-            changed[name] = _expand_paths(value)
-        elif any(PATH in getattr(k, "__metadata__", ()) for k in (kind, *typing.get_args(kind))):  # a path, or several
-            changed[name] = tuple(map(expand_home, value)) if isinstance(value, tuple) else expand_home(value)
-    return dataclasses.replace(config, **changed) if changed else config
+def _value_of(flag: str, argv: list[str]) -> str:
+    """The value that a flag is given on the command line, before the rest is parsed."""
+    for i, argument in enumerate(argv):
+        if argument == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+    return ""
 
 
 def run(main: Callable[[], Any], *, needs_reader: bool = False) -> None:

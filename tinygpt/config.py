@@ -1,6 +1,6 @@
 """Settings: the model's shape (`GPTConfig`, with GPT-2's names), its training (`TrainConfig`), and a run of examples/pretrain.py.
 
-What resuming a run may change is noted at the field: `_FREE` where no update depends on it, or only how many there are; `_WITH_OVERRIDE`
+What resuming a run may change is noted at the field: `FREE` where no update depends on it, or only how many there are; `WITH_OVERRIDE`
 where it changes the updates to come, but not what the weights are; nothing where it may not change.
 """
 
@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from tinygpt.errors import InvalidInput, WrongType
 
@@ -16,8 +16,8 @@ PATH = "path"
 PathName = Annotated[str, PATH]
 """A field that holds a path, or one of the names that may stand for it: on the command line `~` is expanded in it."""
 
-_FREE = {"resume": "free"}
-_WITH_OVERRIDE = {"resume": "override"}
+FREE = {"resume": "free"}
+WITH_OVERRIDE = {"resume": "override"}
 
 PRESETS: dict[str, dict[str, int]] = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
@@ -108,19 +108,19 @@ class GPTConfig:
 class TrainConfig:
     """How a model is trained: optimizer, schedule, batches, and the intervals of evaluating, saving and logging."""
 
-    steps: int = field(default=1000, metadata=_FREE)
+    steps: int = field(default=1000, metadata=FREE)
     """Updates of the weights."""
-    lr: float = field(default=1e-3, metadata=_WITH_OVERRIDE)
+    lr: float = field(default=1e-3, metadata=WITH_OVERRIDE)
     """Peak learning rate, reached at the end of the warm-up; from there it falls along a cosine."""
-    final_lr_fraction: float = field(default=0.1, metadata=_WITH_OVERRIDE)
+    final_lr_fraction: float = field(default=0.1, metadata=WITH_OVERRIDE)
     """Final learning rate as a fraction of the peak; 1 keeps the rate constant."""
-    warmup_steps: int = field(default=50, metadata=_WITH_OVERRIDE)
+    warmup_steps: int = field(default=50, metadata=WITH_OVERRIDE)
     """Updates over which the learning rate rises from 0."""
-    betas: tuple[float, float] = field(default=(0.9, 0.95), metadata=_WITH_OVERRIDE)
+    betas: tuple[float, float] = field(default=(0.9, 0.95), metadata=WITH_OVERRIDE)
     """AdamW's decay rates for the running means of the gradient and its square."""
-    weight_decay: float = field(default=0.1, metadata=_WITH_OVERRIDE)
+    weight_decay: float = field(default=0.1, metadata=WITH_OVERRIDE)
     """AdamW's weight decay, of matrices and embeddings only."""
-    max_norm: float = field(default=1.0, metadata=_WITH_OVERRIDE)
+    max_norm: float = field(default=1.0, metadata=WITH_OVERRIDE)
     """Maximum norm of the gradients: larger ones are scaled down to it. 0: no clipping."""
     micro_batch: int = 16
     """Windows per forward and backward pass; limited by memory."""
@@ -128,29 +128,29 @@ class TrainConfig:
     """Tokens per update of the weights, a multiple of micro-batch x context: gradients of several micro-batches are accumulated. 0: one."""
     stride: int = 0
     """Tokens between the starts of neighboring training windows. 0: the context length (no overlap)."""
-    eval_every: int = field(default=100, metadata=_FREE)
+    eval_every: int = field(default=100, metadata=FREE)
     """Updates between evaluations (and checkpoints)."""
-    eval_batches: int = field(default=0, metadata=_FREE)
+    eval_batches: int = field(default=0, metadata=FREE)
     """Validation batches per evaluation, the same each time. 0: the whole validation split."""
-    save_every: int = field(default=0, metadata=_FREE)
+    save_every: int = field(default=0, metadata=FREE)
     """Updates between additional checkpoints; each evaluation is followed by one anyway. 0: none."""
-    keep: int = field(default=2, metadata=_FREE)
+    keep: int = field(default=2, metadata=FREE)
     """Newest checkpoints to keep, in addition to the best one."""
-    stop_at: int = field(default=0, metadata=_FREE)
+    stop_at: int = field(default=0, metadata=FREE)
     """Stop and save after this update, for time-limited jobs. 0: never."""
-    on_nan: Literal["stop", "skip", "rollback"] = field(default="stop", metadata=_FREE)
+    on_nan: Literal["stop", "skip", "rollback"] = field(default="stop", metadata=FREE)
     """If loss or gradient is not finite: stop, skip the update, or roll back to the last checkpoint and continue with other batches."""
-    patience: int = field(default=0, metadata=_FREE)
+    patience: int = field(default=0, metadata=FREE)
     """Stop early after this many evaluations without improvement. 0: never."""
-    log_every: int = field(default=10, metadata=_FREE)
+    log_every: int = field(default=10, metadata=FREE)
     """Updates between lines of metrics."""
     seed: int = 0
     """Seed of initial weights, data order, dropout and samples, each with its own random stream."""
-    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=_WITH_OVERRIDE)
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=WITH_OVERRIDE)
     """Type of activations and matrix products; bfloat16 needs a GPU. Weights and optimizer state stay float32."""
-    processes: int = field(default=0, metadata=_FREE)
+    processes: int = field(default=0, metadata=FREE)
     """Processes that share each micro-batch, on a CPU. 0: one per core for small models, where that is faster, else one."""
-    recompute: bool = field(default=False, metadata=_FREE)
+    recompute: bool = field(default=False, metadata=FREE)
     """Keep only each block's input for the backward pass and recompute the rest there: less memory, a third more time."""
 
     def __post_init__(self) -> None:
@@ -209,35 +209,25 @@ class TrainConfig:
 class PretrainConfig:
     """Settings of `examples/pretrain.py`."""
 
+    script: ClassVar[str] = "examples/pretrain.py"
     model: GPTConfig
     train: TrainConfig
-    corpus: PathName = field(default="docs", metadata=_WITH_OVERRIDE)
+    corpus: PathName = field(default="docs", metadata=WITH_OVERRIDE)
     """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, or a folder of text files."""
     tokenizer: Literal["bpe", "characters", "words", "gpt2"] = "bpe"
     """bpe is trained on the corpus, up to --vocab-size tokens."""
-    validation_fraction: float = field(default=0.1, metadata=_WITH_OVERRIDE)
+    validation_fraction: float = field(default=0.1, metadata=WITH_OVERRIDE)
     """Fraction of the corpus that is held out for validation."""
-    run: PathName = field(default="", metadata=_FREE)
+    run: PathName = field(default="", metadata=FREE)
     """Directory of the run; default: a new one below runs/."""
-    sample_tokens: int = field(default=120, metadata=_FREE)
+    sample_tokens: int = field(default=120, metadata=FREE)
     """Tokens of the samples shown before and after training."""
-    resume: PathName = field(default="", metadata=_FREE)
+    resume: PathName = field(default="", metadata=FREE)
     """Run directory to resume from its last intact checkpoint; its settings become the flags' defaults."""
-    override: bool = field(default=False, metadata=_FREE)
+    override: bool = field(default=False, metadata=FREE)
     """With --resume: allow other optimizer settings and other data than the run began with."""
-    deterministic_check: bool = field(default=False, metadata=_FREE)
+    deterministic_check: bool = field(default=False, metadata=FREE)
     """Before training, compute one step twice and compare the results bit for bit."""
-
-
-def may_change(kind: type, how: Literal["free", "override"]) -> tuple[str, ...]:
-    """Names of the settings, nested ones included, that resuming may change: freely, or only with --override."""
-    names: list[str] = []
-    for f in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(f.type):
-            names += may_change(f.type, how)  # type: ignore[arg-type]
-        elif f.metadata.get("resume") == how:
-            names.append(f.name)
-    return tuple(names)
 
 
 def from_dict(cls: Any, fields: dict[str, Any]) -> Any:

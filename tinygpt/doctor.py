@@ -22,7 +22,7 @@ from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
 
-from tinygpt.cli import command_parser
+from tinygpt.arguments import command_parser
 
 Rows = dict[str, str]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend
-from tinygpt.cli import command_parser
+from tinygpt.arguments import command_parser
 from tinygpt.errors import InvalidInput, MissingFile
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "exercises"

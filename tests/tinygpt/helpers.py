@@ -1,4 +1,40 @@
-"""What several tests of tinygpt use: a reporter that remembers, and a record of a run made of functions."""
+"""What several tests of tinygpt use: a reporter that remembers, a record of a run made of functions, runs and checkpoints in one call."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from tinygpt.runs import layout
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.run import Run
+
+
+def new_run(path, name="x"):
+    """The directory of a new run."""
+    return Run.create(name, path or "").path
+
+
+def save_checkpoint(run, step, model, optimizer, tokenizer, progress, *, best, keep=1):
+    """Saves at once; returns the checkpoint's directory."""
+    writer = Run(Path(run), keep=keep, background=False)
+    writer.tokenizer = tokenizer
+    writer.save(
+        SimpleNamespace(model=model, optimizer=optimizer, result=SimpleNamespace(step=step), state_dict=lambda: progress), best=best
+    )
+    writer.finish()
+    return writer.path / "checkpoints" / layout.read_pointer(writer.path, "last")
+
+
+def checkpoint_directory(path, which="best"):
+    return Checkpoint.open(path, which).path
+
+
+def load(path, which="best"):
+    checkpoint = Checkpoint.open(path, which)
+    return checkpoint.language_model(), checkpoint.tokenizer()
+
+
+def load_training(directory, trainer):
+    return Checkpoint(Path(directory)).restore(trainer)
 
 
 class Notes:

@@ -7,10 +7,11 @@ from safetensors.numpy import load_file, save_file
 
 from autograd import backend
 from autograd.optim import AdamW
+from tests.tinygpt.helpers import checkpoint_directory, load, new_run, save_checkpoint
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
-from tinygpt.runs.checkpoint import checkpoint_directory, load, new_run, newest_run, save_checkpoint
-from tinygpt.weights.gpt2 import load_config
+from tinygpt.runs.layout import newest_run
+from tinygpt.weights.gpt2 import StoredModel
 
 TOKENIZER = CharacterTokenizer.train("abcdefgh\n")
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)
@@ -82,7 +83,7 @@ def test_a_directory_without_a_model_is_named(tmp_path):
 def test_a_broken_config_is_one_clear_error(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        load_config(tmp_path)
+        StoredModel(tmp_path)
 
 
 def test_a_run_keeps_last_and_best_and_deletes_the_rest(tmp_path):

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW
-from tests.tinygpt.helpers import FunctionRecord, Notes
+from tests.tinygpt.helpers import FunctionRecord, Notes, load, new_run, save_checkpoint
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.data.windows import BatchOrder, Windows
@@ -22,7 +22,8 @@ from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanc
 from tinygpt.finetuning.common import fit, n_trainable, pad, set_trainable
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import Scores, majority_baseline, plot_confusion, prompted, tfidf_baseline, worst_mistakes
-from tinygpt.runs.checkpoint import load, new_run, newest_run, save_checkpoint
+from tinygpt.runs.layout import newest_run
+from tinygpt.runs.run import Run
 from tinygpt.training.metrics import MetricsFile, Result, evaluate
 from tinygpt.training.trainer import Trainer
 
@@ -192,16 +193,23 @@ def test_what_is_frozen_keeps_every_bit(which, changes):
     assert set_trainable(model, "all") is None and n_trainable(model) == model.n_parameters()
 
 
-def test_training_learns_and_keeps_the_best_weights():
-    model, validation, seen = classifier(), task(60, 1), []
-    result = fit(model, task(200, 0), validation, SETTINGS, Notes(), FunctionRecord(seen.append))
-    assert result.best_validation_nats < 0.2 < result.first_loss_nats and seen[0] and len(seen) == 3
+@pytest.mark.parametrize("saved", [True, False])
+def test_training_learns_and_keeps_the_best_weights(tmp_path, saved):
+    model, validation = classifier(), task(60, 1)
+    run = Run.create("x", tmp_path / "run") if saved else None
+    if run:
+        run.tokenizer = TOKENIZER
+    result = fit(model, task(200, 0), validation, SETTINGS, Notes(), run)
+    assert result.best_validation_nats < 0.2 < result.first_loss_nats
     predicted = model.logits(validation.sequences).argmax(axis=1)
     assert (predicted == validation.targets).mean() > 0.9
     # Too high a learning rate ruins what was learned; the best weights survive, and training ends early.
     reporter = Notes()
     settings = dataclasses.replace(SETTINGS, lr=0.5, warmup_steps=0, eval_every=2, steps=40, patience=3, max_norm=0.0)
-    result = fit(model, task(200, 0), validation, settings, reporter)
+    run = Run.create("x", tmp_path / "ruined") if saved else None
+    if run:
+        run.tokenizer = TOKENIZER
+    result = fit(model, task(200, 0), validation, settings, reporter, run)
     assert evaluate(model, validation, 16) == pytest.approx(result.best_validation_nats, rel=1e-5)
     assert result.stopped_early and result.step == result.best_step + 6 < 40
     assert any("stopped early: no better validation since step" in note for note in reporter.notes)

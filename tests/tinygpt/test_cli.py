@@ -10,7 +10,7 @@ import pytest
 
 from tinygpt import errors
 from tinygpt.__main__ import COMMANDS
-from tinygpt.cli import expand_home, parse_args
+from tinygpt.arguments import expand_home, parse_args
 from tinygpt.config import PathName
 
 ROOT = Path(__file__).parent.parent.parent

@@ -56,7 +56,7 @@ def test_bfloat16_is_refused_before_training():
 TRAIN = """
 from pathlib import Path
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.runs.checkpoint import save_checkpoint
+from tinygpt.runs.run import Run
 from tinygpt.data.windows import Windows
 from tinygpt.data.tokenizer import train_tokenizer
 from tinygpt.training.trainer import Trainer
@@ -67,16 +67,17 @@ trainer = Trainer(GPT(shape), TrainConfig(steps=3, micro_batch=2, dtype="{dtype}
                   Windows(tokenizer.encode_array(text), 8), None)
 for _ in range(3):
     trainer.update()
-run = Path("{run}")
-(run / "checkpoints").mkdir(parents=True)
-save_checkpoint(run, 3, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=True)
+run = Run.create("x", "{run}", background=False)
+run.tokenizer = tokenizer
+run.save(trainer, best=True)
 """
 
 LOAD = """
 import sys
 sys.modules["cupy"] = sys.modules["cupyx"] = None  # not installed
-from tinygpt.runs.checkpoint import load
-model, tokenizer = load("{run}")
+from tinygpt.runs.checkpoint import Checkpoint
+checkpoint = Checkpoint.open("{run}")
+model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
 print(repr(model.generate([tokenizer.encode("to be")], 5, seed=0).tolist()), {{p.dtype.name for p in model.parameters()}})
 """
 

@@ -17,9 +17,10 @@ import pytest
 from autograd import backend
 from benchmarks.reliability import FaultyDisk, kill_and_resume, save_under_faults
 from tests.autograd.checks import numpy_only
-from tests.tinygpt.helpers import FunctionRecord, Notes
+from tests.tinygpt.helpers import FunctionRecord, Notes, checkpoint_directory, load, new_run, save_checkpoint
 from tests.tinygpt.test_resume import FLAGS, SHAPE, TOKENIZER, pretrain, saver, text, trainer  # noqa: F401 (a fixture)
-from tinygpt.runs.checkpoint import Checkpoints, check_whole, checkpoint_directory, load, new_run, open_run, problems, save_checkpoint
+from tinygpt.runs.layout import integrity_errors, verify_integrity
+from tinygpt.runs.run import Run
 from tinygpt.storage.durable import Lock, replace_file, use_disk, write_file
 from tinygpt.training.metrics import MetricsFile
 
@@ -61,13 +62,16 @@ def test_a_full_disk_is_told_training_goes_on_and_the_end_is_an_error(tmp_path, 
 
     result = t.run(notes, FunctionRecord(full_after_the_first))
     assert result.step == 6  # nothing stopped it
-    with pytest.raises(OSError, match=r"run: No space left on device, expected a place that can be written to; free some space, or choose"):
+    with pytest.raises(
+        OSError, match=r"run: No space left on device, expected a directory that can be written to; free some space, or choose"
+    ):
         checkpoints.finish()
     told = [note for note in notes.notes if "was not saved" in note]
     assert len(told) == 2 and re.search(
-        r"step-00000004 was not saved: .*No space left on device.*; the last whole checkpoint is .*step-00000002; training goes on", told[0]
+        r"step-00000004 was not saved: .*No space left on device.*; the last intact checkpoint is .*step-00000002; training continues",
+        told[0],
     )
-    assert checkpoint_directory(run, "last").name == "step-00000002" and not problems(checkpoint_directory(run, "last"))
+    assert checkpoint_directory(run, "last").name == "step-00000002" and not integrity_errors(checkpoint_directory(run, "last"))
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best", "last", "step-00000002"]
 
 
@@ -94,7 +98,9 @@ def test_a_checkpoint_written_in_the_background_is_the_state_of_its_instant(tmp_
 def test_a_read_only_directory_is_named(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
-        with pytest.raises(PermissionError, match=r"Permission denied, expected a place that can be written to; change its permissions"):
+        with pytest.raises(
+            PermissionError, match=r"Permission denied, expected a directory that can be written to; change its permissions"
+        ):
             new_run(tmp_path / "run", "x")
     finally:
         tmp_path.chmod(0o755)
@@ -103,7 +109,7 @@ def test_a_read_only_directory_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("number", "advice"),
     [
-        (errno.EACCES, "Permission denied, expected a place that can be written to; change its permissions, or choose another --run"),
+        (errno.EACCES, "Permission denied, expected a directory that can be written to; change its permissions, or choose another --run"),
         (errno.EROFS, "Read-only file system, expected .*; the file system is read-only: choose another --run"),
         (errno.EDQUOT, "quota exceeded, expected .*; your quota is used up: delete something, or choose another --run"),
         (errno.EFBIG, r"File too large, expected .*\(ulimit -f\): raise it"),
@@ -132,7 +138,7 @@ def test_a_real_limit_on_file_size_ends_in_one_clear_error(tmp_path, text):  # n
         [*command, "--run", "run"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: run: File too large, expected a place that can be written to" in done.stderr
+    assert "error: run: File too large, expected a directory that can be written to" in done.stderr
     assert "step-00000004 was not saved" in done.stdout and "there is no checkpoint yet" in done.stdout
 
 
@@ -160,12 +166,12 @@ DAMAGE = {
 def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(tmp_path, name, how):
     run, _ = two_checkpoints(tmp_path)
     DAMAGE[how](run / "checkpoints" / "step-00000002" / name)
-    with pytest.warns(UserWarning, match=rf"step-00000002: {re.escape(name)} .*; falling back to .*step-00000001, the newest whole"):
+    with pytest.warns(UserWarning, match=rf"step-00000002: {re.escape(name)} .*; falling back to .*step-00000001, the newest intact"):
         assert checkpoint_directory(run, "last").name == "step-00000001"
     with pytest.warns(UserWarning, match="falling back"):
         load(run)
     with pytest.raises(ValueError, match=rf"{re.escape(name)} .*, expected the files as they were saved; use another checkpoint"):
-        check_whole(run / "checkpoints" / "step-00000002")
+        verify_integrity(run / "checkpoints" / "step-00000002")
     if (name, how) != ("model.safetensors", "deleted"):  # without weights it is no checkpoint at all
         with pytest.raises(ValueError, match=rf"{re.escape(name)} .*, expected the files as they were saved"):
             load(run / "checkpoints" / "step-00000002")
@@ -185,7 +191,7 @@ def test_a_run_without_a_whole_checkpoint_says_what_is_wrong_with_each(tmp_path)
     run, _ = two_checkpoints(tmp_path)
     for directory in (run / "checkpoints").glob("step-*"):
         (directory / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"no whole checkpoint \(.*00002: model.safetensors is missing; .*00001: model.*tinygpt verify"):
+    with pytest.raises(ValueError, match=r"no intact checkpoint \(.*00002: model.safetensors is missing; .*00001: model.*tinygpt verify"):
         checkpoint_directory(run)
 
 
@@ -194,24 +200,24 @@ def test_a_run_without_a_whole_checkpoint_says_what_is_wrong_with_each(tmp_path)
     [
         ("{", "expected valid JSON"),
         ('{"files": {}}', "no list of files, expected one; the checkpoint is damaged"),
-        ('{"files": {"../x": {"bytes": 1, "sha256": ""}}}', "'../x', expected names of files beside it"),
+        ('{"files": {"../x": {"bytes": 1, "sha256": ""}}}', "'../x', expected names of files next to it"),
         ('{"files": {"x": {"bytes": "1", "sha256": ""}}}', "'1' bytes for x, expected an integer"),
-        ('{"files": {"x": 3}}', "'x', expected names of files beside it, each with bytes and sha256"),
+        ('{"files": {"x": 3}}', "'x', expected names of files next to it, each with bytes and sha256"),
     ],
 )
 def test_a_manifest_that_is_none_counts_as_damage(tmp_path, manifest, message):
     run, _ = two_checkpoints(tmp_path)
     directory = run / "checkpoints" / "step-00000002"
     (directory / "manifest.json").write_text(manifest, encoding="utf-8")
-    assert message in problems(directory)[0]
+    assert message in integrity_errors(directory)[0]
 
 
 def test_last_best_and_the_newest_are_kept(tmp_path):
     run, t = new_run(tmp_path / "run", "x"), trainer()
-    checkpoints = Checkpoints(run, keep=3)
+    checkpoints, checkpoint = saver(run, t, keep=3)
     for step in range(1, 8):
         t.update()
-        checkpoints.save(step, t.model, t.optimizer, TOKENIZER, t.state_dict(), best=step == 2)
+        checkpoint(step == 2)
     checkpoints.finish()
     names = [f"step-{step:08d}" for step in (2, 5, 6, 7)]
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best", "last", *names]
@@ -227,15 +233,15 @@ def test_what_a_crash_left_unfinished_is_cleaned_and_metrics_go_back(tmp_path):
         metrics.write({"step": step, "loss_nats": step / 2})
     with metrics.path.open("a", encoding="utf-8") as file:
         file.write('{"step": 4, "lo')  # the power went off here
-    open_run(run)
+    Run.resume(run)
     assert not list(run.rglob(".partial-*"))
-    metrics.go_back(2, t.result)
+    metrics.truncate_after(2, t.result)
     assert t.result.train_curve == [(1, 0.5), (2, 1.0)] and metrics.path.read_text(encoding="utf-8").count("\n") == 2
 
 
 def test_two_processes_never_share_a_directory(tmp_path):
     run = new_run(tmp_path / "run", "x")
-    code = f"from tinygpt.runs.checkpoint import open_run; open_run({str(run)!r})"
+    code = f"from tinygpt.runs.run import Run; Run.resume({str(run)!r})"
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -244,14 +250,12 @@ def test_two_processes_never_share_a_directory(tmp_path):
         text=True,
     )
     assert f"in use by process {os.getpid()} on" in done.stderr and done.returncode == 1
-    with pytest.raises(
-        FileExistsError, match=r"already holds a run \(or other files\).*; choose another --run, or go on with it: --resume"
-    ):
+    with pytest.raises(FileExistsError, match=r"already holds a run \(or other files\).*; choose another --run, or resume it: --resume"):
         new_run(run, "x")
     with pytest.raises(
         FileNotFoundError, match=r"nowhere: no checkpoints, expected the directory of a run; check the path, or start a new"
     ):
-        open_run(tmp_path / "nowhere")
+        Run.resume(tmp_path / "nowhere")
     Lock(run).acquire()  # the same process may ask again
 
 

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygpt.cli import Progress, Report, prompt_lines
-from tinygpt.finetuning.common import FinetuneConfig, is_pretrained, pretrain_small, shorten, start_run, training_plan
+from tinygpt.data.tokenizer import CharacterTokenizer
+from tinygpt.finetuning.common import FinetuneConfig, open_run, pretrain_small, shorten, training_plan
+from tinygpt.runs.layout import is_pretraining_run
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 300), st.integers(1, 5), st.integers(0, 99))
@@ -27,10 +29,12 @@ def test_the_plan_holds_whole_batches_and_two_evaluations_per_epoch(micro_batch,
 
 def test_a_run_notes_its_settings_and_what_it_started_from(tmp_path):
     config = FinetuneConfig(data="some/mine.csv", run=str(tmp_path / "out"), lr=0.25)
-    run = start_run(config, "runs/docs-001", labels=["a", "b"])
-    record = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    assert run == tmp_path / "out" and (record["lr"], record["base"], record["labels"]) == (0.25, "runs/docs-001", ["a", "b"])
-    assert not is_pretrained(run)
+    tokenizer = CharacterTokenizer.train("ab")
+    run = open_run(config, "runs/docs-001/checkpoints/step-00000009", tokenizer, None, "0" * 64, labels=["a", "b"])
+    record = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
+    assert run.path == tmp_path / "out" and (record["lr"], record["labels"]) == (0.25, ["a", "b"])
+    assert record["base"] == "runs/docs-001/checkpoints/step-00000009"
+    assert not is_pretraining_run(run.path)
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"epochs": 0}, {"patience": -1}, {"seed": -1}, {"warmup_steps": -2}, {"lr": -1.0}])

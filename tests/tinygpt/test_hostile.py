@@ -13,14 +13,14 @@ import pytest
 
 from benchmarks.reliability import checkpoint_targets, mutate, read_mutated, text_targets
 from tests.autograd.checks import numpy_only
+from tests.tinygpt.helpers import load
 from tinygpt import GPT, GPTConfig
 from tinygpt.data import download as downloads
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.download import DOWNLOADS, fetch
 from tinygpt.data.tokenizer import BPETokenizer, load_tokenizer
 from tinygpt.finetuning.labeled import load_labelled
-from tinygpt.runs.checkpoint import load
-from tinygpt.runs.resume import stored_settings
+from tinygpt.runs.settings import stored_settings
 from tinygpt.storage.checked_json import MAX_JSON_BYTES, read_json, read_text
 
 ROOT = Path(__file__).parent.parent.parent
@@ -143,7 +143,7 @@ def test_json_of_a_gigabyte_is_not_read(tmp_path):
         ("lr", "fast", "TrainConfig.lr: 'fast', expected float"),
         ("steps", 1e3, "TrainConfig.steps: 1000.0, expected int"),
         ("on_nan", "hope", "TrainConfig.on_nan: 'hope', expected stop, skip or rollback"),
-        ("betas", 3, "expected the settings of a pretraining run"),
+        ("betas", 3, "expected the settings of a run of this script"),
         ("typo", 1, "unknown key 'typo'"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_run_s_settings_of_wrong_types_are_named(tmp_path, key, value, message
     fields["model" if key == "n_layer" else "train"][key] = value
     (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
     with pytest.raises(ValueError, match=rf"config.json: .*{message}"):
-        stored_settings(tmp_path)
+        stored_settings(PretrainConfig, tmp_path)
 
 
 # ---- archives, tokenizers, texts -----------------------------------------------------------------------------------------------------------

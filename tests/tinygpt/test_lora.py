@@ -328,7 +328,7 @@ def test_bad_input_is_named_and_changes_nothing(tmp_path):
     whole = (tmp_path / "adapter_model.safetensors").read_bytes()
     for n in (0, 5, len(whole) - 1):
         (tmp_path / "adapter_model.safetensors").write_bytes(whole[:n])
-        with pytest.raises(ValueError, match=r"adapter_model.safetensors: .*, expected a whole safetensors file; copy or save it again"):
+        with pytest.raises(ValueError, match=r"adapter_model.safetensors: .*, expected an intact safetensors file; copy or save it again"):
             load_lora(model, tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no adapter_model.safetensors, expected a saved adapter"):

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autograd import backend
-from tests.tinygpt.helpers import FunctionRecord, Notes
+from tests.tinygpt.helpers import FunctionRecord, Notes, checkpoint_directory, load_training, new_run
 from tests.tinygpt.test_resume import saver, state, trainer
-from tinygpt.runs.checkpoint import checkpoint_directory, load_training, new_run, problems
+from tinygpt.runs.layout import integrity_errors, status
 from tinygpt.training.divergence import MAX_CONSECUTIVE, SpikeDetector, likely_cause
 from tinygpt.training.metrics import Evaluation
 from tinygpt.training.trainer import check_deterministic
@@ -62,7 +62,7 @@ def test_the_first_loss_that_is_not_finite_stops_before_the_weights_change_and_s
     ):
         assert part in message
     last = checkpoint_directory(run, "last")
-    assert last.name == "step-00000004" and not problems(last)
+    assert last.name == "step-00000004" and not integrity_errors(last)
     again = trainer(steps=9, eval_every=1)
     load_training(last, again)
     assert state(again)[:3] == state(t)[:3]  # what is saved is what the trainer has: nothing bad got in
@@ -106,28 +106,18 @@ def test_a_run_that_skipped_its_last_update_still_saves(tmp_path):
 @pytest.mark.parametrize(("eval_every", "named"), [(2, "step-00000002"), (100, "none was written yet")])
 def test_the_error_names_the_last_good_checkpoint_and_waits_for_it(tmp_path, eval_every, named):
     run, t = new_run(tmp_path / "run", "x"), trainer(steps=8, eval_every=eval_every)
-    checkpoints, save = saver(run, t)
+    writer, _ = saver(run, t)
     poison(t, 4)
-    with (
-        pytest.raises(FloatingPointError, match=rf"step 4: loss nan.*; the last good checkpoint: .*{named}$"),
-        checkpoints.named_in_errors(),
-    ):
-        t.run(Notes(), FunctionRecord(save))
-    assert (checkpoints.last_written is None) == (eval_every == 100)
+    with pytest.raises(FloatingPointError, match=rf"step 4: loss nan.*; the last good checkpoint: .*{named}$"):
+        writer.train(t, Notes())
+    assert (writer.last is None) == (eval_every == 100)
+    assert status(run) == ("diverged after step 2 of 8" if eval_every == 2 else "finished")
 
 
 def test_rolling_back_takes_the_last_checkpoint_and_other_batches(tmp_path):
     run, t, notes = new_run(tmp_path / "run", "x"), trainer(steps=8, on_nan="rollback", eval_every=2), Notes()
-    checkpoints, save = saver(run, t)
     poison(t, 4)  # counted in batches drawn: they come once
-
-    def rollback():
-        checkpoints.wait()
-        load_training(checkpoints.last_written, t)
-        return checkpoints.last_written
-
-    result = t.run(notes, FunctionRecord(save, rollback))
-    checkpoints.finish()
+    result = saver(run, t)[0].train(t, notes)
     assert result.step == 8 and result.n_rollbacks == 1
     assert t.batches_drawn == (8 + 2) * t.accumulation  # updates 3 and 4 were made again, from other batches
     assert [note for note in notes.notes if "rolled back to" in note and "step-00000002 (step 2), continuing with other batches" in note]

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from autograd import backend
 from tests.autograd.checks import numpy_only
-from tests.tinygpt.helpers import FunctionRecord, Notes
+from tests.tinygpt.helpers import Notes, checkpoint_directory, load_training, new_run, save_checkpoint
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.config import PretrainConfig
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.data.windows import Windows
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches
 from tinygpt.inference.decoding import generate
-from tinygpt.runs.checkpoint import Checkpoints, checkpoint_directory, load_training, new_run, save_checkpoint
-from tinygpt.runs.resume import FREE, WITH_OVERRIDE, check_changes
+from tinygpt.runs.run import Run
+from tinygpt.runs.settings import check_changes
 from tinygpt.storage.durable import Lock
 from tinygpt.training.trainer import Trainer
 
@@ -47,15 +47,15 @@ def classifier(seed=0, **changes):
 
 
 def saver(run, t, **options):
-    checkpoints = Checkpoints(run, **options)
-    return checkpoints, lambda best: checkpoints.save(t.result.step, t.model, t.optimizer, TOKENIZER, t.state_dict(), best=best)
+    """(a run that is not yet trained on, its save(best))."""
+    writer = Run(run, **options)
+    writer.tokenizer = TOKENIZER
+    return writer, lambda best: writer.save(t, best=best)
 
 
 def train(run, t):
     notes = Notes()
-    checkpoints, save = saver(run, t)
-    t.run(notes, FunctionRecord(save))
-    checkpoints.finish()
+    saver(run, t)[0].train(t, notes)
     return notes.losses
 
 
@@ -145,7 +145,6 @@ def test_every_setting_is_free_or_with_override_or_fixed_and_both_values_are_nam
     check_changes(config, PretrainConfig(model=SHAPE, train=TrainConfig(lr=0.5), override=True))
     with pytest.raises(ValueError, match=r"--seed 3, expected 0 as in the run"):
         check_changes(config, PretrainConfig(model=SHAPE, train=TrainConfig(seed=3), override=True))
-    assert not set(FREE) & set(WITH_OVERRIDE)
 
 
 # ---- the script --------------------------------------------------------------------------------------------------------------------------
@@ -201,9 +200,9 @@ def test_the_script_stops_resumes_and_refuses_what_contradicts_the_run(tmp_path,
     text.write_text(text_before + "more", encoding="utf-8")
     changed = pretrain(tmp_path, "--resume", "parts", "--steps", 11, check=False)
     text.write_text(text_before, encoding="utf-8")
-    assert changed.returncode == 1 and "the text has changed since the run began" in changed.stderr
+    assert changed.returncode == 1 and "as when the run began; the text has changed since" in changed.stderr
     missing = pretrain(tmp_path, "--resume", "nowhere", check=False)
-    assert missing.returncode == 1 and "error: nowhere: no config.json, expected the directory of a pretraining run" in missing.stderr
+    assert missing.returncode == 1 and "error: nowhere: no config.json, expected the directory of a run" in missing.stderr
 
 
 @numpy_only

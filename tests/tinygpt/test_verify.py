@@ -25,21 +25,13 @@ def test_a_run_in_order(tmp_path, capsys):
     (run / "checkpoints" / ".partial-x").mkdir()
     status, out = said(capsys, run)
     assert status == 0 and out.splitlines() == [
-        "step-00000001: whole, finite, resumable",
-        "step-00000002 (last, best): whole, finite, resumable",
+        "step-00000001: intact, finite, resumable",
+        "step-00000002 (last, best): intact, finite, resumable",
         "1 unfinished files of an interrupted save, which --resume removes: .partial-x",
+        "run: interrupted at step 2 of 1000",
         "metrics.jsonl: 2 lines, 1 of them cut short or damaged (--resume drops them)",
         "OK",
     ]
-
-
-def test_a_fine_tuned_run_is_not_called_resumable(tmp_path, capsys):
-    run, _ = two_checkpoints(tmp_path)
-    (run / "config.json").write_text('{"base": "runs/docs-001"}', encoding="utf-8")
-    status, out = said(capsys, run)
-    assert status == 0 and "step-00000002 (last, best): whole, finite, can be used (only a run of pretraining can be resumed)" in out
-    status, out = said(capsys, run / "checkpoints" / "step-00000002")
-    assert status == 0 and "resumable" not in out
 
 
 def rewrite(path, change):

@@ -14,13 +14,13 @@ from safetensors.numpy import load_file, save_file
 
 from autograd import backend
 from tests.strategies import seeds
+from tests.tinygpt.helpers import load
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
-from tinygpt.runs.checkpoint import load
 from tinygpt.storage import safetensors
 from tinygpt.storage.safetensors import INDEX, read_into, read_safetensors_header
 from tinygpt.weights import hub
-from tinygpt.weights.gpt2 import canonical_name, load_config
+from tinygpt.weights.gpt2 import StoredModel, canonical_name
 from tinygpt.weights.hub import WEIGHTS, locate
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=19)
@@ -369,7 +369,7 @@ def test_another_architecture_is_named(tmp_path, change, message):
     fields = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(fields | change), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        load_config(tmp_path)
+        StoredModel(tmp_path)
 
 
 def test_a_vocabulary_that_does_not_fit_the_tokenizer_is_refused(tmp_path):

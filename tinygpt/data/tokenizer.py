@@ -80,11 +80,22 @@ class Tokenizer(abc.ABC):
         """Ids of a text that has passed `_check_text`, as any one-dimensional sequence or array of integers."""
 
     @abc.abstractmethod
-    def save(self, directory: str | Path) -> None:
-        """Write the tokenizer into a directory (made where missing), for `load_tokenizer`.
+    def files(self) -> dict[str, str]:
+        """The tokenizer as files: name and text of each."""
 
-        Raises ValueError where the directory already holds the files of the other kind of tokenizer.
-        """
+    def save(self, directory: str | Path) -> None:
+        """Write the tokenizer into a directory (made where missing), for `load_tokenizer`. Raises ValueError as `check_directory` does."""
+        directory = Path(directory)
+        self.check_directory(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in self.files().items():
+            (directory / name).write_text(text, encoding="utf-8", newline="\n")
+
+    def check_directory(self, directory: Path) -> None:
+        """Raises ValueError where a directory already holds the files of another kind of tokenizer: `load_tokenizer` could not tell which."""
+        for name in {"vocab.json", "merges.txt", "tokenizer.json"} - self.files().keys():
+            if (directory / name).exists():
+                raise InvalidInput(f"{directory}: holds {name} of another tokenizer, expected a directory without; choose another one")
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Token ids of a text.
@@ -190,8 +201,8 @@ class CharacterTokenizer(Tokenizer):
             )
         return ids
 
-    def save(self, directory: str | Path) -> None:
-        _save_word_level(directory, list(self.characters), CHARACTERS_SPLIT, decoder={"type": "Fuse"})
+    def files(self) -> dict[str, str]:
+        return _word_level_files(list(self.characters), CHARACTERS_SPLIT, decoder={"type": "Fuse"})
 
 
 class WordTokenizer(Tokenizer):
@@ -245,8 +256,8 @@ class WordTokenizer(Tokenizer):
         text = re.sub(r"(?<=[(\[{\n]) ", "", text)  # nor after these
         return text.encode()
 
-    def save(self, directory: str | Path) -> None:
-        _save_word_level(directory, [*self.words, UNKNOWN, END_OF_TEXT], WORDS_SPLIT, special=[self.unknown_id, self.eos_id])
+    def files(self) -> dict[str, str]:
+        return _word_level_files([*self.words, UNKNOWN, END_OF_TEXT], WORDS_SPLIT, special=[self.unknown_id, self.eos_id])
 
 
 # ---- byte-level BPE: learning the merges -------------------------------------------------------------------------------------------------
@@ -396,8 +407,8 @@ class BPETokenizer(Tokenizer):
         arrays = [self._encoding.encode_to_numpy(piece, allowed_special=allowed, disallowed_special=()) for piece in pieces]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
-    def save(self, directory: str | Path) -> None:
-        _write(directory, {"vocab.json": json.dumps(self._vocabulary(), ensure_ascii=False), "merges.txt": self._merges_text()})
+    def files(self) -> dict[str, str]:
+        return {"vocab.json": json.dumps(self._vocabulary(), ensure_ascii=False), "merges.txt": self._merges_text()}
 
     def _vocabulary(self) -> dict[str, int]:
         return {_visible(token): id for id, token in enumerate(self._tokens[:-1])} | {END_OF_TEXT: self.eos_id}
@@ -570,14 +581,13 @@ def _check_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
     return by_id
 
 
-def _save_word_level(
-    directory: str | Path,
+def _word_level_files(
     tokens: list[str],
     split: Mapping[str, Any],
     *,
     decoder: Mapping[str, Any] | None = None,
     special: Sequence[int] = (),
-) -> None:
+) -> dict[str, str]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     data = {
         "version": "1.0",
@@ -590,17 +600,7 @@ def _save_word_level(
         "decoder": decoder,
         "model": {"type": "WordLevel", "vocab": {token: id for id, token in enumerate(tokens)}, "unk_token": UNKNOWN},
     }
-    _write(directory, {"tokenizer.json": json.dumps(data, ensure_ascii=False)})
-
-
-def _write(directory: str | Path, files: Mapping[str, str]) -> None:
-    directory = Path(directory)
-    for name in {"vocab.json", "merges.txt", "tokenizer.json"} - files.keys():
-        if (directory / name).exists():  # load_tokenizer could no longer tell which tokenizer is meant
-            raise InvalidInput(f"{directory}: holds {name} of another tokenizer, expected a directory without; choose another one")
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (directory / name).write_text(text, encoding="utf-8", newline="\n")
+    return {"tokenizer.json": json.dumps(data, ensure_ascii=False)}
 
 
 def _read(path: Path) -> str:

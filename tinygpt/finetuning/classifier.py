@@ -25,9 +25,8 @@ from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput, WrongType
 from tinygpt.finetuning.common import pad
 from tinygpt.models.gpt import GPT, Head
-from tinygpt.runs.checkpoint import checkpoint_directory, tokenizer_of
-from tinygpt.storage.checked_json import read_json_object as read_json
-from tinygpt.weights.gpt2 import CLASSIFIER, load_config, load_weights, save_pretrained
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.weights.gpt2 import CLASSIFIER, save_pretrained
 
 Pooling = Literal["last", "mean", "first"]
 
@@ -208,37 +207,43 @@ class GPTClassifier(nn.Module):
             )
         return np.array([number[label] for label in labels], dtype=np.int64)
 
-    def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
-        """Writes a Hugging Face GPT2ForSequenceClassification directory, with the tokenizer (by default the classifier's own).
-
-        `pooling` is a key of ours: other programs read the last token that is not `pad_token_id`.
-        """
-        extra = {
+    def pretrained_fields(self) -> dict[str, Any]:
+        """What config.json says of the head. `pooling` is a key of ours: other programs read the last token that is not `pad_token_id`."""
+        return {
             "architectures": [CLASSIFIER],
             "id2label": {str(i): label for i, label in enumerate(self.labels)},
             "label2id": {label: i for i, label in enumerate(self.labels)},
             "pad_token_id": self.tokenizer.eos_id,  # never part of a text
             "pooling": self.pooling,
         }
-        save_pretrained(self, directory, tokenizer or self.tokenizer, extra)
+
+    def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
+        """Writes a Hugging Face GPT2ForSequenceClassification directory, with the tokenizer (by default the classifier's own)."""
+        save_pretrained(self, directory, tokenizer or self.tokenizer)
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Self:
         """A saved classifier, from its directory or its run. Raises ValueError for a checkpoint that is none."""
-        directory = checkpoint_directory(path)
-        fields = read_json(directory / "config.json")
+        return cls.from_checkpoint(Checkpoint.open(path))
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
+        """The classifier of an open checkpoint. Raises ValueError if it is none."""
+        fields = checkpoint.stored.fields
         id2label = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out what it takes for the default
-        if CLASSIFIER not in fields.get("architectures", []) or not isinstance(id2label, dict):
+        if checkpoint.kind != CLASSIFIER or not isinstance(id2label, dict):
             raise InvalidInput(
-                f"{directory}: architectures {fields.get('architectures')}, expected {CLASSIFIER} with id2label; "
+                f"{checkpoint.path}: architectures {fields.get('architectures')}, expected {CLASSIFIER} with id2label; "
                 "train one: python examples/finetune_classifier.py"
             )
         labels = [label for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
-        config = load_config(directory)
-        gpt = GPT(config, _empty=True)
-        classifier = cls(gpt, tokenizer_of(directory, config), labels, pooling=fields.get("pooling", "last"))
-        load_weights(classifier, directory)
+        gpt = GPT(checkpoint.config, _empty=True)
+        classifier = cls(gpt, checkpoint.tokenizer(), labels, pooling=fields.get("pooling", "last"))
+        checkpoint.stored.load_into(classifier)
         return classifier
+
+
+Checkpoint.builders[CLASSIFIER] = GPTClassifier.from_checkpoint
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,16 +1,15 @@
 """What fine-tuning a classifier and an assistant have in common: where to start from, which weights to train, and keeping the best ones."""
 
-import contextlib
 import dataclasses
-import json
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from tinygpt.config import GPTConfig, PathName, TrainConfig
+from tinygpt.config import FREE, GPTConfig, PathName, PretrainConfig, TrainConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
@@ -18,10 +17,13 @@ from tinygpt.errors import Diverged, InvalidInput
 from tinygpt.finetuning.lora import Adapter, LoraConfig, add_lora
 from tinygpt.models.gpt import GPT
 from tinygpt.parallel.local import workers_for
-from tinygpt.runs.checkpoint import checkpoint_directory, is_pretrained, load, new_run, newest_run, save_checkpoint
-from tinygpt.storage.durable import replace_file
-from tinygpt.training.metrics import MetricsFile, Reporter, Result
-from tinygpt.training.trainer import Record, Trainer
+from tinygpt.runs import layout
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.layout import is_pretraining_run, newest_run
+from tinygpt.runs.run import Run
+from tinygpt.runs.settings import check_data, environment_changes
+from tinygpt.training.metrics import Reporter, Result
+from tinygpt.training.trainer import Trainer
 from tinygpt.weights.hub import HUB_NAMES
 
 Trainable = Literal["head", "last-block", "all", "lora"]
@@ -33,6 +35,7 @@ Trainable = Literal["head", "last-block", "all", "lora"]
 class FinetuneConfig:
     """Settings of every fine-tuning. The scripts' own configs add to them, and give some another default or a plainer help text."""
 
+    script: ClassVar[str] = ""
     data: PathName = ""
     """Name of a data set, or a file."""
     base: PathName = ""
@@ -53,7 +56,7 @@ class FinetuneConfig:
     """Shares of training, validation and test rows."""
     truncate: bool = False
     """Cut texts that are longer than the context; otherwise they are errors."""
-    epochs: int = 3
+    epochs: int = field(default=3, metadata=FREE)
     """Passes over the training rows, at most."""
     batch: int = 16
     """Texts per update."""
@@ -67,8 +70,12 @@ class FinetuneConfig:
     """Evaluations (two per epoch) without a better one after which training ends."""
     seed: int = 0
     """Decides split, order and new weights."""
-    run: PathName = ""
+    run: PathName = field(default="", metadata=FREE)
     """Directory of the run; default: a new one below runs/."""
+    resume: PathName = field(default="", metadata=FREE)
+    """Run directory to resume from its last intact checkpoint; its settings become the defaults of all flags."""
+    override: bool = field(default=False, metadata=FREE)
+    """With --resume: allow other settings of the optimizer than the run began with."""
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("seed", 0)):  # TrainConfig checks the others
@@ -158,69 +165,89 @@ def fit(
     validation: Any,
     config: TrainConfig,
     reporter: Reporter,
-    run: Record | None = None,
+    run: Run | None = None,
 ) -> Result:
     """Trains, and leaves the model with the weights of the best validation loss. Losses are in nats per target (a text or a token).
 
     train, validation   `tinygpt.models.protocols.Batches`
     config              micro_batch counts texts; `patience` stops early
+    run                 where metrics and checkpoints go; where it has a checkpoint already, training resumes from there
     Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so.
-    run                 where metrics and checkpoints go
     """
     trainer = Trainer(model, config, train, validation, workers_for(model, config))
-    kept = KeepBest(run)
+    if run is not None:
+        if layout.list_checkpoints(run.path):
+            resume(run, trainer)
+        result = run.train(trainer, reporter)
+        if result.best_step:
+            run.restore_best(trainer)
+        return result
+    kept = KeepBest()
     result = trainer.run(reporter, kept)
-    if kept.best is not None:
-        trainer.optimizer.weight[...] = kept.best
+    if kept.weights is not None:
+        trainer.optimizer.weight[...] = kept.weights
     return result
 
 
-class KeepBest:
-    """A `Record` that keeps a copy of the best weights and hands everything to another record, if there is one."""
+def resume(run: Run, trainer: Trainer) -> None:
+    """Puts a trainer where a fine-tuning was stopped, and says so. Raises ValueError if the data is not what it was."""
+    training = run.restore(trainer)
+    check_data(training, "data_fingerprint", str(run.facts.get("data_fingerprint")), "data", override=False)
+    print(f"resume     from step {trainer.result.step:,} of {trainer.config.steps:,}")
+    if changed := environment_changes(training, trainer.processes):
+        print(f"           not bit for bit, because this is another environment: {changed}")
 
-    def __init__(self, run: Record | None) -> None:
-        self.run = run
-        self.best: Any = None
+
+def fingerprint(rows: Any) -> str:
+    """sha256 of the rows of all parts of a split, in order."""
+    return hashlib.sha256(repr(rows).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class KeepBest:
+    """A `Record` in memory: a copy of the best weights, for a training without a run."""
+
+    weights: Any = None
 
     def log(self, values: dict[str, Any]) -> None:
-        if self.run:
-            self.run.log(values)
+        pass
 
     def save(self, trainer: Trainer, *, best: bool) -> None:
         if best:
-            self.best = trainer.optimizer.weight.copy()  # all trainable weights lie in this one array
-        if self.run:
-            self.run.save(trainer, best=best)
+            self.weights = trainer.optimizer.weight.copy()  # all trainable weights lie in this one array
 
     def roll_back(self, trainer: Trainer) -> str:
-        if self.run:
-            return self.run.roll_back(trainer)
-        raise Diverged("roll back: no run, expected one with a checkpoint; use --on-nan skip")
+        raise Diverged("rollback: no run, expected one with a checkpoint; use --on-nan skip")
 
 
 # ---- the model to start from -------------------------------------------------------------------------------------------------------------
 
 
 def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Any]) -> tuple[GPT, Tokenizer, str]:
-    """Model, tokenizer, and their run or checkpoint ("": random weights), as `config.base` says; where there is none yet, a small model is
-    pretrained first.
+    """Model, tokenizer, and the checkpoint that they come from ("random": random weights), as `config.base` says; where there is none yet,
+    a small model is pretrained first.
 
     texts      what the tokenizer of a model with random weights is trained on
     reporter   makes a context manager that is a `Reporter` from a number of updates, as `tinygpt.cli.Progress` does
     """
     if config.base == "random":
         tokenizer = train_tokenizer("bpe", texts, 2048)
-        return GPT(GPTConfig.preset("laptop", vocab_size=tokenizer.n_vocab), seed=config.seed), tokenizer, ""
+        return GPT(GPTConfig.preset("laptop", vocab_size=tokenizer.n_vocab), seed=config.seed), tokenizer, RANDOM
     try:
-        directory = Path(config.base) if config.base else newest_run(accept=is_pretrained)
+        base = config.base or newest_run(accept=is_pretraining_run)
     except FileNotFoundError:
         progress = reporter(config.pretrain_steps)
         progress.note(
             "base       no pretrained run yet: pretraining a small model first (python examples/pretrain.py makes a better one)\n"
         )
-        directory = pretrain_small(config.pretrain_steps, progress, config.seed)
+        base = pretrain_small(config.pretrain_steps, progress, config.seed)
         progress.note("")
-    return *load(directory), str(directory)
+    checkpoint = Checkpoint.open(base)
+    model = checkpoint.language_model()
+    print(f"base       {checkpoint.describe()}: {model.n_parameters():,} weights, context {model.config.n_positions}")
+    return model, checkpoint.tokenizer(), str(base) if str(base) in HUB_NAMES else str(checkpoint.path)
+
+
+RANDOM = "random"
 
 
 def pretrain_small(steps: int, progress: Any, seed: int = 0) -> Path:
@@ -240,47 +267,23 @@ def pretrain_small(steps: int, progress: Any, seed: int = 0) -> Path:
     with progress:
         if trainer.run(progress).interrupted:
             raise KeyboardInterrupt  # half a base would be taken for a whole one, by every fine-tuning from now on
-    directory = new_run(None, "docs-small")
-    save_checkpoint(directory, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=True)
-    return directory
+    run = Run.create("docs-small", background=False)
+    run.keep_settings(PretrainConfig(shape, settings), script=PretrainConfig.script, corpus_fingerprint=corpus.fingerprint)
+    run.tokenizer, run.facts = tokenizer, {"corpus_fingerprint": corpus.fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}
+    run.save(trainer, best=True)
+    return run.path
 
 
 # ---- the run -----------------------------------------------------------------------------------------------------------------------------
 
 
-def start_run(config: FinetuneConfig, base: str, **facts: Any) -> Path:
-    """Makes the run's directory, by default named after the data; its config.json holds the settings, `base` and other facts."""
-    directory = new_run(config.run, Path(config.data).stem)
-    record = dataclasses.asdict(config) | {"base": base} | facts
-    replace_file(directory / "config.json", json.dumps(record, indent=2) + "\n")
-    return directory
-
-
-def save_finetuned(run: Path, trainer: Trainer, tokenizer: Tokenizer, adapter: Adapter | None, base: str, *, best: bool) -> None:
-    """Adds a checkpoint to a run, LoRA's corrections merged into the weights; the best adapter is kept beside it, as `run`/adapter.
-
-    base   run or checkpoint that training started from; "" for random weights
-    """
-    if adapter and best:
-        adapter.save(run / "adapter", base if base in ("", *HUB_NAMES) else str(checkpoint_directory(base)))
-    with adapter.merged() if adapter else contextlib.nullcontext():
-        save_checkpoint(run, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=best)
-
-
-@dataclass
-class FinetuneRecord:
-    """The `Record` of a fine-tuning: metrics.jsonl, and checkpoints as `save_finetuned` writes them."""
-
-    directory: Path
-    tokenizer: Tokenizer
-    adapter: Adapter | None
-    base: str
-
-    def log(self, values: dict[str, Any]) -> None:
-        MetricsFile(self.directory / "metrics.jsonl").write(values)
-
-    def save(self, trainer: Trainer, *, best: bool) -> None:
-        save_finetuned(self.directory, trainer, self.tokenizer, self.adapter, self.base, best=best)
-
-    def roll_back(self, trainer: Trainer) -> str:
-        raise Diverged("roll back: not supported while fine-tuning; use --on-nan skip")
+def open_run(config: FinetuneConfig, base: str, tokenizer: Tokenizer, adapter: Adapter | None, data_fingerprint: str, **facts: Any) -> Run:
+    """The run to write to: the one that is resumed, or a new one, by default named after the data; config.json holds settings and facts."""
+    if config.resume and not layout.list_checkpoints(Path(config.resume)):
+        print(f"resume     {config.resume} has no checkpoint yet: starting from step 0")
+    run = Run.resume(config.resume, keep=1) if config.resume else Run.create(Path(config.data).stem, config.run, keep=1)
+    record = {"base": base, "script": config.script, **facts}
+    run.keep_settings(dataclasses.replace(config, base=base, run=str(run.path), resume=""), **record)
+    run.tokenizer, run.adapter, run.base = tokenizer, adapter, "" if base == RANDOM else base
+    run.facts = {"data_fingerprint": data_fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}
+    return run

@@ -29,7 +29,8 @@ import autograd as ag
 from autograd import backend, nn
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.models.gpt import GPT, Head
-from tinygpt.runs.checkpoint import read_json
+from tinygpt.storage.checked_json import read_json_object, to_json
+from tinygpt.storage.safetensors import Content, TensorFile, read_metadata, read_safetensors_header, read_tensor, write_files
 
 
 @dataclass(frozen=True)
@@ -169,16 +170,12 @@ class Adapter:
             arrays[_peft_name(self.model, name)] = np.ascontiguousarray(backend.to_host(p.data))
         return arrays
 
-    def save(self, directory: str | Path, base: str = "") -> None:
-        """Writes adapter_config.json and adapter_model.safetensors, which PEFT's `PeftModel.from_pretrained` reads.
+    def files(self, base: str = "") -> dict[str, Content]:
+        """adapter_config.json and adapter_model.safetensors, which PEFT's `PeftModel.from_pretrained` reads.
 
         base   name or path of the model that the adapter belongs to, for whoever reads the file
         A classifier's labels are noted in the metadata of the safetensors file, where PEFT does not look.
         """
-        from safetensors.numpy import save_file
-
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         fields = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM" if isinstance(self.model, GPT) else "SEQ_CLS",
@@ -193,8 +190,12 @@ class Adapter:
             "inference_mode": True,
         }
         labels = {"labels": json.dumps(self.model.labels)} if hasattr(self.model, "labels") else {}
-        save_file(self.tensors(), directory / "adapter_model.safetensors", metadata={"format": "pt", **labels})
-        (directory / "adapter_config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8", newline="\n")
+        tensors = TensorFile(self.tensors(), {"format": "pt", **labels})
+        return {"adapter_model.safetensors": tensors, "adapter_config.json": to_json(fields)}
+
+    def save(self, directory: str | Path, base: str = "") -> None:
+        """Writes `files` into a directory, made where missing."""
+        write_files(Path(directory), self.files(base))
 
     def _also_trained(self) -> dict[str, ag.Parameter]:
         """What is trained besides the thin matrices, whole: a classifier's head."""
@@ -253,8 +254,6 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
     for options that we do not have, for a damaged file, for a head of other labels, and, listing them together, for tensors that are
     missing, unexpected or of other shapes.
     """
-    from safetensors import SafetensorError, safe_open
-
     directory = Path(directory)
     config = _read_config(directory / "adapter_config.json")
     if isinstance(model, GPT):  # full names, as PEFT writes them for "all-linear", begin with what holds our GPT's parts there
@@ -263,11 +262,10 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
     if not path.is_file():
         raise MissingFile(f"{directory}: no adapter_model.safetensors, expected a saved adapter; write one with Adapter.save")
     try:
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            labels = json.loads((file.metadata() or {}).get("labels", "null"))
-    except (SafetensorError, ValueError) as error:
-        raise InvalidInput(f"{path}: {error}, expected a whole safetensors file; copy or save it again") from error
+        labels = json.loads(read_metadata(path).get("labels", "null"))
+        arrays = {name: read_tensor(tensor) for name, tensor in read_safetensors_header(path).items()}
+    except (KeyError, ValueError) as error:
+        raise InvalidInput(f"{path}: {error}, expected an intact safetensors file; copy or save it again") from error
     if labels is not None and labels != getattr(model, "labels", labels):
         raise InvalidInput(
             f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; "
@@ -295,10 +293,10 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
     adapter = add_lora(model, config)
     for name, layer in adapter.layers.items():
         for p, key in zip((layer.lora_A, layer.lora_B), _names_in_file(model, name, layer), strict=True):
-            p.data[...] = backend.to_device(np.ascontiguousarray(arrays[key].T.astype(np.float32)))
+            p.data[...] = backend.to_device(np.ascontiguousarray(arrays[key].T))
     for name, p in own.items():
         if name in arrays:
-            p.data[...] = backend.to_device(arrays[name].astype(np.float32))
+            p.data[...] = backend.to_device(arrays[name])
             p.requires_grad = True
     return adapter
 
@@ -309,7 +307,7 @@ _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 def _read_config(path: Path) -> LoraConfig:
     """What an adapter_config.json says. Raises ValueError for what would change the result and is not supported."""
-    fields = read_json(path)
+    fields = read_json_object(path)
     if fields.get("peft_type") != "LORA" or not all(key in fields for key in ("r", "lora_alpha", "target_modules")):
         raise InvalidInput(
             f"{path}: peft_type {fields.get('peft_type')!r}, expected 'LORA' with r, lora_alpha and target_modules; re-save it"

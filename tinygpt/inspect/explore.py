@@ -21,11 +21,12 @@ import numpy as np
 import autograd as ag
 from autograd import backend
 from autograd.drawing import op_name
-from tinygpt.cli import parse_args
+from tinygpt.arguments import parse_args
 from tinygpt.config import PathName
 from tinygpt.errors import InvalidInput, MissingFile, PathExists
 from tinygpt.inspect.trace import watched
-from tinygpt.runs.checkpoint import load, newest_run
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.layout import newest_run
 
 MAX_PAGE_BYTES = 3_000_000
 _TOP = 8  # tokens shown per prediction
@@ -225,10 +226,10 @@ class ExploreConfig:
 def main(argv: list[str] | None = None) -> None:
     """The command `explore`: the page of one prompt, for a model on this machine."""
     config = parse_args(ExploreConfig(), __doc__, argv, prog="python -m tinygpt explore")
-    directory = config.run or newest_run()
-    model, tokenizer = load(directory)
-    print(f"backend  {backend.reason}\nmodel    {directory}, {model.n_parameters():,} weights")
-    data = explore(model, tokenizer, config.prompt, config.out, title=str(directory))
+    checkpoint = Checkpoint.open(config.run or newest_run())
+    model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
+    print(f"backend  {backend.reason}\nmodel    {checkpoint.describe()}, {model.n_parameters():,} weights")
+    data = explore(model, tokenizer, config.prompt, config.out, title=str(checkpoint.run or checkpoint.path))
     n_bytes = Path(config.out).stat().st_size
     print(f"prompt   {len(data['tokens'])} tokens, {data['loss']:.3f} nats for each that follows")
     print(f"page     {config.out}, {n_bytes / 1e6:.2f} MB: open it in a browser")

@@ -240,10 +240,9 @@ class GPT(nn.Module):
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path) -> Self:
         """Reads GPT-2 weights: a Hugging Face directory, llm.c's file, or a name such as "gpt2"; see `tinygpt.weights.gpt2`."""
-        from tinygpt.weights.gpt2 import lacks_biases, load_config, load_weights
-        from tinygpt.weights.hub import locate
+        from tinygpt.weights.gpt2 import StoredModel
 
-        path = locate(path_or_name)
-        model = cls(load_config(path), _empty=True)
-        load_weights(model, path, may_lack_biases=lacks_biases(path))
+        stored = StoredModel(path_or_name)
+        model = cls(stored.config, _empty=True)
+        stored.load_into(model)
         return model

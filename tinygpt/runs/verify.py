@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygpt.cli import command_parser, expand_home
-from tinygpt.runs.checkpoint import is_pretrained, list_checkpoints, pointer, problems, tokenizer_of
+from tinygpt.arguments import command_parser, expand_home
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer, status
 from tinygpt.storage.checked_json import Entries
 from tinygpt.storage.checked_json import read_json_object as read_json
 from tinygpt.storage.durable import PARTIAL, Lock
 from tinygpt.storage.safetensors import StoredTensor, read_chunks, read_safetensors_header
-from tinygpt.weights.gpt2 import load_config, stored_tensors
 from tinygpt.weights.hub import has_weights
 
 ERRORS = (ValueError, TypeError, OSError)
@@ -26,18 +26,18 @@ ERRORS = (ValueError, TypeError, OSError)
 
 def check_checkpoint(directory: Path) -> list[str]:
     """What is wrong with one checkpoint directory; empty if nothing is."""
-    found = problems(directory)
+    found = integrity_errors(directory)
     if found:
         return found
     try:
-        config = load_config(directory)
-        tensors = stored_tensors(directory)
+        checkpoint = Checkpoint(directory)
+        config, tensors = checkpoint.config, checkpoint.stored.tensors
         n = sum(int(np.prod(tensor.shape)) for name, tensor in tensors.items() if not name.startswith("score."))
         biases = 0 if config.qkv_bias else config.n_layer * 3 * config.n_embd  # the format always has them
         if n != config.n_parameters() + biases:
             found.append(f"model.safetensors holds {n:,} weights, config.json describes {config.n_parameters() + biases:,}")
         found += not_finite(tensors)
-        tokenizer_of(directory, config)
+        checkpoint.tokenizer()
     except ERRORS as error:
         found.append(str(error))
     return found + not_resumable(directory)
@@ -63,7 +63,7 @@ def not_resumable(directory: Path) -> list[str]:
         for keys in (("step",), ("n_steps",), ("tokens_seen",), ("streams", "data_order", "batches_drawn"), ("streams", "dropout", "draw")):
             entry.integer(*keys)
         held = read_safetensors_header(moments)
-        names = {name[2:] for name in held}
+        names = {name[2:] for name in held if not name.startswith("w.")}
         lacking = [f"{key}.{name}" for name in sorted(names) for key in ("m", "v") if f"{key}.{name}" not in held]
         if lacking:
             return [f"cannot be resumed: {moments.name} lacks {lacking[0]} and {len(lacking) - 1} more"]
@@ -75,18 +75,18 @@ def not_resumable(directory: Path) -> list[str]:
 def verify(path: Path) -> Iterator[tuple[bool, str]]:
     """(all well, a line to print) for all there is to say about a run, or about a checkpoint by itself."""
     if has_weights(path):
-        yield _said(str(path), check_checkpoint(path), is_pretrained(path.parent.parent))
+        yield _said(str(path), check_checkpoint(path))
         return
     checkpoints = list_checkpoints(path)
     if not checkpoints:
         yield False, f"{path}: no checkpoint, expected a run or a checkpoint; check the path"
         return
-    named = {which: pointer(path, which) for which in ("last", "best")}
+    named = {which: read_pointer(path, which) for which in ("last", "best")}
     for directory in checkpoints:
         found = check_checkpoint(directory)
         roles = [which for which, name in named.items() if name == directory.name]
         title = f"{directory.name}{' (' + ', '.join(roles) + ')' if roles else ''}"
-        fine, line = _said(title, found, is_pretrained(path))
+        fine, line = _said(title, found)
         yield fine or not roles, line
     for which, name in named.items():
         if name not in {directory.name for directory in checkpoints}:
@@ -94,6 +94,7 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
     unfinished = [p.name for place in (path, path / "checkpoints") for p in place.glob(PARTIAL + "*")]
     if unfinished:
         yield True, f"{len(unfinished)} unfinished files of an interrupted save, which --resume removes: {', '.join(unfinished[:3])}"
+    yield True, f"run: {status(path)}"
     yield from _metrics(path / "metrics.jsonl")
     try:
         with Lock(path):
@@ -104,9 +105,8 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
         yield True, f"lock: {error}"
 
 
-def _said(title: str, found: list[str], resumable: bool) -> tuple[bool, str]:
-    well = "whole, finite, " + ("resumable" if resumable else "can be used (only a run of pretraining can be resumed)")
-    return not found, f"{title}: {'; '.join(found) or well}"
+def _said(title: str, found: list[str]) -> tuple[bool, str]:
+    return not found, f"{title}: {'; '.join(found) or 'intact, finite, resumable'}"
 
 
 def _metrics(path: Path) -> Iterator[tuple[bool, str]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.errors import InvalidInput, MissingFile
-from tinygpt.storage.durable import write_file
 
 MAX_JSON_BYTES = 64 << 20  # a vocabulary of a million tokens is a third of it
 
@@ -74,10 +73,6 @@ def read_text(path: str | Path) -> str:
             "save the file as UTF-8 in your editor, or leave it out if it is no text"
         ) from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_file(path, [to_json(value)])
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

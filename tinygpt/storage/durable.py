@@ -2,7 +2,7 @@
 
     write_file(path, chunks)          all of it on the disk, or an OSError
     replace_file(path, data)          the old content or the new one, never a mixture
-    write_directory(final, fill)      a directory that appears under its name only when everything in it is on the disk
+    write_directory(final, files)     a directory that appears under its name only when everything in it is on the disk
     with Lock(directory): ...         one writer at a time
 
 Every call that can fail in a way that only hardware shows goes through `Disk`; the tests put a faulty one in its place.
@@ -16,7 +16,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,11 +102,11 @@ def read_digest(path: Path) -> Written:
     return Written(n_bytes, digest.hexdigest())
 
 
-def replace_file(path: Path, data: bytes | str) -> None:
-    """Puts new content in a file's place: whoever reads it, at whatever instant, finds the old content or the new one."""
+def replace_file(path: Path, data: bytes | str | Iterable[Any]) -> None:
+    """Gives a file new content (all of it, or chunks): a reader finds the old content or the new one, at any instant."""
     temporary = path.with_name(f"{PARTIAL}{path.name}")
     try:
-        write_file(temporary, [data.encode("utf-8") if isinstance(data, str) else data])
+        write_file(temporary, [data.encode("utf-8")] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)
         disk().replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -115,13 +115,17 @@ def replace_file(path: Path, data: bytes | str) -> None:
     sync_directory(path.parent)
 
 
-def write_directory(final: Path, fill: Callable[[Path], None]) -> None:
-    """Lets `fill` write into a temporary directory beside `final`, makes it durable, and renames it: all of it appears, or nothing."""
-    temporary = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=final.parent))
+def write_directory(final: Path, files: Mapping[str, Iterable[Any]], manifest: Callable[[dict[str, Written]], bytes]) -> None:
+    """Writes files (name: chunks) into a temporary directory next to `final`, makes it durable, and renames it: all appears, or nothing.
+
+    manifest   makes the content of manifest.json, written last, from size and sha256 of each file
+    """
+    temporary = final.with_name(f"{PARTIAL}{final.name}")
     try:
-        fill(temporary)
+        temporary.mkdir()
+        written = {name: write_file(temporary / name, chunks) for name, chunks in files.items()}
+        write_file(temporary / "manifest.json", [manifest(dict(sorted(written.items())))])
         sync_directory(temporary)
-        temporary.chmod(0o755)  # mkdtemp makes it private
         disk().rename(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

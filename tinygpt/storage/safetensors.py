@@ -6,8 +6,7 @@ No pickle: loading one runs whatever code its author put into it.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,33 +30,55 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-later: ContextVar[list[Callable[[], None]] | None] = ContextVar("later", default=None)
-"""Set to a list: `save_tensors` copies its arrays and leaves the writing in the list, for a thread."""
+class TensorFile:
+    """A safetensors file before it is written: host arrays by name, and metadata.
+
+    Format  the length of a JSON header (8 bytes, little-endian), the header, and the arrays' bytes one after the other.
+    Source  https://huggingface.co/docs/safetensors, "Format"
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+        self.arrays, self.metadata = dict(arrays), metadata
+
+    def copy(self) -> "TensorFile":
+        """With arrays of its own: what is written later is the state of now."""
+        return TensorFile({name: np.array(array, order="C") for name, array in self.arrays.items()}, self.metadata)
+
+    def chunks(self) -> Iterator[Any]:
+        """What the file consists of, for `write_file`. Arrays are given up one after the other, so that a copy is freed as it is written."""
+        header: dict[str, Any] = {"__metadata__": self.metadata} if self.metadata else {}
+        end = 0
+        for name, array in self.arrays.items():
+            start, end = end, end + array.nbytes
+            header[name] = {"dtype": _SAFETENSORS_DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
+        yield len(text).to_bytes(8, "little")
+        yield text
+        arrays, self.arrays = self.arrays, {}
+        while arrays:
+            yield np.ascontiguousarray(arrays.pop(next(iter(arrays)))).reshape(-1).view(np.uint8)
+
+
+Content = bytes | TensorFile
+"""What a file is to hold."""
+
+
+def chunks_of(content: Content) -> Iterable[Any]:
+    """For `write_file`, `replace_file` and `write_directory`."""
+    return content.chunks() if isinstance(content, TensorFile) else [content]
+
+
+def write_files(directory: Path, files: Mapping[str, Content]) -> None:
+    """Writes files by name into a directory, made where missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_file(directory / name, chunks_of(content))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes host arrays in the safetensors format: the length of a JSON header, the header, and the arrays' bytes one after the other.
-
-    Source  https://huggingface.co/docs/safetensors, "Format"
-    """
-    waiting = later.get()
-    if waiting is not None:  # a copy now, the writing in a thread
-        copies = {name: np.array(array, order="C") for name, array in tensors.items()}
-        waiting.append(lambda: _write_tensors(path, copies, metadata))
-    else:
-        _write_tensors(path, {name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata)
-
-
-def _write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None) -> None:
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    end = 0
-    for name, array in arrays.items():
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": _SAFETENSORS_DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
-    raw = (array.reshape(-1).view(np.uint8) for array in arrays.values())
-    write_file(path, [len(text).to_bytes(8, "little"), text, *raw])
+    """Writes host arrays as a safetensors file."""
+    write_file(path, TensorFile(tensors, metadata).chunks())
 
 
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -110,6 +131,29 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     counted from the header's end; the numbers, without gaps. Raises ValueError, naming the file, for anything else.
     Source  https://github.com/huggingface/safetensors, section Format.
     """
+    header, start = _read_header(path)
+    tensors = {name: _entry(path, name, fields, start) for name, fields in header.items() if name != "__metadata__"}
+    end, size = start, path.stat().st_size
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, math.prod(item[1].shape))):
+        if tensor.start != end:
+            raise _damaged(
+                path,
+                f"{name} begins at byte {tensor.start}, {'inside' if tensor.start < end else 'beyond'} the end of what precedes it, {end}",
+            )
+        end += math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
+    if end != size:
+        raise _damaged(path, f"{size:,} bytes, where its header describes {end:,}")
+    return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The free text entries of a safetensors file's header."""
+    metadata = _read_header(path)[0].get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header as JSON, and where the numbers begin."""
     size = path.stat().st_size
     with path.open("rb") as file:
         n = int.from_bytes(file.read(8), "little")
@@ -122,19 +166,7 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
         raise _damaged(path, f"a header that is no JSON ({error})") from error
     if not isinstance(header, dict):
         raise _damaged(path, f"a header that is a JSON {type(header).__name__}")
-    header.pop("__metadata__", None)
-    tensors = {name: _entry(path, name, fields, 8 + n) for name, fields in header.items()}
-    end = 8 + n
-    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, math.prod(item[1].shape))):
-        if tensor.start != end:
-            raise _damaged(
-                path,
-                f"{name} begins at byte {tensor.start}, {'inside' if tensor.start < end else 'beyond'} the end of what precedes it, {end}",
-            )
-        end += math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
-    if end != size:
-        raise _damaged(path, f"{size:,} bytes, where its header describes {end:,}")
-    return tensors
+    return header, 8 + n
 
 
 def _damaged(path: Path, found: str) -> InvalidInput:
@@ -201,6 +233,13 @@ def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
     target = out.T if tensor.transposed else out
     for rows, numbers in _chunks(tensor):
         target[rows] = numbers
+
+
+def read_tensor(tensor: StoredTensor) -> np.ndarray:
+    """A tensor in memory of its own, float32. Raises KeyError for integers."""
+    out = np.empty(tensor.wanted_shape, dtype=np.float32)
+    read_into(tensor, out)
+    return out
 
 
 def equals(tensor: StoredTensor, array: np.ndarray) -> bool:

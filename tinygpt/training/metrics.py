@@ -161,8 +161,8 @@ class MetricsFile:
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(values) + "\n")
 
-    def go_back(self, step: int, result: Result) -> None:
-        """Drops the lines after `step` (a resumed run writes them again) and a line cut short; fills the curves of `result`."""
+    def truncate_after(self, step: int, result: Result) -> None:
+        """Drops the lines after `step` (a resumed run writes them again), a line cut short, and how the run ended; fills the curves of `result`."""
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.is_file() else []
         kept = []
         curves: dict[tuple[str, ...], list[Any]] = {
@@ -173,7 +173,7 @@ class MetricsFile:
         for line in lines:
             try:
                 values = json.loads(line)
-                fits = values["step"] <= step
+                fits = values["step"] <= step and "ended" not in values
                 for keys, curve in curves.items():
                     if fits and all(key in values for key in keys):
                         curve.append((int(values["step"]), *(float(values[key]) for key in keys)))

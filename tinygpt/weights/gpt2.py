@@ -14,6 +14,7 @@ No pickle: loading one runs whatever code its author put into it.
 
 import dataclasses
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,19 @@ import numpy as np
 from autograd import backend
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput, MissingFile
-from tinygpt.storage.checked_json import read_json_object, write_json
+from tinygpt.storage.checked_json import read_json_object, to_json
 from tinygpt.storage.safetensors import (
     FLOATS,
     WEIGHTS,
+    Content,
     StoredTensor,
+    TensorFile,
     equals,
     read_into,
     read_safetensors_header,
     read_sharded_header,
-    save_tensors,
     some_names,
+    write_files,
 )
 from tinygpt.weights.hub import has_weights, locate, refuse_pickle
 from tinygpt.weights.llmc import read_llm_c_header
@@ -89,39 +92,76 @@ def _as_gpt2_turns_them(tensors: dict[str, StoredTensor]) -> dict[str, StoredTen
     }
 
 
-def load_weights(model: Any, path_or_name: str | Path, *, may_lack_biases: bool = False) -> None:
-    """Reads a checkpoint's weights into the model's parameters.
+class StoredModel:
+    """A model on disk: its config.json, its shape and where each tensor lies, each read once.
 
-    model             a GPT, or a module that holds one, with its `config`; its parameters decide what is expected
-    path_or_name      as `locate` takes it
-    may_lack_biases   biases that the file lacks are 0 (nanoGPT without biases)
-    Raises ValueError that lists missing, unexpected and wrongly shaped tensors together, or for a damaged file, FileNotFoundError
-    without weights.
+    path_or_name   as `locate` takes it: a Hugging Face directory, nanoGPT's, llm.c's file, or a name on the hub
+    Raises FileNotFoundError where there is none, ValueError for another architecture than GPT-2's, for a variant that GPT does not compute,
+    and for a shape far beyond the weights.
     """
-    path = locate(path_or_name)
-    stored = stored_tensors(path)
-    wanted = {canonical_name(name): p for name, p in model.named_parameters()}
-    if not model.config.qkv_bias:
-        stored = {name: tensor for name, tensor in stored.items() if not name.endswith(".attn.c_attn.bias")}
-    head = stored.pop("lm_head.weight", None) if model.config.tie_word_embeddings else None
-    if head is not None and "wte.weight" not in stored:
-        stored["wte.weight"], head = head, None
-    zero = [name for name in wanted if may_lack_biases and name.endswith(".bias") and name not in stored]
-    _compare(path, stored, {name: p.shape for name, p in wanted.items() if name not in zero}, model.config)
-    for name, p in wanted.items():
-        if name in zero:
-            p.data[...] = 0
-        elif isinstance(p.data, np.ndarray):
-            read_into(stored[name], p.data)
-        else:
-            host = np.empty(p.shape, dtype=np.float32)
-            read_into(stored[name], host)
-            p.data[...] = backend.to_device(host)
-    if head is not None and not equals(head, backend.to_host(wanted["wte.weight"].data)):
-        raise InvalidInput(
-            f"{head.path}: lm_head.weight differs from wte.weight, expected equal ones where the output layer is tied to the embedding; "
-            'write "tie_word_embeddings": false into config.json'
-        )
+
+    def __init__(self, path_or_name: str | Path) -> None:
+        self.path = locate(path_or_name)
+        self.fields = {} if self.path.is_file() else read_json_object(self.path / "config.json")
+        self.config = read_llm_c_header(self.path)[0] if self.path.is_file() else self._checked(_config_of(self.path, self.fields))
+
+    @cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """By GPT-2's names. Raises as `stored_tensors` does."""
+        return stored_tensors(self.path)
+
+    @property
+    def architecture(self) -> str:
+        """By Hugging Face's name; a language model unless config.json says that it is a classifier."""
+        named = self.fields.get("architectures")
+        return CLASSIFIER if isinstance(named, list) and CLASSIFIER in named else LANGUAGE_MODEL
+
+    def _checked(self, config: GPTConfig) -> GPTConfig:
+        """Raises ValueError for a shape far beyond the weights, before a model of it is made: a typing error, or an attack."""
+        if has_weights(self.path):
+            held = sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+            if config.n_parameters() > 2 * held + 10_000:
+                raise InvalidInput(
+                    f"{self.path / 'config.json'}: describes {config.n_parameters():,} weights, expected about {held:,}, as many as the "
+                    "file of weights holds; take both files from the same model"
+                )
+        return config
+
+    def load_into(self, model: Any) -> None:
+        """Reads the weights into a model's parameters, which decide what is expected: a GPT, or a module that holds one, with its `config`.
+
+        Biases that the file lacks are 0 where it says so (nanoGPT without biases). Raises ValueError that lists missing, unexpected and
+        wrongly shaped tensors together, or for a damaged file, FileNotFoundError without weights.
+        """
+        stored = dict(self.tensors)
+        wanted = {canonical_name(name): p for name, p in model.named_parameters()}
+        if not model.config.qkv_bias:
+            stored = {name: tensor for name, tensor in stored.items() if not name.endswith(".attn.c_attn.bias")}
+        head = stored.pop("lm_head.weight", None) if model.config.tie_word_embeddings else None
+        if head is not None and "wte.weight" not in stored:
+            stored["wte.weight"], head = head, None
+        zero = {name for name in wanted if self.fields.get("bias") is False and name.endswith(".bias") and name not in stored}
+        _compare(self.path, stored, {name: p.shape for name, p in wanted.items() if name not in zero}, model.config)
+        for name, p in wanted.items():
+            if name in zero:
+                p.data[...] = 0
+            else:
+                read_array(stored[name], p.data)
+        if head is not None and not equals(head, backend.to_host(wanted["wte.weight"].data)):
+            raise InvalidInput(
+                f"{head.path}: lm_head.weight differs from wte.weight, expected equal ones where the output layer is tied to the embedding; "
+                'write "tie_word_embeddings": false into config.json'
+            )
+
+
+def read_array(tensor: StoredTensor, out: Any) -> None:
+    """Reads a tensor into an array of the backend, wherever that lies."""
+    if isinstance(out, np.ndarray):
+        read_into(tensor, out)
+        return
+    host = np.empty(out.shape, dtype=np.float32)
+    read_into(tensor, host)
+    out[...] = backend.to_device(host)
 
 
 def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tuple[int, ...]], config: GPTConfig) -> None:
@@ -152,18 +192,11 @@ _OUR_ARITHMETIC = {  # what other values would change, beside the values that GP
 }
 
 
-def load_config(path_or_name: str | Path) -> GPTConfig:
-    """The shape of a checkpoint: from a directory's config.json (Hugging Face's GPT-2 or nanoGPT's `model_args`), or llm.c's header.
-
-    Raises ValueError for another architecture than GPT-2's, or a variant of it that GPT does not compute.
-    """
-    located = locate(path_or_name)
-    if located.is_file():
-        return read_llm_c_header(located)[0]
-    path = located / "config.json"
-    fields = read_json_object(path)
+def _config_of(directory: Path, fields: dict[str, Any]) -> GPTConfig:
+    """The shape that the fields of a config.json describe, Hugging Face's GPT-2 or nanoGPT's `model_args`."""
+    path = directory / "config.json"
     if "block_size" in fields and "model_type" not in fields:
-        return _checked(located, _nanogpt_config(fields))
+        return _nanogpt_config(fields)
     if fields.get("model_type") != "gpt2":
         raise InvalidInput(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
     for key, legal in _OUR_ARITHMETIC.items():
@@ -175,36 +208,12 @@ def load_config(path_or_name: str | Path) -> GPTConfig:
         raise InvalidInput(f"{path}: n_inner {fields['n_inner']}, expected 4 n_embd; this variant of GPT-2 is not supported")
     known = {f.name for f in dataclasses.fields(GPTConfig)}
     kept = {key: value for key, value in fields.items() if key in known}
-    return _checked(located, GPTConfig(**{"dropout": fields.get("resid_pdrop", 0.1)} | kept))
+    return GPTConfig(**{"dropout": fields.get("resid_pdrop", 0.1)} | kept)
 
 
 def _nanogpt_config(fields: dict[str, Any]) -> GPTConfig:
     shape = {key: fields[key] for key in ("n_layer", "n_head", "n_embd", "vocab_size") if key in fields}
     return GPTConfig(n_positions=fields["block_size"], dropout=fields.get("dropout", 0.0), **shape)
-
-
-def _checked(directory: Path, config: GPTConfig) -> GPTConfig:
-    """Raises ValueError for a shape far beyond the weights beside it, before anybody makes a model of it: a typing error, or an attack."""
-    if has_weights(directory):
-        held = sum(math.prod(tensor.shape) for tensor in stored_tensors(directory).values())
-        if config.n_parameters() > 2 * held + 10_000:
-            raise InvalidInput(
-                f"{directory / 'config.json'}: describes {config.n_parameters():,} weights, expected about {held:,}, as many as lie beside it; "
-                "take both files from the same model"
-            )
-    return config
-
-
-def architectures(directory: Path) -> list[Any]:
-    """The model classes that a checkpoint's config.json names, by Hugging Face's names."""
-    named = read_json_object(directory / "config.json").get("architectures")
-    return named if isinstance(named, list) else []
-
-
-def lacks_biases(path_or_name: str | Path) -> bool:
-    """Whether a checkpoint says that it has no biases, as nanoGPT's own training makes them."""
-    path = locate(path_or_name) / "config.json"
-    return path.is_file() and read_json_object(path).get("bias") is False
 
 
 def gpt2_config(config: GPTConfig, tokenizer: Any = None) -> dict[str, Any]:
@@ -222,25 +231,33 @@ def gpt2_config(config: GPTConfig, tokenizer: Any = None) -> dict[str, Any]:
     }
 
 
-def save_pretrained(model: Any, directory: str | Path, tokenizer: Any = None, extra: dict[str, Any] | None = None) -> None:
-    """Writes config.json, model.safetensors and, if given, the tokenizer's files into `directory` (made if need be).
+def pretrained_files(model: Any, tokenizer: Any = None) -> dict[str, Content]:
+    """The files of a Hugging Face checkpoint, by name: config.json, model.safetensors and, if given, the tokenizer's.
 
-    What is there can be loaded by Hugging Face's transformers, model and tokenizer.
-
-    model   a GPT, or a module that holds one and has its `config`
-    extra   more keys for config.json; they win over GPT-2's own
+    model   a GPT, or a module that holds one, has its `config`, and in `pretrained_fields()` more keys for config.json
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     weights = {name: backend.to_host(p.data) for name, p in model.named_parameters()}
     if not model.config.qkv_bias:  # GPT-2's format always has this bias
         for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
             weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
-    save_tensors(directory / WEIGHTS, weights, {"format": "pt"})
-    write_json(directory / "config.json", gpt2_config(model.config, tokenizer) | (extra or {}))
+    more = model.pretrained_fields() if hasattr(model, "pretrained_fields") else {}
+    files: dict[str, Content] = {
+        WEIGHTS: TensorFile(weights, {"format": "pt"}),
+        "config.json": to_json(gpt2_config(model.config, tokenizer) | more),
+    }
     if tokenizer is not None:
-        tokenizer.save(directory)
-        write_json(directory / "tokenizer_config.json", tokenizer_config(tokenizer, model.config.n_positions))
+        files |= {name: text.encode("utf-8") for name, text in tokenizer.files().items()}
+        files["tokenizer_config.json"] = to_json(tokenizer_config(tokenizer, model.config.n_positions))
+    return files
+
+
+def save_pretrained(model: Any, directory: str | Path, tokenizer: Any = None) -> None:
+    """Writes a checkpoint into `directory` (made if need be) that Hugging Face's transformers loads, model and tokenizer."""
+    directory = Path(directory)
+    files = pretrained_files(model, tokenizer)
+    if tokenizer is not None:
+        tokenizer.check_directory(directory)
+    write_files(directory, files)
 
 
 def tokenizer_config(tokenizer: Any, n_positions: int) -> dict[str, Any]:
