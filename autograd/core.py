@@ -8,11 +8,10 @@ output and passing on what it returns. Nothing below this file knows of particul
 
 import heapq
 import itertools
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from autograd import backend
 from autograd.backend import xp
@@ -21,7 +20,7 @@ Array = Any
 """An array of the backend in use: `numpy.ndarray` or `cupy.ndarray`."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
-_watching: "ContextVar[list[Step] | None]" = ContextVar("watching", default=None)
+_records: "ContextVar[list[OpRecord] | None]" = ContextVar("records", default=None)
 _serial = itertools.count()
 
 
@@ -205,35 +204,35 @@ class Parameter(Tensor):
 class Node:
     """One application of an op, as the sweep needs it. Holds no tensors but leaves, so arrays that no op saved are free to go."""
 
-    __slots__ = ("edges", "inputs", "op", "outputs", "saved", "serial", "step")
+    __slots__ = ("edges", "input_kinds", "op", "output_shapes", "record", "saved", "serial")
 
     def __init__(
         self,
         op: "type[Op]",
         saved: Any,
         edges: "tuple[Tensor | tuple[Node, int] | None, ...]",
-        inputs: tuple[tuple[tuple[int, ...], Any] | None, ...],
-        outputs: tuple[tuple[int, ...], ...],
+        input_kinds: tuple[tuple[tuple[int, ...], Any] | None, ...],
+        output_shapes: tuple[tuple[int, ...], ...],
     ) -> None:
         self.op = op
         self.saved = saved
         self.edges = edges  # per input: a leaf, (node, which of its outputs), or None where no gradient is needed
-        self.inputs = inputs  # per input: (shape, dtype), to undo broadcasting and promotion
-        self.outputs = outputs  # per output: shape
+        self.input_kinds = input_kinds  # per input: (shape, dtype), to undo broadcasting and promotion; None like its edge
+        self.output_shapes = output_shapes
         self.serial = next(_serial)
-        self.step: Step | None = None  # inside watch() only
+        self.record: OpRecord | None = None  # inside record() only
 
 
-class Step:
-    """One application of an op as `watch` keeps it: nothing is freed, so that a picture or a trace can show its numbers.
+class OpRecord:
+    """One application of an op inside `record`: nothing is freed, so that a picture or a trace can show its numbers.
 
-    op            the class that ran: the op, or the kernel that stood in for it
-    inputs        what it was given: tensors, arrays, numbers, None
+    op            the class that ran: the op, or the kernel in its stead
+    inputs        its arguments: tensors, arrays, numbers, None
     options       its keyword arguments
     outputs       its results, arrays
     saved         what forward kept for backward
-    dys           after the sweep: the gradients that arrived, one per output (None where an output was not used)
-    dxs           after the sweep: what backward returned, one per input
+    dys           after backward: the gradients that arrived, one per output (None where an output was not used)
+    dxs           after backward: what backward returned, one per input
     """
 
     __slots__ = ("dxs", "dys", "inputs", "op", "options", "outputs", "saved")
@@ -245,17 +244,17 @@ class Step:
 
 
 @contextmanager
-def watch() -> "Iterator[list[Step]]":
-    """Within this block every application of an op is kept, in order, in the list that the block gets.
+def record() -> "Iterator[list[OpRecord]]":
+    """Within this block every application of an op is appended to the list that the block gets.
 
-    For looking, not for training: all arrays stay in memory for as long as the list or a tensor made here does.
+    For inspection, not for training: all arrays stay in memory as long as the list or a tensor made here does.
     """
-    steps: list[Step] = []
-    token = _watching.set(steps)
+    records: list[OpRecord] = []
+    token = _records.set(records)
     try:
-        yield steps
+        yield records
     finally:
-        _watching.reset(token)
+        _records.reset(token)
 
 
 _FREED = object()
@@ -267,7 +266,7 @@ def _sweep(start: Node, output: int, dy: Array) -> None:
     A node is younger than all its inputs, so creation order is a topological order: when a node is popped, every gradient of its
     outputs has arrived. A heap keeps the order without recursion, so depth is limited by memory alone.
     """
-    gradients: dict[Node, list[Array | None]] = {start: [None] * len(start.outputs)}
+    gradients: dict[Node, list[Array | None]] = {start: [None] * len(start.output_shapes)}
     gradients[start][output] = dy
     owned: dict[Node, set[int]] = {start: set()}  # sums made here; any other array may be shared and is never written to
     queue = [(-start.serial, start)]
@@ -276,7 +275,7 @@ def _sweep(start: Node, output: int, dy: Array) -> None:
         arrived = gradients.pop(node)
         owned.pop(node)
         for dx, edge, shape_and_dtype, position in zip(
-            _backward_of(node, arrived), node.edges, node.inputs, itertools.count(), strict=False
+            _backward_of(node, arrived), node.edges, node.input_kinds, itertools.count(), strict=False
         ):
             if edge is None:
                 continue
@@ -287,7 +286,7 @@ def _sweep(start: Node, output: int, dy: Array) -> None:
                 continue
             parent, i = edge
             if parent not in gradients:
-                gradients[parent] = [None] * len(parent.outputs)
+                gradients[parent] = [None] * len(parent.output_shapes)
                 owned[parent] = set()
                 heapq.heappush(queue, (-parent.serial, parent))
             slots = gradients[parent]
@@ -312,12 +311,12 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
     options = {"needs": needs} if node.op.backward_takes_needs else {}
     if not node.op.takes_bfloat16:
         arrived = [float32_if_bfloat16(dy) for dy in arrived]
-    dy = arrived[0] if len(node.outputs) == 1 and not node.op.returns_tuple else tuple(arrived)
+    dy = arrived[0] if len(node.output_shapes) == 1 and not node.op.returns_tuple else tuple(arrived)
     result = node.op.backward(node.saved, dy, **options)
     node.saved = _FREED
     result = result if isinstance(result, tuple) else (result,)
-    if node.step is not None:
-        node.step.dys, node.step.dxs = tuple(arrived), result
+    if node.record is not None:
+        node.record.dys, node.record.dxs = tuple(arrived), result
     if len(result) != len(node.edges):
         raise RuntimeError(
             f"{node.op.__name__}.backward: {len(result)} gradients, expected {len(node.edges)}, one per input; "
@@ -328,7 +327,7 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
             raise RuntimeError(f"{node.op.__name__}.backward: None for input {i}, expected its gradient; the input requires one")
     if backend.debug:
         for i, dx in enumerate(result):
-            _check_finite(f"{node.op.__name__}.backward, gradient of input {i}", dx, [s for s in node.inputs if s])
+            _check_finite(f"{node.op.__name__}.backward, gradient of input {i}", dx, [s for s in node.input_kinds if s])
     return result
 
 
@@ -394,15 +393,20 @@ class Op:
                 setattr(cls, f"{which}_takes_needs", takes)
 
     @classmethod
+    def dispatch(cls, *arrays: Any, **options: Any) -> "type[Op]":
+        """The class to run for these arrays: this one. `autograd/dispatch.py` attaches the choice among kernels in its stead."""
+        return cls
+
+    @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
         """Runs the op on tensors (also arrays, Python numbers and None) and records it if a gradient can be needed."""
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
         recording = _recording.get()
         needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
         for position, array in enumerate(arrays):
-            if not isinstance(array, _OURS):
-                _check_side(cls, position, array)
-        op = fastest(cls, *arrays, **options)
+            if not isinstance(array, _NATIVE):
+                _check_device(cls, position, array)
+        op = cls.dispatch(*arrays, **options)
         narrow = False
         if backend.bfloat16 is not None and not op.takes_bfloat16:
             arrays, narrow = _without_bfloat16(arrays)
@@ -418,12 +422,11 @@ class Op:
             edges = tuple([_edge(x) if need else None for x, need in zip(inputs, needs, strict=True)])
             kinds = tuple([(x.data.shape, x.data.dtype) if need else None for x, need in zip(inputs, needs, strict=True)])
             node = Node(op, saved, edges, kinds, tuple([out.shape for out in ys]))
-        steps = _watching.get()
-        if steps is not None:
-            step = Step(op, inputs, options, tuple([xp.asarray(out) for out in ys]), saved)
-            steps.append(step)
+        records = _records.get()
+        if records is not None:
+            records.append(OpRecord(op, inputs, options, tuple([xp.asarray(out) for out in ys]), saved))
             if node is not None:
-                node.step = step
+                node.record = records[-1]
         results = tuple([_output(out, node, i) for i, out in enumerate(ys)])
         return results if op.returns_tuple else results[0]
 
@@ -478,12 +481,12 @@ def _without_bfloat16(arrays: list[Any]) -> tuple[list[Any], bool]:
     return [float32_if_bfloat16(a) for a in arrays], all(floats)
 
 
-_OURS = (backend.device_array, int, float, type(None))
+_NATIVE = (backend.device_array, int, float, type(None))
 
 
-def _check_side(op: "type[Op]", position: int, x: Any) -> None:
+def _check_device(op: "type[Op]", position: int, x: Any) -> None:
     """Raises TypeError, naming op and argument, for an array in the memory that the backend does not compute in."""
-    found = backend.other_side(x)
+    found = backend.foreign_device(x)
     if found:
         code = op.forward.__code__
         name = code.co_varnames[position] if position < code.co_argcount else f"input {position}"
@@ -517,79 +520,3 @@ def no_grad() -> Iterator[None]:
 def is_recording() -> bool:
     """False inside `no_grad()`."""
     return _recording.get()
-
-
-# Kernels: faster pairs that stand in for an op's own -----------------------------------------------------------------------
-
-_kernels: dict[type, list[Any]] = {}
-_unmeasured: set[type] = set()
-_mode: ContextVar[str] = ContextVar("kernels", default=backend.kernels)
-
-K = TypeVar("K", bound=type)
-
-
-def accelerates(reference: type, *, measured: bool = True) -> Callable[[K], K]:
-    """Registers the decorated class as a faster stand-in for `reference`, whose subclass it is.
-
-    `kernel.supports(*arrays, **options)` decides call by call; where none says yes, the plain math runs.
-    measured   False for a kernel that no benchmark has justified yet: it runs only under AUTOGRAD_KERNELS=unmeasured.
-    """
-
-    def register(kernel: K) -> K:
-        if not issubclass(kernel, reference):
-            raise TypeError(
-                f"accelerates: {kernel.__name__}, expected a subclass of {reference.__name__}; derive it from the op it speeds up"
-            )
-        _kernels.setdefault(reference, []).append(kernel)
-        if not measured:
-            _unmeasured.add(kernel)
-        return kernel
-
-    return register
-
-
-def fastest(reference: type, *arrays: Any, **options: Any) -> Any:
-    """The class to run for this call: a registered kernel that supports it, else `reference` itself."""
-    candidates = _kernels.get(reference)
-    if candidates:
-        mode = _mode.get()
-        for kernel in candidates if mode != "reference" else ():
-            if (mode == "unmeasured" or kernel not in _unmeasured) and kernel.supports(*arrays, **options):
-                return kernel
-    return reference
-
-
-def registered_kernels() -> dict[type, list[type]]:
-    """Each op that has kernels, with them, in order of preference."""
-    return {reference: list(kernels) for reference, kernels in _kernels.items()}
-
-
-def kernel_mode() -> str:
-    """ "fast", "reference" or "unmeasured": what AUTOGRAD_KERNELS or the innermost `use_kernels` asks for."""
-    return _mode.get()
-
-
-@contextmanager
-def use_kernels(mode: str) -> Iterator[None]:
-    """Within this block: "fast", "reference" or "unmeasured" kernels, whatever AUTOGRAD_KERNELS says."""
-    if mode not in ("fast", "reference", "unmeasured"):
-        raise ValueError(f"use_kernels: {mode!r}, expected fast, reference or unmeasured; see AUTOGRAD_KERNELS")
-    token = _mode.set(mode)
-    try:
-        yield
-    finally:
-        _mode.reset(token)
-
-
-def axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
-    """`axis` as NumPy takes it (None, one, several, negative) as a sorted tuple of non-negative axes."""
-    if axis is None:
-        return tuple(range(ndim))
-    several = [operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,))]
-    for a in several:
-        if not -ndim <= a < ndim:
-            raise ValueError(f"axis: {a}, expected -{ndim} <= axis < {ndim} for an array of {ndim} dimensions; pass one it has")
-    unique = sorted({a % ndim for a in several})
-    if len(unique) != len(several):
-        raise ValueError(f"axis: {axis} names an axis twice, expected each once; drop the repeated one")
-    return tuple(unique)

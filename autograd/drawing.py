@@ -1,11 +1,11 @@
 """Pictures of a graph, as SVG text: every value, gradient and shape, in a browser or a notebook, with no outside program.
 
-    with ag.watch():                  # keep the numbers: otherwise they are freed as soon as nobody needs them
+    with ag.record():                  # keep the numbers: otherwise they are freed as soon as nobody needs them
         loss = (x * w).sum()
         loss.backward()
     loss.draw("graph.svg", names={"x": x, "w": w})
 
-Without `watch` the picture holds shapes, and numbers of the leaves only.
+Without `record` the picture holds shapes, and numbers of the leaves only.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autograd import backend
-from autograd.core import Array, Node, Op, Step, Tensor
+from autograd.core import Array, Node, Op, OpRecord, Tensor
 
 MAX_BOXES = 200
 _CHARACTER, _LINE, _PAD, _GAP_X, _GAP_Y = 7.3, 16, 8, 56, 14  # pixels, for 12-pixel monospace
@@ -54,7 +54,7 @@ def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, 
     names    what to call leaves and results: {"x": x, "loss": loss}
     digits   decimals of the numbers
     Arrays of more than 16 numbers are shown by mean, standard deviation, least and greatest value.
-    Raises RuntimeError if the graph has been freed by `backward` outside `watch`, ValueError if it has more than 200 boxes.
+    Raises RuntimeError if the graph has been freed by `backward` outside `record`, ValueError if it has more than 200 boxes.
     """
     boxes = _boxes(tensor, {id(t): name for name, t in (names or {}).items()}, digits)
     boxes = _place(boxes)
@@ -77,9 +77,9 @@ def saved_arrays(saved: Any) -> Iterator[Array]:
             yield item
 
 
-def saved_bytes(step: Step) -> int:
-    """Bytes of the arrays that a step saved for its backward pass, whether or not somebody else holds them too."""
-    return sum(array.nbytes for array in saved_arrays(step.saved))
+def saved_bytes(record: OpRecord) -> int:
+    """Bytes of the arrays that an op saved for its backward pass, whether or not somebody else holds them too."""
+    return sum(array.nbytes for array in saved_arrays(record.saved))
 
 
 # Boxes: what is to be seen -------------------------------------------------------------------------------------------------
@@ -122,15 +122,15 @@ def _key(item: Any) -> Any:
 
 
 def _inputs(item: Any) -> list[Any]:
-    """What the op that made `item` was given: tensors and constants if it was watched, else the edges that are left."""
+    """What the op that made `item` was given: tensors and constants if it was recorded, else the edges that are left."""
     node = _node_of(item)
     if node is None:
         return []
-    if node.step is not None:
-        return [x for x in node.step.inputs if x is not None]
+    if node.record is not None:
+        return [x for x in node.record.inputs if x is not None]
     if not node.edges:
         raise RuntimeError(
-            "draw: the graph has been freed by backward, expected one that was kept; compute it inside `with autograd.watch():`"
+            "draw: the graph has been freed by backward, expected one that was kept; compute it inside `with autograd.record():`"
         )
     return [edge for edge in node.edges if edge is not None]
 
@@ -149,11 +149,11 @@ def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _
         shape: tuple[int, ...] = getattr(value, "shape", ())
     else:
         output = item._output if isinstance(item, Tensor) else item[1]
-        op = op_name(node.op) + (f" [{output}]" if len(node.outputs) > 1 else "")
+        op = op_name(node.op) + (f" [{output}]" if len(node.output_shapes) > 1 else "")
         title = f"{name} = {op}" if name else op
-        shape = node.outputs[output]
-        if node.step is not None:
-            value, gradient = node.step.outputs[output], node.step.dys[output]
+        shape = node.output_shapes[output]
+        if node.record is not None:
+            value, gradient = node.record.outputs[output], node.record.dys[output]
         elif isinstance(item, Tensor):
             value = item.data
     box = _Box(title, str(shape), inputs, leaf=node is None)

@@ -1,7 +1,7 @@
 """Layers: ops together with the parameters that they need."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import autograd.ops as ops
 from autograd.core import Array, Op, Parameter, Tensor, is_bfloat16, is_recording, no_grad
@@ -13,9 +13,6 @@ class Module:
 
     training    True after `train()`, False after `eval()`; dropout asks it
     """
-
-    parameter_names: ClassVar[dict[str, str]] = {}
-    """Attribute -> name under which a parameter is saved, where the two differ."""
 
     training: bool = True
 
@@ -48,7 +45,6 @@ class Module:
             for name, value in vars(module).items():
                 if isinstance(value, Parameter) and id(value) not in seen:
                     seen.add(id(value))
-                    name = module.parameter_names.get(name, name)
                     yield f"{prefix}.{name}" if prefix else name, value
 
     def parameters(self) -> list[Parameter]:
@@ -73,7 +69,7 @@ class Module:
             parameter.grad = None
 
 
-def like(parameter: Parameter, x: Tensor) -> Tensor:
+def cast_like(parameter: Parameter, x: Tensor) -> Tensor:
     """The parameter as activations `x` want it: cast where they are bfloat16, else itself. Parameters themselves stay float32."""
     return ops.cast(parameter, x.dtype) if is_bfloat16(x.data) else parameter
 
@@ -86,7 +82,7 @@ class Linear(Module):
         self.bias = None if bias is None else Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, like(self.weight, x), None if self.bias is None else like(self.bias, x))
+        return ops.linear(x, cast_like(self.weight, x), None if self.bias is None else cast_like(self.bias, x))
 
 
 class Embedding(Module):
@@ -100,17 +96,15 @@ class Embedding(Module):
 
 
 class LayerNorm(Module):
-    """Normalizes the last axis; gamma and beta (C,) are saved as weight and bias, as GPT-2 names them."""
+    """Normalizes the last axis; weight (C,) scales, bias (C,) shifts: gamma and beta of the op."""
 
-    parameter_names: ClassVar[dict[str, str]] = {"gamma": "weight", "beta": "bias"}
-
-    def __init__(self, gamma: Any, beta: Any, eps: float = 1e-5) -> None:
-        self.gamma = Parameter(gamma)
-        self.beta = Parameter(beta)
+    def __init__(self, weight: Any, bias: Any, eps: float = 1e-5) -> None:
+        self.weight = Parameter(weight)
+        self.bias = Parameter(bias)
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.layer_norm(x, like(self.gamma, x), like(self.beta, x), self.eps)
+        return ops.layer_norm(x, cast_like(self.weight, x), cast_like(self.bias, x), self.eps)
 
 
 class Dropout(Module):
@@ -138,7 +132,7 @@ class Recompute(Op):
 
     @staticmethod
     def forward(x: Array, *, f: Callable[[Tensor], Tensor], streams: Sequence[RandomStream]) -> tuple[Array, Any]:
-        draws = [stream.draw for stream in streams]
+        draws = [stream.counter for stream in streams]
         with no_grad():
             y = f(Tensor(x))
         return y.data, (x, f, streams, draws)
@@ -146,7 +140,7 @@ class Recompute(Op):
     @staticmethod
     def backward(saved: Any, dy: Array) -> Array:
         x, f, streams, draws = saved
-        now = [stream.draw for stream in streams]
+        now = [stream.counter for stream in streams]
         _set_draws(streams, draws)
         again = Tensor(x, requires_grad=True)
         f(again).backward(dy)
@@ -156,7 +150,7 @@ class Recompute(Op):
 
 def _set_draws(streams: Sequence[RandomStream], draws: Sequence[int]) -> None:
     for stream, draw in zip(streams, draws, strict=True):
-        stream.draw = draw
+        stream.counter = draw
 
 
 def recompute(f: Callable[[Tensor], Tensor], x: Tensor, streams: Sequence[RandomStream] = ()) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, Op, Parameter, Tensor, fastest
+from autograd.core import Array, Op, Parameter, Tensor
 from autograd.nn import Module
 
 
@@ -103,17 +103,17 @@ class AdamW:
         self.m = xp.zeros_like(self.weight)
         self.v = xp.zeros_like(self.weight)
         xp.concatenate([p.data.reshape(-1) for _, p in self.named], out=self.weight)
-        self._lay_out()
+        self._bind_to_buffers()
 
-    def _lay_out(self) -> None:
-        lay_out([p for _, p in self.named], self.weight, self.gradient)
+    def _bind_to_buffers(self) -> None:
+        bind_to_buffers([p for _, p in self.named], self.weight, self.gradient)
         self._views = [p.data for _, p in self.named]
 
     def move_weights(self, place: Array) -> None:
         """Goes on with the weights in another flat array, one that other processes see, say. Forgets the gradients."""
         place[...] = self.weight
         self.weight = place
-        self._lay_out()
+        self._bind_to_buffers()
 
     def zero_grad(self) -> None:
         """Forgets the gradients. Nothing is filled with zeros: the next first gradient overwrites."""
@@ -123,7 +123,7 @@ class AdamW:
     def gradient_norm(self) -> Array:
         """Euclidean norm of all gradients together, as a 0-d array (still on the device)."""
         self._check()
-        return xp.sqrt(fastest(SquaredNorm, self.gradient).forward(self.gradient))
+        return xp.sqrt(SquaredNorm.dispatch(self.gradient).forward(self.gradient))
 
     def named_in_model_order(self) -> list[tuple[str, Parameter]]:
         """(name, parameter) of what is trained, in the order in which the model has them."""
@@ -145,7 +145,7 @@ class AdamW:
             arrays = (self.weight[part], self.gradient[part], self.m[part], self.v[part], scale)
             options: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "decay": decay, "t": self.n_steps}
             if arrays[0].size:
-                fastest(AdamWUpdate, *arrays, **options).forward(*arrays, **options)
+                AdamWUpdate.dispatch(*arrays, **options).forward(*arrays, **options)
         return norm
 
     def _check(self) -> None:
@@ -171,7 +171,7 @@ class AdamW:
                         f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW"
                     )
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides the weights: moments by parameter name (views) and the step count."""
         moments: dict[str, dict[str, Array]] = {"m": {}, "v": {}}
         start = 0
@@ -181,23 +181,23 @@ class AdamW:
             start += p.size
         return {"n_steps": self.n_steps, **moments}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave. Raises ValueError naming parameters that are missing, surplus or of another shape."""
-        mine = self.state()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave. Raises ValueError naming parameters that are missing, surplus or of another shape."""
+        mine = self.state_dict()
         for key in ("m", "v"):
             if state[key].keys() != mine[key].keys():
                 odd = sorted(state[key].keys() ^ mine[key].keys())
-                raise ValueError(f"AdamW.load_state: moments of {odd[0]} on one side only, expected the same parameters; same model?")
+                raise ValueError(f"AdamW.load_state_dict: moments of {odd[0]} on one side only, expected the same parameters; same model?")
             for name, moment in mine[key].items():
                 if state[key][name].shape != moment.shape:
                     raise ValueError(
-                        f"AdamW.load_state: moment of {name} of shape {state[key][name].shape}, expected {moment.shape}; same model?"
+                        f"AdamW.load_state_dict: moment of {name} of shape {state[key][name].shape}, expected {moment.shape}; same model?"
                     )
                 moment[...] = xp.asarray(state[key][name])
         self.n_steps = int(state["n_steps"])
 
 
-def lay_out(parameters: Sequence[Parameter], weight: Array, gradient: Array) -> None:
+def bind_to_buffers(parameters: Sequence[Parameter], weight: Array, gradient: Array) -> None:
     """Makes each parameter a view of its part of two flat arrays: of its weights, and of the gradient that `backward` will leave."""
     start = 0
     for p in parameters:

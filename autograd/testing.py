@@ -46,7 +46,7 @@ def check_grads(fn: Callable[..., Any], *arrays: Any, seed: int = 0, n_direction
             total = part if total is None else total + part
         assert total is not None
         for node in nodes_of(total):
-            node.op = _Watched(node)  # type: ignore[assignment]
+            node.op = _CheckedOp(node)  # type: ignore[assignment]
         total.backward()
 
     def value_at(position: int, moved: np.ndarray) -> float:
@@ -57,7 +57,7 @@ def check_grads(fn: Callable[..., Any], *arrays: Any, seed: int = 0, n_direction
         if tensor.grad is None:
             raise AssertionError(f"check_grads: input {i} of shape {x.shape} got no gradient, expected one; does fn use it?")
         gradient = backend.to_host(tensor.grad)
-        assert gradient.shape == x.shape and gradient.dtype == x.dtype  # the engine refuses other shapes and casts; see _Watched
+        assert gradient.shape == x.shape and gradient.dtype == x.dtype  # the engine refuses other shapes and casts; see _CheckedOp
         if x.size == 0:
             continue
         h = _STEP[dtype] * max(1.0, float(np.abs(x).max()))
@@ -92,11 +92,11 @@ def nodes_of(*outputs: Tensor) -> list[Node]:
     return [found[serial] for serial in sorted(found, reverse=True)]
 
 
-class _Watched:
+class _CheckedOp:
     """Stands in for a node's op during one sweep: the same backward, but dy and saved arrays are protected, dtypes checked."""
 
     def __init__(self, node: Node) -> None:
-        self.op, self.inputs = node.op, node.inputs
+        self.op, self.input_kinds = node.op, node.input_kinds
         self.__name__ = node.op.__name__
         self.returns_tuple, self.backward_takes_needs = node.op.returns_tuple, node.op.backward_takes_needs
         self.takes_bfloat16 = node.op.takes_bfloat16
@@ -105,7 +105,7 @@ class _Watched:
         arrived = list(_arrays(dy))
         with protected(*arrived, *_arrays(saved)):
             result = self.op.backward(saved, dy, **options)
-        for i, (dx, kind) in enumerate(zip(result if isinstance(result, tuple) else (result,), self.inputs, strict=False)):
+        for i, (dx, kind) in enumerate(zip(result if isinstance(result, tuple) else (result,), self.input_kinds, strict=False)):
             # The engine casts gradients to their input's dtype, as it must after a promotion; here nothing else may need the cast.
             if kind is not None and dx is not None and dx.dtype not in (kind[1], *(a.dtype for a in arrived)):
                 raise AssertionError(

@@ -10,6 +10,8 @@ import numpy as np
 
 from autograd.backend import _numpy
 
+__all__ = _numpy.__all__
+
 _BACK_TO_CPU = "unset AUTOGRAD_BACKEND (or set it to numpy) to run on the CPU"
 _INSTALL = 'pip install "tinygpt[cuda13]" (CUDA 13 drivers) or pip install "tinygpt[cuda12]"'
 
@@ -134,7 +136,7 @@ def compute_dtype(name: str) -> np.dtype[Any]:
     return bfloat16
 
 
-def other_side(x: Any) -> str | None:
+def foreign_device(x: Any) -> str | None:
     """Says where an array lies that this backend cannot use; None for everything else."""
     return "a NumPy array on the host" if isinstance(x, np.ndarray) else None
 
@@ -165,14 +167,14 @@ def synchronize() -> None:
     xp.cuda.get_current_stream().synchronize()
 
 
-def indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[Any, int]:
-    """Integers from the host, checked to lie in [0, n) and moved to the device; see `_numpy.indices`.
+def checked_indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[Any, int]:
+    """Integers from the host, checked to lie in [0, n) and moved to the device; see `_numpy.checked_indices`.
 
     The check is on the host because CuPy wraps an index out of range in silence.
     """
     if isinstance(array, device_array):
         raise TypeError(f"{what}: an array on the device, expected host integers, which are checked before they move; pass those")
-    host, counted = _numpy.indices(array, n, what=what, ignore=ignore)
+    host, counted = _numpy.checked_indices(array, n, what=what, ignore=ignore)
     return xp.asarray(host), counted
 
 

@@ -8,6 +8,23 @@ from typing import Any
 
 import numpy as np
 
+__all__ = [
+    "bfloat16",
+    "check_backend",
+    "checked_indices",
+    "compute_dtype",
+    "device_array",
+    "foreign_device",
+    "memory_message",
+    "out_of_memory_errors",
+    "random_bits",
+    "scatter_add",
+    "synchronize",
+    "to_device",
+    "to_host",
+    "xp",
+]
+
 xp = np
 device_array = np.ndarray
 out_of_memory_errors: tuple[type[BaseException], ...] = (MemoryError,)
@@ -33,7 +50,7 @@ def compute_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(np.float32)
 
 
-def other_side(x: Any) -> str | None:
+def foreign_device(x: Any) -> str | None:
     """Says where an array lies that this backend cannot use; None for everything else."""
     return "an array on a GPU" if hasattr(x, "__cuda_array_interface__") else None
 
@@ -59,7 +76,7 @@ def synchronize() -> None:
     """Waits until the device is idle. The CPU always is: a NumPy call returns when its work is done."""
 
 
-def indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[np.ndarray, int]:
+def checked_indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[np.ndarray, int]:
     """Integers from the host, checked to lie in [0, n) and moved to the device.
 
     Entries equal to `ignore` pass unchecked and are not counted.

@@ -1,4 +1,4 @@
-"""Faster stand-ins for ops, registered with `accelerates`: NumPy in cache-sized blocks over threads (cpu/), CUDA (cuda/).
+"""Faster stand-ins for ops, registered with `kernel_for`: NumPy in cache-sized blocks over threads (cpu/), CUDA (cuda/).
 
 Nothing here defines what an op means: reference, formula and derivation are in `autograd/ops/`, and every kernel is tested to
 equal its reference. AUTOGRAD_KERNELS=reference leaves them all out.

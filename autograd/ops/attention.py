@@ -111,5 +111,5 @@ def scaled_dot_product_attention(
     if not (training and dropout):
         return Attention.apply(q, k, v, device_mask, causal=causal)
     stream = stream or default_stream
-    start = stream.start_in((*q.shape[:-1], k.shape[-2]))
+    start = stream.offset_in((*q.shape[:-1], k.shape[-2]))
     return Attention.apply(q, k, v, device_mask, causal=causal, p=dropout, seed=stream.seed, draw=stream.next_draw(), start=start)

@@ -35,5 +35,5 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
         raise ValueError(f"embedding: weight of shape {weight.shape}, expected (V, C); one row per id")
     if isinstance(ids, Tensor):
         raise TypeError("embedding: ids as a Tensor, expected host integers; pass the NumPy array itself")
-    device_ids, _ = backend.indices(ids, weight.shape[0], what="embedding id")
+    device_ids, _ = backend.checked_indices(ids, weight.shape[0], what="embedding id")
     return Embedding.apply(weight, device_ids)

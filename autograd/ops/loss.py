@@ -148,7 +148,7 @@ def _targets(
         raise TypeError(f"{op}: targets as a Tensor, expected host integers; pass the NumPy array itself")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"{op}: label_smoothing {label_smoothing}, expected 0 <= label_smoothing < 1; 0 switches it off")
-    device_targets, n_counted = backend.indices(targets, n_classes, what=f"{op} target", ignore=ignore_index)
+    device_targets, n_counted = backend.checked_indices(targets, n_classes, what=f"{op} target", ignore=ignore_index)
     if device_targets.shape != shape:
         raise ValueError(f"{op}: targets of shape {device_targets.shape}, expected {shape}; one target per row")
     if n_counted == 0:

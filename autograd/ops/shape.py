@@ -7,7 +7,8 @@ from typing import Any
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor, axes
+from autograd.core import Array, Op, Tensor
+from autograd.ops.reduce import axes
 
 
 class Reshape(Op):
@@ -255,7 +256,7 @@ def index(x: Tensor, key: Any) -> Tensor:
             if bad.size:
                 raise IndexError(f"index: {bad[0]} for axis {axis} of length {n}, expected -{n} <= i < {n}; check it")
             wrapped = positions + n * (positions < 0)  # NumPy's negative indices
-            device_keys.append(backend.indices(wrapped, n)[0])
+            device_keys.append(backend.checked_indices(wrapped, n)[0])
             axis += 1
     return Index.apply(x, key=tuple(device_keys))
 

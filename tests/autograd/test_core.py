@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import autograd as ag
-from autograd import backend, core
+from autograd import backend, dispatch
 from autograd.backend import to_device, to_host, xp
 from autograd.ops.elementwise import Add
 from tests.autograd.checks import assert_close, numpy_only, tensor
@@ -693,9 +693,9 @@ def test_debug_is_switched_by_the_environment():
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """An op, a kernel of it that is measured, and one that is not."""
-    monkeypatch.setattr(core, "_kernels", {})
-    monkeypatch.setattr(core, "_unmeasured", set())
+    """An op, a kernel of it, and an experimental one."""
+    monkeypatch.setattr(dispatch, "_kernels", {})
+    monkeypatch.setattr(dispatch, "_experimental", set())
 
     class Shown(ag.Op):
         @staticmethod
@@ -706,26 +706,26 @@ def kernels(monkeypatch):
         def backward(saved, dy):
             return dy
 
-    @ag.accelerates(Shown)
+    @ag.kernel_for(Shown)
     class ForPairs(Shown):
         @staticmethod
         def supports(x):
             return x.shape == (2,)
 
-    @ag.accelerates(Shown, measured=False)
-    class Untimed(Shown):
+    @ag.kernel_for(Shown, experimental=True)
+    class Experimental(Shown):
         @staticmethod
         def supports(x):
             return x.shape != (1,)
 
-    return Shown, ForPairs, Untimed
+    return Shown, ForPairs, Experimental
 
 
 @pytest.mark.parametrize(
     ("mode", "n", "expected"),
     [
         ("fast", 2, "ForPairs"), ("fast", 3, "Shown"), ("fast", 1, "Shown"),
-        ("unmeasured", 2, "ForPairs"), ("unmeasured", 3, "Untimed"), ("unmeasured", 1, "Shown"),
+        ("experimental", 2, "ForPairs"), ("experimental", 3, "Experimental"), ("experimental", 1, "Shown"),
         ("reference", 2, "Shown"), ("reference", 3, "Shown"),
     ],
 )  # fmt: skip
@@ -733,7 +733,7 @@ def test_which_kernel_runs(kernels, mode, n, expected):
     reference = kernels[0]
     with ag.use_kernels(mode):
         y = reference.apply(tensor(np.ones(n)))
-        assert y._node.op.__name__ == core.fastest(reference, y.data).__name__ == expected
+        assert y._node.op.__name__ == reference.dispatch(y.data).__name__ == expected
     y.sum().backward()
 
 
@@ -746,18 +746,18 @@ def test_registered_kernels_is_a_copy(kernels):
 def test_modes_nest_and_end():
     with ag.use_kernels("reference"):
         with ag.use_kernels("fast"):
-            assert core._mode.get() == "fast"
-        assert core._mode.get() == "reference"
+            assert dispatch._mode.get() == "fast"
+        assert dispatch._mode.get() == "reference"
     with (
-        pytest.raises(ValueError, match=r"use_kernels: 'quick', expected fast, reference or unmeasured; see AUTOGRAD_KERNELS"),
+        pytest.raises(ValueError, match=r"use_kernels: 'quick', expected one of fast, reference, experimental; see AUTOGRAD_KERNELS"),
         ag.use_kernels("quick"),
     ):
         pass
 
 
 def test_a_kernel_must_derive_from_its_op():
-    with pytest.raises(TypeError, match=r"accelerates: Probe, expected a subclass of Add; derive it from the op it speeds up"):
-        ag.accelerates(Add)(type("Probe", (ag.Op,), {}))
+    with pytest.raises(TypeError, match=r"kernel_for: Probe, expected a subclass of Add; derive it from the op it speeds up"):
+        ag.kernel_for(Add)(type("Probe", (ag.Op,), {}))
 
 
 # The environment ---------------------------------------------------------------------------------------------------------------------------------
@@ -767,7 +767,7 @@ def test_a_kernel_must_derive_from_its_op():
     ("variable", "legal", "default"),
     [
         ("AUTOGRAD_BACKEND", "numpy, cupy", "numpy"),
-        ("AUTOGRAD_KERNELS", "fast, reference, unmeasured", "fast"),
+        ("AUTOGRAD_KERNELS", "fast, reference, experimental", "fast"),
         ("AUTOGRAD_DEBUG", "0, 1", "0"),
     ],
 )

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import autograd as ag
-from autograd import backend, core, optim
+from autograd import backend, dispatch, optim
 from autograd.backend import _numpy
 from autograd.ops.activation import GELU, Softmax
 from autograd.ops.attention import Attention
@@ -35,18 +35,18 @@ from tests.autograd.test_ops import compare
 
 def registered_apart() -> tuple[dict[type, list[Any]], set[type], ModuleType]:
     """The CUDA kernels, registered in tables of their own so that no other test on NumPy meets them."""
-    before = core._kernels, core._unmeasured
-    core._kernels, core._unmeasured = {}, set()
+    before = dispatch._kernels, dispatch._experimental
+    dispatch._kernels, dispatch._experimental = {}, set()
     try:
         from autograd.kernels.cuda import module
 
-        return core._kernels, core._unmeasured, module
+        return dispatch._kernels, dispatch._experimental, module
     finally:
-        core._kernels, core._unmeasured = before
+        dispatch._kernels, dispatch._experimental = before
 
 
 pytestmark = numpy_only
-KERNELS, UNMEASURED, module = registered_apart() if backend.name == "numpy" else ({}, set(), ModuleType("unused"))
+KERNELS, EXPERIMENTAL, module = registered_apart() if backend.name == "numpy" else ({}, set(), ModuleType("unused"))
 DIRECTORY = Path(ag.__file__).parent / "kernels" / "cuda"
 FILES = sorted(path.name for path in DIRECTORY.glob("*.cu"))
 TYPES = [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")]  # (storage, parameter)
@@ -137,7 +137,7 @@ def test_the_package_ships_its_sources():
 
 def test_all_are_off_until_measured():
     kernels = {kernel for several in KERNELS.values() for kernel in several}
-    assert len(kernels) == 9 and kernels == UNMEASURED
+    assert len(kernels) == 9 and kernels == EXPERIMENTAL
 
 
 # They compute what the definitions do ------------------------------------------------------------------------------------------------
@@ -195,10 +195,10 @@ def on_the_host(monkeypatch: pytest.MonkeyPatch, offset: int) -> Iterator[Xp]:
     xp = Xp(offset)
     monkeypatch.setattr(module, "raw_module", cuda_host.RawModule)
     monkeypatch.setattr(module, "STORAGE", module.STORAGE | {"uint16": "bf16"})  # NumPy has no bfloat16: its bits stand for it
-    monkeypatch.setattr(core, "_kernels", KERNELS)
-    monkeypatch.setattr(core, "_unmeasured", UNMEASURED)
+    monkeypatch.setattr(dispatch, "_kernels", KERNELS)
+    monkeypatch.setattr(dispatch, "_experimental", EXPERIMENTAL)
     monkeypatch.setattr(backend, "random_bits", cupy_random_bits())
-    for kernel in UNMEASURED:
+    for kernel in EXPERIMENTAL:
         monkeypatch.setattr(f"{kernel.__module__}.xp", xp)
     module.kernel.cache_clear()
     module._module.cache_clear()
@@ -408,8 +408,8 @@ def test_adamw_and_norm(n, decay, clip, host_either):
     options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "decay": decay, "t": 3}
     scale = 0.7 if clip == "number" else np.array(0.7, np.float32)
     gradient = mine[1].copy()
-    with ag.use_kernels("unmeasured"):
-        update, norm = optim.fastest(optim.AdamWUpdate, *mine, scale, **options), optim.fastest(optim.SquaredNorm, mine[1])
+    with ag.use_kernels("experimental"):
+        update, norm = optim.AdamWUpdate.dispatch(*mine, scale, **options), optim.SquaredNorm.dispatch(mine[1])
     assert update.__name__ == "AdamWUpdateCUDA" and norm.__name__ == "SquaredNormCUDA"
     update.forward(*mine, scale, **options)
     optim.AdamWUpdate.forward(*exact, float(scale), **options)
@@ -461,7 +461,7 @@ def test_a_kernel_that_does_not_load_says_why(host, monkeypatch):
 
     monkeypatch.setattr(module, "raw_module", broken)
     with (
-        ag.use_kernels("unmeasured"),
+        ag.use_kernels("experimental"),
         pytest.raises(RuntimeError, match=r"CUDA kernel gelu_forward of activation.cu for float32: not loaded \(no CUDA"),
     ):
         ag.gelu(ag.Tensor(np.ones(3, np.float32)))

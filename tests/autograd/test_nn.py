@@ -46,7 +46,7 @@ NAMES = [
 def test_names_are_dotted_and_follow_gpt2():
     model = Model()
     assert [name for name, _ in model.named_parameters()] == NAMES
-    assert dict(model.named_parameters())["h.1.norm.weight"] is model.h[1].norm.gamma
+    assert dict(model.named_parameters())["h.1.norm.weight"] is model.h[1].norm.weight
     assert [name for name, _ in model.named_modules()] == [
         "", "embedding", "h.0", "h.0.norm", "h.0.fc", "h.0.dropout", "h.1", "h.1.norm", "h.1.fc", "h.1.dropout", "head",
     ]  # fmt: skip

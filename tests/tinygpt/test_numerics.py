@@ -69,7 +69,7 @@ def test_the_first_loss_that_is_not_finite_stops_before_the_weights_change_and_s
 
 def test_weights_that_are_not_finite_are_named():
     t = trainer(steps=3)
-    t.model.ln_f.gamma.data[2] = np.inf
+    t.model.ln_f.weight.data[2] = np.inf
     with pytest.raises(FloatingPointError, match=r"likely cause: the weights themselves are not finite \(ln_f.weight \(1 of 16 values\)\)"):
         t.run(Notes())
 
@@ -145,11 +145,11 @@ def test_a_diagnosis_leaves_no_trace():
     """Position in the data, random stream and counters are the same after it as before."""
     t = trainer(steps=8)
     poison(t, 1)
-    before = (t.batches_drawn, t.model.dropout_stream.draw, t.result.tokens_seen)
+    before = (t.batches_drawn, t.model.dropout_stream.counter, t.result.tokens_seen)
     t.gradients()
-    after = (t.batches_drawn, t.model.dropout_stream.draw, t.result.tokens_seen)
+    after = (t.batches_drawn, t.model.dropout_stream.counter, t.result.tokens_seen)
     t.diagnosis(math.nan, math.nan, before)
-    assert after == (t.batches_drawn, t.model.dropout_stream.draw, t.result.tokens_seen) and not backend.debug
+    assert after == (t.batches_drawn, t.model.dropout_stream.counter, t.result.tokens_seen) and not backend.debug
 
 
 def test_a_validation_loss_that_is_not_finite_saves_nothing():
@@ -228,7 +228,7 @@ def test_the_deterministic_check_compares_bits_and_leaves_the_trainer_as_it_was(
 
     def unsteady():
         loss = gradients()
-        one.optimizer.gradient[5] += np.float32(1e-6 * (1 + stream.draw % 7) if len(calls) else 0)
+        one.optimizer.gradient[5] += np.float32(1e-6 * (1 + stream.counter % 7) if len(calls) else 0)
         calls.append(1)
         return loss
 

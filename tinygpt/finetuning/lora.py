@@ -67,9 +67,9 @@ class LoraLinear(nn.Module):
         self.dropout = nn.Dropout(config.dropout, stream)
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
-        y = ag.linear(x, nn.like(self.weight, x), None if self.bias is None else nn.like(self.bias, x))  # (..., out)
-        thin = ag.linear(self.dropout(x), nn.like(self.lora_A, x)) * self.scale  # (..., rank)
-        return y + ag.linear(thin, nn.like(self.lora_B, x))
+        y = ag.linear(x, nn.cast_like(self.weight, x), None if self.bias is None else nn.cast_like(self.bias, x))  # (..., out)
+        thin = ag.linear(self.dropout(x), nn.cast_like(self.lora_A, x)) * self.scale  # (..., rank)
+        return y + ag.linear(thin, nn.cast_like(self.lora_B, x))
 
     def merged(self) -> nn.Linear:
         """One plain layer that gives the same y (but for rounding, and without dropout)."""

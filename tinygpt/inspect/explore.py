@@ -115,7 +115,7 @@ def render(data: dict[str, Any]) -> str:
 # The numbers --------------------------------------------------------------------------------------------------------------------
 
 
-def _residual_streams(steps: list[tuple[str, ag.Step]], n_layer: int) -> list[np.ndarray]:
+def _residual_streams(steps: list[tuple[str, ag.OpRecord]], n_layer: int) -> list[np.ndarray]:
     """(T, C) after the embeddings and after each block: what the first block reads, then the last result of each block."""
     first_of_block_0 = next(step for module, step in steps if module.startswith("h.0"))
     streams = [first_of_block_0.inputs[0].data]
@@ -124,7 +124,7 @@ def _residual_streams(steps: list[tuple[str, ag.Step]], n_layer: int) -> list[np
     return [backend.to_host(x)[0].astype(np.float64) for x in streams]
 
 
-def _attention(steps: list[tuple[str, ag.Step]]) -> list[list[str]]:
+def _attention(steps: list[tuple[str, ag.OpRecord]]) -> list[list[str]]:
     found = []
     for _, step in steps:
         if op_name(step.op) == "Attention":
@@ -150,13 +150,13 @@ def _predictions(model: Any, tokenizer: Any, stream: np.ndarray, ids: np.ndarray
     return found
 
 
-def _input_gradients(steps: list[tuple[str, ag.Step]]) -> list[float | None]:
+def _input_gradients(steps: list[tuple[str, ag.OpRecord]]) -> list[float | None]:
     embedding = next(step for module, step in steps if module == "wte")
     dy = backend.to_host(embedding.dys[0])[0].astype(np.float64)  # (T, C)
     return [_significant(v) for v in np.sqrt((dy * dy).sum(axis=-1))]
 
 
-def _op(number: int, module: str, step: ag.Step) -> dict[str, Any]:
+def _op(number: int, module: str, step: ag.OpRecord) -> dict[str, Any]:
     """One op: its name, module and arrays, each as {"name", "shape", "rows"} with the first rows and columns."""
     names = list(inspect.signature(step.op.forward).parameters)
     arrays = [(names[i] if i < len(names) else f"input {i}", x.data if isinstance(x, ag.Tensor) else x) for i, x in enumerate(step.inputs)]

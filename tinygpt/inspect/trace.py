@@ -81,10 +81,10 @@ def trace(model: Any, ids: Any, targets: Any = None) -> Trace:
     return Trace(found)
 
 
-def watched(model: Any, run: Callable[[], Any]) -> list[tuple[str, ag.Step]]:
+def watched(model: Any, run: Callable[[], Any]) -> list[tuple[str, ag.OpRecord]]:
     """Calls `run` and gives every op of it in order, each with the dotted name of the module of `model` that ran it."""
     marks: list[tuple[int, str]] = []  # (number of the step, name of the module running from there on)
-    with ag.watch() as steps, _reporting(model, lambda name: marks.append((len(steps), name))):
+    with ag.record() as steps, _reporting(model, lambda name: marks.append((len(steps), name))):
         run()
     found, module = [], ""
     for number, step in enumerate(steps):
@@ -150,7 +150,7 @@ def _memory_of(array: Any) -> Any:
     return array
 
 
-def _flops(step: ag.Step) -> int:
+def _flops(step: ag.OpRecord) -> int:
     """Floating-point operations of an op's forward pass, from its shapes."""
     name = op_name(step.op)
     shapes = [x.shape for x in step.inputs if hasattr(x, "shape")]

@@ -86,7 +86,7 @@ class Head(nn.Module):
         self.weight = weight
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
-        return x @ nn.like(self.weight, x).T  # (..., V)
+        return x @ nn.cast_like(self.weight, x).T  # (..., V)
 
 
 class Initializer:
@@ -210,7 +210,7 @@ class GPT(nn.Module):
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
         """
         x = self.hidden(ids, attention_mask)
-        return ag.linear_cross_entropy(x, nn.like(self.lm_head.weight, x), targets, ignore_index=ignore_index)
+        return ag.linear_cross_entropy(x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index)
 
     def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> np.ndarray:
         """ids (B, T) continued by up to max_new_tokens tokens; see `tinygpt.inference.decoding.generate`."""

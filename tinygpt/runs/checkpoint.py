@@ -294,7 +294,7 @@ def save_checkpoint(
 
 def _save_parts(directory: Path, model: Any, optimizer: AdamW, tokenizer: Tokenizer, progress: dict[str, Any]) -> None:
     model.save_pretrained(directory, tokenizer)
-    state = optimizer.state()
+    state = optimizer.state_dict()
     safetensors.save_tensors(
         directory / "training.safetensors", {f"{key}.{n}": backend.to_host(a) for key in ("m", "v") for n, a in state[key].items()}
     )
@@ -432,14 +432,14 @@ def load_training(directory: str | Path, trainer: Any, *, other_data: bool = Fal
     n_steps = Entries(progress, str(directory / "training.json")).integer("n_steps")
     moments = _read_moments(directory / "training.safetensors", trainer.optimizer)
     load_weights(trainer.model, directory)
-    trainer.optimizer.load_state({"n_steps": n_steps, **moments})
+    trainer.optimizer.load_state_dict({"n_steps": n_steps, **moments})
     trainer.restore(progress, str(directory / "training.json"), other_data=other_data)
     return progress
 
 
 def _read_moments(path: Path, optimizer: AdamW) -> dict[str, dict[str, Any]]:
-    """AdamW's moments as `AdamW.load_state` takes them. Raises ValueError, before any is read, if they are another model's."""
-    stored, state = read_safetensors_header(path), optimizer.state()
+    """AdamW's moments as `AdamW.load_state_dict` takes them. Raises ValueError, before any is read, if they are another model's."""
+    stored, state = read_safetensors_header(path), optimizer.state_dict()
     wanted = {f"{key}.{name}": a for key in ("m", "v") for name, a in state[key].items()}
     differ = sorted(stored.keys() ^ wanted.keys())
     differ += [name for name, a in wanted.items() if name in stored and (stored[name].shape != a.shape or stored[name].dtype != "F32")]

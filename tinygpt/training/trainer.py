@@ -132,7 +132,7 @@ class Trainer:
         self.model.train()
         with contextlib.closing(self), _finish_step_on_signal() as signals:
             while result.step < config.steps:
-                before = (self.batches_drawn, self.model.dropout_stream.draw, result.tokens_seen)
+                before = (self.batches_drawn, self.model.dropout_stream.counter, result.tokens_seen)
                 loss = self.gradients()
                 norm = self.optimizer.gradient_norm()
                 loss_nats, norm_value = float(loss), float(norm)  # waits for the device, once per update
@@ -273,18 +273,18 @@ class Trainer:
         before   (micro-batches drawn, dropout draws, tokens seen) when it began: it is run once more from there, in debug mode
         """
         config, result, stream = self.config, self.result, self.model.dropout_stream
-        after = (self.batches_drawn, stream.draw, result.tokens_seen)
+        after = (self.batches_drawn, stream.counter, result.tokens_seen)
         bad_gradient = first_bad_parameter(self.optimizer.named_in_model_order(), "grad")
         bad_weight = first_bad_parameter(self.optimizer.named_in_model_order(), "data")
 
         def again() -> None:
             self._draw_from(before[0])
-            stream.draw, result.tokens_seen = before[1], before[2]
+            stream.counter, result.tokens_seen = before[1], before[2]
             self.gradients()
 
         bad_op = first_bad_op(again)
         self._draw_from(after[0])
-        stream.draw, result.tokens_seen = after[1], after[2]
+        stream.counter, result.tokens_seen = after[1], after[2]
         lr = self.optimizer.lr
         cause = likely_cause(
             bad_weight=bad_weight, bad_op=bad_op, lr=lr, norms=list(self._norms), max_norm=config.max_norm, dtype=config.dtype
@@ -306,7 +306,7 @@ class Trainer:
             "streams": {  # each random stream: where it comes from, and how far it has been drawn
                 "init": {"seed": self.config.seed},
                 "data_order": {"seed": self.order.seed, "batches_drawn": self.batches_drawn, "n_items": self.order.n_items},
-                "dropout": {"seed": stream.seed, "draw": stream.draw},
+                "dropout": {"seed": stream.seed, "draw": stream.counter},
                 "sampling": {"seed": self.config.seed},  # each sample starts anew from it
             },
             "first_loss_nats": _or_none(r.first_loss_nats),
@@ -349,7 +349,7 @@ class Trainer:
         drawn = entry.integer("streams", "data_order", "batches_drawn")
         self._draw_from(0 if other_data else drawn)
         stream = self.model.dropout_stream
-        stream.seed, stream.draw = entry.integer("streams", "dropout", "seed"), entry.integer("streams", "dropout", "draw")
+        stream.seed, stream.counter = entry.integer("streams", "dropout", "seed"), entry.integer("streams", "dropout", "draw")
         mean, variance = (entry.number("spikes", key, default=0.0) for key in ("mean", "variance"))
         self._spikes = SpikeDetector(mean, variance, n=entry.integer("spikes", "n"), silent_until=entry.integer("spikes", "silent_until"))
         self._norms = deque((float(x) for x in progress.get("norms", []) if isinstance(x, float)), maxlen=20)
@@ -392,13 +392,13 @@ def check_deterministic(trainer: Trainer) -> str:
     Returns a sentence that says so. Raises ArithmeticError naming the first parameter whose gradients differ.
     """
     stream, result = trainer.model.dropout_stream, trainer.result
-    before = (trainer.batches_drawn, stream.draw, result.tokens_seen)
+    before = (trainer.batches_drawn, stream.counter, result.tokens_seen)
     runs = []
     for _ in range(2):
         loss = trainer.gradients()
         runs.append((float(loss), backend.to_host(trainer.optimizer.gradient).copy()))
         trainer._draw_from(before[0])
-        stream.draw, result.tokens_seen = before[1], before[2]
+        stream.counter, result.tokens_seen = before[1], before[2]
     trainer.optimizer.zero_grad()
     (loss_1, gradient_1), (loss_2, gradient_2) = runs
     if loss_1 != loss_2 or gradient_1.tobytes() != gradient_2.tobytes():

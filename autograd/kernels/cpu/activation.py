@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks, rows_of
 from autograd.ops.activation import GELU, GELU_CUBIC, GELU_SCALE, Softmax
 
 
-@accelerates(GELU)
+@kernel_for(GELU)
 class GELUBlocked(GELU):
     """GELU and its slope in one pass over memory, while the block is in cache. Reference: ops/activation.py.
 
@@ -58,7 +58,7 @@ class GELUBlocked(GELU):
         return dx
 
 
-@accelerates(Softmax)
+@kernel_for(Softmax)
 class SoftmaxBlocked(Softmax):
     """Softmax over the last axis, several rows at a time in cache. Reference: ops/activation.py."""
 

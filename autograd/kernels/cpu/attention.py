@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from autograd import backend
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.activation import exponentials
 from autograd.kernels.cpu.parallel import for_each
 from autograd.ops.attention import Attention
-from autograd.ops.dropout import keep_rule
+from autograd.ops.dropout import dropout_threshold
 
 _SCORES_BYTES = 512 * 1024
 """Scores that exist at once in a thread, over all heads and sequences taken together: they should stay in the L2 cache."""
@@ -21,7 +21,7 @@ _MAX_QUERIES = 128
 _THREADS_PAY_SCORES = 100_000
 
 
-@accelerates(Attention)
+@kernel_for(Attention)
 class AttentionBlocked(Attention):
     """Softmax statistics are saved instead of the weights, which the backward pass computes again. Reference: ops/attention.py.
 
@@ -147,7 +147,7 @@ class _Plan:
 
     def dropout_mask(self, unit: tuple[slice, slice], rows: slice, end: int, dtype: Any) -> np.ndarray:
         """The part of the reference's mask that belongs to this block, (B', H', T', S')."""
-        threshold, scale = keep_rule(self.p)
+        threshold, scale = dropout_threshold(self.p)
         n = (rows.stop - rows.start) * self.n_keys
         sequences, heads = (range(part.start, part.stop) for part in unit)
         starts = [self.start + ((b * self.n_head + h) * self.n_queries + rows.start) * self.n_keys for b in sequences for h in heads]

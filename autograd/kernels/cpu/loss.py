@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import for_each, matmul, row_blocks
 from autograd.ops.loss import LinearCrossEntropy
 
@@ -15,7 +15,7 @@ has no gradient to hold: the fewer the pieces, the fewer times a product reads t
 _VOCABULARY_BLOCK = 4096
 
 
-@accelerates(LinearCrossEntropy)
+@kernel_for(LinearCrossEntropy)
 class LinearCrossEntropyBlocked(LinearCrossEntropy):
     """Logits of a chunk of rows become their gradient in place, a few rows in cache at a time. Reference: ops/loss.py."""
 

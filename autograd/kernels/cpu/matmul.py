@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of
 from autograd.ops.matmul import Linear
 
@@ -14,7 +14,7 @@ _FEW_ROWS = 64
 """Up to here a pass without gradients leaves the product to BLAS: nothing beside it is large enough for threads of ours."""
 
 
-@accelerates(Linear)
+@kernel_for(Linear)
 class LinearThreaded(Linear):
     """Each thread multiplies its share of the rows or outputs and adds the bias to it. Reference: ops/matmul.py.
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks, row_sums, rows_of
 from autograd.ops.normalization import LayerNorm
 
 
-@accelerates(LayerNorm)
+@kernel_for(LayerNorm)
 class LayerNormBlocked(LayerNorm):
     """Rows in blocks that stay in cache through both passes, forward and backward. Reference: ops/normalization.py."""
 

@@ -30,7 +30,7 @@ _STRIP_ROWS = 128
 """Of a matrix that is transposed: 64 to 256 are equally good."""
 
 
-def arranged(weight: np.ndarray, n_rows: int) -> np.ndarray:
+def preferred_layout(weight: np.ndarray, n_rows: int) -> np.ndarray:
     """A weight (O, I) in the order in memory that `linear` reads fastest for n_rows rows of x: itself where it has it, else a copy.
 
     For one row the longer side is the contiguous one: a product is then few long walks through memory instead of many short ones.
@@ -55,7 +55,7 @@ def _transposed(matrix: np.ndarray) -> np.ndarray:
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray, scratch: np.ndarray) -> None:
-    """out (B, O) = x (B, I) weight^T + bias, for a weight (O, I), best `arranged`. scratch has room for O B numbers."""
+    """out (B, O) = x (B, I) weight^T + bias, for a weight (O, I), best in its `preferred_layout`. scratch has room for O B numbers."""
     if len(x) == 1:
         np.dot(weight, x[0], out=out[0])
     elif len(x) <= _FEW_ROWS:

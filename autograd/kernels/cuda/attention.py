@@ -4,13 +4,14 @@ import math
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, accelerates
+from autograd.core import Array
+from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.dropout import mask_arguments
 from autograd.kernels.cuda.module import STORAGE, contiguous, f32, i32, kernel, row_threads, rows_of, takes
 from autograd.ops.attention import Attention
 
 
-@accelerates(Attention, measured=False)
+@kernel_for(Attention, experimental=True)
 class AttentionCUDA(Attention):
     """Scaling, mask, softmax and dropout in one kernel, in place of the scores. Reference: ops/attention.py.
 

@@ -59,7 +59,7 @@ def kernel(file: str, name: str, storage: str = "float32", parameter: str | None
     except Exception as error:  # a compiler's, driver's or linker's own type
         raise RuntimeError(
             f"CUDA kernel {name} of {file} for {storage}: not loaded ({error}), expected it to compile for this device; "
-            "AUTOGRAD_KERNELS=fast leaves unmeasured kernels out, AUTOGRAD_KERNELS=reference all; is the CUDA toolkit of CuPy complete?"
+            "AUTOGRAD_KERNELS=fast leaves experimental kernels out, AUTOGRAD_KERNELS=reference all; is the CUDA toolkit of CuPy complete?"
         ) from error
 
 

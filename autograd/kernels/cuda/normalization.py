@@ -3,7 +3,8 @@
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, accelerates
+from autograd.core import Array
+from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import MAX_THREADS, contiguous, f32, i32, i64, kernel, row_threads, rows_of, takes, width
 from autograd.ops.normalization import LayerNorm
 
@@ -11,7 +12,7 @@ _BACKWARD_BLOCKS = 1024
 """At most this many partial sums of dgamma and dbeta; enough blocks to fill a large GPU several times over."""
 
 
-@accelerates(LayerNorm, measured=False)
+@kernel_for(LayerNorm, experimental=True)
 class LayerNormCUDA(LayerNorm):
     """A row is read once and stays in registers; the normalized rows are not saved but computed again. Reference: ops/normalization.py.
 
