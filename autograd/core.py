@@ -43,7 +43,7 @@ class Tensor:
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
-            raise TypeError("Tensor: a Tensor, expected an array, list or number; use tensor.detach() for a copy without history")
+            raise TypeError("Tensor: a Tensor, expected an array, list or number; use tensor.detach() for the same array without history")
         self.data = backend.to_device(data)
         if self.data.dtype.kind not in "fiub" and self.data.dtype != backend.bfloat16:
             raise TypeError(f"Tensor: dtype {self.data.dtype}, expected real numbers{_no_bfloat16(self.data)}; convert the data first")
@@ -87,7 +87,7 @@ class Tensor:
         body = repr(backend.to_host(self.data)).removeprefix("array(").removesuffix(")")
         if self._node is not None:
             return f"Tensor({body}, op={self._node.op.__name__})"
-        return f"Tensor({body}{', requires_grad=True' if self.requires_grad else ''})"
+        return f"{type(self).__name__}({body}{', requires_grad=True' if self.requires_grad else ''})"
 
     def item(self) -> float:
         """The value of a one-element tensor as a Python number (waits for the device)."""

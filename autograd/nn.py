@@ -1,11 +1,16 @@
 """Layers: ops together with the parameters that they need."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from textwrap import indent
 from typing import Any
 
 import autograd.ops as ops
+from autograd import backend
+from autograd.backend import xp
 from autograd.core import Array, Op, Parameter, Tensor, is_bfloat16, is_recording, no_grad
-from autograd.ops.dropout import RandomStream
+from autograd.ops.dropout import RandomStream, default_stream
 
 
 class Module:
@@ -21,6 +26,20 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__}: no forward, expected one; define it in the subclass")
+
+    def __repr__(self) -> str:
+        """A tree: this module's parameters (shapes) and settings, then the modules below it; equal neighbours in a list share a line."""
+        own = []
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                own.append(f"{name} {value.shape}{'' if value.requires_grad else ' frozen'}")
+            elif isinstance(value, (bool, int, float, str)) and name != "training":
+                own.append(f"{name}={value}")
+        lines = [f"{type(self).__name__}({', '.join(own)})"]
+        for (_, tree), same in groupby(self.children(), key=lambda child: (child[0].rpartition(".")[0] or child[0], repr(child[1]))):
+            first, *rest = [name for name, _ in same]
+            lines.append(indent(f"{first}{f' to {rest[-1]}' if rest else ''}: {tree}", "  "))
+        return "\n".join(lines)
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """(name, module) for each module held directly; those in a list are named `list.0`, `list.1`, ..."""
@@ -74,12 +93,28 @@ def cast_like(parameter: Parameter, x: Tensor) -> Tensor:
     return ops.cast(parameter, x.dtype) if is_bfloat16(x.data) else parameter
 
 
-class Linear(Module):
-    """y = x W + b on the last axis. weight (in, out), bias (out,) or None."""
+Init = Callable[[tuple[int, ...]], Array]
+"""Initial values of a matrix: takes its shape, gives an array; its dtype is the layer's."""
 
-    def __init__(self, weight: Any, bias: Any | None = None) -> None:
-        self.weight = Parameter(weight)
-        self.bias = None if bias is None else Parameter(bias)
+
+def uniform(shape: tuple[int, ...], fan: int | None = None, stream: RandomStream | None = None) -> Array:
+    """float32 numbers, uniform between -1 / sqrt(fan) and 1 / sqrt(fan).
+
+    fan      the number of inputs that each output adds up, default shape[0]
+    stream   decides the numbers, by default the stream of the process
+    """
+    n, stream = math.prod(shape), stream or default_stream
+    bits = backend.random_bits(stream.seed, stream.next_draw(), 0, 2 * n).astype(xp.float32)
+    unit = (bits[:n] + bits[n:] / (1 << 16)) / (1 << 15) - 1  # two times 16 bits, from -1 to 1
+    return (unit / math.sqrt(fan or shape[0] or 1)).reshape(shape)
+
+
+class Linear(Module):
+    """y = x W + b on the last axis. weight (in, out), bias (out,), at first 0, or None."""
+
+    def __init__(self, n_in: int, n_out: int, bias: bool = True, *, init: Init = uniform) -> None:
+        self.weight = Parameter(init((n_in, n_out)))
+        self.bias = Parameter(xp.zeros(n_out, dtype=self.weight.dtype)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, cast_like(self.weight, x), None if self.bias is None else cast_like(self.bias, x))
@@ -88,19 +123,20 @@ class Linear(Module):
 class Embedding(Module):
     """One row of weight (V, C) per id."""
 
-    def __init__(self, weight: Any) -> None:
-        self.weight = Parameter(weight)
+    def __init__(self, n_ids: int, n_channels: int, *, init: Init | None = None) -> None:
+        shape = (n_ids, n_channels)
+        self.weight = Parameter(init(shape) if init else uniform(shape, fan=n_channels))
 
     def forward(self, ids: Any) -> Tensor:
         return ops.embedding(self.weight, ids)
 
 
 class LayerNorm(Module):
-    """Normalizes the last axis; weight (C,) scales, bias (C,) shifts: gamma and beta of the op."""
+    """Normalizes the last axis. weight (C,), at first 1, scales and bias (C,), at first 0, shifts: gamma and beta of the op."""
 
-    def __init__(self, weight: Any, bias: Any, eps: float = 1e-5) -> None:
-        self.weight = Parameter(weight)
-        self.bias = Parameter(bias)
+    def __init__(self, n_channels: int, eps: float = 1e-5) -> None:
+        self.weight = Parameter(xp.ones(n_channels, dtype=xp.float32))
+        self.bias = Parameter(xp.zeros(n_channels, dtype=xp.float32))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:

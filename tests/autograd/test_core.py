@@ -65,7 +65,7 @@ def test_what_a_tensor_shows():
         (lambda: ag.Tensor([1.0, 2.0], requires_grad=True) * 2, "Tensor([2., 4.], op=Multiply)"),
         (lambda: ag.Tensor(3), "Tensor(3)"),
         (lambda: ag.Tensor(np.ones(2, np.float32)), "Tensor([1., 1.], dtype=float32)"),
-        (lambda: ag.Parameter([1.0]), "Tensor([1.], requires_grad=True)"),
+        (lambda: ag.Parameter([1.0]), "Parameter([1.], requires_grad=True)"),
     ],
 )
 def test_repr(x, shown):

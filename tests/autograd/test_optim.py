@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import autograd as ag
 from autograd.backend import to_device, to_host
-from autograd.nn import LayerNorm, Linear, Module
+from autograd.nn import Module
 from autograd.optim import AdamW, AdamWUpdate, SquaredNorm, warmup_cosine
-from tests.autograd.checks import assert_close, takes_fast_path
+from tests.autograd.checks import assert_close, layer_norm_of, linear_of, takes_fast_path
 from tests.strategies import seeds
 
 
@@ -20,10 +20,10 @@ class Model(Module):
 
     def __init__(self, dtype=np.float64, seed=0):
         rng = np.random.default_rng(seed)
-        self.first = Linear(rng.standard_normal((3, 4)).astype(dtype), rng.standard_normal(4).astype(dtype))
-        self.norm = LayerNorm(np.ones(4, dtype), np.zeros(4, dtype))
-        self.second = Linear(rng.standard_normal((4, 3)).astype(dtype), rng.standard_normal(3).astype(dtype))
-        self.frozen = Linear(rng.standard_normal((3, 3)).astype(dtype))
+        self.first = linear_of(rng.standard_normal((3, 4)).astype(dtype), rng.standard_normal(4).astype(dtype))
+        self.norm = layer_norm_of(np.ones(4, dtype), np.zeros(4, dtype))
+        self.second = linear_of(rng.standard_normal((4, 3)).astype(dtype), rng.standard_normal(3).astype(dtype))
+        self.frozen = linear_of(rng.standard_normal((3, 3)).astype(dtype))
         self.frozen.weight.requires_grad = False
         self.tied = self.first
         self.scale = ag.Parameter(np.array(0.5, dtype))
@@ -236,7 +236,7 @@ def test_illegal_hyperparameters(options):
 
 
 def test_nothing_to_train():
-    model = Linear(np.ones((2, 2)))
+    model = linear_of(np.ones((2, 2)))
     model.weight.requires_grad = False
     with pytest.raises(ValueError, match=r"AdamW: none of 1 parameters requires a gradient, expected at least one; unfreeze some"):
         AdamW(model)
@@ -252,7 +252,7 @@ def test_parameters_without_names():
 
 
 def test_mixed_dtypes():
-    model = Linear(np.ones((2, 2)), np.ones(2, np.float32))
+    model = linear_of(np.ones((2, 2)), np.ones(2, np.float32))
     with pytest.raises(ValueError, match=r"AdamW: parameters of dtypes float32, float64, expected one; convert them before training"):
         AdamW(model)
 
@@ -300,7 +300,7 @@ def test_thawing_afterwards():
 
 def test_adding_afterwards():
     model, optimizer = trained()
-    model.more = Linear(np.ones((2, 2)))
+    model.more = linear_of(np.ones((2, 2)))
     with pytest.raises(RuntimeError, match=r"AdamW: more.weight was added or thawed after"):
         optimizer.step()
 

@@ -73,7 +73,9 @@ class LoraLinear(nn.Module):
 
     def merged(self) -> nn.Linear:
         """One plain layer that gives the same y (but for rounding, and without dropout)."""
-        merged = nn.Linear(self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
+        merged = nn.Linear(
+            *self.weight.shape, bias=False, init=lambda _: self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data)
+        )
         merged.bias = self.bias
         merged.weight.requires_grad = False
         return merged
@@ -100,7 +102,7 @@ class LoraEmbedding(nn.Module):
 
     def merged(self) -> nn.Embedding:
         """One plain embedding that gives the same y, but for rounding."""
-        merged = nn.Embedding(self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
+        merged = nn.Embedding(*self.weight.shape, init=lambda _: self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
         merged.weight.requires_grad = False
         return merged
 
