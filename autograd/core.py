@@ -8,6 +8,7 @@ output and passing on what it returns. Nothing below this file knows of particul
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -366,6 +367,9 @@ class Op:
     forward(*inputs, **options) -> (y, saved)     y may be a tuple of outputs; `saved` is whatever backward wants
     backward(saved, dy) -> gradients              one per input (a bare array if there is one input); None where there is none
 
+    `saved` is private to the class that made it: a kernel's backward reads what the kernel's own forward saved. More than two arrays
+    are a NamedTuple, so that their names can be seen from outside.
+
     Either may declare the keyword `needs`: one bool per input, True where a gradient will be asked for (all False under
     no_grad); work for the others may be left out. Neither may write into its inputs or into `dy`. A gradient may have a
     broadcast shape: the engine sums it back to the input's.
@@ -381,11 +385,21 @@ class Op:
     forward_takes_needs: ClassVar[bool] = False
     backward_takes_needs: ClassVar[bool] = False
 
+    reference: ClassVar["type[Op]"]
+    """The op that a kernel stands in for; for an op, itself."""
+
     forward: ClassVar[Callable[..., Any]]
     backward: ClassVar[Callable[..., Any]]
 
+    @staticmethod
+    def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
+        """Floating-point operations of forward, from the shapes of the arrays: 2 per multiply-add of a matrix product; here, for an
+        op without one, 1 per element of the outputs."""
+        return sum(math.prod(shape) for shape in outputs)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.reference = cls
         for which in ("forward", "backward"):
             code = getattr(getattr(cls, which, None), "__code__", None)
             if code is not None:
@@ -429,6 +443,16 @@ class Op:
                 node.record = records[-1]
         results = tuple([_output(out, node, i) for i, out in enumerate(ys)])
         return results if op.returns_tuple else results[0]
+
+
+class Movement(Op):
+    """An op that moves numbers and computes none: it takes bfloat16 as it is, and counts no floating-point operations."""
+
+    takes_bfloat16 = True
+
+    @staticmethod
+    def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
+        return 0
 
 
 def _edge(x: Tensor) -> "Tensor | tuple[Node, int]":

@@ -30,6 +30,7 @@ def kernel_for(reference: type, *, experimental: bool = False) -> Callable[[K], 
             raise TypeError(
                 f"kernel_for: {kernel.__name__}, expected a subclass of {reference.__name__}; derive it from the op it speeds up"
             )
+        kernel.reference = reference  # type: ignore[attr-defined]
         _kernels.setdefault(reference, []).append(kernel)
         if experimental:
             _experimental.add(kernel)

@@ -77,6 +77,16 @@ def saved_arrays(saved: Any) -> Iterator[Array]:
             yield item
 
 
+def named_saved(record: OpRecord) -> list[tuple[str, Array]]:
+    """(name, array) for what a forward pass saved: the names that its class gives them, else numbers."""
+    saved = record.saved
+    if isinstance(saved, backend.device_array):
+        return [(record.op.backward.__code__.co_varnames[0], saved)]
+    if hasattr(saved, "_fields"):
+        return [(name, array) for name, array in saved._asdict().items() if isinstance(array, backend.device_array)]
+    return [(f"saved {i}", array) for i, array in enumerate(saved_arrays(saved), start=1)]
+
+
 def saved_bytes(record: OpRecord) -> int:
     """Bytes of the arrays that an op saved for its backward pass, whether or not somebody else holds them too."""
     return sum(array.nbytes for array in saved_arrays(record.saved))
@@ -167,7 +177,7 @@ def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _
 
 def op_name(op: type[Op]) -> str:
     """The op's name; for a kernel, that of the op it stands in for."""
-    return next(cls.__name__ for cls in reversed(op.__mro__) if issubclass(cls, Op) and cls is not Op)
+    return op.reference.__name__
 
 
 def _numbers(value: Any, digits: int) -> list[str]:

@@ -68,11 +68,8 @@ OPS = sorted(set(ag.ops.__all__) - {"RandomStream"})
 
 def module_and_class(op):
     """An op's file, and the class that the op's function applies."""
-    module = importlib.import_module(getattr(ag, op).__module__)
-    special = {"scaled_dot_product_attention": "Attention", "matmul": "MatMul", "logsumexp": "LogSumExp", "gelu": "GELU", "relu": "ReLU"}
-    name = special.get(op) or "".join(part.capitalize() for part in op.split("_"))
-    assert issubclass(getattr(module, name), ag.Op)
-    return module.__name__.rpartition(".")[2], name
+    cls = ag.ops.op_of(getattr(ag, op))
+    return cls.__module__.rpartition(".")[2], cls.__name__
 
 
 def test_pages_and_files_of_ops_are_the_same_list():

@@ -10,9 +10,11 @@ Letters in shape comments, here and everywhere:
 The lower-case functions work on tensors and check their arguments; the classes work on arrays.
 """
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from autograd.core import Tensor
+from autograd.core import Op, Tensor
 from autograd.ops.activation import gelu, log_softmax, relu, sigmoid, softmax, tanh
 from autograd.ops.attention import scaled_dot_product_attention
 from autograd.ops.dropout import RandomStream, dropout
@@ -65,6 +67,13 @@ __all__ = [
     "var",
     "where",
 ]
+
+
+def op_of(function: Callable[..., Any]) -> type[Op]:
+    """The class behind a function of this package: the one of its file whose name ends its own, LayerNorm for `layer_norm`."""
+    name, here = function.__name__.replace("_", ""), vars(sys.modules[function.__module__]).values()
+    classes = [c for c in here if isinstance(c, type) and issubclass(c, Op) and c.__module__ == function.__module__]
+    return sorted((c for c in classes if name.endswith(c.__name__.lower())), key=lambda c: len(c.__name__))[-1]
 
 
 def _reflected(function: Any) -> Any:

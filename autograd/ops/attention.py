@@ -1,13 +1,22 @@
 """Scaled dot-product attention, all heads at once."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from autograd import backend
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor
 from autograd.ops.activation import softmax_rows
-from autograd.ops.dropout import RandomStream, check_probability, default_stream, dropout_mask
+from autograd.ops.dropout import Mask, RandomStream, check_probability, default_stream, dropout_mask
+
+
+class AttentionSaved(NamedTuple):
+    q: Array  # (..., T, D)
+    k: Array  # (..., S, D)
+    v: Array  # (..., S, D)
+    weights: Array  # (..., T, S), before dropout
+    dropout: Mask
 
 
 class Attention(Op):
@@ -32,7 +41,7 @@ class Attention(Op):
     @staticmethod
     def forward(
         q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, AttentionSaved]:
         scale = 1 / math.sqrt(q.shape[-1])
         scores = (q @ k.swapaxes(-1, -2)) * scale  # (..., T, S)
         if causal:
@@ -41,22 +50,27 @@ class Attention(Op):
             scores = xp.where(mask, scores, -xp.inf)
         weights = softmax_rows(scores, -1)
         dropped = weights * dropout_mask(weights.shape, weights.dtype, p, seed, draw, start) if p else weights
-        return dropped @ v, (q, k, v, weights, (p, seed, draw, start))
+        return dropped @ v, AttentionSaved(q, k, v, weights, Mask(p, seed, draw, start))
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array, None]:
-        q, k, v, weights, (p, seed, draw, start) = saved
+    def backward(saved: AttentionSaved, dy: Array) -> tuple[Array, Array, Array, None]:
+        q, k, v, weights, dropout = saved
         scale = 1 / math.sqrt(q.shape[-1])
         dweights = dy @ v.swapaxes(-1, -2)  # (..., T, S)
         dropped = weights
-        if p:
-            m = dropout_mask(weights.shape, weights.dtype, p, seed, draw, start)
+        if dropout.p:
+            m = dropout_mask(weights.shape, weights.dtype, *dropout)
             dropped = weights * m
             dweights *= m
         dv = dropped.swapaxes(-1, -2) @ dy  # (..., S, D)
         dscores = weights * (dweights - (dweights * weights).sum(axis=-1, keepdims=True))
         dscores *= scale
         return dscores @ k, dscores.swapaxes(-1, -2) @ q, dv, None
+
+    @staticmethod
+    def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
+        q, k = inputs[:2]
+        return 4 * math.prod(q) * k[-2]  # q k^T and p v, masked scores included: both are computed
 
 
 def causal_mask(n_queries: int, n_keys: int) -> Array:

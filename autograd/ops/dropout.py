@@ -1,7 +1,7 @@
 """Dropout, and the counter-based stream that its masks come from."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from autograd import backend
 from autograd.core import Array, Op, Tensor
@@ -37,6 +37,15 @@ class RandomStream:
         return f"RandomStream(seed={self.seed}, counter={self.counter})"
 
 
+class Mask(NamedTuple):
+    """What gives a dropout mask again: saved instead of the mask."""
+
+    p: float  # probability of dropping an element
+    seed: int
+    draw: int  # number of the draw in the stream of that seed
+    start: int  # its first element
+
+
 class Dropout(Op):
     """Zero each element with probability p, scale the rest by 1 / (1 - p) so that the mean stays (inverted dropout).
 
@@ -47,11 +56,11 @@ class Dropout(Op):
     """
 
     @staticmethod
-    def forward(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[Array, Any]:
-        return x * dropout_mask(x.shape, x.dtype, p, seed, draw, start), (p, seed, draw, start)
+    def forward(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[Array, Mask]:
+        return x * dropout_mask(x.shape, x.dtype, p, seed, draw, start), Mask(p, seed, draw, start)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: Mask, dy: Array) -> Array:
         return dy * dropout_mask(dy.shape, dy.dtype, *saved)
 
 

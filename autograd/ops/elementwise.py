@@ -4,7 +4,7 @@ from typing import Any
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor
+from autograd.core import Array, Movement, Op, Tensor
 
 
 class Add(Op):
@@ -205,7 +205,7 @@ class Where(Op):
         return None, xp.where(condition, dy, 0), xp.where(condition, 0, dy)
 
 
-class Cast(Op):
+class Cast(Movement):
     """The same numbers in another floating-point format, rounded to the nearest where it is coarser.
 
     Forward     y = x in `dtype`
@@ -214,8 +214,6 @@ class Cast(Op):
     Why: weights stay float32, so that small updates are not lost, and are cast where a matrix product wants bfloat16.
     Source      Micikevicius et al. 2018, arXiv:1710.03740, section 3.1.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, dtype: Any) -> tuple[Array, Any]:

@@ -3,18 +3,16 @@
 from typing import Any
 
 from autograd import backend
-from autograd.core import Array, Op, Tensor
+from autograd.core import Array, Movement, Tensor
 
 
-class Embedding(Op):
+class Embedding(Movement):
     """One row of a table per id: the product of a one-hot matrix and the table, without building the one-hot matrix.
 
     Forward     y = weight[ids]
     Backward    dweight[v] = sum of dy over the places where ids = v;  0 for rows nobody looked up
     Shapes      weight (V, C), ids (...) integers -> y (..., C).  Saves ids and the shape of weight.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(weight: Array, ids: Array) -> tuple[Array, Any]:

@@ -1,10 +1,20 @@
 """Losses for classification and language modelling, in nats (natural logarithm)."""
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from autograd import backend
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_bfloat16
+
+
+class CrossEntropySaved(NamedTuple):
+    p: Array  # (N, V)
+    targets: Array  # (N,)
+    n_counted: int
+    ignore_index: int
+    label_smoothing: float
 
 
 class CrossEntropy(Op):
@@ -21,12 +31,12 @@ class CrossEntropy(Op):
     takes_bfloat16 = True  # and gives a float32 loss
 
     @staticmethod
-    def forward(z: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float) -> tuple[Array, Any]:
+    def forward(z: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float) -> tuple[Array, CrossEntropySaved]:
         losses, p = _losses(z, targets, ignore_index, label_smoothing)
-        return losses.sum() / n_counted, (p, targets, n_counted, ignore_index, label_smoothing)
+        return losses.sum() / n_counted, CrossEntropySaved(p, targets, n_counted, ignore_index, label_smoothing)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, None]:
+    def backward(saved: CrossEntropySaved, dy: Array) -> tuple[Array, None]:
         p, targets, n_counted, ignore_index, label_smoothing = saved
         dz = _minus_target(p.copy(), targets, ignore_index, label_smoothing)
         dz *= dy / n_counted
@@ -80,6 +90,11 @@ class LinearCrossEntropy(Op):
         dx, dweight, n_counted = saved
         scale = dy / n_counted
         return None if dx is None else dx * scale, None if dweight is None else dweight * scale, None
+
+    @staticmethod
+    def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
+        x, weight = inputs[:2]
+        return 2 * math.prod(x) * weight[0]
 
 
 def _losses(z: Array, targets: Array, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:

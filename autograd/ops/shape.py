@@ -7,17 +7,15 @@ from typing import Any
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor
+from autograd.core import Array, Movement, Tensor
 from autograd.ops.reduce import axes
 
 
-class Reshape(Op):
+class Reshape(Movement):
     """Forward     y = x in another shape, same order of elements
     Backward    dx = dy in the shape of x
     Shapes      as many elements before as after.  Saves the shape of x.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, Any]:
@@ -28,13 +26,11 @@ class Reshape(Op):
         return dy.reshape(shape)
 
 
-class Transpose(Op):
+class Transpose(Movement):
     """Forward     y[..., i, ...] = x with its axes in the order `order`
     Backward    dx = dy with the inverse order
     Shapes      y.shape[k] = x.shape[order[k]].  Saves the order.  A view: nothing is copied.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, order: tuple[int, ...]) -> tuple[Array, Any]:
@@ -46,13 +42,11 @@ class Transpose(Op):
         return dy.transpose(inverse)
 
 
-class BroadcastTo(Op):
+class BroadcastTo(Movement):
     """Forward     y = x, repeated along new axes and axes of length 1
     Backward    dx = dy summed over the repeats (done by the engine, as for every op that broadcasts)
     Shapes      x broadcasts to `shape`.  Saves nothing.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, None]:
@@ -63,13 +57,11 @@ class BroadcastTo(Op):
         return dy
 
 
-class Concatenate(Op):
+class Concatenate(Movement):
     """Forward     y = x1, x2, ... joined along an axis
     Backward    dx_i = the part of dy that x_i became
     Shapes      equal but for the axis.  Saves where the parts end.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(*xs: Array, axis: int) -> tuple[Array, Any]:
@@ -84,13 +76,11 @@ class Concatenate(Op):
         return tuple(dy[_along(axis, start, end)] for start, end in itertools.pairwise(ends))
 
 
-class Stack(Op):
+class Stack(Movement):
     """Forward     y = x1, x2, ... side by side along a new axis
     Backward    dx_i = slice i of dy
     Shapes      all equal.  Saves the axis.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(*xs: Array, axis: int) -> tuple[Array, Any]:
@@ -102,15 +92,13 @@ class Stack(Op):
         return tuple(dy[(slice(None),) * axis + (i,)] for i in range(n))
 
 
-class Split(Op):
+class Split(Movement):
     """Cut into equal parts. One op with several outputs, so that its backward is one concatenation.
 
     Forward     y1, ..., yn = x cut along an axis
     Backward    dx = dy1, ..., dyn joined; 0 for parts that nobody used
     Shapes      y_i as x but length/n along the axis.  Saves the shape of a part.
     """
-
-    takes_bfloat16 = True
 
     returns_tuple = True
 
@@ -127,13 +115,11 @@ class Split(Op):
         return xp.concatenate([xp.zeros(shape, dtype=like.dtype) if dy is None else dy for dy in dys], axis=axis)
 
 
-class Index(Op):
+class Index(Movement):
     """Forward     y = x[key]
     Backward    dx = 0 but for dx[key] += dy; an element taken twice gets both gradients
     Shapes      as NumPy's indexing with integers, slices, None, ... and integer arrays.  Saves the key and the shape of x.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, key: tuple[Any, ...]) -> tuple[Array, Any]:

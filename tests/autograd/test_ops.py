@@ -46,6 +46,14 @@ def test_every_op_has_a_case():
     assert defined == set(CASES), f"without a case: {sorted(op.__name__ for op in defined - set(CASES))}"
 
 
+def test_every_function_finds_its_op():
+    functions = [getattr(ag, name) for name in autograd.ops.__all__ if name != "RandomStream"]
+    found = {function.__name__: autograd.ops.op_of(function) for function in functions}
+    assert set(found.values()) == set(CASES) and len(set(found.values())) == len(found)
+    for function in functions:
+        assert found[function.__name__].__name__ in function.__code__.co_names, function.__name__
+
+
 @each_op
 @given(data=st.data())
 def test_gradients(op: type[ag.Op], data: st.DataObject):

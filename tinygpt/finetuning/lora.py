@@ -73,9 +73,8 @@ class LoraLinear(nn.Module):
 
     def merged(self) -> nn.Linear:
         """One plain layer that gives the same y (but for rounding, and without dropout)."""
-        merged = nn.Linear(
-            *self.weight.shape, bias=False, init=lambda _: self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data)
-        )
+        n_in, n_out = self.weight.shape
+        merged = nn.Linear(n_in, n_out, bias=False, init=lambda _: self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
         merged.bias = self.bias
         merged.weight.requires_grad = False
         return merged

@@ -18,7 +18,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend
-from autograd.drawing import op_name
+from autograd.drawing import named_saved, op_name
 from tinygpt.inspect.trace import watched
 
 MAX_PAGE_BYTES = 3_000_000
@@ -128,7 +128,7 @@ def _attention(steps: list[tuple[str, ag.OpRecord]]) -> list[list[str]]:
     found = []
     for _, step in steps:
         if op_name(step.op) == "Attention":
-            weights = backend.to_host(step.saved[3])[0].astype(np.float64)  # (H, T, T)
+            weights = backend.to_host(step.saved.weights)[0].astype(np.float64)  # (H, T, T)
             lower = np.tril_indices(weights.shape[-1])
             units = np.rint(weights[:, lower[0], lower[1]] * _WEIGHT_UNITS).astype("<u2")
             found.append([base64.b64encode(head.tobytes()).decode() for head in units])
@@ -170,7 +170,7 @@ def _op(number: int, module: str, step: ag.OpRecord) -> dict[str, Any]:
         "module": module,
         "inputs": _shown(arrays),
         "outputs": _shown(outputs),
-        "saved": _shown([(f"saved {i + 1}", a) for i, a in enumerate(ag.drawing.saved_arrays(step.saved))]),
+        "saved": _shown(named_saved(step)),
         "dy": _shown(dys),
         "dx": _shown(gradients),
     }
@@ -189,8 +189,7 @@ def _shown(named: list[tuple[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _formula(op: type[ag.Op]) -> str:
-    reference = next(cls for cls in op.__mro__ if cls.__name__ == op_name(op))
-    return inspect.cleandoc(reference.__doc__ or "")
+    return inspect.cleandoc(op.reference.__doc__ or "")
 
 
 def _significant(value: Any, digits: int = 4) -> float | None:

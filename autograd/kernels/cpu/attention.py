@@ -2,7 +2,7 @@
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class AttentionBlocked(Attention):
                 lse[unit][:, :, rows] = (m + total)[..., 0]
 
         plan.run(work)
-        return y, (q, k, v, y, lse, plan)
+        return y, BlockedSaved(q, k, v, y, lse, plan)
 
     @staticmethod
     def backward(saved: Any, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
@@ -109,6 +109,15 @@ class AttentionBlocked(Attention):
 
         plan.run(work)
         return dq, dk, dv, None
+
+
+class BlockedSaved(NamedTuple):
+    q: np.ndarray
+    k: np.ndarray
+    v: np.ndarray
+    y: np.ndarray
+    lse: np.ndarray  # (B, H, T)
+    plan: "_Plan"
 
 
 class _Plan:

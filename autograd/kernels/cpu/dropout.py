@@ -7,7 +7,7 @@ import numpy as np
 from autograd import backend
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks
-from autograd.ops.dropout import Dropout, dropout_threshold
+from autograd.ops.dropout import Dropout, Mask, dropout_threshold
 
 
 @kernel_for(Dropout)
@@ -20,7 +20,7 @@ class DropoutBlocked(Dropout):
 
     @staticmethod
     def forward(x: np.ndarray, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[np.ndarray, Any]:
-        return _masked(x, p, seed, draw, start), (p, seed, draw, start)
+        return _masked(x, p, seed, draw, start), Mask(p, seed, draw, start)
 
     @staticmethod
     def backward(saved: Any, dy: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks, row_sums, rows_of
-from autograd.ops.normalization import LayerNorm
+from autograd.ops.normalization import LayerNorm, LayerNormSaved
 
 
 @kernel_for(LayerNorm)
@@ -39,7 +39,7 @@ class LayerNormBlocked(LayerNorm):
             ys += beta
 
         row_blocks(len(rows), c * x.itemsize, block)
-        return y.reshape(x.shape), (n.reshape(x.shape), r.reshape(*x.shape[:-1], 1), gamma)
+        return y.reshape(x.shape), LayerNormSaved(n.reshape(x.shape), r.reshape(*x.shape[:-1], 1), gamma)
 
     @staticmethod
     def backward(

@@ -1,7 +1,7 @@
 """Attention on the GPU by batched matrix products and one fused kernel per direction between them; kernels: attention.cu."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from autograd.backend import xp
 from autograd.core import Array
@@ -36,7 +36,7 @@ class AttentionCUDA(Attention):
         dropped = xp.empty(weights.shape, dtype=weights.dtype) if p else weights
         rest = (*weights.shape[-2:], causal, 1 / math.sqrt(q.shape[-1]), mask_arguments(p, seed, draw, start))
         _run("attention_softmax_forward", (weights, dropped), *rest)
-        return xp.matmul(dropped, v), (q, k, v, weights, dropped, rest)
+        return xp.matmul(dropped, v), CUDASaved(q, k, v, weights, dropped, rest)
 
     @staticmethod
     def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array, None]:
@@ -45,6 +45,15 @@ class AttentionCUDA(Attention):
         dscores = contiguous(xp.matmul(dy, v.swapaxes(-1, -2)))  # the gradient of the weights at first, (..., T, S)
         _run("attention_softmax_backward", (dscores, weights), *rest)
         return xp.matmul(dscores, k), xp.matmul(dscores.swapaxes(-1, -2), q), dv, None
+
+
+class CUDASaved(NamedTuple):
+    q: Array
+    k: Array
+    v: Array
+    weights: Array  # (..., T, S), before dropout
+    dropped: Array  # after it
+    rest: tuple[Any, ...]  # the other arguments of the kernels
 
 
 def _run(name: str, arrays: tuple[Array, Array], n_queries: int, n_keys: int, causal: bool, scale: float, mask: tuple[Any, ...]) -> None:

@@ -8,7 +8,7 @@ from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import contiguous, f32, flat_grid, i64, kernel, takes, u32, u64
-from autograd.ops.dropout import Dropout, dropout_threshold
+from autograd.ops.dropout import Dropout, Mask, dropout_threshold
 
 
 @kernel_for(Dropout, experimental=True)
@@ -23,7 +23,7 @@ class DropoutCUDA(Dropout):
 
     @staticmethod
     def forward(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[Array, Any]:
-        return _masked(x, p, seed, draw, start), (p, seed, draw, start)
+        return _masked(x, p, seed, draw, start), Mask(p, seed, draw, start)
 
     @staticmethod
     def backward(saved: Any, dy: Array) -> Array:

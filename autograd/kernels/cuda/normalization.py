@@ -1,6 +1,6 @@
 """Layer norm on the GPU; kernels: normalization.cu."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from autograd.backend import xp
 from autograd.core import Array
@@ -10,6 +10,13 @@ from autograd.ops.normalization import LayerNorm
 
 _BACKWARD_BLOCKS = 1024
 """At most this many partial sums of dgamma and dbeta; enough blocks to fill a large GPU several times over."""
+
+
+class CUDASaved(NamedTuple):
+    x: Array
+    mean: Array  # (rows,), float32
+    r: Array  # (rows,), float32
+    gamma: Array
 
 
 @kernel_for(LayerNorm, experimental=True)
@@ -33,7 +40,7 @@ class LayerNormCUDA(LayerNorm):
         mean, r = (xp.empty(n_rows, dtype="float32") for _ in range(2))
         run = kernel("normalization.cu", "layer_norm_forward", x.dtype.name, gamma.dtype.name)
         run((n_rows,), (row_threads(n_channels, x.dtype),), (y, mean, r, x, gamma, beta, i32(n_channels), f32(eps)))
-        return y, (x, mean, r, gamma)
+        return y, CUDASaved(x, mean, r, gamma)
 
     @staticmethod
     def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array]:
