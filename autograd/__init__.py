@@ -25,16 +25,6 @@ from autograd.ops import *  # noqa: F403  (every op as a function; `autograd.ops
 from autograd.ops import __all__ as _op_names
 
 __all__ = [  # noqa: PLE0604  (the names of the ops come from their own list)
-    "Op",
-    "OpRecord",
-    "Parameter",
-    "Tensor",
-    "is_recording",
-    "kernel_for",
-    "kernel_mode",
-    "no_grad",
-    "record",
-    "registered_kernels",
-    "use_kernels",
-    *_op_names,
-]
+    "Op", "OpRecord", "Parameter", "Tensor", "is_recording", "kernel_for", "kernel_mode", "no_grad", "record", "registered_kernels",
+    "use_kernels", *_op_names,
+]  # fmt: skip

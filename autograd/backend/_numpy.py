@@ -9,21 +9,9 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "bfloat16",
-    "check_backend",
-    "checked_indices",
-    "compute_dtype",
-    "device_array",
-    "foreign_device",
-    "memory_message",
-    "out_of_memory_errors",
-    "random_bits",
-    "scatter_add",
-    "synchronize",
-    "to_device",
-    "to_host",
-    "xp",
-]
+    "bfloat16", "check_backend", "checked_indices", "compute_dtype", "device_array", "foreign_device", "memory_message",
+    "out_of_memory_errors", "random_bits", "scatter_add", "synchronize", "to_device", "to_host", "xp",
+]  # fmt: skip
 
 xp = np
 device_array = np.ndarray

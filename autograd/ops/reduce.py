@@ -3,6 +3,7 @@
 Each backward first puts the reduced axes back as length 1 (`_expand`); broadcasting does the rest.
 """
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -120,10 +121,7 @@ def _drop(y: Array, axis: tuple[int, ...]) -> Array:
 
 
 def _count(shape: tuple[int, ...], axis: tuple[int, ...]) -> int:
-    n = 1
-    for a in axis:
-        n *= shape[a]
-    return n
+    return math.prod(shape[a] for a in axis)
 
 
 def axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import builtins
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,7 +134,7 @@ class Index(Movement):
             dx[key] = dy  # slices never take an element twice
             return dx
         # Where each element of y came from, as a flat position in x: found by indexing the positions themselves.
-        n = _size(shape)
+        n = math.prod(shape)
         came_from = xp.arange(n).reshape(shape)[key]
         return backend.scatter_add((n,), came_from.reshape(-1), dy.reshape(-1)).reshape(shape)
 
@@ -142,17 +143,10 @@ def _along(axis: int, start: int, end: int) -> tuple[slice, ...]:
     return (slice(None),) * axis + (slice(start, end),)
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    n = 1
-    for length in shape:
-        n *= length
-    return n
-
-
 def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
     """x with another shape; one length may be -1. Raises ValueError if the number of elements differs."""
     new = (shape,) if isinstance(shape, int) else tuple(shape)
-    known = _size(tuple(n for n in new if n != -1))
+    known = math.prod(n for n in new if n != -1)
     fits = x.size == known if -1 not in new else new.count(-1) == 1 and known > 0 and x.size % known == 0
     if not fits:
         raise ValueError(f"reshape: {x.size} elements of shape {x.shape} into {new}, expected equal numbers; check the lengths")

@@ -1,8 +1,9 @@
 """Attention by blocks of queries: scores for one block at a time, never a (T, S) array per head."""
 
 import math
+from collections import namedtuple
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,8 @@ _SCORES_BYTES = 512 * 1024
 _MAX_QUERIES = 128
 
 _THREADS_PAY_SCORES = 100_000
+
+BlockedSaved = namedtuple("BlockedSaved", "q k v y lse plan")
 
 
 @kernel_for(Attention)
@@ -109,15 +112,6 @@ class AttentionBlocked(Attention):
 
         plan.run(work)
         return dq, dk, dv, None
-
-
-class BlockedSaved(NamedTuple):
-    q: np.ndarray
-    k: np.ndarray
-    v: np.ndarray
-    y: np.ndarray
-    lse: np.ndarray  # (B, H, T)
-    plan: "_Plan"
 
 
 class _Plan:

@@ -1,7 +1,8 @@
 """Attention on the GPU by batched matrix products and one fused kernel per direction between them; kernels: attention.cu."""
 
 import math
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 from autograd.backend import xp
 from autograd.core import Array
@@ -9,6 +10,8 @@ from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.dropout import mask_arguments
 from autograd.kernels.cuda.module import STORAGE, contiguous, f32, i32, kernel, row_threads, rows_of, takes
 from autograd.ops.attention import Attention
+
+CUDASaved = namedtuple("CUDASaved", "q k v weights dropped rest")
 
 
 @kernel_for(Attention, experimental=True)
@@ -45,15 +48,6 @@ class AttentionCUDA(Attention):
         dscores = contiguous(xp.matmul(dy, v.swapaxes(-1, -2)))  # the gradient of the weights at first, (..., T, S)
         _run("attention_softmax_backward", (dscores, weights), *rest)
         return xp.matmul(dscores, k), xp.matmul(dscores.swapaxes(-1, -2), q), dv, None
-
-
-class CUDASaved(NamedTuple):
-    q: Array
-    k: Array
-    v: Array
-    weights: Array  # (..., T, S), before dropout
-    dropped: Array  # after it
-    rest: tuple[Any, ...]  # the other arguments of the kernels
 
 
 def _run(name: str, arrays: tuple[Array, Array], n_queries: int, n_keys: int, causal: bool, scale: float, mask: tuple[Any, ...]) -> None:

@@ -1,5 +1,6 @@
 """Loads CUDA kernels: each `.cu` file becomes one module per storage type, compiled when a kernel of it first runs."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -92,10 +93,7 @@ def contiguous(array: Any) -> Any:
 
 def rows_of(shape: Sequence[int]) -> int:
     """Number of rows of an array whose last axis is the row."""
-    n = 1
-    for length in shape[:-1]:
-        n *= length
-    return n
+    return math.prod(shape[:-1])
 
 
 # Arguments travel by their bytes, so each has the exact type of the kernel's parameter: int, long long, unsigned, float.

@@ -1,6 +1,7 @@
 """Layer norm on the GPU; kernels: normalization.cu."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 from autograd.backend import xp
 from autograd.core import Array
@@ -11,12 +12,7 @@ from autograd.ops.normalization import LayerNorm
 _BACKWARD_BLOCKS = 1024
 """At most this many partial sums of dgamma and dbeta; enough blocks to fill a large GPU several times over."""
 
-
-class CUDASaved(NamedTuple):
-    x: Array
-    mean: Array  # (rows,), float32
-    r: Array  # (rows,), float32
-    gamma: Array
+CUDASaved = namedtuple("CUDASaved", "x mean r gamma")
 
 
 @kernel_for(LayerNorm, experimental=True)
