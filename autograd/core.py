@@ -1,9 +1,9 @@
-"""The engine: tensors that remember how they were made, and the sweep that takes gradients back through that memory.
+"""The engine: tensors that record how they were computed, and the backward pass over that record.
 
-An op is a pair of pure functions on arrays (`Op.forward`, `Op.backward`). `Op.apply` runs the forward one on the arrays inside
-its input tensors and, when a gradient can be needed later, leaves a `Node` behind: the op, what it saved, and an edge to the
-origin of each input. `Tensor.backward` walks these nodes newest first, handing each the gradient of the loss with respect to its
-output and passing on what it returns. Nothing below this file knows of particular ops; nothing above it knows how the walk is done.
+An op is a pair of pure functions on arrays (`Op.forward`, `Op.backward`). `Op.apply` runs forward on the arrays inside its input
+tensors and, when a gradient may be needed later, creates a `Node`: the op, what it saved, and an edge to the origin of each input.
+`Tensor.backward` visits these nodes newest first, gives each the gradient of the loss with respect to its output, and passes on the
+gradients of its inputs. This file knows no particular op; the files above it do not depend on how nodes are visited.
 """
 
 import heapq
@@ -26,7 +26,7 @@ _serial = itertools.count()
 
 
 class Tensor:
-    """An array with a memory of where it came from.
+    """An array that records the op that made it.
 
     data            the array; NumPy's dtype rules hold (float32 stays float32, lists of Python floats become float64)
     grad            after `backward()`: the gradient of the loss with respect to this tensor, an array of the same shape; only
@@ -58,7 +58,7 @@ class Tensor:
         self._output = 0
         self._gradient_buffer: Array | None = None  # set by the optimizer: where the first gradient is copied to
 
-    # What it looks like -------------------------------------------------------------------------------------------------
+    # Attributes ------------------------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,7 +99,7 @@ class Tensor:
         return backend.to_host(self.data)
 
     def detach(self) -> "Tensor":
-        """The same array in a new leaf: the sweep stops here."""
+        """The same array in a new leaf: gradients stop here."""
         return Tensor(self.data)
 
     # Gradients ----------------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ class Tensor:
     def backward(self, dy: Any = None) -> None:
         """Adds the gradient of this tensor to `.grad` of every leaf that it depends on and that requires one.
 
-        dy   the gradient that arrives here, same shape as this tensor; default 1, allowed only for a single element (a loss).
-        Saved arrays are freed on the way, so the same graph cannot be walked twice.
+        dy   the gradient with respect to this tensor, of its shape; default 1, allowed only for a single element (a loss)
+        Saved arrays are freed on the way, so a second call on the same graph raises RuntimeError.
         """
         if not self.requires_grad:
             raise RuntimeError(
@@ -122,13 +122,13 @@ class Tensor:
         else:
             dy = backend.to_device(dy.data if isinstance(dy, Tensor) else dy, dtype=self.dtype)
             if dy.shape != self.shape:
-                raise ValueError(f"backward: dy of shape {dy.shape}, expected {self.shape}, the tensor's own; pass one number for each")
+                raise ValueError(f"backward: dy of shape {dy.shape}, expected {self.shape}, that of the tensor")
         if self._node is None:
             _add_to_leaf(self, dy)
         else:
-            _sweep(self._node, self._output, dy)
+            _backward_pass(self._node, self._output, dy)
 
-    # What is refused, and what to do instead ------------------------------------------------------------------------------
+    # What raises, and names the alternative -------------------------------------------------------------------------------
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError(
@@ -203,7 +203,7 @@ class Parameter(Tensor):
 
 
 class Node:
-    """One application of an op, as the sweep needs it. Holds no tensors but leaves, so arrays that no op saved are free to go."""
+    """One application of an op, for the backward pass. Refers only to leaf tensors, so arrays that no op saved can be freed."""
 
     __slots__ = ("edges", "input_kinds", "op", "output_shapes", "record", "saved", "serial")
 
@@ -227,7 +227,7 @@ class Node:
 class OpRecord:
     """One application of an op inside `record`: nothing is freed, so that a picture or a trace can show its numbers.
 
-    op            the class that ran: the op, or the kernel in its stead
+    op            the class that ran: the op, or a kernel of it
     inputs        its arguments: tensors, arrays, numbers, None
     options       its keyword arguments
     outputs       its results, arrays
@@ -261,11 +261,11 @@ def record() -> "Iterator[list[OpRecord]]":
 _FREED = object()
 
 
-def _sweep(start: Node, output: int, dy: Array) -> None:
-    """Runs backward from `start`, newest node first.
+def _backward_pass(start: Node, output: int, dy: Array) -> None:
+    """The backward pass from `start`, newest node first.
 
-    A node is younger than all its inputs, so creation order is a topological order: when a node is popped, every gradient of its
-    outputs has arrived. A heap keeps the order without recursion, so depth is limited by memory alone.
+    A node is newer than all its inputs, so creation order is a topological order: when a node is popped, every gradient of its
+    outputs has arrived. A heap keeps the order without recursion, so only memory limits the depth.
     """
     gradients: dict[Node, list[Array | None]] = {start: [None] * len(start.output_shapes)}
     gradients[start][output] = dy
@@ -302,10 +302,10 @@ def _sweep(start: Node, output: int, dy: Array) -> None:
 
 
 def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
-    """Calls the op's backward with what has arrived, frees what it saved, checks how many gradients came back."""
+    """Calls the op's backward with the gradients of its outputs, frees what it saved, checks the number of gradients returned."""
     if node.saved is _FREED:
         raise RuntimeError(
-            f"backward: the graph at {node.op.__name__} has been freed by an earlier sweep, expected one backward per forward; "
+            f"backward: the graph at {node.op.__name__} has been freed by an earlier backward pass, expected one backward per forward; "
             "run the forward pass again, or add the losses and call backward once"
         )
     needs = tuple(edge is not None for edge in node.edges)
@@ -333,9 +333,9 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
 
 
 def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: Any, op: "type[Op]", position: int) -> Array:
-    """Sums `dx` over the axes along which an input of `shape` was stretched, and casts it back to the input's dtype.
+    """Sums `dx` over the axes along which an input of `shape` was broadcast, and casts it back to the input's dtype.
 
-    If y = broadcast(x), each element of x feeds several of y, so its gradient is the sum of theirs.
+    If y = broadcast(x), each element of x is used by several of y, so its gradient is the sum of theirs.
     """
     if dx.shape != shape:
         n_new = dx.ndim - len(shape)
@@ -343,7 +343,7 @@ def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: Any, op: "type[
         if not fits:
             raise RuntimeError(
                 f"{op.__name__}.backward: a gradient of shape {dx.shape} for input {position} of shape {shape}, "
-                "expected the input's shape (or one that it broadcasts to); mend the op's backward"
+                "expected the input's shape (or one that it broadcasts to); fix the op's backward"
             )
         stretched = tuple(range(n_new)) + tuple(n_new + i for i, n in enumerate(shape) if n == 1 and dx.shape[n_new + i] != 1)
         dx = dx.sum(axis=stretched, keepdims=True).reshape(shape)
@@ -364,14 +364,14 @@ def _add_to_leaf(leaf: Tensor, dx: Array) -> None:
 class Op:
     """A differentiable function as two pure functions on arrays. Subclass it, define the two, call `apply`.
 
-    forward(*inputs, **options) -> (y, saved)     y may be a tuple of outputs; `saved` is whatever backward wants
-    backward(saved, dy) -> gradients              one per input (a bare array if there is one input); None where there is none
+    forward(*inputs, **options) -> (y, saved)     y may be a tuple of outputs; `saved` is whatever backward needs
+    backward(saved, dy) -> gradients              one per input (a bare array if there is one input); None for an input without one
 
     `saved` is private to the class that made it: a kernel's backward reads what the kernel's own forward saved. More than two arrays
     are a NamedTuple, so that their names can be seen from outside.
 
-    Either may declare the keyword `needs`: one bool per input, True where a gradient will be asked for (all False under
-    no_grad); work for the others may be left out. Neither may write into its inputs or into `dy`. A gradient may have a
+    Either may declare the keyword `needs`: one bool per input, True where a gradient will be needed (all False under
+    no_grad); work for the others may be skipped. Neither may write into its inputs or into `dy`. A gradient may have a
     broadcast shape: the engine sums it back to the input's.
     """
 
@@ -379,14 +379,14 @@ class Op:
     """True if forward returns a tuple of outputs; backward then gets a tuple of dy, None where an output was not used."""
 
     takes_bfloat16: ClassVar[bool] = False
-    """bfloat16 is for storage and for the inputs of matrix products. An op that does neither sees float32 instead: the engine
-    converts, and rounds the output back where every floating-point input was bfloat16. True for ops that take it as it is."""
+    """True for ops that store bfloat16 or multiply matrices of it. All others get float32: the engine converts the inputs, and rounds
+    the output back if every floating-point input was bfloat16."""
 
     forward_takes_needs: ClassVar[bool] = False
     backward_takes_needs: ClassVar[bool] = False
 
     reference: ClassVar["type[Op]"]
-    """The op that a kernel stands in for; for an op, itself."""
+    """The op that a kernel implements; for an op, itself."""
 
     forward: ClassVar[Callable[..., Any]]
     backward: ClassVar[Callable[..., Any]]
@@ -408,7 +408,7 @@ class Op:
 
     @classmethod
     def dispatch(cls, *arrays: Any, **options: Any) -> "type[Op]":
-        """The class to run for these arrays: this one. `autograd/dispatch.py` attaches the choice among kernels in its stead."""
+        """The class to run for these arrays: this one. `autograd/dispatch.py` attaches the choice among kernels here."""
         return cls
 
     @classmethod
@@ -488,17 +488,17 @@ def _no_bfloat16(array: Array) -> str:
 
 
 def float32_if_bfloat16(x: Any) -> Any:
-    """bfloat16 arrays as float32, everything else as it is: sums and exponentials need more than 8 bits of mantissa."""
+    """bfloat16 arrays as float32, everything else unchanged: sums and exponentials need more than 8 bits of mantissa."""
     return x.astype(xp.float32) if is_bfloat16(x) else x
 
 
 def accumulator_dtype(x: Array) -> Any:
-    """In what to add up many elements like those of x: float32 for bfloat16, else their own dtype."""
+    """The dtype for a sum of many elements of x: float32 for bfloat16, else their own."""
     return xp.float32 if is_bfloat16(x) else x.dtype
 
 
 def _without_bfloat16(arrays: list[Any]) -> tuple[list[Any], bool]:
-    """(the inputs of an op with float32 for bfloat16, whether all floating-point arrays among them were bfloat16)."""
+    """(the inputs with float32 for bfloat16, whether all floating-point arrays among them were bfloat16)."""
     floats = [is_bfloat16(a) for a in arrays if hasattr(a, "dtype") and _is_float(a)]
     if True not in floats:
         return arrays, False
@@ -509,7 +509,7 @@ _NATIVE = (backend.device_array, int, float, type(None))
 
 
 def _check_device(op: "type[Op]", position: int, x: Any) -> None:
-    """Raises TypeError, naming op and argument, for an array in the memory that the backend does not compute in."""
+    """Raises TypeError, naming op and argument, for an array in the memory of another device than the backend's."""
     found = backend.foreign_device(x)
     if found:
         code = op.forward.__code__

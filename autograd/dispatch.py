@@ -1,4 +1,4 @@
-"""Which class runs for an op: its own two functions, or a kernel registered for it.
+"""Which class runs for an op: the reference, with the op's own two functions, or a kernel registered for it.
 
 `Op.apply` asks `Op.dispatch`, to which the function below is attached. The files of `autograd/ops` never mention kernels.
 """

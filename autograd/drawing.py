@@ -1,6 +1,6 @@
 """Pictures of a graph, as SVG text: every value, gradient and shape, in a browser or a notebook, with no outside program.
 
-    with ag.record():                  # keep the numbers: otherwise they are freed as soon as nobody needs them
+    with ag.record():                 # keeps the numbers; otherwise they are freed when no op needs them
         loss = (x * w).sum()
         loss.backward()
     loss.draw("graph.svg", names={"x": x, "w": w})
@@ -18,7 +18,7 @@ from autograd.core import Array, Node, Op, OpRecord, Tensor
 
 MAX_BOXES = 200
 _CHARACTER, _LINE, _PAD, _GAP_X, _GAP_Y = 7.3, 16, 8, 56, 14  # pixels, for 12-pixel monospace
-_BLACK, _GREY, _BLUE, _VERMILION, _SKY = "#1a1a1a", "#595959", "#0072B2", "#B34700", "#E8F3FA"  # told apart by every eye
+_BLACK, _GREY, _BLUE, _VERMILION, _SKY = "#1a1a1a", "#595959", "#0072B2", "#B34700", "#E8F3FA"  # distinct for color-blind readers, too
 
 
 class Picture(str):
@@ -33,8 +33,8 @@ class _Box:
 
     def __init__(self, title: str, shape: str, inputs: list["_Box"], leaf: bool) -> None:
         self.title, self.shape, self.inputs, self.leaf = title, shape, inputs, leaf
-        self.bend = False  # an empty place that a long line is led through, so that it passes beside the boxes on its way
-        self.lines: list[tuple[str, str]] = []  # (text, colour)
+        self.bend = False  # an invisible point that a long line passes through, so that it avoids the boxes on its way
+        self.lines: list[tuple[str, str]] = []  # (text, color)
         self.column = self.row = 0.0
         self.x = self.y = 0.0
 
@@ -57,7 +57,7 @@ def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, 
     Raises RuntimeError if the graph has been freed by `backward` outside `record`, ValueError if it has more than 200 boxes.
     """
     boxes = _boxes(tensor, {id(t): name for name, t in (names or {}).items()}, digits)
-    boxes = _place(boxes)
+    boxes = _lay_out(boxes)
     picture = Picture(_svg(boxes))
     if path is not None:
         Path(path).write_text(picture, encoding="utf-8")
@@ -78,7 +78,7 @@ def saved_arrays(saved: Any) -> Iterator[Array]:
 
 
 def named_saved(record: OpRecord) -> list[tuple[str, Array]]:
-    """(name, array) for what a forward pass saved: the names that its class gives them, else numbers."""
+    """(name, array) for what a forward pass saved: the names that its class gives them, else "saved 1", "saved 2", ..."""
     saved = record.saved
     if isinstance(saved, backend.device_array):
         return [(record.op.backward.__code__.co_varnames[0], saved)]
@@ -88,11 +88,11 @@ def named_saved(record: OpRecord) -> list[tuple[str, Array]]:
 
 
 def saved_bytes(record: OpRecord) -> int:
-    """Bytes of the arrays that an op saved for its backward pass, whether or not somebody else holds them too."""
+    """Bytes of the arrays that an op saved for its backward pass, whether or not they are also referenced elsewhere."""
     return sum(array.nbytes for array in saved_arrays(record.saved))
 
 
-# Boxes: what is to be seen -------------------------------------------------------------------------------------------------
+# Boxes -----------------------------------------------------------------------------------------------------------------
 
 
 def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
@@ -114,9 +114,7 @@ def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
         box = made[_key(item)] = _box(item, [made[_key(x)] for x in inputs], names, digits)
         order.append(box)
     if len(order) > MAX_BOXES or waiting:
-        raise ValueError(
-            f"draw: a graph of more than {MAX_BOXES} boxes, expected one that a person can read; draw a part of it, or use model.trace"
-        )
+        raise ValueError(f"draw: a graph of more than {MAX_BOXES} boxes, expected fewer; draw a part of it, or use model.trace")
     return order
 
 
@@ -125,7 +123,7 @@ def _node_of(item: Any) -> Node | None:
 
 
 def _key(item: Any) -> Any:
-    """Tensors made by the same node at the same output are one box, whichever object stands for them."""
+    """Tensors made by the same node at the same output are one box, whichever object refers to them."""
     if isinstance(item, Tensor):
         return (id(item._node), item._output) if item._node is not None else id(item)
     return (id(item[0]), item[1]) if isinstance(item, tuple) else id(item)
@@ -176,12 +174,12 @@ def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _
 
 
 def op_name(op: type[Op]) -> str:
-    """The op's name; for a kernel, that of the op it stands in for."""
+    """The op's name; for a kernel, that of its op."""
     return op.reference.__name__
 
 
 def _numbers(value: Any, digits: int) -> list[str]:
-    """An array as lines of text: the numbers themselves if they are few, else four that sum them up."""
+    """An array as lines of text: the numbers themselves if they are few, else four statistics."""
     if not hasattr(value, "shape"):
         return [f"{value:g}"]
     host = backend.to_host(value)
@@ -196,13 +194,13 @@ def _numbers(value: Any, digits: int) -> list[str]:
     return [" ".join(v.rjust(width) for v in row) for row in text]
 
 
-# Places: columns by depth, rows so that edges stay short ---------------------------------------------------------------------
+# Layout: columns by depth, rows so that edges stay short ---------------------------------------------------------------------
 
 
-def _place(boxes: list[_Box]) -> list[_Box]:
+def _lay_out(boxes: list[_Box]) -> list[_Box]:
     """Sets x and y; returns the boxes and the bends of long lines.
 
-    A box stands one column right of its last input; a leaf moves right, next to its first user.
+    A box goes one column right of its last input; a leaf moves right, next to its first user.
     """
     for box in boxes:
         box.column = 1 + max((b.column for b in box.inputs), default=-1)
@@ -287,9 +285,9 @@ def _svg(boxes: list[_Box]) -> str:
             f'<text x="{box.x + _PAD:.0f}" y="{y:.0f}" fill="{_BLACK}"><tspan font-weight="bold">{escape(box.title)}</tspan>'
             f'<tspan fill="{_GREY}">  {escape(box.shape)}</tspan></text>'
         )
-        for text, colour in box.lines:
+        for text, color in box.lines:
             y += _LINE
-            parts.append(f'<text x="{box.x + _PAD:.0f}" y="{y:.0f}" fill="{colour}" xml:space="preserve">{escape(text)}</text>')
+            parts.append(f'<text x="{box.x + _PAD:.0f}" y="{y:.0f}" fill="{color}" xml:space="preserve">{escape(text)}</text>')
     return "\n".join([*parts, "</svg>"])
 
 

@@ -14,9 +14,9 @@ from autograd.ops.dropout import RandomStream, default_stream
 
 
 class Module:
-    """A layer or model: whatever it holds in attributes (modules, parameters, lists of modules) is found by name.
+    """A layer or model: the modules, parameters and lists of modules in its attributes are found by name.
 
-    training    True after `train()`, False after `eval()`; dropout asks it
+    training    True after `train()`, False after `eval()`; dropout depends on it
     """
 
     training: bool = True
@@ -58,7 +58,7 @@ class Module:
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter), each parameter once even if it is held in two places."""
+        """(dotted name, parameter), each parameter once even if two modules hold it."""
         seen: set[int] = set()
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
@@ -89,7 +89,7 @@ class Module:
 
 
 def cast_like(parameter: Parameter, x: Tensor) -> Tensor:
-    """The parameter as activations `x` want it: cast where they are bfloat16, else itself. Parameters themselves stay float32."""
+    """The parameter in the dtype that an op with `x` needs: cast if x is bfloat16, else itself. Parameters stay float32."""
     return ops.cast(parameter, x.dtype) if is_bfloat16(x.data) else parameter
 
 
@@ -157,14 +157,14 @@ class Dropout(Module):
 class Recompute(Op):
     """A function of x that is computed twice, so that nothing inside it is kept from the forward to the backward pass.
 
-    Forward     y = f(x), recorded nowhere
-    Backward    f(x) again, recorded; then that small graph's own backward, which also reaches the parameters inside f
-    Shapes      those of f.  Saves x and the draw numbers of the random streams, so that both times see the same dropout masks.
+    Forward     y = f(x), not recorded
+    Backward    f(x) again, recorded; then the backward pass of that small graph, which also reaches the parameters inside f
+    Shapes      those of f.  Saves x and the draw numbers of the random streams, so that both computations use the same dropout masks.
     Costs one more forward pass, about a third of a training step; the memory of one block instead of all.
     Source      Chen et al. 2016, arXiv:1604.06174, section 3.
     """
 
-    takes_bfloat16 = True  # what is inside decides for itself
+    takes_bfloat16 = True  # the ops inside decide
 
     @staticmethod
     def forward(x: Array, *, f: Callable[[Tensor], Tensor], streams: Sequence[RandomStream]) -> tuple[Array, Any]:
@@ -197,6 +197,6 @@ def recompute(f: Callable[[Tensor], Tensor], x: Tensor, streams: Sequence[Random
     """
     if not is_recording():
         return f(x)
-    if not x.requires_grad:  # the parameters inside f may want gradients all the same
+    if not x.requires_grad:  # the parameters inside f may still need gradients
         x = Tensor(x.data, requires_grad=True)
     return Recompute.apply(x, f=f, streams=streams)

@@ -10,7 +10,7 @@ from autograd.nn import Module
 
 
 class AdamWUpdate(Op):
-    """One AdamW step on flat arrays, in place: an op without a backward, so that kernels can stand in for it.
+    """One AdamW step on flat arrays, in place: an op without a backward, so that kernels can replace it.
 
     g = gradient * scale                       scale: the clip factor, 1 without clipping
     m = b1 m + (1 - b1) g                      running mean of the gradient
@@ -34,7 +34,7 @@ class AdamWUpdate(Op):
         g *= g
         g *= 1 - b2
         v += g
-        # The divisors of m and v are folded into the rate and eps: two passes over the array less.
+        # The divisors of m and v are folded into the rate and eps: two passes over the array fewer.
         correction = math.sqrt(1 - b2**t)
         step = xp.sqrt(v, out=g)
         step += eps * correction
@@ -46,7 +46,7 @@ class AdamWUpdate(Op):
 
 
 class SquaredNorm(Op):
-    """Sum of squares of a flat array, as a 0-d array that stays on the device; an op so that kernels can stand in for it."""
+    """Sum of squares of a flat array, as a 0-d array that stays on the device; an op so that kernels can replace it."""
 
     @staticmethod
     def forward(x: Array) -> Array:
@@ -56,7 +56,7 @@ class SquaredNorm(Op):
 class AdamW:
     """AdamW for a module's trainable parameters, moved into one contiguous buffer.
 
-    Weights, gradients and both moments lie in four flat arrays side by side, weight-decayed parameters first (those with two or
+    Weights, gradients and both moments are four flat arrays with one layout, weight-decayed parameters first (those with two or
     more axes: matrices and embeddings; biases and norms are not decayed). Each parameter becomes a view of its part, so norm,
     update and saving are one pass over one array each.
 
@@ -77,7 +77,7 @@ class AdamW:
             ("eps", eps, eps > 0), ("weight_decay", weight_decay, weight_decay >= 0),
         ):  # fmt: skip
             if not legal:
-                raise ValueError(f"AdamW: {name} = {value}, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0; check the sign")
+                raise ValueError(f"AdamW: {name} = {value}, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.n_steps = 0
         self._module = parameters if isinstance(parameters, Module) else None
@@ -109,10 +109,10 @@ class AdamW:
         bind_to_buffers([p for _, p in self.named], self.weight, self.gradient)
         self._views = [p.data for _, p in self.named]
 
-    def move_weights(self, place: Array) -> None:
-        """Goes on with the weights in another flat array, one that other processes see, say. Forgets the gradients."""
-        place[...] = self.weight
-        self.weight = place
+    def move_weights(self, target: Array) -> None:
+        """Moves the weights into another flat array, for instance one in shared memory. Forgets the gradients."""
+        target[...] = self.weight
+        self.weight = target
         self._bind_to_buffers()
 
     def zero_grad(self) -> None:
@@ -126,7 +126,7 @@ class AdamW:
         return xp.sqrt(SquaredNorm.dispatch(self.gradient).forward(self.gradient))
 
     def named_in_model_order(self) -> list[tuple[str, Parameter]]:
-        """(name, parameter) of what is trained, in the order in which the model has them."""
+        """(name, parameter) of what is trained, in the model's order."""
         return list(self._in_model_order)
 
     def step(self, max_norm: float | None = None, norm: Array | None = None) -> Array:
@@ -134,7 +134,7 @@ class AdamW:
 
         max_norm   scale all gradients down so that their common norm is at most this (Pascanu et al. 2013, arXiv:1211.5063,
                    algorithm 1); None: no clipping
-        norm       what `gradient_norm` has just given, where it is known already
+        norm       the result of `gradient_norm`, if it has been computed already
         Returns the norm before clipping, as a 0-d array. Raises RuntimeError naming parameters without a gradient, or frozen,
         added or given other arrays since the optimizer was made.
         """
@@ -182,23 +182,21 @@ class AdamW:
         return {"n_steps": self.n_steps, **moments}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave. Raises ValueError naming parameters that are missing, surplus or of another shape."""
+        """Restores what `state_dict` returned. Raises ValueError naming parameters that are missing, surplus or of another shape."""
         mine = self.state_dict()
         for key in ("m", "v"):
             if state[key].keys() != mine[key].keys():
                 odd = sorted(state[key].keys() ^ mine[key].keys())
-                raise ValueError(f"AdamW.load_state_dict: moments of {odd[0]} on one side only, expected the same parameters; same model?")
+                raise ValueError(f"AdamW.load_state_dict: moments of {odd[0]} on one side only, expected the same parameters")
             for name, moment in mine[key].items():
                 if state[key][name].shape != moment.shape:
-                    raise ValueError(
-                        f"AdamW.load_state_dict: moment of {name} of shape {state[key][name].shape}, expected {moment.shape}; same model?"
-                    )
+                    raise ValueError(f"AdamW.load_state_dict: moment of {name} of shape {state[key][name].shape}, expected {moment.shape}")
                 moment[...] = xp.asarray(state[key][name])
         self.n_steps = int(state["n_steps"])
 
 
 def bind_to_buffers(parameters: Sequence[Parameter], weight: Array, gradient: Array) -> None:
-    """Makes each parameter a view of its part of two flat arrays: of its weights, and of the gradient that `backward` will leave."""
+    """Makes each parameter a view of its part of two flat arrays: of its weights, and of the gradient that `backward` will write."""
     start = 0
     for p in parameters:
         part = slice(start, start + p.size)

@@ -1,4 +1,4 @@
-"""check_grads: proof by measurement that a backward pass fits its forward pass. For the tests here, and for your own ops."""
+"""check_grads: compares a backward pass with finite differences of its forward pass. For the tests here, and for your own ops."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from autograd import backend
 from autograd.core import Node, Tensor
 
 # Per dtype: the step of the central difference, relative to the inputs' size, and the relative error allowed.
-# float64: truncation ~ h^2 and rounding ~ 1e-16 / h meet near 1e-5. float32 can only tell gross errors: use float64 where you can.
+# float64: truncation ~ h^2 and rounding ~ 1e-16 / h meet near 1e-5. float32 only shows gross errors: use float64 where you can.
 _STEP = {"float64": 1e-5, "float32": 1e-2}
 _TOLERANCE = {"float64": 1e-6, "float32": 3e-2}
 
@@ -26,7 +26,7 @@ def check_grads(fn: Callable[..., Any], *arrays: Any, seed: int = 0, n_direction
 
         < dy, (fn(x + h u) - fn(x - h u)) / 2h >   =   < backward(dy), u >
 
-    must agree. Random cotangents matter: with dy = 1 a softmax or a layer norm has gradient 0, and any nonsense passes.
+    must agree. Random cotangents matter: with dy = 1 softmax and layer norm have gradient 0, and a wrong backward can pass.
     Also checked: gradients have their input's shape and dtype, and inputs, saved arrays and dy are not written to.
     """
     rng = np.random.default_rng(seed)
@@ -93,7 +93,7 @@ def nodes_of(*outputs: Tensor) -> list[Node]:
 
 
 class _CheckedOp:
-    """Stands in for a node's op during one sweep: the same backward, but dy and saved arrays are protected, dtypes checked."""
+    """Replaces a node's op during one backward pass: the same backward, with dy and saved arrays protected and dtypes checked."""
 
     def __init__(self, node: Node) -> None:
         self.op, self.input_kinds = node.op, node.input_kinds

@@ -1,14 +1,14 @@
 """The array library of this process, chosen once by the environment.
 
 AUTOGRAD_BACKEND   numpy (default) or cupy. Read here, once, at import: one backend per process.
-AUTOGRAD_KERNELS   fast (default): ops run on the kernels of `autograd/kernels` where one fits; reference: the plain math of
-                   `autograd/ops` everywhere; experimental: also kernels that no benchmark has justified yet.
+AUTOGRAD_KERNELS   fast (default): ops run on the kernels of `autograd/kernels` where one fits; reference: on the definitions in
+                   `autograd/ops` everywhere; experimental: also on kernels without a measured gain.
 AUTOGRAD_DEBUG     1: stop at the first non-finite output or gradient, naming the op.
 AUTOGRAD_THREADS   number of CPU threads of the kernels; default: the cores this process may use.
 AUTOGRAD_TF32      1: float32 matrix products on the GPU round their inputs to TF32. Faster and coarser; 0 (default) does not.
 
-Everything else says `from autograd.backend import xp`. What `xp` cannot express is a function of the same name and arguments in
-`_numpy.py` and `_cupy.py`, so no op holds an `if`. `to_device` and `to_host` are the only doors between the two memories.
+All other code uses `from autograd.backend import xp`. What `xp` cannot express is a function of the same name and arguments in
+`_numpy.py` and `_cupy.py`, so no op contains an `if`. `to_device` and `to_host` are the only doors between the two memories.
 """
 
 import os
@@ -39,4 +39,4 @@ __all__ = ["KERNEL_MODES", "debug", "kernels", "name", "reason", *_module.__all_
 
 _asked = "AUTOGRAD_BACKEND=" + name if os.environ.get("AUTOGRAD_BACKEND") else "the default, AUTOGRAD_BACKEND is not set"
 reason = f"{name} ({_asked}): {_module.check_backend(tf32=_tf32)}"
-"""Why this backend runs and on what; every script prints it."""
+"""Which backend runs, why, and on what device; every script prints it."""

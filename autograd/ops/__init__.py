@@ -1,4 +1,4 @@
-"""The ops: what a reader comes for. Each is two pure functions on arrays under one formula, `forward` above `backward`.
+"""The ops. Each is two pure functions on arrays under one formula, `forward` above `backward`.
 
 Letters in shape comments, here and everywhere:
 
@@ -6,7 +6,7 @@ Letters in shape comments, here and everywhere:
     C  channels (n_embd)        H  attention heads                       D  channels of a head, C = H D
     V  vocabulary size          N  rows: all leading axes taken as one
 
-`dx` is the gradient of the loss with respect to x, `dy` the one that arrives from above; each has the shape of what it belongs to.
+`dx` is the gradient of the loss with respect to x, `dy` the one with respect to y; each has the shape of its array.
 The lower-case functions work on tensors and check their arguments; the classes work on arrays.
 """
 

@@ -22,19 +22,19 @@ class AttentionSaved(NamedTuple):
 class Attention(Op):
     """Each query takes a weighted mean of the values; the weights say how well its key matches.
 
-    Forward     s = q k^T / sqrt(D)                   scores, -inf where a query must not look
+    Forward     s = q k^T / sqrt(D)                   scores, -inf where attention is masked
                 p = softmax(s)                        weights, each row sums to 1
                 y = (p m) v                           m: dropout mask, 1 without dropout
     Backward    dv = (p m)^T dy
                 dp = (dy v^T) m
                 ds = p (dp - sum dp p)                softmax, row by row
                 dq = ds k / sqrt(D),  dk = ds^T q / sqrt(D)
-    Where p = 0 (masked) ds = 0: nothing flows to a key that was not seen.
+    Where p = 0 (masked) ds = 0: no gradient reaches a masked key.
     Why 1 / sqrt(D): a dot product of D independent terms of variance 1 has variance D; dividing keeps softmax off its flat ends.
 
     Shapes      q (..., T, D), k and v (..., S, D) -> y (..., T, D); s, p (..., T, S); mask broadcasts to (..., T, S).
-                Saves q, k, v, p.  A row with nothing to look at gives 0, with gradient 0.
-    causal      query t sees keys up to t + S - T: with fewer queries than keys, the queries are the last positions.
+                Saves q, k, v, p.  A row that is masked throughout gives 0, with gradient 0.
+    causal      query t attends to keys up to t + S - T: with fewer queries than keys, the queries are the last positions.
     Source      Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
     """
 
@@ -74,7 +74,7 @@ class Attention(Op):
 
 
 def causal_mask(n_queries: int, n_keys: int) -> Array:
-    """(T, S) booleans: True where query t may see key s, s <= t + S - T."""
+    """(T, S) booleans: True where query t may attend to key s, s <= t + S - T."""
     first = n_keys - n_queries
     return xp.arange(n_keys) <= xp.arange(first, first + n_queries)[:, None]
 
@@ -93,8 +93,8 @@ def scaled_dot_product_attention(
     """softmax(q k^T / sqrt(D)) v.
 
     q (..., T, D), k and v (..., S, D), with equal leading axes, typically (B, H) -> (..., T, D)
-    mask      booleans that broadcast to (..., T, S), True where a query may look; a row without True gives zeros
-    causal    query t sees keys up to t + S - T only
+    mask      booleans that broadcast to (..., T, S), True where a query may attend to a key; a row without True gives zeros
+    causal    query t attends to keys up to t + S - T only
     dropout   probability of dropping a weight, while `training`; `stream` gives the masks, by default as for `dropout`
     Raises ValueError, naming the shapes, where they do not fit.
     """
@@ -120,7 +120,7 @@ def scaled_dot_product_attention(
         if device_mask.dtype != bool or not fits:
             raise ValueError(
                 f"attention: a mask of shape {device_mask.shape} and dtype {device_mask.dtype}, expected bool that broadcasts to "
-                f"{scores}; True means may look"
+                f"{scores}; True means that the query may attend to the key"
             )
     if not (training and dropout):
         return Attention.apply(q, k, v, device_mask, causal=causal)

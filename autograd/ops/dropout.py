@@ -10,12 +10,11 @@ _RESOLUTION = 1 << 16  # masks are cut from 16-bit integers
 
 
 class RandomStream:
-    """Numbers the draws of one seed. A mask is a pure function of (seed, draw, element), so to resume, save `counter`: nothing else.
+    """Numbers the draws of one seed. A mask is a pure function of (seed, draw, element), so `counter` is all that resuming needs.
 
     seed        non-negative integer
     counter     how many masks have been drawn so far: the next draw's number
-    first_row   where what is computed here is a part of a batch: the row at which it begins (first axis), so that parts see the
-                masks that the whole batch would
+    first_row   for a part of a batch: the row (first axis) at which the part begins, so that it gets its rows of the batch's mask
     """
 
     def __init__(self, seed: int, counter: int = 0) -> None:
@@ -30,7 +29,7 @@ class RandomStream:
         return self.counter - 1
 
     def offset_in(self, shape: tuple[int, ...]) -> int:
-        """The element of the whole batch's mask at which the mask of an array of `shape`, a part of it, begins."""
+        """The element of the full batch's mask at which the mask of an array of `shape`, a part of the batch, begins."""
         return self.first_row * math.prod(shape[1:])
 
     def __repr__(self) -> str:
@@ -38,7 +37,7 @@ class RandomStream:
 
 
 class Mask(NamedTuple):
-    """What gives a dropout mask again: saved instead of the mask."""
+    """The arguments that reproduce a dropout mask, saved instead of it."""
 
     p: float  # probability of dropping an element
     seed: int
@@ -65,7 +64,7 @@ class Dropout(Op):
 
 
 def dropout_mask(shape: tuple[int, ...], dtype: Any, p: float, seed: int, draw: int, start: int = 0) -> Array:
-    """The mask of draw number `draw` from element `start` on, scaled: an array of `shape` holding 0 and 1 / (1 - p)."""
+    """The mask of draw number `draw`, from element `start`, scaled: an array of `shape` holding 0 and 1 / (1 - p)."""
     threshold, scale = dropout_threshold(p)
     keep = backend.random_bits(seed, draw, start, math.prod(shape)) >= threshold
     return keep.reshape(shape).astype(dtype) * scale

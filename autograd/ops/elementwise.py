@@ -1,4 +1,4 @@
-"""Ops that work on each element by itself. Binary ones broadcast as NumPy does; the engine sums gradients back to the inputs' shapes."""
+"""Ops that work on each element separately. Binary ones broadcast as NumPy does; the engine sums gradients back to the inputs' shapes."""
 
 from typing import Any
 
@@ -94,7 +94,7 @@ class Power(Op):
     Forward     y = x^c
     Backward    dx = dy c x^(c-1);  0 where c = 0, whatever x, and where x = 0 for 0 < c < 1, as for sqrt
     Shapes      any.  Saves x.
-    Small whole exponents are products: NumPy's x**3 is a hundred times slower than x*x*x.
+    Small integer exponents are products: NumPy's x**3 is a hundred times slower than x*x*x.
     """
 
     @staticmethod
@@ -296,7 +296,7 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
 
 
 def operand(op: str, x: Any) -> Any:
-    """What an op accepts as an operand: tensors and Python numbers as they are, arrays and lists moved to the device.
+    """What an op accepts as an operand: tensors and Python numbers unchanged, arrays and lists moved to the device.
 
     Python numbers stay numbers because NumPy lets them take the array's dtype: float32 stays float32.
     """

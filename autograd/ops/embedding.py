@@ -1,4 +1,4 @@
-"""Look-up of rows by number."""
+"""Row lookup by index."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ class Embedding(Movement):
     """One row of a table per id: the product of a one-hot matrix and the table, without building the one-hot matrix.
 
     Forward     y = weight[ids]
-    Backward    dweight[v] = sum of dy over the places where ids = v;  0 for rows nobody looked up
+    Backward    dweight[v] = sum of dy over the positions where ids = v;  0 for rows that were not looked up
     Shapes      weight (V, C), ids (...) integers -> y (..., C).  Saves ids and the shape of weight.
     """
 

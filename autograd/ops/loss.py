@@ -18,7 +18,7 @@ class CrossEntropySaved(NamedTuple):
 
 
 class CrossEntropy(Op):
-    """How surprised a distribution softmax(z) is by the classes that came.
+    """Negative log-likelihood of the targets under softmax(z): how surprising they are to that distribution.
 
     Forward     loss = mean over counted rows of  -sum_v w_v ln p_v,  p = softmax(z)
                 w = (1 - a) onehot(target) + a / V            a: label smoothing, 0 by default
@@ -48,8 +48,8 @@ class LinearCrossEntropy(Op):
 
     Forward     z = x W^T,  loss = cross-entropy of z         see CrossEntropy
     Backward    dz = dloss (p - w) / n,  dx = dz W,  dW = dz^T x
-    The gradient is linear in dloss, so it is formed in the forward pass while a chunk of logits is at hand, and only
-    scaled in the backward pass. Under no_grad it is not formed at all.
+    The gradient is linear in dloss, so it is formed in the forward pass, while a chunk of logits exists, and only
+    scaled in the backward pass. Under no_grad it is not formed.
 
     Shapes      x (N, C), W (V, C), targets (N,) integers -> scalar.  Saves dx (N, C) and dW (V, C), each if needed.
     W is stored (out, in): GPT-2 ties it to the token embedding.

@@ -20,7 +20,7 @@ class LayerNorm(Op):
     Backward    q = gamma dy
                 dx = r (q - mean(q) - n mean(q n))
                 dgamma = sum over rows of dy n,  dbeta = sum over rows of dy
-    Why two means: shifting a row, or rescaling it (up to eps), leaves y unchanged, so dx has no part along either move.
+    Why two means: shifting a row, or rescaling it (up to eps), leaves y unchanged, so dx has no component along either direction.
 
     Shapes      x, y (..., C); gamma, beta (C,).  Saves n (..., C), r (..., 1), gamma.
     Source      Ba, Kiros and Hinton 2016, arXiv:1607.06450, section 3.

@@ -131,10 +131,10 @@ def axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     several = [operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,))]
     for a in several:
         if not -ndim <= a < ndim:
-            raise ValueError(f"axis: {a}, expected -{ndim} <= axis < {ndim} for an array of {ndim} dimensions; pass one it has")
+            raise ValueError(f"axis: {a}, expected -{ndim} <= axis < {ndim} for an array of {ndim} dimensions")
     unique = sorted({a % ndim for a in several})
     if len(unique) != len(several):
-        raise ValueError(f"axis: {axis} names an axis twice, expected each once; drop the repeated one")
+        raise ValueError(f"axis: {axis} names an axis twice, expected each once")
     return tuple(unique)
 
 

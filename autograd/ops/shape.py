@@ -1,4 +1,4 @@
-"""Ops that move elements without changing them. Each backward moves the gradient back the way it came."""
+"""Ops that move elements without changing them. Each backward moves the gradients back to where the elements came from."""
 
 import builtins
 import itertools
@@ -78,7 +78,7 @@ class Concatenate(Movement):
 
 
 class Stack(Movement):
-    """Forward     y = x1, x2, ... side by side along a new axis
+    """Forward     y = x1, x2, ... stacked along a new axis
     Backward    dx_i = slice i of dy
     Shapes      all equal.  Saves the axis.
     """
@@ -97,7 +97,7 @@ class Split(Movement):
     """Cut into equal parts. One op with several outputs, so that its backward is one concatenation.
 
     Forward     y1, ..., yn = x cut along an axis
-    Backward    dx = dy1, ..., dyn joined; 0 for parts that nobody used
+    Backward    dx = dy1, ..., dyn joined; 0 for parts that were not used
     Shapes      y_i as x but length/n along the axis.  Saves the shape of a part.
     """
 
@@ -149,7 +149,7 @@ def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
     known = math.prod(n for n in new if n != -1)
     fits = x.size == known if -1 not in new else new.count(-1) == 1 and known > 0 and x.size % known == 0
     if not fits:
-        raise ValueError(f"reshape: {x.size} elements of shape {x.shape} into {new}, expected equal numbers; check the lengths")
+        raise ValueError(f"reshape: {x.size} elements of shape {x.shape} into {new}, expected equal numbers")
     return Reshape.apply(x, shape=new)
 
 
@@ -157,7 +157,7 @@ def transpose(x: Tensor, order: Sequence[int] | None = None) -> Tensor:
     """x with its axes in another order (reversed by default). Raises ValueError unless `order` names each axis once."""
     new = tuple(reversed(range(x.ndim))) if order is None else tuple(a + x.ndim if a < 0 else a for a in order)
     if sorted(new) != list(range(x.ndim)):
-        raise ValueError(f"transpose: axes {order} for shape {x.shape}, expected each of its {x.ndim} axes once; list them all")
+        raise ValueError(f"transpose: axes {order} for shape {x.shape}, expected each of its {x.ndim} axes once")
     return Transpose.apply(x, order=new)
 
 
@@ -176,12 +176,12 @@ def concatenate(xs: Sequence[Tensor], axis: int = 0) -> Tensor:
     (axis,) = axes(axis, xs[0].ndim)
     rest = [x.shape[:axis] + x.shape[axis + 1 :] for x in xs]
     if any(r != rest[0] for r in rest):
-        raise ValueError(f"concatenate: shapes {[x.shape for x in xs]}, expected equal but for axis {axis}; check the axis")
+        raise ValueError(f"concatenate: shapes {[x.shape for x in xs]}, expected equal but for axis {axis}")
     return Concatenate.apply(*xs, axis=axis)
 
 
 def stack(xs: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Tensors of one shape side by side along a new axis. Raises ValueError if there are none or shapes differ."""
+    """Tensors of one shape, stacked along a new axis. Raises ValueError if there are none or shapes differ."""
     xs = _tensors("stack", xs)
     if any(x.shape != xs[0].shape for x in xs):
         raise ValueError(f"stack: shapes {[x.shape for x in xs]}, expected all equal; use concatenate for unequal lengths")
@@ -191,7 +191,7 @@ def stack(xs: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def _tensors(op: str, xs: Sequence[Any]) -> list[Tensor]:
     if not xs:
-        raise ValueError(f"{op}: an empty list, expected at least one tensor; check what was collected")
+        raise ValueError(f"{op}: an empty list, expected at least one tensor")
     return [x if isinstance(x, Tensor) else Tensor(x) for x in xs]
 
 
@@ -221,12 +221,10 @@ def index(x: Tensor, key: Any) -> Tensor:
             axis += 0 if k is None else x.ndim - n_taken
             continue
         if axis >= x.ndim:
-            raise IndexError(f"index: {len(keys)} indices for shape {x.shape}, expected at most {x.ndim}; drop the surplus")
+            raise IndexError(f"index: {len(keys)} indices for shape {x.shape}, expected at most {x.ndim}")
         if isinstance(k, (slice, int)):
             if isinstance(k, int) and not -x.shape[axis] <= k < x.shape[axis]:
-                raise IndexError(
-                    f"index: {k} for axis {axis} of length {x.shape[axis]}, expected -{x.shape[axis]} <= i < {x.shape[axis]}; check it"
-                )
+                raise IndexError(f"index: {k} for axis {axis} of length {x.shape[axis]}, expected -{x.shape[axis]} <= i < {x.shape[axis]}")
             device_keys.append(k)
             axis += 1
             continue
@@ -234,7 +232,7 @@ def index(x: Tensor, key: Any) -> Tensor:
             n = x.shape[axis]
             bad = positions[(positions < -n) | (positions >= n)]
             if bad.size:
-                raise IndexError(f"index: {bad[0]} for axis {axis} of length {n}, expected -{n} <= i < {n}; check it")
+                raise IndexError(f"index: {bad[0]} for axis {axis} of length {n}, expected -{n} <= i < {n}")
             wrapped = positions + n * (positions < 0)  # NumPy's negative indices
             device_keys.append(backend.checked_indices(wrapped, n)[0])
             axis += 1
@@ -250,7 +248,7 @@ def _positions(k: Any, shape: tuple[int, ...]) -> Sequence[Any]:
     host = backend.to_host(k)
     if _is_mask(host):
         if host.shape != shape[: host.ndim]:
-            raise IndexError(f"index: a boolean mask of shape {host.shape} for axes {shape}, expected their lengths; fit the mask")
+            raise IndexError(f"index: a boolean mask of shape {host.shape} for axes {shape}, expected their lengths")
         return host.nonzero()
     if host.size and host.dtype.kind not in "iu":
         raise TypeError(f"index: an array of {host.dtype}, expected integers, booleans or slices; convert with .astype(int)")

@@ -164,7 +164,7 @@ A = np.ones((2, 3, 4))
         (((3, 4), (2, 4), (2, 4)), {"causal": True}, r"attention: 3 queries for 2 keys with causal=True, expected no more queries than keys"),
         (((3, 4), (5, 4), (5, 4)), {"mask": np.ones((3, 5))}, r"attention: a mask of shape \(3, 5\) and dtype float64, expected bool that"),
         (((3, 4), (5, 4), (5, 4)), {"mask": np.ones((3, 4), bool)}, r"attention: a mask of shape \(3, 4\) and dtype bool, expected bool that "
-         r"broadcasts to \(3, 5\); True means may look"),
+         r"broadcasts to \(3, 5\); True means that the query may attend"),
         (((3, 4), (5, 4), (5, 4)), {"mask": np.ones((1, 3, 5), bool)}, r"attention: a mask of shape \(1, 3, 5\)"),
         (((3, 4), (5, 4), (5, 4)), {"dropout": 1.0}, r"attention: dropout probability 1.0, expected 0 <= p < 1"),
     ],

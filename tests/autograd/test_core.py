@@ -1,4 +1,4 @@
-"""The engine itself: tensors, the sweep, what it keeps and frees, and what it refuses."""
+"""The engine itself: tensors, the backward pass, what it keeps and frees, and what it refuses."""
 
 import gc
 import os
@@ -87,7 +87,7 @@ def test_an_array_is_not_copied():
     assert x.data is array and x.detach().data is array and x.numpy() is array
 
 
-def test_detach_stops_the_sweep():
+def test_detach_stops_the_backward_pass():
     x = tensor([2.0, 3.0])
     (x * (x * x).detach()).sum().backward()
     assert x.grad.tolist() == [4.0, 9.0]
@@ -332,7 +332,7 @@ def test_backward_of_one_element_needs_no_dy():
 # Gradients that nobody needs -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_sweep_does_not_walk_below_the_last_needed_tensor():
+def test_the_backward_pass_does_not_go_below_the_last_needed_tensor():
     frozen, calls_below = probe()
     wanted, calls_above = probe()
     x, weight = tensor([1.0, 2.0], requires_grad=False), tensor([3.0, 4.0])
@@ -449,7 +449,7 @@ def test_what_no_op_saved_is_free_at_once(without_gc):
     y.sum().backward()
 
 
-def test_saved_arrays_are_freed_as_the_sweep_passes(without_gc):
+def test_saved_arrays_are_freed_on_the_way(without_gc):
     state = []
 
     class Watch(ag.Op):
@@ -546,7 +546,7 @@ def test_a_second_backward_says_so():
     h = x * x
     loss, other = h.sum(), h.mean()
     loss.backward()
-    message = r"backward: the graph at {} has been freed by an earlier sweep, expected one backward per forward; run the forward pass again, or add the losses"
+    message = r"backward: the graph at {} has been freed by an earlier backward pass, expected one backward per forward; run the forward pass again, or add the losses"
     with pytest.raises(RuntimeError, match=message.format("Sum")):
         loss.backward()
     with pytest.raises(RuntimeError, match=message.format("Multiply")):
@@ -554,7 +554,7 @@ def test_a_second_backward_says_so():
     assert x.grad.tolist() == [2.0, 4.0]
 
 
-# What the sweep refuses ------------------------------------------------------------------------------------------------------------------
+# What the backward pass refuses---------------------------------------------------------------------------------------------------------------
 
 
 def test_backward_without_anything_to_do():
@@ -572,7 +572,7 @@ def test_backward_of_many_elements_needs_dy():
     with pytest.raises(ValueError, match=r"backward: a tensor of shape \(2,\), expected one element; reduce it first or pass dy"):
         y.backward()
     for dy in (1.0, np.ones((1, 2)), np.ones(3)):
-        with pytest.raises(ValueError, match=r"backward: dy of shape .*, expected \(2,\), the tensor's own; pass one number for each"):
+        with pytest.raises(ValueError, match=r"backward: dy of shape .*, expected \(2,\), that of the tensor"):
             y.backward(dy)
     y.backward(np.ones(2))
 
@@ -590,7 +590,7 @@ def test_a_gradient_of_a_wrong_shape(shape, gradient):
     message = f"Crooked.backward: a gradient of shape {gradient} for input 0 of shape {shape}, expected the input's shape (or one"
     with pytest.raises(RuntimeError) as error:
         op.apply(tensor(np.ones(shape))).sum().backward()
-    assert str(error.value).startswith(message) and "mend the op's backward" in str(error.value)
+    assert str(error.value).startswith(message) and "fix the op's backward" in str(error.value)
 
 
 def test_the_input_of_a_wrong_gradient_is_named():

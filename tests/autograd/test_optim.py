@@ -230,7 +230,7 @@ def test_training_reduces_the_loss():
 )
 def test_illegal_hyperparameters(options):
     (name,) = options
-    message = rf"AdamW: {name} = .*, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0; check the sign"
+    message = rf"AdamW: {name} = .*, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0"
     with pytest.raises(ValueError, match=message):
         AdamW(Model(), **options)
 
@@ -351,10 +351,10 @@ def test_state_of_another_model(key):
     for change, message in (
         (
             lambda d: d.pop("norm.bias"),
-            r"AdamW.load_state_dict: moments of norm.bias on one side only, expected the same parameters; same model",
+            r"AdamW.load_state_dict: moments of norm.bias on one side only, expected the same parameters",
         ),
         (lambda d: d.update(more=np.ones(1)), r"AdamW.load_state_dict: moments of more on one side only"),
-        (lambda d: d.update(scale=np.ones(3)), r"AdamW.load_state_dict: moment of scale of shape \(3,\), expected \(\); same model"),
+        (lambda d: d.update(scale=np.ones(3)), r"AdamW.load_state_dict: moment of scale of shape \(3,\), expected \(\)"),
     ):
         state = optimizer.state_dict()
         change(state[key])

@@ -1,4 +1,4 @@
-"""Kernels for the CPU: chains of NumPy calls over blocks that stay in cache, blocks spread over threads (`parallel.py`)."""
+"""Kernels for the CPU: chains of NumPy calls over blocks that stay in cache, distributed over threads (`parallel.py`)."""
 
 from autograd import backend
 from autograd.kernels.cpu import activation, attention, dropout, loss, malloc, matmul, normalization, optim

@@ -15,7 +15,7 @@ from autograd.ops.attention import Attention
 from autograd.ops.dropout import dropout_threshold
 
 _SCORES_BYTES = 512 * 1024
-"""Scores that exist at once in a thread, over all heads and sequences taken together: they should stay in the L2 cache."""
+"""Scores that exist at once in a thread, over all its heads and sequences: they should stay in the L2 cache."""
 
 _MAX_QUERIES = 128
 
@@ -26,13 +26,13 @@ BlockedSaved = namedtuple("BlockedSaved", "q k v y lse plan")
 
 @kernel_for(Attention)
 class AttentionBlocked(Attention):
-    """Softmax statistics are saved instead of the weights, which the backward pass computes again. Reference: ops/attention.py.
+    """Saves softmax statistics instead of the weights, which the backward pass recomputes. Reference: ops/attention.py.
 
     Forward     per block of queries: s = q k^T / sqrt(D) with keys up to the block's end, l = ln sum e^s, y = e^(s - l) v
     Backward    p = e^(s - l) again, then as in the reference; sum dp p = sum dy y, which needs no (T, S) array
 
-    One unit of work is some heads of one sequence, or several whole sequences where they are short: few, large NumPy calls,
-    since threads meet at the interpreter lock after each. Gradients of keys and values add up inside a unit, in a fixed order.
+    One unit of work is some heads of one sequence, or several sequences if they are short: few, large NumPy calls,
+    because threads contend for the interpreter lock after each. Gradients of keys and values are summed inside a unit, in a fixed order.
     Saves q, k, v, y and l (..., T): y is the array that the next layer saves anyway.
     Source      Dao et al. 2022, arXiv:2205.14135, section 3.1.
     """
@@ -90,7 +90,7 @@ class AttentionBlocked(Attention):
             unit = plan.units[i]
             qs, ks = q[unit], k[unit]
             k_columns, v_columns = _transposed(ks, plan.scale), _transposed(v[unit])
-            # Blocks run from the last to the first: the last sees every key, so its products fill dk and dv, the others add.
+            # Blocks run from the last to the first: the last one has every key, so its products fill dk and dv; the others add.
             for rows, end in reversed(plan.query_blocks):
                 last = rows.stop == plan.n_queries
                 dys = dy[unit][:, :, rows]
@@ -115,7 +115,7 @@ class AttentionBlocked(Attention):
 
 
 class _Plan:
-    """How the work is cut: into units, each some sequences and heads, and inside a unit into blocks of queries."""
+    """How the work is divided: into units, each some sequences and heads, and inside a unit into blocks of queries."""
 
     def __init__(self, shape: tuple[int, ...], n_keys: int, itemsize: int, causal: bool, dropout: tuple[float, int, int, int]) -> None:
         n_batch, self.n_head, self.n_queries, d = shape
@@ -126,7 +126,7 @@ class _Plan:
         block = max(1, min(self.n_queries, _MAX_QUERIES, _SCORES_BYTES // row_bytes))
         heads = max(1, min(self.n_head, _SCORES_BYTES // (block * row_bytes)))
         sequences = max(1, _SCORES_BYTES // (block * row_bytes * self.n_head)) if heads == self.n_head else 1
-        sequences = min(sequences, -(-n_batch // 2))  # two units at least, for two threads
+        sequences = min(sequences, -(-n_batch // 2))  # at least two units, for two threads
         self.units = [
             (slice(b, min(b + sequences, n_batch)), slice(h, min(h + heads, self.n_head)))
             for b in range(0, n_batch, sequences)
@@ -134,14 +134,14 @@ class _Plan:
         ]
         rows = [slice(start, min(start + block, self.n_queries)) for start in range(0, self.n_queries, block)]
         ahead = n_keys - self.n_queries
-        self.query_blocks = [(r, r.stop + ahead if causal else n_keys) for r in rows]  # with the keys that they may see
+        self.query_blocks = [(r, r.stop + ahead if causal else n_keys) for r in rows]  # with the keys that they may attend to
         self.threaded = n_batch * self.n_head * self.n_queries * n_keys > _THREADS_PAY_SCORES
 
     def run(self, work: Any) -> None:
         for_each(len(self.units), work, threaded=self.threaded)
 
     def scores(self, q: np.ndarray, k_columns: np.ndarray, rows: slice) -> np.ndarray:
-        """q k^T / sqrt(D), (B', H', T', S'); -inf where a query must not look: only in the square at the block's end."""
+        """q k^T / sqrt(D), (B', H', T', S'); -inf where masked: only in the square at the block's end."""
         s = np.matmul(q, k_columns)
         if self.causal:
             n = rows.stop - rows.start

@@ -12,7 +12,7 @@ from autograd.ops.dropout import Dropout, Mask, dropout_threshold
 
 @kernel_for(Dropout)
 class DropoutBlocked(Dropout):
-    """The reference's mask, made block by block: the stream of bits can be entered anywhere. Reference: ops/dropout.py."""
+    """The reference's mask, generated block by block: the stream of bits has random access. Reference: ops/dropout.py."""
 
     @staticmethod
     def supports(x: Any, *, p: float, seed: int, draw: int, start: int = 0) -> bool:

@@ -50,7 +50,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
     @staticmethod
     def backward(saved: Any, dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, None]:
         dx, dweight = saved
-        if dy == 1:  # the usual case, a loss by itself: nothing to scale
+        if dy == 1:  # the usual case, the loss is the output: nothing to scale
             return dx, dweight, None
         return None if dx is None else dx * dy, None if dweight is None else dweight * dy, None
 
@@ -58,7 +58,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
 def _losses_and_gradient(
     z: np.ndarray, targets: np.ndarray, losses: np.ndarray, n_counted: int, ignore_index: int, *, want_gradient: bool
 ) -> None:  # fmt: skip
-    """losses = cross-entropy of the rows of z; z becomes (softmax(z) - onehot(target)) / n_counted if wanted, else it is spent."""
+    """losses = cross-entropy of the rows of z; z becomes (softmax(z) - onehot(target)) / n_counted if wanted, else undefined."""
     counted = targets != ignore_index
     share = (counted / n_counted).astype(z.dtype)
     columns = np.where(counted, targets, 0)
@@ -79,7 +79,7 @@ def _losses_and_gradient(
 
 
 def _fill_or_add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, *, first: bool) -> None:
-    """total (V, C) = or += a^T b; the sum goes by blocks of the vocabulary, so that no second (V, C) array exists."""
+    """total (V, C) = or += a^T b; summed in blocks of the vocabulary, so that no second (V, C) array exists."""
     if first:
         matmul(a.T, b, total)
         return

@@ -23,7 +23,7 @@ class LayerNormBlocked(LayerNorm):
         rows = x.reshape(rows_of(x.shape), c)
         n, y = np.empty(rows.shape, dtype=x.dtype), np.empty(rows.shape, dtype=x.dtype)
         r = np.empty((len(rows), 1), dtype=x.dtype)
-        mean = np.full((c, 1), 1 / c, dtype=x.dtype)  # rows @ mean: BLAS adds up short rows faster than NumPy does
+        mean = np.full((c, 1), 1 / c, dtype=x.dtype)  # rows @ mean: BLAS sums short rows faster than NumPy
 
         def block(part: slice) -> None:
             ns, rs, ys = n[part], r[part], y[part]

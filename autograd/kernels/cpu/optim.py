@@ -11,7 +11,7 @@ from autograd.optim import AdamWUpdate, SquaredNorm
 
 @kernel_for(AdamWUpdate)
 class AdamWUpdateBlocked(AdamWUpdate):
-    """The reference's own lines on one block after the other: weight, gradient, m and v are read once. Reference: optim.py."""
+    """The reference, block by block: weight, gradient, m and v are read from memory once. Reference: optim.py."""
 
     @staticmethod
     def supports(*arrays: Any, **options: Any) -> bool:

@@ -16,7 +16,7 @@ CUDASaved = namedtuple("CUDASaved", "q k v weights dropped rest")
 
 @kernel_for(Attention, experimental=True)
 class AttentionCUDA(Attention):
-    """Scaling, mask, softmax and dropout in one kernel, in place of the scores. Reference: ops/attention.py.
+    """Scaling, mask, softmax and dropout in one kernel, in place. Reference: ops/attention.py.
 
     Computes in float32: CuPy has no batched product of bfloat16 matrices. Saves q, k, v, p, and p m where there is dropout.
     """

@@ -13,7 +13,7 @@ _BACKWARD_THREADS = 256  # 32 * N_WARPS of the kernel
 
 @kernel_for(Embedding, experimental=True)
 class EmbeddingCUDA(Embedding):
-    """The look-up is the reference's; the gradient is summed without atomics, in a fixed order. Reference: ops/embedding.py."""
+    """The lookup is the reference's; the gradient is summed without atomics, in a fixed order. Reference: ops/embedding.py."""
 
     @staticmethod
     def supports(weight: Any, ids: Any) -> bool:

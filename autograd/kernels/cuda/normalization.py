@@ -17,9 +17,9 @@ CUDASaved = namedtuple("CUDASaved", "x mean r gamma")
 
 @kernel_for(LayerNorm, experimental=True)
 class LayerNormCUDA(LayerNorm):
-    """A row is read once and stays in registers; the normalized rows are not saved but computed again. Reference: ops/normalization.py.
+    """A row is read once and stays in registers; the normalized rows are recomputed, not saved. Reference: ops/normalization.py.
 
-    gamma and beta may be float32 beside bfloat16 activations. Saves x (..., C), mean and r (rows,) in float32, gamma.
+    gamma and beta may be float32 with bfloat16 activations. Saves x (..., C), mean and r (rows,) in float32, gamma.
     """
 
     takes_bfloat16 = True
