@@ -455,6 +455,19 @@ class Movement(Op):
         return 0
 
 
+def saved_arrays(saved: Any) -> Iterator[Array]:
+    """The arrays in what a forward pass saved (nested tuples, lists, dicts), each once."""
+    seen: set[int] = set()
+    waiting = [saved]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (tuple, list, dict)):
+            waiting += reversed(list(item.values()) if isinstance(item, dict) else item)
+        elif isinstance(item, backend.device_array) and id(item) not in seen:
+            seen.add(id(item))
+            yield item
+
+
 def _edge(x: Tensor) -> "Tensor | tuple[Node, int]":
     return x if x._node is None else (x._node, x._output)
 

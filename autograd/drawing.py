@@ -8,13 +8,14 @@
 Without `record` the picture holds shapes, and numbers of the leaves only.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from autograd import backend
 from autograd.core import Array, Node, Op, OpRecord, Tensor
+from autograd.core import saved_arrays as saved_arrays
 
 MAX_BOXES = 200
 _CHARACTER, _LINE, _PAD, _GAP_X, _GAP_Y = 7.3, 16, 8, 56, 14  # pixels, for 12-pixel monospace
@@ -62,19 +63,6 @@ def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, 
     if path is not None:
         Path(path).write_text(picture, encoding="utf-8")
     return picture
-
-
-def saved_arrays(saved: Any) -> Iterator[Array]:
-    """The arrays in what a forward pass saved, each once."""
-    seen: set[int] = set()
-    waiting = [saved]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, (tuple, list)):
-            waiting += reversed(item)
-        elif isinstance(item, backend.device_array) and id(item) not in seen:
-            seen.add(id(item))
-            yield item
 
 
 def named_saved(record: OpRecord) -> list[tuple[str, Array]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from autograd import backend
-from autograd.core import Node, Tensor
+from autograd.core import Node, Tensor, saved_arrays
 
 # Per dtype: the step of the central difference, relative to the inputs' size, and the relative error allowed.
 # float64: truncation ~ h^2 and rounding ~ 1e-16 / h meet near 1e-5. float32 only shows gross errors: use float64 where you can.
@@ -102,8 +102,8 @@ class _CheckedOp:
         self.takes_bfloat16 = node.op.takes_bfloat16
 
     def backward(self, saved: Any, dy: Any, **options: Any) -> Any:
-        arrived = list(_arrays(dy))
-        with protected(*arrived, *_arrays(saved)):
+        arrived = list(saved_arrays(dy))
+        with protected(*arrived, *saved_arrays(saved)):
             result = self.op.backward(saved, dy, **options)
         for i, (dx, kind) in enumerate(zip(result if isinstance(result, tuple) else (result,), self.input_kinds, strict=False)):
             # The engine casts gradients to their input's dtype, as it must after a promotion; here nothing else may need the cast.
@@ -113,17 +113,6 @@ class _CheckedOp:
                     "a NumPy scalar or array of another dtype is mixed in"
                 )
         return result
-
-
-def _arrays(found: Any) -> Iterator[Any]:
-    """The arrays in (nested) tuples, lists and dicts."""
-    if isinstance(found, (tuple, list)):
-        for item in found:
-            yield from _arrays(item)
-    elif isinstance(found, dict):
-        yield from _arrays(list(found.values()))
-    elif isinstance(found, backend.device_array):
-        yield found
 
 
 @contextlib.contextmanager

@@ -80,16 +80,9 @@ def causal_mask(n_queries: int, n_keys: int) -> Array:
 
 
 def scaled_dot_product_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Any = None,
-    *,
-    causal: bool = False,
-    dropout: float = 0.0,
-    training: bool = True,
-    stream: RandomStream | None = None,
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, mask: Any = None, *,
+    causal: bool = False, dropout: float = 0.0, training: bool = True, stream: RandomStream | None = None,
+) -> Tensor:  # fmt: skip
     """softmax(q k^T / sqrt(D)) v.
 
     q (..., T, D), k and v (..., S, D), with equal leading axes, typically (B, H) -> (..., T, D)

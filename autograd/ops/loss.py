@@ -59,16 +59,9 @@ class LinearCrossEntropy(Op):
 
     @staticmethod
     def forward(
-        x: Array,
-        weight: Array,
-        targets: Array,
-        *,
-        n_counted: int,
-        ignore_index: int,
-        label_smoothing: float,
-        chunk: int,
-        needs: tuple[bool, bool, bool],
-    ) -> tuple[Array, Any]:
+        x: Array, weight: Array, targets: Array, *,
+        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
+    ) -> tuple[Array, Any]:  # fmt: skip
         total = xp.zeros((), dtype=accumulator_dtype(x))
         dx = xp.empty_like(x) if needs[0] else None
         dweight = xp.zeros_like(weight, dtype=accumulator_dtype(weight)) if needs[1] else None

@@ -45,17 +45,9 @@ class AttentionBlocked(Attention):
 
     @staticmethod
     def forward(
-        q: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        mask: None,
-        *,
-        causal: bool,
-        p: float = 0.0,
-        seed: int = 0,
-        draw: int = 0,
-        start: int = 0,
-    ) -> tuple[np.ndarray, Any]:
+        q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: None, *,
+        causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0,
+    ) -> tuple[np.ndarray, Any]:  # fmt: skip
         plan = _Plan(q.shape, k.shape[2], q.itemsize, causal, (p, seed, draw, start))
         y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
         lse = np.empty(q.shape[:3], dtype=q.dtype)
