@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autograd import backend
-from autograd.core import Array, Node, Op, OpRecord, Tensor
+from autograd.core import Node, Op, OpRecord, Tensor
 from autograd.core import saved_arrays as saved_arrays
 
 MAX_BOXES = 200
@@ -63,16 +63,6 @@ def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, 
     if path is not None:
         Path(path).write_text(picture, encoding="utf-8")
     return picture
-
-
-def named_saved(record: OpRecord) -> list[tuple[str, Array]]:
-    """(name, array) for what a forward pass saved: the names that its class gives them, else "saved 1", "saved 2", ..."""
-    saved = record.saved
-    if isinstance(saved, backend.device_array):
-        return [(record.op.backward.__code__.co_varnames[0], saved)]
-    if hasattr(saved, "_fields"):
-        return [(name, array) for name, array in saved._asdict().items() if isinstance(array, backend.device_array)]
-    return [(f"saved {i}", array) for i, array in enumerate(saved_arrays(saved), start=1)]
 
 
 def saved_bytes(record: OpRecord) -> int:

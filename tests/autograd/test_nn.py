@@ -6,6 +6,7 @@ import pytest
 import autograd as ag
 from autograd.backend import to_host
 from autograd.nn import Dropout, Embedding, LayerNorm, Linear, Module, uniform
+from autograd.optim import AdamW
 from tests.autograd.checks import assert_close, layer_norm_of, linear_of, tensor
 
 
@@ -157,3 +158,23 @@ def test_a_module_prints_as_a_tree():
         "  head: Linear(weight (5, 4))"
     )
     assert "\n  h.0 to h.2: Block()\n" in repr(Model(n_blocks=3).eval())
+
+
+def test_a_two_layer_network_learns_xor():
+    class MLP(Module):
+        def __init__(self, stream):
+            self.hidden = Linear(2, 8, init=lambda shape: uniform(shape, stream=stream))
+            self.out = Linear(8, 1, init=lambda shape: uniform(shape, stream=stream))
+
+        def forward(self, x):
+            return self.out(ag.tanh(self.hidden(x)))
+
+    x, target = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32), np.array([[0], [1], [1], [0]], np.float32)
+    model = MLP(ag.RandomStream(0))
+    optimizer = AdamW(model, lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        error = model(tensor(x)) - tensor(target)
+        (error * error).mean().backward()
+        optimizer.step()
+    np.testing.assert_allclose(to_host(model(tensor(x)).data), target, atol=0.05)

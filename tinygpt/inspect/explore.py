@@ -18,7 +18,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend
-from autograd.drawing import named_saved, op_name
+from autograd.drawing import op_name
 from tinygpt.inspect.trace import watched
 
 MAX_PAGE_BYTES = 3_000_000
@@ -170,7 +170,7 @@ def _op(number: int, module: str, step: ag.OpRecord) -> dict[str, Any]:
         "module": module,
         "inputs": _shown(arrays),
         "outputs": _shown(outputs),
-        "saved": _shown(named_saved(step)),
+        "saved": _shown([(f"saved {i + 1}", a) for i, a in enumerate(ag.drawing.saved_arrays(step.saved))]),
         "dy": _shown(dys),
         "dx": _shown(gradients),
     }
