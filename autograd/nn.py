@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from textwrap import indent
 from typing import Any
@@ -86,6 +87,18 @@ class Module:
         """Forgets all gradients."""
         for parameter in self.parameters():
             parameter.grad = None
+
+
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Within this block `model` and all below it are in evaluation mode; afterwards each module has its own mode again."""
+    before = [(module, module.training) for _, module in model.named_modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def cast_like(parameter: Parameter, x: Tensor) -> Tensor:

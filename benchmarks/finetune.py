@@ -27,16 +27,18 @@ import numpy as np
 from turns import Side
 
 from autograd.kernels.cpu.parallel import n_threads
+from autograd.limits import peak_bytes
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
-from tinygpt.cli import flags, run, table
+from tinygpt.cli import parse_args, run, table
+from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import train_tokenizer
+from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.classifier import GPTClassifier, encode
 from tinygpt.finetuning.common import n_trainable, pad, set_trainable
 from tinygpt.finetuning.labeled import load_labelled
 from tinygpt.finetuning.lora import LoraConfig
-from tinygpt.training.memory_budget import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Config:
     """lora: the shape."""
     rounds: int = 15
     """How often each side has its turn."""
-    output: str = ""
+    output: PathName = ""
     """File for the report as JSON."""
 
 
@@ -173,7 +175,7 @@ def updates(side: str, preset: str) -> Callable[[int | None], Any]:
 
 def lora(config: Config) -> dict[str, Any]:
     if config.rounds < 2:
-        raise ValueError(f"rounds: {config.rounds}, expected at least 2; a spread needs several")
+        raise InvalidInput(f"rounds: {config.rounds}, expected at least 2; a spread needs several")
     sides = {name: Side(name, updates, name, config.preset) for name in ("full", "lora")}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
@@ -201,7 +203,7 @@ def lora(config: Config) -> dict[str, Any]:
 
 
 def main() -> None:
-    config = flags(Config(), __doc__)
+    config = parse_args(Config(), __doc__)
     report = classify(config) if config.what == "classify" else lora(config)
     report |= {
         "machine": f"{platform.machine()}, {n_threads()} threads, Python {platform.python_version()}, NumPy {np.__version__}",

@@ -27,7 +27,7 @@ import threadpoolctl
 
 from autograd.kernels.cpu.parallel import even_parts, n_threads, parallel
 from tinygpt import GPT, GPTConfig
-from tinygpt.cli import flags, run, table
+from tinygpt.cli import parse_args, run, table
 from tinygpt.inference.decoding import Reader, generate
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +46,7 @@ class Options:
 
 
 def main() -> None:
-    options = flags(Options(), __doc__)
+    options = parse_args(Options(), __doc__)
     config = GPTConfig.preset("quick", n_positions=1024) if options.quick else GPTConfig.preset("gpt2")
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (8, config.n_positions))
     with tempfile.TemporaryDirectory() as directory:

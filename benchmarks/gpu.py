@@ -803,7 +803,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--in-process", choices=SECTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--budget-s", type=float, default=DEADLINE_S, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    options.out = options.out.resolve()
+    options.out = options.out.expanduser().resolve()
     if options.in_process:
         in_process(options.in_process, options)
         return 0
@@ -819,7 +819,7 @@ def main(argv: list[str] | None = None) -> int:
     device, why = probe()
     if device is None:
         print(
-            f"error: gpu.py: no GPU to measure ({why}), expected one NVIDIA GPU that CuPy can use; python -m tinygpt.doctor says more",
+            f"error: gpu.py: no GPU to measure ({why}), expected one NVIDIA GPU that CuPy can use; python -m tinygpt doctor says more",
             file=sys.stderr,
         )
         return 2

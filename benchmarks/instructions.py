@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygpt.cli import Progress, flags, run, table
+from tinygpt.cli import Progress, parse_args, run, table
+from tinygpt.config import PathName
+from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.common import FinetuneConfig, starting_point
 from tinygpt.finetuning.instructions import InstructionBatches, encode_instructions, load_instructions, split_instructions
 from tinygpt.training.metrics import evaluate
@@ -29,15 +31,15 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "finetune_instructions.py"
 
 @dataclass(frozen=True)
 class Config:
-    base: str = ""
+    base: PathName = ""
     """Pretrained run or checkpoint to start from."""
-    data: str = "instructions"
+    data: PathName = "instructions"
     """What to train on: as --data of the example."""
     seeds: int = 5
     """How many seeds, from 0 on."""
-    runs: str = "runs/instructions"
+    runs: PathName = "runs/instructions"
     """Directory for the runs, one per seed. Finished ones that it holds already are not run again."""
-    output: str = ""
+    output: PathName = ""
     """File for the report as JSON."""
 
 
@@ -61,9 +63,9 @@ def random_start(config: Config, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    config = flags(Config(), __doc__)
+    config = parse_args(Config(), __doc__)
     if not config.base:
-        raise ValueError("--base: none, expected a pretrained run or checkpoint; make one with python examples/pretrain.py --corpus docs")
+        raise InvalidInput("--base: none, expected a pretrained run or checkpoint; make one with python examples/pretrain.py --corpus docs")
     rows = [{"seed": seed, **losses(config, seed), **random_start(config, seed)} for seed in range(config.seeds)]
     for row in rows:
         row["lower"] = 1 - row["after"] / row["before"]

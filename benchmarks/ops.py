@@ -21,7 +21,7 @@ from turns import Side
 
 import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
-from tinygpt.cli import flags, run
+from tinygpt.cli import parse_args, run
 
 RESULTS = Path(__file__).parent / "results"
 Pass = Callable[[], Any]
@@ -177,7 +177,7 @@ def markdown(results: dict[str, dict[str, float]], shapes: str) -> str:
 
 
 def main() -> None:
-    config = flags(Config(), __doc__)
+    config = parse_args(Config(), __doc__)
     sides = [Side(name, answers, name, config.small) for name in ("fast", "reference", "torch")]
     results = {case.name: measure(case, i, sides, config.rounds) for i, case in enumerate(cases(config.small))}
     shapes = "the laptop model, batch 12, context 64" if config.small else "GPT-2 124M, batch 4, context 256"

@@ -1,6 +1,11 @@
 """A plain GPT in PyTorch, written here for comparison: same shapes and initial scale as ours, nothing clever (extra `bench`)."""
 
+import sys
 from typing import Any
+
+if __name__ == "__main__":  # before torch, which may be missing
+    print(__doc__)
+    sys.exit()
 
 import torch
 from torch import nn

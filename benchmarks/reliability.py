@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.storage.durable import Disk, use_disk
 
 ROOT = Path(__file__).parent.parent
@@ -79,12 +80,15 @@ print("at", trainer.result.step, flush=True)
 tokenizer = CharacterTokenizer.train("abcdefghijk")
 checkpoints = Checkpoints(run, keep=2, background=background)
 
-def save(best):
-    checkpoints.save(trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=best)
-    if not background:
-        print("saved", trainer.result.step, flush=True)
+class Run:
+    def log(self, values): pass
+    def roll_back(self, trainer): raise FloatingPointError
+    def save(self, trainer, *, best):
+        checkpoints.save(trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=best)
+        if not background:
+            print("saved", trainer.result.step, flush=True)
 
-trainer.run(Silent(), save)
+trainer.run(Silent(), Run())
 checkpoints.finish()
 print("done", flush=True)
 """
@@ -113,7 +117,7 @@ def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bo
             else:
                 first = process.stdout.readline().split()
                 if not first or first[0] != "at":
-                    raise RuntimeError(f"kills: the run could not go on after {report.kills} kills, expected it to; see the message above")
+                    raise ProcessFailed(f"kills: the run could not go on after {report.kills} kills, expected it to; see the message above")
                 report.lost += int(first[1]) < saved
                 time.sleep(0 if last else rng.uniform(0, 0.12))
             if not last:
@@ -222,7 +226,7 @@ def save_under_faults(folder: Path, n_faults: int, seed: int = 0) -> Faults:
     checkpoints = Checkpoints(run, keep=2, note=lambda text: None)
 
     def save(best: bool) -> None:
-        checkpoints.save(trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=best)
+        checkpoints.save(trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=best)
         checkpoints.wait()
 
     trainer.update()
@@ -376,7 +380,7 @@ def checkpoint_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
 
     one = trainer()
     one.update()
-    saved = save_checkpoint(new_run(folder / "run", "x"), 1, one.model, one.optimizer, tokenizer, one.progress(), best=True)
+    saved = save_checkpoint(new_run(folder / "run", "x"), 1, one.model, one.optimizer, tokenizer, one.state_dict(), best=True)
     files = {path.name: path.read_bytes() for path in saved.iterdir()}
     bare = {name: data for name, data in files.items() if name != "manifest.json"}
     weights = {name: bare[name] for name in ("model.safetensors", "config.json", "tokenizer.json")}
@@ -388,7 +392,7 @@ def checkpoint_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
     def checked(place: Path) -> None:
         found = check_checkpoint(place)
         if found:
-            raise ValueError("; ".join(found) + ", expected a whole checkpoint")
+            raise InvalidInput("; ".join(found) + ", expected a whole checkpoint")
 
     training = {name: bare[name] for name in ("training.json", "training.safetensors", "model.safetensors", "config.json")}
     return {"whole": (files, load), "weights": (weights, load), "training": (training, resume), "verify": (bare, checked)}
@@ -447,14 +451,17 @@ import json, sys
 import numpy as np
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import Windows
-from tinygpt.training.memory_budget import estimate, resident_bytes
+from tinygpt.parallel.local import workers_for
+from autograd.limits import resident_bytes
+from tinygpt.training.memory_budget import estimate
 from tinygpt.training.trainer import Trainer
 
 fields, micro_batch = json.loads(sys.argv[1])
 config = GPTConfig(**fields)
 tokens = np.random.default_rng(0).integers(0, config.vocab_size, 4 * micro_batch * config.n_positions)
 before = resident_bytes()
-trainer = Trainer(GPT(config), TrainConfig(micro_batch=micro_batch), Windows(tokens, config.n_positions), None)
+model, training = GPT(config), TrainConfig(micro_batch=micro_batch)
+trainer = Trainer(model, training, Windows(tokens, config.n_positions), None, workers_for(model, training))
 needed = estimate(config, micro_batch, processes=trainer.processes, program=before)
 for _ in range(2):
     trainer.update()
@@ -475,7 +482,7 @@ def measure_memory(size: str) -> dict[str, Any]:
 _READ = """
 import json, sys
 from tinygpt.data import streaming
-from tinygpt.training.memory_budget import peak_bytes
+from autograd.limits import peak_bytes
 from tinygpt.data.tokenizer import train_tokenizer
 
 streaming.STREAM_BYTES = 1 << 20
@@ -519,7 +526,7 @@ def measure_pause(folder: Path) -> dict[str, Any]:
     for _ in range(3):
         started = time.perf_counter()
         checkpoints.save(
-            trainer.result.step, trainer.model, trainer.optimizer, CharacterTokenizer.train("ab"), trainer.progress(), best=True
+            trainer.result.step, trainer.model, trainer.optimizer, CharacterTokenizer.train("ab"), trainer.state_dict(), best=True
         )
         pauses.append(round(time.perf_counter() - started, 2))
         checkpoints.wait()

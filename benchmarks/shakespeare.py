@@ -19,10 +19,12 @@ import numpy as np
 
 from autograd.kernels.cpu.parallel import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.cli import flags, run, table
+from tinygpt.cli import parse_args, run, table
+from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.data.windows import BatchOrder, Windows, encode_documents
+from tinygpt.parallel.local import workers_for
 from tinygpt.training.metrics import evaluate
 from tinygpt.training.trainer import Trainer
 
@@ -34,12 +36,12 @@ _ROUND = 50
 class Config:
     steps: int = 2000
     """Updates; nanoGPT's are 2,000."""
-    output: str = "benchmarks/results/shakespeare.json"
+    output: PathName = "benchmarks/results/shakespeare.json"
     """Where the report goes."""
 
 
 def main() -> None:
-    config = flags(Config(), __doc__)
+    config = parse_args(Config(), __doc__)
     corpus = load_corpus("tinyshakespeare")
     train_text, validation_text = (documents[0].text for documents in (corpus.train, corpus.validation))
     tokenizer = CharacterTokenizer.train(train_text + validation_text)
@@ -47,7 +49,8 @@ def main() -> None:
     training = TrainConfig(steps=config.steps, lr=1e-3, warmup_steps=100, betas=(0.9, 0.99), micro_batch=12)
     train = Windows(encode_documents([train_text], tokenizer), shape.n_positions, stride=1)
     validation = Windows(encode_documents([validation_text], tokenizer), shape.n_positions)
-    trainer = Trainer(GPT(shape, seed=0), training, train, validation)
+    model = GPT(shape, seed=0)
+    trainer = Trainer(model, training, train, validation, workers_for(model, training))
 
     try:
         from peers import TorchTrainer

@@ -34,7 +34,8 @@ import numpy as np
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.cli import end_if_interrupted, flags, run
+from tinygpt.cli import exit_if_interrupted, parse_args, run
+from tinygpt.config import PathName
 from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, train_tokenizer
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, encode
 from tinygpt.finetuning.common import Trainable, fit, n_trainable, set_trainable
@@ -49,7 +50,7 @@ from tinygpt.training.metrics import Metrics
 class SpamConfig:
     protocol: Literal["published", "clean"] = "clean"
     """Which messages, and how they are split."""
-    base: str = "random"
+    base: PathName = "random"
     """Run or checkpoint to start from, or "random"."""
     preset: str = "laptop"
     """Shape of a model with random weights; gpt2 takes GPT-2's tokenizer with it."""
@@ -69,13 +70,11 @@ class SpamConfig:
     """Texts per update."""
     lr: float = 5e-4
     """Peak learning rate."""
-    token_dropout: float = 0.0
-    """Share of the training texts' tokens left out, other ones each time."""
     weight_decay: float = 0.1
     """AdamW's decay, on matrices only."""
     patience: int = 0
     """Evaluations (two per epoch) without a better one after which training ends. 0: never."""
-    out: str = ""
+    out: PathName = ""
     """File that a JSON line per split is added to."""
     quick: bool = False
     """A tiny model, few messages, two splits: only to see that it runs."""
@@ -118,11 +117,11 @@ def one_split(config: SpamConfig, parts: Split, seed: int) -> dict[str, float]:
     classifier = GPTClassifier(gpt, tokenizer, ["ham", "spam"], pooling=config.pooling, seed=seed)
     set_trainable(classifier, config.trainable, LoraConfig(rank=config.rank, targets=config.targets), seed)
 
-    def batches(rows: list[LabelledText], token_dropout: float = 0.0) -> LabelledBatches:
+    def batches(rows: list[LabelledText]) -> LabelledBatches:
         sequences, _ = encode([row.text for row in rows], tokenizer, gpt.config.n_positions, truncate=True)
-        return LabelledBatches(sequences, classifier.label_ids([row.label for row in rows]), token_dropout=token_dropout, seed=seed)
+        return LabelledBatches(sequences, classifier.label_ids([row.label for row in rows]))
 
-    train, validation, test = batches(parts.train, config.token_dropout), batches(parts.validation), batches(parts.test)
+    train, validation, test = batches(parts.train), batches(parts.validation), batches(parts.test)
     micro_batch = min(8, config.batch)
     per_epoch = len(train) // config.batch
     settings = TrainConfig(
@@ -139,7 +138,7 @@ def one_split(config: SpamConfig, parts: Split, seed: int) -> dict[str, float]:
     )
     started = time.perf_counter()
     result = fit(classifier, train, validation, settings, Quiet())
-    end_if_interrupted(result, f"seed {seed}: interrupted, not recorded; the same command goes on with it")
+    exit_if_interrupted(result, f"seed {seed}: interrupted, not recorded; the same command goes on with it")
     seconds = time.perf_counter() - started
 
     labels = classifier.labels
@@ -198,7 +197,7 @@ def compare(config: SpamConfig, results: list[dict[str, float]]) -> None:
 
 
 def main() -> None:
-    config = flags(SpamConfig(), __doc__)
+    config = parse_args(SpamConfig(), __doc__)
     data = load_labelled("sms-spam")
     n_splits = 2 if config.quick else config.splits
     if config.quick:

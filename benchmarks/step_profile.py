@@ -148,3 +148,7 @@ def profile(name: str, step: Callable[[], Any], n_weights: int, n_steps: int = 5
 def _ceiling(matmul: Callable[..., Any]) -> float:
     call = ((2048, 2048), False, "<f4", (2048, 2048), False, "<f4")
     return _flops(call) / alone_s(matmul, call) / 1e9 * n_threads()
+
+
+if __name__ == "__main__":
+    print(__doc__)

@@ -31,9 +31,11 @@ from turns import Side
 
 import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
+from autograd.limits import peak_bytes
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.cli import flags, run
-from tinygpt.training.memory_budget import peak_bytes
+from tinygpt.cli import parse_args, run
+from tinygpt.errors import InvalidInput
+from tinygpt.parallel.local import workers_for
 from tinygpt.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
@@ -102,7 +104,7 @@ def our_trainer(size: Size, side: str = OURS) -> Trainer:
     processes = {"processes": n_threads(), "threads": 1}.get(side, 0)
     training = TrainConfig(lr=1e-4, warmup_steps=0, final_lr_fraction=1.0, micro_batch=size.batch, processes=processes)
     model = GPT(config).train().recompute_blocks(side == "recompute")
-    return Trainer(model, training, OneBatch(size), None)
+    return Trainer(model, training, OneBatch(size), None, workers_for(model, training))
 
 
 def torch_step(size: Size, side: str) -> tuple[Callable[[], float], int]:
@@ -173,7 +175,9 @@ def check_losses(size_name: str) -> tuple[float, float]:
         ids, labels = tokens(size)
         found, expected = ours.loss(ids, labels).item(), theirs(torch.from_numpy(ids), torch.from_numpy(labels)).item()
     if not abs(found - expected) < 1e-3:
-        raise ValueError(f"train_step: loss {found} here and {expected} in PyTorch at size {size_name}, expected the same; mend the model")
+        raise InvalidInput(
+            f"train_step: loss {found} here and {expected} in PyTorch at size {size_name}, expected the same; mend the model"
+        )
     return found, expected
 
 
@@ -284,11 +288,11 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    config = flags(Config(), __doc__)
+    config = parse_args(Config(), __doc__)
     for chosen, legal in ((config.sizes, SIZES), (config.sides, SIDES)):
         for name in chosen:
             if name not in legal:
-                raise ValueError(f"train_step: {name!r}, expected one of {', '.join(legal)}; see --help")
+                raise InvalidInput(f"train_step: {name!r}, expected one of {', '.join(legal)}; see --help")
     if config.profile:
         from step_profile import profile
 

@@ -4,6 +4,8 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
+from tinygpt.errors import ProcessFailed
+
 _context = multiprocessing.get_context("spawn")
 
 
@@ -23,7 +25,7 @@ class Side:
             self._pipe.send(question)
             return self._pipe.recv()
         except (EOFError, ConnectionError):
-            raise RuntimeError(f"{self.name}: its process died, expected an answer; see its error above") from None
+            raise ProcessFailed(f"{self.name}: its process died, expected an answer; see its error above") from None
 
     def close(self) -> None:
         self._pipe.close()
@@ -38,3 +40,7 @@ def _serve(pipe: Any, make: Callable[..., Callable[[Any], Any]], args: tuple[Any
         except EOFError:
             return
         pipe.send(answer(question))
+
+
+if __name__ == "__main__":
+    print(__doc__)

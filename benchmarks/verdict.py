@@ -19,7 +19,8 @@ import numpy as np
 
 from autograd.backend import to_device
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.cli import Progress, flags, run, table
+from tinygpt.cli import Progress, parse_args, run, table
+from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import gpt2_tokenizer
 from tinygpt.data.windows import Windows
@@ -33,12 +34,12 @@ from tinygpt.training.trainer import Trainer
 class Config:
     epochs: int = 10
     """Passes over the training windows."""
-    output: str = "benchmarks/results"
+    output: PathName = "benchmarks/results"
     """Directory of the report and the picture."""
 
 
 def main() -> None:
-    config = flags(Config(), __doc__)
+    config = parse_args(Config(), __doc__)
     tokenizer = gpt2_tokenizer()
     corpus = load_corpus("the-verdict")
     ids = [tokenizer.encode_array(documents[0].text) for documents in (corpus.train, corpus.validation)]

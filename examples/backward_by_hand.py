@@ -5,6 +5,8 @@
 A second. Prints each number of the forward pass, the chain rule backwards through them, and what the engine says: the same.
 """
 
+import argparse
+
 import autograd as ag
 
 
@@ -47,4 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -6,35 +6,8 @@ Seconds. Takes the newest run under runs/ (python examples/pretrain.py makes one
 included. The page needs no network and no server: open it in any browser, on a phone too.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from autograd import backend
-from tinygpt.cli import flags, run
-from tinygpt.inspect.explore import explore
-from tinygpt.runs.checkpoint import load, newest_run
-
-
-@dataclass(frozen=True)
-class ExploreConfig:
-    prompt: str = "Return a sorted copy of an array."
-    """The text to look at, two tokens at least; all of it becomes part of the page."""
-    run: str = ""
-    """A run or checkpoint directory; default: the newest below runs/."""
-    out: str = "explore.html"
-    """Where the page goes."""
-
-
-def main() -> None:
-    config = flags(ExploreConfig(), __doc__)
-    directory = config.run or newest_run()
-    model, tokenizer = load(directory)
-    print(f"backend  {backend.reason}\nmodel    {directory}, {model.n_parameters():,} weights")
-    data = explore(model, tokenizer, config.prompt, config.out, title=str(directory))
-    n_bytes = Path(config.out).stat().st_size
-    print(f"prompt   {len(data['tokens'])} tokens, {data['loss']:.3f} nats for each that follows")
-    print(f"page     {config.out}, {n_bytes / 1e6:.2f} MB: open it in a browser")
-
+from tinygpt.cli import run
+from tinygpt.inspect.explore import main
 
 if __name__ == "__main__":
     run(main)

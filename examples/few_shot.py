@@ -9,7 +9,8 @@ Seconds. Prints the prompt, how likely each answer is, and what the model writes
 
 from dataclasses import dataclass
 
-from tinygpt.cli import flags, run
+from tinygpt.cli import parse_args, run
+from tinygpt.config import PathName
 from tinygpt.inference.likelihood import choose, few_shot_prompt
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete
@@ -28,12 +29,12 @@ ANSWERS = ("good", "bad")
 class FewShotConfig:
     query: str = "Boring, and much too long."
     """The text to ask about."""
-    run: str = ""
+    run: PathName = ""
     """A run, a checkpoint directory or file, or gpt2, gpt2-medium, ...; default: the newest run below runs/."""
 
 
 def main() -> None:
-    config = flags(FewShotConfig(), __doc__)
+    config = parse_args(FewShotConfig(), __doc__)
     model, tokenizer = load(config.run or newest_run())
     for examples in ([], EXAMPLES):
         prompt = few_shot_prompt(config.query, examples, task=TASK, names=("Review", "Answer"))

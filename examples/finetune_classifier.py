@@ -18,14 +18,15 @@ from typing import Literal
 import numpy as np
 
 from autograd import backend
-from tinygpt.cli import Progress, Report, end_if_interrupted, flags, run, table, typed_lines
+from tinygpt.cli import Progress, Report, exit_if_interrupted, parse_args, prompt_lines, run, table
+from tinygpt.config import PathName
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
 from tinygpt.finetuning.common import (
     FinetuneConfig,
+    FinetuneRecord,
     Trainable,
     fit,
     n_trainable,
-    save_finetuned,
     set_trainable,
     shorten,
     start_run,
@@ -35,13 +36,12 @@ from tinygpt.finetuning.common import (
 from tinygpt.finetuning.labeled import LabelledText, balance, check, load_labelled, split
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import Scores, majority_baseline, plot_confusion, prompt_room, prompted, tfidf_baseline, worst_mistakes
-from tinygpt.training.metrics import MetricsFile, plot_loss
-from tinygpt.training.trainer import Trainer
+from tinygpt.training.metrics import plot_loss
 
 
 @dataclass(frozen=True)
 class ClassifyConfig(FinetuneConfig):
-    data: str = "doc-sections"
+    data: PathName = "doc-sections"
     """doc-sections (text that every installation has), sms-spam, or a txt, csv, tsv, json or jsonl file."""
     text_column: str = ""
     """Column that holds the texts; by default guessed, and said."""
@@ -61,12 +61,12 @@ class ClassifyConfig(FinetuneConfig):
     """Test texts that prompting the base model is tried on."""
     seed: int = 0
     """Decides split, balance, initial head and order."""
-    ask: str = ""
+    ask: PathName = ""
     """A classifier's run: type texts and see their labels, no training."""
 
 
 def main() -> None:
-    config = flags(ClassifyConfig(), __doc__)
+    config = parse_args(ClassifyConfig(), __doc__)
     if config.ask:
         ask(GPTClassifier.from_pretrained(config.ask))
         return
@@ -135,15 +135,11 @@ def main() -> None:
         f"{settings.steps} updates of {batch} texts"
     )
 
-    def checkpoint(trainer: Trainer, is_best: bool) -> None:
-        save_finetuned(directory, trainer, tokenizer, adapter, base, best=is_best)
-
     train = LabelledBatches(sequences["train"], targets["train"], weights)
     validation = LabelledBatches(sequences["validation"], targets["validation"], weights)
-    metrics = MetricsFile(directory / "metrics.jsonl")
     with Progress(settings.steps, unit="nats per text") as progress:
-        result = fit(classifier, train, validation, settings, progress, on_checkpoint=checkpoint, on_metrics=metrics.write)
-    end_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
+        result = fit(classifier, train, validation, settings, progress, FinetuneRecord(directory, tokenizer, adapter, base))
+    exit_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
 
     # After training: the same test texts.
     started = time.perf_counter()
@@ -189,7 +185,7 @@ def figures(scores: Scores) -> str:
 def ask(classifier: GPTClassifier) -> None:
     """Labels of what is typed, until an empty line."""
     print(f"labels: {', '.join(classifier.labels)}. Type a text; an empty line ends.")
-    for text in typed_lines():
+    for text in prompt_lines():
         try:
             answer = classifier.predict([text], truncate=True)
         except ValueError as error:

@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from autograd import backend
-from tinygpt.cli import Progress, Report, end_if_interrupted, flags, run, table, typed_lines
+from tinygpt.cli import Progress, Report, exit_if_interrupted, parse_args, prompt_lines, run, table
+from tinygpt.config import PathName
+from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.finetuning.common import (
     FinetuneConfig,
+    FinetuneRecord,
     fit,
     n_trainable,
-    save_finetuned,
     set_trainable,
     shorten,
     start_run,
@@ -46,13 +48,12 @@ from tinygpt.finetuning.instructions import (
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.scoring import read_scores, score_answers, token_f1, write_answers
 from tinygpt.runs.checkpoint import load, read_json
-from tinygpt.training.metrics import MetricsFile, evaluate, plot_loss
-from tinygpt.training.trainer import Trainer
+from tinygpt.training.metrics import evaluate, plot_loss
 
 
 @dataclass(frozen=True)
 class InstructConfig(FinetuneConfig):
-    data: str = "doc-questions"
+    data: PathName = "doc-questions"
     """doc-questions (text that every installation has), instructions, or a json, jsonl, csv, tsv or txt file."""
     instruction_column: str = ""
     """Column that holds what is asked; by default guessed, and said."""
@@ -80,21 +81,21 @@ class InstructConfig(FinetuneConfig):
     """Longest answer."""
     show_masked: bool = False
     """Print one training row as the loss sees it, and end."""
-    ask: str = ""
+    ask: PathName = ""
     """An assistant's run: type instructions and read answers, no training."""
-    scores: str = ""
+    scores: PathName = ""
     """A judge's scores of the answers in --run; no training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.test_answers < 0 or self.max_new_tokens < 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"test_answers {self.test_answers}, max_new_tokens {self.max_new_tokens}: expected >= 0 and >= 1; 0 answers all test rows"
             )
 
 
 def main() -> None:
-    config = flags(InstructConfig(), __doc__)
+    config = parse_args(InstructConfig(), __doc__)
     if config.ask:
         ask(Path(config.ask), config)
         return
@@ -159,13 +160,9 @@ def main() -> None:
         f"\ntraining   {config.trainable}: {n_trainable(gpt):,} of {gpt.n_parameters():,} weights, {settings.steps} updates of {batch} rows"
     )
 
-    def checkpoint(trainer: Trainer, is_best: bool) -> None:
-        save_finetuned(directory, trainer, tokenizer, adapter, base, best=is_best)
-
-    metrics = MetricsFile(directory / "metrics.jsonl")
     with Progress(settings.steps) as progress:
-        result = fit(gpt, train, validation, settings, progress, on_checkpoint=checkpoint, on_metrics=metrics.write)
-    end_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
+        result = fit(gpt, train, validation, settings, progress, FinetuneRecord(directory, tokenizer, adapter, base))
+    exit_if_interrupted(result, f"no report; the weights so far are in {directory}; a fine-tuning begins anew")
 
     # After training: the same rows.
     loss_after, after = measure()
@@ -216,7 +213,7 @@ def judged(config: InstructConfig) -> None:
     """What a judge gave for the answers of a run."""
     path = Path(config.run) / "answers.json"
     if not config.run or not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected the answers that were judged; name their run with --run")
+        raise MissingFile(f"{path}: no such file, expected the answers that were judged; name their run with --run")
     records = json.loads(path.read_text(encoding="utf-8"))
     scores = read_scores(config.scores, len(records))
     ranked = sorted(scores, key=scores.__getitem__)
@@ -232,9 +229,9 @@ def ask(directory: Path, config: InstructConfig) -> None:
     gpt, tokenizer = load(directory)
     style = read_json(directory / "config.json").get("prompt_style")
     if style is None:
-        raise ValueError(f"{directory}: no prompt_style in config.json, expected an assistant's run; train one without --ask")
+        raise InvalidInput(f"{directory}: no prompt_style in config.json, expected an assistant's run; train one without --ask")
     print("Type an instruction; an empty line ends.")
-    for line in typed_lines():
+    for line in prompt_lines():
         try:
             print(" ", answers(gpt, tokenizer, [Instruction(line, "")], style=style, max_new_tokens=config.max_new_tokens)[0])
         except ValueError as error:

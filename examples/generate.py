@@ -20,7 +20,8 @@ from rich.style import Style
 from rich.text import Text
 
 from autograd import backend
-from tinygpt.cli import flags, run
+from tinygpt.cli import parse_args, run
+from tinygpt.config import PathName
 from tinygpt.inference.decoding import TokenInfo
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import TextStream
@@ -31,7 +32,7 @@ from tinygpt.runs.checkpoint import load, newest_run
 class GenerateConfig:
     prompt: str | None = None
     """Text to continue; "" starts a new document. Without it: standard input, or a prompt to type at."""
-    run: str = ""
+    run: PathName = ""
     """A run, a checkpoint directory or file, or gpt2, gpt2-medium, ...; default: the newest run below runs/."""
     max_new_tokens: int = 200
     """The most tokens to add."""
@@ -60,7 +61,7 @@ class GenerateConfig:
 
 
 def main() -> None:
-    config = flags(GenerateConfig(), __doc__)
+    config = parse_args(GenerateConfig(), __doc__)
     directory = config.run or newest_run()
     model, tokenizer = load(directory)
     print(f"backend  {backend.reason}\nmodel    {directory}, {model.n_parameters():,} weights\n", file=sys.stderr)
@@ -122,4 +123,4 @@ def shown(tokenizer: Any, id: int, log_prob: float) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, needs_reader=True)

@@ -16,12 +16,13 @@ from typing import Any
 
 from autograd import backend
 from tinygpt import GPT, GPTConfig, PretrainConfig, TrainConfig
-from tinygpt.cli import Progress, end_if_interrupted, run, table
+from tinygpt.cli import Progress, exit_if_interrupted, run, table
 from tinygpt.data.streaming import open_corpus, texts_for_tokenizer, token_stream
 from tinygpt.data.tokenizer import load_tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, bigram_nats
+from tinygpt.errors import Diverged
 from tinygpt.inference.text import complete
-from tinygpt.parallel.local import n_processes
+from tinygpt.parallel.local import n_processes, workers_for
 from tinygpt.runs.checkpoint import Checkpoints, load_training, new_run
 from tinygpt.runs.resume import check_data, differences, settings, starting_point
 from tinygpt.storage.checked_json import to_json
@@ -68,7 +69,7 @@ def main() -> None:
     processes = n_processes(config.train, shape.n_parameters(), context)
     print(f"memory     {check_memory(shape, config.train.micro_batch, recompute=config.train.recompute, processes=processes)}")
     model = GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute)
-    trainer = Trainer(model, config.train, train_windows, validation_windows)
+    trainer = Trainer(model, config.train, train_windows, validation_windows, workers_for(model, config.train))
     print(
         f"model      {model.n_parameters():,} weights: {shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, "
         f"context {context}, vocabulary {shape.vocab_size}"
@@ -114,23 +115,28 @@ def main() -> None:
     with Progress(config.train.steps, trainer.result.step) as progress:
         checkpoints = Checkpoints(directory, keep=config.train.keep, note=progress.note)
 
-        def checkpoint(best: bool) -> None:
-            state = trainer.progress() | {"corpus_fingerprint": corpus.fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}
-            checkpoints.save(trainer.result.step, model, trainer.optimizer, tokenizer, state, best=best)
+        class Record:  # where the trainer's metrics and checkpoints go
+            def log(self, values: dict[str, Any]) -> None:
+                metrics.write(values)
 
-        def rollback() -> Any:
-            checkpoints.wait()
-            if checkpoints.last_written is None:
-                raise FloatingPointError(
-                    "rollback: no checkpoint yet, expected one to go back to; lower --lr, or --save-every fewer updates"
-                )
-            go_on_from(checkpoints.last_written)
-            return checkpoints.last_written
+            def save(self, trainer: Trainer, *, best: bool) -> None:
+                state = trainer.state_dict() | {
+                    "corpus_fingerprint": corpus.fingerprint,
+                    "tokenizer_fingerprint": tokenizer.fingerprint(),
+                }
+                checkpoints.save(trainer.result.step, model, trainer.optimizer, tokenizer, state, best=best)
+
+            def roll_back(self, trainer: Trainer) -> str:
+                checkpoints.wait()
+                if checkpoints.last_written is None:
+                    raise Diverged("rollback: no checkpoint yet, expected one to go back to; lower --lr, or --save-every fewer updates")
+                go_on_from(checkpoints.last_written)
+                return str(checkpoints.last_written)
 
         with checkpoints.named_in_errors():
-            result = trainer.run(progress, checkpoint, metrics.write, rollback)
+            result = trainer.run(progress, Record())
         checkpoints.finish()
-    end_if_interrupted(result, f"go on with: python examples/pretrain.py --resume {directory}")
+    exit_if_interrupted(result, f"go on with: python examples/pretrain.py --resume {directory}")
 
     # What came of it.
     even_guess, bigram = (

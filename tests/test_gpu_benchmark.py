@@ -80,7 +80,7 @@ def test_without_a_gpu_it_is_one_clear_error(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu, "probe", lambda: (None, "step 1, `import cupy`, failed"))
     assert gpu.main(["--out", str(tmp_path / "none")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: gpu.py: no GPU to measure (step 1") and error.count("\n") == 1 and "tinygpt.doctor" in error
+    assert error.startswith("error: gpu.py: no GPU to measure (step 1") and error.count("\n") == 1 and "tinygpt doctor" in error
     assert not (tmp_path / "none").exists()
 
 

@@ -3,7 +3,7 @@
 from tinygpt import GPT, GPTConfig
 model = GPT(GPTConfig.preset("laptop"))
 
-The names below are loaded when first asked for, so that `python -m tinygpt.doctor` can report on a backend that does not start.
+The names below are loaded when first asked for, so that `python -m tinygpt doctor` can report on a backend that does not start.
 """
 
 import importlib

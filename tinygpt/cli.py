@@ -1,47 +1,161 @@
-"""What the example scripts share: flags from dataclasses, errors in one line, reports, prompts, and progress in a terminal or in plain lines."""
+"""What scripts and commands share: flags from dataclasses, errors in one line, reports, prompts, progress in a terminal or in plain lines.
 
+Imports neither backend nor model, so that commands can report on a backend that does not start.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import signal
 import sys
+import typing
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from autograd import backend
-from tinygpt.training.metrics import Metrics, Result
+from tinygpt.config import PATH
+from tinygpt.errors import InvalidInput, UserError
+
+if TYPE_CHECKING:
+    from tinygpt.training.metrics import Metrics, Result
 
 Config = TypeVar("Config")
 
 
-def flags(default: Config, description: str | None, argv: list[str] | None = None) -> Config:
-    """Reads the command line into a copy of the dataclass `default`; nested fields become plain flags.
+def parse_args(default: Config, description: str | None, argv: list[str] | None = None, prog: str | None = None) -> Config:
+    """Reads the command line into a copy of the dataclass `default`; nested fields become plain flags, `~` in paths is expanded.
 
     An unknown flag ends the program with exit code 2 and a suggestion, --help with a list of all flags and defaults.
     """
     import tyro
 
-    return tyro.cli(type(default), args=argv, default=default, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    argv = sys.argv[1:] if argv is None else argv
+    flags = {"--" + name.replace("_", "-") for name in _field_names(default)}
+    for argument in argv:
+        given = argument.partition("=")[0]
+        plain = "--" + given.rpartition(".")[2].lstrip("-").lower().replace("_", "-")
+        if given.startswith("-") and plain in flags and given.replace("_", "-") not in flags:  # --train.steps, -steps, --Steps
+            print(f"error: {given}: no such flag, expected one that --help lists; did you mean {plain}?", file=sys.stderr)
+            sys.exit(2)
+    config = tyro.cli(
+        type(default), args=argv, default=default, description=description, prog=prog, config=(tyro.conf.OmitArgPrefixes,)
+    )  # fmt: skip
+    return _expand_paths(config)
 
 
-def run(main: Callable[[], Any]) -> None:
-    """Runs a script's main function: a user's error becomes one line on standard error and exit code 1, Ctrl-C exit code 130."""
+def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """For commands without a dataclass: `python -m tinygpt COMMAND`, with the module's docstring as its help."""
+    return argparse.ArgumentParser(
+        prog=f"python -m tinygpt {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def expand_home(path: str) -> str:
+    """`path` with a leading ~ or ~user as that home directory: a shell leaves it as it is after "=" and in quotes."""
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise InvalidInput(f"{path}: {error}, expected ~ or ~user to name a home directory; write the path out") from error
+
+
+def _field_names(config: Any) -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        yield from _field_names(value) if dataclasses.is_dataclass(value) else [field.name]
+
+
+def _expand_paths(config: Any) -> Any:
+    changed = {}
+    for name, kind in typing.get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            changed[name] = _expand_paths(value)
+        elif any(PATH in getattr(k, "__metadata__", ()) for k in (kind, *typing.get_args(kind))):  # a path, or several
+            changed[name] = tuple(map(expand_home, value)) if isinstance(value, tuple) else expand_home(value)
+    return dataclasses.replace(config, **changed) if changed else config
+
+
+def run(main: Callable[[], Any], *, needs_reader: bool = False) -> None:
+    """Runs a script's main function; if it returns an exit code, ends with that.
+
+    A `UserError`, an error of the system and a lack of memory become one line on standard error, any other error shows its traceback
+    (all of them with AUTOGRAD_DEBUG=1); exit code 1. Ctrl-C is exit code 130. Standard output may go away (`| head`, a closed terminal):
+    the script continues without it, or ends like the tools of a shell if its output is all that it makes (`needs_reader`).
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a "?" instead of failing
+    outputs = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)  # type: ignore[assignment]
     warnings.showwarning = _show_warning
     try:
-        main()
+        status = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(130)
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except backend.out_of_memory_errors as error:
-        print(f"error: {backend.memory_message(error)}", file=sys.stderr)
-        sys.exit(1)
+        status = 130
+    except _ReaderGone:
+        status = 141  # as a program that SIGPIPE ends
+    except Exception as error:
+        text = _text_for_user(error)
+        if text is None or os.environ.get("AUTOGRAD_DEBUG") == "1":
+            raise
+        print(f"error: {text}", file=sys.stderr)
+        status = 1
+    finally:
+        with contextlib.suppress(_ReaderGone):
+            _Output(outputs[0], True).flush()
+        sys.stdout, sys.stderr = outputs
+    if isinstance(status, int) and status:
+        sys.exit(status)
+
+
+def _text_for_user(error: Exception) -> str | None:
+    """What to print instead of the traceback; None for an error that only a change of the code can fix."""
+    backend = sys.modules.get("autograd.backend")
+    if isinstance(error, getattr(backend, "out_of_memory_errors", MemoryError)):
+        return backend.memory_message(error) if backend else "out of memory"
+    from_system = isinstance(error, OSError) and error.errno is not None  # disk full, no permission, ...
+    return str(error) if isinstance(error, UserError) or from_system else None
+
+
+class _ReaderGone(BaseException):
+    """Standard output cannot be written to, and there is nothing else to do."""
+
+
+class _Output:
+    """A standard stream that may go away: what is written afterwards is dropped, with one line on standard error."""
+
+    def __init__(self, stream: TextIO, needs_reader: bool) -> None:
+        self._stream, self._needs_reader = stream, needs_reader
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, call: Callable[..., Any], *arguments: str) -> None:
+        try:
+            call(*arguments)
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what is still buffered, and all that follows, goes there
+            os.close(nowhere)
+            if self._needs_reader:
+                raise _ReaderGone from error
+            print(f"warning: {self._stream.name} is gone ({error.strerror}): continuing without it", file=sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-    """A warning in one line, without the place in the code that it comes from."""
+    """A warning in one line, without its position in the code."""
     print(f"warning: {message}", file=sys.stderr)
 
 
@@ -52,7 +166,7 @@ def table(title: str, rows: dict[str, Any]) -> str:
 
 
 class Report:
-    """What a script has to say of its run: printed at once, and kept for a file."""
+    """A script's report: printed at once, and kept for a file."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []
@@ -65,15 +179,15 @@ class Report:
         path.write_text("\n\n".join(self.parts) + "\n", encoding="utf-8")
 
 
-def end_if_interrupted(result: Result, what_now: str) -> None:
-    """Ends the program with 128 + the signal's number if that ended the training, or with 0 after `stop_at`; says what can be done now."""
+def exit_if_interrupted(result: "Result", what_now: str) -> None:
+    """Ends the program with 128 + the signal's number if that ended the training, or with 0 after `stop_at`; says why and what to do now."""
     if result.interrupted:
-        print(what_now)
+        print((f"stopped by {signal.Signals(result.signal).name}; " if result.signal else "") + what_now)
         sys.exit(128 + result.signal if result.signal else 0)
 
 
-def typed_lines() -> Iterator[str]:
-    """What is typed at a prompt, line by line, until an empty line or the end of the input (Ctrl-D)."""
+def prompt_lines() -> Iterator[str]:
+    """Lines typed at a prompt, until an empty one or the end of the input (Ctrl-D)."""
     while True:
         try:
             line = input("> ").strip()
@@ -114,7 +228,7 @@ class Progress:
         if self.bar:
             self.bar.stop()
 
-    def update(self, metrics: Metrics) -> None:
+    def update(self, metrics: "Metrics") -> None:
         m = metrics
         text = f"loss {m.loss_nats:.3f}  lr {m.lr:.1e}  norm {m.gradient_norm:.2f}  {m.tokens_per_s:,.0f} tokens/s"
         if self.bar:

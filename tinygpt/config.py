@@ -1,16 +1,31 @@
-"""What can be set: the model's shape (`GPTConfig`, with GPT-2's own names) and how it is trained (`TrainConfig`)."""
+"""Settings: the model's shape (`GPTConfig`, with GPT-2's names), its training (`TrainConfig`), and a run of examples/pretrain.py.
+
+What resuming a run may change is noted at the field: `_FREE` where no update depends on it, or only how many there are; `_WITH_OVERRIDE`
+where it changes the updates to come, but not what the weights are; nothing where it may not change.
+"""
 
 import dataclasses
 import difflib
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self
+
+from tinygpt.errors import InvalidInput, WrongType
+
+PATH = "path"
+PathName = Annotated[str, PATH]
+"""A field that holds a path, or one of the names that may stand for it: on the command line `~` is expanded in it."""
+
+_FREE = {"resume": "free"}
+_WITH_OVERRIDE = {"resume": "override"}
 
 PRESETS: dict[str, dict[str, int]] = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
     "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
-    "laptop": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 128, "vocab_size": 4096},  # the default run
+    "laptop": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 128, "vocab_size": 4096},  # the default run; a context of 128
+    # keeps it under four minutes on two cores: time and memory grow with the context. Real training takes 256 and more, GPT-2 1,024.
     "shakespeare": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": 65},  # nanoGPT's laptop setting
     "quick": {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 512},  # seconds: for tests and first looks
 }
@@ -18,7 +33,7 @@ PRESETS: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a GPT. Field names are those of GPT-2's `config.json`; defaults are GPT-2's smallest model."""
+    """The shape of a GPT. Field names are those of GPT-2's `config.json`; defaults are those of GPT-2's smallest model, except dropout."""
 
     n_layer: int = 12
     """Number of transformer blocks."""
@@ -31,7 +46,8 @@ class GPTConfig:
     vocab_size: int = 50257
     """Number of token ids (V)."""
     dropout: float = 0.0
-    """Probability of dropping embeddings, attention weights and residual branches while training."""
+    """Probability of dropping embeddings, attention weights and residual branches in training; 0.1 to 0.2 against overfitting."""
+    # 0, where GPT-2 had 0.1: a model that sees its text once or a few times hardly overfits, and dropout makes a step 15 % slower.
     qkv_bias: bool = True
     """Whether the query/key/value projection has a bias."""
     tie_word_embeddings: bool = True
@@ -45,19 +61,19 @@ class GPTConfig:
         check_types("GPTConfig", self)
         for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"GPTConfig.{name}: {getattr(self, name)}, expected at least 1; choose a positive number")
+                raise InvalidInput(f"GPTConfig.{name}: {getattr(self, name)}, expected at least 1")
         if self.n_embd % self.n_head:
             below = self.n_embd // self.n_head * self.n_head
             legal = [str(n) for n in (below, below + self.n_head) if n]
             heads = [str(h) for h in _nearest_divisors(self.n_embd, self.n_head)]
-            raise ValueError(
+            raise InvalidInput(
                 f"GPTConfig: n_embd {self.n_embd} with n_head {self.n_head}, expected n_head to divide n_embd; "
                 f"try n_embd {' or '.join(legal)}, or n_head {' or '.join(heads)}"
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"GPTConfig.dropout: {self.dropout}, expected 0 <= dropout < 1; 0 switches it off")
+            raise InvalidInput(f"GPTConfig.dropout: {self.dropout}, expected 0 <= dropout < 1; 0 switches it off")
         if not (self.layer_norm_epsilon > 0 and self.initializer_range > 0):
-            raise ValueError(
+            raise InvalidInput(
                 f"GPTConfig: layer_norm_epsilon {self.layer_norm_epsilon}, initializer_range {self.initializer_range}, "
                 "expected both > 0; the defaults are 1e-5 and 0.02"
             )
@@ -66,7 +82,7 @@ class GPTConfig:
     def preset(cls, name: str, **changes: Any) -> Self:
         """A named shape: gpt2, gpt2-medium, gpt2-large, gpt2-xl, laptop, shakespeare, quick; `changes` override its fields."""
         if name not in PRESETS:
-            raise ValueError(f"GPTConfig.preset: {name!r}, expected one of {', '.join(PRESETS)}; {_did_you_mean(name, PRESETS)}")
+            raise InvalidInput(f"GPTConfig.preset: {name!r}, expected one of {', '.join(PRESETS)}; {did_you_mean(name, PRESETS)}")
         return cls.from_dict({**PRESETS[name], **changes})
 
     @classmethod
@@ -90,58 +106,58 @@ class GPTConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained: optimizer, schedule, batches, and how often what is done."""
+    """How a model is trained: optimizer, schedule, batches, and the intervals of evaluating, saving and logging."""
 
-    steps: int = 1000
+    steps: int = field(default=1000, metadata=_FREE)
     """Updates of the weights."""
-    lr: float = 1e-3
-    """Peak learning rate; after the warm-up it falls along a cosine."""
-    final_lr_fraction: float = 0.1
-    """Where the cosine ends, as a share of the peak; 1 keeps the rate constant."""
-    warmup_steps: int = 50
+    lr: float = field(default=1e-3, metadata=_WITH_OVERRIDE)
+    """Peak learning rate, reached at the end of the warm-up; from there it falls along a cosine."""
+    final_lr_fraction: float = field(default=0.1, metadata=_WITH_OVERRIDE)
+    """Final learning rate as a fraction of the peak; 1 keeps the rate constant."""
+    warmup_steps: int = field(default=50, metadata=_WITH_OVERRIDE)
     """Updates over which the learning rate rises from 0."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's memory of the gradient and of its square."""
-    weight_decay: float = 0.1
-    """AdamW's decay, on matrices only."""
-    max_norm: float = 1.0
-    """Gradients are scaled down to this norm; 0 switches clipping off."""
+    betas: tuple[float, float] = field(default=(0.9, 0.95), metadata=_WITH_OVERRIDE)
+    """AdamW's decay rates for the running means of the gradient and its square."""
+    weight_decay: float = field(default=0.1, metadata=_WITH_OVERRIDE)
+    """AdamW's weight decay, of matrices and embeddings only."""
+    max_norm: float = field(default=1.0, metadata=_WITH_OVERRIDE)
+    """Maximum norm of the gradients: larger ones are scaled down to it. 0: no clipping."""
     micro_batch: int = 16
-    """Windows per forward and backward pass: what must fit into memory."""
+    """Windows per forward and backward pass; limited by memory."""
     tokens_per_update: int = 0
-    """Tokens per update of the weights; accumulation follows from it and the micro-batch. 0: one micro-batch."""
+    """Tokens per update of the weights, a multiple of micro-batch x context: gradients of several micro-batches are accumulated. 0: one."""
     stride: int = 0
-    """Distance between the starts of training windows, in tokens. 0: the context length (no overlap)."""
-    eval_every: int = 100
+    """Tokens between the starts of neighboring training windows. 0: the context length (no overlap)."""
+    eval_every: int = field(default=100, metadata=_FREE)
     """Updates between evaluations (and checkpoints)."""
-    eval_batches: int = 0
-    """Validation batches per evaluation, drawn once. 0: all of the validation split."""
-    save_every: int = 0
-    """Updates between checkpoints besides those after evaluations. 0: none."""
-    keep: int = 2
-    """Newest checkpoints to keep, besides the best one."""
-    stop_at: int = 0
-    """End after this update and save, as Ctrl-C does: for jobs that run in slices. 0: never."""
-    on_nan: Literal["stop", "skip", "rollback"] = "stop"
-    """At a loss or gradient that is not finite: stop, skip the update, or roll back to the last checkpoint and take other batches."""
-    patience: int = 0
-    """Evaluations in a row without a better one after which training ends. 0: never."""
-    log_every: int = 10
+    eval_batches: int = field(default=0, metadata=_FREE)
+    """Validation batches per evaluation, the same each time. 0: the whole validation split."""
+    save_every: int = field(default=0, metadata=_FREE)
+    """Updates between additional checkpoints; each evaluation is followed by one anyway. 0: none."""
+    keep: int = field(default=2, metadata=_FREE)
+    """Newest checkpoints to keep, in addition to the best one."""
+    stop_at: int = field(default=0, metadata=_FREE)
+    """Stop and save after this update, for time-limited jobs. 0: never."""
+    on_nan: Literal["stop", "skip", "rollback"] = field(default="stop", metadata=_FREE)
+    """If loss or gradient is not finite: stop, skip the update, or roll back to the last checkpoint and continue with other batches."""
+    patience: int = field(default=0, metadata=_FREE)
+    """Stop early after this many evaluations without improvement. 0: never."""
+    log_every: int = field(default=10, metadata=_FREE)
     """Updates between lines of metrics."""
     seed: int = 0
-    """Decides initial weights, data order, dropout and samples, each by a stream of its own."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations and matrix products; bfloat16 needs a GPU. Weights and optimizer stay float32."""
-    processes: int = 0
-    """Processes that share each micro-batch, on a CPU. 0: one per core where the model is small and that is faster, else one."""
-    recompute: bool = False
-    """Keep only each block's input for the backward pass and compute the rest again: less memory, a third more time."""
+    """Seed of initial weights, data order, dropout and samples, each with its own random stream."""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=_WITH_OVERRIDE)
+    """Type of activations and matrix products; bfloat16 needs a GPU. Weights and optimizer state stay float32."""
+    processes: int = field(default=0, metadata=_FREE)
+    """Processes that share each micro-batch, on a CPU. 0: one per core for small models, where that is faster, else one."""
+    recompute: bool = field(default=False, metadata=_FREE)
+    """Keep only each block's input for the backward pass and recompute the rest there: less memory, a third more time."""
 
     def __post_init__(self) -> None:
         check_types("TrainConfig", self)
         for name in ("steps", "micro_batch", "eval_every", "log_every", "keep"):
             if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 1; choose a positive number")
+                raise InvalidInput(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 1")
         for name in (
             "warmup_steps",
             "tokens_per_update",
@@ -156,13 +172,23 @@ class TrainConfig:
             "weight_decay",
         ):
             if getattr(self, name) < 0:
-                raise ValueError(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 0; choose a non-negative number")
+                raise InvalidInput(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 0")
         if self.on_nan not in ("stop", "skip", "rollback"):
-            raise ValueError(f"TrainConfig.on_nan: {self.on_nan!r}, expected stop, skip or rollback; stop is the default")
+            raise InvalidInput(f"TrainConfig.on_nan: {self.on_nan!r}, expected stop, skip or rollback; stop is the default")
         if not 0 <= self.final_lr_fraction <= 1:
-            raise ValueError(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")
+            raise InvalidInput(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")
         if not self.lr > 0:
-            raise ValueError(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
+            raise InvalidInput(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
+
+    def warmup_note(self) -> str:
+        """A warning if training ends within the warm-up, so that the learning rate never reaches its peak; else an empty string."""
+        if self.steps >= self.warmup_steps:
+            return ""
+        reached = self.lr * self.steps / self.warmup_steps
+        return (
+            f"the learning rate never reaches --lr {self.lr:g}: --steps {self.steps} end within --warmup-steps {self.warmup_steps}, "
+            f"at {reached:.2g}; lower --warmup-steps"
+        )
 
     def accumulation(self, n_positions: int) -> int:
         """Micro-batches per update. Raises ValueError, naming legal values, if tokens_per_update is no multiple of one."""
@@ -172,7 +198,7 @@ class TrainConfig:
         if self.tokens_per_update % micro:
             below = self.tokens_per_update // micro * micro
             legal = " or ".join(str(n) for n in (below, below + micro) if n)
-            raise ValueError(
+            raise InvalidInput(
                 f"TrainConfig.tokens_per_update: {self.tokens_per_update}, expected a multiple of micro_batch x context = "
                 f"{self.micro_batch} x {n_positions} = {micro}; try {legal}"
             )
@@ -181,26 +207,37 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """All that `examples/pretrain.py` can be told."""
+    """Settings of `examples/pretrain.py`."""
 
     model: GPTConfig
     train: TrainConfig
-    corpus: str = "docs"
+    corpus: PathName = field(default="docs", metadata=_WITH_OVERRIDE)
     """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, or a folder of text files."""
     tokenizer: Literal["bpe", "characters", "words", "gpt2"] = "bpe"
     """bpe is trained on the corpus, up to --vocab-size tokens."""
-    validation_fraction: float = 0.1
-    """Share of the corpus that is held out."""
-    run: str = ""
+    validation_fraction: float = field(default=0.1, metadata=_WITH_OVERRIDE)
+    """Fraction of the corpus that is held out for validation."""
+    run: PathName = field(default="", metadata=_FREE)
     """Directory of the run; default: a new one below runs/."""
-    sample_tokens: int = 120
-    """Length of the samples shown before and after training."""
-    resume: str = ""
-    """Directory of a run to go on with, from its last whole checkpoint; its own settings are the defaults of all flags."""
-    override: bool = False
-    """With --resume: allow other settings of the optimizer, and other data, than the run began with."""
-    deterministic_check: bool = False
-    """Before training, compute one step twice and compare the bits."""
+    sample_tokens: int = field(default=120, metadata=_FREE)
+    """Tokens of the samples shown before and after training."""
+    resume: PathName = field(default="", metadata=_FREE)
+    """Run directory to resume from its last intact checkpoint; its settings become the flags' defaults."""
+    override: bool = field(default=False, metadata=_FREE)
+    """With --resume: allow other optimizer settings and other data than the run began with."""
+    deterministic_check: bool = field(default=False, metadata=_FREE)
+    """Before training, compute one step twice and compare the results bit for bit."""
+
+
+def may_change(kind: type, how: Literal["free", "override"]) -> tuple[str, ...]:
+    """Names of the settings, nested ones included, that resuming may change: freely, or only with --override."""
+    names: list[str] = []
+    for f in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(f.type):
+            names += may_change(f.type, how)  # type: ignore[arg-type]
+        elif f.metadata.get("resume") == how:
+            names.append(f.name)
+    return tuple(names)
 
 
 def from_dict(cls: Any, fields: dict[str, Any]) -> Any:
@@ -208,24 +245,25 @@ def from_dict(cls: Any, fields: dict[str, Any]) -> Any:
     known = {f.name for f in dataclasses.fields(cls)}
     for key in fields:
         if key not in known:
-            raise ValueError(
-                f"{cls.__name__}: unknown key {key!r}, expected one of {', '.join(sorted(known))}; {_did_you_mean(key, known)}"
+            raise InvalidInput(
+                f"{cls.__name__}: unknown key {key!r}, expected one of {', '.join(sorted(known))}; {did_you_mean(key, known)}"
             )
     return cls(**fields)
 
 
 def check_types(what: str, config: Any) -> None:
     """Raises TypeError unless each int, float and bool field holds one (an int passes for a float)."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        kind: Any = field.type
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        kind: Any = f.type
         legal = (float, int) if kind is float else kind
         wrong = kind in (int, float, bool) and (not isinstance(value, legal) or (isinstance(value, bool) and kind is not bool))
         if wrong:
-            raise TypeError(f"{what}.{field.name}: {value!r}, expected {kind.__name__}; write it without quotes")
+            raise WrongType(f"{what}.{f.name}: {value!r}, expected {kind.__name__}; write it without quotes")
 
 
-def _did_you_mean(word: str, known: Any) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The last clause of an error about an unknown name."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else "check the spelling"
 

@@ -1,14 +1,15 @@
-"""What this machine offers and what is missing, as plain text to read or to paste into a bug report.
+"""What this machine has and what is missing, as plain text to read or to paste into a bug report.
 
-    python -m tinygpt.doctor
+    python -m tinygpt doctor
 
-Versions, processor and memory, BLAS and threads, GPU, a short training run on each backend (in a process of its own, so that one
-that crashes does not end the report), and for each optional library that is missing the one command that adds it.
-Ends with exit code 1 if the backend that AUTOGRAD_BACKEND asks for does not work.
+Versions, processor and memory, BLAS and threads, GPU, a short training run on each backend (in a separate process, so that a crash
+does not end the report), and the command that installs each missing optional library. Exit code 1 if the backend that
+AUTOGRAD_BACKEND asks for does not work.
 """
 
 import ctypes
 import json
+import math
 import os
 import platform
 import re
@@ -17,8 +18,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
+from types import ModuleType
+
+from tinygpt.cli import command_parser
 
 Rows = dict[str, str]
 
@@ -57,7 +61,8 @@ print(json.dumps(facts))
 """
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    command_parser("doctor", __doc__).parse_args(argv)
     text, works = report()
     print(text)
     return 0 if works else 1
@@ -99,12 +104,13 @@ def _versions() -> Rows:
 
 def _machine() -> Rows:
     """Processor, cores and memory, and what a container leaves of them."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = {"processor": _processor(), "cores": f"{os.cpu_count()}, {allowed} for this process{_cpu_quota()}"}
-    total, available = _memory_bytes()
-    rows["memory"] = "unknown" if total is None else _gib(total) + (f", {_gib(available)} available" if available is not None else "")
-    limit = _cgroup_limit_bytes()
-    rows["memory limit"] = "none (cgroup)" if limit is None else f"{_gib(limit)} (cgroup)"
+    limits = _limits()
+    quota, total, available = limits.cpu_quota(), limits.machine_bytes(), limits.meminfo("MemAvailable")
+    share = "" if quota == math.inf else f", limited to the time of {quota:g}"
+    rows = {"processor": _processor(), "cores": f"{os.cpu_count()}, {limits.allowed_cores()} for this process{share}"}
+    rows["memory"] = (_gib(total) if total else "unknown") + (f", {_gib(available)} available" if available else "")
+    groups = [n for _, n in limits.memory_of_control_groups()]
+    rows["memory limit"] = f"{_gib(min(groups))} (cgroup)" if groups else "none (cgroup)"
     return rows
 
 
@@ -124,7 +130,7 @@ def _blas(environment: dict[str, str] | None = None) -> Rows:
             )
     rows.setdefault("BLAS", "unknown to threadpoolctl (Accelerate, for one)")
     pins = [f"{name}={environment[name]}" for name in _BLAS_VARIABLES if environment.get(name)]
-    rows["pinned by"] = ", ".join(pins) if pins else f"nothing ({', '.join(_BLAS_VARIABLES)} are not set)"
+    rows["thread limits"] = ", ".join(pins) if pins else f"none set ({', '.join(_BLAS_VARIABLES)})"
     for name in _OUR_VARIABLES:
         rows[name] = environment.get(name) or "not set"
     if not environment.get("AUTOGRAD_THREADS"):
@@ -227,7 +233,7 @@ def _run(
 def _one_line(said: object) -> str:
     """The last line of an error, which is where Python says what happened."""
     lines = [line.strip() for line in str(said).splitlines() if line.strip()]
-    return re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]) if lines else "no message"
+    return re.sub(r"^(error|[\w.]+(Error|Exception)): ", "", lines[-1]) if lines else "no message"
 
 
 def _requirements() -> list[tuple[str, str | None]]:
@@ -255,40 +261,15 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def _memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> tuple[int | None, int | None]:
-    """(all, available); None where the system does not say."""
-    if meminfo.is_file():
-        kib = {}
-        for line in meminfo.read_text(encoding="utf-8").splitlines():
-            name, _, rest = line.partition(":")
-            if rest.split():
-                kib[name] = int(rest.split()[0])
-        return 1024 * kib["MemTotal"], 1024 * kib["MemAvailable"] if "MemAvailable" in kib else None
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
-    except (AttributeError, ValueError, OSError):
-        return None, None
-
-
-def _cgroup_limit_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The memory that a container may use; None without a limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            text = (root / name).read_text(encoding="utf-8").strip()
-        except OSError:
-            continue
-        if text.isdecimal() and int(text) < 1 << 60:  # version 1 says "no limit" by a huge number
-            return int(text)
-    return None
-
-
-def _cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> str:
-    """ ", limited to N cores' time" if a container says so."""
-    try:
-        quota, period = (root / "cpu.max").read_text(encoding="utf-8").split()
-    except (OSError, ValueError):
-        return ""
-    return f", limited to the time of {int(quota) / int(period):g}" if quota.isdecimal() else ""
+def _limits() -> ModuleType:
+    """autograd/limits.py alone: the package around it does not start where its backend does not."""
+    package = util.find_spec("autograd")
+    assert package is not None and package.origin is not None
+    spec = util.spec_from_file_location("autograd_limits", Path(package.origin).with_name("limits.py"))
+    assert spec is not None and spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _cuda_driver() -> str:
@@ -305,7 +286,3 @@ def _cuda_driver() -> str:
 
 def _gib(n_bytes: int) -> str:
     return f"{n_bytes / _GIB:.1f} GiB"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,11 @@
 """Checks an exercise: which input's gradient is wrong, where and by how much. What to mend is for you to find.
 
-python -m tinygpt.exercise        # the list, and how you stand
-python -m tinygpt.exercise 3      # one of them
+python -m tinygpt exercise        # the list, and how you stand
+python -m tinygpt exercise 3      # one of them
 """
 
-import argparse
 import importlib.util
 import re
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend
+from tinygpt.cli import command_parser
+from tinygpt.errors import InvalidInput, MissingFile
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "exercises"
 
@@ -41,7 +41,10 @@ def exercises(folder: Path = FOLDER) -> dict[int, Path]:
     """Number -> file. Raises FileNotFoundError where the folder holds none."""
     found = {int(path.name[:2]): path for path in sorted(folder.glob("[0-9][0-9]_*.py"))}
     if not found:
-        raise FileNotFoundError(f"{folder}: no exercises, expected files such as 01_tanh.py; run from a checkout, or pass --folder")
+        raise MissingFile(
+            f"{folder}: no exercises, expected files such as 01_tanh.py, which are in the source repository, not in the installed package; "
+            "pass --folder CHECKOUT/examples/exercises"
+        )
     return found
 
 
@@ -93,7 +96,7 @@ def _gradients(function: Any, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray
         changed = "an input"
     missing = [name for name, t in tensors.items() if t.grad is None]
     if missing:
-        raise ValueError(f"no gradient for {', '.join(missing)}, expected one for each input")
+        raise InvalidInput(f"no gradient for {', '.join(missing)}, expected one for each input")
     return dy, {name: backend.to_host(t.grad) for name, t in tensors.items()}, changed
 
 
@@ -130,17 +133,13 @@ def _compare(name: str, found: np.ndarray, expected: np.ndarray) -> tuple[str, b
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tinygpt.exercise", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_parser("exercise", __doc__)
     parser.add_argument("number", type=int, nargs="?", help="which exercise; none: all of them in short")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the exercise files are")
     arguments = parser.parse_args(argv)
-    try:
-        found = exercises(arguments.folder)
-        if arguments.number is not None and arguments.number not in found:
-            raise ValueError(f"exercise: {arguments.number}, expected one of {min(found)} to {max(found)}; leave it out for the list")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    found = exercises(arguments.folder.expanduser())
+    if arguments.number is not None and arguments.number not in found:
+        raise InvalidInput(f"exercise: {arguments.number}, expected one of {min(found)} to {max(found)}; leave it out for the list")
     if arguments.number is None:
         verdicts = {n: check(path) for n, path in found.items()}
         for n, path in found.items():
@@ -154,7 +153,3 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(f"  {line}" for line in verdict.lines))
     print("mended: every gradient is right" if verdict.right else "not yet")
     return 0 if verdict.right else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

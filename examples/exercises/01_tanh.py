@@ -2,7 +2,7 @@
 
 y = tanh x, element by element. Its slope can be written by y alone.
 
-    python -m tinygpt.exercise 1
+    python -m tinygpt exercise 1
 """
 
 import numpy as np

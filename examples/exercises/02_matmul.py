@@ -2,7 +2,7 @@
 
 y = a b with a (n, k) and b (k, m). The matrices here are square, so every formula has the right shape.
 
-    python -m tinygpt.exercise 2
+    python -m tinygpt exercise 2
 """
 
 import autograd as ag

@@ -2,7 +2,7 @@
 
 y = x + b: one bias for each channel, used in every row of every sequence. Here the op sums up the bias's gradient itself.
 
-    python -m tinygpt.exercise 3
+    python -m tinygpt exercise 3
 """
 
 import autograd as ag

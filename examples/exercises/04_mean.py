@@ -2,7 +2,7 @@
 
 m = mean of a row, y = mean of (x - m)^2. One number comes out of each row.
 
-    python -m tinygpt.exercise 4
+    python -m tinygpt exercise 4
 """
 
 import autograd as ag

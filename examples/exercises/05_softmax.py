@@ -2,7 +2,7 @@
 
 y_i = e^x_i / sum_k e^x_k along each row.
 
-    python -m tinygpt.exercise 5
+    python -m tinygpt exercise 5
 """
 
 import numpy as np

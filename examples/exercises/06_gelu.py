@@ -2,7 +2,7 @@
 
 u = s (x + c x^3), t = tanh u, y = x (1 + t) / 2.
 
-    python -m tinygpt.exercise 6
+    python -m tinygpt exercise 6
 """
 
 import math

@@ -2,7 +2,7 @@
 
 y = weight[ids]. The first row of the table is looked up twice here.
 
-    python -m tinygpt.exercise 7
+    python -m tinygpt exercise 7
 """
 
 import numpy as np

@@ -2,7 +2,7 @@
 
 n = (x - mean) r with r = 1 / sqrt(variance + eps), along each row.
 
-    python -m tinygpt.exercise 8
+    python -m tinygpt exercise 8
 """
 
 import numpy as np

@@ -2,7 +2,7 @@
 
 p = softmax(q k^T / sqrt D), y = p v. All formulas below are right; read which arrays they are written into.
 
-    python -m tinygpt.exercise 9
+    python -m tinygpt exercise 9
 """
 
 import numpy as np

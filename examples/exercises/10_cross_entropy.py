@@ -2,7 +2,7 @@
 
 The mean of -ln p[target] over the rows whose target is not -100.
 
-    python -m tinygpt.exercise 10
+    python -m tinygpt exercise 10
 """
 
 import numpy as np

@@ -10,6 +10,7 @@ import pydoc_data.topics
 import time
 
 import numpy as np
+import show  # noqa: F401  (answers --help)
 
 import autograd as ag
 from tinygpt import GPT, GPTConfig

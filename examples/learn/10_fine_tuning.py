@@ -11,6 +11,7 @@ import math
 import pydoc_data.topics
 
 import numpy as np
+import show  # noqa: F401  (answers --help)
 
 import autograd as ag
 from autograd.optim import AdamW

@@ -1,8 +1,14 @@
 """How the scripts of this path print an array: its name, its shape, its numbers."""
 
+import sys
+
 import numpy as np
 
 import autograd as ag
+
+if {"-h", "--help"} & set(sys.argv[1:]):
+    print(sys.modules["__main__"].__doc__)
+    sys.exit()
 
 
 def show(name, value, digits=3):

@@ -5,7 +5,7 @@ import pytest
 
 import autograd as ag
 from autograd.backend import to_host
-from autograd.nn import Dropout, Embedding, LayerNorm, Linear, Module, uniform
+from autograd.nn import Dropout, Embedding, LayerNorm, Linear, Module, evaluating, uniform
 from autograd.optim import AdamW
 from tests.autograd.checks import assert_close, layer_norm_of, linear_of, tensor
 
@@ -86,6 +86,35 @@ def test_train_and_eval_reach_every_module():
     assert model.train() is model and all(module.training for _, module in model.named_modules())
     assert (model(ids).data != model(ids).data).any()
     assert not Model().eval().training and Model().training  # the class itself is not switched
+
+
+def test_evaluating_restores_the_mode_of_each_module():
+    model = Model()
+    model.h[0].eval()  # as a user does who trains one half
+    before = [module.training for _, module in model.named_modules()]
+
+    def modes():
+        return [module.training for _, module in model.named_modules()]
+
+    with evaluating(model):
+        assert not any(modes())
+        with evaluating(model.h[1]):
+            pass
+        assert not any(modes())  # the inner block gives back what it found
+        model.train()
+    assert modes() == before
+    with pytest.raises(KeyError), evaluating(model):
+        raise KeyError
+    assert modes() == before
+
+    def abandoned():
+        with evaluating(model):
+            yield not any(modes())
+
+    steps = abandoned()
+    assert next(steps) and not any(modes())
+    steps.close()
+    assert modes() == before
 
 
 def test_zero_grad_forgets():

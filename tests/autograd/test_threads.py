@@ -78,12 +78,12 @@ def test_a_number_of_threads_that_is_none():
 
 
 @pytest.mark.parametrize(("text", "expected"), [("max 100000", 16), ("250000 100000", 3), ("20000 100000", 1), ("no numbers", 16)])
-def test_threads_follow_what_a_container_may_use(text, expected, tmp_path, monkeypatch):
+def test_threads_follow_what_a_container_may_use(text, expected, monkeypatch):
+    from autograd import limits
     from autograd.kernels.cpu import parallel  # not above: that would register the CPU's kernels under any backend
 
-    (tmp_path / "cpu.max").write_text(text, encoding="ascii")
-    monkeypatch.setattr(parallel, "_CPU_MAX", tmp_path / "cpu.max")
-    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(limits, "read", lambda path: text if path == "/sys/fs/cgroup/cpu.max" else "")
+    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.delenv("AUTOGRAD_THREADS", raising=False)
     assert parallel._default_threads.__wrapped__() == expected
 

@@ -14,15 +14,17 @@ from safetensors.numpy import load_file
 import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW
-from tests.tinygpt.test_train import Silent
+from tests.tinygpt.helpers import FunctionRecord, Notes
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.data.windows import BatchOrder, Windows
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
 from tinygpt.finetuning.common import fit, n_trainable, pad, set_trainable
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import Scores, majority_baseline, plot_confusion, prompted, tfidf_baseline, worst_mistakes
 from tinygpt.runs.checkpoint import load, new_run, newest_run, save_checkpoint
-from tinygpt.training.metrics import evaluate
+from tinygpt.training.metrics import MetricsFile, Result, evaluate
+from tinygpt.training.trainer import Trainer
 
 TOKENIZER = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyz :\nTLCx")
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)
@@ -179,7 +181,7 @@ def test_what_is_frozen_keeps_every_bit(which, changes):
     assert (adapter is not None) == (which == "lora")
     n = n_trainable(model)
     before = weights(model)
-    fit(model, task(64, 0), task(16, 1), dataclasses.replace(SETTINGS, steps=3, eval_every=3), Silent())
+    fit(model, task(64, 0), task(16, 1), dataclasses.replace(SETTINGS, steps=3, eval_every=3), Notes())
     changed = {name for name, array in weights(model).items() if not np.array_equal(array, before[name])}
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert changes <= changed <= trainable and n == sum(before[name].size for name in trainable)
@@ -192,12 +194,12 @@ def test_what_is_frozen_keeps_every_bit(which, changes):
 
 def test_training_learns_and_keeps_the_best_weights():
     model, validation, seen = classifier(), task(60, 1), []
-    result = fit(model, task(200, 0), validation, SETTINGS, Silent(), on_checkpoint=lambda trainer, best: seen.append(best))
+    result = fit(model, task(200, 0), validation, SETTINGS, Notes(), FunctionRecord(seen.append))
     assert result.best_validation_nats < 0.2 < result.first_loss_nats and seen[0] and len(seen) == 3
     predicted = model.logits(validation.sequences).argmax(axis=1)
     assert (predicted == validation.targets).mean() > 0.9
     # Too high a learning rate ruins what was learned; the best weights survive, and training ends early.
-    reporter = Silent()
+    reporter = Notes()
     settings = dataclasses.replace(SETTINGS, lr=0.5, warmup_steps=0, eval_every=2, steps=40, patience=3, max_norm=0.0)
     result = fit(model, task(200, 0), validation, settings, reporter)
     assert evaluate(model, validation, 16) == pytest.approx(result.best_validation_nats, rel=1e-5)
@@ -205,20 +207,41 @@ def test_training_learns_and_keeps_the_best_weights():
     assert any("stopped early: no better validation since step" in note for note in reporter.notes)
 
 
+def test_accuracies_are_measured_at_each_evaluation_and_come_back_on_resume(tmp_path):
+    model, train, validation, run = classifier(), task(40, 0), task(24, 1), FunctionRecord()
+    notes = Notes()
+    result = fit(model, train, validation, dataclasses.replace(SETTINGS, steps=6, eval_every=3), notes, run)
+    lines = [line for line in run.lines if "validation_nats" in line]
+    assert [line["step"] for line in lines] == [3, 6] == [step for step, _, _ in result.accuracy_curve]
+    best = next(line for line in lines if line["step"] == result.best_step)  # the weights that the model has now
+    for items, key in ((validation, "validation_accuracy"), (train, "training_accuracy")):
+        if key == "training_accuracy":  # as many as validation has, in whole batches: a fixed sample
+            size, n = SETTINGS.micro_batch, -(-len(validation) // SETTINGS.micro_batch)
+            which = np.concatenate(list(BatchOrder(len(train), size, drop_last=False))[:n])
+        else:
+            which = np.arange(len(items))
+        right = model.logits([items.sequences[i] for i in which]).argmax(axis=1) == items.targets[which]
+        assert best[key] == pytest.approx(right.mean())
+    assert any(note.startswith("step 3: accuracy ") and "on validation texts" in note for note in notes.notes)
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for line in run.lines:
+        file.write(line)
+    again = Result()
+    file.go_back(3, again)
+    assert again.accuracy_curve == result.accuracy_curve[:1]
+
+
+def test_a_language_model_has_no_accuracy():
+    model, run = GPT(TINY), FunctionRecord()
+    windows = Windows(np.tile(np.arange(10), 20), 8)
+    Trainer(model, TrainConfig(steps=1, micro_batch=2), windows, windows).run(Notes(), run)
+    assert run.lines[-1].keys() == {"step", "validation_nats"}
+
+
 def test_batches_hold_weights_by_label():
     batches = LabelledBatches([np.array([1, 2]), np.array([3])], np.array([1, 0]), np.array([0.5, 2.0]))
     ids, targets, mask, weights = batches.batch(np.array([1, 0]))
     assert ids.tolist() == [[3, 0], [1, 2]] and targets.tolist() == [0, 1] and mask.sum() == 3 and weights.tolist() == [0.5, 2.0]
-
-
-def test_dropped_tokens_are_others_each_time_and_never_all():
-    sequences = [np.arange(40), np.array([7])]
-    batches = LabelledBatches(sequences, np.array([0, 1]), token_dropout=0.5)
-    first, second = (batches.batch(np.array([0]))[0][0] for _ in range(2))
-    assert 5 < len(first) < 35 and (np.diff(first) > 0).all() and first.tolist() != second.tolist()  # fewer, in their order
-    assert all(batches.batch(np.array([1]))[0].tolist() == [[7]] for _ in range(20))
-    with pytest.raises(ValueError, match=r"token_dropout: 1.0, expected 0 <= p < 1"):
-        LabelledBatches(sequences, np.array([0, 1]), token_dropout=1.0)
 
 
 # ---- saving ------------------------------------------------------------------------------------------------------------------------------

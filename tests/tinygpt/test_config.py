@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from tinygpt.config import PRESETS, GPTConfig, TrainConfig
+from tinygpt.config import PRESETS, GPTConfig, PretrainConfig, TrainConfig, may_change
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_heads_that_do_not_divide_give_the_nearest_legal_values():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"n_layer": 0}, r"GPTConfig.n_layer: 0, expected at least 1; "),
+        ({"n_layer": 0}, r"GPTConfig.n_layer: 0, expected at least 1"),
         ({"dropout": 1.0}, r"GPTConfig.dropout: 1.0, expected 0 <= dropout < 1; "),
         ({"layer_norm_epsilon": 0.0}, r"layer_norm_epsilon 0.0, .*expected both > 0; "),
     ],
@@ -65,10 +65,22 @@ def test_accumulation_follows_from_tokens_per_update():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"steps": 0}, "TrainConfig.steps: 0, expected at least 1; "), ({"seed": -1}, "TrainConfig.seed: -1, expected at least 0; "),
+    [({"steps": 0}, "TrainConfig.steps: 0, expected at least 1"), ({"seed": -1}, "TrainConfig.seed: -1, expected at least 0"),
      ({"final_lr_fraction": 1.5}, "TrainConfig.final_lr_fraction: 1.5, expected 0 to 1; "),
         ({"lr": 0.0}, "TrainConfig.lr: 0.0, expected > 0; ")],
 )  # fmt: skip
 def test_illegal_training_values_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**fields)
+
+
+def test_what_resuming_may_change_is_noted_at_the_fields():
+    free, override = may_change(PretrainConfig, "free"), may_change(PretrainConfig, "override")
+    assert set(free) == {
+        "steps", "stop_at", "recompute", "processes", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan",
+        "sample_tokens", "run", "resume", "override", "deterministic_check",
+    }  # fmt: skip
+    assert set(override) == {
+        "lr", "final_lr_fraction", "warmup_steps", "betas", "weight_decay", "max_norm", "dtype", "corpus", "validation_fraction",
+    }  # fmt: skip
+    assert not set(may_change(GPTConfig, "free") + may_change(GPTConfig, "override"))  # the shape is the run's

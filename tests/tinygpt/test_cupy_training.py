@@ -69,7 +69,7 @@ for _ in range(3):
     trainer.update()
 run = Path("{run}")
 (run / "checkpoints").mkdir(parents=True)
-save_checkpoint(run, 3, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=True)
+save_checkpoint(run, 3, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=True)
 """
 
 LOAD = """

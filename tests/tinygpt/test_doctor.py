@@ -14,14 +14,14 @@ TITLES = ["tinygpt doctor", "versions", "machine", "BLAS and threads", "GPU", "b
 
 def test_the_report_of_this_machine():
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOGRAD_", "OPENBLAS_"))} | {"OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "tinygpt.doctor"], capture_output=True, text=True, env=environment, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "tinygpt", "doctor"], capture_output=True, text=True, env=environment, encoding="utf-8")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     blocks = done.stdout.rstrip("\n").split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == TITLES
     assert all(line.startswith("  ") for block in blocks for line in block.splitlines()[1:])
     assert "failed" not in "\n".join(line.split()[0] for block in blocks[1:] for line in block.splitlines()[1:])
     assert f"numpy          {metadata.version('numpy')}" in done.stdout
-    assert "pinned by         OPENBLAS_NUM_THREADS=1" in done.stdout and "AUTOGRAD_BACKEND  not set" in done.stdout
+    assert "thread limits     OPENBLAS_NUM_THREADS=1" in done.stdout and "AUTOGRAD_BACKEND  not set" in done.stdout
     assert "numpy  works: numpy (AUTOGRAD_BACKEND=numpy): NumPy" in done.stdout
 
 
@@ -108,30 +108,22 @@ def test_run_from_a_copy_that_was_never_installed(monkeypatch):
     assert "pip install -e ." in doctor._versions()["tinygpt"] and "pip install -e ." in doctor._optional()["unknown"]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "limit"),
-    [
-        ("memory.max", "max\n", None),
-        ("memory.max", "4294967296\n", 4 << 30),
-        ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),
-        ("memory/memory.limit_in_bytes", "1073741824\n", 1 << 30),
-    ],
-)
-def test_limits_of_a_container(tmp_path, name, text, limit):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    assert doctor._cgroup_limit_bytes(tmp_path) == limit and doctor._cgroup_limit_bytes(tmp_path / "none") is None
-
-
-def test_quota_and_memory(tmp_path):
-    (tmp_path / "cpu.max").write_text("150000 100000\n", encoding="utf-8")
-    assert doctor._cpu_quota(tmp_path) == ", limited to the time of 1.5" and doctor._cpu_quota(tmp_path / "none") == ""
-    (tmp_path / "cpu.max").write_text("max 100000\n", encoding="utf-8")
-    assert doctor._cpu_quota(tmp_path) == ""
-    (tmp_path / "meminfo").write_text("MemTotal:  2048 kB\nMemFree: 1 kB\n", encoding="utf-8")
-    assert doctor._memory_bytes(tmp_path / "meminfo") == (2 << 20, None)
-    total, _ = doctor._memory_bytes(tmp_path / "none")
-    assert total is None or total > 1 << 20
+def test_the_machine_is_told_with_what_a_container_leaves_of_it(monkeypatch):
+    files = {
+        "/sys/fs/cgroup/cpu.max": "150000 100000\n",
+        "/proc/self/cgroup": "0::/job\n",
+        "/sys/fs/cgroup/job/memory.max": "4294967296\n",
+        "/proc/meminfo": "MemTotal:  8388608 kB\nMemAvailable: 1048576 kB\n",
+    }
+    module = doctor._limits()
+    monkeypatch.setattr(doctor, "_limits", lambda: module)
+    monkeypatch.setattr(module, "read", lambda path: files.get(path, ""))
+    rows = doctor._machine()
+    assert rows["cores"].endswith(" for this process, limited to the time of 1.5")
+    assert rows["memory"] == "8.0 GiB, 1.0 GiB available" and rows["memory limit"] == "4.0 GiB (cgroup)"
+    files.clear()
+    rows = doctor._machine()
+    assert rows["cores"].endswith(" for this process") and rows["memory limit"] == "none (cgroup)" and "available" not in rows["memory"]
 
 
 def test_devices_as_nvidia_smi_lists_them(monkeypatch):

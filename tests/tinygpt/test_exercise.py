@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from autograd import backend
+from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.exercise import FOLDER, check, exercises, main
 
 pytestmark = pytest.mark.skipif(backend.name != "numpy", reason="the exercises are written in NumPy")
@@ -83,15 +84,15 @@ def test_mistakes_on_the_way_are_told_clearly(tmp_path, old, new, message):
     assert not verdict.right and message in "\n".join(verdict.lines)
 
 
-def test_unknown_numbers_and_empty_folders(tmp_path, capsys):
-    assert main(["11"]) == 2
-    assert "exercise: 11, expected one of 1 to 10" in capsys.readouterr().err
-    assert main(["1", "--folder", str(tmp_path)]) == 2
-    assert "no exercises, expected files such as" in capsys.readouterr().err
+def test_unknown_numbers_and_empty_folders(tmp_path):
+    with pytest.raises(InvalidInput, match="exercise: 11, expected one of 1 to 10"):
+        main(["11"])
+    with pytest.raises(MissingFile, match=r"no exercises, expected files such as .*; pass --folder CHECKOUT/examples/exercises"):
+        main(["1", "--folder", str(tmp_path)])
 
 
 def test_the_command():
-    done = subprocess.run([sys.executable, "-m", "tinygpt.exercise", "3"], capture_output=True, text=True, cwd=FOLDER)
+    done = subprocess.run([sys.executable, "-m", "tinygpt", "exercise", "3"], capture_output=True, text=True, cwd=FOLDER)
     assert done.returncode == 1 and "gradient of b (4,): wrong" in done.stdout
 
 

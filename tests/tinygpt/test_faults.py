@@ -17,7 +17,8 @@ import pytest
 from autograd import backend
 from benchmarks.reliability import FaultyDisk, kill_and_resume, save_under_faults
 from tests.autograd.checks import numpy_only
-from tests.tinygpt.test_resume import FLAGS, SHAPE, TOKENIZER, Notes, pretrain, saver, text, trainer  # noqa: F401 (a fixture)
+from tests.tinygpt.helpers import FunctionRecord, Notes
+from tests.tinygpt.test_resume import FLAGS, SHAPE, TOKENIZER, pretrain, saver, text, trainer  # noqa: F401 (a fixture)
 from tinygpt.runs.checkpoint import Checkpoints, check_whole, checkpoint_directory, load, new_run, open_run, problems, save_checkpoint
 from tinygpt.storage.durable import Lock, replace_file, use_disk, write_file
 from tinygpt.training.metrics import MetricsFile
@@ -30,7 +31,7 @@ def weights(model):
 
 
 def save(run, t, *, best=True, keep=2):
-    return save_checkpoint(run, t.result.step, t.model, t.optimizer, TOKENIZER, t.progress(), best=best, keep=keep)
+    return save_checkpoint(run, t.result.step, t.model, t.optimizer, TOKENIZER, t.state_dict(), best=best, keep=keep)
 
 
 @numpy_only
@@ -58,7 +59,7 @@ def test_a_full_disk_is_told_training_goes_on_and_the_end_is_an_error(tmp_path, 
         with use_disk(FaultyDisk("ENOSPC", 3)) if t.result.step > 2 else contextlib.nullcontext():
             checkpoint(best)
 
-    result = t.run(notes, full_after_the_first)
+    result = t.run(notes, FunctionRecord(full_after_the_first))
     assert result.step == 6  # nothing stopped it
     with pytest.raises(OSError, match=r"run: No space left on device, expected a place that can be written to; free some space, or choose"):
         checkpoints.finish()
@@ -184,9 +185,7 @@ def test_a_run_without_a_whole_checkpoint_says_what_is_wrong_with_each(tmp_path)
     run, _ = two_checkpoints(tmp_path)
     for directory in (run / "checkpoints").glob("step-*"):
         (directory / "model.safetensors").unlink()
-    with pytest.raises(
-        ValueError, match=r"no whole checkpoint \(.*00002: model.safetensors is missing; .*00001: model.*tinygpt.runs.verify"
-    ):
+    with pytest.raises(ValueError, match=r"no whole checkpoint \(.*00002: model.safetensors is missing; .*00001: model.*tinygpt verify"):
         checkpoint_directory(run)
 
 
@@ -212,7 +211,7 @@ def test_last_best_and_the_newest_are_kept(tmp_path):
     checkpoints = Checkpoints(run, keep=3)
     for step in range(1, 8):
         t.update()
-        checkpoints.save(step, t.model, t.optimizer, TOKENIZER, t.progress(), best=step == 2)
+        checkpoints.save(step, t.model, t.optimizer, TOKENIZER, t.state_dict(), best=step == 2)
     checkpoints.finish()
     names = [f"step-{step:08d}" for step in (2, 5, 6, 7)]
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best", "last", *names]

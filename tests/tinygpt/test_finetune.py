@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt.cli import Progress, Report, typed_lines
+from tinygpt.cli import Progress, Report, prompt_lines
 from tinygpt.finetuning.common import FinetuneConfig, is_pretrained, pretrain_small, shorten, start_run, training_plan
 
 
@@ -78,7 +78,7 @@ def test_typing_ends_at_an_empty_line_or_the_end_of_the_input(monkeypatch):
                 raise EOFError from None
 
         monkeypatch.setattr(builtins, "input", read)
-        return list(typed_lines())
+        return list(prompt_lines())
 
     assert type_in(" a ", "b", "  ", "c") == ["a", "b"]
     assert type_in("a") == ["a"]

@@ -62,7 +62,7 @@ def test_a_token_of_probability_zero_is_never_drawn():
 def test_logits_that_are_not_finite_end_the_text(bad, temperature):
     logits = np.zeros((2, 7), dtype=np.float32)
     logits[1, 3] = bad
-    with pytest.raises(FloatingPointError, match=f"largest of row 1 is {bad}, expected a finite number; .* tinygpt.runs.verify"):
+    with pytest.raises(FloatingPointError, match=f"largest of row 1 is {bad}, expected a finite number; .* tinygpt verify"):
         sample(logits, Sampling(temperature=temperature), RowStreams(0, 2))
     logits[1, 3] = -np.inf  # a token that a caller forbids
     assert sample(logits, Sampling(temperature=temperature), RowStreams(0, 2))[1] != 3

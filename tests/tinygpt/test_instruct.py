@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import autograd as ag
 from autograd import backend
-from tests.tinygpt.test_train import Silent
+from tests.tinygpt.helpers import Notes
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.download import DOWNLOADS
@@ -184,7 +184,7 @@ def assistant():
     config = TrainConfig(
         steps=80, lr=1e-2, warmup_steps=5, micro_batch=4, tokens_per_update=16 * TINY.n_positions, eval_every=40, log_every=40
     )
-    return gpt, fit(gpt, batches, batches, config, Silent())
+    return gpt, fit(gpt, batches, batches, config, Notes())
 
 
 def test_training_teaches_to_answer_and_to_stop(assistant):
@@ -214,7 +214,7 @@ def test_only_what_is_trainable_changes(which):
     trainable = {name for name, p in gpt.named_parameters() if p.requires_grad}
     assert n_trainable(gpt) == sum(before[name].size for name in trainable)
     batches = InstructionBatches(encoded(COLOURS))
-    fit(gpt, batches, batches, TrainConfig(steps=3, lr=1e-2, micro_batch=4, eval_every=3), Silent())
+    fit(gpt, batches, batches, TrainConfig(steps=3, lr=1e-2, micro_batch=4, eval_every=3), Notes())
     changed = {name for name, p in gpt.named_parameters() if not np.array_equal(backend.to_host(p.data), before[name])}
     assert changed and changed <= trainable
     assert all(("lora_" in name) if adapter else name.startswith(("h.1.", "ln_f.")) for name in trainable)

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from autograd import limits
+from autograd.limits import memory_limit, resident_bytes
 from benchmarks.reliability import measure_memory
 from tests.autograd.checks import numpy_only
-from tests.tinygpt.test_resume import Notes, trainer
+from tests.tinygpt.helpers import Notes
+from tests.tinygpt.test_resume import trainer
 from tinygpt import GPTConfig
 from tinygpt.training import memory_budget as memory
-from tinygpt.training.memory_budget import check, estimate, limit_bytes, readable, resident_bytes
+from tinygpt.training.memory_budget import check, estimate, readable
 
 GPT2 = GPTConfig()
 
@@ -34,14 +37,14 @@ def test_the_estimate_follows_its_parts():
 
 @numpy_only
 def test_what_does_not_fit_is_refused_with_the_two_settings_to_lower(monkeypatch):
-    monkeypatch.setattr(memory, "limit_bytes", lambda: (6 << 30, "the limit of the control group /sys/fs/cgroup/job"))
+    monkeypatch.setattr(memory, "memory_limit", lambda: (6 << 30, "the limit of the control group /sys/fs/cgroup/job"))
     assert "of 6.0 GB, the limit of the control group" in check(GPT2, 1)
     with pytest.raises(ValueError, match=(
         r"memory: training needs about [\d.]+ GB \(program .*\), expected at most 6.0 GB, the limit of the control group /sys/fs/cgroup/job; "
         r"lower --micro-batch \(to \d\) or --n-positions \(from 1024\)"
     )):  # fmt: skip
         check(GPT2, 16)
-    monkeypatch.setattr(memory, "limit_bytes", lambda: (1 << 30, "what is free on this machine"))
+    monkeypatch.setattr(memory, "memory_limit", lambda: (1 << 30, "what is free on this machine"))
     with pytest.raises(
         ValueError, match=r"lower --micro-batch or --n-positions .*, or take a smaller model: even a micro-batch of 1 does not"
     ):
@@ -56,12 +59,12 @@ def test_the_least_of_all_limits_counts(monkeypatch):
         "/sys/fs/cgroup/memory/old/memory.limit_in_bytes": "9223372036854771712\n",
         "/proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 8000000 kB\n",
     }
-    monkeypatch.setattr(memory, "_read", lambda path: files.get(path, ""))
-    assert limit_bytes() == (3_000_000_000, "the limit of the control group /sys/fs/cgroup/user")
+    monkeypatch.setattr(limits, "read", lambda path: files.get(path, ""))
+    assert memory_limit() == (3_000_000_000, "the limit of the control group /sys/fs/cgroup/user")
     files["/sys/fs/cgroup/memory/old/memory.limit_in_bytes"] = "2000000000"
-    assert limit_bytes()[0] == 2_000_000_000
+    assert memory_limit()[0] == 2_000_000_000
     del files["/proc/self/cgroup"]
-    assert limit_bytes()[1] in ("what is free on this machine", "the limit of this process (ulimit -v)")
+    assert memory_limit()[1] in ("what is free on this machine", "the limit of this process (ulimit -v)")
 
 
 @numpy_only

@@ -18,12 +18,13 @@ from autograd import backend
 from autograd.optim import AdamW
 from autograd.threads import n_threads
 from tests.autograd.checks import numpy_only
+from tests.tinygpt.helpers import Notes
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import IGNORED, Windows
 from tinygpt.finetuning.common import set_trainable
 from tinygpt.parallel import local as replicas
-from tinygpt.parallel.local import Replicas, n_processes, read_message, split, write_message
-from tinygpt.training.step import accumulate
+from tinygpt.parallel.local import Replicas, n_processes, read_message, split, workers_for, write_message
+from tinygpt.training.step import Shard, accumulate
 from tinygpt.training.trainer import Trainer
 
 pytestmark = numpy_only
@@ -32,15 +33,10 @@ SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=11, 
 TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
 
 
-class Silent:
-    def update(self, metrics): ...
-    def evaluated(self, step, validation_nats, best): ...
-    def note(self, text): ...
-
-
 def trainer(model=None, **changes):
     config = TrainConfig(**{"steps": 12, "lr": 1e-2, "warmup_steps": 3, "micro_batch": 6, "eval_every": 100, **changes})
-    return Trainer(model or GPT(SHAPE), config, Windows(TOKENS, 8, 3), None)
+    model = model or GPT(SHAPE)
+    return Trainer(model, config, Windows(TOKENS, 8, 3), None, workers_for(model, config))
 
 
 def alone(model, optimizer, batches, shares):
@@ -48,7 +44,7 @@ def alone(model, optimizer, batches, shares):
     stream = model.dropout_stream
     draw = stream.counter
     optimizer.zero_grad()
-    loss = accumulate(model, [(batch, share, 0) for batch, share in zip(batches, shares, strict=True)])
+    loss = accumulate(model, [Shard(batch, share) for batch, share in zip(batches, shares, strict=True)])
     stream.counter = draw
     gradient = optimizer.gradient.copy()
     optimizer.zero_grad()
@@ -82,7 +78,7 @@ def batches(draw):
 def test_loss_and_gradients_are_those_of_one_process(three, batches):
     shares = [0.25 * (i + 1) for i in range(len(batches))]
     loss, gradient = alone(three.model, three.optimizer, batches, shares)
-    assert three.can_take(batches)
+    assert three.can_split(batches)
     assert float(three.gradients(batches, shares)) == pytest.approx(loss, rel=1e-5)
     np.testing.assert_allclose(three.optimizer.gradient, gradient, atol=1e-6 * max(1, np.abs(gradient).max()))
     three.optimizer.step()  # other weights for the next example: the copies follow them
@@ -101,12 +97,12 @@ def test_parts_are_the_batch_and_as_equal_as_can_be(rows, n):
 def test_what_three_cannot_share_is_left_to_one(three):
     ids = np.ones((3, 4), int)
     nothing_to_learn = np.array([[1, 1, 1, 1], [IGNORED] * 4, [1, 1, 1, 1]])
-    assert three.can_take([(ids, ids)])
-    assert not three.can_take([(ids, ids), (ids[:2], ids[:2])])
-    assert not three.can_take([(ids, nothing_to_learn)])
+    assert three.can_split([(ids, ids)])
+    assert not three.can_split([(ids, ids), (ids[:2], ids[:2])])
+    assert not three.can_split([(ids, nothing_to_learn)])
     backend.debug, before = True, backend.debug
     try:
-        assert not three.can_take([(ids, ids)])
+        assert not three.can_split([(ids, ids)])
     finally:
         backend.debug = before
 
@@ -123,11 +119,16 @@ def test_a_run_is_the_same_with_one_process_and_with_two():
         t.close()
 
 
+def test_several_processes_without_workers_are_refused():
+    with pytest.raises(ValueError, match=r"TrainConfig.processes: 2 without workers, expected Trainer\(..., workers=workers_for"):
+        Trainer(GPT(SHAPE), TrainConfig(processes=2), Windows(TOKENS, 8), None)
+
+
 def test_processes_start_with_the_work_and_end_with_it():
     t = trainer(processes=2)
-    assert t._replicas is None
-    t.run(Silent())
-    assert t._replicas.closed and not any(is_running(pid) for pid in t._replicas.pids)
+    assert t.workers.replicas is None
+    t.run(Notes())
+    assert t.workers.replicas.closed and not any(is_running(pid) for pid in t.workers.replicas.pids)
 
 
 def test_recomputed_blocks_and_padding(three):
@@ -165,21 +166,21 @@ def test_errors_of_a_replica_arrive_and_end_the_others():
     bad = np.ones((4, 8), int)
     bad[3, 5] = 99  # in the other process's half
     with pytest.raises(ValueError, match=r"99 at position \(1, 5\), expected 0 <= id < 11"):
-        t._replicas.gradients([(bad, bad)], [1.0])
-    assert t._replicas.closed
+        t.workers.replicas.gradients([(bad, bad)], [1.0])
+    assert t.workers.replicas.closed
     t.update()  # starts them again
-    assert not t._replicas.closed
+    assert not t.workers.replicas.closed
     t.close()
 
 
 def test_a_replica_that_is_killed():
     t = trainer(processes=2)
     t.update()
-    (pid,) = t._replicas.pids
+    (pid,) = t.workers.replicas.pids
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=rf"replica: process {pid} ended with -9, expected it to train on; .*--processes 1 if memory"):
         t.update()
-    assert t._replicas.closed
+    assert t.workers.replicas.closed
 
 
 ORPHAN = """
@@ -187,7 +188,7 @@ import numpy as np, os, signal
 from tests.tinygpt.test_replicas import trainer
 t = trainer(processes=3)
 t.update()
-print(*t._replicas.pids, flush=True)
+print(*t.workers.replicas.pids, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -231,7 +232,12 @@ def test_a_model_that_cannot_be_copied():
     frozen.wpe.weight.requires_grad = False
     for model in (Mine(SHAPE), adapted, frozen):
         assert not replicas.can_copy(model)
-        assert trainer(model, steps=100).processes == 1
+        t, notes = trainer(model, steps=100, stop_at=1), Notes()
+        assert t.processes == 1
+        t.run(notes)
+        assert [
+            n for n in notes.notes if n.startswith("training in one process instead of 2: only a plain GPT whose weights are all trained")
+        ]
         with pytest.raises(
             ValueError, match=r"replica: a model with frozen weights or layers of its own, expected a plain GPT; .*--processes 1"
         ):
@@ -242,9 +248,11 @@ def test_a_model_that_cannot_be_copied():
 @pytest.mark.usefixtures("always_two")
 def test_where_no_process_can_be_started_one_trains_alone_unless_several_were_asked_for(monkeypatch):
     monkeypatch.setattr(replicas.sys, "executable", "/no/such/python")
-    t = trainer(steps=100)
-    t.update()
+    t, notes = trainer(steps=100, stop_at=2), Notes()
+    assert t.processes == 2
+    t.run(notes)
     assert t.processes == 1
+    assert len([note for note in notes.notes if note.startswith("training in one process: replica: ")]) == 1
     with pytest.raises(RuntimeError, match=r"replica: .*/no/such/python.*, expected to start another Python; train with --processes 1"):
         trainer(processes=2).update()
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from autograd import backend
 from tests.autograd.checks import numpy_only
+from tests.tinygpt.helpers import FunctionRecord, Notes
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.config import PretrainConfig
 from tinygpt.data.tokenizer import CharacterTokenizer
@@ -32,20 +33,6 @@ SHAPE = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=11, 
 TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
 
 
-class Notes:
-    def __init__(self):
-        self.losses, self.notes = {}, []
-
-    def update(self, metrics):
-        self.losses[metrics.step] = metrics.loss_nats
-
-    def evaluated(self, step, validation_nats, best):
-        self.losses[f"validation {step}"] = validation_nats
-
-    def note(self, text):
-        self.notes.append(text)
-
-
 def trainer(seed=0, **changes):
     config = {"lr": 1e-2, "warmup_steps": 3, "micro_batch": 2, "tokens_per_update": 48, "eval_every": 4, "log_every": 1, "seed": seed}
     return Trainer(GPT(SHAPE, seed=seed), TrainConfig(**{**config, **changes}), Windows(TOKENS, 8, 3), Windows(TOKENS[:100], 8))
@@ -61,13 +48,13 @@ def classifier(seed=0, **changes):
 
 def saver(run, t, **options):
     checkpoints = Checkpoints(run, **options)
-    return checkpoints, lambda best: checkpoints.save(t.result.step, t.model, t.optimizer, TOKENIZER, t.progress(), best=best)
+    return checkpoints, lambda best: checkpoints.save(t.result.step, t.model, t.optimizer, TOKENIZER, t.state_dict(), best=best)
 
 
 def train(run, t):
     notes = Notes()
     checkpoints, save = saver(run, t)
-    t.run(notes, save)
+    t.run(notes, FunctionRecord(save))
     checkpoints.finish()
     return notes.losses
 
@@ -103,7 +90,7 @@ def test_a_resumed_trainer_remembers_best_score_streams_and_notices(tmp_path):
     train(run, t)
     again = trainer(steps=9)
     progress = load_training(checkpoint_directory(run, "last"), again)
-    assert again.progress() | {"seconds": 0} == t.progress() | {"seconds": 0}
+    assert again.state_dict() | {"seconds": 0} == t.state_dict() | {"seconds": 0}
     assert progress["streams"]["dropout"]["draw"] == t.model.dropout_stream.counter > 0
     assert set(progress["streams"]) == {"init", "data_order", "dropout", "sampling"}
     assert again.result.best_step == t.result.best_step > 0
@@ -262,7 +249,7 @@ def test_a_second_signal_stops_at_once():
 def test_checkpoints_of_one_step_never_replace_each_other(tmp_path):
     run = new_run(tmp_path / "run", "x")
     t = trainer()
-    names = [save_checkpoint(run, 5, t.model, t.optimizer, TOKENIZER, t.progress(), best=False, keep=3).name for _ in range(4)]
+    names = [save_checkpoint(run, 5, t.model, t.optimizer, TOKENIZER, t.state_dict(), best=False, keep=3).name for _ in range(4)]
     assert names == ["step-00000005", "step-00000005-2", "step-00000005-3", "step-00000005-4"]
     assert checkpoint_directory(run, "last").name == names[-1]
     assert sorted(p.name for p in (run / "checkpoints").glob("step-*")) == names[1:]

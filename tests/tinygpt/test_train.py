@@ -5,27 +5,16 @@ import numpy as np
 import pytest
 
 from autograd import backend
+from autograd.optim import AdamW
+from tests.tinygpt.helpers import FunctionRecord, Notes
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.data.windows import BatchOrder, Windows
+from tinygpt.data.windows import IGNORED, BatchOrder, Windows
 from tinygpt.training.metrics import MetricsFile, Result, bits_per_byte, evaluate, plot_loss
+from tinygpt.training.step import train_step
 from tinygpt.training.trainer import Trainer
 
 TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=11)
 TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
-
-
-class Silent:
-    def __init__(self):
-        self.updates, self.evaluations, self.notes = [], [], []
-
-    def update(self, metrics):
-        self.updates.append(metrics)
-
-    def evaluated(self, step, validation_nats, best):
-        self.evaluations.append((step, validation_nats, best))
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def trainer(config=None, model=TINY, **changes):
@@ -40,22 +29,23 @@ def final_weights(t):
 
 
 def test_training_learns_and_reports():
-    t, reporter, checkpoints, lines = trainer(), Silent(), [], []
-    result = t.run(reporter, checkpoints.append, lines.append)
+    t, reporter, checkpoints = trainer(), Notes(), []
+    run = FunctionRecord(checkpoints.append)
+    result = t.run(reporter, run)
     assert result.step == 30 and result.tokens_seen == 30 * 4 * 8
     assert result.first_loss_nats == pytest.approx(math.log(11), rel=0.05)
     assert result.best_validation_nats < 2.1 < result.first_loss_nats
-    assert reporter.notes == [f"first loss {result.first_loss_nats:.3f} nats; an even guess among 11 is ln 11 = 2.398"]
+    assert reporter.notes == [f"first loss {result.first_loss_nats:.3f} nats; a uniform guess among 11 costs ln 11 = 2.398"]
     assert [m.step for m in reporter.updates] == [1, 5, 10, 15, 20, 25, 30]
     assert [step for step, _, _ in reporter.evaluations] == [10, 20, 30] and len(checkpoints) == 3
-    assert [line["step"] for line in lines if "loss_nats" in line] == [1, 5, 10, 15, 20, 25, 30]
+    assert [line["step"] for line in run.lines if "loss_nats" in line] == [1, 5, 10, 15, 20, 25, 30]
     assert reporter.updates[-1].lr == pytest.approx(1e-3)  # a tenth of the peak
 
 
 def test_the_same_seed_gives_the_same_bits_another_one_does_not():
     runs = [trainer(seed=s) for s in (0, 0, 1)]
     for t in runs:
-        t.run(Silent())
+        t.run(Notes())
     assert np.array_equal(final_weights(runs[0]), final_weights(runs[1]))
     assert not np.array_equal(final_weights(runs[0]), final_weights(runs[2]))
 
@@ -89,6 +79,35 @@ def test_bits_per_byte_does_not_depend_on_the_tokenizer():
     assert bits_per_byte(1.0, 25, 100) == pytest.approx(1 / (4 * math.log(2)))
 
 
+def test_a_warm_up_longer_than_training_is_noted_with_both_flags():
+    notes = Notes()
+    t = trainer(steps=4, warmup_steps=10)
+    t.run(notes)
+    assert notes.notes[0] == (
+        "the learning rate never reaches --lr 0.01: --steps 4 end within --warmup-steps 10, at 0.004; lower --warmup-steps"
+    )
+    assert t.optimizer.lr == pytest.approx(0.004)
+    assert TrainConfig(steps=10, warmup_steps=10).warmup_note() == ""  # the tenth update has the peak
+
+
+def test_a_step_is_the_gradient_of_the_mean_over_all_targets_clipped():
+    """Against one batch and the formulas of step.py; micro-batches with unequal numbers of targets."""
+    rng = np.random.default_rng(0)
+    ids, targets = rng.integers(0, 11, (2, 6, 8))
+    targets[rng.random(targets.shape) < 0.4] = IGNORED
+    model, one = GPT(TINY), GPT(TINY)
+    one.loss(ids, targets).backward()
+    norm = math.sqrt(sum(float((p.grad.astype(np.float64) ** 2).sum()) for p in one.parameters()))
+    optimizer = AdamW(model, lr=0.0)
+    loss, found = train_step(model, optimizer, [(ids[:1], targets[:1]), (ids[1:], targets[1:])], max_norm=norm / 2)
+    assert float(loss) == pytest.approx(one.loss(ids, targets).item(), rel=1e-5) and float(found) == pytest.approx(norm, rel=1e-4)
+    wanted = dict(one.named_parameters())
+    for name, p in model.named_parameters():
+        np.testing.assert_allclose(backend.to_host(p.grad), backend.to_host(wanted[name].grad), atol=1e-5)
+    m = optimizer.state_dict()["m"]["wte.weight"]  # (1 - b1) times the clipped gradient: half of it
+    np.testing.assert_allclose(backend.to_host(m), 0.1 * 0.5 * backend.to_host(wanted["wte.weight"].grad), atol=1e-6)
+
+
 def test_metrics_are_one_json_object_per_line(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.write({"step": 1, "loss_nats": 2.5})
@@ -101,4 +120,9 @@ def test_the_loss_curve_is_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="needs the extra plot")
     result = Result(step=2, tokens_seen=100, seconds=60, train_curve=[(1, 3.0), (2, 2.0)], validation_curve=[(2, 2.1)])
     plot_loss(result, tmp_path / "loss.png", first_guess_nats=3.0, bigram_nats=2.5)
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "loss.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    result.accuracy_curve = [(1, 0.5, 0.4), (2, 1.0, 0.6)]
+    plot_loss(result, tmp_path / "loss.png", first_guess_nats=math.log(2), unit="nats per text")
+    width = [int.from_bytes(png[16:20], "big") for png in (picture, (tmp_path / "loss.png").read_bytes())]
+    assert width[1] == 2 * width[0]  # a second panel

@@ -29,7 +29,7 @@ def test_a_run_in_order(tmp_path, capsys):
         "step-00000002 (last, best): whole, finite, resumable",
         "1 unfinished files of an interrupted save, which --resume removes: .partial-x",
         "metrics.jsonl: 2 lines, 1 of them cut short or damaged (--resume drops them)",
-        "in order",
+        "OK",
     ]
 
 
@@ -91,13 +91,13 @@ def test_a_checkpoint_alone_and_damage_give_the_exit_code(tmp_path, capsys):
     run, _ = two_checkpoints(tmp_path)
     (run / "checkpoints" / "step-00000002" / "config.json").write_bytes(b"{}")
     status, out = said(capsys, run)
-    assert status == 1 and "BAD  step-00000002 (last, best): config.json has 2 bytes, expected " in out and out.endswith("not in order\n")
+    assert status == 1 and "BAD  step-00000002 (last, best): config.json has 2 bytes, expected " in out and out.endswith("FAILED\n")
     status, out = said(capsys, tmp_path / "nowhere")
     assert status == 1 and "no checkpoint, expected a run or a checkpoint; check the path" in out
 
 
 def test_it_is_a_command(tmp_path):
-    command = [sys.executable, "-m", "tinygpt.runs.verify"]
+    command = [sys.executable, "-m", "tinygpt", "verify"]
     assert subprocess.run(command, capture_output=True).returncode == 2
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
-    assert helped.returncode == 0 and "python -m tinygpt.runs.verify runs/docs-001" in helped.stdout
+    assert helped.returncode == 0 and "python -m tinygpt verify runs/docs-001" in helped.stdout

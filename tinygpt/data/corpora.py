@@ -27,6 +27,7 @@ import numpy as np
 
 from tinygpt.data.download import DOWNLOADS, fetch
 from tinygpt.data.near_copies import _shingles, group_near_copies
+from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import read_text
 
 
@@ -85,7 +86,7 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     an unknown name or path; ConnectionError for a download that fails.
     """
     if not 0 < validation_fraction < 1:
-        raise ValueError(f"validation_fraction: {validation_fraction}, expected more than 0 and less than 1; the default is 0.1")
+        raise InvalidInput(f"validation_fraction: {validation_fraction}, expected more than 0 and less than 1; the default is 0.1")
 
     name = str(name_or_path)
     corpora = [name for name, download in DOWNLOADS.items() if not download.labelled]
@@ -108,14 +109,14 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     else:
         known = ["docs", *corpora]
         close = difflib.get_close_matches(name, known, n=1)
-        raise FileNotFoundError(
+        raise MissingFile(
             f"corpus {name!r}: no such file or folder, expected a path or one of {', '.join(known)}; "
             + (f"did you mean {close[0]!r}?" if close else "check the path")
         )
 
     texts = {name: text for name, text in texts.items() if text.strip()}
     if not texts:
-        raise ValueError(f"corpus {name!r}: empty, expected some text; check that it is the file or folder that you mean")
+        raise InvalidInput(f"corpus {name!r}: empty, expected some text; check that it is the file or folder that you mean")
     digest = hashlib.sha256()
     for part in (part.encode() for item in texts.items() for part in item):
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -148,7 +149,7 @@ def _split(name: str, texts: dict[str, str], fraction: float, seed: int) -> tupl
         validation += [Document(title, text[cut:], 2 * number + 1)] if text[cut:] else []
     if not train or not validation:
         n = sum(map(len, texts.values()))
-        raise ValueError(f"corpus {name!r}: {n} characters, expected enough to validate on {fraction:.0%} of them; add text")
+        raise InvalidInput(f"corpus {name!r}: {n} characters, expected enough to validate on {fraction:.0%} of them; add text")
     return train, validation
 
 
@@ -210,5 +211,5 @@ def text_files(folder: Path) -> list[Path]:
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
     texts = [path for path in files if path.suffix.lower() in (".txt", ".md")]
     if not texts:
-        raise ValueError(f"folder {folder}: no text among {len(files)} files, expected *.txt or *.md; rename your text files so")
+        raise InvalidInput(f"folder {folder}: no text among {len(files)} files, expected *.txt or *.md; rename your text files so")
     return texts

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinygpt.errors import DownloadFailed, InvalidInput
 from tinygpt.storage.durable import read_digest
 
 
@@ -81,7 +82,7 @@ def fetch(name: str, *, cache: str | Path | None = None) -> Path:
         if folder and (path := Path(folder, download.file_name)).is_file():
             found = hashlib.sha256(path.read_bytes()).hexdigest()
             if found != download.sha256:
-                raise ValueError(f"{path}: sha256 {found}, expected {download.sha256}; delete it, or replace it by {download.url}")
+                raise InvalidInput(f"{path}: sha256 {found}, expected {download.sha256}; delete it, or replace it by {download.url}")
             return path
 
     try:
@@ -89,7 +90,7 @@ def fetch(name: str, *, cache: str | Path | None = None) -> Path:
             return _fetch_member(download, cache)
         return download_file(download.url, cache / download.file_name, download.sha256, max_bytes=MAX_DOWNLOAD_BYTES)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # no network; or something else answered, and its sha256 is wrong
-        raise ConnectionError(
+        raise DownloadFailed(
             f"corpus {name!r}: found nowhere and not downloaded ({type(error).__name__}), expected {download.url} "
             f"(sha256 {download.sha256}); put the file as {download.file_name} into {cache}, or into a folder named by TINYGPT_DATA"
         ) from error
@@ -103,10 +104,10 @@ def _fetch_member(download: Download, cache: Path) -> Path:
         with zipfile.ZipFile(archive) as members, members.open(download.member) as member:
             content = member.read(MAX_DOWNLOAD_BYTES + 1)
     if len(content) > MAX_DOWNLOAD_BYTES:
-        raise ValueError(f"{download.member}: more than {MAX_DOWNLOAD_BYTES:,} bytes, expected at most that; the archive has changed")
+        raise InvalidInput(f"{download.member}: more than {MAX_DOWNLOAD_BYTES:,} bytes, expected at most that; the archive has changed")
     found = hashlib.sha256(content).hexdigest()
     if found != download.sha256:
-        raise ValueError(f"{download.member}: sha256 {found}, expected {download.sha256}; the archive at {download.url} has changed")
+        raise InvalidInput(f"{download.member}: sha256 {found}, expected {download.sha256}; the archive at {download.url} has changed")
     cache.mkdir(parents=True, exist_ok=True)
     partial = cache / f".{download.file_name}.partial"
     partial.write_bytes(content)
@@ -150,7 +151,7 @@ def download_file(url: str, path: Path, sha256: str = "", *, max_bytes: int = 1 
         except ValueError as error:
             if not found:  # nothing has arrived, so it is not the content that is wrong
                 raise
-            raise ValueError(f"{url}: sha256 {found}, expected {sha256}; something else answered, or the file has changed") from error
+            raise InvalidInput(f"{url}: sha256 {found}, expected {sha256}; something else answered, or the file has changed") from error
     return path
 
 
@@ -185,7 +186,7 @@ def _fetch(url: str, part: Path, max_bytes: int, wait_s: float) -> None:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
             if refused or attempt == _TRIES - 1:
                 reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-                raise ConnectionError(f"{url}: {reason}, expected a download; check address and network, and try again") from error
+                raise DownloadFailed(f"{url}: {reason}, expected a download; check address and network, and try again") from error
             time.sleep(wait_s * 2**attempt)
 
 
@@ -205,14 +206,14 @@ def _fetch_rest(url: str, part: Path, max_bytes: int) -> None:
         length = response.headers.get("Content-Length", "")
         announced = have + int(length) if length.isdecimal() else None
         if announced is not None and announced > max_bytes:
-            raise ValueError(f"{url}: {announced:,} bytes, expected at most {max_bytes:,}; is it the right address?")
+            raise InvalidInput(f"{url}: {announced:,} bytes, expected at most {max_bytes:,}; is it the right address?")
         with part.open("ab" if have else "wb") as file:
             while piece := response.read(_PIECE_BYTES):
                 have += len(piece)
                 if have > max_bytes:
                     file.close()
                     part.unlink()
-                    raise ValueError(f"{url}: more than {max_bytes:,} bytes, expected at most that; is it the right address?")
+                    raise InvalidInput(f"{url}: more than {max_bytes:,} bytes, expected at most that; is it the right address?")
                 file.write(piece)
     if announced is not None and have < announced:
         raise EOFError(f"broken off after {have:,} of {announced:,} bytes")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.data.download import DOWNLOADS, fetch
+from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import read_text
 
 
@@ -41,7 +42,7 @@ def find_file(name_or_path: str | Path, names: Sequence[str], *, cache: str | Pa
     path = Path(name_or_path)
     if not path.is_file():
         close = difflib.get_close_matches(str(name_or_path), names, n=1)
-        raise FileNotFoundError(
+        raise MissingFile(
             f"data {str(name_or_path)!r}: no such file, expected one of {', '.join(names)}, or a txt, csv, tsv, json or jsonl file; "
             + (f"did you mean {close[0]!r}?" if close else "check the path")
         )
@@ -69,12 +70,12 @@ def read_table(path: Path, usual: Iterable[str], asked: Iterable[str] = ()) -> T
     if suffix == ".json":
         records = parse_json(path, "", read_text(path))
         if not isinstance(records, list):
-            raise ValueError(f"{path}: a JSON {type(records).__name__}, expected a list of objects; or save one object per line as jsonl")
+            raise InvalidInput(f"{path}: a JSON {type(records).__name__}, expected a list of objects; or save one object per line as jsonl")
         return _records(path, [(f"record {i}", record) for i, record in enumerate(records, start=1)])
     if suffix == ".jsonl":
         numbered = [(f"line {i}", line) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
         return _records(path, [(place, parse_json(path, f"{place}: ", line)) for place, line in numbered])
-    raise ValueError(f"{path}: format {suffix!r}, expected .txt, .csv, .tsv, .json or .jsonl; rename or convert the file")
+    raise InvalidInput(f"{path}: format {suffix!r}, expected .txt, .csv, .tsv, .json or .jsonl; rename or convert the file")
 
 
 def _delimited(path: Path, reader: Any, names: tuple[set[str], set[str]], fix: str) -> Table:
@@ -86,7 +87,7 @@ def _delimited(path: Path, reader: Any, names: tuple[set[str], set[str]], fix: s
             if cells:  # else a blank line
                 lines.append((f"line {reader.line_num}", cells))
             if cells and len(cells) != len(lines[0][1]):
-                raise ValueError(
+                raise InvalidInput(
                     f"{path}: line {reader.line_num}: {len(cells)} columns, expected {len(lines[0][1])} as in the first line; {fix}"
                 )
     except csv.Error as error:
@@ -96,9 +97,9 @@ def _delimited(path: Path, reader: Any, names: tuple[set[str], set[str]], fix: s
             problem = f"a text of over {csv.field_size_limit():,} characters, expected shorter ones; divide it"
         else:
             problem = f"{error}, expected columns as in the first line; {fix}"
-        raise ValueError(f"{path}: line {last + 1}: {problem}") from None
+        raise InvalidInput(f"{path}: line {last + 1}: {problem}") from None
     if not lines:
-        raise ValueError(f"{path}: empty, expected rows; check that it is the file that you mean")
+        raise InvalidInput(f"{path}: empty, expected rows; check that it is the file that you mean")
     first, *rest = [cells for _, cells in lines]
     usual, asked = names
     again = [cell in {cells[i] for cells in rest} for i, cell in enumerate(first)]
@@ -107,7 +108,7 @@ def _delimited(path: Path, reader: Any, names: tuple[set[str], set[str]], fix: s
     columns = [cell.strip() for cell in first] if has_header else [str(i) for i in range(1, len(first) + 1)]
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
-        raise ValueError(f"{path}: {lines[0][0]}: column {twice!r} twice, expected different names; rename one")
+        raise InvalidInput(f"{path}: {lines[0][0]}: column {twice!r} twice, expected different names; rename one")
     note = f"first line taken as {'the names of the columns' if has_header else 'data, columns named by number'}"
     rows = [(place, dict(zip(columns, cells, strict=True))) for place, cells in lines[has_header:]]
     return Table(path, columns, rows, [note])
@@ -116,10 +117,10 @@ def _delimited(path: Path, reader: Any, names: tuple[set[str], set[str]], fix: s
 def _records(path: Path, records: list[tuple[str, Any]]) -> Table:
     for place, record in records:
         if not isinstance(record, dict):
-            raise ValueError(f"{path}: {place}: a JSON {type(record).__name__}, expected an object; write each row as {{...}}")
+            raise InvalidInput(f"{path}: {place}: a JSON {type(record).__name__}, expected an object; write each row as {{...}}")
     columns = list(dict.fromkeys(key for _, record in records for key in record))
     if not columns:
-        raise ValueError(f"{path}: empty, expected rows; check that it is the file that you mean")
+        raise InvalidInput(f"{path}: empty, expected rows; check that it is the file that you mean")
     return Table(path, columns, records, [])
 
 
@@ -128,7 +129,7 @@ def parse_json(path: Path, place: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {place}{error}, expected valid JSON; repair it there") from None
+        raise InvalidInput(f"{path}: {place}{error}, expected valid JSON; repair it there") from None
 
 
 def check_column(table: Table, name: str, option: str) -> None:
@@ -136,7 +137,7 @@ def check_column(table: Table, name: str, option: str) -> None:
     if name not in table.columns:
         close = difflib.get_close_matches(name, table.columns, n=1)
         fix = f"did you mean {close[0]!r}?" if close else f"name one of them with {option}"
-        raise ValueError(f"{table.path}: no column {name!r}, expected one of {', '.join(map(repr, table.columns))}; {fix}")
+        raise InvalidInput(f"{table.path}: no column {name!r}, expected one of {', '.join(map(repr, table.columns))}; {fix}")
 
 
 def text_in(table: Table, place: str, column: str, values: dict[str, Any]) -> str:
@@ -145,12 +146,12 @@ def text_in(table: Table, place: str, column: str, values: dict[str, Any]) -> st
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"{table.path}: {place}: {column} is a {type(value).__name__}, expected a text; correct or remove the row")
+        raise InvalidInput(f"{table.path}: {place}: {column} is a {type(value).__name__}, expected a text; correct or remove the row")
     return unicode_in(table, place, column, value)
 
 
 def unicode_in(table: Table, place: str, column: str, text: str) -> str:
     """The text of a row's column. Raises ValueError, naming row and column, for half a character, which JSON can write and no file can hold."""
     if re.search("[\ud800-\udfff]", text):
-        raise ValueError(f"{table.path}: {place}: {column} holds a lone surrogate, expected Unicode text; correct or remove the row")
+        raise InvalidInput(f"{table.path}: {place}: {column} holds a lone surrogate, expected Unicode text; correct or remove the row")
     return text

@@ -20,6 +20,7 @@ import numpy as np
 from tinygpt.data.corpora import Corpus, load_corpus, text_files
 from tinygpt.data.download import DOWNLOADS, cache_folder
 from tinygpt.data.windows import encode_documents, read_tokens, write_tokens
+from tinygpt.errors import InvalidInput
 
 STREAM_BYTES = 64 << 20
 """Corpora above this are streamed. Below it, text, its word counts and its ids fit anywhere."""
@@ -97,7 +98,7 @@ def read_pieces(path: Path, start: int = 0, end: int | None = None, piece_bytes:
             try:
                 text = decoder.decode(data, final)
             except UnicodeDecodeError as error:
-                raise ValueError(
+                raise InvalidInput(
                     f"{path}: byte 0x{error.object[error.start]:02x} at offset {place - n_kept + error.start} is not UTF-8, expected UTF-8 text; "
                     "save the file as UTF-8 in your editor, or leave it out if it is no text"
                 ) from None
@@ -180,7 +181,7 @@ def _split(name: str, files: Sequence[tuple[str, Path]], fraction: float, seed: 
         train = [Part(part.path, 0, cut) for part, cut in zip(every, cuts, strict=True) if cut]
         validation = [Part(part.path, cut, part.end) for part, cut in zip(every, cuts, strict=True) if cut < part.end]
     if not train or not validation:
-        raise ValueError(f"corpus {name!r}: too short to validate on {fraction:.0%} of it, expected text on both sides; add text")
+        raise InvalidInput(f"corpus {name!r}: too short to validate on {fraction:.0%} of it, expected text on both sides; add text")
     return StreamedCorpus(name, train, validation, digest.hexdigest(), source)
 
 

@@ -29,6 +29,8 @@ import regex
 import tiktoken
 from numpy.typing import NDArray
 
+from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, WrongType
+
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 
@@ -134,14 +136,14 @@ class Tokenizer(abc.ABC):
         if array.size == 0 and array.ndim == 1:
             return []
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise TypeError(
+            raise WrongType(
                 f"decode: {type(ids).__name__} of shape {array.shape} and type {array.dtype}, expected token ids in one dimension; "
                 "decode a batch row by row"
             )
         outside = (array < 0) | (array >= self.n_vocab)
         if outside.any():
             position = int(np.argmax(outside))
-            raise ValueError(
+            raise InvalidInput(
                 f"decode: id {array[position]} at position {position}, expected 0 <= id < {self.n_vocab} (the size of the vocabulary); "
                 "use the tokenizer that the model was trained with"
             )
@@ -165,7 +167,7 @@ class CharacterTokenizer(Tokenizer):
         self.characters = "".join(sorted(found))
         _check_text("characters", self.characters)
         if not self.characters:
-            raise ValueError("characters: none, expected at least one; give the text that the model shall learn")
+            raise InvalidInput("characters: none, expected at least one; give the text that the model shall learn")
         super().__init__([character.encode() for character in self.characters])
         self._codes = _code_points(self.characters)  # (n_vocab,), ascending
 
@@ -182,7 +184,7 @@ class CharacterTokenizer(Tokenizer):
             first = int(np.argmax(unknown))
             found = list(dict.fromkeys(text[i] for i in np.flatnonzero(unknown)))
             shown = ", ".join(map(repr, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
-            raise ValueError(
+            raise InvalidInput(
                 f"encode: {len(found)} unknown character{'s' if len(found) > 1 else ''} {shown} (first at position {first}), expected only "
                 f"the {self.n_vocab} characters of the training text; leave them out, or use BPE, which knows every text"
             )
@@ -210,7 +212,7 @@ class WordTokenizer(Tokenizer):
         self._ids = {word: id for id, word in enumerate(vocabulary)}
         if len(self._ids) < len(vocabulary):
             twice, _ = Counter(vocabulary).most_common(1)[0]
-            raise ValueError(f"words: {twice!r} twice, expected each word once, without {UNKNOWN} and {END_OF_TEXT}; remove it")
+            raise InvalidInput(f"words: {twice!r} twice, expected each word once, without {UNKNOWN} and {END_OF_TEXT}; remove it")
         self.unknown_id: int = self._ids[UNKNOWN]
         self.eos_id: int = self._ids[END_OF_TEXT]
         super().__init__([word.encode() for word in vocabulary])
@@ -343,13 +345,13 @@ class BPETokenizer(Tokenizer):
         for number, (left, right) in enumerate(self.merges, start=1):
             for part in (left, right):
                 if part not in ranks:
-                    raise ValueError(
+                    raise InvalidInput(
                         f"merge {number}: {part!r} is no token yet, expected a byte or the result of an earlier merge; a merge is missing"
                     )
             if left + right in ranks:
-                raise ValueError(f"merge {number}: makes {left + right!r} for the second time, expected once; remove the duplicate")
+                raise InvalidInput(f"merge {number}: makes {left + right!r} for the second time, expected once; remove the duplicate")
             if not _is_reachable(left, right, ranks, halves):
-                raise ValueError(
+                raise InvalidInput(
                     f"merge {number}: {left!r} never meets {right!r}, because an earlier merge joins bytes across their border, expected "
                     "merges in the order in which BPE learns them; do not reorder or mix merges"
                 )
@@ -413,7 +415,7 @@ def gpt2_tokenizer() -> BPETokenizer:
     try:
         encoding = tiktoken.get_encoding("gpt2")
     except (OSError, ValueError) as error:  # no network, or something else answered in its place
-        raise ConnectionError(
+        raise DownloadFailed(
             f"gpt2 tokenizer: not in tiktoken's cache and not fetched ({type(error).__name__}), expected network access at first use; "
             "connect once with TIKTOKEN_CACHE_DIR set to a folder to keep it in, or copy such a folder from another machine (its files are "
             "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6 and 6d1cbeee0f20b3d9449abfede4726ed8212e3aee), or train a tokenizer of your own"
@@ -492,7 +494,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     if single.is_file():
         return _load_single(single)
     found = [path.name for path in (vocab, merges) if path.is_file()]
-    raise FileNotFoundError(
+    raise MissingFile(
         f"{directory}: {'only ' + found[0] if found else 'no tokenizer'}, expected vocab.json and merges.txt, or tokenizer.json; "
         "write them with tokenizer.save(directory)"
     )
@@ -506,7 +508,7 @@ def _load_bpe(vocab_path: Path, vocabulary: Any, merges_path: Path, pairs: list[
         try:
             left, right = (bytes([CHARACTER_TO_BYTE[character] for character in part]) for part in parts)
         except (TypeError, ValueError, KeyError):
-            raise ValueError(
+            raise InvalidInput(
                 f"{merges_path}: merge {number} is {_short(parts)}, expected two tokens in GPT-2's letters for bytes; "
                 "these are no merges of byte-level BPE"
             ) from None
@@ -514,17 +516,17 @@ def _load_bpe(vocab_path: Path, vocabulary: Any, merges_path: Path, pairs: list[
     try:
         tokenizer = BPETokenizer(merges)
     except ValueError as error:
-        raise ValueError(f"{merges_path}: {error}") from None
+        raise InvalidInput(f"{merges_path}: {error}") from None
 
     expected = tokenizer._vocabulary()
     for token, id in expected.items():
         if vocabulary.get(token) != id:
-            raise ValueError(
+            raise InvalidInput(
                 f"{vocab_path}: id {vocabulary.get(token)} for {_short(token)}, expected {id} (256 bytes, one token per merge, "
                 f"{END_OF_TEXT}); take vocabulary and merges from the same tokenizer"
             )
     for token in vocabulary.keys() - expected.keys():
-        raise ValueError(f"{vocab_path}: {_short(token)} is made by no merge, expected none such; restore the missing merge")
+        raise InvalidInput(f"{vocab_path}: {_short(token)} is made by no merge, expected none such; restore the missing merge")
     return tokenizer
 
 
@@ -532,37 +534,39 @@ def _load_single(path: Path) -> Tokenizer:
     data = _read_json(path)
     model = data.get("model") if isinstance(data, dict) else None
     if not isinstance(model, dict):
-        raise ValueError(f"{path}: no model, expected one of type 'WordLevel' or 'BPE'; this is no tokenizer file")
+        raise InvalidInput(f"{path}: no model, expected one of type 'WordLevel' or 'BPE'; this is no tokenizer file")
     kind = (model.get("type"), data.get("pre_tokenizer"), data.get("normalizer"))
     if kind == ("BPE", BYTES_SPLIT, None) and isinstance(model.get("merges"), list):
         return _load_bpe(path, model.get("vocab"), path, model["merges"])
     if kind not in (("WordLevel", CHARACTERS_SPLIT, None), ("WordLevel", WORDS_SPLIT, None)):
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: model {_short(kind[0])} with pre_tokenizer {_short(kind[1])}, expected what CharacterTokenizer or WordTokenizer "
             "saves, or GPT-2's byte-level BPE; others are not supported"
         )
     vocabulary = list(_check_vocabulary(path, model.get("vocab")))
     if kind[1] == WORDS_SPLIT:
         if vocabulary[-2:] != [UNKNOWN, END_OF_TEXT]:
-            raise ValueError(f"{path}: ends with {_short(vocabulary[-2:])}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer anew")
+            raise InvalidInput(
+                f"{path}: ends with {_short(vocabulary[-2:])}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer anew"
+            )
         return WordTokenizer(vocabulary[:-2])
     if vocabulary != sorted(vocabulary) or any(len(character) != 1 for character in vocabulary):
-        raise ValueError(f"{path}: other tokens or another order, expected single characters by code point; save the tokenizer anew")
+        raise InvalidInput(f"{path}: other tokens or another order, expected single characters by code point; save the tokenizer anew")
     return CharacterTokenizer(vocabulary)
 
 
 def _check_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
     """The vocabulary of a file, in the order of its ids, which must be 0, 1, 2, ..."""
     if not isinstance(vocabulary, dict) or not vocabulary:
-        raise ValueError(f"{path}: {_short(vocabulary)}, expected a vocabulary that maps tokens to ids; this is no tokenizer file")
+        raise InvalidInput(f"{path}: {_short(vocabulary)}, expected a vocabulary that maps tokens to ids; this is no tokenizer file")
     for token, id in vocabulary.items():
         _check_text(str(path), token)
         if type(id) is not int:
-            raise ValueError(f"{path}: id {_short(id)} for {_short(token)}, expected an integer; this is no tokenizer file")
+            raise InvalidInput(f"{path}: id {_short(id)} for {_short(token)}, expected an integer; this is no tokenizer file")
     by_id = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
     for expected, (token, id) in enumerate(by_id.items()):
         if id != expected:
-            raise ValueError(f"{path}: id {_short(id)} for {_short(token)}, expected {expected} (ids are 0, 1, 2, ...); restore the file")
+            raise InvalidInput(f"{path}: id {_short(id)} for {_short(token)}, expected {expected} (ids are 0, 1, 2, ...); restore the file")
     return by_id
 
 
@@ -593,7 +597,7 @@ def _write(directory: str | Path, files: Mapping[str, str]) -> None:
     directory = Path(directory)
     for name in {"vocab.json", "merges.txt", "tokenizer.json"} - files.keys():
         if (directory / name).exists():  # load_tokenizer could no longer tell which tokenizer is meant
-            raise ValueError(f"{directory}: holds {name} of another tokenizer, expected a directory without; choose another one")
+            raise InvalidInput(f"{directory}: holds {name} of another tokenizer, expected a directory without; choose another one")
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8", newline="\n")
@@ -603,7 +607,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is no UTF-8, expected a UTF-8 file; this is no tokenizer file") from None
+        raise InvalidInput(f"{path}: byte {error.start} is no UTF-8, expected a UTF-8 file; this is no tokenizer file") from None
 
 
 def _read_json(path: Path) -> Any:
@@ -611,7 +615,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
-        raise ValueError(f"{path}: no valid JSON ({error}), expected a tokenizer file; restore it from where it came") from None
+        raise InvalidInput(f"{path}: no valid JSON ({error}), expected a tokenizer file; restore it from where it came") from None
 
 
 # ---- checks ------------------------------------------------------------------------------------------------------------------------------
@@ -619,11 +623,11 @@ def _read_json(path: Path) -> Any:
 
 def _check_text(what: str, text: Any) -> None:
     if not isinstance(text, str):
-        raise TypeError(f"{what}: {type(text).__name__}, expected str; decode bytes with data.decode('utf-8')")
+        raise WrongType(f"{what}: {type(text).__name__}, expected str; decode bytes with data.decode('utf-8')")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise InvalidInput(
             f"{what}: lone surrogate {text[error.start]!r} at position {error.start}, expected Unicode text; read the text as UTF-8, "
             "or replace it with text.encode('utf-8', 'replace').decode('utf-8')"
         ) from None
@@ -637,14 +641,14 @@ def _texts(texts: str | Iterable[str]) -> Iterator[str]:
         n_characters += len(text)
         yield text
     if n_characters == 0:
-        raise ValueError("train: empty text, expected at least one character; check the path and the filters of your corpus")
+        raise InvalidInput("train: empty text, expected at least one character; check the path and the filters of your corpus")
 
 
 def _check_integer(name: str, value: Any, smallest: int, why: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: {value!r}, expected an integer; write {smallest} or more")
+        raise WrongType(f"{name}: {value!r}, expected an integer; write {smallest} or more")
     if value < smallest:
-        raise ValueError(f"{name}: {value}, expected at least {smallest} ({why}); raise it")
+        raise InvalidInput(f"{name}: {value}, expected at least {smallest} ({why}); raise it")
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
@@ -661,4 +665,4 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
         return BPETokenizer.train(texts, vocab_size)
     if kind == "gpt2":
         return gpt2_tokenizer()
-    raise ValueError(f"tokenizer: {kind!r}, expected characters, words, bpe or gpt2; choose one of them")
+    raise InvalidInput(f"tokenizer: {kind!r}, expected characters, words, bpe or gpt2; choose one of them")

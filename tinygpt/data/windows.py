@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygpt.errors import InvalidInput
 from tinygpt.storage.durable import PARTIAL, disk, write_file
 
 IGNORED = -100
@@ -34,9 +35,9 @@ class Windows:
     def __init__(self, tokens: np.ndarray, context: int, stride: int | None = None) -> None:
         stride = stride or context
         if context < 1 or stride < 1:
-            raise ValueError(f"Windows: context {context}, stride {stride}, expected both >= 1; stride = context means no overlap")
+            raise InvalidInput(f"Windows: context {context}, stride {stride}, expected both >= 1; stride = context means no overlap")
         if len(tokens) < context + 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"Windows: a corpus of {len(tokens)} tokens, expected at least {context + 1} (a context of {context} and the token "
                 f"after it); take more text or a context of at most {max(len(tokens) - 1, 0)}"
             )
@@ -74,9 +75,9 @@ class BatchOrder:
         together: int = 1,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"BatchOrder: batch size {batch_size}, expected at least 1; it counts windows")
+            raise InvalidInput(f"BatchOrder: batch size {batch_size}, expected at least 1; it counts windows")
         if drop_last and n_items < batch_size:
-            raise ValueError(
+            raise InvalidInput(
                 f"BatchOrder: {n_items} windows for a batch of {batch_size} with drop_last, expected at least one batch; "
                 f"lower the micro-batch to {max(n_items, 1)} or less, the context or the stride, or take more text"
             )
@@ -143,7 +144,7 @@ def read_tokens(path: str | Path, n_vocab: int) -> np.ndarray:
     path, dtype = Path(path), token_dtype(n_vocab)
     size_bytes = path.stat().st_size
     if size_bytes == 0 or size_bytes % dtype.itemsize:
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: {size_bytes} bytes, expected a positive multiple of {dtype.itemsize} ({dtype.name} ids); was it written for "
             f"another vocabulary than {n_vocab} tokens?"
         )

@@ -22,6 +22,7 @@ import numpy as np
 import autograd as ag
 from autograd import backend, nn
 from tinygpt.data.tokenizer import Tokenizer
+from tinygpt.errors import InvalidInput, WrongType
 from tinygpt.finetuning.common import pad
 from tinygpt.models.gpt import GPT, Head
 from tinygpt.runs.checkpoint import checkpoint_directory, tokenizer_of
@@ -46,9 +47,9 @@ def encode(
         ids = tokenizer.encode_array(text)
         place = places[i] if places else f"text {i}"
         if not ids.size:
-            raise ValueError(f"{place}: no token, expected at least one; leave empty texts out")
+            raise InvalidInput(f"{place}: no token, expected at least one; leave empty texts out")
         if ids.size > n_positions and not truncate:
-            raise ValueError(
+            raise InvalidInput(
                 f"{place}: {ids.size} tokens, expected at most {n_positions}, the model's context; shorten the text, or choose to cut "
                 "long ones with --truncate"
             )
@@ -58,45 +59,25 @@ def encode(
 
 
 class LabelledBatches:
-    """Labelled sequences as a trainer wants them: by number, padded to the longest of the batch.
+    """Labeled sequences by index, padded to the longest of the batch: `tinygpt.models.protocols.Batches`.
 
     sequences       ids of each text
     targets         (N,) numbers of the labels
     class_weights   (labels,) how much a text of each label counts, or None: all the same
-    token_dropout   probability of leaving each token out, anew each time: for training texts, so that no single word decides
-    seed            of what is left out
     """
 
-    def __init__(
-        self,
-        sequences: Sequence[np.ndarray],
-        targets: np.ndarray,
-        class_weights: np.ndarray | None = None,
-        *,
-        token_dropout: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        if not 0 <= token_dropout < 1:
-            raise ValueError(f"token_dropout: {token_dropout}, expected 0 <= p < 1; p is the share of tokens that is left out")
+    def __init__(self, sequences: Sequence[np.ndarray], targets: np.ndarray, class_weights: np.ndarray | None = None) -> None:
         self.sequences, self.targets, self.class_weights = sequences, np.asarray(targets), class_weights
         self.lengths = np.array([len(ids) for ids in sequences])
-        self.token_dropout, self._rng = token_dropout, np.random.default_rng([seed, 3])
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def batch(self, which: np.ndarray) -> tuple[Any, ...]:
         """(ids (B, T), targets (B,), mask (B, T), weights (B,) or None): the arguments of `GPTClassifier.loss`."""
-        ids, mask = pad([self._thinned(self.sequences[i]) for i in which])
+        ids, mask = pad([self.sequences[i] for i in which])
         targets = self.targets[which]
         return ids, targets, mask, None if self.class_weights is None else self.class_weights[targets]
-
-    def _thinned(self, ids: np.ndarray) -> np.ndarray:
-        """The sequence without the tokens that are dropped; never without all of them."""
-        if not self.token_dropout:
-            return ids
-        kept = ids[self._rng.random(len(ids)) >= self.token_dropout]
-        return kept if len(kept) else ids
 
 
 def balanced_weights(targets: np.ndarray, n_labels: int) -> np.ndarray:
@@ -129,9 +110,9 @@ class GPTClassifier(nn.Module):
     def __init__(self, gpt: GPT, tokenizer: Tokenizer, labels: Sequence[str], *, pooling: Pooling = "last", seed: int = 0) -> None:
         self.labels = list(labels)
         if len(set(self.labels)) < max(len(self.labels), 2):
-            raise ValueError(f"labels: {self.labels}, expected at least 2 different names; check the label column")
+            raise InvalidInput(f"labels: {self.labels}, expected at least 2 different names; check the label column")
         if pooling not in get_args(Pooling):
-            raise ValueError(f"pooling: {pooling!r}, expected one of {', '.join(get_args(Pooling))}; last is the usual choice")
+            raise InvalidInput(f"pooling: {pooling!r}, expected one of {', '.join(get_args(Pooling))}; last is the usual choice")
         self.transformer = copy.copy(gpt)
         if not gpt.config.tie_word_embeddings:  # an output layer of its own has no use here
             self.transformer.config = dataclasses.replace(gpt.config, tie_word_embeddings=True)
@@ -163,7 +144,7 @@ class GPTClassifier(nn.Module):
         ids = np.asarray(ids)
         real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
         if real.shape != ids.shape or ids.ndim != 2 or not real.any(axis=1).all():
-            raise ValueError(
+            raise InvalidInput(
                 f"GPTClassifier: ids {ids.shape} with attention_mask {real.shape}, expected two of (batch, positions) with a real token in "
                 "every row; leave empty texts out"
             )
@@ -181,7 +162,15 @@ class GPTClassifier(nn.Module):
 
     def loss(self, ids: Any, targets: Any, attention_mask: Any = None, weights: Any = None) -> ag.Tensor:
         """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy."""
+        return self._loss(self.forward(ids, attention_mask), targets, weights)
+
+    def loss_and_correct(self, ids: Any, targets: Any, attention_mask: Any = None, weights: Any = None) -> tuple[ag.Tensor, int]:
+        """`loss`, and how many texts have their largest logit at the right label."""
         logits = self.forward(ids, attention_mask)
+        correct = backend.to_host(logits.data).argmax(axis=1) == np.asarray(targets)
+        return self._loss(logits, targets, weights), int(np.count_nonzero(correct))
+
+    def _loss(self, logits: ag.Tensor, targets: Any, weights: Any) -> ag.Tensor:
         if weights is None:
             return ag.cross_entropy(logits, targets)
         share = backend.to_device(np.asarray(weights) / len(weights), logits.dtype)
@@ -204,7 +193,7 @@ class GPTClassifier(nn.Module):
     def predict(self, texts: Sequence[str], *, truncate: bool = False, batch_size: int = 32) -> Predictions:
         """The likeliest label of each text, and the probabilities of all. Raises ValueError as `encode`, TypeError for a single str."""
         if isinstance(texts, str):
-            raise TypeError("predict: a str, expected a list of texts; wrap it as [text]")
+            raise WrongType("predict: a str, expected a list of texts; wrap it as [text]")
         sequences, n_cut = encode(texts, self.tokenizer, self.config.n_positions, truncate=truncate)
         p = softmax(self.logits(sequences, batch_size))
         return Predictions([self.labels[i] for i in p.argmax(axis=1)], p, n_cut)
@@ -214,7 +203,7 @@ class GPTClassifier(nn.Module):
         number = {label: i for i, label in enumerate(self.labels)}
         unknown = sorted(set(labels) - number.keys())
         if unknown:
-            raise ValueError(
+            raise InvalidInput(
                 f"label {unknown[0]!r}: not among those of the head, expected one of {', '.join(self.labels)}; train a new head on this data"
             )
         return np.array([number[label] for label in labels], dtype=np.int64)
@@ -240,7 +229,7 @@ class GPTClassifier(nn.Module):
         fields = read_json(directory / "config.json")
         id2label = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out what it takes for the default
         if CLASSIFIER not in fields.get("architectures", []) or not isinstance(id2label, dict):
-            raise ValueError(
+            raise InvalidInput(
                 f"{directory}: architectures {fields.get('architectures')}, expected {CLASSIFIER} with id2label; "
                 "train one: python examples/finetune_classifier.py"
             )

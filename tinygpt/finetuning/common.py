@@ -10,16 +10,18 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from tinygpt.config import GPTConfig, TrainConfig
+from tinygpt.config import GPTConfig, PathName, TrainConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
+from tinygpt.errors import Diverged, InvalidInput
 from tinygpt.finetuning.lora import Adapter, LoraConfig, add_lora
 from tinygpt.models.gpt import GPT
+from tinygpt.parallel.local import workers_for
 from tinygpt.runs.checkpoint import checkpoint_directory, is_pretrained, load, new_run, newest_run, save_checkpoint
 from tinygpt.storage.durable import replace_file
-from tinygpt.training.metrics import Reporter, Result
-from tinygpt.training.trainer import Trainer
+from tinygpt.training.metrics import MetricsFile, Reporter, Result
+from tinygpt.training.trainer import Record, Trainer
 from tinygpt.weights.hub import HUB_NAMES
 
 Trainable = Literal["head", "last-block", "all", "lora"]
@@ -31,9 +33,9 @@ Trainable = Literal["head", "last-block", "all", "lora"]
 class FinetuneConfig:
     """Settings of every fine-tuning. The scripts' own configs add to them, and give some another default or a plainer help text."""
 
-    data: str = ""
+    data: PathName = ""
     """Name of a data set, or a file."""
-    base: str = ""
+    base: PathName = ""
     """Run or checkpoint to start from; "random" for random weights; default: the newest pretrained run below runs/."""
     pretrain_steps: int = 450
     """Where there is no run yet: updates of the small model that is pretrained first."""
@@ -65,13 +67,13 @@ class FinetuneConfig:
     """Evaluations (two per epoch) without a better one after which training ends."""
     seed: int = 0
     """Decides split, order and new weights."""
-    run: str = ""
+    run: PathName = ""
     """Directory of the run; default: a new one below runs/."""
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("seed", 0)):  # TrainConfig checks the others
             if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}; leave --{name.replace('_', '-')} out")
+                raise InvalidInput(f"{name}: {getattr(self, name)}, expected at least {least}; leave --{name.replace('_', '-')} out")
 
 
 def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: int, n_positions: int) -> TrainConfig:
@@ -131,7 +133,7 @@ def set_trainable(model: Any, which: Trainable, lora: LoraConfig | None = None, 
     has_head = hasattr(model, "score")
     if which not in get_args(Trainable) or (which == "head" and not has_head):
         legal = [choice for choice in get_args(Trainable) if has_head or choice != "head"]
-        raise ValueError(f"trainable: {which!r}, expected one of {', '.join(legal)}; fewer weights train faster, more fit better")
+        raise InvalidInput(f"trainable: {which!r}, expected one of {', '.join(legal)}; fewer weights train faster, more fit better")
     adapter = add_lora(model, lora, seed) if which == "lora" else None
     thin = () if adapter is None else tuple(adapter.layers)
     inside = "transformer." if has_head else ""
@@ -156,30 +158,44 @@ def fit(
     validation: Any,
     config: TrainConfig,
     reporter: Reporter,
-    *,
-    on_checkpoint: Callable[[Trainer, bool], None] | None = None,
-    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+    run: Record | None = None,
 ) -> Result:
     """Trains, and leaves the model with the weights of the best validation loss. Losses are in nats per target (a text or a token).
 
     train, validation   `tinygpt.models.protocols.Batches`
     config              micro_batch counts texts; `patience` stops early
     Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so.
-    on_checkpoint       called as on_checkpoint(trainer, is_best) after each evaluation
+    run                 where metrics and checkpoints go
     """
-    trainer = Trainer(model, config, train, validation)
-    best: list[Any] = []
-
-    def keep(is_best: bool) -> None:
-        if is_best:
-            best[:] = [trainer.optimizer.weight.copy()]  # all trainable weights lie in this one array
-        if on_checkpoint:
-            on_checkpoint(trainer, is_best)
-
-    result = trainer.run(reporter, keep, on_metrics)
-    if best:
-        trainer.optimizer.weight[...] = best[0]
+    trainer = Trainer(model, config, train, validation, workers_for(model, config))
+    kept = KeepBest(run)
+    result = trainer.run(reporter, kept)
+    if kept.best is not None:
+        trainer.optimizer.weight[...] = kept.best
     return result
+
+
+class KeepBest:
+    """A `Record` that keeps a copy of the best weights and hands everything to another record, if there is one."""
+
+    def __init__(self, run: Record | None) -> None:
+        self.run = run
+        self.best: Any = None
+
+    def log(self, values: dict[str, Any]) -> None:
+        if self.run:
+            self.run.log(values)
+
+    def save(self, trainer: Trainer, *, best: bool) -> None:
+        if best:
+            self.best = trainer.optimizer.weight.copy()  # all trainable weights lie in this one array
+        if self.run:
+            self.run.save(trainer, best=best)
+
+    def roll_back(self, trainer: Trainer) -> str:
+        if self.run:
+            return self.run.roll_back(trainer)
+        raise Diverged("roll back: no run, expected one with a checkpoint; use --on-nan skip")
 
 
 # ---- the model to start from -------------------------------------------------------------------------------------------------------------
@@ -219,12 +235,13 @@ def pretrain_small(steps: int, progress: Any, seed: int = 0) -> Path:
     shape = GPTConfig(n_layer=4, n_head=4, n_embd=128, n_positions=128, vocab_size=tokenizer.n_vocab)
     settings = TrainConfig(steps=steps, lr=2e-3, eval_every=steps, log_every=max(steps // 10, 1), eval_batches=20, seed=seed)
     validation = Windows(encode_documents([document.text for document in corpus.validation], tokenizer), shape.n_positions)
-    trainer = Trainer(GPT(shape, seed=seed), settings, Windows(encode_documents(texts, tokenizer), shape.n_positions), validation)
+    model, train = GPT(shape, seed=seed), Windows(encode_documents(texts, tokenizer), shape.n_positions)
+    trainer = Trainer(model, settings, train, validation, workers_for(model, settings))
     with progress:
         if trainer.run(progress).interrupted:
             raise KeyboardInterrupt  # half a base would be taken for a whole one, by every fine-tuning from now on
     directory = new_run(None, "docs-small")
-    save_checkpoint(directory, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=True)
+    save_checkpoint(directory, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=True)
     return directory
 
 
@@ -247,4 +264,23 @@ def save_finetuned(run: Path, trainer: Trainer, tokenizer: Tokenizer, adapter: A
     if adapter and best:
         adapter.save(run / "adapter", base if base in ("", *HUB_NAMES) else str(checkpoint_directory(base)))
     with adapter.merged() if adapter else contextlib.nullcontext():
-        save_checkpoint(run, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.progress(), best=best)
+        save_checkpoint(run, trainer.result.step, trainer.model, trainer.optimizer, tokenizer, trainer.state_dict(), best=best)
+
+
+@dataclass
+class FinetuneRecord:
+    """The `Record` of a fine-tuning: metrics.jsonl, and checkpoints as `save_finetuned` writes them."""
+
+    directory: Path
+    tokenizer: Tokenizer
+    adapter: Adapter | None
+    base: str
+
+    def log(self, values: dict[str, Any]) -> None:
+        MetricsFile(self.directory / "metrics.jsonl").write(values)
+
+    def save(self, trainer: Trainer, *, best: bool) -> None:
+        save_finetuned(self.directory, trainer, self.tokenizer, self.adapter, self.base, best=best)
+
+    def roll_back(self, trainer: Trainer) -> str:
+        raise Diverged("roll back: not supported while fine-tuning; use --on-nan skip")

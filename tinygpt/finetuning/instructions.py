@@ -25,6 +25,7 @@ from tinygpt.data.corpora import Document, load_corpus
 from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED
+from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.common import pad
 from tinygpt.finetuning.labeled import deal_groups
 from tinygpt.inference.decoding import generate
@@ -95,7 +96,7 @@ def load_instructions(
         else:
             empty.append(place)
     if not rows:
-        raise ValueError(f"{path}: no row with instruction and answer, expected some; check that it is the file that you mean")
+        raise InvalidInput(f"{path}: no row with instruction and answer, expected some; check that it is the file that you mean")
     if empty:
         some = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
         table.notes.append(f"{len(empty)} rows without an instruction or an answer left out ({some})")
@@ -111,7 +112,7 @@ def _choose_columns(table: Table, asked: dict[str, str]) -> dict[str, str]:
             check_column(table, name, f"--{key}-column")
         chosen[key] = name or next((c for c in table.columns if c.casefold() in known[key] and c not in asked.values()), "")
         if not chosen[key] and key != "input":
-            raise ValueError(
+            raise InvalidInput(
                 f"{table.path}: columns {', '.join(map(repr, table.columns))}, expected to recognize the {key} by its name "
                 f"({', '.join(known[key])}); name it with --{key}-column"
             )
@@ -217,11 +218,11 @@ def split_instructions(
     Raises ValueError if shares are not positive, or if there are fewer different instructions than parts.
     """
     if not all(share > 0 for share in fractions):
-        raise ValueError(f"split: fractions {fractions}, expected three positive shares; the default is 0.85, 0.05, 0.1")
+        raise InvalidInput(f"split: fractions {fractions}, expected three positive shares; the default is 0.85, 0.05, 0.1")
     n_parts = 2 if data.held_out else 3
     groups = [row.group for row in data.rows]
     if len(set(groups)) < n_parts:
-        raise ValueError(f"split: {len(set(groups))} different instructions, expected at least {n_parts}, one for each part; add rows")
+        raise InvalidInput(f"split: {len(set(groups))} different instructions, expected at least {n_parts}, one for each part; add rows")
     part_of = deal_groups(groups, fractions[:n_parts], np.random.default_rng(seed))
     sides = [[row for row in data.rows if part_of[row.group] == part] for part in range(n_parts)]
     return InstructionSplit(sides[0], sides[1], data.held_out or sides[-1])
@@ -250,7 +251,7 @@ def prompt(row: Instruction, style: Style) -> str:
     if style == "phi3":
         given = f"\n{row.input}" if has_input else ""
         return f"<|user|>\n{row.instruction}{given}<|end|>\n<|assistant|>\n"
-    raise ValueError(f"prompt style: {style!r}, expected one of {', '.join(get_args(Style))}; alpaca is the better known")
+    raise InvalidInput(f"prompt style: {style!r}, expected one of {', '.join(get_args(Style))}; alpaca is the better known")
 
 
 @dataclass(frozen=True)
@@ -280,14 +281,14 @@ def encode_instructions(
     """
     end = tokenizer.eos_id
     if end is None:
-        raise ValueError(f"tokenizer {tokenizer.kind}: no end token, expected one to end answers with; pretrain with --tokenizer bpe")
+        raise InvalidInput(f"tokenizer {tokenizer.kind}: no end token, expected one to end answers with; pretrain with --tokenizer bpe")
     limit, sequences, over_long = n_positions + 1, [], []
     for i, row in enumerate(rows):
         place = (places[i] if places else row.place) or f"row {i}"
         head = tokenizer.encode_array(prompt(row, style))
         ids = np.concatenate([head, tokenizer.encode_array(row.output.strip()), [end]]).astype(np.int64)
         if len(head) >= n_positions:
-            raise ValueError(
+            raise InvalidInput(
                 f"{place}: a prompt of {len(head)} tokens, expected fewer than the context of {n_positions}, so that some of the answer fits "
                 "(else there are zero trainable tokens); shorten it, or choose --prompt-style phi3, which is shorter"
             )
@@ -297,7 +298,7 @@ def encode_instructions(
     if over_long and not truncate:
         place, n = over_long[0]
         others = f" (and {len(over_long) - 1} more rows)" if len(over_long) > 1 else ""
-        raise ValueError(
+        raise InvalidInput(
             f"{place}: {n} tokens with the prompt, expected at most {limit}, as many as the context allows{others}; shorten the row, choose "
             "--prompt-style phi3, or choose to cut long answers with --truncate"
         )
@@ -315,7 +316,7 @@ class InstructionBatches:
     def __init__(self, sequences: Sequence[Encoded], mask_prompt: bool = True) -> None:
         for i, sequence in enumerate(sequences):
             if len(sequence.ids) <= (sequence.n_prompt if mask_prompt else 1):
-                raise ValueError(f"row {i}: zero trainable tokens, expected at least one; all labels are masked: is the answer empty?")
+                raise InvalidInput(f"row {i}: zero trainable tokens, expected at least one; all labels are masked: is the answer empty?")
         self.sequences, self.mask_prompt = list(sequences), mask_prompt
         self.lengths = np.array([len(sequence.ids) for sequence in sequences])
 
@@ -365,7 +366,7 @@ def answers(
     prompts = [tokenizer.encode_array(prompt(row, style)).astype(np.int64) for row in rows]
     for row, ids in zip(rows, prompts, strict=True):
         if len(ids) >= n_positions:
-            raise ValueError(f"{row.place or 'prompt'}: {len(ids)} tokens, expected fewer than the context of {n_positions}; shorten it")
+            raise InvalidInput(f"{row.place or 'prompt'}: {len(ids)} tokens, expected fewer than the context of {n_positions}; shorten it")
     options = {"temperature": 0.0, "eos_id": tokenizer.eos_id} | sampling
     found = [""] * len(rows)
     for length in sorted(Counter(map(len, prompts))):

@@ -24,6 +24,7 @@ import numpy as np
 from tinygpt.data.corpora import Document, load_corpus
 from tinygpt.data.near_copies import group_near_copies
 from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in, unicode_in
+from tinygpt.errors import InvalidInput
 
 SECTIONS = ("Parameters", "Returns", "Notes", "Examples", "See Also")  # the labels of doc-sections, as numpydoc names them
 TEXT_NAMES = ("text", "message", "sentence", "content", "body", "review", "comment", "document", "passage", "question", "sms", "tweet")
@@ -99,7 +100,7 @@ def load_labelled(
         else:
             empty.append(place)
     if not rows:
-        raise ValueError(f"{path}: no row with text, expected some; check that it is the file that you mean")
+        raise InvalidInput(f"{path}: no row with text, expected some; check that it is the file that you mean")
     if empty:
         table.notes.append(f"{len(empty)} rows with an empty text left out ({', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''})")
     return LabelledData(str(name_or_path), group_copies(rows, near_copies=near_copies), source, notes=table.notes)
@@ -219,7 +220,7 @@ def balance(rows: Sequence[LabelledText], how: Literal["none", "under", "over"],
     Raises ValueError for another way.
     """
     if how not in ("none", "under", "over"):
-        raise ValueError(f"balance: {how!r}, expected none, under or over; none keeps the rows as they are")
+        raise InvalidInput(f"balance: {how!r}, expected none, under or over; none keeps the rows as they are")
     if how == "none":
         return list(rows)
     rng = np.random.default_rng(seed)
@@ -253,15 +254,15 @@ def split(data: LabelledData, fractions: tuple[float, float, float] = (0.7, 0.1,
     label has no training row.
     """
     if not all(share > 0 for share in fractions):
-        raise ValueError(f"split: fractions {fractions}, expected three positive shares; the default is 0.7, 0.1, 0.2")
+        raise InvalidInput(f"split: fractions {fractions}, expected three positive shares; the default is 0.7, 0.1, 0.2")
     labels = sorted({row.label for row in data.rows})
     if len(labels) < 2:
-        raise ValueError(f"labels: only {labels} in {len(data.rows)} rows, expected at least 2 different; check the label column")
+        raise InvalidInput(f"labels: only {labels} in {len(data.rows)} rows, expected at least 2 different; check the label column")
     parts = ("training", "validation") if data.held_out else ("training", "validation", "test")
     for label in labels:
         n = len({row.group for row in data.rows if row.label == label})
         if n < len(parts):
-            raise ValueError(
+            raise InvalidInput(
                 f"label {label!r}: {n} different text{'s' if n > 1 else ''}, expected at least {len(parts)}, one each for "
                 f"{', '.join(parts)}; add rows, or leave the label out"
             )
@@ -275,7 +276,7 @@ def split(data: LabelledData, fractions: tuple[float, float, float] = (0.7, 0.1,
     train, validation, test = sides[0], sides[1], data.held_out or sides[-1]
     unseen = sorted({row.label for row in validation + test} - {row.label for row in train})
     if unseen:
-        raise ValueError(
+        raise InvalidInput(
             f"split: label {unseen[0]!r} has no training row, expected each label there; split by another --seed"
             + ("" if stratified else ", or with --stratified")
         )
@@ -324,9 +325,9 @@ def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[
     elif bool(text_column) != bool(label_column) and len(free) == 1:
         text_column, label_column = text_column or free[0], label_column or free[0]
     if text_column and text_column == label_column:
-        raise ValueError(f"{table.path}: column {text_column!r} for texts and for labels, expected two different ones; name the other")
+        raise InvalidInput(f"{table.path}: column {text_column!r} for texts and for labels, expected two different ones; name the other")
     if not text_column or not label_column:
-        raise ValueError(
+        raise InvalidInput(
             f"{table.path}: columns {', '.join(map(repr, table.columns))}, expected to recognize one of texts and one of labels; name them with --text-column and "
             "--label-column"
         )
@@ -340,5 +341,5 @@ def _label(table: Table, place: str, column: str, values: dict[str, Any]) -> str
     label = "" if value is None else str(value).strip()
     if not label or isinstance(value, (list, dict)):
         found = f"a {type(value).__name__}" if label else "empty" if column in values else "missing"
-        raise ValueError(f"{table.path}: {place}: {column} is {found}, expected one label; correct or remove the row")
+        raise InvalidInput(f"{table.path}: {place}: {column} is {found}, expected one label; correct or remove the row")
     return unicode_in(table, place, column, label)

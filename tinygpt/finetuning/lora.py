@@ -27,6 +27,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend, nn
+from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.models.gpt import GPT, Head
 from tinygpt.runs.checkpoint import read_json
 
@@ -47,7 +48,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1 or not self.targets:
-            raise ValueError(f"{self}: expected rank >= 1, alpha > 0, 0 <= dropout < 1 and at least one target; 8 and 16 are usual")
+            raise InvalidInput(f"{self}: expected rank >= 1, alpha > 0, 0 <= dropout < 1 and at least one target; 8 and 16 are usual")
 
 
 class LoraLinear(nn.Module):
@@ -213,7 +214,7 @@ def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Ada
     config = config or LoraConfig()
     modules = dict(model.named_modules())
     if any(isinstance(module, (LoraLinear, LoraEmbedding)) for module in modules.values()):
-        raise ValueError(
+        raise InvalidInput(
             "add_lora: the model has an adapter already, expected one at most; merge that one for good, or load the model anew"
         )
     layers = {name: module for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Embedding))}
@@ -222,10 +223,10 @@ def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Ada
             ends = sorted({end for name in layers for end in (name.rpartition(".")[2], ".".join(name.split(".")[-2:]))})
             close = difflib.get_close_matches(target, ends, n=1)
             fix = f"did you mean {close[0]!r}?" if close else "name layers by the end of their names"
-            raise ValueError(f"LoRA target {target!r}: no such linear layer or embedding, expected one of {', '.join(ends)}; {fix}")
+            raise InvalidInput(f"LoRA target {target!r}: no such linear layer or embedding, expected one of {', '.join(ends)}; {fix}")
     chosen = {name: module for name, module in layers.items() if any(_is_target(name, target) for target in config.targets)}
     if isinstance(model, GPT) and any(module.weight is model.lm_head.weight for module in chosen.values()):
-        raise ValueError(
+        raise InvalidInput(
             "LoRA target 'wte': its weights are the output layer's too, expected an embedding with weights of its own; leave wte out, or "
             "take a model with tie_word_embeddings False (a classifier uses no such layer and may have it)"
         )
@@ -261,15 +262,15 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
         config = dataclasses.replace(config, targets=tuple(target.removeprefix("transformer.") for target in config.targets))
     path = directory / "adapter_model.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"{directory}: no adapter_model.safetensors, expected a saved adapter; write one with Adapter.save")
+        raise MissingFile(f"{directory}: no adapter_model.safetensors, expected a saved adapter; write one with Adapter.save")
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             labels = json.loads((file.metadata() or {}).get("labels", "null"))
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: {error}, expected a whole safetensors file; copy or save it again") from error
+        raise InvalidInput(f"{path}: {error}, expected a whole safetensors file; copy or save it again") from error
     if labels is not None and labels != getattr(model, "labels", labels):
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; "
             "make the classifier with the adapter's labels, or train a new one"
         )
@@ -290,7 +291,7 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
     ]
     if problems:
         some = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        raise ValueError(f"{path}: {some}, expected the tensors of an adapter for {model.config}; is it another model's?")
+        raise InvalidInput(f"{path}: {some}, expected the tensors of an adapter for {model.config}; is it another model's?")
 
     adapter = add_lora(model, config)
     for name, layer in adapter.layers.items():
@@ -311,27 +312,27 @@ def _read_config(path: Path) -> LoraConfig:
     """What an adapter_config.json says. Raises ValueError for what would change the result and is not supported."""
     fields = read_json(path)
     if fields.get("peft_type") != "LORA" or not all(key in fields for key in ("r", "lora_alpha", "target_modules")):
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: peft_type {fields.get('peft_type')!r}, expected 'LORA' with r, lora_alpha and target_modules; re-save it"
         )
     plain = {"bias": "none", "use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None}
     plain |= {"layer_replication": None, "alora_invocation_tokens": None}
     for key, value in plain.items():
         if fields.get(key, value) not in (value, None):
-            raise ValueError(f"{path}: {key} {fields[key]!r}, expected {value!r}; only plain LoRA is supported")
+            raise InvalidInput(f"{path}: {key} {fields[key]!r}, expected {value!r}; only plain LoRA is supported")
     start = fields.get("init_lora_weights", True)
     if isinstance(start, str) and start.startswith(_CHANGE_THE_BASE):
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: init_lora_weights {start!r}, expected a start that leaves the model's weights alone, as true or 'gaussian'; convert the "
             "adapter with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
     targets = fields["target_modules"]
     if not isinstance(targets, list):
-        raise ValueError(f"{path}: target_modules {targets!r}, expected a list of names; write the names out")
+        raise InvalidInput(f"{path}: target_modules {targets!r}, expected a list of names; write the names out")
     try:
         numbers = int(fields["r"]), float(fields["lora_alpha"]), float(fields.get("lora_dropout", 0.0))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}, expected r, lora_alpha and lora_dropout to be numbers; re-save it") from None
+        raise InvalidInput(f"{path}: {error}, expected r, lora_alpha and lora_dropout to be numbers; re-save it") from None
     return LoraConfig(*numbers, tuple(sorted(targets)))
 
 

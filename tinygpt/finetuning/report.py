@@ -11,6 +11,7 @@ import numpy as np
 import autograd as ag
 from autograd import backend
 from tinygpt.data.tokenizer import Tokenizer
+from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.finetuning.common import pad, shorten
 from tinygpt.models.gpt import GPT
 
@@ -29,7 +30,7 @@ class Scores:
     def of(cls, labels: Sequence[str], true: np.ndarray, predicted: np.ndarray) -> "Scores":
         """From the numbers of true and predicted labels, (N,) each. Raises ValueError if there are none."""
         if not len(true):
-            raise ValueError("Scores: no predictions, expected at least one; is the test part empty?")
+            raise InvalidInput("Scores: no predictions, expected at least one; is the test part empty?")
         k = len(labels)
         return cls(list(labels), np.bincount(np.asarray(true) * k + predicted, minlength=k * k).reshape(k, k))
 
@@ -105,7 +106,7 @@ def plot_confusion(scores: Scores, path: Path) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError('confusion.png: matplotlib is missing, expected it for pictures; pip install "tinygpt[plot]"') from error
+        raise MissingPackage('confusion.png: matplotlib is missing, expected it for pictures; pip install "tinygpt[plot]"') from error
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -141,7 +142,7 @@ def tfidf_baseline(
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise ImportError('baseline: scikit-learn is missing, expected it for comparison; pip install "tinygpt[classify]"') from error
+        raise MissingPackage('baseline: scikit-learn is missing, expected it for comparison; pip install "tinygpt[classify]"') from error
     options = {"analyzer": "char_wb", "ngram_range": (2, 5)} if analyzer == "characters" else {}
     vectorizer = TfidfVectorizer(sublinear_tf=True, **options)
     model = LogisticRegression(C=10, max_iter=1000).fit(vectorizer.fit_transform(train_texts), train)
@@ -162,7 +163,7 @@ def prompt_room(gpt: GPT, tokenizer: Tokenizer, labels: Sequence[str], examples:
     fixed = solved + before + after + max(len(tokenizer.encode(" " + label)) for label in labels)
     room = (gpt.config.n_positions - fixed) // (len(examples) + 1)
     if room < 1:
-        raise ValueError(
+        raise InvalidInput(
             f"prompted: {fixed} tokens besides the texts, expected fewer than the context of {gpt.config.n_positions}; give fewer examples"
         )
     return room

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.data.rows import parse_json
+from tinygpt.errors import InvalidInput, MissingFile, MissingPackage
 from tinygpt.finetuning.instructions import Instruction
 from tinygpt.storage.checked_json import read_text
 
@@ -63,7 +64,7 @@ def bleu(given: Sequence[str], expected: Sequence[str]) -> float:
     try:
         import sacrebleu
     except ImportError as error:
-        raise ImportError('BLEU: sacrebleu is missing, expected it for this score; pip install "tinygpt[instruct]"') from error
+        raise MissingPackage('BLEU: sacrebleu is missing, expected it for this score; pip install "tinygpt[instruct]"') from error
     return float(sacrebleu.corpus_bleu(list(given), [list(expected)]).score)
 
 
@@ -84,7 +85,7 @@ class AnswerScores:
 def score_answers(given: Sequence[str], expected: Sequence[str]) -> AnswerScores:
     """All scores of answers against the expected ones. Raises ValueError if there are none, or not as many."""
     if not given or len(given) != len(expected):
-        raise ValueError(f"score_answers: {len(given)} answers and {len(expected)} expected ones, expected as many, and at least one")
+        raise InvalidInput(f"score_answers: {len(given)} answers and {len(expected)} expected ones, expected as many, and at least one")
     n = len(given)
     pairs = list(zip(given, expected, strict=True))
     try:
@@ -134,7 +135,7 @@ def read_scores(path: str | Path, n: int) -> dict[int, float]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected a judge's scores as JSON; check the path")
+        raise MissingFile(f"{path}: no such file, expected a judge's scores as JSON; check the path")
     text = read_text(path)
     if path.suffix == ".jsonl":
         lines = [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
@@ -142,13 +143,13 @@ def read_scores(path: str | Path, n: int) -> dict[int, float]:
     else:
         entries = parse_json(path, "", text)
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path}: {'empty' if entries == [] else type(entries).__name__}, expected a list of scores; see write_answers")
+        raise InvalidInput(f"{path}: {'empty' if entries == [] else type(entries).__name__}, expected a list of scores; see write_answers")
     scores: dict[int, float] = {}
     for place, entry in enumerate(entries):
         id, score = (entry.get("id"), entry.get("score")) if isinstance(entry, dict) else (place, entry)
         if type(id) is not int or not 0 <= id < n or id in scores:
             found = "again" if type(id) is int and id in scores else "which no record has"
-            raise ValueError(
+            raise InvalidInput(
                 f"{path}: entry {place}: id {id!r}, {found}, expected each of 0 to {n - 1} once; are these other answers' scores?"
             )
         scores[id] = _score(path, place, score)
@@ -157,5 +158,5 @@ def read_scores(path: str | Path, n: int) -> dict[int, float]:
 
 def _score(path: Path, place: int, score: Any) -> float:
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
-        raise ValueError(f"{path}: entry {place}: score {score!r}, expected a number from 0 to 100; ask the judge again, or leave it out")
+        raise InvalidInput(f"{path}: entry {place}: score {score!r}, expected a number from 0 to 100; ask the judge again, or leave it out")
     return float(score)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygpt.errors import InvalidInput
 from tinygpt.inference.decoding import Reader
 from tinygpt.inference.likelihood import _log_softmax
 from tinygpt.inference.sampling import top_ids
@@ -36,7 +37,7 @@ def beam_search(
     Source  Graves 2012, arXiv:1211.3711, algorithm 1; the length penalty in this form: Hugging Face's transformers.
     """
     if n_beams < 1:
-        raise ValueError(f"n_beams: {n_beams}, expected at least 1; 1 is greedy")
+        raise InvalidInput(f"n_beams: {n_beams}, expected at least 1; 1 is greedy")
     ends: frozenset[int] = frozenset() if eos_id is None else frozenset([eos_id] if isinstance(eos_id, (int, np.integer)) else eos_id)
     was_training = model.training
     model.eval()

@@ -16,6 +16,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend
+from tinygpt.errors import InvalidInput
 from tinygpt.inference.fast import RowDecoder, can_decode
 from tinygpt.inference.sampling import RowStreams, Sampling, sample, top_ids
 from tinygpt.models.cache import KVCache, fill
@@ -52,7 +53,7 @@ class Reader:
         self.model, self.slide, self.on_slide = model, slide, on_slide
         self.n_positions = model.config.n_positions
         if not len(prompts) or not all(map(len, prompts)):
-            raise ValueError("generate: an empty prompt, expected at least one token; start with <|endoftext|> for a text from nothing")
+            raise InvalidInput("generate: an empty prompt, expected at least one token; start with <|endoftext|> for a text from nothing")
         self.rows: list[list[int]] = []
         for row, prompt in enumerate(prompts):
             backend.checked_indices(prompt, model.config.vocab_size, what="generate: prompt id")  # the check; the ids stay on the host
@@ -110,7 +111,7 @@ class Reader:
         if n <= self.n_positions:
             return
         if not self.slide:
-            raise ValueError(
+            raise InvalidInput(
                 f"generate: {n} tokens, expected at most {self.n_positions}, the model's context; shorten the prompt, ask for fewer new "
                 "tokens, or let the window slide"
             )
@@ -156,7 +157,7 @@ class Decoding:
         alternatives: int | None = None, on_slide: Callable[[int, int], Any] | None = None,
     ) -> None:  # fmt: skip
         if max_new_tokens < 0:
-            raise ValueError(f"max_new_tokens: {max_new_tokens}, expected >= 0; 0 makes nothing")
+            raise InvalidInput(f"max_new_tokens: {max_new_tokens}, expected >= 0; 0 makes nothing")
         self.model, self.max_new_tokens, self.sampling = model, max_new_tokens, sampling or Sampling()
         self.n_slides, self._on_slide = 0, on_slide
         self.reader = Reader(model, prompts, use_cache=use_cache, slide=slide, on_slide=self._slid, max_new_tokens=max_new_tokens)
@@ -265,10 +266,10 @@ def _prompts(ids: Any, attention_mask: Any) -> list[list[int]]:
         return [np.asarray(row).tolist() for row in ids]
     tokens = np.asarray(ids)
     if tokens.ndim != 2:
-        raise ValueError(f"generate: ids of shape {tokens.shape}, expected (batch, positions); wrap one prompt as [ids]")
+        raise InvalidInput(f"generate: ids of shape {tokens.shape}, expected (batch, positions); wrap one prompt as [ids]")
     if attention_mask is None:
         return [row.tolist() for row in tokens]
     real = np.asarray(attention_mask).astype(bool)
     if real.shape != tokens.shape:
-        raise ValueError(f"generate: attention_mask of shape {real.shape}, expected {tokens.shape}, that of ids; one entry per token")
+        raise InvalidInput(f"generate: attention_mask of shape {real.shape}, expected {tokens.shape}, that of ids; one entry per token")
     return [row[kept].tolist() for row, kept in zip(tokens, real, strict=True)]

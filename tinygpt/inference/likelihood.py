@@ -14,6 +14,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend
+from tinygpt.errors import InvalidInput
 from tinygpt.inference.text import prompt_ids
 
 
@@ -42,7 +43,7 @@ class Likelihood:
     def bits_per_byte(self) -> float:
         """Comparable between tokenizers. Raises ValueError where the bytes are unknown."""
         if not self.n_bytes:
-            raise ValueError("bits_per_byte: unknown number of bytes, expected a text; use log_likelihood with a tokenizer")
+            raise InvalidInput("bits_per_byte: unknown number of bytes, expected a text; use log_likelihood with a tokenizer")
         return self.nats / math.log(2) / self.n_bytes
 
 
@@ -57,10 +58,10 @@ def token_nats(model: Any, ids: Sequence[int], stride: int | None = None) -> np.
     n_positions = model.config.n_positions
     stride = max(n_positions // 2, 1) if stride is None else stride
     if not 1 <= stride <= n_positions:
-        raise ValueError(f"stride: {stride}, expected 1 to {n_positions}, the model's context; half of it is usual")
+        raise InvalidInput(f"stride: {stride}, expected 1 to {n_positions}, the model's context; half of it is usual")
     tokens = np.asarray(ids)
     if len(tokens) < 2:
-        raise ValueError(f"likelihood: {len(tokens)} tokens, expected at least 2; the first has nothing before it")
+        raise InvalidInput(f"likelihood: {len(tokens)} tokens, expected at least 2; the first has nothing before it")
     nats = np.zeros(len(tokens) - 1)
     was_training = model.training
     model.eval()
@@ -98,13 +99,13 @@ def choose(model: Any, tokenizer: Any, prompt: str, options: Sequence[str]) -> t
     option together exceed the context.
     """
     if not options:
-        raise ValueError("choose: no option, expected at least one; list the possible answers")
+        raise InvalidInput("choose: no option, expected at least one; list the possible answers")
     start = prompt_ids(tokenizer, prompt)
     found = []
     for option in options:
         ids = tokenizer.encode(option)
         if not ids or len(start) + len(ids) > model.config.n_positions + 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"choose: {len(start)} tokens of prompt and {len(ids)} of {option!r}, expected at least one of each and at most "
                 f"{model.config.n_positions + 1} together; shorten the prompt"
             )

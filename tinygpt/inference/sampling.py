@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tinygpt.errors import Diverged, InvalidInput
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -29,15 +31,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: {self.temperature}, expected a finite number >= 0; 0 is greedy")
+            raise InvalidInput(f"temperature: {self.temperature}, expected a finite number >= 0; 0 is greedy")
         if self.top_k < 0:
-            raise ValueError(f"top_k: {self.top_k}, expected >= 0; 0 allows all tokens")
+            raise InvalidInput(f"top_k: {self.top_k}, expected >= 0; 0 allows all tokens")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: {self.top_p}, expected 0 < top_p <= 1; 1 allows all tokens")
+            raise InvalidInput(f"top_p: {self.top_p}, expected 0 < top_p <= 1; 1 allows all tokens")
         if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p: {self.min_p}, expected 0 <= min_p <= 1; 0 allows all tokens")
+            raise InvalidInput(f"min_p: {self.min_p}, expected 0 <= min_p <= 1; 0 allows all tokens")
         if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(f"repetition_penalty: {self.repetition_penalty}, expected a finite number > 0; 1 leaves the logits alone")
+            raise InvalidInput(f"repetition_penalty: {self.repetition_penalty}, expected a finite number > 0; 1 leaves the logits alone")
 
 
 def sample(logits: np.ndarray, sampling: Sampling, rng: Any, seen: Sequence[Sequence[int]] | None = None) -> np.ndarray:
@@ -50,9 +52,9 @@ def sample(logits: np.ndarray, sampling: Sampling, rng: Any, seen: Sequence[Sequ
     largest = logits.max(axis=-1)  # NaN if any is
     if not np.isfinite(largest).all():
         row = int(np.flatnonzero(~np.isfinite(largest))[0])
-        raise FloatingPointError(
+        raise Diverged(
             f"logits: the largest of row {row} is {largest[row]}, expected a finite number; the model's weights are damaged or overflow, "
-            "python -m tinygpt.runs.verify RUN names the first that is not finite"
+            "python -m tinygpt verify RUN names the first that is not finite"
         )
     if sampling.repetition_penalty != 1 and seen is not None:
         logits = np.stack([penalized(row, ids, sampling.repetition_penalty) for row, ids in zip(logits, seen, strict=True)])
@@ -118,7 +120,7 @@ class RowStreams:
         else:
             entropy = [[int(s), 0] for s in seed]
             if len(entropy) != n_rows:
-                raise ValueError(f"seed: {len(entropy)} seeds for {n_rows} prompts, expected one each; or pass a single number")
+                raise InvalidInput(f"seed: {len(entropy)} seeds for {n_rows} prompts, expected one each; or pass a single number")
         self.generators = [np.random.default_rng(e) for e in entropy]
 
     def random(self, n: int) -> np.ndarray:

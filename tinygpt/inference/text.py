@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tinygpt.errors import InvalidInput
 from tinygpt.inference.decoding import Decoding, TokenInfo
 from tinygpt.inference.sampling import Sampling
 
@@ -18,7 +19,7 @@ class Assembler:
 
     def __init__(self, tokenizer: Any, stop: Sequence[str] = (), before: int | None = None) -> None:
         if any(not s for s in stop):
-            raise ValueError("stop: an empty string, expected at least one character; leave it out to stop nowhere")
+            raise InvalidInput("stop: an empty string, expected at least one character; leave it out to stop nowhere")
         self.text, self.stopped = "", False
         self._tokenizer, self._stop, self._before = tokenizer, tuple(stop), before
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

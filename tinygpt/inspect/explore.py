@@ -1,5 +1,6 @@
-"""Looking inside a model: one prompt, one forward and one backward pass, one HTML page that needs nothing else.
+"""Look inside a model: one prompt, one HTML page with every attention weight, prediction and gradient.
 
+    python -m tinygpt explore --prompt "The capital of"
     explore(model, tokenizer, "The capital of", "page.html")
 
 The page shows the tokens; the attention of every layer and head; how long the residual stream is at each depth; what the model would
@@ -11,6 +12,7 @@ import base64
 import inspect
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,11 @@ import numpy as np
 import autograd as ag
 from autograd import backend
 from autograd.drawing import op_name
+from tinygpt.cli import parse_args
+from tinygpt.config import PathName
+from tinygpt.errors import InvalidInput, MissingFile, PathExists
 from tinygpt.inspect.trace import watched
+from tinygpt.runs.checkpoint import load, newest_run
 
 MAX_PAGE_BYTES = 3_000_000
 _TOP = 8  # tokens shown per prediction
@@ -39,7 +45,7 @@ def explore(model: Any, tokenizer: Any, prompt: str, path: str | Path, *, title:
     page = render(data)
     n_bytes = len(page.encode("utf-8"))
     if n_bytes > MAX_PAGE_BYTES:
-        raise ValueError(
+        raise InvalidInput(
             f"explore: a page of {n_bytes:,} bytes for {len(data['tokens'])} tokens, expected at most {MAX_PAGE_BYTES:,}; shorten the prompt"
         )
     Path(path).write_text(page, encoding="utf-8")
@@ -49,11 +55,9 @@ def explore(model: Any, tokenizer: Any, prompt: str, path: str | Path, *, title:
 def _check_place(path: Path) -> None:
     """Nothing but an earlier page is overwritten; known before anything is computed."""
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: no folder {path.parent}, expected one; make it, or choose another --out")
+        raise MissingFile(f"{path}: no folder {path.parent}, expected one; make it, or choose another --out")
     if path.exists() and (path.is_dir() or b"<title>Inside a GPT</title>" not in path.read_bytes()[:1000]):
-        raise FileExistsError(
-            f"{path}: already there and no page of this kind, expected a new file or an earlier page; choose another --out"
-        )
+        raise PathExists(f"{path}: already there and no page of this kind, expected a new file or an earlier page; choose another --out")
 
 
 def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
     ids = np.array([tokenizer.encode(prompt)], dtype=np.int64)  # (1, T)
     n_tokens, config = ids.shape[1], model.config
     if not 2 <= n_tokens <= config.n_positions:
-        raise ValueError(
+        raise InvalidInput(
             f"explore: a prompt of {n_tokens} tokens, expected 2 to {config.n_positions} (the model's context), one to read and one to "
             "predict at least; change the prompt"
         )
@@ -205,3 +209,25 @@ def _text(tokenizer: Any, i: int) -> str:
         return token.decode("utf-8")
     except UnicodeDecodeError:
         return "".join(f"<{byte:02x}>" for byte in token)
+
+
+@dataclass(frozen=True)
+class ExploreConfig:
+    prompt: str = "Return a sorted copy of an array."
+    """The text to look at, two tokens at least; all of it becomes part of the page."""
+    run: PathName = ""
+    """A run or checkpoint directory; default: the newest below runs/."""
+    out: PathName = "explore.html"
+    """Where the page goes."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command `explore`: the page of one prompt, for a model on this machine."""
+    config = parse_args(ExploreConfig(), __doc__, argv, prog="python -m tinygpt explore")
+    directory = config.run or newest_run()
+    model, tokenizer = load(directory)
+    print(f"backend  {backend.reason}\nmodel    {directory}, {model.n_parameters():,} weights")
+    data = explore(model, tokenizer, config.prompt, config.out, title=str(directory))
+    n_bytes = Path(config.out).stat().st_size
+    print(f"prompt   {len(data['tokens'])} tokens, {data['loss']:.3f} nats for each that follows")
+    print(f"page     {config.out}, {n_bytes / 1e6:.2f} MB: open it in a browser")

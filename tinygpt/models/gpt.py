@@ -14,6 +14,7 @@ import numpy as np
 import autograd as ag
 from autograd import backend, nn
 from tinygpt.config import GPTConfig
+from tinygpt.errors import InvalidInput
 
 if TYPE_CHECKING:
     from tinygpt.models.cache import CacheView, LayerCache
@@ -165,15 +166,15 @@ class GPT(nn.Module):
         """
         ids = np.asarray(ids)
         if ids.ndim != 2:
-            raise ValueError(f"GPT: ids of shape {ids.shape}, expected (batch, positions); wrap one sequence as [ids]")
+            raise InvalidInput(f"GPT: ids of shape {ids.shape}, expected (batch, positions); wrap one sequence as [ids]")
         t = ids.shape[1]
         if t > self.config.n_positions:
-            raise ValueError(f"GPT: {t} positions, expected at most n_positions = {self.config.n_positions}; shorten the input")
+            raise InvalidInput(f"GPT: {t} positions, expected at most n_positions = {self.config.n_positions}; shorten the input")
         positions, mask = np.arange(t), None
         if attention_mask is not None:
             real = np.asarray(attention_mask).astype(bool)
             if real.shape != ids.shape:
-                raise ValueError(f"GPT: attention_mask of shape {real.shape}, expected {ids.shape}, that of ids; one entry per token")
+                raise InvalidInput(f"GPT: attention_mask of shape {real.shape}, expected {ids.shape}, that of ids; one entry per token")
             positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)  # (B, T): padding on the left does not count
             mask = backend.to_device(real[:, None, None, :])  # (B, 1, 1, S): nobody looks at padding
         if cache is not None:

@@ -1,8 +1,19 @@
-"""What other parts of the library need of a model, a tokenizer, a source of batches: nothing more, whoever implements it."""
+"""What other parts of the library need of a model, of a source of batches, of helpers: nothing more, whoever implements it."""
 
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from autograd import Parameter, RandomStream, Tensor
+from autograd.optim import AdamW
+from tinygpt.config import GPTConfig
+
+Array = Any
+"""An array of the backend in use: NumPy's or CuPy's."""
+
+Batch = tuple[Any, ...]
+"""The arguments of a model's `loss`: ids, targets, ...; host arrays with one row per item, or None."""
 
 
 class Batches(Protocol):
@@ -13,4 +24,59 @@ class Batches(Protocol):
     """
 
     def __len__(self) -> int: ...
-    def batch(self, which: np.ndarray) -> tuple[np.ndarray, ...]: ...
+    def batch(self, which: np.ndarray) -> Batch: ...
+
+
+class Trainable(Protocol):
+    """What a trainer needs of a model, beside being an `autograd.nn.Module`: `tinygpt.models.gpt.GPT` has it, and
+    `tinygpt.finetuning.classifier.GPTClassifier`.
+
+    loss(*batch)     mean loss over the targets of a batch that count, in nats, as a scalar
+    n_choices        among how many tokens or labels each prediction chooses: a uniform guess costs ln n_choices
+    dropout_stream   where all dropout masks come from; its seed and counter are part of a checkpoint
+    """
+
+    dropout_stream: RandomStream
+    training: bool
+
+    @property
+    def config(self) -> GPTConfig: ...
+    @property
+    def n_choices(self) -> int: ...
+    def loss(self, *batch: Any, **options: Any) -> Tensor: ...
+    def compute_in(self, dtype: str) -> "Trainable": ...
+    def train(self, training: bool = True) -> Any: ...
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """A model whose predictions are right or wrong, as a classifier's are.
+
+    loss_and_correct(*batch)   what `loss` gives, and how many items of the batch got the right label
+    """
+
+    def loss_and_correct(self, *batch: Any) -> tuple[Tensor, int]: ...
+
+
+class GradientWorkers(Protocol):
+    """Processes or devices that compute the gradients of an update together: `tinygpt.parallel.local.LocalWorkers`.
+
+    n          how many, this process included
+    note       what a user should know of the choice of n; empty: nothing
+    """
+
+    n: int
+    note: str
+
+    def gradients(self, optimizer: AdamW, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
+        """Adds to the gradients those of the sum of share times mean loss over the batches, and returns that sum.
+
+        None, and nothing done, where this process computes these batches better (or as well) alone.
+        """
+
+    def close(self) -> None:
+        """Ends the other processes; the next `gradients` starts them again."""
+
+    def peak_bytes(self) -> int:
+        """The most memory that the other processes have held so far, without what they share with this one."""

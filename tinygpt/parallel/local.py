@@ -29,13 +29,17 @@ from typing import Any
 
 import numpy as np
 
-from autograd import backend, kernel_mode
+from autograd import backend, kernel_mode, nn
+from autograd.limits import private_peak_bytes
 from autograd.optim import AdamW, bind_to_buffers
 from autograd.threads import n_threads, use_threads
+from tinygpt import errors
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.data.windows import count_targets
+from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.models.gpt import GPT
-from tinygpt.training.step import Batch, Task, accumulate
+from tinygpt.models.protocols import Array, Batch, Trainable
+from tinygpt.training.step import Shard, accumulate
 
 _MIN_ROWS = 4
 """Rows that a process gets at least, where nobody asks for more processes: thinner matrices leave more of the time to calls."""
@@ -60,7 +64,7 @@ def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int
     """
     asked, rows = config.processes, config.micro_batch
     if asked > 1 and backend.name != "numpy":
-        raise ValueError(f"TrainConfig.processes: {asked}, expected 1 on backend {backend.name}; processes share a CPU's cores")
+        raise InvalidInput(f"TrainConfig.processes: {asked}, expected 1 on backend {backend.name}; processes share a CPU's cores")
     if asked:
         return min(asked, rows)
     flops = 6 * n_weights * rows * tokens_per_row
@@ -75,10 +79,61 @@ def split(batch: Batch, n: int) -> list[tuple[int, Batch]]:
     return [(start, tuple(None if array is None else array[start:stop] for array in batch)) for start, stop in pairwise(bounds)]
 
 
-def can_copy(model: Any) -> bool:
+def can_copy(model: Trainable) -> bool:
     """Whether another process can make the same model from its config: a GPT of plain layers, of which every weight is trained."""
+    assert isinstance(model, nn.Module)
     plain = all(type(module).__module__ in ("tinygpt.models.gpt", "autograd.nn") for _, module in model.named_modules())
     return type(model) is GPT and plain and all(p.requires_grad for p in model.parameters())
+
+
+def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers":
+    """The processes that train a model, as many as `n_processes` says; 1, with a note that says why, for a model that cannot be copied.
+
+    Raises ValueError if `config.processes` asks for several and the model cannot be copied, or the backend is not the CPU's.
+    """
+    n_weights = sum(p.size for _, p in model.named_parameters() if p.requires_grad)
+    n, note = n_processes(config, n_weights, model.config.n_positions), ""
+    if n > 1 and not can_copy(model):
+        if config.processes > 1:
+            raise InvalidInput(_CANNOT_COPY)
+        n, note = 1, f"training in one process instead of {n}: only a plain GPT whose weights are all trained can be copied to others"
+    return LocalWorkers(model, n, may_fail=config.processes == 0, note=note)
+
+
+class LocalWorkers:
+    """n processes of this machine, started by the first update and again by one that comes after `close`. A `GradientWorkers`.
+
+    may_fail   where they cannot be started, this process trains alone and `note` says so; else that is an error
+    """
+
+    def __init__(self, model: Trainable, n: int, *, may_fail: bool = False, note: str = "") -> None:
+        self.model, self.n, self.may_fail, self.note = model, n, may_fail, note
+        self.replicas: Replicas | None = None
+
+    def gradients(self, optimizer: AdamW, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
+        """See `GradientWorkers`; None for one process, and for batches that `Replicas.can_split` refuses."""
+        if self.n > 1 and (self.replicas is None or self.replicas.closed):
+            assert isinstance(self.model, GPT)
+            try:
+                self.replicas = Replicas(self.model, optimizer, self.n)
+            except RuntimeError as error:
+                if not self.may_fail:
+                    raise
+                self.n, self.note = 1, f"training in one process: {error}"
+        if self.n == 1 or self.replicas is None or not self.replicas.can_split(batches):
+            return None
+        return self.replicas.gradients(batches, shares)
+
+    def close(self) -> None:
+        if self.replicas is not None:
+            self.replicas.close()
+
+    def peak_bytes(self) -> int:
+        pids = [] if self.replicas is None or self.replicas.closed else self.replicas.pids
+        return sum(private_peak_bytes(pid) for pid in pids)
+
+
+_CANNOT_COPY = "replica: a model with frozen weights or layers of its own, expected a plain GPT; train with --processes 1"
 
 
 class Replicas:
@@ -90,7 +145,7 @@ class Replicas:
 
     def __init__(self, model: GPT, optimizer: AdamW, n: int) -> None:
         if not can_copy(model):
-            raise ValueError("replica: a model with frozen weights or layers of its own, expected a plain GPT; train with --processes 1")
+            raise InvalidInput(_CANNOT_COPY)
         self.model, self.optimizer = model, optimizer
         self.n_threads = max(1, n_threads() // n)
         with _room(n * optimizer.weight.nbytes) as folder:
@@ -117,17 +172,17 @@ class Replicas:
                 self.close()
                 raise
 
-    def gradients(self, batches: Sequence[Batch], shares: Sequence[float]) -> Any:
+    def gradients(self, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
         """Adds to the parameters' gradients those of the sum of share times mean loss over the batches. Returns that sum.
 
         Raises whatever a process raised, and RuntimeError if one has ended.
         """
         n = len(self._processes) + 1
-        tasks: list[list[Task]] = [[] for _ in range(n)]
+        tasks: list[list[Shard]] = [[] for _ in range(n)]
         for batch, share in zip(batches, shares, strict=True):
             n_targets = count_targets(batch)
             for mine, (first_row, part) in zip(tasks, split(batch, n), strict=True):
-                mine.append((part, share * count_targets(part) / n_targets, first_row))
+                mine.append(Shard(part, share * count_targets(part) / n_targets, first_row))
         stream = self.model.dropout_stream
         try:
             for process, mine in zip(self._processes, tasks[1:], strict=True):
@@ -146,7 +201,7 @@ class Replicas:
             raise
         return total
 
-    def can_take(self, batches: Sequence[Batch]) -> bool:
+    def can_split(self, batches: Sequence[Batch]) -> bool:
         """Whether each process would get rows of every batch, with something to learn in them, and would compute as this one does."""
         n = len(self._processes) + 1
         same_mode = not backend.debug and kernel_mode() == backend.kernels
@@ -182,7 +237,7 @@ class _Process:
                 start_new_session=True,  # Ctrl-C is for the process that saves, not for this one
             )
         except OSError as error:
-            raise RuntimeError(f"replica: {error}, expected to start another Python; train with --processes 1") from error
+            raise ProcessFailed(f"replica: {error}, expected to start another Python; train with --processes 1") from error
 
     def send(self, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
         assert self.popen.stdin is not None
@@ -199,14 +254,14 @@ class _Process:
         except EOFError as error:
             raise self._ended() from error
         if "error" in answer:
-            kind = getattr(builtins, answer["error"], RuntimeError)
+            kind: Any = getattr(errors, answer["error"], None) or getattr(builtins, answer["error"], RuntimeError)
             raise (kind if issubclass(kind, Exception) else RuntimeError)(answer["message"])
         return answer["loss"]
 
-    def _ended(self) -> RuntimeError:
+    def _ended(self) -> ProcessFailed:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(timeout=5)
-        return RuntimeError(
+        return ProcessFailed(
             f"replica: process {self.popen.pid} ended with {self.popen.returncode}, expected it to train on; "
             "the last checkpoint is kept: go on from it, with --processes 1 if memory was short"
         )
@@ -245,7 +300,7 @@ def _room(n_bytes: int) -> "tempfile.TemporaryDirectory[str]":
             errors.append(str(error))
             if folder is not None:
                 folder.cleanup()
-    raise RuntimeError(
+    raise ProcessFailed(
         f"replica: no room for {n_bytes:,} bytes of shared memory ({'; '.join(errors)}), expected it; train with --processes 1"
     )
 
@@ -320,5 +375,5 @@ class _Copy:
         for p in self.parameters:
             p.grad = None
         left = iter(arrays)
-        mine = [(tuple(next(left) if given else None for given in t["given"]), t["share"], t["first_row"]) for t in tasks]
+        mine = [Shard(tuple(next(left) if given else None for given in t["given"]), t["share"], t["first_row"]) for t in tasks]
         return float(accumulate(self.model, mine))

@@ -30,16 +30,17 @@ import numpy as np
 
 from autograd import backend
 from autograd.optim import AdamW
-from tinygpt.storage import durable, safetensors
 from tinygpt.config import GPTConfig
-from tinygpt.storage.checked_json import Entries, to_json
-from tinygpt.storage.durable import Lock, read_digest, replace_file, write_file
-from tinygpt.models.gpt import GPT
 from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from tinygpt.errors import Diverged, InvalidInput, MissingFile, PathExists
+from tinygpt.models.gpt import GPT
+from tinygpt.storage import durable, safetensors
+from tinygpt.storage.checked_json import Entries, to_json
+from tinygpt.storage.checked_json import read_json_object as read_json
+from tinygpt.storage.durable import Lock, read_digest, replace_file, write_file
+from tinygpt.storage.safetensors import read_into, read_safetensors_header
 from tinygpt.weights.gpt2 import CLASSIFIER, LANGUAGE_MODEL, architectures, load_weights
 from tinygpt.weights.hub import HUB_NAMES, has_weights, locate
-from tinygpt.storage.safetensors import read_into, read_safetensors_header
-from tinygpt.storage.checked_json import read_json_object as read_json
 
 # Runs ---------------------------------------------------------------------------------------------------------------------
 
@@ -53,7 +54,7 @@ def new_run(directory: str | Path | None, name: str) -> Path:
     while True:
         path = Path(directory) if directory else _next_free(name)
         if path.exists() and (not path.is_dir() or Lock.held(path) or not _is_blank(path)):
-            raise FileExistsError(
+            raise PathExists(
                 f"{path}: already holds a run (or other files), expected a new or empty directory; choose another --run"
                 + (f", or go on with it: --resume {path}" if is_pretrained(path) else "")
             )
@@ -90,9 +91,7 @@ def open_run(directory: str | Path) -> Path:
     """
     path = Path(directory)
     if not (path / "checkpoints").is_dir():
-        raise FileNotFoundError(
-            f"{path}: no checkpoints, expected the directory of a run; check the path, or start a new run without --resume"
-        )
+        raise MissingFile(f"{path}: no checkpoints, expected the directory of a run; check the path, or start a new run without --resume")
     with writable(path):
         Lock(path).acquire()
         for place in (path, path / "checkpoints"):
@@ -142,7 +141,7 @@ def newest_run(below: str | Path = "runs", architecture: str = LANGUAGE_MODEL, a
         last = path.parent / pointer(run, "last")
         if (last / "config.json").is_file() and architecture in architectures(last) and accept(run):
             return run
-    raise FileNotFoundError(f"{below}: no run with a checkpoint, expected one; train first: python examples/pretrain.py")
+    raise MissingFile(f"{below}: no run with a checkpoint, expected one; train first: python examples/pretrain.py")
 
 
 def checkpoint_directory(path: str | Path, which: str = "best") -> Path:
@@ -158,7 +157,7 @@ def checkpoint_directory(path: str | Path, which: str = "best") -> Path:
     wanted = [name for name in (pointer(path, which), pointer(path, "last")) if name]
     every = list(dict.fromkeys([*wanted, *(p.name for p in reversed(list_checkpoints(path)))]))
     if not every:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; check the path"
         )
     damage: list[str] = []
@@ -170,7 +169,9 @@ def checkpoint_directory(path: str | Path, which: str = "best") -> Path:
                 warnings.warn(f"{'; '.join(damage)}; falling back to {directory}, the newest whole checkpoint", stacklevel=2)
             return directory
         damage.append(f"{directory}: {found[0]}")
-    raise ValueError(f"{path}: no whole checkpoint ({'; '.join(damage)}), expected at least one; python -m tinygpt.runs.verify {path} lists all")
+    raise InvalidInput(
+        f"{path}: no whole checkpoint ({'; '.join(damage)}), expected at least one; python -m tinygpt verify {path} lists all"
+    )
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -228,12 +229,14 @@ def read_manifest(directory: Path) -> dict[str, tuple[int, str]]:
     path = directory / "manifest.json"
     listed = read_json(path).get("files")
     if not isinstance(listed, dict) or not listed:
-        raise ValueError(f"{path}: no list of files, expected one; the checkpoint is damaged")
+        raise InvalidInput(f"{path}: no list of files, expected one; the checkpoint is damaged")
     for name, entry in listed.items():
         if Path(name).name != name or not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise ValueError(f"{path}: {name!r}, expected names of files beside it, each with bytes and sha256; the checkpoint is damaged")
+            raise InvalidInput(
+                f"{path}: {name!r}, expected names of files beside it, each with bytes and sha256; the checkpoint is damaged"
+            )
         if type(entry.get("bytes")) is not int:
-            raise ValueError(f"{path}: {entry.get('bytes')!r} bytes for {name}, expected an integer; the checkpoint is damaged")
+            raise InvalidInput(f"{path}: {entry.get('bytes')!r} bytes for {name}, expected an integer; the checkpoint is damaged")
     return {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
 
 
@@ -246,7 +249,7 @@ def load(path: str | Path, which: str = "best") -> tuple[GPT, Tokenizer]:
     if directory.is_dir() and directory == Path(path):  # else its files have been checked on the way
         check_whole(directory)
     if directory.is_dir() and CLASSIFIER in architectures(directory):
-        raise ValueError(f"{directory}: a classifier, expected a language model; load it with GPTClassifier.from_pretrained")
+        raise InvalidInput(f"{directory}: a classifier, expected a language model; load it with GPTClassifier.from_pretrained")
     model = GPT.from_pretrained(directory)
     return model, tokenizer_of(directory, model.config)
 
@@ -255,14 +258,14 @@ def check_whole(directory: Path) -> None:
     """Raises ValueError, naming the file, if a checkpoint is damaged."""
     found = problems(directory)
     if found:
-        raise ValueError(f"{directory}: {'; '.join(found)}, expected the files as they were saved; use another checkpoint of the run")
+        raise InvalidInput(f"{directory}: {'; '.join(found)}, expected the files as they were saved; use another checkpoint of the run")
 
 
 def tokenizer_of(directory: Path, config: GPTConfig) -> Tokenizer:
     """A checkpoint's tokenizer (GPT-2's for llm.c's files). Raises ValueError if it has another number of tokens than the model."""
     tokenizer = load_tokenizer(directory) if directory.is_dir() else gpt2_tokenizer()
     if tokenizer.n_vocab != config.vocab_size:
-        raise ValueError(
+        raise InvalidInput(
             f"{directory}: a tokenizer of {tokenizer.n_vocab} tokens, expected {config.vocab_size}, the model's vocabulary; "
             "are its files another model's?"
         )
@@ -406,7 +409,7 @@ class Checkpoints:
             yield
         except FloatingPointError as error:
             self.wait()
-            raise FloatingPointError(f"{error}; the last good checkpoint: {self.last_written or 'none was written yet'}") from error
+            raise Diverged(f"{error}; the last good checkpoint: {self.last_written or 'none was written yet'}") from error
 
     def finish(self) -> None:
         """Waits. Raises OSError if the last checkpoint was not written."""
@@ -424,7 +427,7 @@ def load_training(directory: str | Path, trainer: Any, *, other_data: bool = Fal
     """
     directory = Path(directory)
     if not (directory / "training.json").is_file() or not (directory / "training.safetensors").is_file():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{directory}: no training.json with training.safetensors, expected the training state of a run's checkpoint; "
             "a checkpoint that came without one can be fine-tuned, not resumed"
         )
@@ -433,7 +436,7 @@ def load_training(directory: str | Path, trainer: Any, *, other_data: bool = Fal
     moments = _read_moments(directory / "training.safetensors", trainer.optimizer)
     load_weights(trainer.model, directory)
     trainer.optimizer.load_state_dict({"n_steps": n_steps, **moments})
-    trainer.restore(progress, str(directory / "training.json"), other_data=other_data)
+    trainer.load_state_dict(progress, str(directory / "training.json"), other_data=other_data)
     return progress
 
 
@@ -444,7 +447,7 @@ def _read_moments(path: Path, optimizer: AdamW) -> dict[str, dict[str, Any]]:
     differ = sorted(stored.keys() ^ wanted.keys())
     differ += [name for name, a in wanted.items() if name in stored and (stored[name].shape != a.shape or stored[name].dtype != "F32")]
     if differ:
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: {differ[0]} is on one side only or of another shape or dtype, as are {len(differ) - 1} more, expected the moments of "
             "the parameters that are trained now; is it another model's file, or are others frozen?"
         )

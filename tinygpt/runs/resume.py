@@ -10,18 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig, from_dict, may_change
+from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.runs.checkpoint import checkpoint_directory, list_checkpoints, open_run, read_json
-from tinygpt.cli import flags
-from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig, from_dict
 from tinygpt.training.metrics import environment
 
-# What an update does not depend on, and the number of updates: may change freely.
-FREE = (
-    "steps", "stop_at", "recompute", "processes", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan", "sample_tokens",
-    "run", "resume", "override", "deterministic_check",
-)  # fmt: skip
-# What changes the updates to come, but not what the weights are: may change with --override.
-WITH_OVERRIDE = ("lr", "final_lr_fraction", "warmup_steps", "betas", "weight_decay", "max_norm", "dtype", "corpus", "validation_fraction")
+FREE, WITH_OVERRIDE = may_change(PretrainConfig, "free"), may_change(PretrainConfig, "override")
 
 
 def settings(default: PretrainConfig, description: str | None, argv: list[str] | None = None) -> PretrainConfig:
@@ -32,9 +26,9 @@ def settings(default: PretrainConfig, description: str | None, argv: list[str] |
     argv = sys.argv[1:] if argv is None else argv
     run = _value_of("--resume", argv)
     if not run:
-        return flags(default, description, argv)
+        return parse_args(default, description, argv)
     stored = stored_settings(run)
-    config = flags(stored, description, argv)
+    config = parse_args(stored, description, argv)
     check_changes(stored, config)
     return config
 
@@ -43,7 +37,7 @@ def stored_settings(run: str | Path) -> PretrainConfig:
     """The settings that a run began with, or was last resumed with. Raises ValueError for a file that holds other things."""
     path = Path(run) / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{run}: no config.json, expected the directory of a pretraining run; check the path")
+        raise MissingFile(f"{run}: no config.json, expected the directory of a pretraining run; check the path")
     fields = read_json(path)
     known = {field.name for field in dataclasses.fields(PretrainConfig)}
     plain = {key: value for key, value in fields.items() if key in known}
@@ -53,7 +47,7 @@ def stored_settings(run: str | Path) -> PretrainConfig:
         model = GPTConfig.from_dict(dict(plain.pop("model")))
         return PretrainConfig(model=model, train=from_dict(TrainConfig, train), **plain)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}, expected the settings of a pretraining run; restore the file") from error
+        raise InvalidInput(f"{path}: {error}, expected the settings of a pretraining run; restore the file") from error
 
 
 def check_changes(stored: PretrainConfig, wanted: PretrainConfig) -> None:
@@ -66,8 +60,8 @@ def check_changes(stored: PretrainConfig, wanted: PretrainConfig) -> None:
         flag = "--" + name.replace("_", "-")
         refused.append(f"{flag} {value!r}, expected {before[name]!r} as in the run" + (" (or --override)" if name in WITH_OVERRIDE else ""))
     if refused:
-        raise ValueError(
-            f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {', '.join(FREE[:10])}; "
+        raise InvalidInput(
+            f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {', '.join(may_change(TrainConfig, 'free'))}; "
             f"with --override: {', '.join(WITH_OVERRIDE)}; for anything else start a new run"
         )
 
@@ -86,7 +80,7 @@ def check_data(config: PretrainConfig, training: dict[str, Any], fingerprint: st
     """Raises ValueError if the data is not what the run has learned from so far, unless --override says that it may differ."""
     found = training.get("corpus_fingerprint")
     if found != fingerprint and not config.override:
-        raise ValueError(
+        raise InvalidInput(
             f"corpus {config.corpus!r}: sha256 {fingerprint[:12]}, expected {str(found)[:12]} as in {where}; the text has changed since "
             "the run began (the default corpus changes with the versions of NumPy and Python): restore it, or accept it with --override"
         )

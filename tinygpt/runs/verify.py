@@ -1,25 +1,25 @@
 """Checks a run directory, or a single checkpoint, and prints what it finds.
 
-    python -m tinygpt.runs.verify runs/docs-001
+    python -m tinygpt verify runs/docs-001
 
 For each checkpoint: files against the sizes and sha256 in its manifest, weights against the shape in config.json, every number
-finite, the tokenizer, and whether training can go on from it. Exit code 0 if `last` and `best` are in order, 1 if not.
+finite, the tokenizer, and whether training can resume from it. Exit code 0 if `last` and `best` are OK, 1 if not.
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from tinygpt.cli import command_parser, expand_home
 from tinygpt.runs.checkpoint import is_pretrained, list_checkpoints, pointer, problems, tokenizer_of
-from tinygpt.storage.durable import PARTIAL, Lock
 from tinygpt.storage.checked_json import Entries
-from tinygpt.storage.safetensors import StoredTensor, read_chunks, read_safetensors_header
-from tinygpt.weights.hub import has_weights
-from tinygpt.weights.gpt2 import load_config, stored_tensors
 from tinygpt.storage.checked_json import read_json_object as read_json
+from tinygpt.storage.durable import PARTIAL, Lock
+from tinygpt.storage.safetensors import StoredTensor, read_chunks, read_safetensors_header
+from tinygpt.weights.gpt2 import load_config, stored_tensors
+from tinygpt.weights.hub import has_weights
 
 ERRORS = (ValueError, TypeError, OSError)
 
@@ -125,17 +125,12 @@ def _metrics(path: Path) -> Iterator[tuple[bool, str]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints what `verify` says; the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    if len(argv) != 1 or argv[0].startswith("-"):
-        print(__doc__)
-        return 0 if argv in (["-h"], ["--help"]) else 2
+    parser = command_parser("verify", __doc__)
+    parser.add_argument("run", help="a run or checkpoint directory")
+    path = expand_home(parser.parse_args(argv).run)
     well = True
-    for fine, line in verify(Path(argv[0])):
+    for fine, line in verify(Path(path)):
         well &= fine
         print(("" if fine else "BAD  ") + line)
-    print("in order" if well else "not in order")
+    print("OK" if well else "FAILED")
     return 0 if well else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

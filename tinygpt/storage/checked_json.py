@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.durable import write_file
 
 MAX_JSON_BYTES = 64 << 20  # a vocabulary of a million tokens is a third of it
@@ -16,15 +17,15 @@ def read_json(path: Path) -> Any:
     """
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
-        raise ValueError(f"{path}: {size} bytes, expected at most {MAX_JSON_BYTES}; is it the right file?")
+        raise InvalidInput(f"{path}: {size} bytes, expected at most {MAX_JSON_BYTES}; is it the right file?")
     try:
         return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}, expected valid JSON in UTF-8; restore the file") from error
+        raise InvalidInput(f"{path}: {error}, expected valid JSON in UTF-8; restore the file") from error
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"the number {name}")
+    raise InvalidInput(f"the number {name}")
 
 
 def to_json(value: Any) -> bytes:
@@ -46,7 +47,7 @@ class Entries:
     def integer(self, *keys: str) -> int:
         found = self._find(*keys)
         if type(found) is not int or not 0 <= found < 1 << 62:
-            raise ValueError(
+            raise InvalidInput(
                 f"{self.where}: {'.'.join(keys)} is {found!r:.50}, expected an integer >= 0; use another checkpoint of the run"
             )
         return found
@@ -56,7 +57,7 @@ class Entries:
         if found is None:
             return default
         if type(found) not in (int, float) or not abs(found) < math.inf:
-            raise ValueError(
+            raise InvalidInput(
                 f"{self.where}: {'.'.join(keys)} is {found!r:.50}, expected a finite number; use another checkpoint of the run"
             )
         return float(found)
@@ -68,7 +69,7 @@ def read_text(path: str | Path) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8, expected UTF-8 text; "
             "save the file as UTF-8 in your editor, or leave it out if it is no text"
         ) from None
@@ -82,8 +83,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json_object(path: Path) -> dict[str, Any]:
     """A checkpoint's JSON file. Raises FileNotFoundError without one, ValueError, naming the file, if it holds no JSON object."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected one of a checkpoint; pass a directory that save_pretrained wrote")
+        raise MissingFile(f"{path}: no such file, expected one of a checkpoint; pass a directory that save_pretrained wrote")
     value = read_json(path)
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: a JSON {type(value).__name__}, expected an object; is it the right file?")
+        raise InvalidInput(f"{path}: a JSON {type(value).__name__}, expected an object; is it the right file?")
     return value

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tinygpt.errors import InUse, WriteFailed
+
 PARTIAL = ".partial-"  # what is being written, or deleted, has this in front of its name
 
 
@@ -84,7 +86,7 @@ def write_file(path: Path, chunks: Iterable[Any]) -> Written:
             while view:
                 n = disk().write(file, view)
                 if n <= 0:
-                    raise OSError(f"{path}: the disk took {n} of {view.nbytes} bytes, expected at least one; check the disk")
+                    raise WriteFailed(f"{path}: the disk took {n} of {view.nbytes} bytes, expected at least one; check the disk")
                 view = view[n:]
         disk().sync(file.fileno())
     return Written(n_bytes, digest.hexdigest())
@@ -182,7 +184,7 @@ class Lock:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
             file.close()
-            raise BlockingIOError(
+            raise InUse(
                 f"{self.path.parent}: in use by {holder}, expected one writer at a time; wait for it or stop it, or choose another --run"
             ) from None
         file.truncate(0)

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import read_json
 from tinygpt.storage.durable import write_file
 
@@ -136,14 +137,14 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _damaged(path: Path, found: str) -> ValueError:
-    return ValueError(f"{path}: {found}, expected an intact safetensors file; fetch or save it again")
+def _damaged(path: Path, found: str) -> InvalidInput:
+    return InvalidInput(f"{path}: {found}, expected an intact safetensors file; fetch or save it again")
 
 
 def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
+        raise InvalidInput("a name occurs twice")
     return result
 
 
@@ -166,16 +167,16 @@ def read_sharded_header(directory: Path) -> dict[str, StoredTensor]:
     index = directory / INDEX
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
-        raise ValueError(f"{index}: no weight_map from names to files, expected one; fetch the index again")
+        raise InvalidInput(f"{index}: no weight_map from names to files, expected one; fetch the index again")
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(shard_of.values())):
         path = directory / shard
         if Path(shard).name != shard or not path.is_file():
-            raise ValueError(f"{index}: names {shard!r}, expected a file beside it; fetch all shards into one directory")
+            raise InvalidInput(f"{index}: names {shard!r}, expected a file beside it; fetch all shards into one directory")
         held = read_safetensors_header(path)
         claimed = {name for name, file in shard_of.items() if file == shard}
         if held.keys() != claimed:
-            raise ValueError(
+            raise InvalidInput(
                 f"{path}: holds {some_names(held.keys() - claimed)} beyond its index and lacks {some_names(claimed - held.keys())}, expected the tensors "
                 f"that {INDEX} lists; fetch index and shards together"
             )
@@ -238,5 +239,7 @@ def _fill(file: BinaryIO, array: np.ndarray) -> None:
     while buffer:
         n = file.readinto(buffer)  # type: ignore[attr-defined]
         if not n:
-            raise ValueError(f"{file.name}: ends {len(buffer):,} bytes early, expected the file that its header described; fetch it again")
+            raise InvalidInput(
+                f"{file.name}: ends {len(buffer):,} bytes early, expected the file that its header described; fetch it again"
+            )
         buffer = buffer[n:]

@@ -1,23 +1,92 @@
-"""What to say when the numbers go wrong: a loss that jumps, and the first loss or gradient that is not finite."""
+"""Numbers that go wrong: loss spikes, losses and gradients that are not finite, what is known of them and what is done about them."""
 
 import math
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from autograd import backend
+from autograd import Parameter, backend
+from autograd.optim import AdamW
+from tinygpt.config import TrainConfig
+from tinygpt.errors import Diverged
+from tinygpt.storage.checked_json import Entries
 
-OnNan = ("stop", "skip", "rollback")
-MAX_CONSECUTIVE = 10  # updates skipped, or rollbacks without an update between them, after which training stops all the same
+MAX_CONSECUTIVE = 10  # updates skipped, or roll-backs without an update between them, after which training stops all the same
+
+
+class Divergence:
+    """Watches the losses and gradient norms of a run and decides, by `TrainConfig.on_nan`, what follows when they are not finite."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.spikes = SpikeDetector()
+        self.norms: deque[float] = deque(maxlen=20)  # before clipping, of the last updates
+        self.n_failures = 0  # updates skipped or rolled back since the last good one
+
+    def succeeded(self, step: int, loss_nats: float, norm: float) -> str:
+        """Takes in an update with finite numbers. Returns a note if its loss is a spike, else an empty string."""
+        self.n_failures = 0
+        self.norms.append(norm)
+        mean = self.spikes.mean
+        height = self.spikes.update(loss_nats)
+        if not height:
+            return ""
+        return (
+            f"step {step}: loss {loss_nats:.3f} is a spike, {height:.0f} standard deviations above the recent mean {mean:.3f}; "
+            "if it does not fall again, lower --lr"
+        )
+
+    def failed(self, report: str, *, can_roll_back: bool) -> Literal["skip", "rollback"]:
+        """What to do about an update that is not finite, its weights not yet changed. Raises FloatingPointError with the report to stop."""
+        self.n_failures += 1
+        choice, too_many = self.config.on_nan, self.n_failures > MAX_CONSECUTIVE
+        if choice == "stop" or too_many or (choice == "rollback" and not can_roll_back):
+            if choice != "stop" and too_many:
+                report += f"; {MAX_CONSECUTIVE} updates in a row failed, so --on-nan {choice} gives up"
+            raise Diverged(
+                f"{report}; the weights are as they were before this update and the last checkpoint is kept: resume from it with a lower --lr "
+                "(--resume RUN --override --lr ...), or leave such updates out with --on-nan skip"
+            )
+        return choice
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spikes": asdict(self.spikes), "norms": list(self.norms)}
+
+    def load_state_dict(self, entry: Entries) -> None:
+        """Restores what `state_dict` gave. Raises ValueError, naming the entry, for values that it never gives."""
+        mean, variance = (entry.number("spikes", key, default=0.0) for key in ("mean", "variance"))
+        self.spikes = SpikeDetector(mean, variance, n=entry.integer("spikes", "n"), silent_until=entry.integer("spikes", "silent_until"))
+        self.norms = deque((float(x) for x in entry.values.get("norms", []) if isinstance(x, float)), maxlen=20)
+        self.n_failures = 0
+
+    def diagnosis(self, optimizer: AdamW, replay: Callable[[], Any], *, step: int, loss: float, norm: float) -> str:
+        """What is known of an update whose loss or gradient is not finite, weights still as they were before it.
+
+        replay   computes its gradients once more: it runs in debug mode, which names the first op that fails
+        """
+        bad_gradient = first_bad_parameter(optimizer.named_in_model_order(), "grad")
+        bad_weight = first_bad_parameter(optimizer.named_in_model_order(), "data")
+        bad_op = first_bad_op(replay)
+        config, lr = self.config, optimizer.lr
+        cause = likely_cause(
+            bad_weight=bad_weight, bad_op=bad_op, lr=lr, norms=list(self.norms), max_norm=config.max_norm, dtype=config.dtype
+        )
+        return (
+            f"step {step}: loss {loss}, gradient norm {norm} (learning rate {lr:.2e}), expected finite numbers; "
+            f"first bad parameter: {bad_gradient or 'none, each gradient is finite by itself'}; "
+            f"first bad op: {bad_op or 'none by itself (a sum over micro-batches or squares overflowed)'}; likely cause: {cause}"
+        )
 
 
 @dataclass
 class SpikeDetector:
-    """Notices a loss far above the running mean of the recent ones, in units of their running standard deviation.
+    """Detects losses far above the running mean of the recent ones, in units of their running standard deviation.
 
-    Mean and variance are exponential averages with a memory of `memory` updates. The first `memory` updates only teach it, and after a
-    notice it is silent for as long.
+    Mean and variance are exponential averages over about `memory` updates. It reports nothing for the first `memory` updates, nor for as
+    many after a spike.
     """
 
     mean: float = 0.0
@@ -27,8 +96,8 @@ class SpikeDetector:
     memory: int = 50
     threshold: float = 6.0
 
-    def sees(self, loss_nats: float) -> float:
-        """Takes in a loss; returns how many standard deviations above the mean it is where that is a spike, else 0."""
+    def update(self, loss_nats: float) -> float:
+        """Takes in a loss. Returns how many standard deviations above the mean it is if that is a spike, else 0."""
         distance = loss_nats - self.mean
         spread = math.sqrt(self.variance)
         height = distance / spread if spread > 0 else 0.0
@@ -41,11 +110,8 @@ class SpikeDetector:
         self.silent_until = self.n + self.memory
         return height
 
-    def state(self) -> dict[str, Any]:
-        return asdict(self)
 
-
-def first_bad_parameter(named: Any, what: str) -> str:
+def first_bad_parameter(named: Iterable[tuple[str, Parameter]], what: Literal["data", "grad"]) -> str:
     """The first parameter, in the model's order, whose `data` or `grad` holds a number that is not finite; empty if there is none."""
     for name, p in named:
         array = getattr(p, what)
@@ -55,8 +121,8 @@ def first_bad_parameter(named: Any, what: str) -> str:
     return ""
 
 
-def first_bad_op(replay: Any) -> str:
-    """Runs `replay`, the update at fault without changing weights, in debug mode: the message of the first op to fail, or empty."""
+def first_bad_op(replay: Callable[[], Any]) -> str:
+    """Runs `replay`, which repeats the failed update without changing weights, in debug mode: the message of the first op to fail, or empty."""
     before, backend.debug = backend.debug, True
     try:
         with np.errstate(all="ignore"):
@@ -69,9 +135,9 @@ def first_bad_op(replay: Any) -> str:
 
 
 def likely_cause(*, bad_weight: str, bad_op: str, lr: float, norms: list[float], max_norm: float, dtype: str) -> str:
-    """The likeliest reason, in words, from what is known.
+    """The most probable cause, in words.
 
-    norms   gradient norms of the updates before, oldest first
+    norms   gradient norms of the previous updates, oldest first
     """
     if bad_weight:
         return f"the weights themselves are not finite ({bad_weight}): they were loaded so, or an update overflowed"
@@ -85,6 +151,6 @@ def likely_cause(*, bad_weight: str, bad_op: str, lr: float, norms: list[float],
     if dtype != "float32":
         return f"the range of {dtype}: try float32"
     if not norms:
-        return "the first update failed: the starting weights or the batch are to blame, not the learning rate"
+        return "the first update failed: the initial weights or the batch, not the learning rate"
     where = f" in {bad_op.split(':')[0]}" if bad_op else ""
     return f"an overflow{where}, most often from a learning rate that is too high ({lr:.1e})"

@@ -1,20 +1,19 @@
-"""How much memory a training run will need, by formula, and how much this process may have."""
+"""How much memory training will need, by formula, compared with what this process may have before it begins."""
 
-import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from autograd import backend
+from autograd.limits import LOGITS_BYTES, file_bytes, memory_limit, resident_bytes
 from tinygpt.config import GPTConfig
+from tinygpt.errors import InvalidInput
 
 FLOAT_BYTES = 4
-_LOGITS_BYTES = 64 << 20  # the output layer's kernel has at most so many bytes of logits at once
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that training needs at its peak, by what they are for."""
+    """Bytes that training needs at its peak, by purpose."""
 
     program: int
     weights: int
@@ -58,10 +57,10 @@ def estimate(
     block = 16 * c + config.n_head + 2
     blocks = config.n_layer * c + block if recompute else config.n_layer * block
     activations = n_tokens * (blocks + 3 * c) + config.vocab_size * c
-    # What exists besides: logits of a chunk of rows at the loss; in a block's backward pass the gradients of both sides of the MLP
+    # In addition: logits of a chunk of rows at the loss; in a block's backward pass the gradients of both sides of the MLP
     # (4C each), of the residual stream and of the sum (C each); and a weight's gradient before it is added to the flat buffer.
-    logits = min(n_tokens * config.vocab_size * FLOAT_BYTES, _LOGITS_BYTES)
-    backward = (10 * c * n_tokens + max(4 * c * c, 0)) * FLOAT_BYTES
+    logits = min(n_tokens * config.vocab_size * FLOAT_BYTES, LOGITS_BYTES)
+    backward = (10 * c * n_tokens + 4 * c * c) * FLOAT_BYTES
     program = resident_bytes() if program is None else program
     return Memory(
         program=program,
@@ -72,7 +71,7 @@ def estimate(
         temporary=max(logits, backward),
         checkpoint=3 * p * FLOAT_BYTES if checkpoints else 0,
         # Each has gradients and, but for the files of Python and its libraries, a program of its own.
-        replicas=(processes - 1) * (max(0, program - _file_bytes()) + p * FLOAT_BYTES),
+        replicas=(processes - 1) * (max(0, program - file_bytes()) + p * FLOAT_BYTES),
     )
 
 
@@ -88,100 +87,17 @@ def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, check
         return estimate(config, n, recompute=recompute, checkpoints=checkpoints, processes=processes)
 
     needed = with_batch(micro_batch)
-    limit, whose = limit_bytes()
+    limit, whose = memory_limit()
     if needed.total <= limit:
         return f"about {needed} of {readable(limit)}, {whose}" if limit < sys.maxsize else f"about {needed}"
     fits = [n for n in range(1, micro_batch) if with_batch(n).total <= limit]
     batch = f"--micro-batch (to {fits[-1]})" if fits else "--micro-batch"
-    raise ValueError(
+    raise InvalidInput(
         f"memory: training needs about {needed}, expected at most {readable(limit)}, {whose}; lower {batch} or --n-positions (from "
         f"{config.n_positions})"
         + ("" if fits else ", or take a smaller model: even a micro-batch of 1 does not fit")
         + ("" if recompute else ", or add --recompute")
     )
-
-
-def limit_bytes() -> tuple[int, str]:
-    """(bytes that this process may have in all, what sets the limit): the least of control groups, resource limits and free memory.
-
-    (sys.maxsize, "") where the system does not say.
-    """
-    limits = [(sys.maxsize, "")]
-    limits += [(n, f"the limit of the control group {path}") for path, n in _control_groups()]
-    try:
-        import resource
-
-        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if soft != resource.RLIM_INFINITY:
-            limits.append((soft, "the limit of this process (ulimit -v)"))
-    except ImportError:  # Windows
-        pass
-    available = _meminfo("MemAvailable")
-    if available:
-        limits.append((available + resident_bytes(), "what is free on this machine"))
-    return min(limits)
-
-
-def _control_groups() -> list[tuple[str, int]]:
-    """(path, limit in bytes) of the control groups that this process is in, from its own up to the root. Linux, versions 1 and 2."""
-    found = []
-    for line in _read("/proc/self/cgroup").splitlines():
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
-        if controllers == "":
-            root, name = Path("/sys/fs/cgroup"), "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
-        else:
-            continue
-        place = root / path.lstrip("/")
-        for folder in (place, *place.parents):
-            if folder == root.parent:
-                break
-            text = _read(str(folder / name)).strip()
-            if text.isdecimal() and int(text) < 1 << 60:  # version 1 writes a number near 2^63 for no limit
-                found.append((str(folder), int(text)))
-    return found
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in use now; 0 where the system does not say."""
-    fields = _read("/proc/self/statm").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
-
-
-def _file_bytes() -> int:
-    """How much of `resident_bytes` is files, which processes share; 0 where the system does not say."""
-    fields = _read("/proc/self/statm").split()
-    return int(fields[2]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 2 else 0
-
-
-def peak_bytes(pid: int | str = "self") -> int:
-    """The most memory that a program (this one) has had in use so far; 0 where the system does not say."""
-    for line in _read(f"/proc/{pid}/status").splitlines():
-        if line.startswith("VmHWM:"):  # getrusage would count what the process was before it became this program
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def private_peak_bytes(pid: int) -> int:
-    """`peak_bytes` of a program without what it shares with its parent: shared memory, and the files of program and libraries."""
-    fields = dict(line.split(":", 1) for line in _read(f"/proc/{pid}/status").splitlines() if ":" in line)
-    shared = sum(int(fields.get(name, "0").split()[0]) * 1024 for name in ("RssFile", "RssShmem"))
-    return max(0, peak_bytes(pid) - shared)
-
-
-def _meminfo(key: str) -> int:
-    for line in _read("/proc/meminfo").splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def readable(n_bytes: int) -> str:

@@ -1,19 +1,23 @@
-"""What training reports: metrics per update, the result of a run, evaluation, bits per byte, and the loss curve."""
+"""What training measures and reports: metrics per update, evaluation, the result of a run, bits per byte, and the curves."""
 
 import json
 import math
 import platform
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 import autograd as ag
-from autograd import backend
+from autograd import backend, nn
+from autograd.optim import AdamW
 from autograd.threads import n_threads
 from tinygpt.data.windows import BatchOrder, count_targets
-from tinygpt.models.protocols import Batches
+from tinygpt.errors import MissingPackage
+from tinygpt.models.protocols import Batches, Classifies, Trainable
+from tinygpt.storage.checked_json import Entries
 from tinygpt.storage.durable import replace_file
 
 
@@ -46,7 +50,7 @@ class Metrics:
 
 @dataclass
 class Result:
-    """What a run came to. Losses in nats per target."""
+    """How far a run has come and what it reached. Losses in nats per target."""
 
     step: int = 0
     first_loss_nats: float = math.nan
@@ -62,10 +66,26 @@ class Result:
     n_rollbacks: int = 0
     train_curve: list[tuple[int, float]] = field(default_factory=list)
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
+    accuracy_curve: list[tuple[int, float, float]] = field(default_factory=list)  # (step, on training items, on validation items)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint stores, as JSON values; the curves are in the run's metrics."""
+        names = ("step", "tokens_seen", "first_loss_nats", "best_step", "best_validation_nats", "last_validation_nats", "seconds")
+        values = {name: getattr(self, name) for name in (*names, "n_skipped", "n_rollbacks")}
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
+
+    def load_state_dict(self, entry: Entries) -> None:
+        """Restores what `state_dict` gave. Raises ValueError, naming the entry, for values that it never gives."""
+        for name in ("step", "tokens_seen", "best_step", "n_skipped", "n_rollbacks"):
+            setattr(self, name, entry.integer(name))
+        self.first_loss_nats = entry.number("first_loss_nats", default=math.nan)
+        self.best_validation_nats = entry.number("best_validation_nats", default=math.inf)
+        self.last_validation_nats = entry.number("last_validation_nats", default=math.nan)
+        self.seconds = entry.number("seconds", default=0.0)
 
 
 def environment(processes: int) -> dict[str, str]:
-    """What else bits depend on: a run resumed under another one goes on equally well, but not bit for bit."""
+    """What else bits depend on: resumed in another environment, a run continues equally well, but not bit for bit."""
     return {
         "backend": backend.reason,
         "kernels": backend.kernels,
@@ -77,28 +97,53 @@ def environment(processes: int) -> dict[str, str]:
     }
 
 
-def _or_none(x: float) -> float | None:
-    return x if math.isfinite(x) else None  # JSON has no nan
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss in nats per target, and for a classifier the shares of items with the right label."""
+
+    nats: float
+    accuracy: float | None = None
+    training_accuracy: float | None = None
 
 
-def evaluate(model: Any, items: Batches, batch_size: int, n_batches: int = 0) -> float:
-    """Mean loss over windows or labelled texts, nats per target. Dropout is off meanwhile.
+def measure(model: Trainable, items: Batches, batch_size: int, n_batches: int = 0) -> Evaluation:
+    """Loss, and a classifier's accuracy, over windows or labelled texts, without dropout.
 
-    n_batches   0: all of them, in order; else so many batches, drawn at random but the same each time
+    n_batches   0: all of them, in order; else this many batches (at most all), drawn at random but the same each time
     """
-    was_training = model.training
-    model.eval()
-    total, n = 0.0, 0
+    assert isinstance(model, nn.Module)
+    total, n_targets, n_correct = 0.0, 0, 0
     order = BatchOrder(len(items), batch_size, shuffle=n_batches > 0, drop_last=False)
-    with ag.no_grad():
-        for i, which in enumerate(order):
-            if n_batches and i >= n_batches:
-                break
+    with nn.evaluating(model), ag.no_grad():
+        for which in islice(order, n_batches or None):
             batch = items.batch(which)
-            total += float(model.loss(*batch).data) * count_targets(batch)
-            n += count_targets(batch)
-    model.train(was_training)
-    return total / n
+            if isinstance(model, Classifies):
+                loss, correct = model.loss_and_correct(*batch)
+                n_correct += correct
+            else:
+                loss = model.loss(*batch)
+            n = count_targets(batch)
+            total += loss.item() * n
+            n_targets += n
+    return Evaluation(total / n_targets, n_correct / n_targets if isinstance(model, Classifies) else None)
+
+
+def evaluate(model: Trainable, items: Batches, batch_size: int, n_batches: int = 0) -> float:
+    """The loss of `measure`, nats per target."""
+    return measure(model, items, batch_size, n_batches).nats
+
+
+def update_ratio(optimizer: AdamW, piece: int = 1 << 20) -> float:
+    """Norm of the last AdamW step, decay aside, over that of the weights. The step is computed again from the moments, in pieces."""
+    o, xp = optimizer, backend.xp
+    (b1, b2), t = o.betas, o.n_steps
+    step_squared = weight_squared = 0.0
+    for start in range(0, o.weight.size, piece):
+        part = slice(start, start + piece)
+        step = o.m[part] / (1 - b1**t) / (xp.sqrt(o.v[part] / (1 - b2**t)) + o.eps)
+        step_squared += float(xp.dot(step, step))
+        weight_squared += float(xp.dot(o.weight[part], o.weight[part]))
+    return o.lr * math.sqrt(step_squared) / max(math.sqrt(weight_squared), 1e-30)
 
 
 def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:
@@ -120,13 +165,18 @@ class MetricsFile:
         """Drops the lines after `step` (a resumed run writes them again) and a line cut short; fills the curves of `result`."""
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.is_file() else []
         kept = []
+        curves: dict[tuple[str, ...], list[Any]] = {
+            ("loss_nats",): result.train_curve,
+            ("validation_nats",): result.validation_curve,
+            ("training_accuracy", "validation_accuracy"): result.accuracy_curve,
+        }
         for line in lines:
             try:
                 values = json.loads(line)
                 fits = values["step"] <= step
-                for key, curve in (("loss_nats", result.train_curve), ("validation_nats", result.validation_curve)):
-                    if fits and key in values:
-                        curve.append((int(values["step"]), float(values[key])))
+                for keys, curve in curves.items():
+                    if fits and all(key in values for key in keys):
+                        curve.append((int(values["step"]), *(float(values[key]) for key in keys)))
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue
             if fits:
@@ -137,24 +187,39 @@ class MetricsFile:
 def plot_loss(
     result: Result, path: Path, *, first_guess_nats: float, bigram_nats: float | None = None, unit: str = "nats per token"
 ) -> None:
-    """Draws the loss curves (in `unit` against updates). Raises ImportError, naming the extra, without matplotlib."""
+    """Draws the loss curves against updates and, for a classifier, the accuracies next to them.
+
+    first_guess_nats   the loss of a uniform guess: ln of the number of tokens or labels
+    Raises ImportError, naming the extra, without matplotlib.
+    """
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError('loss.png: matplotlib is missing, expected it for pictures; pip install "tinygpt[plot]"') from error
+        raise MissingPackage('loss.png: matplotlib is missing, expected it for pictures; pip install "tinygpt[plot]"') from error
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    # Okabe and Ito's palette: told apart by every common form of colour vision.
-    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120, layout="constrained")
-    axes.plot(*np.array(result.train_curve).T, color="#0072B2", linewidth=1, label="training (one batch)")
+    # Okabe and Ito's palette: told apart by every common form of color vision.
+    training, validation, uniform = {"color": "#0072B2"}, {"color": "#D55E00", "marker": "o", "markersize": 3}, {"color": "#999999"}
+    n = 2 if result.accuracy_curve else 1
+    figure, panels = plt.subplots(1, n, figsize=(7 * n, 4.2), dpi=120, layout="constrained", squeeze=False)
+    loss, accuracy = panels[0, 0], panels[0, -1]
+    loss.plot(*np.array(result.train_curve).T, **training, linewidth=1, label="training (one batch)")
     if result.validation_curve:
-        axes.plot(*np.array(result.validation_curve).T, color="#D55E00", marker="o", markersize=3, label="validation")
-    axes.axhline(first_guess_nats, color="#999999", linestyle=":", label=f"even guess, {first_guess_nats:.2f}")
+        loss.plot(*np.array(result.validation_curve).T, **validation, label="validation")
+    loss.axhline(first_guess_nats, **uniform, linestyle=":", label=f"uniform guess, {first_guess_nats:.2f}")
     if bigram_nats is not None:
-        axes.axhline(bigram_nats, color="#009E73", linestyle="--", label=f"bigram model, {bigram_nats:.2f}")
-    axes.set(xlabel="updates", ylabel=f"loss ({unit})", title=f"{result.tokens_seen:,} tokens in {result.seconds / 60:.1f} minutes")
-    axes.grid(alpha=0.25)
-    axes.legend(framealpha=0.9, edgecolor="none")
+        loss.axhline(bigram_nats, color="#009E73", linestyle="--", label=f"bigram model, {bigram_nats:.2f}")
+    loss.set(xlabel="updates", ylabel=f"loss ({unit})", title=f"{result.tokens_seen:,} tokens in {result.seconds / 60:.1f} minutes")
+    if result.accuracy_curve:
+        steps, on_training, on_validation = np.array(result.accuracy_curve).T
+        accuracy.plot(steps, on_training, **training, marker="o", markersize=3, label="training (a sample)")
+        accuracy.plot(steps, on_validation, **validation, label="validation")
+        guess = math.exp(-first_guess_nats)
+        accuracy.axhline(guess, **uniform, linestyle=":", label=f"uniform guess, {guess:.2f}")
+        accuracy.set(xlabel="updates", ylabel="accuracy", ylim=(0, 1.02), title="share of texts with the right label, without dropout")
+    for panel in panels[0]:
+        panel.grid(alpha=0.25)
+        panel.legend(framealpha=0.9, edgecolor="none")
     figure.savefig(path)
     plt.close(figure)

@@ -1,20 +1,77 @@
-"""Forward and backward passes of one update, accumulated over micro-batches."""
+"""One training step on one page: micro-batches, loss, backward pass, gradient clipping, update.
+
+    loss, norm = train_step(model, AdamW(model, lr=1e-3), batches, max_norm=1.0)
+
+1. Micro-batches.  What an update learns from may need more memory than there is. It comes as a list of micro-batches, computed one after
+   another: the gradient of a sum is the sum of the gradients, so `backward` adds each one's into the same arrays, and only one
+   micro-batch at a time holds activations.
+2. Loss.  `model.loss` is a mean over the targets of its micro-batch that count (padding and prompts do not). A micro-batch with more of
+   them gets a larger share, so that every target weighs the same:
+
+       L = sum_i s_i L_i      s_i = n_i / sum_j n_j      n_i: targets of micro-batch i that count
+
+3. Backward pass.  dL/dw = sum_i s_i dL_i/dw: each loss is multiplied by its share before its backward pass.
+4. Clip.  One bad batch must not throw the weights far: with g all gradients as one long vector, g <- g min(1, max_norm / |g|). The
+   direction stays.
+5. Update.  The optimizer moves the weights (AdamW: `autograd/optim.py`), at the learning rate that the schedule has set.
+
+Source  clipping: Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
-Batch = tuple[Any, ...]
-"""The arguments of a model's `loss`: arrays with one row per item, or None."""
-
-
-Task = tuple[Batch, float, int]
-"""A part of a batch: its rows, how much its mean loss counts, and which row of the batch its first one is."""
+from autograd.optim import AdamW
+from tinygpt.data.windows import count_targets
+from tinygpt.models.protocols import Array, Batch, GradientWorkers, Trainable
 
 
-def accumulate(model: Any, tasks: Sequence[Task]) -> Any:
-    """Adds the gradients of all tasks to those of the parameters. Returns the sum of the losses, each times its share."""
+def train_step(
+    model: Trainable, optimizer: AdamW, batches: Sequence[Batch], *, max_norm: float = 0.0, workers: GradientWorkers | None = None
+) -> tuple[Array, Array]:
+    """One update from micro-batches. Returns (mean loss in nats per target, gradient norm before clipping), scalars on the device.
+
+    max_norm   0: no clipping
+    workers    processes that share the rows of each micro-batch; None: this process alone
+    """
+    loss = compute_gradients(model, optimizer, batches, workers)
+    norm = optimizer.gradient_norm()
+    clip_and_update(optimizer, norm, max_norm)
+    return loss, norm
+
+
+def compute_gradients(model: Trainable, optimizer: AdamW, batches: Sequence[Batch], workers: GradientWorkers | None = None) -> Array:
+    """Steps 1 to 3: leaves the gradients in the optimizer's buffer and returns the mean loss, nats per target, on the device."""
+    optimizer.zero_grad()
+    n_targets = [count_targets(batch) for batch in batches]
+    shares = [n / sum(n_targets) for n in n_targets]
+    loss = workers.gradients(optimizer, batches, shares) if workers else None
+    if loss is None:
+        loss = accumulate(model, [Shard(batch, share) for batch, share in zip(batches, shares, strict=True)])
+    return loss
+
+
+def clip_and_update(optimizer: AdamW, norm: Array, max_norm: float) -> None:
+    """Steps 4 and 5, in one pass over the flat buffers: the clip factor is multiplied in where the gradient is read."""
+    optimizer.step(max_norm=max_norm or None, norm=norm)
+
+
+class Shard(NamedTuple):
+    """Some rows of a micro-batch.
+
+    share       how much its mean loss counts in the loss of the update
+    first_row   which row of the micro-batch its first one is, so that its dropout masks are those of the whole micro-batch
+    """
+
+    batch: Batch
+    share: float
+    first_row: int = 0
+
+
+def accumulate(model: Trainable, shards: Sequence[Shard]) -> Array:
+    """Forward and backward pass of each shard; adds to the parameters' gradients. Returns the sum of share times loss."""
     total = 0.0
-    for batch, share, first_row in tasks:
+    for batch, share, first_row in shards:
         model.dropout_stream.first_row = first_row
         loss = model.loss(*batch)
         if share != 1:

@@ -21,6 +21,7 @@ import numpy as np
 
 from autograd import backend
 from tinygpt.config import GPTConfig
+from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import read_json_object, write_json
 from tinygpt.storage.safetensors import (
     FLOATS,
@@ -50,13 +51,13 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     if not has_weights(path):
         for file in sorted([*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"), *path.glob("*.ckpt")]):
             raise refuse_pickle(file)
-        raise FileNotFoundError(f"{path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
+        raise MissingFile(f"{path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
     found = read_safetensors_header(path / WEIGHTS) if (path / WEIGHTS).is_file() else read_sharded_header(path)
     tensors: dict[str, StoredTensor] = {}
     for name, tensor in found.items():
         short = canonical_name(name)
         if short in tensors:
-            raise ValueError(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
+            raise InvalidInput(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
         if not _is_causal_mask(short):
             tensors[short] = tensor
     return _as_gpt2_turns_them(tensors)
@@ -117,7 +118,7 @@ def load_weights(model: Any, path_or_name: str | Path, *, may_lack_biases: bool 
             read_into(stored[name], host)
             p.data[...] = backend.to_device(host)
     if head is not None and not equals(head, backend.to_host(wanted["wte.weight"].data)):
-        raise ValueError(
+        raise InvalidInput(
             f"{head.path}: lm_head.weight differs from wte.weight, expected equal ones where the output layer is tied to the embedding; "
             'write "tie_word_embeddings": false into config.json'
         )
@@ -138,7 +139,7 @@ def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tupl
         if names
     ]
     if problems:
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: {'; '.join(problems)}, expected the tensors of {config} as {', '.join(FLOATS)}; is it another model's file?"
         )
 
@@ -164,14 +165,14 @@ def load_config(path_or_name: str | Path) -> GPTConfig:
     if "block_size" in fields and "model_type" not in fields:
         return _checked(located, _nanogpt_config(fields))
     if fields.get("model_type") != "gpt2":
-        raise ValueError(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
+        raise InvalidInput(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
     for key, legal in _OUR_ARITHMETIC.items():
         if key in fields and fields[key] not in legal:
-            raise ValueError(
+            raise InvalidInput(
                 f"{path}: {key} {fields[key]!r}, expected {' or '.join(map(repr, legal))}; this variant of GPT-2 is not supported"
             )
     if fields.get("n_inner") not in (None, 4 * fields.get("n_embd", 768)):
-        raise ValueError(f"{path}: n_inner {fields['n_inner']}, expected 4 n_embd; this variant of GPT-2 is not supported")
+        raise InvalidInput(f"{path}: n_inner {fields['n_inner']}, expected 4 n_embd; this variant of GPT-2 is not supported")
     known = {f.name for f in dataclasses.fields(GPTConfig)}
     kept = {key: value for key, value in fields.items() if key in known}
     return _checked(located, GPTConfig(**{"dropout": fields.get("resid_pdrop", 0.1)} | kept))
@@ -187,7 +188,7 @@ def _checked(directory: Path, config: GPTConfig) -> GPTConfig:
     if has_weights(directory):
         held = sum(math.prod(tensor.shape) for tensor in stored_tensors(directory).values())
         if config.n_parameters() > 2 * held + 10_000:
-            raise ValueError(
+            raise InvalidInput(
                 f"{directory / 'config.json'}: describes {config.n_parameters():,} weights, expected about {held:,}, as many as lie beside it; "
                 "take both files from the same model"
             )

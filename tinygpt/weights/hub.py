@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, MissingPackage
 from tinygpt.storage.safetensors import INDEX, WEIGHTS
 
 TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
@@ -25,7 +26,7 @@ def locate(path_or_name: str | Path) -> Path:
     name = str(path_or_name)
     owner, _, rest = name.partition("/")
     if name not in HUB_NAMES and not (owner and rest and "/" not in rest and owner[0] not in ".~" and not Path(owner).exists()):
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{name}: no such file or directory, expected weights on this machine, {', '.join(HUB_NAMES)}, or owner/name on Hugging Face's "
             "hub; check the path"
         )
@@ -37,14 +38,14 @@ def _fetch(repository: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackage(
             f"{repository}: huggingface_hub is not installed, expected it for names on the hub; pip install 'tinygpt[hub]', or {by_hand}"
         ) from error
     try:
         return Path(snapshot_download(repository, allow_patterns=["config.json", "model*.safetensors", INDEX, *TOKENIZER_FILES]))
     except Exception as error:  # whatever its HTTP library raises: all of it means that the files did not come
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ConnectionError(
+        raise DownloadFailed(
             f"{repository}: not fetched ({reason}), expected the hub to answer; check the name and network, or {by_hand}"
         ) from error
 
@@ -60,12 +61,12 @@ def is_pickle(path: Path) -> bool:
         return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def refuse_pickle(path: Path) -> ValueError:
+def refuse_pickle(path: Path) -> InvalidInput:
     code = (
         f"import torch, safetensors.torch as s; w = torch.load('{path.name}', weights_only=True, map_location='cpu'); "
         f"s.save_file({{k: v.clone().contiguous() for k, v in w.get('model', w).items()}}, '{WEIGHTS}')"
     )
-    return ValueError(
+    return InvalidInput(
         f"{path}: pickled weights, expected {WEIGHTS}, because reading a pickle runs any code that its author put into it; if you trust "
         f'the file, convert it where PyTorch is installed: python -c "{code}"'
     )

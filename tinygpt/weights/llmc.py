@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygpt.config import GPTConfig
+from tinygpt.errors import InvalidInput
 from tinygpt.storage.safetensors import ITEM_BYTES, StoredTensor
 from tinygpt.weights.hub import is_pickle, refuse_pickle
 
@@ -35,7 +36,7 @@ def read_llm_c_header(path: Path) -> tuple[GPTConfig, dict[str, StoredTensor]]:
             )
         )
     if version not in _LLM_C_DTYPES:
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: llm.c's version {version}, expected 3 (float32) or 5 (bfloat16); write it again with llm.c's train_gpt2.py"
         )
     config = GPTConfig(n_layer=n_layer, n_head=n_head, n_embd=c, n_positions=t, vocab_size=v)
@@ -49,7 +50,7 @@ def read_llm_c_header(path: Path) -> tuple[GPTConfig, dict[str, StoredTensor]]:
             tensors[full_name] = StoredTensor(path, start, dtype, shape, transposed)
             start += stored * ITEM_BYTES[dtype]
     if start != path.stat().st_size:
-        raise ValueError(f"{path}: {path.stat().st_size:,} bytes, expected {start:,} for {config}; fetch or write it again")
+        raise InvalidInput(f"{path}: {path.stat().st_size:,} bytes, expected {start:,} for {config}; fetch or write it again")
     return config, tensors
 
 

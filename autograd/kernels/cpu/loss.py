@@ -6,11 +6,8 @@ import numpy as np
 
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import for_each, matmul, row_blocks
+from autograd.limits import LOGITS_BYTES as _LOGITS_BYTES
 from autograd.ops.loss import LinearCrossEntropy
-
-_LOGITS_BYTES = 64 * 1024 * 1024
-"""Logits that exist at once, at most: a third of what 1,024 rows of GPT-2's take. Twice as many where the output layer is frozen, which
-has no gradient to hold: the fewer the pieces, the fewer times a product reads the weights (512 rows run a tenth faster than 256)."""
 
 _VOCABULARY_BLOCK = 4096
 

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from autograd.limits import n_cores
+
 BLOCK_BYTES = 1024 * 1024
 """Size of one array's block, at most. Threads contend for the interpreter lock after each NumPy call, and the loser sleeps for tens of
 microseconds: on two cores blocks of 1 MB, larger than the L2 cache takes, beat blocks of 256 KB by a fifth to a half."""
@@ -59,23 +61,10 @@ def use_threads(n: int) -> Iterator[None]:
 def _default_threads() -> int:
     asked = os.environ.get("AUTOGRAD_THREADS", "").strip()
     if not asked:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return int(min(cores, _cores_of_container()))
+        return n_cores()
     if not asked.isdecimal() or int(asked) < 1:
         raise ValueError(f"AUTOGRAD_THREADS: {asked!r}, expected a positive whole number; unset it to use every core")
     return int(asked)
-
-
-_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-
-
-def _cores_of_container() -> int | float:
-    """How many cores' time a container may use (Linux control groups, version 2), rounded up; infinity where nothing limits it."""
-    try:
-        quota, period = _CPU_MAX.read_text(encoding="ascii").split()
-        return math.inf if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):
-        return math.inf
 
 
 @cache

@@ -1,0 +1,38 @@
+"""The commands: `python -m tinygpt COMMAND`, or `tinygpt COMMAND` where the package is installed."""
+
+import importlib
+import sys
+
+from tinygpt.cli import run
+from tinygpt.config import did_you_mean
+
+COMMANDS = {
+    "doctor": ("tinygpt.doctor", "what this machine has and what is missing"),
+    "verify": ("tinygpt.runs.verify", "are the checkpoints of a run intact and resumable?"),
+    "explore": ("tinygpt.inspect.explore", "one prompt, one HTML page with every attention weight, prediction and gradient"),
+    "exercise": ("tinygpt.exercise", "check the exercises: which gradient is wrong, where and by how much"),
+}
+"""Name -> (module with a `main(argv)`, imported only when the command runs; what it is for)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command that the arguments name; the exit code."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {command:<{width}}  {purpose}" for command, (_, purpose) in COMMANDS.items()]
+        print("\n".join(["usage: python -m tinygpt COMMAND ...", "", *lines, "", "python -m tinygpt COMMAND --help says more."]))
+        return 0
+    if name not in COMMANDS:
+        print(f"error: command {name!r}, expected one of {', '.join(COMMANDS)}; {did_you_mean(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(COMMANDS[name][0]).main(rest) or 0
+
+
+def start() -> None:
+    """What `tinygpt` on the command line calls."""
+    run(main)
+
+
+if __name__ == "__main__":
+    start()
