@@ -1,18 +1,18 @@
-"""The engine: tensors that remember how they were made, and the sweep that takes gradients back through that memory.
+"""The engine: tensors that record how they were computed, and the backward pass over that record.
 
-An op is a pair of pure functions on arrays (`Op.forward`, `Op.backward`). `Op.apply` runs the forward one on the arrays inside
-its input tensors and, when a gradient can be needed later, leaves a `Node` behind: the op, what it saved, and an edge to the
-origin of each input. `Tensor.backward` walks these nodes newest first, handing each the gradient of the loss with respect to its
-output and passing on what it returns. Nothing below this file knows of particular ops; nothing above it knows how the walk is done.
+An op is a pair of pure functions on arrays (`Op.forward`, `Op.backward`). `Op.apply` runs forward on the arrays inside its input
+tensors and, when a gradient may be needed later, creates a `Node`: the op, what it saved, and an edge to the origin of each input.
+`Tensor.backward` visits these nodes newest first, gives each the gradient of the loss with respect to its output, and passes on the
+gradients of its inputs. This file knows no particular op; the files above it do not depend on how nodes are visited.
 """
 
 import heapq
 import itertools
-import operator
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from autograd import backend
 from autograd.backend import xp
@@ -21,12 +21,12 @@ Array = Any
 """An array of the backend in use: `numpy.ndarray` or `cupy.ndarray`."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
-_watching: "ContextVar[list[Step] | None]" = ContextVar("watching", default=None)
+_records: "ContextVar[list[OpRecord] | None]" = ContextVar("records", default=None)
 _serial = itertools.count()
 
 
 class Tensor:
-    """An array with a memory of where it came from.
+    """An array that records the op that made it.
 
     data            the array; NumPy's dtype rules hold (float32 stays float32, lists of Python floats become float64)
     grad            after `backward()`: the gradient of the loss with respect to this tensor, an array of the same shape; only
@@ -44,7 +44,7 @@ class Tensor:
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
-            raise TypeError("Tensor: a Tensor, expected an array, list or number; use tensor.detach() for a copy without history")
+            raise TypeError("Tensor: a Tensor, expected an array, list or number; use tensor.detach() for the same array without history")
         self.data = backend.to_device(data)
         if self.data.dtype.kind not in "fiub" and self.data.dtype != backend.bfloat16:
             raise TypeError(f"Tensor: dtype {self.data.dtype}, expected real numbers{_no_bfloat16(self.data)}; convert the data first")
@@ -58,7 +58,7 @@ class Tensor:
         self._output = 0
         self._gradient_buffer: Array | None = None  # set by the optimizer: where the first gradient is copied to
 
-    # What it looks like -------------------------------------------------------------------------------------------------
+    # Attributes ------------------------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,7 +88,7 @@ class Tensor:
         body = repr(backend.to_host(self.data)).removeprefix("array(").removesuffix(")")
         if self._node is not None:
             return f"Tensor({body}, op={self._node.op.__name__})"
-        return f"Tensor({body}{', requires_grad=True' if self.requires_grad else ''})"
+        return f"{type(self).__name__}({body}{', requires_grad=True' if self.requires_grad else ''})"
 
     def item(self) -> float:
         """The value of a one-element tensor as a Python number (waits for the device)."""
@@ -99,7 +99,7 @@ class Tensor:
         return backend.to_host(self.data)
 
     def detach(self) -> "Tensor":
-        """The same array in a new leaf: the sweep stops here."""
+        """The same array in a new leaf: gradients stop here."""
         return Tensor(self.data)
 
     # Gradients ----------------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ class Tensor:
     def backward(self, dy: Any = None) -> None:
         """Adds the gradient of this tensor to `.grad` of every leaf that it depends on and that requires one.
 
-        dy   the gradient that arrives here, same shape as this tensor; default 1, allowed only for a single element (a loss).
-        Saved arrays are freed on the way, so the same graph cannot be walked twice.
+        dy   the gradient with respect to this tensor, of its shape; default 1, allowed only for a single element (a loss)
+        Saved arrays are freed on the way, so a second call on the same graph raises RuntimeError.
         """
         if not self.requires_grad:
             raise RuntimeError(
@@ -122,13 +122,13 @@ class Tensor:
         else:
             dy = backend.to_device(dy.data if isinstance(dy, Tensor) else dy, dtype=self.dtype)
             if dy.shape != self.shape:
-                raise ValueError(f"backward: dy of shape {dy.shape}, expected {self.shape}, the tensor's own; pass one number for each")
+                raise ValueError(f"backward: dy of shape {dy.shape}, expected {self.shape}, that of the tensor")
         if self._node is None:
             _add_to_leaf(self, dy)
         else:
-            _sweep(self._node, self._output, dy)
+            _backward_pass(self._node, self._output, dy)
 
-    # What is refused, and what to do instead ------------------------------------------------------------------------------
+    # What raises, and names the alternative -------------------------------------------------------------------------------
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError(
@@ -203,37 +203,37 @@ class Parameter(Tensor):
 
 
 class Node:
-    """One application of an op, as the sweep needs it. Holds no tensors but leaves, so arrays that no op saved are free to go."""
+    """One application of an op, for the backward pass. Refers only to leaf tensors, so arrays that no op saved can be freed."""
 
-    __slots__ = ("edges", "inputs", "op", "outputs", "saved", "serial", "step")
+    __slots__ = ("edges", "input_kinds", "op", "output_shapes", "record", "saved", "serial")
 
     def __init__(
         self,
         op: "type[Op]",
         saved: Any,
         edges: "tuple[Tensor | tuple[Node, int] | None, ...]",
-        inputs: tuple[tuple[tuple[int, ...], Any] | None, ...],
-        outputs: tuple[tuple[int, ...], ...],
+        input_kinds: tuple[tuple[tuple[int, ...], Any] | None, ...],
+        output_shapes: tuple[tuple[int, ...], ...],
     ) -> None:
         self.op = op
         self.saved = saved
         self.edges = edges  # per input: a leaf, (node, which of its outputs), or None where no gradient is needed
-        self.inputs = inputs  # per input: (shape, dtype), to undo broadcasting and promotion
-        self.outputs = outputs  # per output: shape
+        self.input_kinds = input_kinds  # per input: (shape, dtype), to undo broadcasting and promotion; None like its edge
+        self.output_shapes = output_shapes
         self.serial = next(_serial)
-        self.step: Step | None = None  # inside watch() only
+        self.record: OpRecord | None = None  # inside record() only
 
 
-class Step:
-    """One application of an op as `watch` keeps it: nothing is freed, so that a picture or a trace can show its numbers.
+class OpRecord:
+    """One application of an op inside `record`: nothing is freed, so that a picture or a trace can show its numbers.
 
-    op            the class that ran: the op, or the kernel that stood in for it
-    inputs        what it was given: tensors, arrays, numbers, None
+    op            the class that ran: the op, or a kernel of it
+    inputs        its arguments: tensors, arrays, numbers, None
     options       its keyword arguments
     outputs       its results, arrays
     saved         what forward kept for backward
-    dys           after the sweep: the gradients that arrived, one per output (None where an output was not used)
-    dxs           after the sweep: what backward returned, one per input
+    dys           after backward: the gradients that arrived, one per output (None where an output was not used)
+    dxs           after backward: what backward returned, one per input
     """
 
     __slots__ = ("dxs", "dys", "inputs", "op", "options", "outputs", "saved")
@@ -245,29 +245,29 @@ class Step:
 
 
 @contextmanager
-def watch() -> "Iterator[list[Step]]":
-    """Within this block every application of an op is kept, in order, in the list that the block gets.
+def record() -> "Iterator[list[OpRecord]]":
+    """Within this block every application of an op is appended to the list that the block gets.
 
-    For looking, not for training: all arrays stay in memory for as long as the list or a tensor made here does.
+    For inspection, not for training: all arrays stay in memory as long as the list or a tensor made here does.
     """
-    steps: list[Step] = []
-    token = _watching.set(steps)
+    records: list[OpRecord] = []
+    token = _records.set(records)
     try:
-        yield steps
+        yield records
     finally:
-        _watching.reset(token)
+        _records.reset(token)
 
 
 _FREED = object()
 
 
-def _sweep(start: Node, output: int, dy: Array) -> None:
-    """Runs backward from `start`, newest node first.
+def _backward_pass(start: Node, output: int, dy: Array) -> None:
+    """The backward pass from `start`, newest node first.
 
-    A node is younger than all its inputs, so creation order is a topological order: when a node is popped, every gradient of its
-    outputs has arrived. A heap keeps the order without recursion, so depth is limited by memory alone.
+    A node is newer than all its inputs, so creation order is a topological order: when a node is popped, every gradient of its
+    outputs has arrived. A heap keeps the order without recursion, so only memory limits the depth.
     """
-    gradients: dict[Node, list[Array | None]] = {start: [None] * len(start.outputs)}
+    gradients: dict[Node, list[Array | None]] = {start: [None] * len(start.output_shapes)}
     gradients[start][output] = dy
     owned: dict[Node, set[int]] = {start: set()}  # sums made here; any other array may be shared and is never written to
     queue = [(-start.serial, start)]
@@ -276,7 +276,7 @@ def _sweep(start: Node, output: int, dy: Array) -> None:
         arrived = gradients.pop(node)
         owned.pop(node)
         for dx, edge, shape_and_dtype, position in zip(
-            _backward_of(node, arrived), node.edges, node.inputs, itertools.count(), strict=False
+            _backward_of(node, arrived), node.edges, node.input_kinds, itertools.count(), strict=False
         ):
             if edge is None:
                 continue
@@ -287,7 +287,7 @@ def _sweep(start: Node, output: int, dy: Array) -> None:
                 continue
             parent, i = edge
             if parent not in gradients:
-                gradients[parent] = [None] * len(parent.outputs)
+                gradients[parent] = [None] * len(parent.output_shapes)
                 owned[parent] = set()
                 heapq.heappush(queue, (-parent.serial, parent))
             slots = gradients[parent]
@@ -302,22 +302,22 @@ def _sweep(start: Node, output: int, dy: Array) -> None:
 
 
 def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
-    """Calls the op's backward with what has arrived, frees what it saved, checks how many gradients came back."""
+    """Calls the op's backward with the gradients of its outputs, frees what it saved, checks the number of gradients returned."""
     if node.saved is _FREED:
         raise RuntimeError(
-            f"backward: the graph at {node.op.__name__} has been freed by an earlier sweep, expected one backward per forward; "
+            f"backward: the graph at {node.op.__name__} has been freed by an earlier backward pass, expected one backward per forward; "
             "run the forward pass again, or add the losses and call backward once"
         )
     needs = tuple(edge is not None for edge in node.edges)
     options = {"needs": needs} if node.op.backward_takes_needs else {}
     if not node.op.takes_bfloat16:
         arrived = [float32_if_bfloat16(dy) for dy in arrived]
-    dy = arrived[0] if len(node.outputs) == 1 and not node.op.returns_tuple else tuple(arrived)
+    dy = arrived[0] if len(node.output_shapes) == 1 and not node.op.returns_tuple else tuple(arrived)
     result = node.op.backward(node.saved, dy, **options)
     node.saved = _FREED
     result = result if isinstance(result, tuple) else (result,)
-    if node.step is not None:
-        node.step.dys, node.step.dxs = tuple(arrived), result
+    if node.record is not None:
+        node.record.dys, node.record.dxs = tuple(arrived), result
     if len(result) != len(node.edges):
         raise RuntimeError(
             f"{node.op.__name__}.backward: {len(result)} gradients, expected {len(node.edges)}, one per input; "
@@ -328,14 +328,14 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
             raise RuntimeError(f"{node.op.__name__}.backward: None for input {i}, expected its gradient; the input requires one")
     if backend.debug:
         for i, dx in enumerate(result):
-            _check_finite(f"{node.op.__name__}.backward, gradient of input {i}", dx, [s for s in node.inputs if s])
+            _check_finite(f"{node.op.__name__}.backward, gradient of input {i}", dx, [s for s in node.input_kinds if s])
     return result
 
 
 def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: Any, op: "type[Op]", position: int) -> Array:
-    """Sums `dx` over the axes along which an input of `shape` was stretched, and casts it back to the input's dtype.
+    """Sums `dx` over the axes along which an input of `shape` was broadcast, and casts it back to the input's dtype.
 
-    If y = broadcast(x), each element of x feeds several of y, so its gradient is the sum of theirs.
+    If y = broadcast(x), each element of x is used by several of y, so its gradient is the sum of theirs.
     """
     if dx.shape != shape:
         n_new = dx.ndim - len(shape)
@@ -343,7 +343,7 @@ def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: Any, op: "type[
         if not fits:
             raise RuntimeError(
                 f"{op.__name__}.backward: a gradient of shape {dx.shape} for input {position} of shape {shape}, "
-                "expected the input's shape (or one that it broadcasts to); mend the op's backward"
+                "expected the input's shape (or one that it broadcasts to); fix the op's backward"
             )
         stretched = tuple(range(n_new)) + tuple(n_new + i for i, n in enumerate(shape) if n == 1 and dx.shape[n_new + i] != 1)
         dx = dx.sum(axis=stretched, keepdims=True).reshape(shape)
@@ -364,11 +364,14 @@ def _add_to_leaf(leaf: Tensor, dx: Array) -> None:
 class Op:
     """A differentiable function as two pure functions on arrays. Subclass it, define the two, call `apply`.
 
-    forward(*inputs, **options) -> (y, saved)     y may be a tuple of outputs; `saved` is whatever backward wants
-    backward(saved, dy) -> gradients              one per input (a bare array if there is one input); None where there is none
+    forward(*inputs, **options) -> (y, saved)     y may be a tuple of outputs; `saved` is whatever backward needs
+    backward(saved, dy) -> gradients              one per input (a bare array if there is one input); None for an input without one
 
-    Either may declare the keyword `needs`: one bool per input, True where a gradient will be asked for (all False under
-    no_grad); work for the others may be left out. Neither may write into its inputs or into `dy`. A gradient may have a
+    `saved` is private to the class that made it: a kernel's backward reads what the kernel's own forward saved. More than two arrays
+    are a NamedTuple, so that their names can be seen from outside.
+
+    Either may declare the keyword `needs`: one bool per input, True where a gradient will be needed (all False under
+    no_grad); work for the others may be skipped. Neither may write into its inputs or into `dy`. A gradient may have a
     broadcast shape: the engine sums it back to the input's.
     """
 
@@ -376,22 +379,37 @@ class Op:
     """True if forward returns a tuple of outputs; backward then gets a tuple of dy, None where an output was not used."""
 
     takes_bfloat16: ClassVar[bool] = False
-    """bfloat16 is for storage and for the inputs of matrix products. An op that does neither sees float32 instead: the engine
-    converts, and rounds the output back where every floating-point input was bfloat16. True for ops that take it as it is."""
+    """True for ops that store bfloat16 or multiply matrices of it. All others get float32: the engine converts the inputs, and rounds
+    the output back if every floating-point input was bfloat16."""
 
     forward_takes_needs: ClassVar[bool] = False
     backward_takes_needs: ClassVar[bool] = False
 
+    reference: ClassVar["type[Op]"]
+    """The op that a kernel implements; for an op, itself."""
+
     forward: ClassVar[Callable[..., Any]]
     backward: ClassVar[Callable[..., Any]]
 
+    @staticmethod
+    def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
+        """Floating-point operations of forward, from the shapes of the arrays: 2 per multiply-add of a matrix product; here, for an
+        op without one, 1 per element of the outputs."""
+        return sum(math.prod(shape) for shape in outputs)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.reference = cls
         for which in ("forward", "backward"):
             code = getattr(getattr(cls, which, None), "__code__", None)
             if code is not None:
                 takes = "needs" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
                 setattr(cls, f"{which}_takes_needs", takes)
+
+    @classmethod
+    def dispatch(cls, *arrays: Any, **options: Any) -> "type[Op]":
+        """The class to run for these arrays: this one. `autograd/dispatch.py` attaches the choice among kernels here."""
+        return cls
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
@@ -400,9 +418,9 @@ class Op:
         recording = _recording.get()
         needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
         for position, array in enumerate(arrays):
-            if not isinstance(array, _OURS):
-                _check_side(cls, position, array)
-        op = fastest(cls, *arrays, **options)
+            if not isinstance(array, _NATIVE):
+                _check_device(cls, position, array)
+        op = cls.dispatch(*arrays, **options)
         narrow = False
         if backend.bfloat16 is not None and not op.takes_bfloat16:
             arrays, narrow = _without_bfloat16(arrays)
@@ -418,14 +436,36 @@ class Op:
             edges = tuple([_edge(x) if need else None for x, need in zip(inputs, needs, strict=True)])
             kinds = tuple([(x.data.shape, x.data.dtype) if need else None for x, need in zip(inputs, needs, strict=True)])
             node = Node(op, saved, edges, kinds, tuple([out.shape for out in ys]))
-        steps = _watching.get()
-        if steps is not None:
-            step = Step(op, inputs, options, tuple([xp.asarray(out) for out in ys]), saved)
-            steps.append(step)
+        records = _records.get()
+        if records is not None:
+            records.append(OpRecord(op, inputs, options, tuple([xp.asarray(out) for out in ys]), saved))
             if node is not None:
-                node.step = step
+                node.record = records[-1]
         results = tuple([_output(out, node, i) for i, out in enumerate(ys)])
         return results if op.returns_tuple else results[0]
+
+
+class Movement(Op):
+    """An op that moves numbers and computes none: it takes bfloat16 as it is, and counts no floating-point operations."""
+
+    takes_bfloat16 = True
+
+    @staticmethod
+    def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
+        return 0
+
+
+def saved_arrays(saved: Any) -> Iterator[Array]:
+    """The arrays in what a forward pass saved (nested tuples, lists, dicts), each once."""
+    seen: set[int] = set()
+    waiting = [saved]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (tuple, list, dict)):
+            waiting += reversed(list(item.values()) if isinstance(item, dict) else item)
+        elif isinstance(item, backend.device_array) and id(item) not in seen:
+            seen.add(id(item))
+            yield item
 
 
 def _edge(x: Tensor) -> "Tensor | tuple[Node, int]":
@@ -461,29 +501,29 @@ def _no_bfloat16(array: Array) -> str:
 
 
 def float32_if_bfloat16(x: Any) -> Any:
-    """bfloat16 arrays as float32, everything else as it is: sums and exponentials need more than 8 bits of mantissa."""
+    """bfloat16 arrays as float32, everything else unchanged: sums and exponentials need more than 8 bits of mantissa."""
     return x.astype(xp.float32) if is_bfloat16(x) else x
 
 
 def accumulator_dtype(x: Array) -> Any:
-    """In what to add up many elements like those of x: float32 for bfloat16, else their own dtype."""
+    """The dtype for a sum of many elements of x: float32 for bfloat16, else their own."""
     return xp.float32 if is_bfloat16(x) else x.dtype
 
 
 def _without_bfloat16(arrays: list[Any]) -> tuple[list[Any], bool]:
-    """(the inputs of an op with float32 for bfloat16, whether all floating-point arrays among them were bfloat16)."""
+    """(the inputs with float32 for bfloat16, whether all floating-point arrays among them were bfloat16)."""
     floats = [is_bfloat16(a) for a in arrays if hasattr(a, "dtype") and _is_float(a)]
     if True not in floats:
         return arrays, False
     return [float32_if_bfloat16(a) for a in arrays], all(floats)
 
 
-_OURS = (backend.device_array, int, float, type(None))
+_NATIVE = (backend.device_array, int, float, type(None))
 
 
-def _check_side(op: "type[Op]", position: int, x: Any) -> None:
-    """Raises TypeError, naming op and argument, for an array in the memory that the backend does not compute in."""
-    found = backend.other_side(x)
+def _check_device(op: "type[Op]", position: int, x: Any) -> None:
+    """Raises TypeError, naming op and argument, for an array in the memory of another device than the backend's."""
+    found = backend.foreign_device(x)
     if found:
         code = op.forward.__code__
         name = code.co_varnames[position] if position < code.co_argcount else f"input {position}"
@@ -517,79 +557,3 @@ def no_grad() -> Iterator[None]:
 def is_recording() -> bool:
     """False inside `no_grad()`."""
     return _recording.get()
-
-
-# Kernels: faster pairs that stand in for an op's own -----------------------------------------------------------------------
-
-_kernels: dict[type, list[Any]] = {}
-_unmeasured: set[type] = set()
-_mode: ContextVar[str] = ContextVar("kernels", default=backend.kernels)
-
-K = TypeVar("K", bound=type)
-
-
-def accelerates(reference: type, *, measured: bool = True) -> Callable[[K], K]:
-    """Registers the decorated class as a faster stand-in for `reference`, whose subclass it is.
-
-    `kernel.supports(*arrays, **options)` decides call by call; where none says yes, the plain math runs.
-    measured   False for a kernel that no benchmark has justified yet: it runs only under AUTOGRAD_KERNELS=unmeasured.
-    """
-
-    def register(kernel: K) -> K:
-        if not issubclass(kernel, reference):
-            raise TypeError(
-                f"accelerates: {kernel.__name__}, expected a subclass of {reference.__name__}; derive it from the op it speeds up"
-            )
-        _kernels.setdefault(reference, []).append(kernel)
-        if not measured:
-            _unmeasured.add(kernel)
-        return kernel
-
-    return register
-
-
-def fastest(reference: type, *arrays: Any, **options: Any) -> Any:
-    """The class to run for this call: a registered kernel that supports it, else `reference` itself."""
-    candidates = _kernels.get(reference)
-    if candidates:
-        mode = _mode.get()
-        for kernel in candidates if mode != "reference" else ():
-            if (mode == "unmeasured" or kernel not in _unmeasured) and kernel.supports(*arrays, **options):
-                return kernel
-    return reference
-
-
-def registered_kernels() -> dict[type, list[type]]:
-    """Each op that has kernels, with them, in order of preference."""
-    return {reference: list(kernels) for reference, kernels in _kernels.items()}
-
-
-def kernel_mode() -> str:
-    """ "fast", "reference" or "unmeasured": what AUTOGRAD_KERNELS or the innermost `use_kernels` asks for."""
-    return _mode.get()
-
-
-@contextmanager
-def use_kernels(mode: str) -> Iterator[None]:
-    """Within this block: "fast", "reference" or "unmeasured" kernels, whatever AUTOGRAD_KERNELS says."""
-    if mode not in ("fast", "reference", "unmeasured"):
-        raise ValueError(f"use_kernels: {mode!r}, expected fast, reference or unmeasured; see AUTOGRAD_KERNELS")
-    token = _mode.set(mode)
-    try:
-        yield
-    finally:
-        _mode.reset(token)
-
-
-def axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
-    """`axis` as NumPy takes it (None, one, several, negative) as a sorted tuple of non-negative axes."""
-    if axis is None:
-        return tuple(range(ndim))
-    several = [operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,))]
-    for a in several:
-        if not -ndim <= a < ndim:
-            raise ValueError(f"axis: {a}, expected -{ndim} <= axis < {ndim} for an array of {ndim} dimensions; pass one it has")
-    unique = sorted({a % ndim for a in several})
-    if len(unique) != len(several):
-        raise ValueError(f"axis: {axis} names an axis twice, expected each once; drop the repeated one")
-    return tuple(unique)

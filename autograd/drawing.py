@@ -1,24 +1,25 @@
 """Pictures of a graph, as SVG text: every value, gradient and shape, in a browser or a notebook, with no outside program.
 
-    with ag.watch():                  # keep the numbers: otherwise they are freed as soon as nobody needs them
+    with ag.record():                 # keeps the numbers; otherwise they are freed when no op needs them
         loss = (x * w).sum()
         loss.backward()
     loss.draw("graph.svg", names={"x": x, "w": w})
 
-Without `watch` the picture holds shapes, and numbers of the leaves only.
+Without `record` the picture holds shapes, and numbers of the leaves only.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from autograd import backend
-from autograd.core import Array, Node, Op, Step, Tensor
+from autograd.core import Node, Op, OpRecord, Tensor
+from autograd.core import saved_arrays as saved_arrays
 
 MAX_BOXES = 200
 _CHARACTER, _LINE, _PAD, _GAP_X, _GAP_Y = 7.3, 16, 8, 56, 14  # pixels, for 12-pixel monospace
-_BLACK, _GREY, _BLUE, _VERMILION, _SKY = "#1a1a1a", "#595959", "#0072B2", "#B34700", "#E8F3FA"  # told apart by every eye
+_BLACK, _GREY, _BLUE, _VERMILION, _SKY = "#1a1a1a", "#595959", "#0072B2", "#B34700", "#E8F3FA"  # distinct for color-blind readers, too
 
 
 class Picture(str):
@@ -33,8 +34,8 @@ class _Box:
 
     def __init__(self, title: str, shape: str, inputs: list["_Box"], leaf: bool) -> None:
         self.title, self.shape, self.inputs, self.leaf = title, shape, inputs, leaf
-        self.bend = False  # an empty place that a long line is led through, so that it passes beside the boxes on its way
-        self.lines: list[tuple[str, str]] = []  # (text, colour)
+        self.bend = False  # an invisible point that a long line passes through, so that it avoids the boxes on its way
+        self.lines: list[tuple[str, str]] = []  # (text, color)
         self.column = self.row = 0.0
         self.x = self.y = 0.0
 
@@ -54,35 +55,22 @@ def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, 
     names    what to call leaves and results: {"x": x, "loss": loss}
     digits   decimals of the numbers
     Arrays of more than 16 numbers are shown by mean, standard deviation, least and greatest value.
-    Raises RuntimeError if the graph has been freed by `backward` outside `watch`, ValueError if it has more than 200 boxes.
+    Raises RuntimeError if the graph has been freed by `backward` outside `record`, ValueError if it has more than 200 boxes.
     """
     boxes = _boxes(tensor, {id(t): name for name, t in (names or {}).items()}, digits)
-    boxes = _place(boxes)
+    boxes = _lay_out(boxes)
     picture = Picture(_svg(boxes))
     if path is not None:
         Path(path).write_text(picture, encoding="utf-8")
     return picture
 
 
-def saved_arrays(saved: Any) -> Iterator[Array]:
-    """The arrays in what a forward pass saved, each once."""
-    seen: set[int] = set()
-    waiting = [saved]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, (tuple, list)):
-            waiting += reversed(item)
-        elif isinstance(item, backend.device_array) and id(item) not in seen:
-            seen.add(id(item))
-            yield item
+def saved_bytes(record: OpRecord) -> int:
+    """Bytes of the arrays that an op saved for its backward pass, whether or not they are also referenced elsewhere."""
+    return sum(array.nbytes for array in saved_arrays(record.saved))
 
 
-def saved_bytes(step: Step) -> int:
-    """Bytes of the arrays that a step saved for its backward pass, whether or not somebody else holds them too."""
-    return sum(array.nbytes for array in saved_arrays(step.saved))
-
-
-# Boxes: what is to be seen -------------------------------------------------------------------------------------------------
+# Boxes -----------------------------------------------------------------------------------------------------------------
 
 
 def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
@@ -104,9 +92,7 @@ def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
         box = made[_key(item)] = _box(item, [made[_key(x)] for x in inputs], names, digits)
         order.append(box)
     if len(order) > MAX_BOXES or waiting:
-        raise ValueError(
-            f"draw: a graph of more than {MAX_BOXES} boxes, expected one that a person can read; draw a part of it, or use model.trace"
-        )
+        raise ValueError(f"draw: a graph of more than {MAX_BOXES} boxes, expected fewer; draw a part of it, or use model.trace")
     return order
 
 
@@ -115,22 +101,22 @@ def _node_of(item: Any) -> Node | None:
 
 
 def _key(item: Any) -> Any:
-    """Tensors made by the same node at the same output are one box, whichever object stands for them."""
+    """Tensors made by the same node at the same output are one box, whichever object refers to them."""
     if isinstance(item, Tensor):
         return (id(item._node), item._output) if item._node is not None else id(item)
     return (id(item[0]), item[1]) if isinstance(item, tuple) else id(item)
 
 
 def _inputs(item: Any) -> list[Any]:
-    """What the op that made `item` was given: tensors and constants if it was watched, else the edges that are left."""
+    """What the op that made `item` was given: tensors and constants if it was recorded, else the edges that are left."""
     node = _node_of(item)
     if node is None:
         return []
-    if node.step is not None:
-        return [x for x in node.step.inputs if x is not None]
+    if node.record is not None:
+        return [x for x in node.record.inputs if x is not None]
     if not node.edges:
         raise RuntimeError(
-            "draw: the graph has been freed by backward, expected one that was kept; compute it inside `with autograd.watch():`"
+            "draw: the graph has been freed by backward, expected one that was kept; compute it inside `with autograd.record():`"
         )
     return [edge for edge in node.edges if edge is not None]
 
@@ -149,11 +135,11 @@ def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _
         shape: tuple[int, ...] = getattr(value, "shape", ())
     else:
         output = item._output if isinstance(item, Tensor) else item[1]
-        op = op_name(node.op) + (f" [{output}]" if len(node.outputs) > 1 else "")
+        op = op_name(node.op) + (f" [{output}]" if len(node.output_shapes) > 1 else "")
         title = f"{name} = {op}" if name else op
-        shape = node.outputs[output]
-        if node.step is not None:
-            value, gradient = node.step.outputs[output], node.step.dys[output]
+        shape = node.output_shapes[output]
+        if node.record is not None:
+            value, gradient = node.record.outputs[output], node.record.dys[output]
         elif isinstance(item, Tensor):
             value = item.data
     box = _Box(title, str(shape), inputs, leaf=node is None)
@@ -166,12 +152,12 @@ def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _
 
 
 def op_name(op: type[Op]) -> str:
-    """The op's name; for a kernel, that of the op it stands in for."""
-    return next(cls.__name__ for cls in reversed(op.__mro__) if issubclass(cls, Op) and cls is not Op)
+    """The op's name; for a kernel, that of its op."""
+    return op.reference.__name__
 
 
 def _numbers(value: Any, digits: int) -> list[str]:
-    """An array as lines of text: the numbers themselves if they are few, else four that sum them up."""
+    """An array as lines of text: the numbers themselves if they are few, else four statistics."""
     if not hasattr(value, "shape"):
         return [f"{value:g}"]
     host = backend.to_host(value)
@@ -186,13 +172,13 @@ def _numbers(value: Any, digits: int) -> list[str]:
     return [" ".join(v.rjust(width) for v in row) for row in text]
 
 
-# Places: columns by depth, rows so that edges stay short ---------------------------------------------------------------------
+# Layout: columns by depth, rows so that edges stay short ---------------------------------------------------------------------
 
 
-def _place(boxes: list[_Box]) -> list[_Box]:
+def _lay_out(boxes: list[_Box]) -> list[_Box]:
     """Sets x and y; returns the boxes and the bends of long lines.
 
-    A box stands one column right of its last input; a leaf moves right, next to its first user.
+    A box goes one column right of its last input; a leaf moves right, next to its first user.
     """
     for box in boxes:
         box.column = 1 + max((b.column for b in box.inputs), default=-1)
@@ -277,9 +263,9 @@ def _svg(boxes: list[_Box]) -> str:
             f'<text x="{box.x + _PAD:.0f}" y="{y:.0f}" fill="{_BLACK}"><tspan font-weight="bold">{escape(box.title)}</tspan>'
             f'<tspan fill="{_GREY}">  {escape(box.shape)}</tspan></text>'
         )
-        for text, colour in box.lines:
+        for text, color in box.lines:
             y += _LINE
-            parts.append(f'<text x="{box.x + _PAD:.0f}" y="{y:.0f}" fill="{colour}" xml:space="preserve">{escape(text)}</text>')
+            parts.append(f'<text x="{box.x + _PAD:.0f}" y="{y:.0f}" fill="{color}" xml:space="preserve">{escape(text)}</text>')
     return "\n".join([*parts, "</svg>"])
 
 

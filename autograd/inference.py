@@ -4,12 +4,12 @@ The functions are those of `autograd/kernels/cpu/rows.py`. Elsewhere (CuPy, AUTO
 """
 
 from autograd import backend
-from autograd.core import kernel_mode
+from autograd.dispatch import kernel_mode
 
-__all__ = ["arranged", "attention", "available", "gelu", "layer_norm", "linear"]
+__all__ = ["attention", "available", "gelu", "layer_norm", "linear", "preferred_layout"]
 
 if backend.name == "numpy":
-    from autograd.kernels.cpu.rows import arranged, attention, gelu, layer_norm, linear
+    from autograd.kernels.cpu.rows import attention, gelu, layer_norm, linear, preferred_layout
 
 
 def available() -> bool:

@@ -1,22 +1,24 @@
 """Layers: ops together with the parameters that they need."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from itertools import groupby
+from textwrap import indent
+from typing import Any
 
 import autograd.ops as ops
+from autograd import backend
+from autograd.backend import xp
 from autograd.core import Array, Op, Parameter, Tensor, is_bfloat16, is_recording, no_grad
-from autograd.ops.dropout import RandomStream
+from autograd.ops.dropout import RandomStream, default_stream
 
 
 class Module:
-    """A layer or model: whatever it holds in attributes (modules, parameters, lists of modules) is found by name.
+    """A layer or model: the modules, parameters and lists of modules in its attributes are found by name.
 
-    training    True after `train()`, False after `eval()`; dropout asks it
+    training    True after `train()`, False after `eval()`; dropout depends on it
     """
-
-    parameter_names: ClassVar[dict[str, str]] = {}
-    """Attribute -> name under which a parameter is saved, where the two differ."""
 
     training: bool = True
 
@@ -25,6 +27,20 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__}: no forward, expected one; define it in the subclass")
+
+    def __repr__(self) -> str:
+        """A tree: this module's parameters (shapes) and settings, then the modules below it; equal neighbours in a list share a line."""
+        own = []
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                own.append(f"{name} {value.shape}{'' if value.requires_grad else ' frozen'}")
+            elif isinstance(value, (bool, int, float, str)) and name != "training":
+                own.append(f"{name}={value}")
+        lines = [f"{type(self).__name__}({', '.join(own)})"]
+        for (_, tree), same in groupby(self.children(), key=lambda child: (child[0].rpartition(".")[0] or child[0], repr(child[1]))):
+            first, *rest = [name for name, _ in same]
+            lines.append(indent(f"{first}{f' to {rest[-1]}' if rest else ''}: {tree}", "  "))
+        return "\n".join(lines)
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """(name, module) for each module held directly; those in a list are named `list.0`, `list.1`, ..."""
@@ -43,13 +59,12 @@ class Module:
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter), each parameter once even if it is held in two places."""
+        """(dotted name, parameter), each parameter once even if two modules hold it."""
         seen: set[int] = set()
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Parameter) and id(value) not in seen:
                     seen.add(id(value))
-                    name = module.parameter_names.get(name, name)
                     yield f"{prefix}.{name}" if prefix else name, value
 
     def parameters(self) -> list[Parameter]:
@@ -86,44 +101,59 @@ def evaluating(model: Module) -> Iterator[None]:
             module.training = training
 
 
-def like(parameter: Parameter, x: Tensor) -> Tensor:
-    """The parameter as activations `x` want it: cast where they are bfloat16, else itself. Parameters themselves stay float32."""
+def cast_like(parameter: Parameter, x: Tensor) -> Tensor:
+    """The parameter in the dtype that an op with `x` needs: cast if x is bfloat16, else itself. Parameters stay float32."""
     return ops.cast(parameter, x.dtype) if is_bfloat16(x.data) else parameter
 
 
-class Linear(Module):
-    """y = x W + b on the last axis. weight (in, out), bias (out,) or None."""
+Init = Callable[[tuple[int, ...]], Array]
+"""Initial values of a matrix: takes its shape, gives an array; its dtype is the layer's."""
 
-    def __init__(self, weight: Any, bias: Any | None = None) -> None:
-        self.weight = Parameter(weight)
-        self.bias = None if bias is None else Parameter(bias)
+
+def uniform(shape: tuple[int, ...], fan: int | None = None, stream: RandomStream | None = None) -> Array:
+    """float32 numbers, uniform between -1 / sqrt(fan) and 1 / sqrt(fan).
+
+    fan      the number of inputs that each output adds up, default shape[0]
+    stream   decides the numbers, by default the stream of the process
+    """
+    n, stream = math.prod(shape), stream or default_stream
+    bits = backend.random_bits(stream.seed, stream.next_draw(), 0, 2 * n).astype(xp.float32)
+    unit = (bits[:n] + bits[n:] / (1 << 16)) / (1 << 15) - 1  # two times 16 bits, from -1 to 1
+    return (unit / math.sqrt(fan or shape[0] or 1)).reshape(shape)
+
+
+class Linear(Module):
+    """y = x W + b on the last axis. weight (in, out), bias (out,), at first 0, or None."""
+
+    def __init__(self, n_in: int, n_out: int, bias: bool = True, *, init: Init = uniform) -> None:
+        self.weight = Parameter(init((n_in, n_out)))
+        self.bias = Parameter(xp.zeros(n_out, dtype=self.weight.dtype)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, like(self.weight, x), None if self.bias is None else like(self.bias, x))
+        return ops.linear(x, cast_like(self.weight, x), None if self.bias is None else cast_like(self.bias, x))
 
 
 class Embedding(Module):
     """One row of weight (V, C) per id."""
 
-    def __init__(self, weight: Any) -> None:
-        self.weight = Parameter(weight)
+    def __init__(self, n_ids: int, n_channels: int, *, init: Init | None = None) -> None:
+        shape = (n_ids, n_channels)
+        self.weight = Parameter(init(shape) if init else uniform(shape, fan=n_channels))
 
     def forward(self, ids: Any) -> Tensor:
         return ops.embedding(self.weight, ids)
 
 
 class LayerNorm(Module):
-    """Normalizes the last axis; gamma and beta (C,) are saved as weight and bias, as GPT-2 names them."""
+    """Normalizes the last axis. weight (C,), at first 1, scales and bias (C,), at first 0, shifts: gamma and beta of the op."""
 
-    parameter_names: ClassVar[dict[str, str]] = {"gamma": "weight", "beta": "bias"}
-
-    def __init__(self, gamma: Any, beta: Any, eps: float = 1e-5) -> None:
-        self.gamma = Parameter(gamma)
-        self.beta = Parameter(beta)
+    def __init__(self, n_channels: int, eps: float = 1e-5) -> None:
+        self.weight = Parameter(xp.ones(n_channels, dtype=xp.float32))
+        self.bias = Parameter(xp.zeros(n_channels, dtype=xp.float32))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.layer_norm(x, like(self.gamma, x), like(self.beta, x), self.eps)
+        return ops.layer_norm(x, cast_like(self.weight, x), cast_like(self.bias, x), self.eps)
 
 
 class Dropout(Module):
@@ -140,18 +170,18 @@ class Dropout(Module):
 class Recompute(Op):
     """A function of x that is computed twice, so that nothing inside it is kept from the forward to the backward pass.
 
-    Forward     y = f(x), recorded nowhere
-    Backward    f(x) again, recorded; then that small graph's own backward, which also reaches the parameters inside f
-    Shapes      those of f.  Saves x and the draw numbers of the random streams, so that both times see the same dropout masks.
+    Forward     y = f(x), not recorded
+    Backward    f(x) again, recorded; then the backward pass of that small graph, which also reaches the parameters inside f
+    Shapes      those of f.  Saves x and the draw numbers of the random streams, so that both computations use the same dropout masks.
     Costs one more forward pass, about a third of a training step; the memory of one block instead of all.
     Source      Chen et al. 2016, arXiv:1604.06174, section 3.
     """
 
-    takes_bfloat16 = True  # what is inside decides for itself
+    takes_bfloat16 = True  # the ops inside decide
 
     @staticmethod
     def forward(x: Array, *, f: Callable[[Tensor], Tensor], streams: Sequence[RandomStream]) -> tuple[Array, Any]:
-        draws = [stream.draw for stream in streams]
+        draws = [stream.counter for stream in streams]
         with no_grad():
             y = f(Tensor(x))
         return y.data, (x, f, streams, draws)
@@ -159,7 +189,7 @@ class Recompute(Op):
     @staticmethod
     def backward(saved: Any, dy: Array) -> Array:
         x, f, streams, draws = saved
-        now = [stream.draw for stream in streams]
+        now = [stream.counter for stream in streams]
         _set_draws(streams, draws)
         again = Tensor(x, requires_grad=True)
         f(again).backward(dy)
@@ -169,7 +199,7 @@ class Recompute(Op):
 
 def _set_draws(streams: Sequence[RandomStream], draws: Sequence[int]) -> None:
     for stream, draw in zip(streams, draws, strict=True):
-        stream.draw = draw
+        stream.counter = draw
 
 
 def recompute(f: Callable[[Tensor], Tensor], x: Tensor, streams: Sequence[RandomStream] = ()) -> Tensor:
@@ -180,6 +210,6 @@ def recompute(f: Callable[[Tensor], Tensor], x: Tensor, streams: Sequence[Random
     """
     if not is_recording():
         return f(x)
-    if not x.requires_grad:  # the parameters inside f may want gradients all the same
+    if not x.requires_grad:  # the parameters inside f may still need gradients
         x = Tensor(x.data, requires_grad=True)
     return Recompute.apply(x, f=f, streams=streams)

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, Op, Parameter, Tensor, fastest
+from autograd.core import Array, Op, Parameter, Tensor
 from autograd.nn import Module
 
 
 class AdamWUpdate(Op):
-    """One AdamW step on flat arrays, in place: an op without a backward, so that kernels can stand in for it.
+    """One AdamW step on flat arrays, in place: an op without a backward, so that kernels can replace it.
 
     g = gradient * scale                       scale: the clip factor, 1 without clipping
     m = b1 m + (1 - b1) g                      running mean of the gradient
@@ -34,7 +34,7 @@ class AdamWUpdate(Op):
         g *= g
         g *= 1 - b2
         v += g
-        # The divisors of m and v are folded into the rate and eps: two passes over the array less.
+        # The divisors of m and v are folded into the rate and eps: two passes over the array fewer.
         correction = math.sqrt(1 - b2**t)
         step = xp.sqrt(v, out=g)
         step += eps * correction
@@ -46,7 +46,7 @@ class AdamWUpdate(Op):
 
 
 class SquaredNorm(Op):
-    """Sum of squares of a flat array, as a 0-d array that stays on the device; an op so that kernels can stand in for it."""
+    """Sum of squares of a flat array, as a 0-d array that stays on the device; an op so that kernels can replace it."""
 
     @staticmethod
     def forward(x: Array) -> Array:
@@ -56,7 +56,7 @@ class SquaredNorm(Op):
 class AdamW:
     """AdamW for a module's trainable parameters, moved into one contiguous buffer.
 
-    Weights, gradients and both moments lie in four flat arrays side by side, weight-decayed parameters first (those with two or
+    Weights, gradients and both moments are four flat arrays with one layout, weight-decayed parameters first (those with two or
     more axes: matrices and embeddings; biases and norms are not decayed). Each parameter becomes a view of its part, so norm,
     update and saving are one pass over one array each.
 
@@ -77,7 +77,7 @@ class AdamW:
             ("eps", eps, eps > 0), ("weight_decay", weight_decay, weight_decay >= 0),
         ):  # fmt: skip
             if not legal:
-                raise ValueError(f"AdamW: {name} = {value}, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0; check the sign")
+                raise ValueError(f"AdamW: {name} = {value}, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.n_steps = 0
         self._module = parameters if isinstance(parameters, Module) else None
@@ -103,17 +103,17 @@ class AdamW:
         self.m = xp.zeros_like(self.weight)
         self.v = xp.zeros_like(self.weight)
         xp.concatenate([p.data.reshape(-1) for _, p in self.named], out=self.weight)
-        self._lay_out()
+        self._bind_to_buffers()
 
-    def _lay_out(self) -> None:
-        lay_out([p for _, p in self.named], self.weight, self.gradient)
+    def _bind_to_buffers(self) -> None:
+        bind_to_buffers([p for _, p in self.named], self.weight, self.gradient)
         self._views = [p.data for _, p in self.named]
 
-    def move_weights(self, place: Array) -> None:
-        """Goes on with the weights in another flat array, one that other processes see, say. Forgets the gradients."""
-        place[...] = self.weight
-        self.weight = place
-        self._lay_out()
+    def move_weights(self, target: Array) -> None:
+        """Moves the weights into another flat array, for instance one in shared memory. Forgets the gradients."""
+        target[...] = self.weight
+        self.weight = target
+        self._bind_to_buffers()
 
     def zero_grad(self) -> None:
         """Forgets the gradients. Nothing is filled with zeros: the next first gradient overwrites."""
@@ -123,10 +123,10 @@ class AdamW:
     def gradient_norm(self) -> Array:
         """Euclidean norm of all gradients together, as a 0-d array (still on the device)."""
         self._check()
-        return xp.sqrt(fastest(SquaredNorm, self.gradient).forward(self.gradient))
+        return xp.sqrt(SquaredNorm.dispatch(self.gradient).forward(self.gradient))
 
     def named_in_model_order(self) -> list[tuple[str, Parameter]]:
-        """(name, parameter) of what is trained, in the order in which the model has them."""
+        """(name, parameter) of what is trained, in the model's order."""
         return list(self._in_model_order)
 
     def step(self, max_norm: float | None = None, norm: Array | None = None) -> Array:
@@ -134,7 +134,7 @@ class AdamW:
 
         max_norm   scale all gradients down so that their common norm is at most this (Pascanu et al. 2013, arXiv:1211.5063,
                    algorithm 1); None: no clipping
-        norm       what `gradient_norm` has just given, where it is known already
+        norm       the result of `gradient_norm`, if it has been computed already
         Returns the norm before clipping, as a 0-d array. Raises RuntimeError naming parameters without a gradient, or frozen,
         added or given other arrays since the optimizer was made.
         """
@@ -145,7 +145,7 @@ class AdamW:
             arrays = (self.weight[part], self.gradient[part], self.m[part], self.v[part], scale)
             options: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "decay": decay, "t": self.n_steps}
             if arrays[0].size:
-                fastest(AdamWUpdate, *arrays, **options).forward(*arrays, **options)
+                AdamWUpdate.dispatch(*arrays, **options).forward(*arrays, **options)
         return norm
 
     def _check(self) -> None:
@@ -171,7 +171,7 @@ class AdamW:
                         f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW"
                     )
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides the weights: moments by parameter name (views) and the step count."""
         moments: dict[str, dict[str, Array]] = {"m": {}, "v": {}}
         start = 0
@@ -181,24 +181,22 @@ class AdamW:
             start += p.size
         return {"n_steps": self.n_steps, **moments}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave. Raises ValueError naming parameters that are missing, surplus or of another shape."""
-        mine = self.state()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned. Raises ValueError naming parameters that are missing, surplus or of another shape."""
+        mine = self.state_dict()
         for key in ("m", "v"):
             if state[key].keys() != mine[key].keys():
                 odd = sorted(state[key].keys() ^ mine[key].keys())
-                raise ValueError(f"AdamW.load_state: moments of {odd[0]} on one side only, expected the same parameters; same model?")
+                raise ValueError(f"AdamW.load_state_dict: moments of {odd[0]} on one side only, expected the same parameters")
             for name, moment in mine[key].items():
                 if state[key][name].shape != moment.shape:
-                    raise ValueError(
-                        f"AdamW.load_state: moment of {name} of shape {state[key][name].shape}, expected {moment.shape}; same model?"
-                    )
+                    raise ValueError(f"AdamW.load_state_dict: moment of {name} of shape {state[key][name].shape}, expected {moment.shape}")
                 moment[...] = xp.asarray(state[key][name])
         self.n_steps = int(state["n_steps"])
 
 
-def lay_out(parameters: Sequence[Parameter], weight: Array, gradient: Array) -> None:
-    """Makes each parameter a view of its part of two flat arrays: of its weights, and of the gradient that `backward` will leave."""
+def bind_to_buffers(parameters: Sequence[Parameter], weight: Array, gradient: Array) -> None:
+    """Makes each parameter a view of its part of two flat arrays: of its weights, and of the gradient that `backward` will write."""
     start = 0
     for p in parameters:
         part = slice(start, start + p.size)

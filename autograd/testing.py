@@ -1,4 +1,4 @@
-"""check_grads: proof by measurement that a backward pass fits its forward pass. For the tests here, and for your own ops."""
+"""check_grads: compares a backward pass with finite differences of its forward pass. For the tests here, and for your own ops."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from autograd import backend
-from autograd.core import Node, Tensor
+from autograd.core import Node, Tensor, saved_arrays
 
 # Per dtype: the step of the central difference, relative to the inputs' size, and the relative error allowed.
-# float64: truncation ~ h^2 and rounding ~ 1e-16 / h meet near 1e-5. float32 can only tell gross errors: use float64 where you can.
+# float64: truncation ~ h^2 and rounding ~ 1e-16 / h meet near 1e-5. float32 only shows gross errors: use float64 where you can.
 _STEP = {"float64": 1e-5, "float32": 1e-2}
 _TOLERANCE = {"float64": 1e-6, "float32": 3e-2}
 
@@ -26,7 +26,7 @@ def check_grads(fn: Callable[..., Any], *arrays: Any, seed: int = 0, n_direction
 
         < dy, (fn(x + h u) - fn(x - h u)) / 2h >   =   < backward(dy), u >
 
-    must agree. Random cotangents matter: with dy = 1 a softmax or a layer norm has gradient 0, and any nonsense passes.
+    must agree. Random cotangents matter: with dy = 1 softmax and layer norm have gradient 0, and a wrong backward can pass.
     Also checked: gradients have their input's shape and dtype, and inputs, saved arrays and dy are not written to.
     """
     rng = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ def check_grads(fn: Callable[..., Any], *arrays: Any, seed: int = 0, n_direction
             total = part if total is None else total + part
         assert total is not None
         for node in nodes_of(total):
-            node.op = _Watched(node)  # type: ignore[assignment]
+            node.op = _CheckedOp(node)  # type: ignore[assignment]
         total.backward()
 
     def value_at(position: int, moved: np.ndarray) -> float:
@@ -57,7 +57,7 @@ def check_grads(fn: Callable[..., Any], *arrays: Any, seed: int = 0, n_direction
         if tensor.grad is None:
             raise AssertionError(f"check_grads: input {i} of shape {x.shape} got no gradient, expected one; does fn use it?")
         gradient = backend.to_host(tensor.grad)
-        assert gradient.shape == x.shape and gradient.dtype == x.dtype  # the engine refuses other shapes and casts; see _Watched
+        assert gradient.shape == x.shape and gradient.dtype == x.dtype  # the engine refuses other shapes and casts; see _CheckedOp
         if x.size == 0:
             continue
         h = _STEP[dtype] * max(1.0, float(np.abs(x).max()))
@@ -92,20 +92,20 @@ def nodes_of(*outputs: Tensor) -> list[Node]:
     return [found[serial] for serial in sorted(found, reverse=True)]
 
 
-class _Watched:
-    """Stands in for a node's op during one sweep: the same backward, but dy and saved arrays are protected, dtypes checked."""
+class _CheckedOp:
+    """Replaces a node's op during one backward pass: the same backward, with dy and saved arrays protected and dtypes checked."""
 
     def __init__(self, node: Node) -> None:
-        self.op, self.inputs = node.op, node.inputs
+        self.op, self.input_kinds = node.op, node.input_kinds
         self.__name__ = node.op.__name__
         self.returns_tuple, self.backward_takes_needs = node.op.returns_tuple, node.op.backward_takes_needs
         self.takes_bfloat16 = node.op.takes_bfloat16
 
     def backward(self, saved: Any, dy: Any, **options: Any) -> Any:
-        arrived = list(_arrays(dy))
-        with protected(*arrived, *_arrays(saved)):
+        arrived = list(saved_arrays(dy))
+        with protected(*arrived, *saved_arrays(saved)):
             result = self.op.backward(saved, dy, **options)
-        for i, (dx, kind) in enumerate(zip(result if isinstance(result, tuple) else (result,), self.inputs, strict=False)):
+        for i, (dx, kind) in enumerate(zip(result if isinstance(result, tuple) else (result,), self.input_kinds, strict=False)):
             # The engine casts gradients to their input's dtype, as it must after a promotion; here nothing else may need the cast.
             if kind is not None and dx is not None and dx.dtype not in (kind[1], *(a.dtype for a in arrived)):
                 raise AssertionError(
@@ -113,17 +113,6 @@ class _Watched:
                     "a NumPy scalar or array of another dtype is mixed in"
                 )
         return result
-
-
-def _arrays(found: Any) -> Iterator[Any]:
-    """The arrays in (nested) tuples, lists and dicts."""
-    if isinstance(found, (tuple, list)):
-        for item in found:
-            yield from _arrays(item)
-    elif isinstance(found, dict):
-        yield from _arrays(list(found.values()))
-    elif isinstance(found, backend.device_array):
-        yield found
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ if backend.name == "numpy":
 
 
 def n_threads() -> int:
-    """The number in use; 1 on a GPU: the device does the work, and one thread gives it out."""
+    """The number in use; 1 on a GPU: one host thread launches the device's work."""
     return _parallel.n_threads() if _parallel else 1
 
 

@@ -371,8 +371,8 @@ def agreement(report: Report, options: argparse.Namespace) -> None:
     variants = [
         ("numpy", "fast", "float32"),
         ("cupy", "reference", "float32"),
-        ("cupy", "unmeasured", "float32"),
-        ("cupy", "unmeasured", "bfloat16"),
+        ("cupy", "experimental", "float32"),
+        ("cupy", "experimental", "bfloat16"),
     ]
     losses = {}
     for backend_name, kernels, dtype in variants:
@@ -430,7 +430,7 @@ def train(report: Report, options: argparse.Namespace) -> None:
         optimizer.step(max_norm=1.0)
         return loss
 
-    cases = [(dtype, "unmeasured", batch) for dtype in reversed(dtypes(xp)) for batch in batches(options)]
+    cases = [(dtype, "experimental", batch) for dtype in reversed(dtypes(xp)) for batch in batches(options)]
     cases += [(dtype, "reference", min(batches(options))) for dtype in reversed(dtypes(xp))]
     for dtype, kernels, batch in cases:
         row = {"dtype": dtype.name, "kernels": kernels, "batch": batch, "context": config.n_positions}
@@ -486,7 +486,7 @@ def generate(report: Report, options: argparse.Namespace) -> None:
     for dtype in dtypes(xp):
         for batch in (1, 2) if options.quick else (1, 16):
             row = {"dtype": dtype.name, "batch": batch, "new_tokens": new}
-            with reported_failure(report, **row), ag.use_kernels("unmeasured"):
+            with reported_failure(report, **row), ag.use_kernels("experimental"):
                 model = GPT(config, seed=0).compute_in(dtype.name)
                 prompt = np.random.default_rng(0).integers(0, config.vocab_size, (batch, 16))
                 begin = time.perf_counter()
@@ -624,7 +624,7 @@ def tests(report: Report, options: argparse.Namespace) -> None:
             report(ok=False, error=line)
 
 
-CUPY = {"AUTOGRAD_BACKEND": "cupy", "AUTOGRAD_KERNELS": "unmeasured"}
+CUPY = {"AUTOGRAD_BACKEND": "cupy", "AUTOGRAD_KERNELS": "experimental"}
 SECTIONS = {
     "check": Section(check, 60, CUPY),
     "speed": Section(speed, 60, CUPY),
@@ -776,7 +776,7 @@ def verdicts(sections: dict[str, Row]) -> list[str]:
         if row["share_of_copy"] < SHARE_WANTED:
             lines.append(f"{row['name']} ({row['dtype']}): {row['share_of_copy']:.0%} of the copy bandwidth, {SHARE_WANTED:.0%} wanted")
     ours = {
-        row["batch"]: row for row in rows_of(sections, "train") if row.get("kernels") == "unmeasured" and row.get("dtype") == "bfloat16"
+        row["batch"]: row for row in rows_of(sections, "train") if row.get("kernels") == "experimental" and row.get("dtype") == "bfloat16"
     }
     for rival in ("torch-eager", "torch-compile"):
         for row in rows_of(sections, rival):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 import autograd.core
-import autograd.optim
 from autograd.kernels.cpu.parallel import for_each, n_threads
 
 _MIN_FLOPS = 1_000_000
@@ -70,7 +69,7 @@ def alone_s(matmul: Callable[..., Any], call: tuple[Any, ...]) -> float:
 @contextmanager
 def timed_kernels(seconds: collections.Counter[str], calls: collections.Counter[str]) -> Iterator[None]:
     """Every forward and backward that the engine picks adds its time to `seconds`."""
-    original, seen = autograd.core.fastest, {}
+    original, seen = autograd.dispatch.dispatch, {}
 
     def timed(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -82,7 +81,7 @@ def timed_kernels(seconds: collections.Counter[str], calls: collections.Counter[
 
         return wrapper
 
-    def fastest(reference: type, *arrays: Any, **options: Any) -> Any:
+    def dispatch(reference: type, *arrays: Any, **options: Any) -> Any:
         chosen = original(reference, *arrays, **options)
         if chosen not in seen:
             body = {
@@ -94,14 +93,11 @@ def timed_kernels(seconds: collections.Counter[str], calls: collections.Counter[
             seen[chosen] = copy
         return seen[chosen]
 
-    modules = [module for module in (autograd.core, autograd.optim) if hasattr(module, "fastest")]
-    for module in modules:
-        module.fastest = fastest
+    autograd.Op.dispatch = classmethod(dispatch)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for module in modules:
-            module.fastest = original
+        autograd.Op.dispatch = classmethod(original)  # type: ignore[method-assign]
 
 
 def profile(name: str, step: Callable[[], Any], n_weights: int, n_steps: int = 5) -> str:

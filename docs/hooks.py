@@ -8,6 +8,7 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
     [examples/learn/01_tokens.py](../../...)                alone on a line: replaced by the whole file
     <!-- output: examples/learn/01_tokens.py -->            replaced by what the script prints (and the .svg that it draws)
     <!-- picture: y -->                                     replaced by y.draw()
+    <!-- index of ops -->                                   replaced by a table of all ops
     $ ... $ and $$ ... $$                                   formulas
 """
 
@@ -124,6 +125,19 @@ def whole_files(markdown: str, pictures: list[str]) -> str:
     return re.sub(r"^<!-- output: (?P<command>.+?) -->[ ]*$", output, markdown, flags=re.MULTILINE)
 
 
+def index_of_ops() -> str:
+    """A table of every op: its function (a link to its section), class, file and tests."""
+    import autograd as ag
+
+    rows = ["| op | class | file | tests of its own |", "|---|---|---|---|"]
+    for name in ag.ops.__all__:
+        if name != "RandomStream":
+            cls = ag.ops.op_of(getattr(ag, name))
+            file = cls.__module__.rpartition(".")[2]
+            rows.append(f"| [{name}]({file}.md#{name}) | `{cls.__name__}` | `autograd/ops/{file}.py` | `tests/autograd/test_{file}.py` |")
+    return "\n".join(rows)
+
+
 def without_links_to_files(markdown: str) -> str:
     """Links that leave docs/ (to code, to the README) become plain words: on the site there is nothing at their other end."""
     return re.sub(r"\[([^\]\n]+)\]\((?:\.\./)+(?:autograd|tinygpt|examples|tests|benchmarks|README)[^)\s]*\)", r"\1", markdown)
@@ -146,7 +160,7 @@ def on_config(config):
 def on_page_markdown(markdown, page, config, files):
     where = page.file.src_uri
     page.pictures = []
-    markdown = whole_files(markdown, page.pictures)
+    markdown = whole_files(markdown, page.pictures).replace("<!-- index of ops -->", index_of_ops())
     markdown, _ = run_page(markdown, where, page.pictures)
     page.formulas = []
     return without_links_to_files(formulas(markdown, page.formulas))

@@ -32,9 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
         fake_cupy.install()
         os.environ["AUTOGRAD_BACKEND"] = "cupy"
         settings.load_profile("fake-cupy")  # the same tests on fewer examples: what they show is what the device refuses
-        from autograd import core
+        from autograd import dispatch
 
-        core._kernels.clear()  # the fake device runs no CUDA code: tests/autograd/test_cuda_kernels.py does, on the host
+        dispatch._kernels.clear()  # the fake device runs no CUDA code: tests/autograd/test_cuda_kernels.py does, on the host
     else:
         settings.load_profile("ci" if os.environ.get("CI") else "default")
 
@@ -47,9 +47,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without kernels, both kernel modes are one."""
     if config.getoption("--fake-cupy"):
-        twice = [item for item in items if "unmeasured" in item.name]
+        twice = [item for item in items if "experimental" in item.name]
         config.hook.pytest_deselected(items=twice)
-        items[:] = [item for item in items if "unmeasured" not in item.name]
+        items[:] = [item for item in items if "experimental" not in item.name]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def reference_kernels() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["reference", "unmeasured"])
+@pytest.fixture(scope="module", params=["reference", "experimental"])
 def each_kernel_mode(request: pytest.FixtureRequest) -> Iterator[None]:
     """Once with the plain math, once with every kernel there is: for laws, which hold for both."""
     import autograd as ag

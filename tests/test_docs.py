@@ -68,11 +68,8 @@ OPS = sorted(set(ag.ops.__all__) - {"RandomStream"})
 
 def module_and_class(op):
     """An op's file, and the class that the op's function applies."""
-    module = importlib.import_module(getattr(ag, op).__module__)
-    special = {"scaled_dot_product_attention": "Attention", "matmul": "MatMul", "logsumexp": "LogSumExp", "gelu": "GELU", "relu": "ReLU"}
-    name = special.get(op) or "".join(part.capitalize() for part in op.split("_"))
-    assert issubclass(getattr(module, name), ag.Op)
-    return module.__name__.rpartition(".")[2], name
+    cls = ag.ops.op_of(getattr(ag, op))
+    return cls.__module__.rpartition(".")[2], cls.__name__
 
 
 def test_pages_and_files_of_ops_are_the_same_list():
@@ -103,10 +100,21 @@ def test_a_section_is_complete(op):
     assert re.search(r"\*\*(The f|F)ast ", whole)
 
 
-def test_the_index_lists_every_op_on_its_page():
-    rows = re.findall(r"^\| \[[^\]]+\]\((\w+)\.md\) \| (.*) \|$", (BACKWARD / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    listed = {op: page for page, ops in rows for op in ops.split(", ") if op in OPS}
-    assert listed == {op: module_and_class(op)[0] for op in OPS}
+def test_the_index_of_ops_names_sections_classes_and_tests_that_exist():
+    assert "<!-- index of ops -->" in (BACKWARD / "index.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\w+)\]\((\w+\.md)#(\w+)\) \| `(\w+)` \| `(\S+)` \| `(\S+)` \|$", hooks.index_of_ops(), flags=re.MULTILINE)
+    assert [row[0] for row in rows] == OPS
+    for name, page, anchor, cls, file, tests in rows:
+        assert anchor == name and name in sections(BACKWARD / page)
+        assert f"class {cls}(" in (ROOT / file).read_text(encoding="utf-8") and (ROOT / tests).is_file()
+
+
+def test_a_new_op_touches_ten_files_at_most():
+    page = (DOCS / "adding-an-op.md").read_text(encoding="utf-8")
+    files = re.findall(r"^\| \d+ \| \[[^\]]+\]\(([^)]+)\) \|", sections(DOCS / "adding-an-op.md")["The files"], flags=re.MULTILINE)
+    assert 5 < len(files) <= 10 and len(set(files)) == len(files)
+    for test in re.findall(r"`(test_\w+)`", page):  # what fails if one is forgotten
+        assert any(f"def {test}(" in path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 
 
 # Questions and errors ----------------------------------------------------------------------------------------------------------

@@ -80,11 +80,11 @@ def _load(path: Path) -> Callable[..., Any]:
 def _gradients(function: Any, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray], str]:
     """A random dy, the gradients by the exercise's backward, and which given array it changed ("" for none)."""
     tensors = {name: ag.Tensor(backend.to_device(x.copy()), requires_grad=True) for name, x in arrays.items()}
-    with ag.watch() as steps:
+    with ag.record() as records:
         y = function(*tensors.values())
     dy = np.random.default_rng(1).standard_normal(y.shape)
     given = backend.to_device(dy.copy())
-    kept = [a for step in steps for a in ag.drawing.saved_arrays(step.saved)]
+    kept = [a for step in records for a in ag.drawing.saved_arrays(step.saved)]
     before = [backend.to_host(a).copy() for a in kept]
     y.backward(given)
     changed = ""

@@ -10,12 +10,14 @@ import numpy as np
 
 from autograd.backend import _numpy
 
+__all__ = _numpy.__all__
+
 _BACK_TO_CPU = "unset AUTOGRAD_BACKEND (or set it to numpy) to run on the CPU"
 _INSTALL = 'pip install "tinygpt[cuda13]" (CUDA 13 drivers) or pip install "tinygpt[cuda12]"'
 
 
 class BackendError(RuntimeError):
-    """AUTOGRAD_BACKEND=cupy was asked for and cannot run; the message names the step that failed."""
+    """AUTOGRAD_BACKEND=cupy cannot run; the message names the step that failed."""
 
 
 def _failed(step: str, cause: object, fix: str) -> BackendError:
@@ -24,9 +26,9 @@ def _failed(step: str, cause: object, fix: str) -> BackendError:
 
 
 def _show_message_only() -> None:
-    """Lets a BackendError that nobody catches end the program with its message alone.
+    """Makes an uncaught BackendError print its message without a traceback.
 
-    It is raised while a script imports us, before the script could handle it, and the way there says nothing that the message does not.
+    It is raised while a script imports us, before the script could handle it, and the traceback adds nothing to the message.
     """
     before = sys.excepthook
 
@@ -134,8 +136,8 @@ def compute_dtype(name: str) -> np.dtype[Any]:
     return bfloat16
 
 
-def other_side(x: Any) -> str | None:
-    """Says where an array lies that this backend cannot use; None for everything else."""
+def foreign_device(x: Any) -> str | None:
+    """Describes an array that this backend cannot use because it is on another device; None for everything else."""
     return "a NumPy array on the host" if isinstance(x, np.ndarray) else None
 
 
@@ -165,14 +167,14 @@ def synchronize() -> None:
     xp.cuda.get_current_stream().synchronize()
 
 
-def indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[Any, int]:
-    """Integers from the host, checked to lie in [0, n) and moved to the device; see `_numpy.indices`.
+def checked_indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[Any, int]:
+    """Integers from the host, checked to lie in [0, n) and moved to the device; see `_numpy.checked_indices`.
 
     The check is on the host because CuPy wraps an index out of range in silence.
     """
     if isinstance(array, device_array):
         raise TypeError(f"{what}: an array on the device, expected host integers, which are checked before they move; pass those")
-    host, counted = _numpy.indices(array, n, what=what, ignore=ignore)
+    host, counted = _numpy.checked_indices(array, n, what=what, ignore=ignore)
     return xp.asarray(host), counted
 
 
@@ -180,9 +182,9 @@ def scatter_add(shape: Sequence[int], index: Any, values: Any) -> Any:
     """zeros(shape) with `values[i]` added to row `index[i]`; repeated rows accumulate, in a fixed order.
 
     index (N,) int, values (N, ...) -> (shape[0], ...).
-    Sorting puts equal rows side by side. Then doubling steps: after the one of length k, each place holds the sum of up to 2k
-    places before it in its row, so after log2 N steps the last place of a row holds all of it. No atomic adds, whose order differs
-    from run to run, and no shape that depends on the data, for which the host would have to wait.
+    Sorting makes equal rows contiguous. Then doubling steps: after the one of length k, each position holds the sum of up to 2k
+    positions of its row, itself the last, so after log2 N steps the last position of a row holds the row's sum. No atomic adds, whose
+    order differs from run to run, and no shape that depends on the data, for which the host would have to wait.
     Source  Hillis and Steele 1986, Data parallel algorithms, CACM 29(12), "sum of all prefixes".
     """
     if index.size == 0:
@@ -195,7 +197,7 @@ def scatter_add(shape: Sequence[int], index: Any, values: Any) -> Any:
         same_row = (rows[k:] == rows[:-k])[:, None]
         sums[k:] += xp.where(same_row, sums[:-k], 0)
         k *= 2
-    ends = xp.searchsorted(rows, xp.arange(shape[0]), side="right")  # (V,): one past the last place of each row
+    ends = xp.searchsorted(rows, xp.arange(shape[0]), side="right")  # (V,): one past the last position of each row
     starts = xp.searchsorted(rows, xp.arange(shape[0]), side="left")
     total = xp.where((ends > starts)[:, None], sums[ends - 1], 0)
     return total.reshape(shape).astype(values.dtype, copy=False)

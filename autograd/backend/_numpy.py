@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 
+__all__ = [
+    "bfloat16", "check_backend", "checked_indices", "compute_dtype", "device_array", "foreign_device", "memory_message",
+    "out_of_memory_errors", "random_bits", "scatter_add", "synchronize", "to_device", "to_host", "xp",
+]  # fmt: skip
+
 xp = np
 device_array = np.ndarray
 out_of_memory_errors: tuple[type[BaseException], ...] = (MemoryError,)
@@ -15,7 +20,7 @@ bfloat16: Any = None  # the dtype, where arrays can have it
 
 
 def check_backend(*, tf32: bool = False) -> str:
-    """Says what the arrays run on; the CUDA twin probes driver, device and a first kernel here. Raises ValueError for tf32."""
+    """Describes the device; `_cupy.py` probes driver, device and a first kernel here. Raises ValueError for tf32."""
     if tf32:
         raise ValueError("AUTOGRAD_TF32: 1, expected 0 on the CPU, which has no TF32 arithmetic; unset it, or set AUTOGRAD_BACKEND=cupy")
     return f"NumPy {np.__version__} on the CPU"
@@ -33,8 +38,8 @@ def compute_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(np.float32)
 
 
-def other_side(x: Any) -> str | None:
-    """Says where an array lies that this backend cannot use; None for everything else."""
+def foreign_device(x: Any) -> str | None:
+    """Describes an array that this backend cannot use because it is on another device; None for everything else."""
     return "an array on a GPU" if hasattr(x, "__cuda_array_interface__") else None
 
 
@@ -56,15 +61,15 @@ def to_host(array: Any) -> np.ndarray:
 
 
 def synchronize() -> None:
-    """Waits until the device is idle. The CPU always is: a NumPy call returns when its work is done."""
+    """Waits until the device is idle. The CPU is: a NumPy call returns when its work is done."""
 
 
-def indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[np.ndarray, int]:
+def checked_indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[np.ndarray, int]:
     """Integers from the host, checked to lie in [0, n) and moved to the device.
 
     Entries equal to `ignore` pass unchecked and are not counted.
     Returns (int64 device array of the same shape, count of entries that are not ignored).
-    Raises TypeError for anything but integers, ValueError naming the first entry out of range and its place.
+    Raises TypeError for anything but integers, ValueError naming the first entry out of range and its position.
     """
     host = np.asarray(array)
     if host.size == 0:
@@ -75,10 +80,10 @@ def indices(array: Any, n: int, *, what: str = "index", ignore: int | None = Non
     ignored = np.zeros(host.shape, bool) if ignore is None else host == ignore
     bad = ((host < 0) | (host >= n)) & ~ignored
     if bad.any():
-        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        position = tuple(int(i) for i in np.argwhere(bad)[0])
         besides = "" if ignore is None else f" or {ignore} (ignored)"
         raise ValueError(
-            f"{what}: {int(host[place])} at position {place}, expected 0 <= id < {n}{besides}; "
+            f"{what}: {int(host[position])} at position {position}, expected 0 <= id < {n}{besides}; "
             "do the ids come from the tokenizer that the model was built for?"
         )
     return host, host.size - int(np.count_nonzero(ignored))
@@ -88,7 +93,7 @@ def scatter_add(shape: Sequence[int], index: np.ndarray, values: np.ndarray) -> 
     """zeros(shape) with `values[i]` added to row `index[i]`; repeated rows accumulate, in a fixed order.
 
     index (N,) int, values (N, ...) -> (shape[0], ...).
-    Sorting puts equal rows side by side, so each row is one contiguous sum: far faster than np.add.at on rows.
+    Sorting makes equal rows contiguous, so each row is one sum over a slice: far faster than np.add.at on rows.
     """
     total = np.zeros(shape, dtype=values.dtype)
     if index.size == 0:
@@ -121,7 +126,7 @@ _thread = threading.local()
 
 
 def _thread_generator() -> tuple[Any, Any]:
-    """This thread's generator, to be set to the state wanted: making a new one for every draw costs ten times as much."""
+    """This thread's generator, whose state the caller sets: making a new one for every draw costs ten times as much."""
     if not hasattr(_thread, "pair"):
         source = np.random.PCG64(0)
         _thread.pair = source, np.random.Generator(source)
@@ -130,5 +135,5 @@ def _thread_generator() -> tuple[Any, Any]:
 
 @lru_cache(maxsize=256)
 def _start_of(seed: int, draw: int) -> Any:
-    """PCG64's state at the start of a stream; blocks and the backward pass ask for the same one again."""
+    """PCG64's state at the start of a stream; blocks and the backward pass need the same one again."""
     return np.random.PCG64([seed, draw]).state

@@ -1,7 +1,7 @@
-"""Faster stand-ins for ops, registered with `accelerates`: NumPy in cache-sized blocks over threads (cpu/), CUDA (cuda/).
+"""Faster implementations of ops, registered with `kernel_for`: NumPy in cache-sized blocks over threads (cpu/), CUDA (cuda/).
 
-Nothing here defines what an op means: reference, formula and derivation are in `autograd/ops/`, and every kernel is tested to
-equal its reference. AUTOGRAD_KERNELS=reference leaves them all out.
+Nothing here defines an op: reference, formula and derivation are in `autograd/ops/`, and every kernel is tested against its
+reference. AUTOGRAD_KERNELS=reference disables them all.
 """
 
 from autograd import backend

@@ -1,4 +1,4 @@
-"""The ops: what a reader comes for. Each is two pure functions on arrays under one formula, `forward` above `backward`.
+"""The ops. Each is two pure functions on arrays under one formula, `forward` above `backward`.
 
 Letters in shape comments, here and everywhere:
 
@@ -6,13 +6,15 @@ Letters in shape comments, here and everywhere:
     C  channels (n_embd)        H  attention heads                       D  channels of a head, C = H D
     V  vocabulary size          N  rows: all leading axes taken as one
 
-`dx` is the gradient of the loss with respect to x, `dy` the one that arrives from above; each has the shape of what it belongs to.
+`dx` is the gradient of the loss with respect to x, `dy` the one with respect to y; each has the shape of its array.
 The lower-case functions work on tensors and check their arguments; the classes work on arrays.
 """
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from autograd.core import Tensor
+from autograd.core import Op, Tensor
 from autograd.ops.activation import gelu, log_softmax, relu, sigmoid, softmax, tanh
 from autograd.ops.attention import scaled_dot_product_attention
 from autograd.ops.dropout import RandomStream, dropout
@@ -25,46 +27,18 @@ from autograd.ops.reduce import logsumexp, max, mean, sum, var
 from autograd.ops.shape import broadcast_to, concatenate, index, reshape, split, stack, transpose
 
 __all__ = [
-    "RandomStream",
-    "add",
-    "broadcast_to",
-    "cast",
-    "concatenate",
-    "cross_entropy",
-    "divide",
-    "dropout",
-    "embedding",
-    "exp",
-    "gelu",
-    "index",
-    "layer_norm",
-    "linear",
-    "linear_cross_entropy",
-    "log",
-    "log_softmax",
-    "logsumexp",
-    "matmul",
-    "max",
-    "maximum",
-    "mean",
-    "multiply",
-    "negate",
-    "power",
-    "relu",
-    "reshape",
-    "scaled_dot_product_attention",
-    "sigmoid",
-    "softmax",
-    "split",
-    "sqrt",
-    "stack",
-    "subtract",
-    "sum",
-    "tanh",
-    "transpose",
-    "var",
-    "where",
-]
+    "RandomStream", "add", "broadcast_to", "cast", "concatenate", "cross_entropy", "divide", "dropout", "embedding", "exp", "gelu",
+    "index", "layer_norm", "linear", "linear_cross_entropy", "log", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean",
+    "multiply", "negate", "power", "relu", "reshape", "scaled_dot_product_attention", "sigmoid", "softmax", "split", "sqrt", "stack",
+    "subtract", "sum", "tanh", "transpose", "var", "where",
+]  # fmt: skip
+
+
+def op_of(function: Callable[..., Any]) -> type[Op]:
+    """The class behind a function of this package: the one of its file whose name ends its own, LayerNorm for `layer_norm`."""
+    name, here = function.__name__.replace("_", ""), vars(sys.modules[function.__module__]).values()
+    classes = [c for c in here if isinstance(c, type) and issubclass(c, Op) and c.__module__ == function.__module__]
+    return sorted((c for c in classes if name.endswith(c.__name__.lower())), key=lambda c: len(c.__name__))[-1]
 
 
 def _reflected(function: Any) -> Any:

@@ -4,8 +4,9 @@ import math
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor, axes
+from autograd.core import Array, Op, Tensor
 from autograd.ops.elementwise import operand
+from autograd.ops.reduce import axes
 
 GELU_SCALE = math.sqrt(2 / math.pi)  # a Python float: a NumPy one would turn float32 into float64
 GELU_CUBIC = 0.044715

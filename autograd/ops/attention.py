@@ -1,38 +1,47 @@
 """Scaled dot-product attention, all heads at once."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from autograd import backend
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor
 from autograd.ops.activation import softmax_rows
-from autograd.ops.dropout import RandomStream, check_probability, default_stream, dropout_mask
+from autograd.ops.dropout import Mask, RandomStream, check_probability, default_stream, dropout_mask
+
+
+class AttentionSaved(NamedTuple):
+    q: Array  # (..., T, D)
+    k: Array  # (..., S, D)
+    v: Array  # (..., S, D)
+    weights: Array  # (..., T, S), before dropout
+    dropout: Mask
 
 
 class Attention(Op):
     """Each query takes a weighted mean of the values; the weights say how well its key matches.
 
-    Forward     s = q k^T / sqrt(D)                   scores, -inf where a query must not look
+    Forward     s = q k^T / sqrt(D)                   scores, -inf where attention is masked
                 p = softmax(s)                        weights, each row sums to 1
                 y = (p m) v                           m: dropout mask, 1 without dropout
     Backward    dv = (p m)^T dy
                 dp = (dy v^T) m
                 ds = p (dp - sum dp p)                softmax, row by row
                 dq = ds k / sqrt(D),  dk = ds^T q / sqrt(D)
-    Where p = 0 (masked) ds = 0: nothing flows to a key that was not seen.
+    Where p = 0 (masked) ds = 0: no gradient reaches a masked key.
     Why 1 / sqrt(D): a dot product of D independent terms of variance 1 has variance D; dividing keeps softmax off its flat ends.
 
     Shapes      q (..., T, D), k and v (..., S, D) -> y (..., T, D); s, p (..., T, S); mask broadcasts to (..., T, S).
-                Saves q, k, v, p.  A row with nothing to look at gives 0, with gradient 0.
-    causal      query t sees keys up to t + S - T: with fewer queries than keys, the queries are the last positions.
+                Saves q, k, v, p.  A row that is masked throughout gives 0, with gradient 0.
+    causal      query t attends to keys up to t + S - T: with fewer queries than keys, the queries are the last positions.
     Source      Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
     """
 
     @staticmethod
     def forward(
         q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, AttentionSaved]:
         scale = 1 / math.sqrt(q.shape[-1])
         scores = (q @ k.swapaxes(-1, -2)) * scale  # (..., T, S)
         if causal:
@@ -41,16 +50,16 @@ class Attention(Op):
             scores = xp.where(mask, scores, -xp.inf)
         weights = softmax_rows(scores, -1)
         dropped = weights * dropout_mask(weights.shape, weights.dtype, p, seed, draw, start) if p else weights
-        return dropped @ v, (q, k, v, weights, (p, seed, draw, start))
+        return dropped @ v, AttentionSaved(q, k, v, weights, Mask(p, seed, draw, start))
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array, None]:
-        q, k, v, weights, (p, seed, draw, start) = saved
+    def backward(saved: AttentionSaved, dy: Array) -> tuple[Array, Array, Array, None]:
+        q, k, v, weights, dropout = saved
         scale = 1 / math.sqrt(q.shape[-1])
         dweights = dy @ v.swapaxes(-1, -2)  # (..., T, S)
         dropped = weights
-        if p:
-            m = dropout_mask(weights.shape, weights.dtype, p, seed, draw, start)
+        if dropout.p:
+            m = dropout_mask(weights.shape, weights.dtype, *dropout)
             dropped = weights * m
             dweights *= m
         dv = dropped.swapaxes(-1, -2) @ dy  # (..., S, D)
@@ -58,29 +67,27 @@ class Attention(Op):
         dscores *= scale
         return dscores @ k, dscores.swapaxes(-1, -2) @ q, dv, None
 
+    @staticmethod
+    def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
+        q, k = inputs[:2]
+        return 4 * math.prod(q) * k[-2]  # q k^T and p v, masked scores included: both are computed
+
 
 def causal_mask(n_queries: int, n_keys: int) -> Array:
-    """(T, S) booleans: True where query t may see key s, s <= t + S - T."""
+    """(T, S) booleans: True where query t may attend to key s, s <= t + S - T."""
     first = n_keys - n_queries
     return xp.arange(n_keys) <= xp.arange(first, first + n_queries)[:, None]
 
 
 def scaled_dot_product_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Any = None,
-    *,
-    causal: bool = False,
-    dropout: float = 0.0,
-    training: bool = True,
-    stream: RandomStream | None = None,
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, mask: Any = None, *,
+    causal: bool = False, dropout: float = 0.0, training: bool = True, stream: RandomStream | None = None,
+) -> Tensor:  # fmt: skip
     """softmax(q k^T / sqrt(D)) v.
 
     q (..., T, D), k and v (..., S, D), with equal leading axes, typically (B, H) -> (..., T, D)
-    mask      booleans that broadcast to (..., T, S), True where a query may look; a row without True gives zeros
-    causal    query t sees keys up to t + S - T only
+    mask      booleans that broadcast to (..., T, S), True where a query may attend to a key; a row without True gives zeros
+    causal    query t attends to keys up to t + S - T only
     dropout   probability of dropping a weight, while `training`; `stream` gives the masks, by default as for `dropout`
     Raises ValueError, naming the shapes, where they do not fit.
     """
@@ -106,10 +113,10 @@ def scaled_dot_product_attention(
         if device_mask.dtype != bool or not fits:
             raise ValueError(
                 f"attention: a mask of shape {device_mask.shape} and dtype {device_mask.dtype}, expected bool that broadcasts to "
-                f"{scores}; True means may look"
+                f"{scores}; True means that the query may attend to the key"
             )
     if not (training and dropout):
         return Attention.apply(q, k, v, device_mask, causal=causal)
     stream = stream or default_stream
-    start = stream.start_in((*q.shape[:-1], k.shape[-2]))
+    start = stream.offset_in((*q.shape[:-1], k.shape[-2]))
     return Attention.apply(q, k, v, device_mask, causal=causal, p=dropout, seed=stream.seed, draw=stream.next_draw(), start=start)

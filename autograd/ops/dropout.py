@@ -1,7 +1,7 @@
 """Dropout, and the counter-based stream that its masks come from."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from autograd import backend
 from autograd.core import Array, Op, Tensor
@@ -10,31 +10,39 @@ _RESOLUTION = 1 << 16  # masks are cut from 16-bit integers
 
 
 class RandomStream:
-    """Numbers the draws of one seed. A mask is a pure function of (seed, draw, element), so to resume, save `draw`: nothing else.
+    """Numbers the draws of one seed. A mask is a pure function of (seed, draw, element), so `counter` is all that resuming needs.
 
     seed        non-negative integer
-    draw        how many masks have been drawn so far
-    first_row   where what is computed here is a part of a batch: the row at which it begins (first axis), so that parts see the
-                masks that the whole batch would
+    counter     how many masks have been drawn so far: the next draw's number
+    first_row   for a part of a batch: the row (first axis) at which the part begins, so that it gets its rows of the batch's mask
     """
 
-    def __init__(self, seed: int, draw: int = 0) -> None:
-        if seed < 0 or draw < 0:
-            raise ValueError(f"RandomStream: seed {seed}, draw {draw}, expected both >= 0; choose non-negative numbers")
+    def __init__(self, seed: int, counter: int = 0) -> None:
+        if seed < 0 or counter < 0:
+            raise ValueError(f"RandomStream: seed {seed}, counter {counter}, expected both >= 0")
         self.seed = seed
-        self.draw = draw
+        self.counter = counter
         self.first_row = 0
 
     def next_draw(self) -> int:
-        self.draw += 1
-        return self.draw - 1
+        self.counter += 1
+        return self.counter - 1
 
-    def start_in(self, shape: tuple[int, ...]) -> int:
-        """The element of the whole batch's mask at which the mask of an array of `shape`, a part of it, begins."""
+    def offset_in(self, shape: tuple[int, ...]) -> int:
+        """The element of the full batch's mask at which the mask of an array of `shape`, a part of the batch, begins."""
         return self.first_row * math.prod(shape[1:])
 
     def __repr__(self) -> str:
-        return f"RandomStream(seed={self.seed}, draw={self.draw})"
+        return f"RandomStream(seed={self.seed}, counter={self.counter})"
+
+
+class Mask(NamedTuple):
+    """The arguments that reproduce a dropout mask, saved instead of it."""
+
+    p: float  # probability of dropping an element
+    seed: int
+    draw: int  # number of the draw in the stream of that seed
+    start: int  # its first element
 
 
 class Dropout(Op):
@@ -47,22 +55,22 @@ class Dropout(Op):
     """
 
     @staticmethod
-    def forward(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[Array, Any]:
-        return x * dropout_mask(x.shape, x.dtype, p, seed, draw, start), (p, seed, draw, start)
+    def forward(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[Array, Mask]:
+        return x * dropout_mask(x.shape, x.dtype, p, seed, draw, start), Mask(p, seed, draw, start)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: Mask, dy: Array) -> Array:
         return dy * dropout_mask(dy.shape, dy.dtype, *saved)
 
 
 def dropout_mask(shape: tuple[int, ...], dtype: Any, p: float, seed: int, draw: int, start: int = 0) -> Array:
-    """The mask of draw number `draw` from element `start` on, scaled: an array of `shape` holding 0 and 1 / (1 - p)."""
-    threshold, scale = keep_rule(p)
+    """The mask of draw number `draw`, from element `start`, scaled: an array of `shape` holding 0 and 1 / (1 - p)."""
+    threshold, scale = dropout_threshold(p)
     keep = backend.random_bits(seed, draw, start, math.prod(shape)) >= threshold
     return keep.reshape(shape).astype(dtype) * scale
 
 
-def keep_rule(p: float) -> tuple[int, float]:
+def dropout_threshold(p: float) -> tuple[int, float]:
     """(threshold, scale): keep where a 16-bit integer is >= threshold, times scale; scale fits the rounded p, so the mean is exact."""
     threshold = round(p * _RESOLUTION)
     return threshold, _RESOLUTION / (_RESOLUTION - threshold)
@@ -81,7 +89,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, stream: RandomStre
     if not training or p == 0:
         return x
     stream = stream or default_stream
-    return Dropout.apply(x, p=p, seed=stream.seed, draw=stream.next_draw(), start=stream.start_in(x.shape))
+    return Dropout.apply(x, p=p, seed=stream.seed, draw=stream.next_draw(), start=stream.offset_in(x.shape))
 
 
 def check_probability(op: str, p: float) -> None:

@@ -1,10 +1,10 @@
-"""Ops that work on each element by itself. Binary ones broadcast as NumPy does; the engine sums gradients back to the inputs' shapes."""
+"""Ops that work on each element separately. Binary ones broadcast as NumPy does; the engine sums gradients back to the inputs' shapes."""
 
 from typing import Any
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor
+from autograd.core import Array, Movement, Op, Tensor
 
 
 class Add(Op):
@@ -94,7 +94,7 @@ class Power(Op):
     Forward     y = x^c
     Backward    dx = dy c x^(c-1);  0 where c = 0, whatever x, and where x = 0 for 0 < c < 1, as for sqrt
     Shapes      any.  Saves x.
-    Small whole exponents are products: NumPy's x**3 is a hundred times slower than x*x*x.
+    Small integer exponents are products: NumPy's x**3 is a hundred times slower than x*x*x.
     """
 
     @staticmethod
@@ -205,7 +205,7 @@ class Where(Op):
         return None, xp.where(condition, dy, 0), xp.where(condition, 0, dy)
 
 
-class Cast(Op):
+class Cast(Movement):
     """The same numbers in another floating-point format, rounded to the nearest where it is coarser.
 
     Forward     y = x in `dtype`
@@ -214,8 +214,6 @@ class Cast(Op):
     Why: weights stay float32, so that small updates are not lost, and are cast where a matrix product wants bfloat16.
     Source      Micikevicius et al. 2018, arXiv:1710.03740, section 3.1.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, dtype: Any) -> tuple[Array, Any]:
@@ -298,7 +296,7 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
 
 
 def operand(op: str, x: Any) -> Any:
-    """What an op accepts as an operand: tensors and Python numbers as they are, arrays and lists moved to the device.
+    """What an op accepts as an operand: tensors and Python numbers unchanged, arrays and lists moved to the device.
 
     Python numbers stay numbers because NumPy lets them take the array's dtype: float32 stays float32.
     """

@@ -1,20 +1,18 @@
-"""Look-up of rows by number."""
+"""Row lookup by index."""
 
 from typing import Any
 
 from autograd import backend
-from autograd.core import Array, Op, Tensor
+from autograd.core import Array, Movement, Tensor
 
 
-class Embedding(Op):
+class Embedding(Movement):
     """One row of a table per id: the product of a one-hot matrix and the table, without building the one-hot matrix.
 
     Forward     y = weight[ids]
-    Backward    dweight[v] = sum of dy over the places where ids = v;  0 for rows nobody looked up
+    Backward    dweight[v] = sum of dy over the positions where ids = v;  0 for rows that were not looked up
     Shapes      weight (V, C), ids (...) integers -> y (..., C).  Saves ids and the shape of weight.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(weight: Array, ids: Array) -> tuple[Array, Any]:
@@ -35,5 +33,5 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
         raise ValueError(f"embedding: weight of shape {weight.shape}, expected (V, C); one row per id")
     if isinstance(ids, Tensor):
         raise TypeError("embedding: ids as a Tensor, expected host integers; pass the NumPy array itself")
-    device_ids, _ = backend.indices(ids, weight.shape[0], what="embedding id")
+    device_ids, _ = backend.checked_indices(ids, weight.shape[0], what="embedding id")
     return Embedding.apply(weight, device_ids)

@@ -1,14 +1,24 @@
 """Losses for classification and language modelling, in nats (natural logarithm)."""
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from autograd import backend
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_bfloat16
 
 
+class CrossEntropySaved(NamedTuple):
+    p: Array  # (N, V)
+    targets: Array  # (N,)
+    n_counted: int
+    ignore_index: int
+    label_smoothing: float
+
+
 class CrossEntropy(Op):
-    """How surprised a distribution softmax(z) is by the classes that came.
+    """Negative log-likelihood of the targets under softmax(z): how surprising they are to that distribution.
 
     Forward     loss = mean over counted rows of  -sum_v w_v ln p_v,  p = softmax(z)
                 w = (1 - a) onehot(target) + a / V            a: label smoothing, 0 by default
@@ -21,12 +31,12 @@ class CrossEntropy(Op):
     takes_bfloat16 = True  # and gives a float32 loss
 
     @staticmethod
-    def forward(z: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float) -> tuple[Array, Any]:
+    def forward(z: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float) -> tuple[Array, CrossEntropySaved]:
         losses, p = _losses(z, targets, ignore_index, label_smoothing)
-        return losses.sum() / n_counted, (p, targets, n_counted, ignore_index, label_smoothing)
+        return losses.sum() / n_counted, CrossEntropySaved(p, targets, n_counted, ignore_index, label_smoothing)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, None]:
+    def backward(saved: CrossEntropySaved, dy: Array) -> tuple[Array, None]:
         p, targets, n_counted, ignore_index, label_smoothing = saved
         dz = _minus_target(p.copy(), targets, ignore_index, label_smoothing)
         dz *= dy / n_counted
@@ -38,8 +48,8 @@ class LinearCrossEntropy(Op):
 
     Forward     z = x W^T,  loss = cross-entropy of z         see CrossEntropy
     Backward    dz = dloss (p - w) / n,  dx = dz W,  dW = dz^T x
-    The gradient is linear in dloss, so it is formed in the forward pass while a chunk of logits is at hand, and only
-    scaled in the backward pass. Under no_grad it is not formed at all.
+    The gradient is linear in dloss, so it is formed in the forward pass, while a chunk of logits exists, and only
+    scaled in the backward pass. Under no_grad it is not formed.
 
     Shapes      x (N, C), W (V, C), targets (N,) integers -> scalar.  Saves dx (N, C) and dW (V, C), each if needed.
     W is stored (out, in): GPT-2 ties it to the token embedding.
@@ -49,16 +59,9 @@ class LinearCrossEntropy(Op):
 
     @staticmethod
     def forward(
-        x: Array,
-        weight: Array,
-        targets: Array,
-        *,
-        n_counted: int,
-        ignore_index: int,
-        label_smoothing: float,
-        chunk: int,
-        needs: tuple[bool, bool, bool],
-    ) -> tuple[Array, Any]:
+        x: Array, weight: Array, targets: Array, *,
+        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
+    ) -> tuple[Array, Any]:  # fmt: skip
         total = xp.zeros((), dtype=accumulator_dtype(x))
         dx = xp.empty_like(x) if needs[0] else None
         dweight = xp.zeros_like(weight, dtype=accumulator_dtype(weight)) if needs[1] else None
@@ -80,6 +83,11 @@ class LinearCrossEntropy(Op):
         dx, dweight, n_counted = saved
         scale = dy / n_counted
         return None if dx is None else dx * scale, None if dweight is None else dweight * scale, None
+
+    @staticmethod
+    def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
+        x, weight = inputs[:2]
+        return 2 * math.prod(x) * weight[0]
 
 
 def _losses(z: Array, targets: Array, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:
@@ -148,7 +156,7 @@ def _targets(
         raise TypeError(f"{op}: targets as a Tensor, expected host integers; pass the NumPy array itself")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"{op}: label_smoothing {label_smoothing}, expected 0 <= label_smoothing < 1; 0 switches it off")
-    device_targets, n_counted = backend.indices(targets, n_classes, what=f"{op} target", ignore=ignore_index)
+    device_targets, n_counted = backend.checked_indices(targets, n_classes, what=f"{op} target", ignore=ignore_index)
     if device_targets.shape != shape:
         raise ValueError(f"{op}: targets of shape {device_targets.shape}, expected {shape}; one target per row")
     if n_counted == 0:

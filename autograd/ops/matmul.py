@@ -1,5 +1,7 @@
 """Matrix products: where a GPT spends its arithmetic."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from autograd.backend import xp
@@ -26,6 +28,10 @@ class MatMul(Op):
         da = xp.matmul(dy, b.swapaxes(-1, -2)) if needs[0] else None
         db = xp.matmul(a.swapaxes(-1, -2), dy) if needs[1] else None
         return da, db
+
+    @staticmethod
+    def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
+        return 2 * math.prod(outputs[0]) * inputs[0][-1]
 
 
 class Linear(Op):
@@ -56,13 +62,12 @@ class Linear(Op):
         dbias = rows.sum(axis=0) if needs[2] else None
         return dx, dweight, dbias
 
+    flops = staticmethod(MatMul.flops)
+
 
 def _rows(x: Array) -> Array:
     """(..., C) -> (N, C). The count is spelled out: -1 would be ambiguous for an empty array."""
-    n = 1
-    for length in x.shape[:-1]:
-        n *= length
-    return x.reshape(n, x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def matmul(a: Any, b: Any) -> Tensor:

@@ -1,9 +1,15 @@
 """Normalization of activations."""
 
-from typing import Any
+from typing import NamedTuple
 
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor
+
+
+class LayerNormSaved(NamedTuple):
+    n: Array  # (..., C)
+    r: Array  # (..., 1)
+    gamma: Array  # (C,)
 
 
 class LayerNorm(Op):
@@ -14,21 +20,21 @@ class LayerNorm(Op):
     Backward    q = gamma dy
                 dx = r (q - mean(q) - n mean(q n))
                 dgamma = sum over rows of dy n,  dbeta = sum over rows of dy
-    Why two means: shifting a row, or rescaling it (up to eps), leaves y unchanged, so dx has no part along either move.
+    Why two means: shifting a row, or rescaling it (up to eps), leaves y unchanged, so dx has no component along either direction.
 
     Shapes      x, y (..., C); gamma, beta (C,).  Saves n (..., C), r (..., 1), gamma.
     Source      Ba, Kiros and Hinton 2016, arXiv:1607.06450, section 3.
     """
 
     @staticmethod
-    def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, Any]:
+    def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, LayerNormSaved]:
         n = x - x.mean(axis=-1, keepdims=True)
         r = 1 / xp.sqrt((n * n).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
         n *= r  # n is ours, so in place is safe
-        return gamma * n + beta, (n, r, gamma)
+        return gamma * n + beta, LayerNormSaved(n, r, gamma)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array]:
+    def backward(saved: LayerNormSaved, dy: Array) -> tuple[Array, Array, Array]:
         n, r, gamma = saved
         rows = tuple(range(dy.ndim - 1))
         q = gamma * dy

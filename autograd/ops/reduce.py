@@ -3,10 +3,13 @@
 Each backward first puts the reduced axes back as length 1 (`_expand`); broadcasting does the rest.
 """
 
+import math
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor, axes
+from autograd.core import Array, Op, Tensor
 
 Axis = int | tuple[int, ...] | None
 
@@ -118,10 +121,21 @@ def _drop(y: Array, axis: tuple[int, ...]) -> Array:
 
 
 def _count(shape: tuple[int, ...], axis: tuple[int, ...]) -> int:
-    n = 1
-    for a in axis:
-        n *= shape[a]
-    return n
+    return math.prod(shape[a] for a in axis)
+
+
+def axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """`axis` as NumPy takes it (None, one, several, negative) as a sorted tuple of non-negative axes."""
+    if axis is None:
+        return tuple(range(ndim))
+    several = [operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,))]
+    for a in several:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"axis: {a}, expected -{ndim} <= axis < {ndim} for an array of {ndim} dimensions")
+    unique = sorted({a % ndim for a in several})
+    if len(unique) != len(several):
+        raise ValueError(f"axis: {axis} names an axis twice, expected each once")
+    return tuple(unique)
 
 
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:

@@ -1,22 +1,22 @@
-"""Ops that move elements without changing them. Each backward moves the gradient back the way it came."""
+"""Ops that move elements without changing them. Each backward moves the gradients back to where the elements came from."""
 
 import builtins
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor, axes
+from autograd.core import Array, Movement, Tensor
+from autograd.ops.reduce import axes
 
 
-class Reshape(Op):
+class Reshape(Movement):
     """Forward     y = x in another shape, same order of elements
     Backward    dx = dy in the shape of x
     Shapes      as many elements before as after.  Saves the shape of x.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, Any]:
@@ -27,13 +27,11 @@ class Reshape(Op):
         return dy.reshape(shape)
 
 
-class Transpose(Op):
+class Transpose(Movement):
     """Forward     y[..., i, ...] = x with its axes in the order `order`
     Backward    dx = dy with the inverse order
     Shapes      y.shape[k] = x.shape[order[k]].  Saves the order.  A view: nothing is copied.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, order: tuple[int, ...]) -> tuple[Array, Any]:
@@ -45,13 +43,11 @@ class Transpose(Op):
         return dy.transpose(inverse)
 
 
-class BroadcastTo(Op):
+class BroadcastTo(Movement):
     """Forward     y = x, repeated along new axes and axes of length 1
     Backward    dx = dy summed over the repeats (done by the engine, as for every op that broadcasts)
     Shapes      x broadcasts to `shape`.  Saves nothing.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, None]:
@@ -62,13 +58,11 @@ class BroadcastTo(Op):
         return dy
 
 
-class Concatenate(Op):
+class Concatenate(Movement):
     """Forward     y = x1, x2, ... joined along an axis
     Backward    dx_i = the part of dy that x_i became
     Shapes      equal but for the axis.  Saves where the parts end.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(*xs: Array, axis: int) -> tuple[Array, Any]:
@@ -83,13 +77,11 @@ class Concatenate(Op):
         return tuple(dy[_along(axis, start, end)] for start, end in itertools.pairwise(ends))
 
 
-class Stack(Op):
-    """Forward     y = x1, x2, ... side by side along a new axis
+class Stack(Movement):
+    """Forward     y = x1, x2, ... stacked along a new axis
     Backward    dx_i = slice i of dy
     Shapes      all equal.  Saves the axis.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(*xs: Array, axis: int) -> tuple[Array, Any]:
@@ -101,15 +93,13 @@ class Stack(Op):
         return tuple(dy[(slice(None),) * axis + (i,)] for i in range(n))
 
 
-class Split(Op):
+class Split(Movement):
     """Cut into equal parts. One op with several outputs, so that its backward is one concatenation.
 
     Forward     y1, ..., yn = x cut along an axis
-    Backward    dx = dy1, ..., dyn joined; 0 for parts that nobody used
+    Backward    dx = dy1, ..., dyn joined; 0 for parts that were not used
     Shapes      y_i as x but length/n along the axis.  Saves the shape of a part.
     """
-
-    takes_bfloat16 = True
 
     returns_tuple = True
 
@@ -126,13 +116,11 @@ class Split(Op):
         return xp.concatenate([xp.zeros(shape, dtype=like.dtype) if dy is None else dy for dy in dys], axis=axis)
 
 
-class Index(Op):
+class Index(Movement):
     """Forward     y = x[key]
     Backward    dx = 0 but for dx[key] += dy; an element taken twice gets both gradients
     Shapes      as NumPy's indexing with integers, slices, None, ... and integer arrays.  Saves the key and the shape of x.
     """
-
-    takes_bfloat16 = True
 
     @staticmethod
     def forward(x: Array, *, key: tuple[Any, ...]) -> tuple[Array, Any]:
@@ -146,7 +134,7 @@ class Index(Op):
             dx[key] = dy  # slices never take an element twice
             return dx
         # Where each element of y came from, as a flat position in x: found by indexing the positions themselves.
-        n = _size(shape)
+        n = math.prod(shape)
         came_from = xp.arange(n).reshape(shape)[key]
         return backend.scatter_add((n,), came_from.reshape(-1), dy.reshape(-1)).reshape(shape)
 
@@ -155,20 +143,13 @@ def _along(axis: int, start: int, end: int) -> tuple[slice, ...]:
     return (slice(None),) * axis + (slice(start, end),)
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    n = 1
-    for length in shape:
-        n *= length
-    return n
-
-
 def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
     """x with another shape; one length may be -1. Raises ValueError if the number of elements differs."""
     new = (shape,) if isinstance(shape, int) else tuple(shape)
-    known = _size(tuple(n for n in new if n != -1))
+    known = math.prod(n for n in new if n != -1)
     fits = x.size == known if -1 not in new else new.count(-1) == 1 and known > 0 and x.size % known == 0
     if not fits:
-        raise ValueError(f"reshape: {x.size} elements of shape {x.shape} into {new}, expected equal numbers; check the lengths")
+        raise ValueError(f"reshape: {x.size} elements of shape {x.shape} into {new}, expected equal numbers")
     return Reshape.apply(x, shape=new)
 
 
@@ -176,7 +157,7 @@ def transpose(x: Tensor, order: Sequence[int] | None = None) -> Tensor:
     """x with its axes in another order (reversed by default). Raises ValueError unless `order` names each axis once."""
     new = tuple(reversed(range(x.ndim))) if order is None else tuple(a + x.ndim if a < 0 else a for a in order)
     if sorted(new) != list(range(x.ndim)):
-        raise ValueError(f"transpose: axes {order} for shape {x.shape}, expected each of its {x.ndim} axes once; list them all")
+        raise ValueError(f"transpose: axes {order} for shape {x.shape}, expected each of its {x.ndim} axes once")
     return Transpose.apply(x, order=new)
 
 
@@ -195,12 +176,12 @@ def concatenate(xs: Sequence[Tensor], axis: int = 0) -> Tensor:
     (axis,) = axes(axis, xs[0].ndim)
     rest = [x.shape[:axis] + x.shape[axis + 1 :] for x in xs]
     if any(r != rest[0] for r in rest):
-        raise ValueError(f"concatenate: shapes {[x.shape for x in xs]}, expected equal but for axis {axis}; check the axis")
+        raise ValueError(f"concatenate: shapes {[x.shape for x in xs]}, expected equal but for axis {axis}")
     return Concatenate.apply(*xs, axis=axis)
 
 
 def stack(xs: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Tensors of one shape side by side along a new axis. Raises ValueError if there are none or shapes differ."""
+    """Tensors of one shape, stacked along a new axis. Raises ValueError if there are none or shapes differ."""
     xs = _tensors("stack", xs)
     if any(x.shape != xs[0].shape for x in xs):
         raise ValueError(f"stack: shapes {[x.shape for x in xs]}, expected all equal; use concatenate for unequal lengths")
@@ -210,7 +191,7 @@ def stack(xs: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def _tensors(op: str, xs: Sequence[Any]) -> list[Tensor]:
     if not xs:
-        raise ValueError(f"{op}: an empty list, expected at least one tensor; check what was collected")
+        raise ValueError(f"{op}: an empty list, expected at least one tensor")
     return [x if isinstance(x, Tensor) else Tensor(x) for x in xs]
 
 
@@ -240,12 +221,10 @@ def index(x: Tensor, key: Any) -> Tensor:
             axis += 0 if k is None else x.ndim - n_taken
             continue
         if axis >= x.ndim:
-            raise IndexError(f"index: {len(keys)} indices for shape {x.shape}, expected at most {x.ndim}; drop the surplus")
+            raise IndexError(f"index: {len(keys)} indices for shape {x.shape}, expected at most {x.ndim}")
         if isinstance(k, (slice, int)):
             if isinstance(k, int) and not -x.shape[axis] <= k < x.shape[axis]:
-                raise IndexError(
-                    f"index: {k} for axis {axis} of length {x.shape[axis]}, expected -{x.shape[axis]} <= i < {x.shape[axis]}; check it"
-                )
+                raise IndexError(f"index: {k} for axis {axis} of length {x.shape[axis]}, expected -{x.shape[axis]} <= i < {x.shape[axis]}")
             device_keys.append(k)
             axis += 1
             continue
@@ -253,9 +232,9 @@ def index(x: Tensor, key: Any) -> Tensor:
             n = x.shape[axis]
             bad = positions[(positions < -n) | (positions >= n)]
             if bad.size:
-                raise IndexError(f"index: {bad[0]} for axis {axis} of length {n}, expected -{n} <= i < {n}; check it")
+                raise IndexError(f"index: {bad[0]} for axis {axis} of length {n}, expected -{n} <= i < {n}")
             wrapped = positions + n * (positions < 0)  # NumPy's negative indices
-            device_keys.append(backend.indices(wrapped, n)[0])
+            device_keys.append(backend.checked_indices(wrapped, n)[0])
             axis += 1
     return Index.apply(x, key=tuple(device_keys))
 
@@ -269,7 +248,7 @@ def _positions(k: Any, shape: tuple[int, ...]) -> Sequence[Any]:
     host = backend.to_host(k)
     if _is_mask(host):
         if host.shape != shape[: host.ndim]:
-            raise IndexError(f"index: a boolean mask of shape {host.shape} for axes {shape}, expected their lengths; fit the mask")
+            raise IndexError(f"index: a boolean mask of shape {host.shape} for axes {shape}, expected their lengths")
         return host.nonzero()
     if host.size and host.dtype.kind not in "iu":
         raise TypeError(f"index: an array of {host.dtype}, expected integers, booleans or slices; convert with .astype(int)")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import autograd as ag
-from autograd import backend
+from autograd import backend, nn
 from autograd.backend import to_device, to_host, xp
 from autograd.testing import nodes_of
 from tests.strategies import arranged
@@ -89,7 +89,7 @@ def assert_kernels_agree(call: Callable[..., Any], arrays: Sequence[np.ndarray],
     exact, plain, fast = (
         [*values, *gradients]
         for values, gradients in (run(call, arrays, "float64", "reference"), run(call, arrays, dtype, "reference"),
-                                     run(call, arrays, dtype, "unmeasured"))
+                                     run(call, arrays, dtype, "experimental"))
     )  # fmt: skip
     for i, (e, p, f) in enumerate(zip(exact, plain, fast, strict=True)):
         assert e is not None and p is not None and f is not None
@@ -144,3 +144,18 @@ def takes_fast_path(kernel: type[ag.Op]) -> Iterator[None]:
 def tensor(array: Any, requires_grad: bool = True) -> ag.Tensor:
     """A leaf from host data, which is copied; requires a gradient unless told otherwise."""
     return ag.Tensor(xp.array(to_device(array)), requires_grad=requires_grad)
+
+
+def linear_of(weight: np.ndarray, bias: np.ndarray | None = None) -> nn.Linear:
+    """A linear layer with these values, in their dtype."""
+    layer = nn.Linear(*weight.shape, bias=bias is not None, init=lambda shape: weight)
+    if bias is not None:
+        layer.bias.data = to_device(bias)
+    return layer
+
+
+def layer_norm_of(gamma: np.ndarray, beta: np.ndarray, eps: float = 1e-5) -> nn.LayerNorm:
+    """A norm with these values, in their dtype."""
+    layer = nn.LayerNorm(len(gamma), eps)
+    layer.weight.data, layer.bias.data = to_device(gamma), backend.to_device(beta)
+    return layer

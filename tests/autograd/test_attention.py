@@ -125,14 +125,14 @@ def test_dropout_on_the_weights_repeats_with_its_stream():
     q, k, v = qkv(0, 8, 8)
     stream = ag.RandomStream(3)
     first, second = (to_host(ag.scaled_dot_product_attention(q, k, v, dropout=0.5, stream=stream).data) for _ in range(2))
-    assert stream.draw == 2 and (first != second).any()
+    assert stream.counter == 2 and (first != second).any()
     again = ag.scaled_dot_product_attention(q, k, v, dropout=0.5, stream=ag.RandomStream(3, 1))
     assert_close(again.data, second)
     plain = to_host(ag.scaled_dot_product_attention(q, k, v).data)
     assert (first != plain).any()
     for options in ({"dropout": 0.5, "training": False}, {"dropout": 0.0}):
         assert_close(ag.scaled_dot_product_attention(q, k, v, stream=stream, **options).data, plain)
-    assert stream.draw == 2
+    assert stream.counter == 2
 
 
 def test_dropout_keeps_the_mean():
@@ -164,7 +164,7 @@ A = np.ones((2, 3, 4))
         (((3, 4), (2, 4), (2, 4)), {"causal": True}, r"attention: 3 queries for 2 keys with causal=True, expected no more queries than keys"),
         (((3, 4), (5, 4), (5, 4)), {"mask": np.ones((3, 5))}, r"attention: a mask of shape \(3, 5\) and dtype float64, expected bool that"),
         (((3, 4), (5, 4), (5, 4)), {"mask": np.ones((3, 4), bool)}, r"attention: a mask of shape \(3, 4\) and dtype bool, expected bool that "
-         r"broadcasts to \(3, 5\); True means may look"),
+         r"broadcasts to \(3, 5\); True means that the query may attend"),
         (((3, 4), (5, 4), (5, 4)), {"mask": np.ones((1, 3, 5), bool)}, r"attention: a mask of shape \(1, 3, 5\)"),
         (((3, 4), (5, 4), (5, 4)), {"dropout": 1.0}, r"attention: dropout probability 1.0, expected 0 <= p < 1"),
     ],

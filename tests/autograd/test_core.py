@@ -1,4 +1,4 @@
-"""The engine itself: tensors, the sweep, what it keeps and frees, and what it refuses."""
+"""The engine itself: tensors, the backward pass, what it keeps and frees, and what it refuses."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import autograd as ag
-from autograd import backend, core
+from autograd import backend, dispatch
 from autograd.backend import to_device, to_host, xp
 from autograd.ops.elementwise import Add
 from tests.autograd.checks import assert_close, numpy_only, tensor
@@ -65,7 +65,7 @@ def test_what_a_tensor_shows():
         (lambda: ag.Tensor([1.0, 2.0], requires_grad=True) * 2, "Tensor([2., 4.], op=Multiply)"),
         (lambda: ag.Tensor(3), "Tensor(3)"),
         (lambda: ag.Tensor(np.ones(2, np.float32)), "Tensor([1., 1.], dtype=float32)"),
-        (lambda: ag.Parameter([1.0]), "Tensor([1.], requires_grad=True)"),
+        (lambda: ag.Parameter([1.0]), "Parameter([1.], requires_grad=True)"),
     ],
 )
 def test_repr(x, shown):
@@ -87,7 +87,7 @@ def test_an_array_is_not_copied():
     assert x.data is array and x.detach().data is array and x.numpy() is array
 
 
-def test_detach_stops_the_sweep():
+def test_detach_stops_the_backward_pass():
     x = tensor([2.0, 3.0])
     (x * (x * x).detach()).sum().backward()
     assert x.grad.tolist() == [4.0, 9.0]
@@ -332,7 +332,7 @@ def test_backward_of_one_element_needs_no_dy():
 # Gradients that nobody needs -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_sweep_does_not_walk_below_the_last_needed_tensor():
+def test_the_backward_pass_does_not_go_below_the_last_needed_tensor():
     frozen, calls_below = probe()
     wanted, calls_above = probe()
     x, weight = tensor([1.0, 2.0], requires_grad=False), tensor([3.0, 4.0])
@@ -449,7 +449,7 @@ def test_what_no_op_saved_is_free_at_once(without_gc):
     y.sum().backward()
 
 
-def test_saved_arrays_are_freed_as_the_sweep_passes(without_gc):
+def test_saved_arrays_are_freed_on_the_way(without_gc):
     state = []
 
     class Watch(ag.Op):
@@ -546,7 +546,7 @@ def test_a_second_backward_says_so():
     h = x * x
     loss, other = h.sum(), h.mean()
     loss.backward()
-    message = r"backward: the graph at {} has been freed by an earlier sweep, expected one backward per forward; run the forward pass again, or add the losses"
+    message = r"backward: the graph at {} has been freed by an earlier backward pass, expected one backward per forward; run the forward pass again, or add the losses"
     with pytest.raises(RuntimeError, match=message.format("Sum")):
         loss.backward()
     with pytest.raises(RuntimeError, match=message.format("Multiply")):
@@ -554,7 +554,7 @@ def test_a_second_backward_says_so():
     assert x.grad.tolist() == [2.0, 4.0]
 
 
-# What the sweep refuses ------------------------------------------------------------------------------------------------------------------
+# What the backward pass refuses---------------------------------------------------------------------------------------------------------------
 
 
 def test_backward_without_anything_to_do():
@@ -572,7 +572,7 @@ def test_backward_of_many_elements_needs_dy():
     with pytest.raises(ValueError, match=r"backward: a tensor of shape \(2,\), expected one element; reduce it first or pass dy"):
         y.backward()
     for dy in (1.0, np.ones((1, 2)), np.ones(3)):
-        with pytest.raises(ValueError, match=r"backward: dy of shape .*, expected \(2,\), the tensor's own; pass one number for each"):
+        with pytest.raises(ValueError, match=r"backward: dy of shape .*, expected \(2,\), that of the tensor"):
             y.backward(dy)
     y.backward(np.ones(2))
 
@@ -590,7 +590,7 @@ def test_a_gradient_of_a_wrong_shape(shape, gradient):
     message = f"Crooked.backward: a gradient of shape {gradient} for input 0 of shape {shape}, expected the input's shape (or one"
     with pytest.raises(RuntimeError) as error:
         op.apply(tensor(np.ones(shape))).sum().backward()
-    assert str(error.value).startswith(message) and "mend the op's backward" in str(error.value)
+    assert str(error.value).startswith(message) and "fix the op's backward" in str(error.value)
 
 
 def test_the_input_of_a_wrong_gradient_is_named():
@@ -693,9 +693,9 @@ def test_debug_is_switched_by_the_environment():
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """An op, a kernel of it that is measured, and one that is not."""
-    monkeypatch.setattr(core, "_kernels", {})
-    monkeypatch.setattr(core, "_unmeasured", set())
+    """An op, a kernel of it, and an experimental one."""
+    monkeypatch.setattr(dispatch, "_kernels", {})
+    monkeypatch.setattr(dispatch, "_experimental", set())
 
     class Shown(ag.Op):
         @staticmethod
@@ -706,26 +706,26 @@ def kernels(monkeypatch):
         def backward(saved, dy):
             return dy
 
-    @ag.accelerates(Shown)
+    @ag.kernel_for(Shown)
     class ForPairs(Shown):
         @staticmethod
         def supports(x):
             return x.shape == (2,)
 
-    @ag.accelerates(Shown, measured=False)
-    class Untimed(Shown):
+    @ag.kernel_for(Shown, experimental=True)
+    class Experimental(Shown):
         @staticmethod
         def supports(x):
             return x.shape != (1,)
 
-    return Shown, ForPairs, Untimed
+    return Shown, ForPairs, Experimental
 
 
 @pytest.mark.parametrize(
     ("mode", "n", "expected"),
     [
         ("fast", 2, "ForPairs"), ("fast", 3, "Shown"), ("fast", 1, "Shown"),
-        ("unmeasured", 2, "ForPairs"), ("unmeasured", 3, "Untimed"), ("unmeasured", 1, "Shown"),
+        ("experimental", 2, "ForPairs"), ("experimental", 3, "Experimental"), ("experimental", 1, "Shown"),
         ("reference", 2, "Shown"), ("reference", 3, "Shown"),
     ],
 )  # fmt: skip
@@ -733,7 +733,7 @@ def test_which_kernel_runs(kernels, mode, n, expected):
     reference = kernels[0]
     with ag.use_kernels(mode):
         y = reference.apply(tensor(np.ones(n)))
-        assert y._node.op.__name__ == core.fastest(reference, y.data).__name__ == expected
+        assert y._node.op.__name__ == reference.dispatch(y.data).__name__ == expected
     y.sum().backward()
 
 
@@ -746,18 +746,18 @@ def test_registered_kernels_is_a_copy(kernels):
 def test_modes_nest_and_end():
     with ag.use_kernels("reference"):
         with ag.use_kernels("fast"):
-            assert core._mode.get() == "fast"
-        assert core._mode.get() == "reference"
+            assert dispatch._mode.get() == "fast"
+        assert dispatch._mode.get() == "reference"
     with (
-        pytest.raises(ValueError, match=r"use_kernels: 'quick', expected fast, reference or unmeasured; see AUTOGRAD_KERNELS"),
+        pytest.raises(ValueError, match=r"use_kernels: 'quick', expected one of fast, reference, experimental; see AUTOGRAD_KERNELS"),
         ag.use_kernels("quick"),
     ):
         pass
 
 
 def test_a_kernel_must_derive_from_its_op():
-    with pytest.raises(TypeError, match=r"accelerates: Probe, expected a subclass of Add; derive it from the op it speeds up"):
-        ag.accelerates(Add)(type("Probe", (ag.Op,), {}))
+    with pytest.raises(TypeError, match=r"kernel_for: Probe, expected a subclass of Add; derive it from the op it speeds up"):
+        ag.kernel_for(Add)(type("Probe", (ag.Op,), {}))
 
 
 # The environment ---------------------------------------------------------------------------------------------------------------------------------
@@ -767,7 +767,7 @@ def test_a_kernel_must_derive_from_its_op():
     ("variable", "legal", "default"),
     [
         ("AUTOGRAD_BACKEND", "numpy, cupy", "numpy"),
-        ("AUTOGRAD_KERNELS", "fast, reference, unmeasured", "fast"),
+        ("AUTOGRAD_KERNELS", "fast, reference, experimental", "fast"),
         ("AUTOGRAD_DEBUG", "0, 1", "0"),
     ],
 )

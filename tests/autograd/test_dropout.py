@@ -51,7 +51,7 @@ def test_the_mask_is_a_function_of_seed_and_draw(seed, draw, p, shape):
     stream = ag.RandomStream(seed, draw)
     first = to_host(ag.dropout(tensor(x), p, stream=stream).data)
     second = to_host(ag.dropout(tensor(x), p, stream=stream).data)
-    assert stream.draw == draw + 2
+    assert stream.counter == draw + 2
     again = ag.RandomStream(seed, draw)
     assert (to_host(ag.dropout(tensor(x), p, stream=again).data) == first).all()
     assert (to_host(ag.dropout(tensor(x), p, stream=again).data) == second).all()
@@ -105,7 +105,7 @@ def test_identity_in_eval(p, training):
     x = tensor(np.ones((3, 4)))
     stream = ag.RandomStream(0)
     assert ag.dropout(x, p, training=training, stream=stream) is x
-    assert stream.draw == 0
+    assert stream.counter == 0
 
 
 def test_without_a_stream_every_mask_is_another():
@@ -117,7 +117,7 @@ def test_without_a_stream_every_mask_is_another():
 def test_reading_a_stream():
     stream = ag.RandomStream(7)
     assert (stream.next_draw(), stream.next_draw()) == (0, 1)
-    assert repr(stream) == "RandomStream(seed=7, draw=2)"
+    assert repr(stream) == "RandomStream(seed=7, counter=2)"
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])
@@ -127,7 +127,7 @@ def test_probabilities_out_of_range(p, training):
         ag.dropout(tensor([1.0]), p, training=training)
 
 
-@pytest.mark.parametrize(("seed", "draw"), [(-1, 0), (0, -1)])
-def test_streams_out_of_range(seed, draw):
-    with pytest.raises(ValueError, match=rf"RandomStream: seed {seed}, draw {draw}, expected both >= 0; choose non-negative"):
-        ag.RandomStream(seed, draw)
+@pytest.mark.parametrize(("seed", "counter"), [(-1, 0), (0, -1)])
+def test_streams_out_of_range(seed, counter):
+    with pytest.raises(ValueError, match=rf"RandomStream: seed {seed}, counter {counter}, expected both >= 0"):
+        ag.RandomStream(seed, counter)

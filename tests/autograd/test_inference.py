@@ -30,10 +30,10 @@ def test_linear_is_the_plain_product(b, i, o, bias, by_rows, seed):
 def test_arranged_is_the_same_matrix_with_the_right_side_contiguous(b, i, o, stored_by_rows, seed):
     weight = np.random.default_rng(seed).standard_normal((o, i))
     stored = weight if stored_by_rows else np.asfortranarray(weight)
-    arranged = inference.arranged(stored, b)
+    arranged = inference.preferred_layout(stored, b)
     np.testing.assert_array_equal(arranged, weight)
     assert arranged.flags.f_contiguous if b == 1 and o >= i else arranged.flags.c_contiguous
-    assert inference.arranged(arranged, b) is arranged
+    assert inference.preferred_layout(arranged, b) is arranged
 
 
 @given(b=st.integers(1, 3), c=st.integers(1, 50), seed=seeds)

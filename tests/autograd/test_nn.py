@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 import autograd as ag
-from autograd.nn import Dropout, Embedding, LayerNorm, Linear, Module, evaluating
-from tests.autograd.checks import assert_close, tensor
+from autograd.backend import to_host
+from autograd.nn import Dropout, Embedding, LayerNorm, Linear, Module, evaluating, uniform
+from autograd.optim import AdamW
+from tests.autograd.checks import assert_close, layer_norm_of, linear_of, tensor
 
 
 class Block(Module):
     def __init__(self, rng):
-        self.norm = LayerNorm(np.ones(4), np.zeros(4))
-        self.fc = Linear(rng.standard_normal((4, 4)), np.zeros(4))
+        self.norm = layer_norm_of(np.ones(4), np.zeros(4))
+        self.fc = linear_of(rng.standard_normal((4, 4)), np.zeros(4))
         self.dropout = Dropout(0.5, ag.RandomStream(0))
 
     def forward(self, x):
@@ -21,9 +23,9 @@ class Block(Module):
 class Model(Module):
     def __init__(self, n_blocks=2, tied=True):
         rng = np.random.default_rng(0)
-        self.embedding = Embedding(rng.standard_normal((5, 4)))
+        self.embedding = Embedding(5, 4, init=rng.standard_normal)
         self.h = [Block(rng) for _ in range(n_blocks)]
-        self.head = Linear(rng.standard_normal((4, 5)))
+        self.head = linear_of(rng.standard_normal((4, 5)))
         if tied:
             self.head.weight = self.embedding.weight
         self.scale = ag.Parameter(np.ones(()))
@@ -46,7 +48,7 @@ NAMES = [
 def test_names_are_dotted_and_follow_gpt2():
     model = Model()
     assert [name for name, _ in model.named_parameters()] == NAMES
-    assert dict(model.named_parameters())["h.1.norm.weight"] is model.h[1].norm.gamma
+    assert dict(model.named_parameters())["h.1.norm.weight"] is model.h[1].norm.weight
     assert [name for name, _ in model.named_modules()] == [
         "", "embedding", "h.0", "h.0.norm", "h.0.fc", "h.0.dropout", "h.1", "h.1.norm", "h.1.fc", "h.1.dropout", "head",
     ]  # fmt: skip
@@ -126,14 +128,12 @@ def test_zero_grad_forgets():
 def test_layers_are_their_ops():
     rng = np.random.default_rng(0)
     x, weight, bias = rng.standard_normal((2, 3)), rng.standard_normal((3, 4)), rng.standard_normal(4)
-    assert_close(Linear(weight, bias)(tensor(x)).data, x @ weight + bias)
-    assert_close(Linear(weight)(tensor(x)).data, x @ weight)
-    assert Linear(weight).bias is None
-    assert_close(Embedding(weight)([2, 0]).data, weight[[2, 0]])
+    assert_close(linear_of(weight, bias)(tensor(x)).data, x @ weight + bias)
+    assert_close(linear_of(weight)(tensor(x)).data, x @ weight)
+    assert_close(Embedding(3, 4, init=lambda shape: weight)([2, 0]).data, weight[[2, 0]])
     gamma, beta = rng.standard_normal(3), rng.standard_normal(3)
     normalized = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 0.1)
-    assert_close(LayerNorm(gamma, beta, eps=0.1)(tensor(x)).data, gamma * normalized + beta)
-    assert LayerNorm(gamma, beta).eps == 1e-5
+    assert_close(layer_norm_of(gamma, beta, eps=0.1)(tensor(x)).data, gamma * normalized + beta)
     layer = Dropout(0.5, ag.RandomStream(3))
     assert_close(layer(tensor(x)).data, ag.dropout(tensor(x), 0.5, stream=ag.RandomStream(3)).numpy())
     assert_close(layer.eval()(tensor(x)).data, x)
@@ -146,3 +146,64 @@ def test_a_module_without_forward():
     with pytest.raises(NotImplementedError, match="Empty: no forward, expected one; define it in the subclass"):
         Empty()(1)
     assert Empty().n_parameters() == 0
+
+
+def test_layers_take_sizes_and_start_where_the_docs_say():
+    linear, bare, embedding, norm = Linear(4, 1000), Linear(4, 2, bias=False), Embedding(1000, 25), LayerNorm(3)
+    assert [p.shape for p in linear.parameters()] == [(4, 1000), (1000,)] and bare.bias is None
+    assert embedding.weight.shape == (1000, 25) and norm.eps == 1e-5
+    assert {p.dtype for layer in (linear, bare, embedding, norm) for p in layer.parameters()} == {np.dtype(np.float32)}
+    assert not to_host(linear.bias.data).any() and not to_host(norm.bias.data).any() and (to_host(norm.weight.data) == 1).all()
+    for weight, bound in ((linear.weight, 0.5), (embedding.weight, 0.2)):  # 1 / sqrt of what each output adds up
+        values = to_host(weight.data).astype(float)
+        assert 0.99 * bound < np.abs(values).max() <= bound and len(np.unique(values)) > 0.99 * values.size
+        assert abs(values.mean()) < 6 * values.std() / np.sqrt(values.size)
+        assert values.std() == pytest.approx(bound / np.sqrt(3), rel=0.05)
+
+
+def test_initial_values_are_decided_by_the_stream_or_by_init():
+    one, same, other = (to_host(uniform((3, 4), stream=ag.RandomStream(seed))) for seed in (1, 1, 2))
+    assert (one == same).all() and (one != other).any()
+    assert (to_host(Linear(3, 4).weight.data) != to_host(Linear(3, 4).weight.data)).any()  # two layers of one network differ
+    assert uniform((0, 3)).shape == (0, 3)
+    layer = Linear(2, 3, init=lambda shape: np.full(shape, 7.0))
+    assert (to_host(layer.weight.data) == 7).all() and layer.weight.dtype == layer.bias.dtype == np.float64
+
+
+def test_a_module_prints_as_a_tree():
+    model = Model()
+    model.h[0].fc.weight.requires_grad = False
+    assert repr(model) == (
+        "Model(scale ())\n"
+        "  embedding: Embedding(weight (5, 4))\n"
+        "  h.0: Block()\n"
+        "    norm: LayerNorm(weight (4,), bias (4,), eps=1e-05)\n"
+        "    fc: Linear(weight (4, 4) frozen, bias (4,))\n"
+        "    dropout: Dropout(p=0.5)\n"
+        "  h.1: Block()\n"
+        "    norm: LayerNorm(weight (4,), bias (4,), eps=1e-05)\n"
+        "    fc: Linear(weight (4, 4), bias (4,))\n"
+        "    dropout: Dropout(p=0.5)\n"
+        "  head: Linear(weight (5, 4))"
+    )
+    assert "\n  h.0 to h.2: Block()\n" in repr(Model(n_blocks=3).eval())
+
+
+def test_a_two_layer_network_learns_xor():
+    class MLP(Module):
+        def __init__(self, stream):
+            self.hidden = Linear(2, 8, init=lambda shape: uniform(shape, stream=stream))
+            self.out = Linear(8, 1, init=lambda shape: uniform(shape, stream=stream))
+
+        def forward(self, x):
+            return self.out(ag.tanh(self.hidden(x)))
+
+    x, target = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32), np.array([[0], [1], [1], [0]], np.float32)
+    model = MLP(ag.RandomStream(0))
+    optimizer = AdamW(model, lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        error = model(tensor(x)) - tensor(target)
+        (error * error).mean().backward()
+        optimizer.step()
+    np.testing.assert_allclose(to_host(model(tensor(x)).data), target, atol=0.05)

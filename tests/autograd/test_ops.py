@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import autograd as ag
 import autograd.ops
-from autograd import core
+from autograd import dispatch
 from autograd.backend import to_device, to_host
 from autograd.ops.activation import Tanh
 from autograd.ops.elementwise import Cast
@@ -44,6 +44,14 @@ def test_every_op_has_a_case():
     defined = {op for op in subclasses(ag.Op) if op.__module__.startswith("autograd.ops.")}
     assert len(defined) > 30, "the walk finds the ops"
     assert defined == set(CASES), f"without a case: {sorted(op.__name__ for op in defined - set(CASES))}"
+
+
+def test_every_function_finds_its_op():
+    functions = [getattr(ag, name) for name in autograd.ops.__all__ if name != "RandomStream"]
+    found = {function.__name__: autograd.ops.op_of(function) for function in functions}
+    assert set(found.values()) == set(CASES) and len(set(found.values())) == len(found)
+    for function in functions:
+        assert found[function.__name__].__name__ in function.__code__.co_names, function.__name__
 
 
 @each_op
@@ -78,11 +86,11 @@ def test_float32_stays_float32(op: type[ag.Op], data: st.DataObject):
         assert_close(out.data, right)
     for node in nodes:
         assert not [a for a in _arrays(node.saved) if a.dtype == np.float64], "a float64 array is saved"
-        dy = tuple(to_device(np.ones(shape, np.float32)) for shape in node.outputs)
+        dy = tuple(to_device(np.ones(shape, np.float32)) for shape in node.output_shapes)
         dy = (dy[0], *(None for _ in dy[1:])) if data.draw(st.booleans()) else dy  # outputs may go unused
-        needs = {"needs": tuple(kind is not None for kind in node.inputs)} if node.op.backward_takes_needs else {}
+        needs = {"needs": tuple(kind is not None for kind in node.input_kinds)} if node.op.backward_takes_needs else {}
         gradients = _tuple(node.op.backward(node.saved, dy if node.op.returns_tuple else dy[0], **needs))
-        for dx, kind in zip(gradients, node.inputs, strict=True):
+        for dx, kind in zip(gradients, node.input_kinds, strict=True):
             if kind is not None:
                 shape, dtype = kind
                 assert dx.dtype == dtype and (dtype == np.float32 or op is Cast)
@@ -152,7 +160,7 @@ def test_fast_equals_reference(op: type[ag.Op], kernel: type[ag.Op]):
 @given(data=st.data())
 def test_fast_gradients(op: type[ag.Op], kernel: type[ag.Op], data: st.DataObject):
     case, order = drawn(op, data)
-    with ag.use_kernels("unmeasured"):
+    with ag.use_kernels("experimental"):
         check_grads(rearranging(case.call, order), *case.arrays)
 
 
@@ -171,8 +179,8 @@ def test_attention_over_long_sequences(n_queries, n_keys, causal, dropout):
 
 def temporary(monkeypatch: pytest.MonkeyPatch, reference: type[ag.Op], **members: Any) -> type[ag.Op]:
     """A kernel for `reference` that is registered for the length of one test."""
-    monkeypatch.setattr(core, "_kernels", {})
-    return ag.accelerates(reference)(type("Temporary", (reference,), {"supports": staticmethod(lambda *a, **o: True), **members}))
+    monkeypatch.setattr(dispatch, "_kernels", {})
+    return ag.kernel_for(reference)(type("Temporary", (reference,), {"supports": staticmethod(lambda *a, **o: True), **members}))
 
 
 def test_the_comparison_passes_equal_kernels(monkeypatch: pytest.MonkeyPatch):

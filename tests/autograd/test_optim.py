@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autograd as ag
-from autograd import optim
 from autograd.backend import to_device, to_host
-from autograd.nn import LayerNorm, Linear, Module
+from autograd.nn import Module
 from autograd.optim import AdamW, AdamWUpdate, SquaredNorm, warmup_cosine
-from tests.autograd.checks import assert_close, takes_fast_path
+from tests.autograd.checks import assert_close, layer_norm_of, linear_of, takes_fast_path
 from tests.strategies import seeds
 
 
@@ -21,10 +20,10 @@ class Model(Module):
 
     def __init__(self, dtype=np.float64, seed=0):
         rng = np.random.default_rng(seed)
-        self.first = Linear(rng.standard_normal((3, 4)).astype(dtype), rng.standard_normal(4).astype(dtype))
-        self.norm = LayerNorm(np.ones(4, dtype), np.zeros(4, dtype))
-        self.second = Linear(rng.standard_normal((4, 3)).astype(dtype), rng.standard_normal(3).astype(dtype))
-        self.frozen = Linear(rng.standard_normal((3, 3)).astype(dtype))
+        self.first = linear_of(rng.standard_normal((3, 4)).astype(dtype), rng.standard_normal(4).astype(dtype))
+        self.norm = layer_norm_of(np.ones(4, dtype), np.zeros(4, dtype))
+        self.second = linear_of(rng.standard_normal((4, 3)).astype(dtype), rng.standard_normal(3).astype(dtype))
+        self.frozen = linear_of(rng.standard_normal((3, 3)).astype(dtype))
         self.frozen.weight.requires_grad = False
         self.tied = self.first
         self.scale = ag.Parameter(np.array(0.5, dtype))
@@ -111,11 +110,11 @@ def test_kernels_of_the_update_equal_the_definition(seed, n, dtype):
     options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "decay": 0.1, "t": 3}
     scale = np.dtype(dtype).type(0.7)
     results = []
-    for mode in ("reference", "unmeasured"):
+    for mode in ("reference", "experimental"):
         mine = [to_device(a.copy()) for a in arrays]
         with ag.use_kernels(mode):
-            optim.fastest(AdamWUpdate, *mine, scale, **options).forward(*mine, scale, **options)
-            results.append([*mine, optim.fastest(SquaredNorm, mine[1]).forward(mine[1])])
+            AdamWUpdate.dispatch(*mine, scale, **options).forward(*mine, scale, **options)
+            results.append([*mine, SquaredNorm.dispatch(mine[1]).forward(mine[1])])
     for plain, fast in zip(*results, strict=True):
         assert fast.dtype == dtype
         assert_close(fast, to_host(plain))
@@ -130,7 +129,7 @@ def test_kernels_of_the_update_are_taken(kernel):
     model = Model(np.float32)
     optimizer = AdamW(model)
     model.loss().backward()
-    with ag.use_kernels("unmeasured"), takes_fast_path(kernel):
+    with ag.use_kernels("experimental"), takes_fast_path(kernel):
         optimizer.step()
 
 
@@ -231,13 +230,13 @@ def test_training_reduces_the_loss():
 )
 def test_illegal_hyperparameters(options):
     (name,) = options
-    message = rf"AdamW: {name} = .*, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0; check the sign"
+    message = rf"AdamW: {name} = .*, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0"
     with pytest.raises(ValueError, match=message):
         AdamW(Model(), **options)
 
 
 def test_nothing_to_train():
-    model = Linear(np.ones((2, 2)))
+    model = linear_of(np.ones((2, 2)))
     model.weight.requires_grad = False
     with pytest.raises(ValueError, match=r"AdamW: none of 1 parameters requires a gradient, expected at least one; unfreeze some"):
         AdamW(model)
@@ -253,7 +252,7 @@ def test_parameters_without_names():
 
 
 def test_mixed_dtypes():
-    model = Linear(np.ones((2, 2)), np.ones(2, np.float32))
+    model = linear_of(np.ones((2, 2)), np.ones(2, np.float32))
     with pytest.raises(ValueError, match=r"AdamW: parameters of dtypes float32, float64, expected one; convert them before training"):
         AdamW(model)
 
@@ -283,7 +282,7 @@ def trained():
 
 def test_freezing_afterwards():
     model, optimizer = trained()
-    model.norm.gamma.requires_grad = False
+    model.norm.weight.requires_grad = False
     with pytest.raises(
         RuntimeError, match=r"AdamW: norm.weight was frozen after the optimizer was made, expected no change; make a new AdamW"
     ):
@@ -301,7 +300,7 @@ def test_thawing_afterwards():
 
 def test_adding_afterwards():
     model, optimizer = trained()
-    model.more = Linear(np.ones((2, 2)))
+    model.more = linear_of(np.ones((2, 2)))
     with pytest.raises(RuntimeError, match=r"AdamW: more.weight was added or thawed after"):
         optimizer.step()
 
@@ -328,7 +327,7 @@ def test_arrays_replaced_afterwards():
 def test_state_round_trip():
     model, optimizer = trained()
     optimizer.step()
-    state = optimizer.state()
+    state = optimizer.state_dict()
     assert state["n_steps"] == 1 and list(state["m"]) == list(state["v"]) == ORDER
     assert state["m"]["first.weight"].shape == (3, 4) and state["v"]["scale"].shape == ()
     saved = {"n_steps": 1, **{key: {name: to_host(a).copy() for name, a in state[key].items()} for key in ("m", "v")}}
@@ -337,7 +336,7 @@ def test_state_round_trip():
     for (_, p), value in zip(twin.named_parameters(), host_parameters(model).values(), strict=True):
         p.data[...] = to_device(value)
     other = AdamW(twin)
-    other.load_state(saved)
+    other.load_state_dict(saved)
     for m, o in ((model, optimizer), (twin, other)):
         o.zero_grad()
         m.loss(5).backward()
@@ -352,15 +351,15 @@ def test_state_of_another_model(key):
     for change, message in (
         (
             lambda d: d.pop("norm.bias"),
-            r"AdamW.load_state: moments of norm.bias on one side only, expected the same parameters; same model",
+            r"AdamW.load_state_dict: moments of norm.bias on one side only, expected the same parameters",
         ),
-        (lambda d: d.update(more=np.ones(1)), r"AdamW.load_state: moments of more on one side only"),
-        (lambda d: d.update(scale=np.ones(3)), r"AdamW.load_state: moment of scale of shape \(3,\), expected \(\); same model"),
+        (lambda d: d.update(more=np.ones(1)), r"AdamW.load_state_dict: moments of more on one side only"),
+        (lambda d: d.update(scale=np.ones(3)), r"AdamW.load_state_dict: moment of scale of shape \(3,\), expected \(\)"),
     ):
-        state = optimizer.state()
+        state = optimizer.state_dict()
         change(state[key])
         with pytest.raises(ValueError, match=message):
-            optimizer.load_state(state)
+            optimizer.load_state_dict(state)
 
 
 # Schedule --------------------------------------------------------------------------------------------------------------------------------------

@@ -101,11 +101,11 @@ def test_reducing_nothing(function, axis):
 @pytest.mark.parametrize("function", REDUCTIONS)
 def test_axes_that_do_not_exist(function):
     x = tensor(np.ones((2, 3)))
-    with pytest.raises(ValueError, match=r"axis: 2, expected -2 <= axis < 2 for an array of 2 dimensions; pass one it has"):
+    with pytest.raises(ValueError, match=r"axis: 2, expected -2 <= axis < 2 for an array of 2 dimensions"):
         function(x, axis=2)
     with pytest.raises(ValueError, match=r"axis: -3, expected -2 <= axis < 2"):
         function(x, axis=(0, -3))
-    with pytest.raises(ValueError, match=r"axis: \(1, -1\) names an axis twice, expected each once; drop the repeated one"):
+    with pytest.raises(ValueError, match=r"axis: \(1, -1\) names an axis twice, expected each once"):
         function(x, axis=(1, -1))
     with pytest.raises(TypeError, match="integer"):
         function(x, axis=1.0)

@@ -109,7 +109,7 @@ def test_a_checkpoint_holds_what_a_resumed_run_needs(tmp_path):
     training = json.loads((path / "training.json").read_text(encoding="utf-8"))
     assert training == {"n_steps": 1, "step": 7, "dropout_draw": 3}
     moments = load_file(path / "training.safetensors")
-    np.testing.assert_array_equal(moments["m.wpe.weight"], backend.to_host(optimizer.state()["m"]["wpe.weight"]))
+    np.testing.assert_array_equal(moments["m.wpe.weight"], backend.to_host(optimizer.state_dict()["m"]["wpe.weight"]))
     assert {p.name for p in path.iterdir()} >= {
         "config.json",
         "model.safetensors",

@@ -68,7 +68,7 @@ def test_only_the_thin_matrices_get_gradients_moments_and_changes(targets):
     model, adapter = trained(LoraConfig(rank=3, targets=targets))
     thin = {f"{name}.{which}" for name in adapter.layers for which in ("lora_A", "lora_B")}
     assert {name for name, p in model.named_parameters() if p.grad is not None} == thin
-    assert AdamW(model).state()["m"].keys() == thin
+    assert AdamW(model).state_dict()["m"].keys() == thin
     after = weights(model)
     assert all(np.array_equal(after[name], array) for name, array in plain.items())
     assert all(after[f"{name}.lora_B"].any() for name in adapter.layers)

@@ -71,7 +71,7 @@ def test_the_first_loss_that_is_not_finite_stops_before_the_weights_change_and_s
 
 def test_weights_that_are_not_finite_are_named():
     t = trainer(steps=3)
-    t.model.ln_f.gamma.data[2] = np.inf
+    t.model.ln_f.weight.data[2] = np.inf
     with pytest.raises(FloatingPointError, match=r"likely cause: the weights themselves are not finite \(ln_f.weight \(1 of 16 values\)\)"):
         t.run(Notes())
 
@@ -221,7 +221,7 @@ def test_the_deterministic_check_compares_bits_and_leaves_the_trainer_as_it_was(
 
     def unsteady():
         loss = gradients()
-        one.optimizer.gradient[5] += np.float32(1e-6 * (1 + stream.draw % 7) if len(calls) else 0)
+        one.optimizer.gradient[5] += np.float32(1e-6 * (1 + stream.counter % 7) if len(calls) else 0)
         calls.append(1)
         return loss
 

@@ -42,10 +42,10 @@ def trainer(model=None, **changes):
 def alone(model, optimizer, batches, shares):
     """(loss, gradients) of one process, from the dropout masks that come next; they are drawn again by whoever is next."""
     stream = model.dropout_stream
-    draw = stream.draw
+    draw = stream.counter
     optimizer.zero_grad()
     loss = accumulate(model, [Shard(batch, share) for batch, share in zip(batches, shares, strict=True)])
-    stream.draw = draw
+    stream.counter = draw
     gradient = optimizer.gradient.copy()
     optimizer.zero_grad()
     return float(loss), gradient
@@ -112,7 +112,7 @@ def test_a_run_is_the_same_with_one_process_and_with_two():
     assert [t.processes for t in runs] == [1, 2, 2]
     losses = [[float(t.update()[0]) for _ in range(12)] for t in runs]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
-    assert runs[1].model.dropout_stream.draw == runs[0].model.dropout_stream.draw > 0
+    assert runs[1].model.dropout_stream.counter == runs[0].model.dropout_stream.counter > 0
     assert runs[1].result.tokens_seen == runs[0].result.tokens_seen
     assert losses[1] == losses[2] and runs[1].optimizer.weight.tobytes() == runs[2].optimizer.weight.tobytes()
     for t in runs:

@@ -53,8 +53,8 @@ def test_a_texts_likelihood_has_three_units():
 
 def test_an_even_model_costs_the_logarithm_of_its_vocabulary():
     model = random_model(TINY, 0)
-    model.ln_f.gamma.data[...] = 0
-    model.ln_f.beta.data[...] = 0
+    model.ln_f.weight.data[...] = 0
+    model.ln_f.bias.data[...] = 0
     np.testing.assert_allclose(token_nats(model, [1, 2, 3, 4]), math.log(17))
 
 

@@ -104,7 +104,7 @@ def test_a_step_is_the_gradient_of_the_mean_over_all_targets_clipped():
     wanted = dict(one.named_parameters())
     for name, p in model.named_parameters():
         np.testing.assert_allclose(backend.to_host(p.grad), backend.to_host(wanted[name].grad), atol=1e-5)
-    m = optimizer.state()["m"]["wte.weight"]  # (1 - b1) times the clipped gradient: half of it
+    m = optimizer.state_dict()["m"]["wte.weight"]  # (1 - b1) times the clipped gradient: half of it
     np.testing.assert_allclose(backend.to_host(m), 0.1 * 0.5 * backend.to_host(wanted["wte.weight"].grad), atol=1e-6)
 
 

@@ -69,13 +69,14 @@ class LoraLinear(nn.Module):
         self.dropout = nn.Dropout(config.dropout, stream)
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
-        y = ag.linear(x, nn.like(self.weight, x), None if self.bias is None else nn.like(self.bias, x))  # (..., out)
-        thin = ag.linear(self.dropout(x), nn.like(self.lora_A, x)) * self.scale  # (..., rank)
-        return y + ag.linear(thin, nn.like(self.lora_B, x))
+        y = ag.linear(x, nn.cast_like(self.weight, x), None if self.bias is None else nn.cast_like(self.bias, x))  # (..., out)
+        thin = ag.linear(self.dropout(x), nn.cast_like(self.lora_A, x)) * self.scale  # (..., rank)
+        return y + ag.linear(thin, nn.cast_like(self.lora_B, x))
 
     def merged(self) -> nn.Linear:
         """One plain layer that gives the same y (but for rounding, and without dropout)."""
-        merged = nn.Linear(self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
+        n_in, n_out = self.weight.shape
+        merged = nn.Linear(n_in, n_out, bias=False, init=lambda _: self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
         merged.bias = self.bias
         merged.weight.requires_grad = False
         return merged
@@ -102,7 +103,7 @@ class LoraEmbedding(nn.Module):
 
     def merged(self) -> nn.Embedding:
         """One plain embedding that gives the same y, but for rounding."""
-        merged = nn.Embedding(self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
+        merged = nn.Embedding(*self.weight.shape, init=lambda _: self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
         merged.weight.requires_grad = False
         return merged
 

@@ -56,7 +56,7 @@ class Reader:
             raise InvalidInput("generate: an empty prompt, expected at least one token; start with <|endoftext|> for a text from nothing")
         self.rows: list[list[int]] = []
         for row, prompt in enumerate(prompts):
-            backend.indices(prompt, model.config.vocab_size, what="generate: prompt id")  # the check; the ids stay on the host
+            backend.checked_indices(prompt, model.config.vocab_size, what="generate: prompt id")  # the check; the ids stay on the host
             self.rows.append(np.asarray(prompt).tolist())
             self._check_length(row, len(prompt))
         self.lengths = [window_length(len(ids), self.n_positions) for ids in self.rows]

@@ -26,7 +26,7 @@ def can_decode(model: Any) -> bool:
 class RowDecoder:
     """Logits of the next token for `n_rows` rows at once, one token per row and call.
 
-    The matrices are wanted in an order in memory that depends on n_rows, see `arranged` in `autograd/kernels/cpu/rows.py`. Where a
+    The matrices are wanted in an order in memory that depends on n_rows, see `preferred_layout` in `autograd/kernels/cpu/rows.py`. Where a
     parameter has its memory for itself, its array is replaced by one in that order (same shape, same numbers), so that all exist once.
     Where it is a part of an optimizer's buffer, it must stay: the decoder then holds copies of the blocks' matrices as long as it lives,
     4 bytes x 12 n_layer C^2 (0.34 GB for GPT-2's smallest), for a single row a third of it; the head is then read as it lies.
@@ -39,7 +39,7 @@ class RowDecoder:
         b, c, h, d = n_rows, config.n_embd, config.n_head, config.head_size
         self.layers = [_Layer(block, b) for block in model.h]
         head = model.lm_head.weight
-        self.head = _arranged(head, b, out_first=True) if _alone(head.data) else head.data
+        self.head = _preferred_layout(head, b, out_first=True) if _owns_memory(head.data) else head.data
         self.x, self.normed, self.attended = (np.empty((b, c), dtype) for _ in range(3))
         self.qkv, self.wide = np.empty((b, 3 * c), dtype), np.empty((b, 4 * c), dtype)
         self.column, self.head_column = np.empty((b, 1), dtype), np.empty((b, h, 1, 1), dtype)
@@ -86,7 +86,7 @@ class RowDecoder:
         self.x += self.normed
 
     def _norm(self, norm: nn.LayerNorm) -> None:
-        inference.layer_norm(self.x, norm.gamma.data, norm.beta.data, norm.eps, self.normed, self.column)
+        inference.layer_norm(self.x, norm.weight.data, norm.bias.data, norm.eps, self.normed, self.column)
 
 
 class _Layer:
@@ -99,19 +99,19 @@ class _Layer:
 
 
 def _linear(layer: nn.Linear, n_rows: int) -> tuple[np.ndarray, np.ndarray | None]:
-    return _arranged(layer.weight, n_rows), None if layer.bias is None else layer.bias.data
+    return _preferred_layout(layer.weight, n_rows), None if layer.bias is None else layer.bias.data
 
 
-def _arranged(weight: ag.Parameter, n_rows: int, *, out_first: bool = False) -> np.ndarray:
+def _preferred_layout(weight: ag.Parameter, n_rows: int, *, out_first: bool = False) -> np.ndarray:
     """The weights, (out, in), as `linear` wants them for n_rows rows; the parameter takes over the new array where it may."""
     matrix = weight.data if out_first else weight.data.T
-    arranged = inference.arranged(matrix, n_rows)
-    if arranged is not matrix and _alone(weight.data):
-        weight.data = arranged if out_first else arranged.T
-    return arranged
+    preferred = inference.preferred_layout(matrix, n_rows)
+    if preferred is not matrix and _owns_memory(weight.data):
+        weight.data = preferred if out_first else preferred.T
+    return preferred
 
 
-def _alone(array: np.ndarray) -> bool:
+def _owns_memory(array: np.ndarray) -> bool:
     """Whether the array has its memory for itself, so that another may take its place."""
     memory = array if array.base is None else array.base
     return isinstance(memory, np.ndarray) and memory.flags.owndata and memory.size == array.size

@@ -120,7 +120,7 @@ def render(data: dict[str, Any]) -> str:
 # The numbers --------------------------------------------------------------------------------------------------------------------
 
 
-def _residual_streams(steps: list[tuple[str, ag.Step]], n_layer: int) -> list[np.ndarray]:
+def _residual_streams(steps: list[tuple[str, ag.OpRecord]], n_layer: int) -> list[np.ndarray]:
     """(T, C) after the embeddings and after each block: what the first block reads, then the last result of each block."""
     first_of_block_0 = next(step for module, step in steps if module.startswith("h.0"))
     streams = [first_of_block_0.inputs[0].data]
@@ -129,11 +129,11 @@ def _residual_streams(steps: list[tuple[str, ag.Step]], n_layer: int) -> list[np
     return [backend.to_host(x)[0].astype(np.float64) for x in streams]
 
 
-def _attention(steps: list[tuple[str, ag.Step]]) -> list[list[str]]:
+def _attention(steps: list[tuple[str, ag.OpRecord]]) -> list[list[str]]:
     found = []
     for _, step in steps:
         if op_name(step.op) == "Attention":
-            weights = backend.to_host(step.saved[3])[0].astype(np.float64)  # (H, T, T)
+            weights = backend.to_host(step.saved.weights)[0].astype(np.float64)  # (H, T, T)
             lower = np.tril_indices(weights.shape[-1])
             units = np.rint(weights[:, lower[0], lower[1]] * _WEIGHT_UNITS).astype("<u2")
             found.append([base64.b64encode(head.tobytes()).decode() for head in units])
@@ -155,13 +155,13 @@ def _predictions(model: Any, tokenizer: Any, stream: np.ndarray, ids: np.ndarray
     return found
 
 
-def _input_gradients(steps: list[tuple[str, ag.Step]]) -> list[float | None]:
+def _input_gradients(steps: list[tuple[str, ag.OpRecord]]) -> list[float | None]:
     embedding = next(step for module, step in steps if module == "wte")
     dy = backend.to_host(embedding.dys[0])[0].astype(np.float64)  # (T, C)
     return [_significant(v) for v in np.sqrt((dy * dy).sum(axis=-1))]
 
 
-def _op(number: int, module: str, step: ag.Step) -> dict[str, Any]:
+def _op(number: int, module: str, step: ag.OpRecord) -> dict[str, Any]:
     """One op: its name, module and arrays, each as {"name", "shape", "rows"} with the first rows and columns."""
     names = list(inspect.signature(step.op.forward).parameters)
     arrays = [(names[i] if i < len(names) else f"input {i}", x.data if isinstance(x, ag.Tensor) else x) for i, x in enumerate(step.inputs)]
@@ -194,8 +194,7 @@ def _shown(named: list[tuple[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _formula(op: type[ag.Op]) -> str:
-    reference = next(cls for cls in op.__mro__ if cls.__name__ == op_name(op))
-    return inspect.cleandoc(reference.__doc__ or "")
+    return inspect.cleandoc(op.reference.__doc__ or "")
 
 
 def _significant(value: Any, digits: int = 4) -> float | None:

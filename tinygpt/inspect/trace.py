@@ -4,7 +4,6 @@ print(model.summary())
 print(model.trace(ids))            # a table: step, shape, parameters, FLOPs, bytes saved for backward
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,14 +76,15 @@ def trace(model: Any, ids: Any, targets: Any = None) -> Trace:
         counted.update(kept)
         n_parameters = sum(x.size for x in step.inputs if id(x) in weights)
         n_bytes = sum(m.nbytes for m in kept.values())
-        found.append(TraceStep(module, op_name(step.op), step.outputs[0].shape, n_parameters, _flops(step), n_bytes))
+        flops = step.op.flops([x.shape for x in step.inputs if hasattr(x, "shape")], [y.shape for y in step.outputs])
+        found.append(TraceStep(module, op_name(step.op), step.outputs[0].shape, n_parameters, flops, n_bytes))
     return Trace(found)
 
 
-def watched(model: Any, run: Callable[[], Any]) -> list[tuple[str, ag.Step]]:
+def watched(model: Any, run: Callable[[], Any]) -> list[tuple[str, ag.OpRecord]]:
     """Calls `run` and gives every op of it in order, each with the dotted name of the module of `model` that ran it."""
     marks: list[tuple[int, str]] = []  # (number of the step, name of the module running from there on)
-    with ag.watch() as steps, _reporting(model, lambda name: marks.append((len(steps), name))):
+    with ag.record() as steps, _reporting(model, lambda name: marks.append((len(steps), name))):
         run()
     found, module = [], ""
     for number, step in enumerate(steps):
@@ -148,22 +148,6 @@ def _memory_of(array: Any) -> Any:
     while getattr(array, "base", None) is not None and hasattr(array.base, "dtype"):
         array = array.base
     return array
-
-
-def _flops(step: ag.Step) -> int:
-    """Floating-point operations of an op's forward pass, from its shapes."""
-    name = op_name(step.op)
-    shapes = [x.shape for x in step.inputs if hasattr(x, "shape")]
-    if name in ("MatMul", "Linear"):
-        return 2 * step.outputs[0].size * shapes[0][-1]
-    if name == "Attention":
-        q, k = shapes[0], shapes[1]
-        return 4 * math.prod(q) * k[-2]  # q k^T and p v, masked scores included: the plain op computes them
-    if name == "LinearCrossEntropy":
-        return 2 * math.prod(shapes[0]) * shapes[1][0]
-    if name in ("Reshape", "Transpose", "Split", "Index", "BroadcastTo", "Embedding", "Concatenate", "Stack", "Cast"):
-        return 0  # numbers are moved, not computed
-    return sum(out.size for out in step.outputs)
 
 
 def _table(rows: list[tuple[str, ...]], n_left: int) -> str:

@@ -28,8 +28,8 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.p = config.dropout
         self.stream = stream
-        self.c_attn = nn.Linear(init.normal(c, 3 * c), init.zeros(3 * c) if config.qkv_bias else None)
-        self.c_proj = nn.Linear(init.residual(c, c), init.zeros(c))
+        self.c_attn = nn.Linear(c, 3 * c, config.qkv_bias, init=init.normal)
+        self.c_proj = nn.Linear(c, c, init=init.residual)
         self.resid_dropout = nn.Dropout(config.dropout, stream)
 
     def forward(self, x: ag.Tensor, mask: Any = None, cache: "LayerCache | None" = None) -> ag.Tensor:
@@ -56,8 +56,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig, init: "Initializer", stream: ag.RandomStream) -> None:
         c = config.n_embd
-        self.c_fc = nn.Linear(init.normal(c, 4 * c), init.zeros(4 * c))
-        self.c_proj = nn.Linear(init.residual(4 * c, c), init.zeros(c))
+        self.c_fc = nn.Linear(c, 4 * c, init=init.normal)
+        self.c_proj = nn.Linear(4 * c, c, init=init.residual)
         self.resid_dropout = nn.Dropout(config.dropout, stream)
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
@@ -69,9 +69,9 @@ class Block(nn.Module):
     """Attention, then MLP, each on a normalized copy of the residual stream and added back to it."""
 
     def __init__(self, config: GPTConfig, init: "Initializer", stream: ag.RandomStream) -> None:
-        self.ln_1 = init.layer_norm()
+        self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.attn = CausalSelfAttention(config, init, stream)
-        self.ln_2 = init.layer_norm()
+        self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = MLP(config, init, stream)
         self.recompute = False  # True: keep only x for the backward pass, and compute the rest again there
 
@@ -87,7 +87,7 @@ class Head(nn.Module):
         self.weight = weight
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
-        return x @ nn.like(self.weight, x).T  # (..., V)
+        return x @ nn.cast_like(self.weight, x).T  # (..., V)
 
 
 class Initializer:
@@ -102,22 +102,15 @@ class Initializer:
         self.rng = np.random.default_rng([seed, 0])
         self.empty = empty  # the weights are about to be loaded: leave them unset
 
-    def normal(self, *shape: int, scale: float = 1.0) -> Any:
+    def normal(self, shape: tuple[int, ...], scale: float = 1.0) -> Any:
         if self.empty:
             return backend.to_device(np.empty(shape, dtype=np.float32))
         values = self.rng.standard_normal(shape, dtype=np.float32)
         values *= scale * self.config.initializer_range
         return backend.to_device(values)
 
-    def residual(self, *shape: int) -> Any:
-        return self.normal(*shape, scale=1 / math.sqrt(2 * self.config.n_layer))
-
-    def zeros(self, *shape: int) -> Any:
-        return backend.to_device(np.zeros(shape, dtype=np.float32))
-
-    def layer_norm(self) -> nn.LayerNorm:
-        c = self.config.n_embd
-        return nn.LayerNorm(backend.to_device(np.ones(c, dtype=np.float32)), self.zeros(c), self.config.layer_norm_epsilon)
+    def residual(self, shape: tuple[int, ...]) -> Any:
+        return self.normal(shape, scale=1 / math.sqrt(2 * self.config.n_layer))
 
 
 class GPT(nn.Module):
@@ -132,13 +125,13 @@ class GPT(nn.Module):
         self.dtype = backend.compute_dtype("float32")
         self.dropout_stream = ag.RandomStream(seed)
         init = Initializer(config, seed, _empty)
-        self.wte = nn.Embedding(init.normal(config.vocab_size, config.n_embd))
-        self.wpe = nn.Embedding(init.normal(config.n_positions, config.n_embd))
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd, init=init.normal)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd, init=init.normal)
         self.embd_dropout = nn.Dropout(config.dropout, self.dropout_stream)
         self.h = [Block(config, init, self.dropout_stream) for _ in range(config.n_layer)]
-        self.ln_f = init.layer_norm()
+        self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         tied = config.tie_word_embeddings
-        self.lm_head = Head(self.wte.weight if tied else ag.Parameter(init.normal(config.vocab_size, config.n_embd)))
+        self.lm_head = Head(self.wte.weight if tied else ag.Parameter(init.normal((config.vocab_size, config.n_embd))))
 
     def compute_in(self, dtype: str) -> Self:
         """Switches activations and matrix products to "bfloat16" or back to "float32"; returns the model.
@@ -211,7 +204,7 @@ class GPT(nn.Module):
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
         """
         x = self.hidden(ids, attention_mask)
-        return ag.linear_cross_entropy(x, nn.like(self.lm_head.weight, x), targets, ignore_index=ignore_index)
+        return ag.linear_cross_entropy(x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index)
 
     def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> np.ndarray:
         """ids (B, T) continued by up to max_new_tokens tokens; see `tinygpt.inference.decoding.generate`."""

@@ -31,7 +31,7 @@ import numpy as np
 
 from autograd import backend, kernel_mode, nn
 from autograd.limits import private_peak_bytes
-from autograd.optim import AdamW, lay_out
+from autograd.optim import AdamW, bind_to_buffers
 from autograd.threads import n_threads, use_threads
 from tinygpt import errors
 from tinygpt.config import GPTConfig, TrainConfig
@@ -189,7 +189,7 @@ class Replicas:
                 parts = [
                     {"share": share, "first_row": first_row, "given": [a is not None for a in part]} for part, share, first_row in mine
                 ]
-                header = {"tasks": parts, "training": self.model.training, "seed": stream.seed, "draw": stream.draw}
+                header = {"tasks": parts, "training": self.model.training, "seed": stream.seed, "draw": stream.counter}
                 process.send(header, [a for part, _, _ in mine for a in part if a is not None])
             with use_threads(self.n_threads):
                 total = accumulate(self.model, tasks[0])
@@ -365,12 +365,12 @@ class _Copy:
         named = dict(self.model.named_parameters())
         self.parameters = [named[name] for name in names]
         self.gradient = shared[row]
-        lay_out(self.parameters, shared[0], self.gradient)
+        bind_to_buffers(self.parameters, shared[0], self.gradient)
 
     def gradients(self, arrays: list[np.ndarray], tasks: list[dict[str, Any]], training: bool, seed: int, draw: int) -> float:
         if self.model.training != training:
             self.model.train(training)
-        self.model.dropout_stream.seed, self.model.dropout_stream.draw = seed, draw
+        self.model.dropout_stream.seed, self.model.dropout_stream.counter = seed, draw
         self.gradient[...] = 0  # stays so where a parameter is not used
         for p in self.parameters:
             p.grad = None

@@ -119,7 +119,7 @@ class Checkpoint:
         where = str(self.path / "training.json")
         n_steps = Entries(self.training, where).integer("n_steps")
         optimizer = trainer.optimizer
-        state = optimizer.state()
+        state = optimizer.state_dict()
         stored = read_safetensors_header(self.path / "training.safetensors")
         own_weights = any(name.startswith("w.") for name in stored)
         wanted = {f"{key}.{name}": array for key in ("m", "v") for name, array in state[key].items()}
@@ -143,7 +143,7 @@ class Checkpoint:
             for name, array in state[key].items():
                 values[name] = np.empty(array.shape, dtype=np.float32)
                 read_into(stored[f"{key}.{name}"], values[name])
-        optimizer.load_state({"n_steps": n_steps, **moments})
+        optimizer.load_state_dict({"n_steps": n_steps, **moments})
         trainer.load_state_dict(self.training, where, other_data=other_data)
         return self.training
 

@@ -175,7 +175,7 @@ class Run:
         assert self.tokenizer is not None, "a run saves its tokenizer with the model"
         with self.adapter.merged() if self.adapter else contextlib.nullcontext():
             files: dict[str, Content] = pretrained_files(trainer.model, self.tokenizer)
-        state = trainer.optimizer.state()
+        state = trainer.optimizer.state_dict()
         arrays = {f"{key}.{name}": backend.to_host(a) for key in ("m", "v") for name, a in state[key].items()}
         adapter: dict[str, Content] = {}
         if self.adapter:  # model.safetensors holds its weights merged into others

@@ -162,11 +162,11 @@ class Trainer:
     # What a checkpoint stores ----------------------------------------------------------------------------------------------
 
     def position(self) -> Position:
-        return Position(self.batches_drawn, self.model.dropout_stream.draw, self.result.tokens_seen)
+        return Position(self.batches_drawn, self.model.dropout_stream.counter, self.result.tokens_seen)
 
     def go_to(self, position: Position) -> None:
         self.draw_from(position.batches_drawn)
-        self.model.dropout_stream.draw, self.result.tokens_seen = position.dropout_draws, position.tokens_seen
+        self.model.dropout_stream.counter, self.result.tokens_seen = position.dropout_draws, position.tokens_seen
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint stores besides weights and moments, as JSON values."""
@@ -176,7 +176,7 @@ class Trainer:
             "streams": {  # each random stream: where it comes from, and how far it has been drawn
                 "init": {"seed": self.config.seed},
                 "data_order": {"seed": self.order.seed, "batches_drawn": self.batches_drawn, "n_items": self.order.n_items},
-                "dropout": {"seed": stream.seed, "draw": stream.draw},
+                "dropout": {"seed": stream.seed, "draw": stream.counter},
                 "sampling": {"seed": self.config.seed},  # each sample starts anew from it
             },
             **self.divergence.state_dict(),
@@ -203,7 +203,7 @@ class Trainer:
         drawn = entry.integer("streams", "data_order", "batches_drawn")
         self.draw_from(0 if other_data else drawn)
         stream = self.model.dropout_stream
-        stream.seed, stream.draw = entry.integer("streams", "dropout", "seed"), entry.integer("streams", "dropout", "draw")
+        stream.seed, stream.counter = entry.integer("streams", "dropout", "seed"), entry.integer("streams", "dropout", "draw")
         self.divergence.load_state_dict(entry)
 
     def draw_from(self, batches_drawn: int) -> None:

@@ -1,9 +1,9 @@
-"""Kernels for the CPU: chains of NumPy calls over blocks that stay in cache, blocks spread over threads (`parallel.py`)."""
+"""Kernels for the CPU: chains of NumPy calls over blocks that stay in cache, distributed over threads (`parallel.py`)."""
 
 from autograd import backend
-from autograd.kernels.cpu import activation, attention, dropout, loss, matmul, memory, normalization, optim
+from autograd.kernels.cpu import activation, attention, dropout, loss, malloc, matmul, normalization, optim
 
 if backend.kernels != "reference":
-    memory.keep_freed_memory()
+    malloc.keep_freed_memory()
 
-__all__ = ["activation", "attention", "dropout", "loss", "matmul", "memory", "normalization", "optim"]
+__all__ = ["activation", "attention", "dropout", "loss", "malloc", "matmul", "normalization", "optim"]

@@ -4,16 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks, rows_of
 from autograd.ops.activation import GELU, GELU_CUBIC, GELU_SCALE, Softmax
 
 
-@accelerates(GELU)
+@kernel_for(GELU)
 class GELUBlocked(GELU):
     """GELU and its slope in one pass over memory, while the block is in cache. Reference: ops/activation.py.
 
-    Saves the slope instead of x: as many bytes, x is free to go, and the backward pass is one product.
+    Saves the slope instead of x: as many bytes, x can be freed, and the backward pass is one product.
     """
 
     @staticmethod
@@ -58,7 +58,7 @@ class GELUBlocked(GELU):
         return dx
 
 
-@accelerates(Softmax)
+@kernel_for(Softmax)
 class SoftmaxBlocked(Softmax):
     """Softmax over the last axis, several rows at a time in cache. Reference: ops/activation.py."""
 
@@ -98,21 +98,21 @@ class SoftmaxBlocked(Softmax):
 
 
 _FAR_BELOW = 1e-20
-"""A row's sum of e^(s - m) under which another row's m is no good shift for it: its small terms would be subnormal numbers or 0."""
+"""If a row's sum of e^(s - m) is below this, m is too large a shift for the row: its small terms would be subnormal numbers or 0."""
 
 
 def exponentials(s: np.ndarray, out: np.ndarray, *, each_row: bool) -> tuple[np.ndarray, np.ndarray, bool]:
     """out = e^(s - m), where m is the largest score of each row or of all rows; `out` may be s.
 
     Any m gives the same softmax as long as nothing overflows or vanishes, and one for all rows saves the slowest pass over s.
-    Returns m, the sums of `out` over the last axis (..., 1), and whether they are good: if not, come again with each_row.
+    Returns m, the sums of `out` over the last axis (..., 1), and whether they are accurate; otherwise call again with each_row=True.
     """
     m = s.max(axis=-1 if each_row else None, keepdims=True)
     finite = np.isfinite(m)
     np.subtract(s, np.where(finite, m, 0), out=out)
     np.exp(out, out=out)
     ones = np.ones(s.shape[-1], dtype=s.dtype)
-    total = (out.reshape(-1, s.shape[-1]) @ ones).reshape(*s.shape[:-1], 1)  # BLAS adds up short rows faster than NumPy does
+    total = (out.reshape(-1, s.shape[-1]) @ ones).reshape(*s.shape[:-1], 1)  # BLAS sums short rows faster than NumPy
     return m, total, each_row or (bool(finite.all()) and bool(total.min() >= _FAR_BELOW))
 
 

@@ -1,35 +1,38 @@
 """Attention by blocks of queries: scores for one block at a time, never a (T, S) array per head."""
 
 import math
+from collections import namedtuple
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from autograd import backend
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.activation import exponentials
 from autograd.kernels.cpu.parallel import for_each
 from autograd.ops.attention import Attention
-from autograd.ops.dropout import keep_rule
+from autograd.ops.dropout import dropout_threshold
 
 _SCORES_BYTES = 512 * 1024
-"""Scores that exist at once in a thread, over all heads and sequences taken together: they should stay in the L2 cache."""
+"""Scores that exist at once in a thread, over all its heads and sequences: they should stay in the L2 cache."""
 
 _MAX_QUERIES = 128
 
 _THREADS_PAY_SCORES = 100_000
 
+BlockedSaved = namedtuple("BlockedSaved", "q k v y lse plan")
 
-@accelerates(Attention)
+
+@kernel_for(Attention)
 class AttentionBlocked(Attention):
-    """Softmax statistics are saved instead of the weights, which the backward pass computes again. Reference: ops/attention.py.
+    """Saves softmax statistics instead of the weights, which the backward pass recomputes. Reference: ops/attention.py.
 
     Forward     per block of queries: s = q k^T / sqrt(D) with keys up to the block's end, l = ln sum e^s, y = e^(s - l) v
     Backward    p = e^(s - l) again, then as in the reference; sum dp p = sum dy y, which needs no (T, S) array
 
-    One unit of work is some heads of one sequence, or several whole sequences where they are short: few, large NumPy calls,
-    since threads meet at the interpreter lock after each. Gradients of keys and values add up inside a unit, in a fixed order.
+    One unit of work is some heads of one sequence, or several sequences if they are short: few, large NumPy calls,
+    because threads contend for the interpreter lock after each. Gradients of keys and values are summed inside a unit, in a fixed order.
     Saves q, k, v, y and l (..., T): y is the array that the next layer saves anyway.
     Source      Dao et al. 2022, arXiv:2205.14135, section 3.1.
     """
@@ -42,17 +45,9 @@ class AttentionBlocked(Attention):
 
     @staticmethod
     def forward(
-        q: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        mask: None,
-        *,
-        causal: bool,
-        p: float = 0.0,
-        seed: int = 0,
-        draw: int = 0,
-        start: int = 0,
-    ) -> tuple[np.ndarray, Any]:
+        q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: None, *,
+        causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0,
+    ) -> tuple[np.ndarray, Any]:  # fmt: skip
         plan = _Plan(q.shape, k.shape[2], q.itemsize, causal, (p, seed, draw, start))
         y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
         lse = np.empty(q.shape[:3], dtype=q.dtype)
@@ -76,7 +71,7 @@ class AttentionBlocked(Attention):
                 lse[unit][:, :, rows] = (m + total)[..., 0]
 
         plan.run(work)
-        return y, (q, k, v, y, lse, plan)
+        return y, BlockedSaved(q, k, v, y, lse, plan)
 
     @staticmethod
     def backward(saved: Any, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
@@ -87,7 +82,7 @@ class AttentionBlocked(Attention):
             unit = plan.units[i]
             qs, ks = q[unit], k[unit]
             k_columns, v_columns = _transposed(ks, plan.scale), _transposed(v[unit])
-            # Blocks run from the last to the first: the last sees every key, so its products fill dk and dv, the others add.
+            # Blocks run from the last to the first: the last one has every key, so its products fill dk and dv; the others add.
             for rows, end in reversed(plan.query_blocks):
                 last = rows.stop == plan.n_queries
                 dys = dy[unit][:, :, rows]
@@ -112,7 +107,7 @@ class AttentionBlocked(Attention):
 
 
 class _Plan:
-    """How the work is cut: into units, each some sequences and heads, and inside a unit into blocks of queries."""
+    """How the work is divided: into units, each some sequences and heads, and inside a unit into blocks of queries."""
 
     def __init__(self, shape: tuple[int, ...], n_keys: int, itemsize: int, causal: bool, dropout: tuple[float, int, int, int]) -> None:
         n_batch, self.n_head, self.n_queries, d = shape
@@ -123,7 +118,7 @@ class _Plan:
         block = max(1, min(self.n_queries, _MAX_QUERIES, _SCORES_BYTES // row_bytes))
         heads = max(1, min(self.n_head, _SCORES_BYTES // (block * row_bytes)))
         sequences = max(1, _SCORES_BYTES // (block * row_bytes * self.n_head)) if heads == self.n_head else 1
-        sequences = min(sequences, -(-n_batch // 2))  # two units at least, for two threads
+        sequences = min(sequences, -(-n_batch // 2))  # at least two units, for two threads
         self.units = [
             (slice(b, min(b + sequences, n_batch)), slice(h, min(h + heads, self.n_head)))
             for b in range(0, n_batch, sequences)
@@ -131,14 +126,14 @@ class _Plan:
         ]
         rows = [slice(start, min(start + block, self.n_queries)) for start in range(0, self.n_queries, block)]
         ahead = n_keys - self.n_queries
-        self.query_blocks = [(r, r.stop + ahead if causal else n_keys) for r in rows]  # with the keys that they may see
+        self.query_blocks = [(r, r.stop + ahead if causal else n_keys) for r in rows]  # with the keys that they may attend to
         self.threaded = n_batch * self.n_head * self.n_queries * n_keys > _THREADS_PAY_SCORES
 
     def run(self, work: Any) -> None:
         for_each(len(self.units), work, threaded=self.threaded)
 
     def scores(self, q: np.ndarray, k_columns: np.ndarray, rows: slice) -> np.ndarray:
-        """q k^T / sqrt(D), (B', H', T', S'); -inf where a query must not look: only in the square at the block's end."""
+        """q k^T / sqrt(D), (B', H', T', S'); -inf where masked: only in the square at the block's end."""
         s = np.matmul(q, k_columns)
         if self.causal:
             n = rows.stop - rows.start
@@ -147,7 +142,7 @@ class _Plan:
 
     def dropout_mask(self, unit: tuple[slice, slice], rows: slice, end: int, dtype: Any) -> np.ndarray:
         """The part of the reference's mask that belongs to this block, (B', H', T', S')."""
-        threshold, scale = keep_rule(self.p)
+        threshold, scale = dropout_threshold(self.p)
         n = (rows.stop - rows.start) * self.n_keys
         sequences, heads = (range(part.start, part.stop) for part in unit)
         starts = [self.start + ((b * self.n_head + h) * self.n_queries + rows.start) * self.n_keys for b in sequences for h in heads]

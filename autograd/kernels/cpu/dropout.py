@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 
 from autograd import backend
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks
-from autograd.ops.dropout import Dropout, keep_rule
+from autograd.ops.dropout import Dropout, Mask, dropout_threshold
 
 
-@accelerates(Dropout)
+@kernel_for(Dropout)
 class DropoutBlocked(Dropout):
-    """The reference's mask, made block by block: the stream of bits can be entered anywhere. Reference: ops/dropout.py."""
+    """The reference's mask, generated block by block: the stream of bits has random access. Reference: ops/dropout.py."""
 
     @staticmethod
     def supports(x: Any, *, p: float, seed: int, draw: int, start: int = 0) -> bool:
@@ -20,7 +20,7 @@ class DropoutBlocked(Dropout):
 
     @staticmethod
     def forward(x: np.ndarray, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[np.ndarray, Any]:
-        return _masked(x, p, seed, draw, start), (p, seed, draw, start)
+        return _masked(x, p, seed, draw, start), Mask(p, seed, draw, start)
 
     @staticmethod
     def backward(saved: Any, dy: np.ndarray) -> np.ndarray:
@@ -28,7 +28,7 @@ class DropoutBlocked(Dropout):
 
 
 def _masked(x: np.ndarray, p: float, seed: int, draw: int, start: int) -> np.ndarray:
-    threshold, scale = keep_rule(p)
+    threshold, scale = dropout_threshold(p)
     flat, y = x.reshape(-1), np.empty(x.size, dtype=x.dtype)
 
     def block(part: slice) -> None:

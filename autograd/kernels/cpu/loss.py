@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import for_each, matmul, row_blocks
 from autograd.limits import LOGITS_BYTES as _LOGITS_BYTES
 from autograd.ops.loss import LinearCrossEntropy
@@ -12,7 +12,7 @@ from autograd.ops.loss import LinearCrossEntropy
 _VOCABULARY_BLOCK = 4096
 
 
-@accelerates(LinearCrossEntropy)
+@kernel_for(LinearCrossEntropy)
 class LinearCrossEntropyBlocked(LinearCrossEntropy):
     """Logits of a chunk of rows become their gradient in place, a few rows in cache at a time. Reference: ops/loss.py."""
 
@@ -47,7 +47,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
     @staticmethod
     def backward(saved: Any, dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, None]:
         dx, dweight = saved
-        if dy == 1:  # the usual case, a loss by itself: nothing to scale
+        if dy == 1:  # the usual case, the loss is the output: nothing to scale
             return dx, dweight, None
         return None if dx is None else dx * dy, None if dweight is None else dweight * dy, None
 
@@ -55,7 +55,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
 def _losses_and_gradient(
     z: np.ndarray, targets: np.ndarray, losses: np.ndarray, n_counted: int, ignore_index: int, *, want_gradient: bool
 ) -> None:  # fmt: skip
-    """losses = cross-entropy of the rows of z; z becomes (softmax(z) - onehot(target)) / n_counted if wanted, else it is spent."""
+    """losses = cross-entropy of the rows of z; z becomes (softmax(z) - onehot(target)) / n_counted if wanted, else undefined."""
     counted = targets != ignore_index
     share = (counted / n_counted).astype(z.dtype)
     columns = np.where(counted, targets, 0)
@@ -76,7 +76,7 @@ def _losses_and_gradient(
 
 
 def _fill_or_add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, *, first: bool) -> None:
-    """total (V, C) = or += a^T b; the sum goes by blocks of the vocabulary, so that no second (V, C) array exists."""
+    """total (V, C) = or += a^T b; summed in blocks of the vocabulary, so that no second (V, C) array exists."""
     if first:
         matmul(a.T, b, total)
         return

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of
 from autograd.ops.matmul import Linear
 
@@ -14,12 +14,12 @@ _FEW_ROWS = 64
 """Up to here a pass without gradients leaves the product to BLAS: nothing beside it is large enough for threads of ours."""
 
 
-@accelerates(Linear)
+@kernel_for(Linear)
 class LinearThreaded(Linear):
     """Each thread multiplies its share of the rows or outputs and adds the bias to it. Reference: ops/matmul.py.
 
-    Why not leave it to BLAS: its threads go on spinning for a while after each call, on the cores that the next kernel's
-    threads want. With one pool for everything, dx, dW and db of a layer are also one hand-over instead of three.
+    Why not BLAS: its threads keep spinning for a while after each call, on the cores that the next kernel's threads need. With one
+    pool for everything, dx, dW and db of a layer are also submitted together.
     """
 
     @staticmethod
@@ -45,7 +45,7 @@ class LinearThreaded(Linear):
 
         if len(y) <= _FEW_ROWS and not any(needs):
             some_rows(slice(None))
-        else:  # The longer side is shared out: half of a few rows is still all of the weights to read.
+        else:  # The longer side is divided: half of a few rows still reads all the weights.
             part, n = (some_rows, len(y)) if len(y) >= y.shape[1] else (some_outputs, y.shape[1])
             parallel([partial(part, mine) for mine in even_parts(n)], n_flops=2 * y.size * len(weight))
         return y.reshape(*x.shape[:-1], weight.shape[1]), (x if needs[1] else None, weight if needs[0] else None)

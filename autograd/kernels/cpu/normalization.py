@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks, row_sums, rows_of
-from autograd.ops.normalization import LayerNorm
+from autograd.ops.normalization import LayerNorm, LayerNormSaved
 
 
-@accelerates(LayerNorm)
+@kernel_for(LayerNorm)
 class LayerNormBlocked(LayerNorm):
     """Rows in blocks that stay in cache through both passes, forward and backward. Reference: ops/normalization.py."""
 
@@ -23,7 +23,7 @@ class LayerNormBlocked(LayerNorm):
         rows = x.reshape(rows_of(x.shape), c)
         n, y = np.empty(rows.shape, dtype=x.dtype), np.empty(rows.shape, dtype=x.dtype)
         r = np.empty((len(rows), 1), dtype=x.dtype)
-        mean = np.full((c, 1), 1 / c, dtype=x.dtype)  # rows @ mean: BLAS adds up short rows faster than NumPy does
+        mean = np.full((c, 1), 1 / c, dtype=x.dtype)  # rows @ mean: BLAS sums short rows faster than NumPy
 
         def block(part: slice) -> None:
             ns, rs, ys = n[part], r[part], y[part]
@@ -39,7 +39,7 @@ class LayerNormBlocked(LayerNorm):
             ys += beta
 
         row_blocks(len(rows), c * x.itemsize, block)
-        return y.reshape(x.shape), (n.reshape(x.shape), r.reshape(*x.shape[:-1], 1), gamma)
+        return y.reshape(x.shape), LayerNormSaved(n.reshape(x.shape), r.reshape(*x.shape[:-1], 1), gamma)
 
     @staticmethod
     def backward(

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from autograd.core import accelerates
+from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks, row_sums
 from autograd.optim import AdamWUpdate, SquaredNorm
 
 
-@accelerates(AdamWUpdate)
+@kernel_for(AdamWUpdate)
 class AdamWUpdateBlocked(AdamWUpdate):
-    """The reference's own lines on one block after the other: weight, gradient, m and v are read once. Reference: optim.py."""
+    """The reference, block by block: weight, gradient, m and v are read from memory once. Reference: optim.py."""
 
     @staticmethod
     def supports(*arrays: Any, **options: Any) -> bool:
@@ -24,7 +24,7 @@ class AdamWUpdateBlocked(AdamWUpdate):
         )
 
 
-@accelerates(SquaredNorm)
+@kernel_for(SquaredNorm)
 class SquaredNormBlocked(SquaredNorm):
     """Sums of blocks, added in order: threads, and less rounding than one long float32 sum. Reference: optim.py."""
 

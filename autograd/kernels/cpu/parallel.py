@@ -1,10 +1,10 @@
-"""The scheduler: cuts rows into blocks that fit a core's cache and spreads the blocks over a few threads.
+"""The scheduler: divides rows into blocks that fit a core's cache and runs the blocks on a few threads.
 
 NumPy's functions release the interpreter lock, so a chain of them over a small block runs like one fused loop: the block's
-temporaries stay in the cache instead of travelling to memory and back between calls.
+temporaries stay in the cache instead of going to memory and back between calls.
 
-Each block's work depends on the block alone, and sums over blocks are added in the order of the blocks: the same bits
-whichever thread did what. Block sizes do not depend on the number of threads; the shares of a matrix product do (`even_parts`), so
+Each block's work depends only on the block, and sums over blocks are added in the order of the blocks: the same bits
+whichever thread ran which block. Block sizes do not depend on the number of threads; the shares of a matrix product do (`even_parts`), so
 another number of threads may round differently.
 """
 
@@ -25,11 +25,11 @@ from threadpoolctl import ThreadpoolController
 from autograd.limits import n_cores
 
 BLOCK_BYTES = 1024 * 1024
-"""Size of one array's block, at most. Threads meet at the interpreter lock after each NumPy call, and who loses sleeps for tens of
+"""Size of one array's block, at most. Threads contend for the interpreter lock after each NumPy call, and the loser sleeps for tens of
 microseconds: on two cores blocks of 1 MB, larger than the L2 cache takes, beat blocks of 256 KB by a fifth to a half."""
 
 _THREADS_PAY_BYTES = 1024 * 1024
-"""Below this, handing work to a thread (some 50 microseconds) and meeting it at the lock cost more than they save."""
+"""Below this, submitting work to a thread (some 50 microseconds) and contending for the lock cost more than they save."""
 
 _THREADS_PAY_FLOPS = 10_000_000
 """The same for matrix products, which do about 100 operations per nanosecond."""
@@ -123,7 +123,7 @@ def _blas_threads(n: int) -> Iterator[None]:
 
 
 def parallel(work: Sequence[Callable[[], Any]], *, n_flops: int) -> None:
-    """Calls each of `work`, on all threads if n_flops, the arithmetic operations of all together, make it worth it."""
+    """Calls each of `work`, on all threads if n_flops, their arithmetic operations in total, make that worth it."""
     for_each(len(work), lambda i: work[i](), threaded=n_flops >= _THREADS_PAY_FLOPS)
 
 

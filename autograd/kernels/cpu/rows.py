@@ -1,11 +1,11 @@
-"""Forward passes of a few rows into arrays that the caller keeps: no graph, no allocation, nothing per head in Python.
+"""Forward passes of a few rows into the caller's arrays: no graph, no allocation, nothing per head in Python.
 
-For one row a matrix product is a walk through the weights, as fast as memory delivers them, and threads are left to BLAS: between two
-products there is so little to do that handing work to threads of our own (some 70 microseconds) would cost more than it brings.
+For one row, memory bandwidth limits a matrix product, and BLAS uses its own threads: there is so little work between two products
+that submitting it to threads of our own (some 70 microseconds) would cost more than it saves.
 
-For a few rows BLAS is at its worst: it copies the matrix before it multiplies, as it rightly does for many rows, and here the copy is
-most of the time. It multiplies a small block of a matrix without a copy, or with one that stays in the cache. So the matrix goes
-through in small blocks, each thread half of them, and the weights are read from memory once.
+For a few rows BLAS is at its worst: it copies the matrix before it multiplies, which is right for many rows, and here takes most of the
+time. It multiplies a small block of a matrix without a copy, or with one that stays in the cache. So the product is computed in
+small blocks of the matrix, divided among the threads, and the weights are read from memory once.
 
 Formulas: the ops of the same names in autograd/ops. B rows; x (B, C) unless said.
 """
@@ -18,23 +18,23 @@ from autograd.kernels.cpu.parallel import even_parts, for_each
 from autograd.ops.activation import GELU_CUBIC, GELU_SCALE
 
 _FEW_ROWS = 16
-"""Up to here products go by small blocks of weights; with 32 rows BLAS's own way is as fast."""
+"""Up to here products use small blocks of weights; with 32 rows one call of BLAS is as fast."""
 
 _BLOCK_NUMBERS = 32 * 1024
 """Weights of one block, about: 16 to 64 outputs are equally good, 128 KB stay in a core's L2 cache on every machine."""
 
 _THREADS_PAY_BYTES = 1024 * 1024
-"""Of weights: reading them takes as long as handing half of them over."""
+"""Of weights: below this, submitting half of them to a thread takes longer than reading them."""
 
 _STRIP_ROWS = 128
 """Of a matrix that is transposed: 64 to 256 are equally good."""
 
 
-def arranged(weight: np.ndarray, n_rows: int) -> np.ndarray:
-    """A weight (O, I) in the order in memory that `linear` reads fastest for n_rows rows of x: itself where it has it, else a copy.
+def preferred_layout(weight: np.ndarray, n_rows: int) -> np.ndarray:
+    """A weight (O, I) in the memory order that `linear` reads fastest for n_rows rows of x: itself if it has that order, else a copy.
 
-    For one row the longer side is the contiguous one: a product is then few long walks through memory instead of many short ones.
-    For several rows each output's I weights lie side by side, as the blocks want them.
+    For one row the longer side is the contiguous one: a product is then few long reads instead of many short ones.
+    For several rows each output's I weights are contiguous, as the blocks need them.
     """
     if n_rows == 1 and len(weight) >= weight.shape[1]:
         return weight if weight.flags.f_contiguous else _transposed(weight).T
@@ -42,7 +42,7 @@ def arranged(weight: np.ndarray, n_rows: int) -> np.ndarray:
 
 
 def _transposed(matrix: np.ndarray) -> np.ndarray:
-    """matrix^T in a new array. Strip by strip, each in the cache, it is ten times as fast as np.ascontiguousarray(matrix.T)."""
+    """matrix^T in a new array. In strips that fit the cache, ten times as fast as np.ascontiguousarray(matrix.T)."""
     out = np.empty((matrix.shape[1], matrix.shape[0]), dtype=matrix.dtype)
     starts = range(0, len(matrix), _STRIP_ROWS)
 
@@ -55,12 +55,12 @@ def _transposed(matrix: np.ndarray) -> np.ndarray:
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray, scratch: np.ndarray) -> None:
-    """out (B, O) = x (B, I) weight^T + bias, for a weight (O, I), best `arranged`. scratch has room for O B numbers."""
+    """out (B, O) = x (B, I) weight^T + bias, for a weight (O, I), best in its `preferred_layout`. scratch holds O B numbers."""
     if len(x) == 1:
         np.dot(weight, x[0], out=out[0])
     elif len(x) <= _FEW_ROWS:
         _by_blocks(x, weight, out)
-    else:  # the product as weight x^T: BLAS is up to 1.5 times as fast that way round, few columns instead of few rows
+    else:  # the product as weight x^T: BLAS is up to 1.5 times as fast with few columns as with few rows
         product = scratch[: out.size].reshape(out.shape[1], out.shape[0])
         np.matmul(weight, x.T, out=product)
         np.copyto(out, product.T)
@@ -73,15 +73,15 @@ def _by_blocks(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
     (b, i), o = x.shape, len(weight)
     per_block = max(16, _BLOCK_NUMBERS // i // 16 * 16)
     n_blocks = o // per_block
-    whole = n_blocks * per_block
+    covered = n_blocks * per_block
     if n_blocks:
-        weights = weight[:whole].reshape(n_blocks, per_block, i).swapaxes(1, 2)  # (n_blocks, I, per_block)
-        outs = out[:, :whole].reshape(b, n_blocks, per_block).swapaxes(0, 1)  # (n_blocks, B, per_block), a view
+        weights = weight[:covered].reshape(n_blocks, per_block, i).swapaxes(1, 2)  # (n_blocks, I, per_block)
+        outs = out[:, :covered].reshape(b, n_blocks, per_block).swapaxes(0, 1)  # (n_blocks, B, per_block), a view
         parts = even_parts(n_blocks)
         threaded = weight.nbytes >= _THREADS_PAY_BYTES
         for_each(len(parts), lambda k: np.matmul(x, weights[parts[k]], out=outs[parts[k]]), threaded=threaded)
-    if whole < o:
-        np.matmul(x, weight[whole:].T, out=out[:, whole:])
+    if covered < o:
+        np.matmul(x, weight[covered:].T, out=out[:, covered:])
 
 
 def layer_norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, out: np.ndarray, column: np.ndarray) -> None:
@@ -121,11 +121,11 @@ def gelu(x: np.ndarray, scratch: np.ndarray) -> None:
 def attention(
     q: np.ndarray, keys: np.ndarray, values: np.ndarray, hidden: np.ndarray | None, scores: np.ndarray, column: np.ndarray, out: np.ndarray
 ) -> None:  # fmt: skip
-    """out (B, H, 1, D): one query per row and head looks at S keys.
+    """out (B, H, 1, D): one query per row and head attends to S keys.
 
     q        (B, H, 1, D), multiplied in place by 1 / sqrt(D)
     keys, values   (B, H, S, D)
-    hidden   booleans (B, 1, 1, S), True where the row must not look, or None
+    hidden   booleans (B, 1, 1, S), True where the row must not attend, or None
     scores   (B, H, 1, S) and column (B, H, 1, 1): scratch
     """
     q *= 1 / math.sqrt(q.shape[-1])

@@ -3,12 +3,13 @@
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, accelerates
+from autograd.core import Array
+from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import contiguous, flat_grid, i32, i64, kernel, row_threads, rows_of, takes
 from autograd.ops.activation import GELU, Softmax
 
 
-@accelerates(GELU, measured=False)
+@kernel_for(GELU, experimental=True)
 class GELUCUDA(GELU):
     """One kernel per direction. Reference: ops/activation.py."""
 
@@ -32,7 +33,7 @@ class GELUCUDA(GELU):
         return dx
 
 
-@accelerates(Softmax, measured=False)
+@kernel_for(Softmax, experimental=True)
 class SoftmaxCUDA(Softmax):
     """Softmax over the last axis, one kernel per direction, one block per row. Reference: ops/activation.py."""
 

@@ -1,20 +1,20 @@
 // The middle of attention, between its matrix products: scores become weights, and their gradient becomes that of the scores.
 // Reference: ops/attention.py, class Attention; same letters.
 //
-//     p = softmax(scale s) over the keys that a query may see, pm = p m          m: dropout factors
+//     p = softmax(scale s) over the keys that a query attends to, pm = p m          m: dropout factors
 //     ds = scale p (dp m - sum dp m p)
 //
-// Layout  one block per query; each thread takes 16 bytes of keys at a time, and only of keys that may be seen.
+// Layout  one block per query; each thread takes 16 bytes of keys at a time, and only of keys that are not masked.
 // Bytes   per score, b = 4 (float) or 2 (bf16), without dropout: forward reads s, writes p: 2 b; backward reads p, dp, writes
 //         ds: 3 b; causal: half the reads. With dropout forward writes p m too.
 #include "common.cuh"
 
-// Query t, of n_queries that are the last positions, sees keys 0 .. t + n_keys - n_queries if causal, else all.
+// Query t, of n_queries that are the last positions, attends to keys 0 .. t + n_keys - n_queries if causal, else all.
 __device__ inline int keys_seen(int n_queries, int n_keys, int causal) {
     return causal ? (int)(blockIdx.x % n_queries) + n_keys - n_queries + 1 : n_keys;
 }
 
-// p takes the place of s. threshold = 0: no dropout, and pm is not written.
+// p overwrites s. threshold = 0: no dropout, and pm is not written.
 extern "C" __global__ void attention_softmax_forward(
     storage* p, storage* pm, int n_queries, int n_keys, int causal, float scale, unsigned long long key, unsigned int threshold,
     float keep_scale) {
@@ -33,7 +33,7 @@ extern "C" __global__ void attention_softmax_forward(
     softmax.join_block();
     const float factor = softmax.sum == 0.0f ? 0.0f : 1.0f / softmax.sum;
     for (int i = threadIdx.x * WIDTH; i < n_keys; i += blockDim.x * WIDTH) {
-        load(v, p, i, n_seen, minus_infinity());  // unseen keys: e^-infinity = 0
+        load(v, p, i, n_seen, minus_infinity());  // masked keys: e^-infinity = 0
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) v[k] = expf(scale * v[k] - softmax.shift()) * factor;
         store(p, i, n_keys, v);
@@ -45,7 +45,7 @@ extern "C" __global__ void attention_softmax_forward(
     }
 }
 
-// ds takes the place of dp.
+// ds overwrites dp.
 extern "C" __global__ void attention_softmax_backward(
     storage* ds, const storage* p, int n_queries, int n_keys, int causal, float scale, unsigned long long key, unsigned int threshold,
     float keep_scale) {
@@ -62,7 +62,7 @@ extern "C" __global__ void attention_softmax_backward(
     }
     dot = block_sum(dot);
     for (int i = threadIdx.x * WIDTH; i < n_keys; i += blockDim.x * WIDTH) {
-        load(v, p, i, n_seen);  // unseen keys: 0
+        load(v, p, i, n_seen);  // masked keys: 0
         load(d, ds, i, n_seen);
 #pragma unroll
         for (int k = 0; k < WIDTH; k++)

@@ -1,18 +1,22 @@
 """Attention on the GPU by batched matrix products and one fused kernel per direction between them; kernels: attention.cu."""
 
 import math
+from collections import namedtuple
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, accelerates
+from autograd.core import Array
+from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.dropout import mask_arguments
 from autograd.kernels.cuda.module import STORAGE, contiguous, f32, i32, kernel, row_threads, rows_of, takes
 from autograd.ops.attention import Attention
 
+CUDASaved = namedtuple("CUDASaved", "q k v weights dropped rest")
 
-@accelerates(Attention, measured=False)
+
+@kernel_for(Attention, experimental=True)
 class AttentionCUDA(Attention):
-    """Scaling, mask, softmax and dropout in one kernel, in place of the scores. Reference: ops/attention.py.
+    """Scaling, mask, softmax and dropout in one kernel, in place. Reference: ops/attention.py.
 
     Computes in float32: CuPy has no batched product of bfloat16 matrices. Saves q, k, v, p, and p m where there is dropout.
     """
@@ -35,7 +39,7 @@ class AttentionCUDA(Attention):
         dropped = xp.empty(weights.shape, dtype=weights.dtype) if p else weights
         rest = (*weights.shape[-2:], causal, 1 / math.sqrt(q.shape[-1]), mask_arguments(p, seed, draw, start))
         _run("attention_softmax_forward", (weights, dropped), *rest)
-        return xp.matmul(dropped, v), (q, k, v, weights, dropped, rest)
+        return xp.matmul(dropped, v), CUDASaved(q, k, v, weights, dropped, rest)
 
     @staticmethod
     def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array, None]:

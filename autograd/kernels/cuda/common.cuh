@@ -1,7 +1,7 @@
-// What the kernels share: storage types, 16-byte loads and stores, sums over a block, the hash behind dropout.
+// Shared by the kernels: storage types, 16-byte loads and stores, sums over a block, the hash behind dropout.
 //
 // Arithmetic is float throughout. Arrays are stored as `storage`: float, or bf16 when compiled with -DSTORAGE=bf16.
-// Nothing is included, so NVRTC needs this text alone; `module.py` pastes it in where a .cu file includes it.
+// Nothing is included, so NVRTC needs only this text; `module.py` inserts it where a .cu file includes it.
 #pragma once
 
 struct bf16 {  // the upper half of a float: same range, 8 bits of precision
@@ -57,7 +57,7 @@ __device__ inline unsigned int pack(const float* v, const bf16*) {
 template <int N, class T>
 __device__ inline void load(float (&v)[N], const T* array, long long i, long long n, float past_the_end = 0.0f) {
     constexpr int PER_WORD = 4 / sizeof(T), PER_LOAD = 16 / sizeof(T);
-    static_assert(N % PER_LOAD == 0, "whole loads of 16 bytes");
+    static_assert(N % PER_LOAD == 0, "N is a multiple of a 16-byte load");
     if (i + N <= n && (unsigned long long)(array + i) % 16 == 0) {
 #pragma unroll
         for (int k = 0; k < N; k += PER_LOAD) {
@@ -76,7 +76,7 @@ __device__ inline void load(float (&v)[N], const T* array, long long i, long lon
 template <int N, class T>
 __device__ inline void store(T* array, long long i, long long n, const float (&v)[N]) {
     constexpr int PER_WORD = 4 / sizeof(T), PER_STORE = 16 / sizeof(T);
-    static_assert(N % PER_STORE == 0, "whole stores of 16 bytes");
+    static_assert(N % PER_STORE == 0, "N is a multiple of a 16-byte store");
     if (i + N <= n && (unsigned long long)(array + i) % 16 == 0) {
 #pragma unroll
         for (int k = 0; k < N; k += PER_STORE) {
@@ -94,7 +94,7 @@ __device__ inline void store(T* array, long long i, long long n, const float (&v
     }
 }
 
-// Sums and maxima over a block: every thread must call, every thread gets the result, the order is always the same -----------
+// Sums and maxima over a block: all threads call, all get the result, the order is fixed -------------
 
 struct Add {
     __device__ static float of(float a, float b) { return a + b; }
@@ -110,13 +110,13 @@ __device__ inline float warp_reduce(float x) {
     return x;
 }
 
-// Blocks are one-dimensional, of whole warps; `nothing` is what changes no result: 0 in a sum, -infinity in a maximum.
+// Blocks are one-dimensional, a multiple of 32 threads; `nothing` is the neutral element: 0 of a sum, -infinity of a maximum.
 template <class Operation>
 __device__ inline float block_reduce(float x, float nothing) {
     __shared__ float of_warp[32];
     x = warp_reduce<Operation>(x);
     if (blockDim.x == 32) return x;
-    __syncthreads();  // whoever still reads the result of an earlier call may finish
+    __syncthreads();  // threads that still read the result of an earlier call finish
     if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
     __syncthreads();
     return warp_reduce<Operation>(threadIdx.x % 32 < blockDim.x / 32 ? of_warp[threadIdx.x % 32] : nothing);
@@ -125,7 +125,7 @@ __device__ inline float block_reduce(float x, float nothing) {
 __device__ inline float block_sum(float x) { return block_reduce<Add>(x, 0.0f); }
 __device__ inline float block_max(float x) { return block_reduce<Max>(x, minus_infinity()); }
 
-// Softmax in one reading: the largest number so far, and the sum of e^(x - largest), rescaled whenever the largest grows --------
+// Softmax in one pass: the largest number so far, and the sum of e^(x - largest), rescaled whenever the largest grows --------
 // Source  Milakov and Gimelshein 2018, arXiv:1805.02867, algorithm 3.
 
 struct OnlineSoftmax {
@@ -144,7 +144,7 @@ struct OnlineSoftmax {
         for (int k = 0; k < N; k++) sum += expf(v[k] - shift());
     }
 
-    // Joins what the threads of a block have seen; all of them then hold the same two numbers.
+    // Combines the results of a block's threads; all of them then hold the same two numbers.
     __device__ void join_block() {
         const float mine = largest;
         largest = block_max(largest);

@@ -1,4 +1,4 @@
-// Dropout, forward and backward alike: y = x m with a mask m made from a hash of each element's number, never stored.
+// Dropout, forward and backward alike: y = x m with a mask m computed by a hash of each element's number, never stored.
 // Reference: ops/dropout.py, class Dropout; the hash: common.cuh.
 //
 // Layout  a thread takes 16 bytes at a time, in steps of the whole grid.

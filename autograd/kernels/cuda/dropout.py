@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 
 from autograd.backend import xp
-from autograd.core import Array, accelerates
+from autograd.core import Array
+from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import contiguous, f32, flat_grid, i64, kernel, takes, u32, u64
-from autograd.ops.dropout import Dropout, keep_rule
+from autograd.ops.dropout import Dropout, Mask, dropout_threshold
 
 
-@accelerates(Dropout, measured=False)
+@kernel_for(Dropout, experimental=True)
 class DropoutCUDA(Dropout):
     """The mask is hashed from each element's number inside the kernel, never stored. Reference: ops/dropout.py."""
 
@@ -22,7 +23,7 @@ class DropoutCUDA(Dropout):
 
     @staticmethod
     def forward(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[Array, Any]:
-        return _masked(x, p, seed, draw, start), (p, seed, draw, start)
+        return _masked(x, p, seed, draw, start), Mask(p, seed, draw, start)
 
     @staticmethod
     def backward(saved: Any, dy: Array) -> Array:
@@ -41,5 +42,5 @@ def mask_arguments(p: float, seed: int, draw: int, start: int) -> tuple[Any, Any
     An element's hash begins with key + number times a constant, so a mask that begins at `start` has another key and no more to do.
     """
     key = int(np.random.SeedSequence([seed, draw]).generate_state(1, np.uint64)[0])
-    threshold, scale = keep_rule(p)
+    threshold, scale = dropout_threshold(p)
     return u64((key + start * 0x9E3779B97F4A7C15) % 2**64), u32(threshold), f32(scale)

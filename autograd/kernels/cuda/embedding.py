@@ -3,16 +3,17 @@
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, accelerates
+from autograd.core import Array
+from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import STORAGE, WARP, contiguous, i32, i64, kernel, width
 from autograd.ops.embedding import Embedding
 
 _BACKWARD_THREADS = 256  # 32 * N_WARPS of the kernel
 
 
-@accelerates(Embedding, measured=False)
+@kernel_for(Embedding, experimental=True)
 class EmbeddingCUDA(Embedding):
-    """The look-up is the reference's; the gradient is summed without atomics, in a fixed order. Reference: ops/embedding.py."""
+    """The lookup is the reference's; the gradient is summed without atomics, in a fixed order. Reference: ops/embedding.py."""
 
     @staticmethod
     def supports(weight: Any, ids: Any) -> bool:

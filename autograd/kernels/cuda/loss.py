@@ -3,7 +3,8 @@
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, accelerates
+from autograd.core import Array
+from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import f32, i32, i64, kernel, row_threads, takes
 from autograd.ops.loss import LinearCrossEntropy
 
@@ -11,7 +12,7 @@ _LOGITS_BYTES = 1 << 30
 """Logits that exist at once: enough rows to keep the matrix products at full speed."""
 
 
-@accelerates(LinearCrossEntropy, measured=False)
+@kernel_for(LinearCrossEntropy, experimental=True)
 class LinearCrossEntropyCUDA(LinearCrossEntropy):
     """Logits of a chunk of rows become their gradient in place, in one kernel between two matrix products. Reference: ops/loss.py.
 

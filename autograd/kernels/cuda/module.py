@@ -1,5 +1,6 @@
 """Loads CUDA kernels: each `.cu` file becomes one module per storage type, compiled when a kernel of it first runs."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ WARP = 32
 MAX_THREADS = 1024
 _FLAT_THREADS = 256
 _FLAT_BLOCKS = 4096
-"""At most this many blocks for flat arrays; each thread then takes several steps. A fixed number: sums are cut up the same way on
+"""At most this many blocks for flat arrays; each thread then takes several steps. A fixed number: sums are divided the same way on
 every device, so their bits do not depend on it."""
 
 
@@ -32,7 +33,7 @@ def source(file: str) -> str:
 
 
 def options(storage: str, parameter: str) -> tuple[str, ...]:
-    """What the compiler is told about the element types; `storage` and `parameter` are dtype names."""
+    """Compiler options for the element types; `storage` and `parameter` are dtype names."""
     return ("-std=c++17", f"-DSTORAGE={STORAGE[storage]}", f"-DPARAMETER={STORAGE[parameter]}")
 
 
@@ -52,19 +53,19 @@ def _module(file: str, storage: str, parameter: str) -> Any:
 def kernel(file: str, name: str, storage: str = "float32", parameter: str | None = None) -> Callable[..., None]:
     """The kernel `name` of `file` for arrays of dtype `storage` (and parameters of dtype `parameter`, by default the same).
 
-    Raises RuntimeError, with the compiler's words, if it does not compile or load: nothing falls back in silence.
+    Raises RuntimeError, with the compiler's message, if it does not compile or load: there is no silent fallback.
     """
     try:
         return _module(file, storage, parameter or storage).get_function(name)
     except Exception as error:  # a compiler's, driver's or linker's own type
         raise RuntimeError(
             f"CUDA kernel {name} of {file} for {storage}: not loaded ({error}), expected it to compile for this device; "
-            "AUTOGRAD_KERNELS=fast leaves unmeasured kernels out, AUTOGRAD_KERNELS=reference all; is the CUDA toolkit of CuPy complete?"
+            "AUTOGRAD_KERNELS=fast runs without experimental kernels, =reference without any; is the CUDA toolkit of CuPy complete?"
         ) from error
 
 
 def takes(*arrays: Any) -> bool:
-    """True if kernels take these arrays: one dtype of STORAGE, contiguous, not empty, not single numbers. They find alignment out."""
+    """True if kernels take these arrays: one dtype of STORAGE, contiguous, not empty, not 0-d. Any alignment will do."""
     first = arrays[0].dtype
     return first.name in STORAGE and all(a.dtype == first and a.flags.c_contiguous and a.size > 0 and a.ndim > 0 for a in arrays)
 
@@ -75,7 +76,7 @@ def width(dtype: Any) -> int:
 
 
 def row_threads(n_columns: int, dtype: Any) -> int:
-    """Threads of a block that works on one row: 16 bytes each where the row is short enough, whole warps, at most MAX_THREADS."""
+    """Threads of a block that works on one row: 16 bytes each if the row is short enough, a multiple of WARP, at most MAX_THREADS."""
     wanted = -(-n_columns // width(dtype))
     return min(-(-wanted // WARP) * WARP, MAX_THREADS)
 
@@ -86,16 +87,13 @@ def flat_grid(n: int, dtype: Any) -> tuple[tuple[int], tuple[int]]:
 
 
 def contiguous(array: Any) -> Any:
-    """The array itself, or a copy with its elements side by side; kernels see no strides."""
+    """The array itself, or a contiguous copy; kernels ignore strides."""
     return array if array.flags.c_contiguous else xp.ascontiguousarray(array)
 
 
 def rows_of(shape: Sequence[int]) -> int:
     """Number of rows of an array whose last axis is the row."""
-    n = 1
-    for length in shape[:-1]:
-        n *= length
-    return n
+    return math.prod(shape[:-1])
 
 
 # Arguments travel by their bytes, so each has the exact type of the kernel's parameter: int, long long, unsigned, float.

@@ -1,21 +1,25 @@
 """Layer norm on the GPU; kernels: normalization.cu."""
 
+from collections import namedtuple
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, accelerates
+from autograd.core import Array
+from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import MAX_THREADS, contiguous, f32, i32, i64, kernel, row_threads, rows_of, takes, width
 from autograd.ops.normalization import LayerNorm
 
 _BACKWARD_BLOCKS = 1024
 """At most this many partial sums of dgamma and dbeta; enough blocks to fill a large GPU several times over."""
 
+CUDASaved = namedtuple("CUDASaved", "x mean r gamma")
 
-@accelerates(LayerNorm, measured=False)
+
+@kernel_for(LayerNorm, experimental=True)
 class LayerNormCUDA(LayerNorm):
-    """A row is read once and stays in registers; the normalized rows are not saved but computed again. Reference: ops/normalization.py.
+    """A row is read once and stays in registers; the normalized rows are recomputed, not saved. Reference: ops/normalization.py.
 
-    gamma and beta may be float32 beside bfloat16 activations. Saves x (..., C), mean and r (rows,) in float32, gamma.
+    gamma and beta may be float32 with bfloat16 activations. Saves x (..., C), mean and r (rows,) in float32, gamma.
     """
 
     takes_bfloat16 = True
@@ -32,7 +36,7 @@ class LayerNormCUDA(LayerNorm):
         mean, r = (xp.empty(n_rows, dtype="float32") for _ in range(2))
         run = kernel("normalization.cu", "layer_norm_forward", x.dtype.name, gamma.dtype.name)
         run((n_rows,), (row_threads(n_channels, x.dtype),), (y, mean, r, x, gamma, beta, i32(n_channels), f32(eps)))
-        return y, (x, mean, r, gamma)
+        return y, CUDASaved(x, mean, r, gamma)
 
     @staticmethod
     def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array]:

@@ -5,14 +5,15 @@ from typing import Any
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, accelerates
+from autograd.core import Array
+from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import MAX_THREADS, f32, flat_grid, i32, i64, kernel, u64
 from autograd.optim import AdamWUpdate, SquaredNorm
 
 _NORM_BLOCKS = 1024
 
 
-@accelerates(AdamWUpdate, measured=False)
+@kernel_for(AdamWUpdate, experimental=True)
 class AdamWUpdateCUDA(AdamWUpdate):
     """All arrays in one pass, the clip factor read where it was computed. Reference: optim.py."""
 
@@ -34,7 +35,7 @@ class AdamWUpdateCUDA(AdamWUpdate):
         kernel("optim.cu", "adamw_update")(*flat_grid(weight.size, weight.dtype), arguments)
 
 
-@accelerates(SquaredNorm, measured=False)
+@kernel_for(SquaredNorm, experimental=True)
 class SquaredNormCUDA(SquaredNorm):
     """A sum per block, then the sum of those: two kernels, always in the same order. Reference: optim.py."""
 

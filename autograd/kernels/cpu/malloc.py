@@ -1,9 +1,8 @@
 """Keeps freed memory in the process.
 
-NumPy hands big arrays back to the system as soon as they are freed, and the next one of the same size faults all its pages in
-again, zeroed: at small sizes that costs as much as the arithmetic. With glibc, two settings make the heap keep them:
-no allocation by `mmap`, and no trimming of the heap's top. A training step then reuses the last step's pages.
-Elsewhere (macOS, Windows, musl) nothing is changed.
+Big arrays return to the system as soon as they are freed, and the next one of the same size faults in all its pages again, zeroed:
+for small models that costs as much as the arithmetic. With glibc, two settings keep the pages: no allocation by `mmap`, and no
+trimming of the heap's top. A training step then reuses the last step's pages. Elsewhere (macOS, Windows, musl) nothing changes.
 """
 
 import ctypes

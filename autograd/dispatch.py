@@ -1,0 +1,75 @@
+"""Which class runs for an op: the reference, with the op's own two functions, or a kernel registered for it.
+
+`Op.apply` asks `Op.dispatch`, to which the function below is attached. The files of `autograd/ops` never mention kernels.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from autograd import backend
+from autograd.core import Op
+
+_kernels: dict[type, list[Any]] = {}
+_experimental: set[type] = set()
+_mode: ContextVar[str] = ContextVar("kernels", default=backend.kernels)
+
+K = TypeVar("K", bound=type)
+
+
+def kernel_for(reference: type, *, experimental: bool = False) -> Callable[[K], K]:
+    """Registers the decorated class, a subclass of `reference`, as a faster implementation of it.
+
+    `kernel.supports(*arrays, **options)` decides call by call; where none says yes, the reference runs.
+    experimental   no benchmark has shown a gain yet: the kernel runs only under AUTOGRAD_KERNELS=experimental
+    """
+
+    def register(kernel: K) -> K:
+        if not issubclass(kernel, reference):
+            raise TypeError(
+                f"kernel_for: {kernel.__name__}, expected a subclass of {reference.__name__}; derive it from the op it speeds up"
+            )
+        kernel.reference = reference  # type: ignore[attr-defined]
+        _kernels.setdefault(reference, []).append(kernel)
+        if experimental:
+            _experimental.add(kernel)
+        return kernel
+
+    return register
+
+
+def dispatch(reference: type, *arrays: Any, **options: Any) -> Any:
+    """The class to run for this call: the first registered kernel that supports it, else `reference` itself."""
+    candidates = _kernels.get(reference)
+    if candidates:
+        mode = _mode.get()
+        for kernel in candidates if mode != "reference" else ():
+            if (mode == "experimental" or kernel not in _experimental) and kernel.supports(*arrays, **options):
+                return kernel
+    return reference
+
+
+setattr(Op, "dispatch", classmethod(dispatch))  # noqa: B010  (mypy takes no assignment to a method)
+
+
+def registered_kernels() -> dict[type, list[type]]:
+    """Each op that has kernels, with them, in order of preference."""
+    return {reference: list(kernels) for reference, kernels in _kernels.items()}
+
+
+def kernel_mode() -> str:
+    """ "fast", "reference" or "experimental": the mode of AUTOGRAD_KERNELS or of the innermost `use_kernels`."""
+    return _mode.get()
+
+
+@contextmanager
+def use_kernels(mode: str) -> Iterator[None]:
+    """Within this block: "fast", "reference" or "experimental" kernels, whatever AUTOGRAD_KERNELS says."""
+    if mode not in backend.KERNEL_MODES:
+        raise ValueError(f"use_kernels: {mode!r}, expected one of {', '.join(backend.KERNEL_MODES)}; see AUTOGRAD_KERNELS")
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
