@@ -11,17 +11,19 @@ import signal
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from tinygpt.config import PATH
 from tinygpt.errors import InvalidInput, UserError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from tinygpt.training.metrics import Metrics, Result
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def parse_args(default: Config, description: str | None, argv: list[str] | None = None, prog: str | None = None) -> Config:
@@ -62,24 +64,24 @@ def expand_home(path: str) -> str:
         raise InvalidInput(f"{path}: {error}, expected ~ or ~user to name a home directory; write the path out") from error
 
 
-def _field_names(config: Any) -> Iterator[str]:
+def _field_names(config: "DataclassInstance") -> Iterator[str]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        yield from _field_names(value) if dataclasses.is_dataclass(value) else [field.name]
+        yield from _field_names(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else [field.name]
 
 
-def _expand_paths(config: Any) -> Any:
-    changed = {}
+def _expand_paths(config: Config) -> Config:
+    changed: dict[str, object] = {}
     for name, kind in typing.get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             changed[name] = _expand_paths(value)
         elif any(PATH in getattr(k, "__metadata__", ()) for k in (kind, *typing.get_args(kind))):  # a path, or several
             changed[name] = tuple(map(expand_home, value)) if isinstance(value, tuple) else expand_home(value)
     return dataclasses.replace(config, **changed) if changed else config
 
 
-def run(main: Callable[[], Any], *, needs_reader: bool = False) -> None:
+def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
     """Runs a script's main function; if it returns an exit code, ends with that.
 
     A `UserError`, an error of the system and a lack of memory become one line on standard error, any other error shows its traceback
@@ -139,7 +141,7 @@ class _Output:
     def flush(self) -> None:
         self._try(self._stream.flush)
 
-    def _try(self, call: Callable[..., Any], *arguments: str) -> None:
+    def _try(self, call: Callable[..., object], *arguments: str) -> None:
         try:
             call(*arguments)
         except OSError as error:
@@ -150,16 +152,18 @@ class _Output:
                 raise _ReaderGone from error
             print(f"warning: {self._stream.name} is gone ({error.strerror}): continuing without it", file=sys.stderr)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
     """A warning in one line, without its position in the code."""
     print(f"warning: {message}", file=sys.stderr)
 
 
-def table(title: str, rows: dict[str, Any]) -> str:
+def table(title: str, rows: Mapping[str, object]) -> str:
     """A two-column list as text."""
     width = max(len(key) for key in rows)
     return "\n".join([title, *(f"  {key:<{width}}  {value}" for key, value in rows.items())])
@@ -224,7 +228,7 @@ class Progress:
             self.bar.start()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.bar:
             self.bar.stop()
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tinygpt.cli import expand_home, parse_args
 from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig, from_dict, may_change
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.runs.checkpoint import checkpoint_directory, list_checkpoints, open_run, read_json
@@ -24,7 +25,7 @@ def settings(default: PretrainConfig, description: str | None, argv: list[str] |
     Raises ValueError for a flag that contradicts the run, naming both values and what may change; FileNotFoundError without that run.
     """
     argv = sys.argv[1:] if argv is None else argv
-    run = _value_of("--resume", argv)
+    run = expand_home(_value_of("--resume", argv))
     if not run:
         return parse_args(default, description, argv)
     stored = stored_settings(run)
