@@ -6,12 +6,15 @@ import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tinygpt.config import PATH
 from tinygpt.errors import InvalidInput
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
@@ -52,17 +55,17 @@ def parse_args(default: Config, description: str | None, argv: list[str] | None 
     return _expand_paths(config)
 
 
-def _field_names(config: Any) -> Iterator[str]:
+def _field_names(config: "DataclassInstance") -> Iterator[str]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        yield from _field_names(value) if dataclasses.is_dataclass(value) else [field.name]
+        yield from _field_names(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else [field.name]
 
 
-def _expand_paths(config: Any) -> Any:
-    changed = {}
+def _expand_paths(config: Config) -> Config:
+    changed: dict[str, object] = {}
     for name, kind in typing.get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             changed[name] = _expand_paths(value)
         elif any(PATH in getattr(k, "__metadata__", ()) for k in (kind, *typing.get_args(kind))):  # a path, or several
             changed[name] = tuple(map(expand_home, value)) if isinstance(value, tuple) else expand_home(value)

@@ -8,17 +8,19 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from tinygpt.arguments import parse_args
 from tinygpt.errors import UserError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from tinygpt.training.metrics import Metrics, Result
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def settings(default: Config, description: str | None, argv: list[str] | None = None) -> Config:
@@ -48,7 +50,7 @@ def _value_of(flag: str, argv: list[str]) -> str:
     return ""
 
 
-def run(main: Callable[[], Any], *, needs_reader: bool = False) -> None:
+def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
     """Runs a script's main function; if it returns an exit code, ends with that.
 
     A `UserError`, an error of the system and a lack of memory become one line on standard error, any other error shows its traceback
@@ -108,7 +110,7 @@ class _Output:
     def flush(self) -> None:
         self._try(self._stream.flush)
 
-    def _try(self, call: Callable[..., Any], *arguments: str) -> None:
+    def _try(self, call: Callable[..., object], *arguments: str) -> None:
         try:
             call(*arguments)
         except OSError as error:
@@ -119,16 +121,18 @@ class _Output:
                 raise _ReaderGone from error
             print(f"warning: {self._stream.name} is gone ({error.strerror}): continuing without it", file=sys.stderr)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
     """A warning in one line, without its position in the code."""
     print(f"warning: {message}", file=sys.stderr)
 
 
-def table(title: str, rows: dict[str, Any]) -> str:
+def table(title: str, rows: Mapping[str, object]) -> str:
     """A two-column list as text."""
     width = max(len(key) for key in rows)
     return "\n".join([title, *(f"  {key:<{width}}  {value}" for key, value in rows.items())])
@@ -193,7 +197,7 @@ class Progress:
             self.bar.start()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.bar:
             self.bar.stop()
 

@@ -132,6 +132,11 @@ def test_the_home_directory_is_expanded_in_paths_only(monkeypatch):
         expand_home("~no-such-user/x")
 
 
+def test_the_home_directory_is_expanded_in_the_run_to_resume(tmp_path):
+    done = python(ROOT / "examples/pretrain.py", "--resume=~/nowhere", HOME=str(tmp_path), USERPROFILE=str(tmp_path))
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path / 'nowhere'}: ") and done.stderr.count("\n") == 1
+
+
 def test_every_path_flag_of_the_scripts_is_marked():
     """A flag that holds a path says so, or `~` would make a folder of that name."""
     names = {"run", "resume", "corpus", "data", "base", "out", "output", "ask", "scores", "runs"}

@@ -16,12 +16,13 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -148,8 +149,7 @@ class Replicas:
             raise InvalidInput(_CANNOT_COPY)
         self.model, self.optimizer = model, optimizer
         self.n_threads = max(1, n_threads() // n)
-        with _room(n * optimizer.weight.nbytes) as folder:
-            path = Path(folder) / "shared"
+        with _room(n * optimizer.weight.nbytes) as path:
             # Row 0: the weights. Row i: the gradients of process i.
             self.shared = np.asarray(np.memmap(path, optimizer.weight.dtype, mode="r+", shape=(n, optimizer.weight.size)))
             optimizer.move_weights(self.shared[0])
@@ -281,25 +281,28 @@ def _close(processes: list[_Process]) -> None:
             process.popen.wait()
 
 
-def _room(n_bytes: int) -> "tempfile.TemporaryDirectory[str]":
-    """A temporary folder with a file "shared" of so many bytes: in a place whose files live in memory alone, if there is room.
+@contextlib.contextmanager
+def _room(n_bytes: int) -> Iterator[Path]:
+    """A temporary file of so many bytes, which loses its name at the end: in a place whose files live in memory alone, if there is room.
 
-    Raises RuntimeError without room anywhere; to write into a mapped file without it would end the process.
+    Windows keeps the name of a file that is mapped: there it stays in the folder for temporary files. (`tempfile.TemporaryDirectory`
+    would try for ever to delete it.) Raises RuntimeError without room anywhere; to write into a mapped file without it would end the process.
     """
     errors = []
     for place in ("/dev/shm", tempfile.gettempdir()):
-        folder = None
-        try:
-            folder = tempfile.TemporaryDirectory(prefix="tinygpt-", dir=place, ignore_cleanup_errors=True)
-            with (Path(folder.name) / "shared").open("wb") as file:
-                file.truncate(n_bytes)
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, n_bytes)
-            return folder
-        except OSError as error:
-            errors.append(str(error))
-            if folder is not None:
-                folder.cleanup()
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = Path(tempfile.mkdtemp(prefix="tinygpt-", dir=place))
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                with (folder / "shared").open("wb") as file:
+                    file.truncate(n_bytes)
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, n_bytes)
+            except OSError as error:
+                errors.append(str(error))
+                continue
+            yield folder / "shared"
+            return
     raise ProcessFailed(
         f"replica: no room for {n_bytes:,} bytes of shared memory ({'; '.join(errors)}), expected it; train with --processes 1"
     )
