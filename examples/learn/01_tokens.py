@@ -21,7 +21,7 @@ def pieces(tokenizer, ids):
     return [tokenizer.token_bytes(i).decode("utf-8", "replace") for i in ids]
 
 
-heading("words: one token per word; the vocabulary is the list of words seen")
+heading("words: one token per word; the vocabulary is the list of words seen, in alphabetical order")
 words = WordTokenizer.train(TEXT)
 for i in range(words.n_vocab):
     print(f"{i:3d} {words.token_bytes(i).decode():<14}", end="\n" if i % 5 == 4 else "")

@@ -63,8 +63,26 @@ print("weight of token 0 on itself (it should be 1), as the score of a token in 
 print("                                 score 0   score 5   score 200")
 for how in ("zero it", "zero it, renormalise", "minus infinity"):
     print(f"  {how:<28}", *(f"{first_row(s, how)[0]:9.4f}" for s in (0, 5, 200)))
-print("Zeroing after the softmax leaks: the rest of the row tells how large the future was. Renormalising mends it on paper, but")
+print("Zeroing after the softmax leaks: the rest of the row tells how large the future was. Renormalising fixes it on paper, but")
 print("the future still decides by how much the past is rounded, down to 0 / 0 = nan. With minus infinity it never enters.")
+
+heading("order: what attention can know of it without a row for each position. Tokens A B C against B A C, output at C")
+a_b_c = rng.standard_normal((3, 2))  # (T, C): three tokens, no positions added
+b_a_c = a_b_c[[1, 0, 2]]
+
+
+def attend(x, causal):  # (T, C) -> (T, C)
+    s = (x @ Wq) @ (x @ Wk).T / np.sqrt(2)
+    return softmax(np.where(allowed, s, -np.inf) if causal else s) @ (x @ Wv)
+
+
+for causal in (False, True):
+    one, two = (attend(x, causal) for x in (a_b_c, b_a_c))
+    again = [attend(y, causal) for y in (one, two)]
+    change = [np.abs(y[2] - z[2]).max() for y, z in ((one, two), again)]
+    print(f"{'causal mask' if causal else 'no mask':<12} change after one layer {change[0]:.4f}, after two {change[1]:.4f}")
+print("A weighted mean does not know the order of its terms. With a mask, what A and B took from each other depends on who came first,")
+print("and a second layer sees that. So a causal stack can learn some order by itself; a row for each position gives it at once.")
 
 heading("step 5a: dropout on the weights. While training, some are set to 0 and the rest scaled up by 1 / (1 - p)")
 keep = rng.random((3, 3)) >= 0.5

@@ -32,7 +32,15 @@ show("dx for dy = 1 at the first channel (N, C) =", x.grad)
 print("sum of each row of dx:", x.grad.sum(axis=1).round(12).tolist(), " dx . (x - mean), a hair off 0 because of eps:", end=" ")
 print((x.grad * (x.data - x.data.mean(axis=1, keepdims=True))).sum(axis=1).round(7).tolist())
 
-heading("24 layers, each f(x) = gelu(x W1) W2, and the size of the gradient on its way back (gelu: a smooth max(x, 0))")
+heading("GELU, the bend between two matrices: x for large x, 0 for very negative x, smooth in between")
+u = np.array([-3.0, -1.0, 0.0, 1.0, 3.0])
+show("x            =", u)
+show("max(x, 0)    =", np.maximum(u, 0))
+show("ag.gelu(x)   =", ag.gelu(ag.Tensor(u)))
+gate = (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u * u * u))) / 2  # GPT-2's formula: x times a gate between 0 and 1
+show("x * gate     =", u * gate)
+
+heading("24 layers, each f(x) = gelu(x W1) W2, and the size of the gradient on its way back")
 LAYERS, N, C = 24, 32, 64
 WAYS = {
     "plain           x = f(x)": lambda x, f: f(x),
@@ -95,9 +103,9 @@ if plot:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    # Okabe and Ito's colours, told apart by every eye; a marker each, for print in grey.
-    for name, colour, marker in zip(WAYS, ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00"), "osv^D", strict=True):
-        axis.semilogy(range(1, LAYERS + 1), sizes[name, 1.0], color=colour, marker=marker, markersize=4, label=name.split("  ")[0])
+    # Okabe and Ito's colors, told apart by every eye; a marker each, for print in gray.
+    for name, color, marker in zip(WAYS, ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00"), "osv^D", strict=True):
+        axis.semilogy(range(1, LAYERS + 1), sizes[name, 1.0], color=color, marker=marker, markersize=4, label=name.split("  ")[0])
     axis.set(xlabel="layer (1 is nearest the input)", ylabel="norm of the gradient (loss units per unit of x)")
     axis.legend(title="24 layers, weights 1 / sqrt(inputs)")
     figure.savefig(plot, dpi=120)

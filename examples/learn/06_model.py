@@ -18,7 +18,7 @@ L, C, V, P = config.n_layer, config.n_embd, config.vocab_size, config.n_position
 ids = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])  # (B, T)
 
 heading("one block, step by step: attention on a normalized copy, added back; then the same with the MLP")
-with ag.no_grad():
+with ag.no_grad():  # no gradients wanted: nothing is saved for them
     x = model.wte(ids) + model.wpe(np.arange(ids.shape[1]))  # (B, T, C) + (T, C)
     print("x = token rows + position rows   ", x.shape)
     block = model.h[0]

@@ -35,8 +35,8 @@ print(f"(-ln 5/8 - ln 2/8) / 2 = {by_hand:.4f}; the op says {ag.cross_entropy(ro
 
 heading("perplexity: e^loss, the number of equally likely tokens that would surprise as much")
 for V in (2, 10, 50257):
-    even = ag.cross_entropy(ag.Tensor(np.zeros((1, V))), np.array([0])).item()
-    print(f"even guess over {V:>6,} tokens: loss ln({V}) = {even:.4f} nats, perplexity {math.exp(even):,.1f}")
+    uniform = ag.cross_entropy(ag.Tensor(np.zeros((1, V))), np.array([0])).item()
+    print(f"uniform guess over {V:>6,} tokens: loss ln({V}) = {uniform:.4f} nats, perplexity {math.exp(uniform):,.1f}")
 print(f"The example above: perplexity e^{by_hand:.4f} = {math.exp(by_hand):.3f}, as unsure as a choice among {math.exp(by_hand):.1f}")
 
 heading("why a new model starts at ln V")

@@ -37,13 +37,15 @@ heading("top-k: keep the k likeliest, give what the others had to those kept")
 
 
 def top_k(p, k):
-    kept = np.where(p >= np.sort(p)[-k], p, 0.0)
+    likeliest = np.argsort(-p, kind="stable")[:k]  # exactly k; of equal ones the first
+    kept = np.zeros_like(p)
+    kept[likeliest] = p[likeliest]
     return kept / kept.sum()
 
 
-for k in (1, 2, 3):
+for k in (1, 2, 3, 5):
     table(f"top-k {k}", top_k(P, k))
-print("k = 2 keeps 1/2 + 1/4 = 3/4; divided by it: 2/3 and 1/3.")
+print("k = 2 keeps 1/2 + 1/4 = 3/4; divided by it: 2/3 and 1/3. k = 5 keeps one of the two that are equally likely, never six.")
 
 heading("top-p: keep the fewest likeliest tokens that together reach p")
 

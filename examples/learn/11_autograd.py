@@ -2,7 +2,7 @@
 
     python examples/learn/11_autograd.py
 
-A second. Until now the gradients came out of a box; this is the box. A `Number` remembers which numbers it was made of, and for each
+A second. Until now the gradients came out of a box; this is the box. A `Number` records which numbers it was made of, and for each
 of them the slope: how much it changes per unit change of that one. Backward multiplies slopes along each path and adds the paths.
 """
 
