@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from autograd.optim import warmup_cosine
-from tinygpt.generate import Sampling, candidates
+from tinygpt.inference.sampling import Sampling, candidates
 
 resource = pytest.importorskip("resource", reason="processor time of a child is measured with POSIX's getrusage")
 
