@@ -7,7 +7,7 @@ same word different at different positions; and what an embedding that knows onl
 """
 
 import numpy as np
-from show import heading, show
+from show import heading, say, show
 
 import autograd as ag
 
@@ -42,7 +42,7 @@ positions = ag.Tensor(np.array([[0.0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]), 
 x = ag.embedding(table, ids) + ag.embedding(positions, np.arange(T))  # (T, C) + (T, C)
 show("token rows + position rows (T, C) =", x, 1)
 print("positions 0 and 2, same token, now differ by", (x.data[2] - x.data[0]).tolist())
-print("What a model can know of the order without such rows, and what not: script 4 measures it.")
+say("What a model can know of the order without such rows, and what not: script 4 measures it.")
 
 heading("absolute against relative: shift the text by one position")
 # An attention score is a dot product of two rows. With absolute positions it depends on where the text begins.
@@ -55,5 +55,5 @@ for start in (0, 1, 2):
     absolute = (token[1] + position[i]) @ (token[0] + position[j])
     relative = token[1] @ token[0] + bias[i - j]
     print(f"text at positions {j}, {i}: absolute score {absolute:7.3f}   relative score {relative:7.3f}")
-print("A relative scheme sees the same pair wherever it stands. GPT-2 has absolute positions: it has to learn each one.")
-print(f"That is also why its context ends: there is no row for position {len(position)} in a table of {len(position)}.")
+say("A relative scheme sees the same pair wherever it stands. GPT-2 has absolute positions: it has to learn each one.")
+say(f"That is also why its context ends: there is no row for position {len(position)} in a table of {len(position)}.")

@@ -68,7 +68,7 @@ def write(prompt, n, shown):
 
 
 assert all(math.isclose(rate(s), warmup_cosine(s, peak=peak, warmup_steps=WARMUP, n_steps=STEPS)) for s in range(STEPS))  # the library's
-print("learning rate of updates 1, 10, 20, 21, 160, 300:", *(f"{rate(n - 1):.2e}" for n in (1, 10, 20, 21, 160, 300)))
+print("rate at updates 1, 10, 20, 21, 160, 300:", *(f"{rate(n - 1):.1e}" for n in (1, 10, 20, 21, 160, 300)))
 print(f"a uniform guess costs ln {V} = {math.log(V):.3f} nats per character; the untrained model {validation_loss():.3f}")
 started = time.perf_counter()
 for step in range(1, STEPS + 1):

@@ -86,8 +86,8 @@ def share_right(scores, x, y):
 
 
 test_x, test_y = labelled(late, 500, seed=3)  # (1000, T), (1000,): text that neither step has seen
-print(f"\n2. A head of two scores instead of {tokenizer.n_vocab}: which kind of text is it? {len(test_y)} passages to be tested on")
-print("   labels    from random weights    from pretrained weights    (always the same answer: 50 %)")
+print(f"\n2. A head of two scores instead of {tokenizer.n_vocab}: which kind of text is it? {len(test_y)} test passages")
+print("   labels    from random weights    from pretrained weights    (by chance: 50 %)")
 random_start = new_model()
 start = {id(m): [p.data.copy() for p in m.parameters()] for m in (model, random_start)}
 for n in (4, 20, 100):
