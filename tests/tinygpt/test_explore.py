@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -149,7 +150,7 @@ def test_saved_arrays_have_names_whatever_way_an_op_keeps_them():
         (Alone, one, ["y"]),
         (Base, None, []),
     ):
-        step = ag.Step(op, (), {}, (), saved)
+        step = SimpleNamespace(op=op, saved=saved)
         assert [a["name"] for a in _shown(_saved(step))] == names
 
 
@@ -336,7 +337,7 @@ class TestInABrowser:
         assert mark["x"] + mark["width"] == pytest.approx(square["x"] + square["width"] * (row + 1) / n, abs=3)  # not over the future
         assert mark["y"] + 2 == pytest.approx(square["y"] + square["height"] * row / n, abs=1)
         shown = page.eval_on_selector_all("#rows span", "all => all.filter(e => !e.hidden).map(e => [+e.dataset.token, e.className])")
-        every = math.ceil(n / 32)
+        every = math.ceil(14 * n / square["width"])  # 14 pixels a label
         assert [t for t, _ in shown] == sorted({*range(0, n, every), row}) and [t for t, c in shown if c == "chosen"] == [row]
         assert page.locator("#columns span:visible").count() == math.ceil(n / every)
         assert page.inner_text("#ticks").split("%")[:-1] and [float(x) for x in re.findall(r"(\d+) %", page.inner_text("#ticks"))] == [
@@ -415,6 +416,10 @@ class TestInABrowser:
         assert page.get_attribute(".token >> nth=3", "aria-pressed") == "true"
         page.tap("#maps button >> nth=7")
         assert page.inner_text("#which") == "Layer 2, head 2"
+        tops = page.eval_on_selector_all(
+            "#rows span", "all => all.filter(e => !e.hidden && !e.className).map(e => e.getBoundingClientRect().top)"
+        )
+        assert min(np.diff(tops)) >= 11  # labels of 11 pixels do not overlap
         sizes = page.eval_on_selector_all(".token, .buttons button", "all => all.map(e => e.getBoundingClientRect().height)")
         assert min(sizes) >= 30  # a finger hits it
         assert errors == []
