@@ -112,9 +112,7 @@ if plot:
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     # Okabe and Ito's colors, told apart by every eye; a marker each, for print in gray.
     for name, color, marker in zip(WAYS, ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00"), "osv^D", strict=True):
-        axis.semilogy(
-            range(1, LAYERS + 1), sizes[name, 1.0], color=color, marker=marker, markersize=4, label=name.partition(" x = ")[0].rstrip()
-        )
+        axis.semilogy(range(1, LAYERS + 1), sizes[name, 1.0], color=color, marker=marker, markersize=4, label=name[:12].rstrip())
     axis.set(xlabel="layer (1 is nearest the input)", ylabel="norm of the gradient (loss units per unit of x)")
     axis.legend(title="24 layers, weights 1 / sqrt(inputs)")
     figure.savefig(plot, dpi=120)
