@@ -91,7 +91,7 @@ def test_a_section_is_complete(op):
     assert f"[{cls} in {path}]" in text  # the code, included from the source
     assert "**Formula.**" in text and "$" in text
     assert "emory.**" in text and ("save" in text.lower() or op == "AdamW")  # what is kept, and its bytes
-    assert "**Traps.**" in text
+    assert "**Pitfalls.**" in text
     assert "```python" in text
     if op != "AdamW":
         assert "check_grads(" in text

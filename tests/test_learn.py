@@ -1,12 +1,18 @@
 """The path in examples/learn: every script runs, is short, quick, and measures what its text says."""
 
+import ast
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from autograd.optim import warmup_cosine
+from tinygpt.inference.sampling import Sampling, candidates
 
 resource = pytest.importorskip("resource", reason="processor time of a child is measured with POSIX's getrusage")
 
@@ -28,19 +34,21 @@ def run(name, *flags):
 
 # Per script: lines that carry its point (as regular expressions).
 POINTS = {
-    "01_tokens.py": [r"the <unk> lamp", r"merge 10: ", r"t\|h\|e\| \|s\|l\|ower\| lamp -> nothing is lost: True"],
+    "01_tokens.py": [r"^ +0 \. +1 is +2 lamp", r"the <unk> lamp", r"merge 10: ", r"t\|h\|e\| \|s\|l\|ower\| lamp -> nothing is lost: True"],
     "02_windows.py": [r"given \[100, 101\] predict 102", r"= 5$", r"epoch 0 again: "],
-    "03_embeddings.py": [r"gives the same: True", r"\[101\. 101\. 101\.\]"],
+    "03_embeddings.py": [r"gives the same: True", r"its row is the same both times", r"\[101\. 101\. 101\.\]"],
     "04_attention.py": [
-        r"zero it, renormalise +1\.0000 +1\.0000 +nan",
+        r"zero it, renormalize +1\.0000 +1\.0000 +nan",
         r"minus infinity +1\.0000 +1\.0000 +1\.0000",
+        r"no mask +change after one layer 0\.0000, after two 0\.0000",
+        r"causal mask +change after one layer 0\.0000, after two 0\.[1-9]",
         r"largest difference \d\.\de-1[5-9]",
     ],
     "05_layer_norm.py": [r"plain .*lost"],
     "06_model.py": [r"= 1888; the model says 1888", r"124,439,808", r"\(T,\) = \(4,\) \[0\.000 0\.000 0\.000 0\.[1-9]"],
     "07_loss.py": [r"\[\[ 0\.125 -0\.750  0\.625\]\]", r"= 0\.9281; the op says 0\.9281"],
-    "08_training.py": [r"It writes:\nThe "],
-    "09_sampling.py": [r"top-k 2 +0\.667  0\.333  0\.000", r"10,000 draws"],
+    "08_training.py": [r"^rate at .*: 1\.5e-04 1\.5e-03 3\.0e-03 3\.0e-03 .* 3\.0e-04$", r"^The \w"],
+    "09_sampling.py": [r"top-k 2 +0\.667  0\.333  0\.000", r"top-k 5 .* 0\.032  0\.000", r"10,000 draws"],
     "10_fine_tuning.py": [r"trained in step 2"],
     "11_autograd.py": [
         r"dz = \[0\.125, -0\.75, 0\.625\]   that",
@@ -57,11 +65,29 @@ def test_every_script_has_its_points_and_its_line_in_the_readme():
     assert linked == sorted(POINTS)
 
 
+# Word -> the first script that may use it: the one that explains it.
+EXPLAINED_IN = {
+    "embedding": 3, "backward": 3, "softmax": 4, "dropout": 4, "layer_norm": 5, "gelu": 5, "GPT": 6, "no_grad": 6, "cross_entropy": 7,
+    "loss": 7, "AdamW": 8, "warmup_cosine": 8, "temperature": 9, "top_k": 9, "top_p": 9, "hidden": 10,
+}  # fmt: skip
+
+
+def test_each_script_uses_only_what_it_or_an_earlier_one_explains():
+    for script in SCRIPTS:
+        tree = ast.parse(script.read_text(encoding="utf-8"))
+        used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        used |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg}
+        early = [word for word in sorted(used) if EXPLAINED_IN.get(word, 0) > int(script.name[:2])]
+        assert early == [], f"{script.name} uses {early} before {[EXPLAINED_IN[word] for word in early]}"
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
 def test_script(script):
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 120
     out, seconds = run(script.name)
     assert seconds < 20
+    written = out.partition("It writes")[0]  # the text of a model has lines as long as it likes
+    assert [line for line in written.splitlines() if len(line) > 90] == []  # a column of the site
     for point in POINTS[script.name]:
         assert re.search(point, out, flags=re.MULTILINE), f"{point} not in\n{out}"
     if script.name == "05_layer_norm.py":
@@ -87,12 +113,38 @@ def check_layer_norm(out):
 def check_training(out):
     losses = [float(x) for x in re.findall(r"validation (\d\.\d+)", out)]
     assert len(losses) == 7 and losses[-1] < 2.6 < 4.3 < losses[0]
+    assert [float(rate) for rate in re.findall(r"^step +\d+ .*lr (.*)$", out, flags=re.MULTILINE)] == pytest.approx(
+        [warmup_cosine(step, peak=3e-3, warmup_steps=20, n_steps=300) for step in (0, 49, 99, 149, 199, 249, 299)], rel=0.05
+    )
+    rounds = re.findall(r"^  read ('.*?'|\".*?\") +likeliest .*, drawn ('.'|\".\"|'\\n') 0\.\d\d$", out, flags=re.MULTILINE)
+    texts, drawn = ([ast.literal_eval(text) for text in column] for column in zip(*rounds, strict=True))
+    assert len(texts) == 8 and texts[0] == "The "
+    for text, token, longer in zip(texts, drawn, texts[1:], strict=False):
+        assert longer == text + token  # what was predicted is appended and fed back
+    written = out[out.rindex("\n" + texts[-1] + drawn[-1]) + 1 :].removesuffix("\n")
+    assert len(written) == len("The ") + 200
 
 
 def check_fine_tuning(out):
     rows = re.findall(r"^ +\d+ +([\d.]+)% +([\d.]+)%$", out, flags=re.MULTILINE)
     gains = [float(pretrained) - float(scratch) for scratch, pretrained in rows]
     assert len(gains) == 3 and min(gains) > 0 and sum(gains) / 3 > 3  # percentage points; the texts change with Python and NumPy
+
+
+def test_top_k_and_top_p_keep_what_the_library_keeps(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(LEARN))
+    script = runpy.run_path(str(LEARN / "09_sampling.py"))
+    capsys.readouterr()
+    for p in (script["P"], np.full(6, 1 / 6), np.array([0.1, 0.2, 0.2, 0.2, 0.2, 0.1])):  # the last two: ties across the border
+        for k in range(1, 7):
+            assert np.count_nonzero(script["top_k"](p, k)) == k == len(candidates(np.log(p), Sampling(temperature=1.0, top_k=k))[0])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        p = rng.dirichlet(np.ones(9))
+        k, share = int(rng.integers(1, 10)), float(rng.uniform(0.05, 0.95))
+        for own, options in ((script["top_k"](p, k), {"top_k": k}), (script["top_p"](p, share), {"top_p": share})):
+            ids, kept = candidates(np.log(p), Sampling(temperature=1.0, **options))
+            assert np.flatnonzero(own).tolist() == ids.tolist() and own[ids] == pytest.approx(kept)
 
 
 def test_the_picture_of_the_gradients(tmp_path):

@@ -1,6 +1,6 @@
-"""Checks an exercise: which input's gradient is wrong, where and by how much. What to mend is for you to find.
+"""Checks an exercise: which input's gradient is wrong, where and by how much. Finding the fix is up to you.
 
-python -m tinygpt exercise        # the list, and how you stand
+python -m tinygpt exercise        # the list, and your progress
 python -m tinygpt exercise 3      # one of them
 """
 
@@ -22,14 +22,15 @@ from tinygpt.errors import InvalidInput, MissingFile
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "exercises"
 
 _STEP = 1e-5  # of the central difference, for numbers of about 1 in float64
-_TOLERANCE = 1e-6  # relative to the largest gradient
+_TOLERANCE = {"float64": 1e-6, "float32": 1e-4}  # relative to the largest gradient
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What came out for one exercise.
 
-    right   every gradient fits what moving the inputs shows, and backward changed no array that it was given
+    right   every gradient has its input's shape and dtype and fits what moving the input shows, in float64 and in float32; backward
+            changed no array that it was given; forward is the exercise's own
     lines   the same for people
     """
 
@@ -49,23 +50,28 @@ def exercises(folder: Path = FOLDER) -> dict[int, Path]:
 
 
 def check(path: Path, seed: int = 0) -> Verdict:
-    """Runs the op of an exercise file on random inputs and compares each gradient with central differences, element by element."""
+    """Runs the op of an exercise file on random inputs and compares what backward returns with central differences, element by element."""
     try:
         function, arrays = _load(path)(np.random.default_rng(seed))
-        dy, gradients, changed = _gradients(function, arrays)
+        y, dy, gradients, changed = _passes(function, arrays)
+        expected = {name: _measured(function, arrays, name, dy) for name in arrays}
+        single = {name: x.astype(np.float32) for name, x in arrays.items()}
+        of_single = _passes(function, single)[2]
+        own_forward = _is_as_given(path, seed, arrays, y)
     except Exception:
         last = traceback.format_exc().strip().splitlines()
         where = [line.strip() for line in last if str(path) in line][-1:]
         return Verdict(False, ["it does not run:", *(f"  {line}" for line in (*where, last[-1]))])
-    lines, right = [], True
-    for name in arrays:
-        expected = _measured(function, arrays, name, dy)
-        line, fits = _compare(name, gradients[name], expected)
-        lines.append(line)
-        right = right and fits
-    if right and changed:
-        lines.append(f"all gradients are right, but backward wrote into {changed}, which others may still need")
-    return Verdict(right and not changed, lines)
+    if not own_forward:
+        return Verdict(False, ["forward or inputs() computes something else than at first, expected a change in backward alone"])
+    found = {name: _fault(name, gradients[name], x, expected[name]) for name, x in arrays.items()}
+    lines = [f"gradient of {name} {x.shape}: {found[name] or 'right'}" for name, x in arrays.items()]
+    if not any(found.values()) and changed:
+        return Verdict(False, [*lines, f"all gradients are right, but backward wrote into {changed}, which others may still need"])
+    if not any(found.values()):
+        found = {name: _fault(name, of_single[name], x, expected[name]) for name, x in single.items()}
+        lines += [f"gradient of {name} {single[name].shape}, once more in float32: {fault}" for name, fault in found.items() if fault]
+    return Verdict(not any(found.values()), lines)
 
 
 def _load(path: Path) -> Callable[..., Any]:
@@ -77,58 +83,70 @@ def _load(path: Path) -> Callable[..., Any]:
     return inputs
 
 
-def _gradients(function: Any, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray], str]:
-    """A random dy, the gradients by the exercise's backward, and which given array it changed ("" for none)."""
+def _is_as_given(path: Path, seed: int, arrays: dict[str, np.ndarray], y: np.ndarray) -> bool:
+    """Whether inputs and output are those of the solution: a forward changed to suit a wrong backward is another exercise."""
+    if not (solution := FOLDER / "solutions" / path.name).exists():
+        return True
+    function, given = _load(solution)(np.random.default_rng(seed))
+    same = list(given) == list(arrays) and all(np.array_equal(given[name], arrays[name]) for name in given)
+    return same and np.allclose(_forward(function, given), y, rtol=1e-9, atol=1e-12)
+
+
+def _forward(function: Any, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    with ag.no_grad():
+        return backend.to_host(function(*(ag.Tensor(backend.to_device(x)) for x in arrays.values())).data)
+
+
+def _passes(function: Any, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[str, Any], str]:
+    """The output, a random dy, what backward itself returns for each input, and which given array it changed ("" for none).
+
+    Backward is called by hand: the engine would sum a gradient of a broadcast shape down to the input's.
+    """
     tensors = {name: ag.Tensor(backend.to_device(x.copy()), requires_grad=True) for name, x in arrays.items()}
     with ag.record() as records:
-        y = function(*tensors.values())
-    dy = np.random.default_rng(1).standard_normal(y.shape)
-    given = backend.to_device(dy.copy())
-    kept = [a for step in records for a in ag.drawing.saved_arrays(step.saved)]
-    before = [backend.to_host(a).copy() for a in kept]
-    y.backward(given)
-    changed = ""
-    if not np.array_equal(backend.to_host(given), dy):
-        changed = "dy"
-    elif not all(np.array_equal(backend.to_host(a), b) for a, b in zip(kept, before, strict=True)):
-        changed = "a saved array"
-    elif not all(np.array_equal(backend.to_host(t.data), arrays[name]) for name, t in tensors.items()):
-        changed = "an input"
-    missing = [name for name, t in tensors.items() if t.grad is None]
-    if missing:
-        raise InvalidInput(f"no gradient for {', '.join(missing)}, expected one for each input")
-    return dy, {name: backend.to_host(t.grad) for name, t in tensors.items()}, changed
+        y = backend.to_host(function(*tensors.values()).data).copy()  # backward may write into it
+    (step,) = records  # the exercise's op
+    dy = np.asarray(np.random.default_rng(1).standard_normal(y.shape), dtype=y.dtype)
+    given = [("dy", backend.to_device(dy.copy())), *(("a saved array", a) for a in ag.drawing.saved_arrays(step.saved))]
+    given += [("an input", t.data) for t in tensors.values()]
+    before = [backend.to_host(a).copy() for _, a in given]
+    result = step.op.backward(step.saved, given[0][1])
+    result = result if isinstance(result, tuple) else (result,)
+    if len(result) != len(step.inputs):
+        raise InvalidInput(f"backward: {len(result)} gradients, expected {len(step.inputs)}, one for each input of forward")
+    changed = next((name for (name, a), b in zip(given, before, strict=True) if not np.array_equal(backend.to_host(a), b)), "")
+    gradients = {name: dx for name, t in tensors.items() for x, dx in zip(step.inputs, result, strict=True) if x is t}
+    return y, dy, gradients, changed
 
 
 def _measured(function: Any, arrays: dict[str, np.ndarray], name: str, dy: np.ndarray) -> np.ndarray:
     """The gradient of <dy, y> towards one input, by moving each of its elements to both sides."""
-
-    def value(x: np.ndarray) -> float:
-        with ag.no_grad():
-            y = function(*(ag.Tensor(backend.to_device(x if n == name else a)) for n, a in arrays.items()))
-        return float((backend.to_host(y.data) * dy).sum())
-
     gradient = np.zeros_like(arrays[name])
-    for place in np.ndindex(*gradient.shape):
+    for index in np.ndindex(*gradient.shape):
         up, down = arrays[name].copy(), arrays[name].copy()
-        up[place] += _STEP
-        down[place] -= _STEP
-        gradient[place] = (value(up) - value(down)) / (2 * _STEP)
+        up[index] += _STEP
+        down[index] -= _STEP
+        gradient[index] = ((_forward(function, {**arrays, name: up}) - _forward(function, {**arrays, name: down})) * dy).sum() / (2 * _STEP)
     return gradient
 
 
-def _compare(name: str, found: np.ndarray, expected: np.ndarray) -> tuple[str, bool]:
+def _fault(name: str, dx: Any, x: np.ndarray, expected: np.ndarray) -> str:
+    """What is wrong with dx as the gradient of input x; empty if nothing is."""
+    if not isinstance(dx, backend.device_array):
+        return f"backward returned {'None' if dx is None else type(dx).__name__}, expected an array of this shape"
+    found = backend.to_host(dx)
+    if found.shape != x.shape or found.dtype != x.dtype:
+        return f"backward returned shape {found.shape}, {found.dtype}, expected the input's own, {x.shape}, {x.dtype}"
     difference = np.abs(found - expected)
-    wrong = ~(difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())))  # nan is wrong
+    wrong = ~(difference <= _TOLERANCE[x.dtype.name] * max(1.0, float(np.abs(expected).max())))  # nan is wrong
     if not wrong.any():
-        return f"gradient of {name} {found.shape}: right", True
-    place = np.unravel_index(int(np.argmax(np.where(np.isnan(difference), np.inf, difference))), found.shape)
-    at = ", ".join(str(int(i)) for i in place)
+        return ""
+    worst = np.unravel_index(int(np.argmax(np.where(np.isnan(difference), np.inf, difference))), found.shape)
+    at = ", ".join(str(int(i)) for i in worst)
     rows = f", in rows {', '.join(map(str, np.flatnonzero(wrong.any(axis=1))))}" if found.ndim == 2 and not wrong.any(axis=1).all() else ""
     return (
-        f"gradient of {name} {found.shape}: wrong in {int(wrong.sum())} of {found.size} places{rows}; worst at [{at}]: "
-        f"backward says {found[place]:.4f}, moving {name}[{at}] gives {expected[place]:.4f}, off by {found[place] - expected[place]:+.4f}",
-        False,
+        f"wrong in {int(wrong.sum())} of {found.size} elements{rows}; worst at [{at}]: "
+        f"backward says {found[worst]:.4f}, moving {name}[{at}] gives {expected[worst]:.4f}, off by {found[worst] - expected[worst]:+.4f}"
     )
 
 
@@ -144,12 +162,12 @@ def main(argv: list[str] | None = None) -> int:
         verdicts = {n: check(path) for n, path in found.items()}
         for n, path in found.items():
             title = re.sub(r"Exercise \d+: ", "", path.read_text(encoding="utf-8").split('"""')[1].splitlines()[0]).rstrip(".")
-            print(f"{n:2d}  {'mended' if verdicts[n].right else 'broken'}  {title:<40} {path.name}")
-        print(f"{sum(v.right for v in verdicts.values())} of {len(found)} mended")
+            print(f"{n:2d}  {'fixed ' if verdicts[n].right else 'broken'}  {title:<40} {path.name}")
+        print(f"{sum(v.right for v in verdicts.values())} of {len(found)} fixed")
         return 0
     path = found[arguments.number]
     verdict = check(path)
     print(f"exercise {arguments.number}, {path}")
     print("\n".join(f"  {line}" for line in verdict.lines))
-    print("mended: every gradient is right" if verdict.right else "not yet")
+    print("fixed: every gradient is right" if verdict.right else "not yet")
     return 0 if verdict.right else 1

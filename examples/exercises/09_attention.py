@@ -5,6 +5,8 @@ p = softmax(q k^T / sqrt D), y = p v. All formulas below are right; read which a
     python -m tinygpt exercise 9
 """
 
+import math
+
 import numpy as np
 
 import autograd as ag
@@ -13,7 +15,7 @@ import autograd as ag
 class Attention(ag.Op):
     @staticmethod
     def forward(q, k, v):  # (T, D) each -> (T, D)
-        s = q @ k.T / np.sqrt(q.shape[1])
+        s = q @ k.T / math.sqrt(q.shape[1])
         p = np.exp(s - s.max(axis=1, keepdims=True))
         p /= p.sum(axis=1, keepdims=True)
         return p @ v, (q, k, v, p)
@@ -24,7 +26,7 @@ class Attention(ag.Op):
         dp = dy @ v.T
         ds = p
         ds *= dp - (dp * p).sum(axis=1, keepdims=True)
-        ds /= np.sqrt(q.shape[1])
+        ds /= math.sqrt(q.shape[1])
         return ds @ k, ds.T @ q, p.T @ dy
 
 

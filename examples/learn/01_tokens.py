@@ -9,7 +9,7 @@ tokens each needs.
 
 from itertools import islice, pairwise
 
-from show import heading
+from show import heading, say
 
 from tinygpt.data.tokenizer import END_OF_TEXT, BPETokenizer, CharacterTokenizer, WordTokenizer, count_words, learn_merges
 
@@ -21,10 +21,10 @@ def pieces(tokenizer, ids):
     return [tokenizer.token_bytes(i).decode("utf-8", "replace") for i in ids]
 
 
-heading("words: one token per word; the vocabulary is the list of words seen")
+heading("words: one token per word; the vocabulary is the list of words seen, in alphabetical order")
 words = WordTokenizer.train(TEXT)
 for i in range(words.n_vocab):
-    print(f"{i:3d} {words.token_bytes(i).decode():<14}", end="\n" if i % 5 == 4 else "")
+    print(f"{i:3d} {words.token_bytes(i).decode():<13}", end="\n" if i % 5 == 4 else "")
 print()
 print("text:  ", TEXT[:36])
 print("ids:   ", words.encode(TEXT[:36]))
@@ -83,10 +83,10 @@ heading("the same, complete: 256 bytes, the merges, and the end-of-text token")
 bpe = BPETokenizer.train(TEXT, vocab_size=290)
 print(f"vocabulary of {bpe.n_vocab}: 256 bytes + {len(bpe.merges)} merges + 1")
 print("new:   ", NEW, "->", "|".join(pieces(bpe, bpe.encode(NEW))), "-> nothing is lost:", bpe.decode(bpe.encode(NEW)) == NEW)
-print('("the" at the start is three tokens: only " the", with its space, was frequent enough to become one.)')
+say('("the" at the start is three tokens: only " the", with its space, was frequent enough to become one.)')
 print("any text at all:", "añb ☃", "->", len(bpe.encode("añb ☃")), "tokens ->", bpe.decode(bpe.encode("añb ☃")))
 
 heading("how long the same text becomes, and how large the vocabulary is")
 for name, tokenizer in (("words", words), ("characters", characters), ("BPE", bpe)):
     print(f"{name:<11} {len(tokenizer.encode(TEXT)):3d} tokens, vocabulary {tokenizer.n_vocab:3d}")
-print("Every position costs time in the model, every entry of the vocabulary costs memory: BPE lets you choose between the two.")
+say("Every position costs time in the model, every entry of the vocabulary costs memory: BPE lets you choose between the two.")

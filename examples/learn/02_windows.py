@@ -7,7 +7,7 @@ shifted by one. No human has to label anything.
 """
 
 import numpy as np
-from show import heading, show
+from show import heading, say, show
 
 from tinygpt.data.windows import BatchOrder, Windows
 
@@ -26,11 +26,11 @@ heading("stride: how far the next window starts from this one")
 for stride in (4, 2, 1):
     windows = Windows(stream, context=4, stride=stride)
     x, y = windows.batch(np.arange(len(windows)))  # (windows, T) each
-    print(f"stride {stride}: {len(windows)} windows {x.shape}, first tokens {x[:, 0].tolist()}")
+    print(f"stride {stride}: {len(windows)} windows {x.shape}, first {x[:, 0].tolist()}")
     # How often each token of the stream is a target: with stride = T once, with a smaller stride again and again.
     seen = np.bincount(y.reshape(-1) - 100, minlength=len(stream))
     print(f"          times each token is a target: {seen.tolist()}")
-print("With stride = T no target is seen twice in an epoch. Overlap gives more windows, not more text.")
+say("With stride = T no target is seen twice in an epoch. Overlap gives more windows, not more text.")
 
 heading("how many windows: the last one needs one token more than it reads, for its last target")
 n, t, s = len(stream), 4, 2
@@ -44,5 +44,5 @@ for number, which in enumerate(order):
     print(f"batch {number}: windows {which.tolist()}")
     show("  inputs  (B, T) =", x)
     show("  targets (B, T) =", y)
-print(f"{len(windows)} windows in batches of 2: {order.n_batches} batches; what is left over waits for the next epoch's order.")
+say(f"{len(windows)} windows in batches of 2: {order.n_batches} batches; what is left over waits for the next epoch's order.")
 print("epoch 0:", order.epoch(0).tolist(), " epoch 1:", order.epoch(1).tolist(), " epoch 0 again:", order.epoch(0).tolist())

@@ -6,7 +6,7 @@ A second. Letters: B sequences, T positions, C channels, H heads of D = C / H ch
 """
 
 import numpy as np
-from show import bar, heading, show
+from show import bar, heading, say, show
 
 import autograd as ag
 
@@ -39,7 +39,7 @@ for d in (4, 64, 1024):
     dots = (qs @ ks.swapaxes(1, 2))[:, 0]  # (2000, 8)
     raw, scaled = softmax(dots).max(axis=-1).mean(), softmax(dots / np.sqrt(d)).max(axis=-1).mean()
     print(f"{d:5d} {dots.var():17.1f} {(dots / np.sqrt(d)).var():17.2f}   {raw:.3f} {bar(raw, 20):<20}  {scaled:.3f} {bar(scaled, 20)}")
-print("A weight of 1 is a softmax at its flat end: its slope p (1 - p) is 0, and nothing is learned there.")
+say("A weight of 1 is a softmax at its flat end: its slope p (1 - p) is 0, and nothing is learned there.")
 
 heading("step 4: the causal mask. A token must not see what comes after it")
 allowed = np.tril(np.ones((3, 3), dtype=bool))  # (T, T)
@@ -59,12 +59,32 @@ def first_row(score_of_the_future, how):
         return p if how == "zero it" else p / p.sum()
 
 
-print("weight of token 0 on itself (it should be 1), as the score of a token in its future grows:")
+print("weight of token 0 on itself (it should be 1), as the score of its future grows:")
 print("                                 score 0   score 5   score 200")
-for how in ("zero it", "zero it, renormalise", "minus infinity"):
+for how in ("zero it", "zero it, renormalize", "minus infinity"):
     print(f"  {how:<28}", *(f"{first_row(s, how)[0]:9.4f}" for s in (0, 5, 200)))
-print("Zeroing after the softmax leaks: the rest of the row tells how large the future was. Renormalising mends it on paper, but")
-print("the future still decides by how much the past is rounded, down to 0 / 0 = nan. With minus infinity it never enters.")
+say(
+    "Zeroing after the softmax leaks: the rest of the row tells how large the future was. Renormalizing fixes it on paper, but "
+    "the future still decides by how much the past is rounded, down to 0 / 0 = nan. With minus infinity it never enters."
+)
+
+heading("order: what attention can know of it without a row for each position. Tokens A B C against B A C, output at C")
+a_b_c = rng.standard_normal((3, 2))  # (T, C): three tokens, no positions added
+
+
+def attend(x, causal):  # (T, C) -> (T, C)
+    s = (x @ Wq) @ (x @ Wk).T / np.sqrt(2)
+    return softmax(np.where(allowed, s, -np.inf) if causal else s) @ (x @ Wv)
+
+
+for causal in (False, True):
+    first = [attend(x, causal) for x in (a_b_c, a_b_c[[1, 0, 2]])]  # the outputs of one layer, for both orders
+    change = [np.abs(y[2] - z[2]).max() for y, z in (first, [attend(y, causal) for y in first])]
+    print(f"{'causal mask' if causal else 'no mask':<12} change after one layer {change[0]:.4f}, after two {change[1]:.4f}")
+say(
+    "A weighted mean does not know the order of its terms. With a mask, what A and B took from each other depends on who came "
+    "first, and a second layer sees that. So a causal stack can learn some order by itself; a row for each position gives it at once."
+)
 
 heading("step 5a: dropout on the weights. While training, some are set to 0 and the rest scaled up by 1 / (1 - p)")
 keep = rng.random((3, 3)) >= 0.5

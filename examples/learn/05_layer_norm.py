@@ -11,7 +11,7 @@ import argparse
 import sys
 
 import numpy as np
-from show import bar, heading, show
+from show import heading, say, show
 
 import autograd as ag
 
@@ -23,23 +23,32 @@ heading("layer norm: each row to mean 0 and variance 1, then scale (gamma) and s
 x = ag.Tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]], requires_grad=True)  # (N, C) = (2, 3)
 gamma, beta = ag.Tensor([1.0, 1.0, 2.0], requires_grad=True), ag.Tensor([0.0, 0.0, 5.0], requires_grad=True)  # (C,)
 show("x (N, C) =", x, 0)
-print("row 1: mean 2, variance (1 + 0 + 1) / 3 = 2/3, so (x - 2) / sqrt(2/3) = -1.225, 0, 1.225")
+say("row 1: mean 2, variance (1 + 0 + 1) / 3 = 2/3, so (x - 2) / sqrt(2/3) = -1.225, 0, 1.225")
 y = ag.layer_norm(x, gamma, beta)  # (N, C)
 show("y (N, C) =", y)
-print("Both rows give the same: shifting a row, or stretching it, changes nothing. So the gradient has no part along either move:")
+say("Both rows give the same: shifting a row, or stretching it, changes nothing. So the gradient has no part along either move:")
 y.backward(np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
 show("dx for dy = 1 at the first channel (N, C) =", x.grad)
-print("sum of each row of dx:", x.grad.sum(axis=1).round(12).tolist(), " dx . (x - mean), a hair off 0 because of eps:", end=" ")
+print("sum of each row of dx:", x.grad.sum(axis=1).round(12).tolist())
+print("dx . (x - mean), a hair off 0 because of eps:", end=" ")
 print((x.grad * (x.data - x.data.mean(axis=1, keepdims=True))).sum(axis=1).round(7).tolist())
 
-heading("24 layers, each f(x) = gelu(x W1) W2, and the size of the gradient on its way back (gelu: a smooth max(x, 0))")
+heading("GELU, the bend between two matrices: x for large x, 0 for very negative x, smooth in between")
+u = np.array([-3.0, -1.0, 0.0, 1.0, 3.0])
+show("x            =", u)
+show("max(x, 0)    =", np.maximum(u, 0))
+show("ag.gelu(x)   =", ag.gelu(ag.Tensor(u)))
+gate = (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u * u * u))) / 2  # GPT-2's formula: x times a gate between 0 and 1
+show("x * gate     =", u * gate)
+
+heading("24 layers, each f(x) = gelu(x W1) W2, and the size of the gradient on its way back")
 LAYERS, N, C = 24, 32, 64
 WAYS = {
-    "plain           x = f(x)": lambda x, f: f(x),
-    "plain + norm    x = f(norm(x))": lambda x, f: f(norm(x)),
-    "residual        x = x + f(x)": lambda x, f: x + f(x),
-    "post-norm       x = norm(x + f(x))": lambda x, f: norm(x + f(x)),
-    "pre-norm        x = x + f(norm(x))": lambda x, f: x + f(norm(x)),
+    "plain        x = f(x)": lambda x, f: f(x),
+    "plain + norm x = f(norm(x))": lambda x, f: f(norm(x)),
+    "residual     x = x + f(x)": lambda x, f: x + f(x),
+    "post-norm    x = norm(x + f(x))": lambda x, f: norm(x + f(x)),
+    "pre-norm     x = x + f(norm(x))": lambda x, f: x + f(norm(x)),
 }
 
 
@@ -69,22 +78,28 @@ def cosine(a, b):
 
 sizes = {}
 for scale in (1.0, 0.5):
-    print(f"\nweights drawn with {scale:g} / sqrt(inputs): size of the gradient at layers 1, 6, 12, 18, 24; bar: powers of ten between")
-    print("layers 24 and 1; last column: cosine between layer 1's gradients before and after the input moves by a tenth")
+    print()
+    say(
+        f"weights drawn with {scale:g} / sqrt(inputs): size of the gradient at layers 1, 6, 12, 18, 24; powers of ten between layers 24 "
+        "and 1; last column: cosine between layer 1's gradients before and after the input moves by a tenth"
+    )
     for name, way in WAYS.items():
         g, g_moved = gradients(way, scale), gradients(way, scale, moved=0.1)
         size = sizes[name, scale] = np.sqrt((g * g).sum(axis=(1, 2)))  # (LAYERS,)
         powers = np.log10(size[-1] / size[0])
         change = f"10^{abs(powers):.1f} {'lost' if powers > 0 else 'more'}"
-        numbers = " ".join(f"{size[i - 1]:7.1e}" for i in (1, 6, 12, 18, 24))
-        print(f"{name:<35} {numbers} {bar(abs(powers), 1):<21} {change:<12} {cosine(g[0], g_moved[0]):5.2f}")
+        numbers = " ".join(f"{size[i - 1]:5.0e}" for i in (1, 6, 12, 18, 24))
+        print(f"{name:<31} {numbers} {change:<12} {cosine(g[0], g_moved[0]):5.2f}")
 
-print("""
-Plain: every layer multiplies the gradient by its own factor, and 24 factors below 1 leave nothing to learn from.
-Plain + norm: the size is back, but not the meaning: with every layer on its path, the gradient of the first layer turns with the
-input, so a step along it helps only near the spot where it was taken.
-Residual: `x +` is a road on which the gradient passes each layer unchanged. Without a norm, what the layers add to it piles up.
-Post-norm: rescales that road at every layer. Pre-norm, GPT-2's way: the road itself stays free, and size and direction both last.""")
+print()
+for text in (
+    "Plain: every layer multiplies the gradient by its own factor, and 24 factors below 1 leave nothing to learn from.",
+    "Plain + norm: the size is back, but not the meaning: with every layer on its path, the gradient of the first layer turns with the "
+    "input, so a step along it helps only near the point where it was taken.",
+    "Residual: `x +` is a road on which the gradient passes each layer unchanged. Without a norm, what the layers add to it piles up.",
+    "Post-norm rescales that road at every layer. Pre-norm, GPT-2's way: the road itself stays free, and size and direction both last.",
+):
+    say(text)
 
 if plot:
     try:
@@ -95,9 +110,9 @@ if plot:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    # Okabe and Ito's colours, told apart by every eye; a marker each, for print in grey.
-    for name, colour, marker in zip(WAYS, ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00"), "osv^D", strict=True):
-        axis.semilogy(range(1, LAYERS + 1), sizes[name, 1.0], color=colour, marker=marker, markersize=4, label=name.split("  ")[0])
+    # Okabe and Ito's colors, told apart by every eye; a marker each, for print in gray.
+    for name, color, marker in zip(WAYS, ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00"), "osv^D", strict=True):
+        axis.semilogy(range(1, LAYERS + 1), sizes[name, 1.0], color=color, marker=marker, markersize=4, label=name[:12].rstrip())
     axis.set(xlabel="layer (1 is nearest the input)", ylabel="norm of the gradient (loss units per unit of x)")
     axis.legend(title="24 layers, weights 1 / sqrt(inputs)")
     figure.savefig(plot, dpi=120)

@@ -6,7 +6,7 @@ A second. Letters: B sequences, T positions, C channels, H heads, V vocabulary.
 """
 
 import numpy as np
-from show import heading, show
+from show import heading, say, show
 
 import autograd as ag
 from tinygpt import GPT, GPTConfig
@@ -18,7 +18,7 @@ L, C, V, P = config.n_layer, config.n_embd, config.vocab_size, config.n_position
 ids = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])  # (B, T)
 
 heading("one block, step by step: attention on a normalized copy, added back; then the same with the MLP")
-with ag.no_grad():
+with ag.no_grad():  # no gradients wanted: nothing is saved for them
     x = model.wte(ids) + model.wpe(np.arange(ids.shape[1]))  # (B, T, C) + (T, C)
     print("x = token rows + position rows   ", x.shape)
     block = model.h[0]
@@ -54,7 +54,7 @@ print(f"two norms  2 (C + C)             = {norms}")
 total = V * C + P * C + L * (attention + mlp + norms) + 2 * C
 print(f"all        V C + P C + L ({attention} + {mlp} + {norms}) + 2C = {total}; the model says {model.n_parameters()}")
 print(f"The same formula for GPT-2's smallest: {GPTConfig.preset('gpt2').n_parameters():,}")
-print("The output layer adds none: it is the token embedding, used the other way round (tied weights).")
+say("The output layer adds none: it is the token embedding, used the other way round (tied weights).")
 
 heading("logits: one score per token of the vocabulary, at every position")
 with ag.no_grad():

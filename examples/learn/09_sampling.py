@@ -6,7 +6,7 @@ A second. Always the same six tokens with probabilities 1/2, 1/4, 1/8, 1/16, 1/3
 """
 
 import numpy as np
-from show import bar, heading
+from show import bar, heading, say
 
 TOKENS = ["the", "a", "his", "one", "blue", "zebra"]
 P = np.array([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 32])  # (V,)
@@ -20,30 +20,32 @@ def softmax(z):  # (V,) -> (V,)
 
 def table(title, p):
     entropy = sum(q * np.log(1 / q) for q in p if q > 0)
-    print(f"{title:<22}", *(f"{q:6.3f}" for q in p), f"  {bar(entropy, 10):<18} {entropy:.2f} nats")
+    print(f"{title:<17}", *(f"{q:6.3f}" for q in p), f"  {bar(entropy, 6):<11} {entropy:.2f} nats")
 
 
 heading("the distribution, and how unsure it is (entropy)")
-print(" " * 22, *(f"{t:>6}" for t in TOKENS))
+print(" " * 17, *(f"{t:>6}" for t in TOKENS))
 table("softmax(logits)", softmax(logits))
 
 heading("temperature: divide the logits by it before the softmax")
 for temperature in (2.0, 1.0, 0.5, 0.1):
     table(f"temperature {temperature:g}", softmax(logits / temperature))
-print("Dividing logits by 1/2 doubles them, which squares the probabilities: 1/2 and 1/4 become 1/4 : 1/16 = 4 : 1.")
-print("Towards 0 only the likeliest remains (greedy, always the same text); high temperatures even everything out.")
+say("Dividing logits by 1/2 doubles them, which squares the probabilities: 1/2 and 1/4 become 1/4 : 1/16 = 4 : 1.")
+say("Towards 0 only the likeliest remains (greedy, always the same text); high temperatures even everything out.")
 
 heading("top-k: keep the k likeliest, give what the others had to those kept")
 
 
 def top_k(p, k):
-    kept = np.where(p >= np.sort(p)[-k], p, 0.0)
+    likeliest = np.argsort(-p, kind="stable")[:k]  # exactly k; of equal ones the first
+    kept = np.zeros_like(p)
+    kept[likeliest] = p[likeliest]
     return kept / kept.sum()
 
 
-for k in (1, 2, 3):
+for k in (1, 2, 3, 5):
     table(f"top-k {k}", top_k(P, k))
-print("k = 2 keeps 1/2 + 1/4 = 3/4; divided by it: 2/3 and 1/3.")
+say("k = 2 keeps 1/2 + 1/4 = 3/4; divided by it: 2/3 and 1/3. k = 5 keeps one of the two that are equally likely, never six.")
 
 heading("top-p: keep the fewest likeliest tokens that together reach p")
 
@@ -72,4 +74,4 @@ for u in (0.3, 0.6, 0.99):
 rng = np.random.default_rng(0)
 n = 10_000
 counts = np.bincount(np.searchsorted(running, rng.random(n), side="right"), minlength=len(P))
-print(f"{n:,} draws, share of each:", *(f"{t} {c / n:.3f}" for t, c in zip(TOKENS, counts, strict=True)))
+print(f"{n:,} draws, shares:", *(f"{t} {c / n:.3f}" for t, c in zip(TOKENS, counts, strict=True)))

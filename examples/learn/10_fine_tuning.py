@@ -3,7 +3,7 @@
     python examples/learn/10_fine_tuning.py
 
 Some ten seconds. First a small GPT learns to continue text, without any labels. Then a few labelled passages teach it to tell two
-kinds of text apart: Python's language manual and NumPy's docstrings. Beside it, the same model with random weights learns the same
+kinds of text apart: Python's language manual and NumPy's docstrings. For comparison, the same model with random weights learns the same
 task from the same labels: the difference is what pretraining was worth.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import show  # noqa: F401  (answers --help)
 
 import autograd as ag
-from autograd.optim import AdamW
+from autograd.optim import AdamW, warmup_cosine
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import WordTokenizer
 
@@ -46,16 +46,16 @@ def new_model():
 
 print(f"1. Pretraining: continue the text, {STEPS} updates, no labels")
 model, rng = new_model(), np.random.default_rng(0)
-optimizer = AdamW(model, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
+optimizer = AdamW(model, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)  # script 8 has it written out, the schedule too
 for step in range(1, STEPS + 1):
     rows = np.concatenate([passages(part, 8, rng) for part in early])  # (16, T + 1)
-    optimizer.lr = 3e-3 * min(1, step / 20) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / STEPS)))
+    optimizer.lr = warmup_cosine(step - 1, peak=3e-3, warmup_steps=20, n_steps=STEPS)
     loss = model.loss(rows[:, :-1], rows[:, 1:])
     optimizer.zero_grad()
     loss.backward()
     optimizer.step(max_norm=1.0)
     if step == 1 or step % 100 == 0:
-        print(f"   step {step:3d}: loss {loss.item():.3f} nats per word (an even guess: {math.log(tokenizer.n_vocab):.3f})")
+        print(f"   step {step:3d}: loss {loss.item():.3f} nats per word (a uniform guess: {math.log(tokenizer.n_vocab):.3f})")
 
 
 def fine_tune(model, x, y, steps=60):
@@ -68,8 +68,8 @@ def fine_tune(model, x, y, steps=60):
     optimizer, rng = AdamW(trained, lr=1e-3, weight_decay=0.1), np.random.default_rng(1)
 
     def scores(x):
-        last = model.hidden(x)[:, -1]  # (B, T, C) -> (B, C): only the last position has seen the whole passage
-        return ag.linear(last, head, bias)  # (B, 2)
+        last = model.hidden(x)[:, -1]  # the stream before the output layer, (B, T, C) -> (B, C): only the last position has seen all
+        return last @ head + bias  # (B, 2)
 
     for _ in range(steps):
         which = rng.integers(0, len(x), 16)
@@ -86,8 +86,8 @@ def share_right(scores, x, y):
 
 
 test_x, test_y = labelled(late, 500, seed=3)  # (1000, T), (1000,): text that neither step has seen
-print(f"\n2. A head of two scores instead of {tokenizer.n_vocab}: which kind of text is it? {len(test_y)} passages to be tested on")
-print("   labels    from random weights    from pretrained weights    (always the same answer: 50 %)")
+print(f"\n2. A head of two scores instead of {tokenizer.n_vocab}: which kind of text is it? {len(test_y)} test passages")
+print("   labels    from random weights    from pretrained weights    (by chance: 50 %)")
 random_start = new_model()
 start = {id(m): [p.data.copy() for p in m.parameters()] for m in (model, random_start)}
 for n in (4, 20, 100):

@@ -2,7 +2,7 @@
 
     python examples/learn/11_autograd.py
 
-A second. Until now the gradients came out of a box; this is the box. A `Number` remembers which numbers it was made of, and for each
+A second. Until now the gradients came out of a box; this is the box. A `Number` records which numbers it was made of, and for each
 of them the slope: how much it changes per unit change of that one. Backward multiplies slopes along each path and adds the paths.
 """
 
@@ -77,7 +77,7 @@ total = z[0].exp() + z[1].exp() + z[2].exp()
 loss = total.log() + z[1] * Number(-1.0)
 loss.backward()
 print(f"loss = ln 8 - ln 2 = {loss.value:.4f}")
-print("dz =", [round(n.grad, 4) for n in z], "  that is p - onehot = 1/8, 2/8 - 1, 5/8: script 7 had it from a formula")
+print("dz =", [round(n.grad, 4) for n in z], "  that is p - onehot: script 7 had it from a formula")
 print("recorded on the way:", len(in_order_of_making(loss)), "numbers")
 
 heading("our engine: the same idea on whole arrays, one node for each op instead of one for each number")

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ import autograd as ag
 from autograd import backend
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
-from tinygpt.inspect.explore import MAX_PAGE_BYTES, collect, explore, render
+from tinygpt.inspect.explore import MAX_PAGE_BYTES, _saved, _shown, collect, explore, render
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = "the low lamp is lower than the tower.\nthe newest tower is the lowest. "
@@ -110,9 +112,46 @@ def test_every_op_of_the_pass_is_there_with_formula_and_gradients(model, data):
     assert [a["name"] for a in norm["dx"]] == ["dx", "dgamma", "dbeta"] and [a["name"] for a in norm["dy"]] == ["dy"]
     assert norm["inputs"][0]["shape"] == [1, ids.shape[1], 16] == norm["outputs"][0]["shape"]
     assert "dx = r (q - mean(q) - n mean(q n))" in data["formulas"]["LayerNorm"]
+    assert [a["name"] for a in norm["saved"]] == ["n", "r", "gamma"]
+    saved = {op["op"]: [a["name"] for a in op["saved"]] for op in data["ops"]}
+    assert saved["Attention"][:4] == ["q", "k", "v", "weights"] and saved["LinearCrossEntropy"] == ["dx", "dweight"]
+    assert saved["Linear"] == ["x", "weight"] and saved["GELU"] == ["x"] and saved["Embedding"] == ["ids"] and saved["Add"] == []
     first = data["ops"][0]
     assert first["op"] == "Embedding"
     assert first["inputs"][0]["rows"][0] == pytest.approx(backend.to_host(model.wte.weight.data)[0, :5], rel=1e-3)
+
+
+def test_saved_arrays_have_names_whatever_way_an_op_keeps_them():
+    class Fields(NamedTuple):
+        left: np.ndarray
+        right: np.ndarray
+
+    class Base(ag.Op):
+        @staticmethod
+        def backward(saved, dy):
+            return dy
+
+    class Unpacks(Base):
+        @staticmethod
+        def backward(kept, dy):
+            a, (b, c) = kept
+            return dy * a * b * c
+
+    class Alone(Base):
+        @staticmethod
+        def backward(y, dy):
+            return dy * y
+
+    one, two = (backend.to_device(np.full(2, value)) for value in (1.0, 2.0))
+    for op, saved, names in (
+        (Base, Fields(one, two), ["left", "right"]),
+        (Base, (one, two), ["saved 1", "saved 2"]),
+        (Unpacks, (one, (1, 2)), ["a"]),
+        (Alone, one, ["y"]),
+        (Base, None, []),
+    ):
+        step = SimpleNamespace(op=op, saved=saved)
+        assert [a["name"] for a in _shown(_saved(step))] == names
 
 
 def test_the_model_is_left_as_it_was(model, tokenizer):
@@ -227,6 +266,9 @@ class TestInABrowser:
         path, data = six_layers
         page, errors = open_page(browser, path)
         n = len(data["tokens"])
+        assert page.get_attribute(f".token >> nth={n - 2}", "aria-pressed") == "true"  # the last one that something follows
+        assert page.inner_text("#selected").startswith(f"Selected: token {n - 2} of 0 to {n - 1}, ")
+        assert page.inner_text("#selected").endswith("layer 1 of 6, head 1 of 6")
         page.hover(".token >> nth=5")
         assert page.get_attribute(".token >> nth=5", "aria-pressed") == "true"
         page.hover("#maps button >> nth=8")  # layer 2, head 3
@@ -259,6 +301,93 @@ class TestInABrowser:
         assert errors == []
         page.close()
 
+    def test_a_click_holds_what_hovering_would_change(self, browser, six_layers):
+        path, _ = six_layers
+        page, errors = open_page(browser, path)
+        page.click(".token >> nth=5")
+        page.click("#maps button >> nth=8")
+        for other in (".token >> nth=9", "#maps button >> nth=20"):
+            page.hover(other)
+        page.locator("#big").hover(position={"x": 3, "y": 200})
+        assert page.get_attribute(".token >> nth=5", "aria-pressed") == "true" and page.inner_text("#which") == "Layer 2, head 3"
+        assert "token 5 of" in page.inner_text("#selected") and page.inner_text("#selected").count("(held)") == 2
+        page.click(".token >> nth=5")  # lets go
+        page.click("#maps button >> nth=8")
+        page.hover(".token >> nth=9")
+        page.hover("#maps button >> nth=20")
+        assert page.get_attribute(".token >> nth=9", "aria-pressed") == "true" and page.inner_text("#which") == "Layer 4, head 3"
+        assert errors == []
+        page.close()
+
+    def test_the_big_map_has_labels_a_scale_and_no_color_where_nothing_is_seen(self, browser, six_layers):
+        path, data = six_layers
+        page, errors = open_page(browser, path, viewport={"width": 1280, "height": 800})
+        n, row = len(data["tokens"]), 11
+        page.hover(f".token >> nth={row}")
+        pixels = page.evaluate(
+            "(() => { const c = $('big'); return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]; })()"
+        )
+        image = np.array(pixels).reshape(n, n, 4)[..., :3]
+        weights = unpack(data["attention"][0][0], n)
+        future = ~np.tri(n, dtype=bool)
+        assert (image[future] == 236).all()  # neutral gray, in the selected row, too
+        shades = 255 - np.sqrt(weights)[..., None] * [255, 171, 103]
+        assert np.abs(image - shades)[~future].max() <= 1
+        mark, square = page.locator("#row").bounding_box(), page.locator("#big").bounding_box()
+        assert mark["x"] + mark["width"] == pytest.approx(square["x"] + square["width"] * (row + 1) / n, abs=3)  # not over the future
+        assert mark["y"] + 2 == pytest.approx(square["y"] + square["height"] * row / n, abs=1)
+        shown = page.eval_on_selector_all("#rows span", "all => all.filter(e => !e.hidden).map(e => [+e.dataset.token, e.className])")
+        every = math.ceil(14 * n / square["width"])  # 14 pixels a label
+        assert [t for t, _ in shown] == sorted({*range(0, n, every), row}) and [t for t, c in shown if c == "chosen"] == [row]
+        assert page.locator("#columns span:visible").count() == math.ceil(n / every)
+        assert page.inner_text("#ticks").split("%")[:-1] and [float(x) for x in re.findall(r"(\d+) %", page.inner_text("#ticks"))] == [
+            0,
+            5,
+            25,
+            50,
+            100,
+        ]
+        for place, share in zip(page.locator("#ticks span").all(), (0, 0.05, 0.25, 0.5, 1), strict=True):
+            box, ramp = place.bounding_box(), page.locator("#ramp").bounding_box()
+            assert box["x"] + box["width"] / 2 == pytest.approx(ramp["x"] + ramp["width"] * math.sqrt(share), abs=2)
+        assert errors == []
+        page.close()
+
+    @pytest.mark.parametrize("width", [1280, 1920])
+    def test_the_lens_fits_on_a_screen_even_with_long_tokens(self, browser, six_layers, tmp_path, width):
+        _, data = six_layers
+        wide = [{**cell, "top": [["a very long token\x05", p] for _, p in cell["top"]]} for cell in data["lens"][0]]
+        (tmp_path / "page.html").write_text(render({**data, "lens": [wide] * len(data["lens"])}), encoding="utf-8")
+        page, errors = open_page(browser, tmp_path / "page.html", viewport={"width": width, "height": 800})
+        inner, outer = page.evaluate("(() => { const e = $('lens').parentElement; return [e.scrollWidth, e.clientWidth]; })()")
+        assert inner <= outer and page.evaluate("document.documentElement.scrollWidth") <= width
+        cell = page.locator("#lens tr").last.locator("td").nth(1)
+        assert cell.locator("span").nth(1).bounding_box()["width"] >= 40 and "<05>" in cell.inner_text()  # the percentage is not cut
+        assert errors == []
+        page.close()
+
+    def test_text_on_the_shades_can_be_read(self, browser, six_layers):
+        """Contrast of a token's text with its background, at least 4 (WCAG's 3 for large or bold text, 4.5 for small)."""
+        path, data = six_layers
+        page, _ = open_page(browser, path)
+        worst = 21.0
+        for t in range(0, len(data["tokens"]), 3):
+            page.hover(f".token >> nth={t}")
+            colors = page.eval_on_selector_all(
+                ".token", "all => all.map(e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor])"
+            )
+            for text, ground in colors:
+                light = [
+                    sum(
+                        w * ((v / 12.92) if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4)
+                        for w, v in zip((0.2126, 0.7152, 0.0722), rgb, strict=True)
+                    )
+                    for rgb in ([int(float(x)) / 255 for x in re.findall(r"[\d.]+", color)[:3]] for color in (text, ground))
+                ]
+                worst = min(worst, (max(light) + 0.05) / (min(light) + 0.05))
+        assert worst >= 4
+        page.close()
+
     def test_by_keyboard_alone(self, browser, six_layers):
         path, data = six_layers
         page, errors = open_page(browser, path)
@@ -287,6 +416,10 @@ class TestInABrowser:
         assert page.get_attribute(".token >> nth=3", "aria-pressed") == "true"
         page.tap("#maps button >> nth=7")
         assert page.inner_text("#which") == "Layer 2, head 2"
+        tops = page.eval_on_selector_all(
+            "#rows span", "all => all.filter(e => !e.hidden && !e.className).map(e => e.getBoundingClientRect().top)"
+        )
+        assert min(np.diff(tops)) >= 11  # labels of 11 pixels do not overlap
         sizes = page.eval_on_selector_all(".token, .buttons button", "all => all.map(e => e.getBoundingClientRect().height)")
         assert min(sizes) >= 30  # a finger hits it
         assert errors == []

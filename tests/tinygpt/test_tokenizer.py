@@ -203,14 +203,28 @@ def test_characters_are_numbered_by_code_point() -> None:
     assert tokenizer.token_bytes(6) == "😀".encode()
 
 
-def test_words_are_numbered_by_frequency_and_joined_readably() -> None:
+def test_words_are_numbered_alphabetically_and_joined_readably() -> None:
     tokenizer = WordTokenizer.train("b a a, don't\nb a (c) [d]!", vocab_size=None)
-    assert tokenizer.words[:2] == ["a", "b"]
-    assert tokenizer.words[2:] == sorted(tokenizer.words[2:])
+    assert tokenizer.words == ["\n", "!", "(", ")", ",", "[", "]", "a", "b", "c", "d", "don't"]
     assert tokenizer.decode(tokenizer.encode("a,   b (c) [d]!\nDON'T  don't")) == "a, b (c) [d]!\n<unk> don't"
-    limited = WordTokenizer.train("b a a, don't\nb a (c) [d]!", vocab_size=4)
-    assert limited.words == ["a", "b"] and limited.encode("b c a") == [1, 2, 0]
+    limited = WordTokenizer.train("z b b a, don't\nz b (c) [d]!", vocab_size=4)  # the most frequent words, then in order
+    assert limited.words == ["b", "z"] and limited.encode("z c b") == [1, 2, 0]
     assert limited.token_bytes(2) == b"<unk>"
+
+
+def test_words_saved_in_order_of_frequency_keep_their_ids(tmp_path: Path) -> None:
+    """Written by version 0.1, which numbered words by falling frequency: the model's embedding rows go by these ids."""
+    vocabulary = {"the": 0, "cat": 1, ".": 2, "a": 3, "<unk>": 4, "<|endoftext|>": 5}
+    written = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"}
+    WordTokenizer.train("any text").save(tmp_path)
+    data = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    special = [token | {"id": vocabulary[token["content"]]} for token in data["added_tokens"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data | {"model": written, "added_tokens": special}), encoding="utf-8")
+    loaded = load_tokenizer(tmp_path)
+    assert isinstance(loaded, WordTokenizer) and loaded.words == ["the", "cat", ".", "a"]
+    assert loaded.encode("a cat. the dog<|endoftext|>", allow_special=True) == [3, 1, 2, 0, 4, 5]
+    loaded.save(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"] == vocabulary
 
 
 def test_arrays_have_the_smallest_type_that_holds_every_id() -> None:

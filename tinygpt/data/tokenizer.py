@@ -208,7 +208,7 @@ class CharacterTokenizer(Tokenizer):
 class WordTokenizer(Tokenizer):
     """One token per word, sign or line end; rarer words become <unk>. The way of the first chapters: simple, and it loses text.
 
-    Ids go by falling frequency in the training text (equal ones by alphabet); the last two are <unk> and <|endoftext|>.
+    `train` numbers the words alphabetically (by code point); the last two ids are <unk> and <|endoftext|>. A saved vocabulary keeps its order.
     `decode` joins with spaces and leaves them out where English has none ("Hello , world !" is "Hello, world!").
     """
 
@@ -240,7 +240,7 @@ class WordTokenizer(Tokenizer):
         for text in _texts(texts):
             counts.update(re.findall(cls.SPLIT, text))
         by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
-        return cls(by_frequency if vocab_size is None else by_frequency[: vocab_size - 2])
+        return cls(sorted(by_frequency[: None if vocab_size is None else vocab_size - 2]))
 
     def _encode(self, text: str, allow_special: bool) -> list[int]:
         ids: list[int] = []

@@ -8,7 +8,9 @@ predict if it ended after each layer (logit lens: nostalgebraist 2020, "interpre
 each input token; and every op with its formula and numbers, forward and backward. All numbers come from the plain ops of `autograd/ops`.
 """
 
+import ast
 import base64
+import contextlib
 import inspect
 import json
 import math
@@ -175,10 +177,23 @@ def _op(number: int, module: str, step: ag.OpRecord) -> dict[str, Any]:
         "module": module,
         "inputs": _shown(arrays),
         "outputs": _shown(outputs),
-        "saved": _shown([(f"saved {i + 1}", a) for i, a in enumerate(ag.drawing.saved_arrays(step.saved))]),
+        "saved": _shown(_saved(step)),
         "dy": _shown(dys),
         "dx": _shown(gradients),
     }
+
+
+def _saved(step: ag.OpRecord) -> list[tuple[str, Any]]:
+    """What the forward pass kept, by the fields of a named tuple, else by the names to which backward unpacks it, else by number."""
+    parameter = next(iter(inspect.signature(step.op.backward).parameters))
+    if not isinstance(step.saved, tuple):
+        return [(parameter, step.saved)]
+    names = list(getattr(step.saved, "_fields", ()))
+    with contextlib.suppress(OSError):  # no source: an op typed into an interpreter
+        for node in ast.walk(ast.parse(inspect.cleandoc(inspect.getsource(step.op.backward)))):
+            if not names and isinstance(node, ast.Assign) and ast.unparse(node.value) == parameter:
+                names = [ast.unparse(name) for name in getattr(node.targets[0], "elts", [])]
+    return list(zip(names or [f"saved {i + 1}" for i in range(len(step.saved))], step.saved, strict=False))
 
 
 def _shown(named: list[tuple[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ class Embedding(ag.Op):
     @staticmethod
     def backward(saved, dy):
         shape, ids = saved
-        dweight = np.zeros(shape)
+        dweight = np.zeros(shape, dtype=dy.dtype)
         np.add.at(dweight, ids, dy)
         return dweight, None
 
@@ -21,4 +21,4 @@ class Embedding(ag.Op):
 def inputs(rng):
     """The op as a function of tensors, and named arrays to try it on."""
     ids = np.array([0, 2, 0, 3])
-    return lambda weight: Embedding.apply(weight, ids), {"weight": rng.standard_normal((4, 3))}
+    return lambda weight: Embedding.apply(weight, ids), {"weight": rng.standard_normal((5, 3))}
