@@ -88,7 +88,8 @@ class GPTConfig:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """A config from keys and values. Raises ValueError for an unknown key, with the nearest known one."""
-        return from_dict(cls, fields)
+        config: Self = from_dict(cls, fields)
+        return config
 
     @property
     def head_size(self) -> int:

@@ -145,7 +145,7 @@ def test_balanced_weights_give_every_label_the_same_say():
     assert [balanced_weights(targets, 2)[targets][targets == k].sum() for k in (0, 1)] == pytest.approx([2, 2])
 
 
-def test_the_loss_starts_at_an_even_guess():
+def test_the_loss_starts_at_a_uniform_guess():
     model = classifier()
     ids = np.random.default_rng(0).integers(0, 30, (8, 6))
     assert model.loss(ids, np.arange(8) % 3).item() == pytest.approx(math.log(3), rel=0.1) and model.n_choices == 3

@@ -189,7 +189,7 @@ def assistant():
 
 def test_training_teaches_to_answer_and_to_stop(assistant):
     gpt, result = assistant
-    assert result.first_loss_nats == pytest.approx(math.log(TINY.vocab_size), rel=0.02)  # random weights: an even guess
+    assert result.first_loss_nats == pytest.approx(math.log(TINY.vocab_size), rel=0.02)  # random weights: a uniform guess
     assert answers(gpt, TOKENIZER, COLOURS, style="phi3") == [row.output for row in COLOURS]
 
 

@@ -1,12 +1,12 @@
-"""Data parallelism on a CPU: copies of a model in processes of their own, each of which takes its rows of every batch.
+"""Data parallelism on one machine: several processes hold a copy of the model, and each computes its rows of every batch.
 
-Why processes, where there are threads? Python's threads share one interpreter and meet at its lock after every NumPy call; with small
-arrays they mostly wait for each other. Processes meet once per update: they get the weights and their rows, and give back gradients.
+Why processes and not threads? Python's threads contend for the interpreter lock after every NumPy call; with small arrays they mostly
+wait. Processes synchronize once per update: each gets the weights and its rows, and returns gradients.
 
     gradient of a batch = sum over its parts of (targets of the part / targets of the batch) * gradient of the part's mean loss
 
-so an update is the same with and without replicas, but for rounding; parts see the dropout masks of the whole batch, too.
-Weights and gradients lie in memory that all processes share; rows and losses go through pipes, as JSON and plain numbers.
+so an update is the same with and without replicas, up to rounding; each part also gets its rows of the whole batch's dropout masks.
+Weights and gradients are in shared memory; rows and losses go through pipes, as JSON and raw arrays.
 
 Source  synchronous data parallel training: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 2.2.
 """
@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -43,25 +43,25 @@ from tinygpt.models.protocols import Array, Batch, Trainable
 from tinygpt.training.step import Shard, accumulate
 
 _MIN_ROWS = 4
-"""Rows that a process gets at least, where nobody asks for more processes: thinner matrices leave more of the time to calls."""
-
+"""Least rows per process, unless more processes are asked for: with fewer rows, call overhead dominates."""
 
 _MIN_FLOPS, _MAX_WEIGHTS = 500_000_000, 16_000_000
-"""An update below the first takes a few milliseconds, less than it takes to meet. Above the second the products take nearly all the
-time, threads share them as well, and a copy of all gradients costs memory."""
-
+"""Below the first, an update takes a few milliseconds, less than synchronizing the processes. Above the second, matrix products take nearly
+all the time: threads parallelize those as well, and every process costs a copy of all gradients."""
 
 _MIN_STEPS = 50
 """Starting a process takes about as long as ten updates of a small model."""
+
+_CANNOT_COPY = "replica: a model with frozen weights or layers of its own, expected a plain GPT; train with --processes 1"
 
 
 def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int:
     """How many processes share each micro-batch; 1: no replicas.
 
-    `config.processes`, but never more than rows; where that is 0, one per thread (see `autograd.threads`) if it is faster, else 1.
-    n_weights        that are trained
-    tokens_per_row   about: the context
-    Raises ValueError for several where a device does the work.
+    `config.processes`, at most one per row; if that is 0, one per thread (see `autograd.threads`) where that is faster, else 1.
+    n_weights        trained weights
+    tokens_per_row   approximately: the context
+    Raises ValueError for several processes on a GPU.
     """
     asked, rows = config.processes, config.micro_batch
     if asked > 1 and backend.name != "numpy":
@@ -75,16 +75,17 @@ def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int
 
 
 def split(batch: Batch, n: int) -> list[tuple[int, Batch]]:
-    """(first row, rows) of n parts of a batch, as equal as can be."""
+    """(first row, rows) of n parts of a batch, as equal as possible."""
     bounds = [len(batch[0]) * i // n for i in range(n + 1)]
     return [(start, tuple(None if array is None else array[start:stop] for array in batch)) for start, stop in pairwise(bounds)]
 
 
 def can_copy(model: Trainable) -> bool:
-    """Whether another process can make the same model from its config: a GPT of plain layers, of which every weight is trained."""
+    """Whether another process can build the same model from its config: a plain GPT whose weights are all trained."""
     assert isinstance(model, nn.Module)
     plain = all(type(module).__module__ in ("tinygpt.models.gpt", "autograd.nn") for _, module in model.named_modules())
-    return type(model) is GPT and plain and all(p.requires_grad for p in model.parameters())
+    kind: type = type(model)
+    return kind is GPT and plain and all(p.requires_grad for p in model.parameters())
 
 
 def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers":
@@ -134,14 +135,11 @@ class LocalWorkers:
         return sum(private_peak_bytes(pid) for pid in pids)
 
 
-_CANNOT_COPY = "replica: a model with frozen weights or layers of its own, expected a plain GPT; train with --processes 1"
-
-
 class Replicas:
-    """n - 1 processes with a copy of a model each, beside the model itself, which takes the first rows.
+    """n - 1 worker processes with a copy of the model; this process computes the first rows itself.
 
-    The copies follow the model's weights; its other settings are copied once, here: change one, and make new replicas.
-    Raises ValueError for a model that cannot be copied, RuntimeError where a process cannot be started.
+    The copies share the model's weights; its other settings are copied once, here: after changing one, make new replicas.
+    Raises ValueError for a model that cannot be copied, RuntimeError if a process cannot be started.
     """
 
     def __init__(self, model: GPT, optimizer: AdamW, n: int) -> None:
@@ -149,7 +147,7 @@ class Replicas:
             raise InvalidInput(_CANNOT_COPY)
         self.model, self.optimizer = model, optimizer
         self.n_threads = max(1, n_threads() // n)
-        with _room(n * optimizer.weight.nbytes) as path:
+        with _shared_file(n * optimizer.weight.nbytes) as path:
             # Row 0: the weights. Row i: the gradients of process i.
             self.shared = np.asarray(np.memmap(path, optimizer.weight.dtype, mode="r+", shape=(n, optimizer.weight.size)))
             optimizer.move_weights(self.shared[0])
@@ -167,15 +165,15 @@ class Replicas:
                 for row, process in enumerate(self._processes, start=1):
                     process.send(copy | {"row": row})
                 for process in self._processes:
-                    process.receive()  # from here on each holds the file open, so that its name may go
+                    process.receive()  # each has the file open now, so its name may be deleted
             except BaseException:
                 self.close()
                 raise
 
     def gradients(self, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
-        """Adds to the parameters' gradients those of the sum of share times mean loss over the batches. Returns that sum.
+        """Adds the gradients of the sum of share times mean loss over the batches to those of the parameters. Returns that sum.
 
-        Raises whatever a process raised, and RuntimeError if one has ended.
+        Raises what a process raised, and RuntimeError if one has ended.
         """
         n = len(self._processes) + 1
         tasks: list[list[Shard]] = [[] for _ in range(n)]
@@ -196,24 +194,24 @@ class Replicas:
             for process, gradient in zip(self._processes, self.shared[1:], strict=True):
                 total = total + process.receive()
                 self.optimizer.gradient += gradient
-        except BaseException:  # a process may still be at work: what it answers would be taken for the answer to the next task
+        except BaseException:  # a process may still be computing: its answer would be taken for the next one
             self.close()
             raise
         return total
 
     def can_split(self, batches: Sequence[Batch]) -> bool:
-        """Whether each process would get rows of every batch, with something to learn in them, and would compute as this one does."""
+        """Whether each process would get rows of every batch with targets that count, and would compute them by the same kernels."""
         n = len(self._processes) + 1
         same_mode = not backend.debug and kernel_mode() == backend.kernels
         return same_mode and all(len(batch[0]) >= n and all(count_targets(part) for _, part in split(batch, n)) for batch in batches)
 
     @property
     def pids(self) -> list[int]:
-        """Process numbers of the copies."""
+        """Process ids of the workers."""
         return [process.popen.pid for process in self._processes]
 
     def close(self) -> None:
-        """Ends the processes. Also done when this object or Python goes."""
+        """Ends the processes, as does the end of this object or of Python."""
         self._end()
 
     @property
@@ -222,7 +220,7 @@ class Replicas:
 
 
 class _Process:
-    """One replica, seen from outside."""
+    """A worker process, seen from its parent."""
 
     def __init__(self, n_threads: int) -> None:
         # Not multiprocessing: it would run the caller's script again in the new process. Not fork: threads do not survive it.
@@ -234,7 +232,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=os.environ | threads,
-                start_new_session=True,  # Ctrl-C is for the process that saves, not for this one
+                start_new_session=True,  # Ctrl-C is for the parent, which saves
             )
         except OSError as error:
             raise ProcessFailed(f"replica: {error}, expected to start another Python; train with --processes 1") from error
@@ -247,7 +245,7 @@ class _Process:
             raise self._ended() from error
 
     def receive(self) -> float:
-        """The answer. Raises the error that it tells of."""
+        """The loss. Raises the error that the worker reports."""
         assert self.popen.stdout is not None
         try:
             answer, _ = read_message(self.popen.stdout)
@@ -256,14 +254,14 @@ class _Process:
         if "error" in answer:
             kind: Any = getattr(errors, answer["error"], None) or getattr(builtins, answer["error"], RuntimeError)
             raise (kind if issubclass(kind, Exception) else RuntimeError)(answer["message"])
-        return answer["loss"]
+        return float(answer["loss"])
 
     def _ended(self) -> ProcessFailed:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(timeout=5)
         return ProcessFailed(
             f"replica: process {self.popen.pid} ended with {self.popen.returncode}, expected it to train on; "
-            "the last checkpoint is kept: go on from it, with --processes 1 if memory was short"
+            "the last checkpoint is kept: resume from it, with --processes 1 if memory was short"
         )
 
 
@@ -271,7 +269,7 @@ def _close(processes: list[_Process]) -> None:
     for process in processes:
         assert process.popen.stdin is not None and process.popen.stdout is not None
         with contextlib.suppress(OSError):
-            process.popen.stdin.close()  # the other side reads the end of its tasks, and goes
+            process.popen.stdin.close()  # the worker reads the end of its tasks and ends
         process.popen.stdout.close()
     for process in processes:
         try:
@@ -282,17 +280,17 @@ def _close(processes: list[_Process]) -> None:
 
 
 @contextlib.contextmanager
-def _room(n_bytes: int) -> Iterator[Path]:
-    """A temporary file of so many bytes, which loses its name at the end: in a place whose files live in memory alone, if there is room.
+def _shared_file(n_bytes: int) -> Iterator[Path]:
+    """A temporary file of n_bytes, in memory (/dev/shm) if there is room, else on disk; its name is deleted at the end of the block.
 
-    Windows keeps the name of a file that is mapped: there it stays in the folder for temporary files. (`tempfile.TemporaryDirectory`
-    would try for ever to delete it.) Raises RuntimeError without room anywhere; to write into a mapped file without it would end the process.
+    Windows cannot delete a file that is mapped: there it stays in the folder for temporary files. (`tempfile.TemporaryDirectory` would try
+    for ever.) Raises RuntimeError if there is room in neither: writing to a mapped file without room would kill the process.
     """
     errors = []
-    for place in ("/dev/shm", tempfile.gettempdir()):
+    for parent in ("/dev/shm", tempfile.gettempdir()):
         with contextlib.ExitStack() as stack:
             try:
-                folder = Path(tempfile.mkdtemp(prefix="tinygpt-", dir=place))
+                folder = Path(tempfile.mkdtemp(prefix="tinygpt-", dir=parent))
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 with (folder / "shared").open("wb") as file:
                     file.truncate(n_bytes)
@@ -308,8 +306,8 @@ def _room(n_bytes: int) -> Iterator[Path]:
     )
 
 
-def write_message(file: Any, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
-    """A line of JSON, and after it the numbers of the arrays, whose kinds and shapes it holds."""
+def write_message(file: IO[bytes], header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+    """A line of JSON with the header, dtypes and shapes, followed by the bytes of the arrays."""
     kinds = [(str(a.dtype), a.shape) for a in arrays]
     file.write(json.dumps([header, kinds]).encode() + b"\n")
     for a in arrays:
@@ -317,8 +315,8 @@ def write_message(file: Any, header: dict[str, Any], arrays: Sequence[np.ndarray
     file.flush()
 
 
-def read_message(file: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What `write_message` wrote. Raises EOFError where there is no whole line."""
+def read_message(file: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What `write_message` wrote. Raises EOFError without a complete line."""
     line = file.readline()
     if not line.endswith(b"\n"):
         raise EOFError
@@ -331,10 +329,10 @@ def read_message(file: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 
 def serve() -> None:
-    """Computes gradients for the process that started this one, until that goes away."""
+    """Computes gradients for the parent process, until that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what is printed here must not come between the answers
+    os.dup2(2, 1)  # output of prints must not mix with the answers
     work: _Copy | None = None
     while True:
         try:
@@ -356,7 +354,7 @@ def serve() -> None:
 
 
 class _Copy:
-    """The model in this process: its weights are read from the shared memory, and its gradients are written there."""
+    """A worker's model: its weights and gradients are views of the shared memory."""
 
     def __init__(
         self, config: dict[str, Any], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int], row: int
@@ -374,7 +372,7 @@ class _Copy:
         if self.model.training != training:
             self.model.train(training)
         self.model.dropout_stream.seed, self.model.dropout_stream.counter = seed, draw
-        self.gradient[...] = 0  # stays so where a parameter is not used
+        self.gradient[...] = 0  # for parameters that are not used
         for p in self.parameters:
             p.grad = None
         left = iter(arrays)

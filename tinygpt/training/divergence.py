@@ -1,4 +1,4 @@
-"""Numbers that go wrong: loss spikes, losses and gradients that are not finite, what is known of them and what is done about them."""
+"""Loss spikes, and losses and gradients that are not finite: detection, diagnosis, and what to do about them."""
 
 import math
 from collections import deque
@@ -62,7 +62,7 @@ class Divergence:
         self.norms = deque((float(x) for x in entry.values.get("norms", []) if isinstance(x, float)), maxlen=20)
         self.n_failures = 0
 
-    def diagnosis(self, optimizer: AdamW, replay: Callable[[], Any], *, step: int, loss: float, norm: float) -> str:
+    def diagnosis(self, optimizer: AdamW, replay: Callable[[], object], *, step: int, loss: float, norm: float) -> str:
         """What is known of an update whose loss or gradient is not finite, weights still as they were before it.
 
         replay   computes its gradients once more: it runs in debug mode, which names the first op that fails
@@ -121,7 +121,7 @@ def first_bad_parameter(named: Iterable[tuple[str, Parameter]], what: Literal["d
     return ""
 
 
-def first_bad_op(replay: Callable[[], Any]) -> str:
+def first_bad_op(replay: Callable[[], object]) -> str:
     """Runs `replay`, which repeats the failed update without changing weights, in debug mode: the message of the first op to fail, or empty."""
     before, backend.debug = backend.debug, True
     try:
@@ -140,7 +140,7 @@ def likely_cause(*, bad_weight: str, bad_op: str, lr: float, norms: list[float],
     norms   gradient norms of the previous updates, oldest first
     """
     if bad_weight:
-        return f"the weights themselves are not finite ({bad_weight}): they were loaded so, or an update overflowed"
+        return f"the weights themselves are not finite ({bad_weight}): they were loaded that way, or an update overflowed"
     usual = float(np.median(norms[:-3])) if len(norms) > 6 else math.nan
     if len(norms) > 6 and max(norms[-3:]) > 10 * usual:
         return (

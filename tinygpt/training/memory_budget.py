@@ -44,14 +44,14 @@ def estimate(
 ) -> Memory:
     """The peak of a training step on the CPU's kernels, in bytes.
 
-    What a block saves for the backward pass, in numbers per token, C channels: the two norms' inputs normalized (2C) and their outputs
-    (2C), query, key and value (3C), attention's output (C) and softmax statistics (H), GELU's input and output (4C each): 16C + H, and 1 / std of each
-    norm. Around them the last norm, the loss's gradient with respect to its input (C) and to the output layer (V C).
+    A block saves for its backward pass, in numbers per token, C channels: the normalized inputs of its two norms (2C) and their outputs
+    (2C), query, key and value (3C), attention's output (C) and softmax statistics (H), GELU's input and output (4C each): 16C + H, and 1 / std of
+    each norm. In addition: the last norm, the loss's gradient with respect to its input (C) and to the output layer (V C).
 
-    recompute     blocks keep their input alone (C), and one of them at a time what it saves
-    checkpoints   count the copy that is written in the background: weights and moments
-    processes     that share each micro-batch (`tinygpt.parallel.local`): all of them together
-    program       bytes of the process before model and optimizer are made; by default what it has now
+    recompute     blocks keep only their input (C), and one block at a time what it saves
+    checkpoints   include the copy that is written in the background: weights and moments
+    processes     that share each micro-batch (`tinygpt.parallel.local`): the estimate is for all of them
+    program       bytes of the process before model and optimizer are made; by default its memory now
     """
     c, n_tokens, p = config.n_embd, micro_batch * config.n_positions, config.n_parameters()
     block = 16 * c + config.n_head + 2
@@ -70,18 +70,18 @@ def estimate(
         activations=activations * FLOAT_BYTES,
         temporary=max(logits, backward),
         checkpoint=3 * p * FLOAT_BYTES if checkpoints else 0,
-        # Each has gradients and, but for the files of Python and its libraries, a program of its own.
+        # Each has its own gradients and its own program, except for the files of Python and its libraries.
         replicas=(processes - 1) * (max(0, program - file_bytes()) + p * FLOAT_BYTES),
     )
 
 
 def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, checkpoints: bool = True, processes: int = 1) -> str:
-    """A sentence on what training will need and may have; call it before the model is made.
+    """A sentence on the memory that training will need and the limit; call it before the model is made.
 
-    Raises ValueError, naming the two settings to lower and values that would do, if it will not fit.
+    Raises ValueError, naming the two settings to lower and values that would fit, if it does not fit.
     """
     if backend.name != "numpy" or backend.kernels == "reference":
-        return "not estimated: the formula is that of the CPU's fast kernels"
+        return "not estimated: the formula holds for the CPU's fast kernels"
 
     def with_batch(n: int) -> Memory:
         return estimate(config, n, recompute=recompute, checkpoints=checkpoints, processes=processes)
@@ -101,7 +101,7 @@ def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, check
 
 
 def readable(n_bytes: int) -> str:
-    """Bytes as people read them: 1.5 GB, 20 MB."""
+    """Bytes in a readable unit: 1.5 GB, 20 MB."""
     for unit, size in (("GB", 1 << 30), ("MB", 1 << 20)):
         if n_bytes >= size:
             return f"{n_bytes / size:.1f} {unit}" if n_bytes < 10 * size else f"{n_bytes / size:.0f} {unit}"

@@ -165,18 +165,16 @@ class MetricsFile:
         """Drops the lines after `step` (a resumed run writes them again), a line cut short, and how the run ended; fills the curves of `result`."""
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.is_file() else []
         kept = []
-        curves: dict[tuple[str, ...], list[Any]] = {
-            ("loss_nats",): result.train_curve,
-            ("validation_nats",): result.validation_curve,
-            ("training_accuracy", "validation_accuracy"): result.accuracy_curve,
-        }
         for line in lines:
             try:
                 values = json.loads(line)
                 fits = values["step"] <= step and "ended" not in values
-                for keys, curve in curves.items():
-                    if fits and all(key in values for key in keys):
-                        curve.append((int(values["step"]), *(float(values[key]) for key in keys)))
+                for key, curve in (("loss_nats", result.train_curve), ("validation_nats", result.validation_curve)):
+                    if fits and key in values:
+                        curve.append((int(values["step"]), float(values[key])))
+                if fits and "training_accuracy" in values:
+                    accuracies = float(values["training_accuracy"]), float(values["validation_accuracy"])
+                    result.accuracy_curve.append((int(values["step"]), *accuracies))
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue
             if fits:
@@ -202,7 +200,7 @@ def plot_loss(
     # Okabe and Ito's palette: told apart by every common form of color vision.
     training, validation, uniform = {"color": "#0072B2"}, {"color": "#D55E00", "marker": "o", "markersize": 3}, {"color": "#999999"}
     n = 2 if result.accuracy_curve else 1
-    figure, panels = plt.subplots(1, n, figsize=(7 * n, 4.2), dpi=120, layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(1, n, figsize=(7 * n, 4.2), dpi=120, layout="constrained", squeeze=False, sharex=True)
     loss, accuracy = panels[0, 0], panels[0, -1]
     loss.plot(*np.array(result.train_curve).T, **training, linewidth=1, label="training (one batch)")
     if result.validation_curve:

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,7 +30,7 @@ _TRAINING_SAMPLE = 256  # items of the training set, at most, that a classifier'
 
 
 class Position(NamedTuple):
-    """Where a trainer is in everything that is drawn or counted before the weights change: enough to compute an update again."""
+    """Where a trainer is in everything that an update draws or counts before it changes the weights: enough to compute it again."""
 
     batches_drawn: int  # micro-batches taken from the order
     dropout_draws: int
@@ -139,9 +140,9 @@ class Trainer:
         return replace(found, training_accuracy=measure(self.model, self.train_items, size, n_batches).accuracy)
 
     def run(self, reporter: Reporter, run: Record | None = None) -> Result:
-        """Trains to the last step; or to `stop_at`, or until Ctrl-C or SIGTERM, which end the step at hand and save without measuring.
+        """Trains to the last step, to `stop_at`, or until Ctrl-C or SIGTERM: these finish the current step and save, without an evaluation.
 
-        run   what logs metrics, saves after each evaluation, each `save_every` updates and at the end, and rolls back for `on_nan`
+        run   logs metrics; saves after each evaluation, each `save_every` updates and at the end; rolls back for `on_nan`
         Raises FloatingPointError at the first loss or gradient that is not finite, before the weights change (or as `on_nan` says).
         """
         with contextlib.closing(self), _finish_step_on_signal() as signals:
@@ -188,7 +189,7 @@ class Trainer:
         """Restores what `state_dict` gave; weights and moments are loaded apart (see `tinygpt.runs.checkpoint.load_training`).
 
         where        what error messages call the source
-        other_data   the items are others than before: their order begins anew
+        other_data   the items differ from before: their order starts again
         Raises ValueError, naming the entry, for values that no trainer writes, and for another number of items than now.
         """
         entry = Entries(state, where)
@@ -280,7 +281,7 @@ class _Loop:
             self.reporter.note(f"{report}; rolled back to {checkpoint} (step {result.step}), continuing with other batches")
 
     def note(self, loss: float, norm: float) -> None:
-        """What is worth a sentence about an update: the first loss, a spike, another number of processes than expected."""
+        """Reports what is unusual about an update: the first loss, a spike, fewer processes than expected."""
         trainer, result = self.trainer, self.result
         if result.step == 1:
             result.first_loss_nats = loss
@@ -340,7 +341,7 @@ class _Loop:
 
 
 class _Clock:
-    """Seconds of a run (also those before it was resumed), and tokens per second without the pauses for measuring and saving."""
+    """Seconds of a run, including those before it was resumed, and tokens per second, excluding pauses for measuring and saving."""
 
     def __init__(self, result: Result) -> None:
         self.begin = time.perf_counter() - result.seconds
@@ -350,7 +351,7 @@ class _Clock:
         return time.perf_counter() - self.begin
 
     def tokens_per_s(self, tokens_seen: int) -> float:
-        """Since it was asked last."""
+        """Since the last call."""
         now = time.perf_counter()
         rate = (tokens_seen - self.tokens) / max(now - self.since - self.pause_s, 1e-9)
         self.since, self.tokens, self.pause_s = now, tokens_seen, 0.0
@@ -366,9 +367,9 @@ class _Clock:
 
 
 def check_deterministic(trainer: Trainer) -> str:
-    """Computes the loss and all gradients of the next update twice and compares them, bit for bit; leaves the trainer as it was.
+    """Computes the loss and all gradients of the next update twice and compares the bits; leaves the trainer unchanged.
 
-    Returns a sentence that says so. Raises ArithmeticError naming the first parameter whose gradients differ.
+    Returns a sentence with the result. Raises ArithmeticError naming the first parameter whose gradients differ.
     """
     before, runs = trainer.position(), []
     for _ in range(2):
@@ -391,22 +392,22 @@ def check_deterministic(trainer: Trainer) -> str:
 
 @contextlib.contextmanager
 def _finish_step_on_signal() -> Iterator[list[int]]:
-    """Within this block Ctrl-C, SIGTERM or a closed terminal (SIGHUP; SIGBREAK on Windows) only fills the list: the loop then finishes its
-    step and saves. A second Ctrl-C or SIGTERM acts at once, as KeyboardInterrupt; a closed terminal may signal twice, from kernel and shell."""
+    """Within this block Ctrl-C, SIGTERM or a closed terminal (SIGHUP; SIGBREAK on Windows) is only added to the list, so that the loop finishes
+    its step and saves. A second Ctrl-C or SIGTERM raises KeyboardInterrupt at once; a closed terminal may signal twice, from kernel and shell."""
     caught: list[int] = []
-    before: dict[signal.Signals, Any] = {}
     hang_up = getattr(signal, "SIGHUP", None)
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    before = {n: signal.getsignal(n) for n in numbers if n != hang_up or signal.getsignal(n) != signal.SIG_IGN}  # nohup keeps running
 
-    def handler(number: int, frame: Any) -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
         if caught and number != hang_up:
             raise KeyboardInterrupt
         caught.append(number)
 
     try:
-        for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")):
-            if number is not None and not (number == hang_up and signal.getsignal(number) == signal.SIG_IGN):  # nohup keeps running
-                before[number] = signal.signal(number, handler)
-    except ValueError:  # not the main thread: signals are somebody else's business
+        for number in before:
+            signal.signal(number, handler)
+    except ValueError:  # not the main thread, which alone may handle signals
         yield caught
         return
     try:
