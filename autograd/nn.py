@@ -123,7 +123,7 @@ def uniform(shape: tuple[int, ...], fan: int | None = None, stream: RandomStream
 
 
 class Linear(Module):
-    """y = x W + b on the last axis. weight (in, out), bias (out,), at first 0, or None."""
+    """y = x @ W + b on the last axis. weight (in, out), bias (out,), at first 0, or None."""
 
     def __init__(self, n_in: int, n_out: int, bias: bool = True, *, init: Init = uniform) -> None:
         self.weight = Parameter(init((n_in, n_out)))

@@ -7,6 +7,7 @@ Letters in shape comments, here and everywhere:
     V  vocabulary size          N  rows: all leading axes taken as one
 
 `dx` is the gradient of the loss with respect to x, `dy` the one with respect to y; each has the shape of its array.
+In formulas @ is the matrix product; all other products go element by element.
 The lower-case functions work on tensors and check their arguments; the classes work on arrays.
 """
 

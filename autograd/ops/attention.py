@@ -22,13 +22,13 @@ class AttentionSaved(NamedTuple):
 class Attention(Op):
     """Each query takes a weighted mean of the values; the weights say how well its key matches.
 
-    Forward     s = q k^T / sqrt(D)                   scores, -inf where attention is masked
+    Forward     s = q @ k^T / sqrt(D)                 scores, -inf where attention is masked
                 p = softmax(s)                        weights, each row sums to 1
-                y = (p m) v                           m: dropout mask, 1 without dropout
-    Backward    dv = (p m)^T dy
-                dp = (dy v^T) m
-                ds = p (dp - sum dp p)                softmax, row by row
-                dq = ds k / sqrt(D),  dk = ds^T q / sqrt(D)
+                y = (p * m) @ v                       m: dropout mask, 1 without dropout
+    Backward    dv = (p * m)^T @ dy
+                dp = (dy @ v^T) * m
+                ds = p * (dp - sum(dp * p))           softmax, row by row
+                dq = ds @ k / sqrt(D),  dk = ds^T @ q / sqrt(D)
     Where p = 0 (masked) ds = 0: no gradient reaches a masked key.
     Why 1 / sqrt(D): a dot product of D independent terms of variance 1 has variance D; dividing keeps softmax off its flat ends.
 
@@ -70,7 +70,7 @@ class Attention(Op):
     @staticmethod
     def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
         q, k = inputs[:2]
-        return 4 * math.prod(q) * k[-2]  # q k^T and p v, masked scores included: both are computed
+        return 4 * math.prod(q) * k[-2]  # q @ k^T and p @ v, masked scores included: both are computed
 
 
 def causal_mask(n_queries: int, n_keys: int) -> Array:
@@ -83,7 +83,7 @@ def scaled_dot_product_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Any = None, *,
     causal: bool = False, dropout: float = 0.0, training: bool = True, stream: RandomStream | None = None,
 ) -> Tensor:  # fmt: skip
-    """softmax(q k^T / sqrt(D)) v.
+    """softmax(q @ k^T / sqrt(D)) @ v.
 
     q (..., T, D), k and v (..., S, D), with equal leading axes, typically (B, H) -> (..., T, D)
     mask      booleans that broadcast to (..., T, S), True where a query may attend to a key; a row without True gives zeros

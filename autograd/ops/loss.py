@@ -46,8 +46,8 @@ class CrossEntropy(Op):
 class LinearCrossEntropy(Op):
     """The output layer and its loss as one op, in chunks of rows: the (N, V) logits never exist at once.
 
-    Forward     z = x W^T,  loss = cross-entropy of z         see CrossEntropy
-    Backward    dz = dloss (p - w) / n,  dx = dz W,  dW = dz^T x
+    Forward     z = x @ W^T,  loss = cross-entropy of z       see CrossEntropy
+    Backward    dz = dloss (p - w) / n,  dx = dz @ W,  dW = dz^T @ x
     The gradient is linear in dloss, so it is formed in the forward pass, while a chunk of logits exists, and only
     scaled in the backward pass. Under no_grad it is not formed.
 

@@ -13,7 +13,7 @@ class MatMul(Op):
     """Matrix product over the last two axes; leading axes are batches and broadcast.
 
     Forward     y_ij = sum_k a_ik b_kj
-    Backward    da = dy b^T,  db = a^T dy
+    Backward    da = dy @ b^T,  db = a^T @ dy
     Why: y_ij meets a_ik only through b_kj, so da_ik = sum_j dy_ij b_kj.
     Shapes      a (..., n, k), b (..., k, m) -> y (..., n, m).  Saves a and b (each only if the other needs a gradient).
     """
@@ -37,9 +37,9 @@ class MatMul(Op):
 class Linear(Op):
     """An affine map of the last axis, all rows in one matrix product.
 
-    Forward     y = x W + b
-    Backward    dx = dy W^T
-                dW = x^T dy,  db = sum of dy         over all rows
+    Forward     y = x @ W + b
+    Backward    dx = dy @ W^T
+                dW = x^T @ dy,  db = sum of dy       over all rows
     Shapes      x (..., I), W (I, O), b (O,) or None -> y (..., O).  Saves x (if W needs a gradient) and W (if x does).
     W is stored (in, out), as GPT-2 stores it.
     """
@@ -97,7 +97,7 @@ def matmul(a: Any, b: Any) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W + b on the last axis.
+    """x @ W + b on the last axis.
 
     x (..., I), weight (I, O), bias (O,) -> (..., O). Raises ValueError, naming the shapes, where they do not fit.
     """

@@ -30,7 +30,7 @@ for stride in (4, 2, 1):
     # How often each token of the stream is a target: with stride = T once, with a smaller stride again and again.
     seen = np.bincount(y.reshape(-1) - 100, minlength=len(stream))
     print(f"          times each token is a target: {seen.tolist()}")
-say("With stride = T no target is seen twice in an epoch. Overlap gives more windows, not more text.")
+say("With stride = T no target is seen twice in an epoch (one pass over all windows). Overlap gives more windows, not more text.")
 
 heading("how many windows: the last one needs one token more than it reads, for its last target")
 n, t, s = len(stream), 4, 2

@@ -28,8 +28,8 @@ BlockedSaved = namedtuple("BlockedSaved", "q k v y lse plan")
 class AttentionBlocked(Attention):
     """Saves softmax statistics instead of the weights, which the backward pass recomputes. Reference: ops/attention.py.
 
-    Forward     per block of queries: s = q k^T / sqrt(D) with keys up to the block's end, l = ln sum e^s, y = e^(s - l) v
-    Backward    p = e^(s - l) again, then as in the reference; sum dp p = sum dy y, which needs no (T, S) array
+    Forward     per block of queries: s = q @ k^T / sqrt(D) with keys up to the block's end, l = ln sum e^s, y = e^(s - l) @ v
+    Backward    p = e^(s - l) again, then as in the reference; sum(dp * p) = sum(dy * y), which needs no (T, S) array
 
     One unit of work is some heads of one sequence, or several sequences if they are short: few, large NumPy calls,
     because threads contend for the interpreter lock after each. Gradients of keys and values are summed inside a unit, in a fixed order.
@@ -133,7 +133,7 @@ class _Plan:
         for_each(len(self.units), work, threaded=self.threaded)
 
     def scores(self, q: np.ndarray, k_columns: np.ndarray, rows: slice) -> np.ndarray:
-        """q k^T / sqrt(D), (B', H', T', S'); -inf where masked: only in the square at the block's end."""
+        """q @ k^T / sqrt(D), (B', H', T', S'); -inf where masked: only in the square at the block's end."""
         s = np.matmul(q, k_columns)
         if self.causal:
             n = rows.stop - rows.start
