@@ -9,6 +9,7 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
     <!-- output: examples/learn/01_tokens.py -->            replaced by what the script prints (and the .svg that it draws)
     <!-- picture: y -->                                     replaced by y.draw()
     <!-- index of ops -->                                   replaced by a table of all ops
+    <!-- modules of tinygpt -->                             replaced by a table of all public modules, and each module's docstrings
     $ ... $ and $$ ... $$                                   formulas
 """
 
@@ -24,6 +25,7 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 _PIECE = re.compile(
     r"^```(?P<language>\w*)\n(?P<code>.*?)^```[ ]*$(?P<shown>\n\n```text\n.*?^```[ ]*$)?"
@@ -138,6 +140,17 @@ def index_of_ops() -> str:
     return "\n".join(rows)
 
 
+def modules_of(package: str) -> str:
+    """A table of a package's public modules by folder, then a `:::` line for each, which mkdocstrings replaces."""
+    folders: dict[str, list[str]] = {}
+    for path in sorted((ROOT / package).rglob("*.py"), key=lambda p: (len(p.parts), p)):
+        if not path.stem.startswith("_"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            folders.setdefault(path.parent.relative_to(ROOT).as_posix(), []).append(name)
+    rows = [f"| `{folder}` | " + ", ".join(f"[{n.rpartition('.')[2]}][{n}]" for n in names) + " |" for folder, names in folders.items()]
+    return "\n".join(["| folder | modules |", "|---|---|", *rows]) + "".join(f"\n\n::: {n}" for names in folders.values() for n in names)
+
+
 def without_links_to_files(markdown: str) -> str:
     """Links that leave docs/ (to code, to the README) become plain words: on the site there is nothing at their other end."""
     return re.sub(r"\[([^\]\n]+)\]\((?:\.\./)+(?:autograd|tinygpt|examples|tests|benchmarks|README)[^)\s]*\)", r"\1", markdown)
@@ -157,10 +170,21 @@ def on_config(config):
     return config
 
 
+def on_files(files, config):
+    """The pictures of measurements, which pages show from where the benchmarks write them, become files of the site."""
+    from mkdocs.structure.files import File
+
+    for path in sorted(RESULTS.glob("*.png")):
+        files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    return files
+
+
 def on_page_markdown(markdown, page, config, files):
     where = page.file.src_uri
     page.pictures = []
-    markdown = whole_files(markdown, page.pictures).replace("<!-- index of ops -->", index_of_ops())
+    markdown = markdown.replace("](../benchmarks/results/", "](results/").replace("<!-- index of ops -->", index_of_ops())
+    markdown = re.sub(r"<!-- modules of (\w+) -->", lambda match: modules_of(match[1]), markdown)
+    markdown = whole_files(markdown, page.pictures)
     markdown, _ = run_page(markdown, where, page.pictures)
     page.formulas = []
     return without_links_to_files(formulas(markdown, page.formulas))

@@ -2,7 +2,8 @@
 
     python examples/backward_by_hand.py
 
-A second. Prints each number of the forward pass, the chain rule backwards through them, and what the engine says: the same.
+A second. Prints each number of the forward pass, applies the chain rule by hand from the loss back, and shows that the engine gives
+the same gradients.
 """
 
 import argparse
@@ -25,7 +26,7 @@ def main() -> None:
     print(f"  error = z - 1                       = {error.item():g}")
     print(f"  loss  = error^2                     = {loss.item():g}")
 
-    # The chain rule, from the loss back. `d...` is the slope of the loss: what it changes by per unit change of `...`.
+    # The chain rule, from the loss back. `d...` is the slope of the loss: its change per unit change of `...`.
     derror = 2 * error.item()  # loss = error^2
     dz = derror  # error = z - target moves as z does
     dw = [dz * x[0], dz * x[1]]  # z = w1 x1 + w2 x2 + b
@@ -41,7 +42,7 @@ def main() -> None:
     print(f"  w.grad = [{w.grad[0]:g}, {w.grad[1]:g}]")
     print(f"  b.grad = {b.grad:g}")
 
-    # A step against the slope makes the loss smaller.
+    # A step against the gradient reduces the loss.
     w.data -= 0.1 * w.grad
     b.data -= 0.1 * b.grad
     z = w[0] * x[0] + w[1] * x[1] + b

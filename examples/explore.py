@@ -2,8 +2,8 @@
 
     python examples/explore.py --prompt "numpy.sort returns a sorted copy"
 
-Seconds. Takes the newest run under runs/ (python examples/pretrain.py makes one), or the run or checkpoint directory you name, GPT-2's
-included. The page needs no network and no server: open it in any browser, on a phone too.
+Seconds. Uses the newest run under runs/ (python examples/pretrain.py makes one), or the run or checkpoint directory that you name, GPT-2's
+included. The page needs no network and no server: open it in any browser, also on a phone.
 """
 
 from tinygpt.cli import run

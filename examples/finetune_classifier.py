@@ -1,10 +1,10 @@
-"""Turn a pretrained GPT into a text classifier, and see what it learned that prompting and simpler models cannot do.
+"""Turn a pretrained GPT into a text classifier, and compare it with prompting and with simpler models.
 
     python examples/finetune_classifier.py
 
-About three minutes on two CPU cores, no network: given the beginning of a section of a NumPy docstring, tell which section it is. Starts
-from the newest run under runs/ (python examples/pretrain.py makes one); if there is none, a small model is pretrained first, which takes
-about a minute. Leaves a run directory with report.txt, confusion.png, loss.png and the classifier.
+About three minutes on two CPU cores, no network. The task: given the beginning of a section of a NumPy docstring, tell which section
+it is. Starts from the newest run under runs/ (python examples/pretrain.py makes one); if there is none, a small model is pretrained
+first, which takes about a minute. Leaves a run directory with report.txt, confusion.png, loss.png and the classifier.
 
 More: --data FILE classifies your own texts (txt, csv, tsv, json, jsonl; columns are guessed or named with --text-column and
 --label-column), --data sms-spam finds spam, --ask RUN tries a trained classifier on what you type, --help lists every flag.
@@ -45,21 +45,21 @@ class ClassifyConfig(FinetuneConfig):
     data: PathName = "doc-sections"
     """doc-sections (text that every installation has), sms-spam, or a txt, csv, tsv, json or jsonl file."""
     text_column: str = ""
-    """Column that holds the texts; by default guessed, and said."""
+    """Column of the texts; by default guessed and reported."""
     label_column: str = ""
-    """Column that holds the labels; by default guessed, and said."""
+    """Column of the labels; by default guessed and reported."""
     trainable: Trainable = "all"
-    """What is trained: the new head, head and last block, every weight, or head and thin matrices beside the frozen layers (LoRA)."""
+    """Weights to train: the new head, head and last block, all, or the head and low-rank adapters (LoRA)."""
     pooling: Literal["last", "mean", "first"] = "last"
-    """Where the head looks: at the last token, the mean of all, or the first."""
+    """Input of the head: the last token, the mean of all tokens, or the first token."""
     balance: Literal["none", "under", "over"] = "none"
     """Balance the training rows by leaving out frequent labels' rows or repeating rare ones'."""
     class_weights: bool = False
-    """Let every label count as much in the loss, however rare."""
+    """Give every label the same total weight in the loss, however rare it is."""
     stratified: bool = False
-    """Split within each label, so that all parts have its share of each."""
+    """Split within each label, so that its share is the same in all splits."""
     prompt_texts: int = field(default=100, metadata=FREE)
-    """Test texts that prompting the base model is tried on."""
+    """Number of test texts on which prompting the base model is tried."""
     seed: int = 0
     """Decides split, balance, initial head and order."""
     ask: PathName = field(default="", metadata=FREE)

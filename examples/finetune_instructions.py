@@ -1,15 +1,15 @@
-"""Turn a pretrained GPT into an assistant: it learns from questions and answers to answer, and to stop.
+"""Turn a pretrained GPT into an assistant: from questions and answers it learns to answer, and to stop.
 
     python examples/finetune_instructions.py
 
-About two minutes on two CPU cores, no network: "What does numpy.argsort do?", and the first sentence of its docstring. Starts from the
-newest pretrained run under runs/ (python examples/pretrain.py makes one); if there is none, a small model is pretrained first, which
-takes about a minute of it. Leaves a run directory with report.txt, answers.json, loss.png and the model. Expect the loss on answers that
-it has never seen to fall, and answers in the right form; what a function with an unknown name does, it has to guess.
+About two minutes on two CPU cores, no network. A row: "What does numpy.argsort do?", and the first sentence of its docstring. Starts
+from the newest pretrained run under runs/ (python examples/pretrain.py makes one); if there is none, a small model is pretrained first,
+which takes about a minute of it. Leaves a run directory with report.txt, answers.json, loss.png and the model. Expect a lower loss on
+answers that it has never seen, and answers in the right form; what an unknown function does, it has to guess.
 
 More: --data FILE takes your own instructions (json, jsonl, csv, tsv, txt with instruction, perhaps input, and output), --data instructions
-1,100 of all kinds; --trainable lora trains thin matrices only; --show-masked prints what the loss counts; --ask RUN talks to a trained
-model; --scores FILE --run RUN reads what a judge said of RUN/answers.json. --help lists every flag.
+1,100 of all kinds; --trainable lora trains low-rank adapters only; --show-masked prints what the loss counts; --ask RUN talks to a trained
+model; --scores FILE --run RUN reads a judge's scores of RUN/answers.json. --help lists every flag.
 """
 
 import json
@@ -59,17 +59,17 @@ class InstructConfig(FinetuneConfig):
     data: PathName = "doc-questions"
     """doc-questions (text that every installation has), instructions, or a json, jsonl, csv, tsv or txt file."""
     instruction_column: str = ""
-    """Column that holds what is asked; by default guessed, and said."""
+    """Column of the instructions; by default guessed and reported."""
     input_column: str = ""
-    """Column that holds what it is about, if there is one."""
+    """Column of the inputs, if there is one."""
     output_column: str = ""
-    """Column that holds the answers."""
+    """Column of the answers."""
     prompt_style: Style = "phi3"
-    """How instructions are put to the model: phi3 is short, alpaca says more."""
+    """Prompt template: phi3 is short, alpaca is longer."""
     mask_prompt: bool = True
     """Count only answers in the loss, not prompts."""
     targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")
-    """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj; c_proj means both."""
+    """Layers that get LoRA adapters: c_attn, attn.c_proj, c_fc, mlp.c_proj; c_proj means both."""
     fractions: tuple[float, float, float] = (0.85, 0.05, 0.1)
     truncate: bool = False
     """Cut answers that do not fit into the context; otherwise they are errors."""
@@ -79,11 +79,11 @@ class InstructConfig(FinetuneConfig):
     lr: float = 1e-3
     warmup_steps: int = 20
     test_answers: int = field(default=40, metadata=FREE)
-    """Held-out prompts that are answered before and after; 0: all."""
+    """Number of held-out prompts that are answered before and after; 0: all."""
     max_new_tokens: int = field(default=64, metadata=FREE)
     """Longest answer."""
     show_masked: bool = field(default=False, metadata=FREE)
-    """Print one training row as the loss sees it, and end."""
+    """Print one training row as the loss sees it, and exit."""
     ask: PathName = field(default="", metadata=FREE)
     """An assistant's run: type instructions and read answers, no training."""
     scores: PathName = field(default="", metadata=FREE)

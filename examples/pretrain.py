@@ -1,4 +1,4 @@
-"""Train a GPT on real text, from nothing.
+"""Train a GPT on real text, from scratch.
 
     python examples/pretrain.py
 

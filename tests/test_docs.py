@@ -2,6 +2,9 @@
 
 import importlib.util
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,6 +120,74 @@ def test_a_new_op_touches_ten_files_at_most():
         assert any(f"def {test}(" in path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 
 
+# README, reading path, API -----------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short_and_says_what_to_install_first():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 170
+    assert text.index("Python 3.11") < text.index("pip install -e") < text.index("```python")
+    assert 'requires-python = ">=3.11"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def reading_path():
+    """(file, the classes to read in it or [] for all of it, minutes) for each row of the reading path."""
+    rows = re.findall(
+        r"^\| \d+ \| \[([\w/]+\.py)\]\(\S+\)(?:: ([^|]+))? \| .* \| (\d+) \|$",
+        (DOCS / "reading-path.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    return [(file, re.findall(r"`(\w+)`", names), int(minutes)) for file, names, minutes in rows]
+
+
+def test_the_reading_path_is_short():
+    path = reading_path()
+    assert len(path) > 12
+    lines = 0
+    for file, names, _ in path:
+        texts = [hooks.source(file, name) for name in names] or [(ROOT / file).read_text(encoding="utf-8")]
+        lines += sum(len(text.splitlines()) for text in texts)
+    assert 2000 < lines <= 3100
+
+
+def test_the_reading_path_covers_what_the_model_runs():
+    import numpy as np
+
+    from tinygpt import GPT, GPTConfig
+
+    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=8, n_positions=4, vocab_size=9, dropout=0.1))
+    steps = model.trace(np.zeros((1, 4), dtype=int), np.zeros((1, 4), dtype=int)).steps
+    read = {file: names for file, names, _ in reading_path()}
+    classes = {cls: f"autograd/ops/{file}.py" for file, cls in map(module_and_class, OPS)}
+    for op in {step.op for step in steps}:
+        assert classes[op] in read and (not read[classes[op]] or op in read[classes[op]]), op
+
+
+def test_the_readmes_short_table_is_the_reading_path():
+    table = re.findall(r"^\| [\w ]+ \| (\[.*\)) \| (\d+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    files = [file for cells, _ in table for file in re.findall(r"\]\(([\w/]+\.py)\)", cells)]
+    path = reading_path()
+    assert sorted(files) == sorted(file for file, *_ in path)
+    minutes = {file: n for file, _, n in path}
+    for cells, total in table:
+        assert int(total) == sum(minutes[file] for file in re.findall(r"\]\(([\w/]+\.py)\)", cells))
+
+
+def test_the_api_pages_name_every_public_module():
+    for package in ("autograd", "tinygpt"):
+        modules = {
+            ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            for path in (ROOT / package).rglob("*.py")
+            if not path.stem.startswith("_") and "kernels" not in path.parts
+        }
+        page = (
+            (DOCS / "api" / f"{package}.md").read_text(encoding="utf-8").replace("<!-- modules of tinygpt -->", hooks.modules_of("tinygpt"))
+        )
+        named = re.findall(r"^::: (\S+)$", page, flags=re.MULTILINE)
+        assert modules - set(named) == set(), f"docs/api/{package}.md"
+        assert len(modules) > 15 and len(named) == len(set(named))
+
+
 # Questions and errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -133,11 +204,25 @@ def texts_in_the_code():
                     yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
 
 
-def test_the_words_that_the_faq_is_indexed_by_are_in_the_messages():
+@pytest.fixture
+def pythons_own_messages(tmp_path):
+    """What Python and pip say where this project is not installed, or another package has its name."""
+    script = "import importlib\nfor name in ('autograd', 'tinygpt'):\n    try: print(importlib.import_module(name).Tensor)\n    except Exception as e: print(e)\n"
+    missing = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    (tmp_path / "autograd").mkdir()
+    (tmp_path / "autograd" / "__init__.py").write_text("def grad(f): ...\n", encoding="utf-8")
+    other = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    pip = importlib.util.find_spec("pip")
+    if pip is None:
+        return [missing, other, "requires a different Python"]
+    return [missing, other, *(f.read_text(encoding="utf-8") for f in Path(pip.origin).parent.glob("_internal/resolution/**/*.py"))]
+
+
+def test_the_words_that_the_faq_is_indexed_by_are_in_the_messages(pythons_own_messages):
     page = (DOCS / "faq.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*`) \| \[[^\]]+\]\(#([\w-]+)\) \|$", page, flags=re.MULTILINE)
     assert len(rows) > 25
-    code = list(texts_in_the_code())
+    code = [*texts_in_the_code(), *pythons_own_messages]
     headings = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^### (.+)$", page, flags=re.MULTILINE)}
     for words, anchor in rows:
         assert anchor in headings
@@ -205,15 +290,22 @@ def commands():
 
 def test_every_command_names_a_file_and_flags_that_exist():
     import shlex
-    import subprocess
-    import sys
 
+    def help_of(*program):
+        done = subprocess.run([sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+        assert done.returncode == 0, program
+        return done.stdout
+
+    table = set(re.findall(r"^ *(\w+)", help_of("-m", "tinygpt"), flags=re.MULTILINE))
     helps: dict[str, str] = {}
     found = 0
     for page, command in commands():
         words = shlex.split(command)[1:]
         where = f"{page.relative_to(ROOT)}: {command}"
-        if words[0] == "-m":
+        if words[:2] == ["-m", "tinygpt"]:
+            program, arguments, start = ROOT / "tinygpt" / "__main__.py", words[3:], words[:3]
+            assert words[2] in table, where
+        elif words[0] == "-m":
             program = ROOT / (words[1].replace(".", "/") + ".py")
             arguments, start = words[2:], ["-m", words[1]]
         else:
@@ -225,12 +317,43 @@ def test_every_command_names_a_file_and_flags_that_exist():
         flags = [word.partition("=")[0] for word in arguments if word.startswith("--")]
         if flags and "learn" not in program.parts and "--help" not in flags:
             if command.split(" --")[0] not in helps:
-                done = subprocess.run([sys.executable, *start, "--help"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
-                assert done.returncode == 0, where
-                helps[command.split(" --")[0]] = done.stdout
+                helps[command.split(" --")[0]] = help_of(*start)
             for flag in flags:
                 assert flag in helps[command.split(" --")[0]], f"{where}: {flag}"
     assert found > 30
+
+
+def test_in_a_browser_the_site_has_search_when_opened_from_a_folder(tmp_path, monkeypatch):
+    for name in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install -e .[docs]")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[browser]")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium here, expected chromium or google-chrome on the PATH")
+    monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    pages = tmp_path / "pages"  # the site's own settings, on two short pages
+    (pages / "deep").mkdir(parents=True)
+    for name in ("extra.css", "iframe-worker.js"):
+        shutil.copy(DOCS / name, pages)
+    (pages / "index.md").write_text("# Start\n\nNothing here.\n", encoding="utf-8")
+    (pages / "deep" / "page.md").write_text("# Deep\n\nThe rhinoceros is here.\n", encoding="utf-8")
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[0]
+    settings = settings.replace("docs_dir: docs", "docs_dir: pages").replace("hooks: [docs/", f"hooks: [{DOCS.as_posix()}/")
+    (tmp_path / "mkdocs.yml").write_text(settings + "\nnav: [index.md]\n", encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict"], cwd=tmp_path, check=True)
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for start in ("index.html", "deep/page.html"):
+            page = browser.new_page()
+            asked = []
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.goto((tmp_path / "site" / start).as_uri())
+            page.click(".md-search__input")
+            page.keyboard.type("rhinoceros", delay=30)
+            page.locator(".md-search-result__link").first.wait_for()
+            assert page.locator(".md-search-result__link").first.get_attribute("href").partition("?")[0].endswith("deep/page.html")
+            assert all(url.startswith(("file:", "data:", "blob:", "about:")) for url in asked)  # nothing is fetched
+        browser.close()
 
 
 def test_pages_that_the_navigation_forgets_are_added(tmp_path):

@@ -1,4 +1,4 @@
-"""A GPT to read, check and run, over the engine in `autograd/`.
+"""A GPT to read, check and run, over the engine in `autograd/`. The files to read, in order: docs/reading-path.md.
 
 from tinygpt import GPT, GPTConfig
 model = GPT(GPTConfig.preset("laptop"))
