@@ -231,14 +231,14 @@ def save_under_faults(folder: Path, n_faults: int, seed: int = 0) -> Faults:
     while report.faults < n_faults:
         trainer.update()
         kind = FAULTS[report.faults % len(FAULTS)]
-        run.background = rng.random() < 0.5
+        run.writer.background = rng.random() < 0.5
         with use_disk(disk := FaultyDisk(kind, rng.randrange(12))):
             save(best=rng.random() < 0.5)
         if kind != "short write" and not disk.failed:  # it would have failed later than the last call
             continue
         report.faults += 1
         report.kinds.add(kind)
-        report.saved_all_the_same += run.failure is None
+        report.saved_all_the_same += run.writer.failure is None
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # falling back to another checkpoint counts as damage
             try:
@@ -248,7 +248,7 @@ def save_under_faults(folder: Path, n_faults: int, seed: int = 0) -> Faults:
             except (Warning, OSError, ValueError):
                 whole = False
             else:
-                whole &= run.failure is not None or last.name.startswith(f"step-{trainer.result.step:08d}")
+                whole &= run.writer.failure is not None or last.name.startswith(f"step-{trainer.result.step:08d}")
         report.damaged += not whole
     report.seconds = round(time.perf_counter() - started, 1)
     return report

@@ -75,7 +75,7 @@ def main() -> None:
 
     # The run's directory. A run that is resumed continues from its last checkpoint: weights, moments, random streams, position in the data.
     a_run = a_run or Run.create(corpus.name, config.run)
-    a_run.tokenizer, a_run.keep = tokenizer, config.train.keep
+    a_run.tokenizer, a_run.writer.keep = tokenizer, config.train.keep
     a_run.facts = {"corpus_fingerprint": corpus.fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}
     print(f"run        {a_run.path}")
     if last:

@@ -24,7 +24,7 @@ from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import Scores, majority_baseline, plot_confusion, prompted, tfidf_baseline, worst_mistakes
 from tinygpt.runs.layout import newest_run
 from tinygpt.runs.run import Run
-from tinygpt.training.metrics import MetricsFile, Result, evaluate
+from tinygpt.training.metrics import Result, evaluate
 from tinygpt.training.trainer import Trainer
 
 TOKENIZER = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyz :\nTLCx")
@@ -216,10 +216,12 @@ def test_training_learns_and_keeps_the_best_weights(tmp_path, saved):
 
 
 def test_accuracies_are_measured_at_each_evaluation_and_come_back_on_resume(tmp_path):
-    model, train, validation, run = classifier(), task(40, 0), task(24, 1), FunctionRecord()
-    notes = Notes()
+    model, train, validation, notes = classifier(), task(40, 0), task(24, 1), Notes()
+    run = Run.create("x", tmp_path / "run")
+    run.tokenizer = TOKENIZER
     result = fit(model, train, validation, dataclasses.replace(SETTINGS, steps=6, eval_every=3), notes, run)
-    lines = [line for line in run.lines if "validation_nats" in line]
+    logged = map(json.loads, run.metrics.path.read_text(encoding="utf-8").splitlines())
+    lines = [line for line in logged if "validation_nats" in line]
     assert [line["step"] for line in lines] == [3, 6] == [step for step, _, _ in result.accuracy_curve]
     best = next(line for line in lines if line["step"] == result.best_step)  # the weights that the model has now
     for items, key in ((validation, "validation_accuracy"), (train, "training_accuracy")):
@@ -231,11 +233,8 @@ def test_accuracies_are_measured_at_each_evaluation_and_come_back_on_resume(tmp_
         right = model.logits([items.sequences[i] for i in which]).argmax(axis=1) == items.targets[which]
         assert best[key] == pytest.approx(right.mean())
     assert any(note.startswith("step 3: accuracy ") and "on validation texts" in note for note in notes.notes)
-    file = MetricsFile(tmp_path / "metrics.jsonl")
-    for line in run.lines:
-        file.write(line)
     again = Result()
-    file.go_back(3, again)
+    run.metrics.truncate_after(3, again)
     assert again.accuracy_curve == result.accuracy_curve[:1]
 
 

@@ -1,0 +1,131 @@
+"""Writing a run's checkpoints: by a thread, from a copy, so that a crash at any instant leaves the last good one intact."""
+
+import contextlib
+import contextvars
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from tinygpt.runs import layout
+from tinygpt.storage import durable
+from tinygpt.storage.checked_json import to_json
+from tinygpt.storage.durable import Written, replace_file
+from tinygpt.storage.safetensors import Content, TensorFile, chunks_of
+
+
+class CheckpointWriter:
+    """Adds checkpoints to a run. One that cannot be written costs nothing but itself: what was there stays, and the next one is tried.
+
+    keep         newest checkpoints to keep, besides the best
+    background   a thread writes, from a copy, so that training continues meanwhile; False: `write` returns when all is on the disk
+    note         is told of a checkpoint that could not be written
+    failure      why the last one was not written, or None
+    """
+
+    def __init__(self, run: Path, *, keep: int = 2, background: bool = True, note: Callable[[str], None] = print) -> None:
+        self.run, self.keep, self.background, self.note = run, keep, background, note
+        self.failure: OSError | None = None
+        self._thread: threading.Thread | None = None
+
+    def write(self, step: int, files: Mapping[str, Content], *, best: bool, adapter: Mapping[str, Content]) -> None:
+        """Begins to write a checkpoint. Waits for the one before, if that is still being written.
+
+        files     of the checkpoint's directory, by name
+        best      points `best` at it, too
+        adapter   files for the run's folder adapter/
+        """
+        self.wait()
+        if not self.background:
+            self._write(step, files, best, adapter)
+            return
+        files, adapter = _copied(files), _copied(adapter)
+        context = contextvars.copy_context()
+        # A daemon: a second Ctrl-C ends the program at once, and what is half-written then is not yet a checkpoint.
+        self._thread = threading.Thread(target=context.run, args=(self._write, step, files, best, adapter), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def finish(self) -> None:
+        """Waits. Raises OSError if the last checkpoint was not written."""
+        self.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def _write(self, step: int, files: Mapping[str, Content], best: bool, adapter: Mapping[str, Content]) -> None:
+        final = self.run / "checkpoints" / _free_name(self.run, step)
+        self.failure = None
+        try:
+            with explained(self.run):
+                durable.write_directory(final, {name: chunks_of(content) for name, content in files.items()}, _manifest)
+                _point_and_prune(self.run, final.name, best, self.keep)
+                if adapter:
+                    (self.run / "adapter").mkdir(exist_ok=True)
+                for name, content in adapter.items():
+                    replace_file(self.run / "adapter" / name, chunks_of(content))
+        except OSError as error:
+            self.failure = error
+            last = layout.read_pointer(self.run, "last")
+            left = f"the last intact checkpoint is {self.run / 'checkpoints' / last}" if last else "there is no checkpoint yet"
+            self.note(f"checkpoint {final.name} was not saved: {error}; {left}; training continues")
+
+
+def _copied(files: Mapping[str, Content]) -> dict[str, Content]:
+    return {name: content.copy() if isinstance(content, TensorFile) else content for name, content in files.items()}
+
+
+def _manifest(written: dict[str, Written]) -> bytes:
+    return to_json({"format": 1, "files": {name: {"bytes": w.n_bytes, "sha256": w.sha256} for name, w in written.items()}})
+
+
+def _free_name(run: Path, step: int) -> str:
+    """A name that no checkpoint of the run has: one that is there is never replaced."""
+    names = [f"step-{step:08d}", *(f"step-{step:08d}-{n}" for n in range(2, 10_000))]
+    return next(name for name in names if not (run / "checkpoints" / name).exists())
+
+
+def _point_and_prune(run: Path, name: str, best: bool, keep: int) -> None:
+    checkpoints = run / "checkpoints"
+    for which in ("best", "last") if best else ("last",):
+        replace_file(checkpoints / which, name + "\n")
+    kept = {name, layout.read_pointer(run, "best")}
+    newest = sorted(layout.list_checkpoints(run), key=lambda p: (p.stat().st_mtime_ns, layout.step_and_repeat(p)), reverse=True)
+    kept |= {p.name for p in newest[: max(keep, 1)]}
+    for old in newest:
+        if old.name not in kept:
+            durable.remove_directory(old)
+
+
+# ---- errors of the system ----------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns the system's refusals to write below `path` into an error that says what to do; a lock that is held passes as it is."""
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        what_to_do = _WHAT_TO_DO.get(error.errno or 0, "choose another --run")
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        clear = type(error)(f"{path}: {reason}, expected a directory that can be written to; {what_to_do}")
+        clear.errno = error.errno
+        raise clear from error
+
+
+_WHAT_TO_DO = {
+    errno.ENOSPC: "free some space, or choose another --run",
+    getattr(errno, "EDQUOT", errno.ENOSPC): "your quota is used up: delete something, or choose another --run",
+    errno.EROFS: "the file system is read-only: choose another --run",
+    errno.EACCES: "change its permissions, or choose another --run",
+    errno.EPERM: "change its permissions, or choose another --run",
+    errno.EFBIG: "the file is larger than the limit of this process or file system (ulimit -f): raise it, or choose another --run",
+    errno.EIO: "the disk is failing (see dmesg): save what is on it, and choose another --run",
+}
