@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from textwrap import indent
-from typing import Any
+from typing import Any, Protocol
 
 import autograd.ops as ops
 from autograd import backend
@@ -89,15 +88,29 @@ class Module:
             parameter.grad = None
 
 
-@contextmanager
-def evaluating(model: Module) -> Iterator[None]:
-    """Within this block `model` and all below it are in evaluation mode; afterwards each module has its own mode again."""
-    before = [(module, module.training) for _, module in model.named_modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
+class HasModules(Protocol):
+    """A `Module`, or a protocol that describes one."""
+
+    def named_modules(self) -> Iterator[tuple[str, Module]]: ...
+
+
+class evaluating:
+    """Context manager: within its block `model` and all below it are in evaluation mode; afterwards each module has its own mode again.
+
+    May be kept and entered again, which is cheaper than making a new one: the modules are those at the time it was made.
+    """
+
+    def __init__(self, model: HasModules) -> None:
+        self._modules = [module for _, module in model.named_modules()]
+        self._before: list[list[bool]] = []
+
+    def __enter__(self) -> None:
+        self._before.append([module.training for module in self._modules])
+        for module in self._modules:
+            module.training = False
+
+    def __exit__(self, *error: object) -> None:
+        for module, training in zip(self._modules, self._before.pop(), strict=True):
             module.training = training
 
 

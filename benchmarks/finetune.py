@@ -35,9 +35,10 @@ from tinygpt.cli import run, table
 from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import train_tokenizer
+from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.classifier import GPTClassifier, encode
-from tinygpt.finetuning.common import n_trainable, pad, set_trainable
+from tinygpt.finetuning.common import n_trainable, set_trainable
 from tinygpt.finetuning.labeled import load_labelled
 from tinygpt.finetuning.lora import LoraConfig
 

@@ -29,7 +29,7 @@ from autograd.kernels.cpu.parallel import even_parts, n_threads, parallel
 from tinygpt import GPT, GPTConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run, table
-from tinygpt.inference.decoding import Reader, generate
+from tinygpt.inference.decoding import DecodingState, generate
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -87,7 +87,7 @@ def ours(model: GPT, model_8: GPT, ids: np.ndarray, n: int) -> dict[str, Callabl
         return lambda: (generate(model, ids[:rows, :32], new, temperature=0.0), rows * new)[1]
 
     def prefill() -> float:
-        Reader(model, [ids[0, :1000]]).logits()
+        DecodingState(model, [ids[0, :1000]]).logits()
         return 1000
 
     return {"tinygpt batch 1": batch(model, 1, n), "tinygpt batch 8": batch(model_8, 8, n // 2), "tinygpt prefill": prefill}

@@ -396,7 +396,7 @@ import sys
 import numpy as np
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
-model = GPT(GPTConfig(n_layer=2, n_head=4, n_embd=64, n_positions=64, vocab_size=128, dropout=0.0), seed=0).compute_in(sys.argv[1])
+model = GPT(GPTConfig(n_layer=2, n_head=4, n_embd=64, n_positions=64, vocab_size=128, dropout=0.0), seed=0).set_compute_dtype(sys.argv[1])
 optimizer, rng = AdamW(model, lr=1e-3), np.random.default_rng(0)
 for _ in range(int(sys.argv[2])):
     start, stride = rng.integers(0, 128, (8, 1)), rng.integers(1, 5, (8, 1))
@@ -437,7 +437,7 @@ def train(report: Report, options: argparse.Namespace) -> None:
         with reported_failure(report, **row), ag.use_kernels(kernels):
             if pool:
                 pool.free_all_blocks()
-            model.compute_in(dtype.name)
+            model.set_compute_dtype(dtype.name)
             times, warm_up_s, loss = steps(partial(step, batch), backend.synchronize, options)
             peak = pool.total_bytes() if pool else None
             report(**row, **rates(times, warm_up_s, batch * config.n_positions), loss=loss.item(), peak_bytes=peak)
@@ -487,7 +487,7 @@ def generate(report: Report, options: argparse.Namespace) -> None:
         for batch in (1, 2) if options.quick else (1, 16):
             row = {"dtype": dtype.name, "batch": batch, "new_tokens": new}
             with reported_failure(report, **row), ag.use_kernels("experimental"):
-                model = GPT(config, seed=0).compute_in(dtype.name)
+                model = GPT(config, seed=0).set_compute_dtype(dtype.name)
                 prompt = np.random.default_rng(0).integers(0, config.vocab_size, (batch, 16))
                 begin = time.perf_counter()
                 model.generate(prompt, 4)

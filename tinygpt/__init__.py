@@ -11,6 +11,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinygpt.models import attached
+
 if TYPE_CHECKING:
     from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig
     from tinygpt.models.gpt import GPT
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["GPT", "GPTConfig", "PretrainConfig", "TrainConfig"]
 
 _HOME = {"GPT": "tinygpt.models.gpt", "GPTConfig": "tinygpt.config", "PretrainConfig": "tinygpt.config", "TrainConfig": "tinygpt.config"}
+
+attached.HOMES.update(
+    generate="tinygpt.inference.decoding:generate_ids",
+    summary="tinygpt.inspect.trace:summary",
+    trace="tinygpt.inspect.trace:trace",
+    save_pretrained="tinygpt.weights.gpt2:save_pretrained",
+    from_pretrained="tinygpt.weights.gpt2:from_pretrained",
+)
 
 _autograd = importlib.util.find_spec("autograd")
 if _autograd is None or not (Path(_autograd.origin or "").parent / "ops" / "loss.py").is_file():

@@ -6,6 +6,7 @@ where it changes the updates to come, but not what the weights are; nothing wher
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -96,13 +97,32 @@ class GPTConfig:
         """Channels of one attention head (D)."""
         return self.n_embd // self.n_head
 
-    def n_parameters(self) -> int:
-        """Number of weights by formula; tied ones once. 124,439,808 for GPT-2's smallest."""
+    def block_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter of a block, by its name in the block, which is GPT-2's."""
         c = self.n_embd
-        attention = 3 * c * c + (3 * c if self.qkv_bias else 0) + c * c + c
-        mlp = 8 * c * c + 5 * c
-        tables = (self.vocab_size * (1 if self.tie_word_embeddings else 2) + self.n_positions) * c
-        return tables + self.n_layer * (attention + mlp + 4 * c) + 2 * c
+        layers = {
+            "ln_1": (c,),
+            "attn.c_attn": (c, 3 * c),
+            "attn.c_proj": (c, c),
+            "ln_2": (c,),
+            "mlp.c_fc": (c, 4 * c),
+            "mlp.c_proj": (4 * c, c),
+        }
+        weights = {f"{name}.weight": shape for name, shape in layers.items()}
+        biases = {f"{name}.bias": shape[-1:] for name, shape in layers.items() if self.qkv_bias or name != "attn.c_attn"}
+        return weights | biases
+
+    def outer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter outside the blocks; a tied one once."""
+        c = self.n_embd
+        shapes: dict[str, tuple[int, ...]] = {"wte.weight": (self.vocab_size, c), "wpe.weight": (self.n_positions, c)}
+        head = {} if self.tie_word_embeddings else {"lm_head.weight": (self.vocab_size, c)}
+        return shapes | {"ln_f.weight": (c,), "ln_f.bias": (c,)} | head
+
+    def n_parameters(self) -> int:
+        """Number of weights, tied ones once. 124,439,808 for GPT-2's smallest."""
+        outer, block = (sum(map(math.prod, shapes.values())) for shapes in (self.outer_shapes(), self.block_shapes()))
+        return outer + self.n_layer * block
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from autograd.optim import AdamW
 from tests.strategies import seeds
 from tinygpt import GPT, GPTConfig
 from tinygpt.inference import decoding as module
-from tinygpt.inference.decoding import Decoding, Reader, generate, window_length
-from tinygpt.inference.fast import RowDecoder, can_decode
+from tinygpt.inference.decoding import DecodingState, TokenIterator, generate, window_length
+from tinygpt.inference.fast import FastDecoder, supports_fast_decoding
 from tinygpt.inference.sampling import Sampling
-from tinygpt.models.cache import KVCache, fill
+from tinygpt.models.cache import KVCache
+from tinygpt.models.gpt import CausalSelfAttention, generate_plain
 
 FAKE = backend.name == "cupy"
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
@@ -32,9 +33,9 @@ def random_model(config, seed, dtype="float64"):
 
 
 @contextmanager
-def without_row_decoder():
+def without_fast_decoder():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "can_decode", lambda model: False)
+        patch.setattr(module, "supports_fast_decoding", lambda model: False)
         yield
 
 
@@ -49,7 +50,7 @@ configs = st.builds(
 @settings(max_examples=8 if FAKE else 200)
 @given(config=configs, seed=seeds, lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4), greedy=st.booleans(), rows=st.booleans())
 def test_cached_is_uncached_token_for_token(config, seed, lengths, greedy, rows):
-    """Past the context and in batches of different lengths, too; with the row decoder and with the model's own layers."""
+    """Past the context and in batches of different lengths, too; with the fast decoder and with the model's own layers."""
     model, rng = random_model(config, seed), np.random.default_rng(seed)
     prompts = [rng.integers(0, config.vocab_size, n).tolist() for n in lengths]
     options = {"temperature": 0.0 if greedy else 1.0, "top_k": 0, "seed": list(range(len(lengths))), "alternatives": 1}
@@ -57,7 +58,7 @@ def test_cached_is_uncached_token_for_token(config, seed, lengths, greedy, rows)
     if rows:
         cached = generate(model, prompts, 2 * config.n_positions + 3, **options)
     else:
-        with without_row_decoder():
+        with without_fast_decoder():
             cached = generate(model, prompts, 2 * config.n_positions + 3, **options)
     np.testing.assert_array_equal(cached.ids, plain.ids)
     assert cached.n_slides == plain.n_slides
@@ -70,13 +71,13 @@ def test_cached_is_uncached_token_for_token(config, seed, lengths, greedy, rows)
 def test_in_float32_logits_agree(config, seed, n, rows):
     model, rng = random_model(config, seed, "float32"), np.random.default_rng(seed)
     prompts = [rng.integers(0, config.vocab_size, n).tolist(), [1]]
-    with without_row_decoder() if not rows else pytest.MonkeyPatch.context():
-        readers = [Reader(model, prompts), Reader(model, prompts, use_cache=False)]
+    with without_fast_decoder() if not rows else pytest.MonkeyPatch.context():
+        states = [DecodingState(model, prompts), DecodingState(model, prompts, use_cache=False)]
     for _ in range(6):
-        a, b = (np.array(reader.logits()) for reader in readers)
+        a, b = (np.array(state.logits()) for state in states)
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(b).max()))
-        for reader in readers:
-            reader.append(b.argmax(axis=1))
+        for state in states:
+            state.append(b.argmax(axis=1))
 
 
 @settings(max_examples=4 if FAKE else 30)
@@ -112,17 +113,19 @@ def test_the_window_depends_on_the_count_alone(n_positions, n_tokens):
 
 def test_the_prompt_is_read_once_and_a_full_window_once_per_half(monkeypatch):
     reads, steps = [], []
-    real_fill = module.fill
-    monkeypatch.setattr(
-        module, "fill", lambda model, cache, rows, prompts: (reads.append(len(prompts[0])), real_fill(model, cache, rows, prompts))
-    )
+    real_view = KVCache.view_for_prefill
+    monkeypatch.setattr(KVCache, "view_for_prefill", lambda self, rows, n: (reads.append(n), real_view(self, rows, n))[1])
     real_step = KVCache.step
     monkeypatch.setattr(KVCache, "step", lambda self, positions: (steps.append(int(positions[0])), real_step(self, positions))[1])
     said = []
-    with without_row_decoder():
+    with without_fast_decoder():
         result = generate(random_model(TINY, 1), [[1, 2, 3, 4, 5, 6]], 12, on_slide=lambda row, kept: said.append((row, kept)))
-    assert reads == [5, 3, 3]  # all but the last token, which the step reads
-    assert steps == [5, 6, 7, 3, 4, 5, 6, 7, 3, 4, 5, 6]
+    assert reads == [6, 4, 4]
+    assert steps == [6, 7, 4, 5, 6, 7, 4, 5, 6]
+    reads.clear()
+    with without_fast_decoder():
+        generate(random_model(TINY, 1), [[1, 2, 3, 4, 5, 6], [1, 2, 3]], 1)
+    assert reads == [5]  # rows of different lengths: all but their last tokens, which one step reads together
     assert said == [(0, 4), (0, 4)] and result.n_slides == 2
 
 
@@ -134,36 +137,102 @@ def test_a_prompt_beyond_the_context_is_read_as_if_it_had_been_generated():
         np.testing.assert_array_equal(again.ids[0], long)
 
 
-@pytest.mark.skipif(FAKE, reason="the row decoder is NumPy's")
-def test_the_row_decoder_is_used_where_it_can_be_and_only_there():
+@pytest.mark.skipif(FAKE, reason="the fast decoder is NumPy's")
+def test_the_fast_decoder_is_used_where_it_can_be_and_only_there():
     model = random_model(TINY, 3)
-    assert can_decode(model) and isinstance(Reader(model, [[1]]).decoder, RowDecoder)
+    assert supports_fast_decoding(model) and isinstance(DecodingState(model, [[1]]).decoder, FastDecoder)
     with ag.use_kernels("reference"):
-        assert not can_decode(model)
+        assert not supports_fast_decoding(model)
 
     class Adapted(type(model.h[0].mlp.c_fc)):
         pass
 
     model.h[0].mlp.c_fc.__class__ = Adapted
-    assert not can_decode(model)
+    assert not supports_fast_decoding(model)
 
 
-@pytest.mark.skipif(FAKE, reason="the row decoder is NumPy's")
+def turn_by_position(x, positions):
+    """x (B, H, T, D) with the first and the second half of its channels turned by their position: a toy of rotary positions."""
+    angle = np.asarray(positions)[:, None] * np.pi / 5  # (T, 1)
+    a, b = ag.split(x, 2)
+    cos, sin = (ag.Tensor(backend.to_device(f(angle).astype(x.dtype))) for f in (np.cos, np.sin))
+    return ag.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+class Rotary(CausalSelfAttention):
+    """Attention with an option that the fast decoder does not know: keys and queries depend on the position."""
+
+    def forward(self, x, mask=None, cache=None, last_only=False):
+        b, t, c = x.shape
+        start = 0 if cache is None or t > 1 else self.position
+        q, k, v = (part.reshape(b, t, self.n_head, -1).transpose(0, 2, 1, 3) for part in ag.split(self.c_attn(x), 3))
+        q, k = (turn_by_position(part, start + np.arange(t)) for part in (q, k))
+        if cache is not None:
+            k, v = cache.update(k, v)
+        if last_only:
+            q, t = q[:, :, -1:], 1
+        y = ag.scaled_dot_product_attention(q, k, v, mask, causal=True)
+        return self.c_proj(y.transpose(0, 2, 1, 3).reshape(b, t, c))
+
+
+def test_a_block_that_the_fast_decoder_does_not_know_takes_the_slow_path(monkeypatch):
+    model = random_model(GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=40, vocab_size=17), 8)
+    before = generate(model, [[1, 2, 3]], 20, temperature=0.0).ids
+    for block in model.h:
+        block.attn.__class__ = Rotary
+    assert not supports_fast_decoding(model) and DecodingState(model, [[1]]).decoder is None
+    real_step = KVCache.step
+
+    def step(cache, positions):
+        for block in model.h:
+            block.attn.position = int(positions[0])
+        return real_step(cache, positions)
+
+    monkeypatch.setattr(KVCache, "step", step)
+    cached, plain = (generate(model, [[1, 2, 3]], 20, temperature=0.0, use_cache=use_cache).ids for use_cache in (True, False))
+    np.testing.assert_array_equal(cached, plain)
+    assert not np.array_equal(plain, before)  # the option does something
+    assert generate_plain(model, [1, 2, 3], 20, temperature=0.0) == plain[0].tolist()
+
+
+@pytest.mark.skipif(FAKE, reason="the fast decoder is NumPy's")
+@pytest.mark.parametrize("change", ["flag", "method", "width", "dtype"])
+def test_an_option_that_the_fast_decoder_does_not_know_takes_the_slow_path(change):
+    """A further attribute of a known layer, another forward, another shape, a second dtype."""
+    model = random_model(TINY, 9)
+    assert supports_fast_decoding(model)
+    mlp = model.h[1].mlp
+    if change == "flag":
+        model.h[0].attn.rope = True
+    elif change == "method":
+        real = mlp.forward
+        mlp.forward = lambda x: real(x) * 2
+    elif change == "width":
+        mlp.c_fc.weight.data, mlp.c_fc.bias.data = mlp.c_fc.weight.data[:, :24].copy(), mlp.c_fc.bias.data[:24].copy()
+        mlp.c_proj.weight.data = mlp.c_proj.weight.data[:24].copy()
+    else:
+        model.ln_f.bias.data = model.ln_f.bias.data.astype("float32")
+    assert not supports_fast_decoding(model)
+    cached, plain = (generate(model, [[1, 2], [3]], 12, temperature=0.0, use_cache=use_cache).ids for use_cache in (True, False))
+    np.testing.assert_array_equal(cached, plain)
+
+
+@pytest.mark.skipif(FAKE, reason="the fast decoder is NumPy's")
 def test_matrices_are_laid_out_once_and_an_optimizers_stay_in_place():
     model = GPT(dataclasses.replace(TINY, vocab_size=40))
     before = {name: p.data.copy() for name, p in model.named_parameters()}
     wide, narrow, head = model.h[0].mlp.c_fc.weight, model.h[0].mlp.c_proj.weight, model.lm_head.weight
     untouched = wide.data
-    Reader(model, [[1]])
+    DecodingState(model, [[1]])
     assert wide.data is untouched, "for one row a wide matrix stays as it is"
     assert narrow.data.flags.f_contiguous and narrow.shape == (64, 16)
     assert head.data.flags.f_contiguous and head is model.wte.weight and head.shape == (40, 16)
     first = [p.data for p in model.parameters()]
-    Reader(model, [[2]])
+    DecodingState(model, [[2]])
     assert all(p.data is array for p, array in zip(model.parameters(), first, strict=True))
-    Reader(model, [[1], [2]])
+    DecodingState(model, [[1], [2]])
     assert wide.data.flags.f_contiguous and head.data.flags.c_contiguous
-    Reader(model, [[1]])
+    DecodingState(model, [[1]])
     assert wide.data.flags.c_contiguous and head.data.flags.f_contiguous
     for name, p in model.named_parameters():
         np.testing.assert_array_equal(p.data, before[name])
@@ -181,18 +250,18 @@ def test_matrices_are_laid_out_once_and_an_optimizers_stay_in_place():
         np.testing.assert_array_equal(with_cache.ids, without.ids)
 
 
-@pytest.mark.skipif(FAKE, reason="the row decoder is NumPy's")
+@pytest.mark.skipif(FAKE, reason="the fast decoder is NumPy's")
 def test_a_decoding_step_allocates_next_to_nothing():
     import tracemalloc
 
     model = GPT(GPTConfig(n_layer=2, n_head=4, n_embd=128, n_positions=64, vocab_size=5000)).eval()
-    reader = Reader(model, [[1] * 10])
-    reader.logits()
+    state = DecodingState(model, [[1] * 10])
+    state.logits()
     tracemalloc.start()
     try:
         for _ in range(20):
-            reader.append([3])
-            reader.logits()
+            state.append([3])
+            state.logits()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -207,31 +276,59 @@ def test_the_cache_has_the_size_of_its_formula():
 def test_the_cache_has_as_many_slots_as_the_call_can_need():
     model = random_model(TINY, 6)  # a context of 8
     for n_new, n_slots in ((0, 3), (2, 5), (5, 8), (100, 8)):
-        assert Decoding(model, [[1], [1, 2, 3]], n_new).reader.cache.n_slots == n_slots
-    assert Decoding(model, [[1] * 9], 1).reader.cache.n_slots == 5  # the window of 9 tokens has 4
-    assert Reader(model, [[1]]).cache.n_slots == 8
+        assert TokenIterator(model, [[1], [1, 2, 3]], n_new).state.cache.n_slots == n_slots
+    assert TokenIterator(model, [[1] * 9], 1).state.cache.n_slots == 5  # the window of 9 tokens has 4
+    assert DecodingState(model, [[1]]).cache.n_slots == 8
 
 
 def test_reordered_rows_go_on_as_the_rows_they_copy():
     model = random_model(TINY, 4)
-    reader, plain = Reader(model, [[1, 2], [3, 4], [5, 6]]), Reader(model, [[5, 6], [1, 2], [1, 2]], use_cache=False)
-    reader.logits()
-    reader.reorder([2, 0, 0])
+    state, plain = DecodingState(model, [[1, 2], [3, 4], [5, 6]]), DecodingState(model, [[5, 6], [1, 2], [1, 2]], use_cache=False)
+    state.logits()
+    state.reorder([2, 0, 0])
     for tokens in ([7, 8, 9], [1, 2, 3]):
-        reader.append(tokens)
+        state.append(tokens)
         plain.append(tokens)
-        np.testing.assert_allclose(reader.logits(), plain.logits(), atol=1e-10)
+        np.testing.assert_allclose(state.logits(), plain.logits(), atol=1e-10)
 
 
 def test_filling_in_one_pass_equals_token_by_token():
     model = random_model(TINY, 5)
     at_once, one_by_one = KVCache(TINY, 1, np.float64), KVCache(TINY, 1, np.float64)
     with ag.no_grad():
-        fill(model, at_once, [0], [[3, 1, 4, 1, 5]])
+        model.hidden([[3, 1, 4, 1, 5]], cache=at_once.view_for_prefill([0], 5), last_only=True)
         for position, token in enumerate([3, 1, 4, 1, 5]):
             model.hidden([[token]], cache=one_by_one.step([position]))
     for a, b in ((at_once.keys, one_by_one.keys), (at_once.values, one_by_one.values)):
         np.testing.assert_allclose(backend.to_host(a), backend.to_host(b), atol=1e-12)
+
+
+@given(config=configs, seed=seeds, n=st.integers(1, 20))
+def test_the_last_position_alone_is_that_of_all(config, seed, n):
+    model, n = random_model(config, seed), min(n, config.n_positions)
+    ids = np.random.default_rng(seed).integers(0, config.vocab_size, (2, n))
+    with ag.no_grad():
+        alone, all_of_them = (backend.to_host(model.hidden(ids, last_only=last).data) for last in (True, False))
+    assert alone.shape == (2, 1, config.n_embd)
+    np.testing.assert_allclose(alone, all_of_them[:, -1:], atol=1e-10)
+
+
+def test_a_mask_with_a_cache_is_an_error():
+    model = random_model(TINY, 0)
+    with pytest.raises(ValueError, match=r"GPT: attention_mask of shape \(1, 2\) with a cache, expected None; leave padding out of ids"):
+        model.hidden([[1, 2]], [[0, 1]], cache=KVCache(TINY, 1, np.float64).view_for_prefill([0], 2))
+
+
+@settings(max_examples=8 if FAKE else 100)
+@given(config=configs, seed=seeds, n=st.integers(1, 20), temperature=st.sampled_from([0.0, 0.7, 1.5]), top_k=st.sampled_from([0, 1, 3, 50]))
+def test_the_plain_loop_gives_the_same_tokens(config, seed, n, temperature, top_k):
+    """Within the context and beyond it, greedy and sampled from the same random numbers."""
+    model = random_model(config, seed)
+    prompt = np.random.default_rng(seed).integers(0, config.vocab_size, n).tolist()
+    options = {"temperature": temperature, "top_k": top_k, "seed": seed}
+    plain = generate_plain(model, prompt, 2 * config.n_positions + 3, **options)
+    assert plain[:n] == prompt
+    assert plain == model.generate([prompt], 2 * config.n_positions + 3, **options)[0].tolist()
 
 
 @given(seed=seeds)

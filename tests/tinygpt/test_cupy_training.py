@@ -43,8 +43,8 @@ def test_bfloat16_learns_as_float32_does():
         assert {p.dtype.name for p in t.model.parameters()} == {"float32"}
         assert {a.dtype.name for a in (t.optimizer.weight, t.optimizer.gradient, t.optimizer.m, t.optimizer.v)} == {"float32"}
     ids = TOKENS[None, :8]
-    assert runs[1].model(ids).dtype == backend.bfloat16 and runs[1].model.compute_in("float32")(ids).dtype == np.float32
-    assert runs[1].model.compute_in("bfloat16").generate(ids, 5, seed=0).shape == (1, 13)
+    assert runs[1].model(ids).dtype == backend.bfloat16 and runs[1].model.set_compute_dtype("float32")(ids).dtype == np.float32
+    assert runs[1].model.set_compute_dtype("bfloat16").generate(ids, 5, seed=0).shape == (1, 13)
 
 
 @numpy_only

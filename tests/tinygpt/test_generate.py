@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,9 +8,12 @@ from hypothesis import strategies as st
 from autograd import backend
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import CharacterTokenizer, WordTokenizer
-from tinygpt.inference.decoding import generate
-from tinygpt.inference.sampling import RowStreams, Sampling, candidates, penalized, sample, top_ids
-from tinygpt.inference.text import Assembler, TextStream, complete, complete_all
+from tinygpt.inference.beam import beam_search
+from tinygpt.inference.decoding import TokenIterator, generate
+from tinygpt.inference.likelihood import choose, token_nats
+from tinygpt.inference.sampling import PerRowRNG, Sampling, candidates, penalized, sample, top_ids
+from tinygpt.inference.text import IncrementalDetokenizer, TextStream, complete, complete_all
+from tinygpt.models.gpt import generate_plain
 
 TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
 
@@ -63,9 +68,9 @@ def test_logits_that_are_not_finite_end_the_text(bad, temperature):
     logits = np.zeros((2, 7), dtype=np.float32)
     logits[1, 3] = bad
     with pytest.raises(FloatingPointError, match=f"largest of row 1 is {bad}, expected a finite number; .* tinygpt verify"):
-        sample(logits, Sampling(temperature=temperature), RowStreams(0, 2))
+        sample(logits, Sampling(temperature=temperature), PerRowRNG(0, 2))
     logits[1, 3] = -np.inf  # a token that a caller forbids
-    assert sample(logits, Sampling(temperature=temperature), RowStreams(0, 2))[1] != 3
+    assert sample(logits, Sampling(temperature=temperature), PerRowRNG(0, 2))[1] != 3
 
 
 def test_the_seed_decides_the_text_and_the_prompt_is_kept():
@@ -104,7 +109,7 @@ class Bytes:
 
 def stream_of(text, monkeypatch, *, stop=(), eos=False, limit=1000):
     ids = list(text.encode("utf-8")) + ([256] if eos else [])
-    monkeypatch.setattr("tinygpt.inference.text.Decoding", lambda model, prompts, n, *a, **k: (np.array([i]) for i in ids[:n]))
+    monkeypatch.setattr("tinygpt.inference.text.TokenIterator", lambda model, prompts, n, *a, **k: (np.array([i]) for i in ids[:n]))
     stream = TextStream(None, Bytes(), "x", limit, stop=stop)
     return list(stream), stream
 
@@ -184,6 +189,66 @@ def test_bad_prompts_are_named():
         generate(GPT(TINY), [1, 2], 1)
     with pytest.raises(ValueError, match=r"stop: an empty string"):
         TextStream(None, Bytes(), "x", 1, stop=("",))
+
+
+# ---- the caller's model ------------------------------------------------------------------------------------------------------------------
+
+
+def modes(model):
+    return [module.training for _, module in model.named_modules()]
+
+
+class FailsAfter(type(GPT(TINY).lm_head)):
+    """An output layer that raises at its second use."""
+
+    def forward(self, x):
+        self.n = getattr(self, "n", 0) + 1
+        if self.n == 2:
+            raise KeyError("in the middle")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("how", ["text", "tokens"])
+def test_a_model_keeps_its_modes_while_text_is_generated_and_when_it_is_abandoned(use_cache, how):
+    """Dropout stays on for whoever trains between two tokens, and no module's own mode is lost."""
+    tokenizer = CharacterTokenizer.train("abcdefghijklmnopq")
+    model = GPT(dataclasses.replace(TINY, dropout=0.5))
+    model.h[0].mlp.eval()  # as a user does who trains the rest
+    before = modes(model)
+    expected = generate(GPT(TINY), [[1]], 6, use_cache=use_cache).sequences[0].tolist()  # the same weights without dropout
+
+    def tokens():
+        if how == "tokens":
+            yield from (int(new[0]) for new in TokenIterator(model, [[1]], 6, use_cache=use_cache))
+        else:
+            yield from (tokenizer.encode(piece)[0] for piece in TextStream(model, tokenizer, "b", 6, use_cache=use_cache))
+
+    found, iterator = [], tokens()
+    for _ in range(3):
+        found.append(next(iterator))
+        assert modes(model) == before
+        model.loss([[1, 2]], [[2, 3]]).backward()  # a training step in between
+    assert found == expected[:3]  # no dropout in what is generated
+    iterator.close()
+    assert modes(model) == before
+
+
+def test_a_model_keeps_its_modes_when_something_raises():
+    model = GPT(TINY)
+    model.lm_head.__class__ = FailsAfter
+    tokenizer = CharacterTokenizer.train("abcdefghijklmnopq")
+    for call in (
+        lambda: generate(model, [[1]], 5),
+        lambda: beam_search(model, [1], 5),
+        lambda: token_nats(model, [1] * 30, 2),
+        lambda: [choose(model, tokenizer, "a", ["b", "c"]) for _ in range(2)],
+        lambda: generate_plain(model, [1], 5),
+    ):
+        model.lm_head.n = 0
+        with pytest.raises(KeyError):
+            call()
+        assert all(modes(model))
 
 
 # ---- options -----------------------------------------------------------------------------------------------------------------------------
@@ -270,6 +335,6 @@ def test_several_texts_at_once_are_those_made_one_by_one():
 def test_pieces_of_a_word_tokenizer_join_to_the_decoded_text(words):
     tokenizer = WordTokenizer.train("the cat , . ( ) \n sat")
     ids = [tokenizer.encode(word)[0] for word in words]
-    assembler = Assembler(tokenizer)
-    pieces = [assembler.add(id) for id in ids] + [assembler.finish()]
-    assert "".join(pieces) == assembler.text == tokenizer.decode(ids)
+    detokenizer = IncrementalDetokenizer(tokenizer)
+    pieces = [detokenizer.add(id) for id in ids] + [detokenizer.finish()]
+    assert "".join(pieces) == detokenizer.text == tokenizer.decode(ids)

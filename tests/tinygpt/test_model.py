@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -19,11 +21,13 @@ def logits_of(model, ids, mask=None):
         return backend.to_host(model(ids, mask).data)
 
 
-def test_the_model_has_as_many_weights_as_the_formula_says():
+def test_the_model_has_the_weights_that_its_config_says():
     for tied in (True, False):
         for qkv_bias in (True, False):
             config = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=31, tie_word_embeddings=tied, qkv_bias=qkv_bias)
-            assert GPT(config).n_parameters() == config.n_parameters()
+            model, blocks = GPT(config), {f"h.{i}.{name}": shape for i in range(2) for name, shape in config.block_shapes().items()}
+            assert {name: p.shape for name, p in model.named_parameters()} == config.outer_shapes() | blocks
+            assert model.n_parameters() == config.n_parameters()
 
 
 def test_parameters_have_gpt2s_names():
@@ -52,7 +56,7 @@ def test_the_seed_decides_the_weights():
     assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
-def test_the_loss_starts_at_an_even_guess():
+def test_the_loss_starts_at_a_uniform_guess():
     ids = np.random.default_rng(0).integers(0, 31, (4, 13))
     assert GPT(TINY).loss(ids[:, :-1], ids[:, 1:]).item() == pytest.approx(math.log(31), rel=0.02)
 
@@ -226,3 +230,18 @@ def test_fast_kernels_train_along_the_reference_curve():
     fast, reference = curve("fast"), curve("reference")
     assert fast[-1] < fast[0] - 0.5  # it learns, so the curve means something
     np.testing.assert_allclose(fast, reference, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("source", ["tinygpt", "tinygpt.models.gpt", "tinygpt.finetuning.classifier"])
+def test_methods_of_the_layers_above_are_there_however_the_class_is_imported(source):
+    code = f"""
+import sys
+from {source} import GPT
+early = {{m for m in sys.modules if m.startswith(("tinygpt.inference", "tinygpt.inspect"))}} if "finetuning" not in "{source}" else set()
+assert not early, early  # imported when first used
+names = ("generate", "summary", "trace", "save_pretrained", "from_pretrained")
+assert all(getattr(GPT, name).__doc__ for name in names)
+assert GPT.from_pretrained.__self__ is GPT and GPT.summary.__module__ == "tinygpt.inspect.trace"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=120)
+    assert done.returncode == 0, done.stderr

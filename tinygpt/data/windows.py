@@ -5,7 +5,7 @@ All of it lives on the host in NumPy; the ops move a batch to the device.
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +172,15 @@ def bigram_nats(train: np.ndarray, validation: np.ndarray, n_vocab: int) -> floa
     place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     count = np.where(pairs[place] == wanted, counts[place], 0)
     return min(float(-np.log((count + k * unigram[vb]) / (followers[va] + k)).mean()) for k in (1, 3, 10, 30, 100, 300, 1000))
+
+
+def pad(sequences: Sequence[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences of ids as one array, as long as the longest: ids (B, T) int64, and a mask (B, T) that is True for real tokens.
+
+    Padding is on the right and has id 0; any id would do, because no real token attends to it.
+    """
+    lengths = np.array([len(ids) for ids in sequences])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(mask.shape, dtype=np.int64)
+    ids[mask] = np.concatenate(sequences)
+    return ids, mask

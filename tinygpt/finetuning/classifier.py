@@ -22,9 +22,10 @@ import numpy as np
 import autograd as ag
 from autograd import backend, nn
 from tinygpt.data.tokenizer import Tokenizer
+from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput, WrongType
-from tinygpt.finetuning.common import pad
-from tinygpt.models.gpt import GPT, Head
+from tinygpt.inference.sampling import softmax
+from tinygpt.models.gpt import GPT, OutputLayer
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.weights.gpt2 import CLASSIFIER, save_pretrained
 
@@ -115,21 +116,21 @@ class GPTClassifier(nn.Module):
         self.transformer = copy.copy(gpt)
         if not gpt.config.tie_word_embeddings:  # an output layer of its own has no use here
             self.transformer.config = dataclasses.replace(gpt.config, tie_word_embeddings=True)
-            self.transformer.lm_head = Head(gpt.wte.weight)
+            self.transformer.lm_head = OutputLayer(gpt.wte.weight)
         self.config = self.transformer.config
         self.dropout_stream = gpt.dropout_stream
         self.tokenizer, self.pooling = tokenizer, pooling
         weight = np.random.default_rng([seed, 1]).standard_normal((len(self.labels), self.config.n_embd), dtype=np.float32)
-        self.score = Head(ag.Parameter(backend.to_device(weight * np.float32(self.config.initializer_range))))
+        self.score = OutputLayer(ag.Parameter(backend.to_device(weight * np.float32(self.config.initializer_range))))
 
     @property
-    def n_choices(self) -> int:
+    def n_classes(self) -> int:
         """How many labels each prediction chooses from."""
         return len(self.labels)
 
-    def compute_in(self, dtype: str) -> Self:
-        """Switches the GPT's arithmetic, as `GPT.compute_in`; head and loss stay float32."""
-        self.transformer.compute_in(dtype)
+    def set_compute_dtype(self, dtype: str) -> Self:
+        """Switches the GPT's arithmetic, as `GPT.set_compute_dtype`; head and loss stay float32."""
+        self.transformer.set_compute_dtype(dtype)
         return self
 
     def forward(self, ids: Any, attention_mask: Any = None) -> ag.Tensor:
@@ -180,13 +181,10 @@ class GPTClassifier(nn.Module):
         """(N, labels) for sequences of ids, in batches of texts of similar length: less padding to compute."""
         logits = np.zeros((len(sequences), len(self.labels)), dtype=np.float32)
         by_length = np.argsort([len(ids) for ids in sequences], kind="stable")
-        was_training = self.training
-        self.eval()
-        with ag.no_grad():
+        with nn.evaluating(self), ag.no_grad():
             for start in range(0, len(sequences), batch_size):
                 which = by_length[start : start + batch_size]
                 logits[which] = backend.to_host(self.forward(*pad([sequences[i] for i in which])).data)
-        self.train(was_training)
         return logits
 
     def predict(self, texts: Sequence[str], *, truncate: bool = False, batch_size: int = 32) -> Predictions:
@@ -244,9 +242,3 @@ class GPTClassifier(nn.Module):
 
 
 Checkpoint.builders[CLASSIFIER] = GPTClassifier.from_checkpoint
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (N, labels) of logits (N, labels), on the host."""
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return p / p.sum(axis=1, keepdims=True)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-import numpy as np
-
 from tinygpt.config import FREE, GPTConfig, PathName, PretrainConfig, TrainConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
@@ -113,18 +111,6 @@ def shorten(text: str, n: int) -> str:
     """The text in one line, its end left out if it has more than n characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= n else flat[: n - 4] + " ..."
-
-
-def pad(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences of ids side by side, as long as the longest: ids (B, T) int64, and a mask (B, T) that is True for real tokens.
-
-    Padding stands on the right and has id 0; any id would do, because nothing real looks at it.
-    """
-    lengths = np.array([len(ids) for ids in sequences])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.zeros(mask.shape, dtype=np.int64)
-    ids[mask] = np.concatenate(sequences)
-    return ids, mask
 
 
 # ---- which weights -----------------------------------------------------------------------------------------------------------------------

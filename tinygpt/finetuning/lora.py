@@ -28,7 +28,7 @@ import numpy as np
 import autograd as ag
 from autograd import backend, nn
 from tinygpt.errors import InvalidInput, MissingFile
-from tinygpt.models.gpt import GPT, Head
+from tinygpt.models.gpt import GPT, OutputLayer
 from tinygpt.storage.checked_json import read_json_object, to_json
 from tinygpt.storage.safetensors import Content, TensorFile, read_metadata, read_safetensors_header, read_tensor, write_files
 
@@ -122,7 +122,7 @@ class _Place:
         setattr(self.parent, self.attribute, module)
         head = getattr(self.parent, "lm_head", None)
         if head is not None and head.weight is before.weight:
-            self.parent.lm_head = Head(module.weight)  # type: ignore[attr-defined]
+            self.parent.lm_head = OutputLayer(module.weight)  # type: ignore[attr-defined]
 
 
 class Adapter:

@@ -1,16 +1,18 @@
-"""Beam search: the likeliest continuation that several parallel beams find."""
+"""Beam search: the likeliest continuation that several parallel beams find.
+
+beam_search(model, ids, 20, n_beams=4)[0].ids
+"""
 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tinygpt.errors import InvalidInput
-from tinygpt.inference.decoding import Reader
-from tinygpt.inference.likelihood import _log_softmax
-from tinygpt.inference.sampling import top_ids
+from tinygpt.inference.decoding import DecodingState, end_tokens
+from tinygpt.inference.sampling import log_softmax, top_ids
+from tinygpt.models.protocols import Decodable
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Beam:
 
 
 def beam_search(
-    model: Any, ids: Sequence[int], max_new_tokens: int, *, n_beams: int = 4, length_penalty: float = 1.0,
+    model: Decodable, ids: Sequence[int], max_new_tokens: int, *, n_beams: int = 4, length_penalty: float = 1.0,
     eos_id: int | Collection[int] | None = None, use_cache: bool = True,
 ) -> list[Beam]:  # fmt: skip
     """The best continuations of one prompt that a search with n_beams open ends finds, best first.
@@ -32,34 +34,32 @@ def beam_search(
     Every step extends each open end by every token and keeps the n_beams likeliest. One that ends on an end token is set aside; the
     search stops when no open end can still beat the worst of n_beams finished ones. With one beam it is greedy.
 
-    length_penalty   the score divides by length to this power: above 0 it favours longer texts, whose log-probability is always lower
-    Raises ValueError for fewer than one beam, and as `Reader` does.
+    length_penalty   the score divides by length to this power: above 0 it favors longer texts, whose log-probability is always lower
+    Raises ValueError for fewer than one beam, and as `DecodingState` does.
     Source  Graves 2012, arXiv:1211.3711, algorithm 1; the length penalty in this form: Hugging Face's transformers.
     """
     if n_beams < 1:
         raise InvalidInput(f"n_beams: {n_beams}, expected at least 1; 1 is greedy")
-    ends: frozenset[int] = frozenset() if eos_id is None else frozenset([eos_id] if isinstance(eos_id, (int, np.integer)) else eos_id)
-    was_training = model.training
-    model.eval()
-    reader = Reader(model, [list(ids)] * n_beams, use_cache=use_cache, max_new_tokens=max_new_tokens)
+    ends = end_tokens(eos_id)
+    state = DecodingState(model, [list(ids)] * n_beams, use_cache=use_cache, max_new_tokens=max_new_tokens)
     n_prompt = len(ids)
     log_probs = np.full(n_beams, -np.inf)
     log_probs[0] = 0.0  # all rows are the prompt; only the first counts until they differ
     finished: list[Beam] = []
     for length in range(1, max_new_tokens + 1):
-        totals = log_probs[:, None] + _log_softmax(reader.logits())  # (beams, V)
+        totals = log_probs[:, None] + log_softmax(state.logits())  # (beams, V)
         v = totals.shape[1]
-        best = top_ids(totals.reshape(-1), min(n_beams * (1 + len(ends)), totals.size))  # enough that n_beams go on
+        best = top_ids(totals.reshape(-1), min(n_beams * (1 + len(ends)), totals.size))  # enough that n_beams stay open
         rows: list[int] = []
         tokens: list[int] = []
         log_probs_next: list[float] = []
-        for rank, place in enumerate(best.tolist()):
-            row, token, log_prob = place // v, place % v, float(totals.reshape(-1)[place])
+        for rank, index in enumerate(best.tolist()):
+            row, token, log_prob = index // v, index % v, float(totals.reshape(-1)[index])
             if log_prob == -math.inf:
                 continue
             if token in ends:
                 if rank < n_beams:
-                    beam = [*reader.rows[row][n_prompt:], token]
+                    beam = [*state.rows[row][n_prompt:], token]
                     finished.append(Beam(beam, log_prob, log_prob / length**length_penalty, "eos"))
             elif len(rows) < n_beams:
                 rows.append(row)
@@ -69,15 +69,14 @@ def beam_search(
         if not rows:
             break
         missing = n_beams - len(rows)  # a vocabulary smaller than the beam
-        reader.reorder(rows + rows[:1] * missing)
-        reader.append(tokens + tokens[:1] * missing)
+        state.reorder(rows + rows[:1] * missing)
+        state.append(tokens + tokens[:1] * missing)
         log_probs = np.array(log_probs_next + [-math.inf] * missing)
         if len(finished) == n_beams and log_probs[0] / length**length_penalty <= finished[-1].score:
             break
     else:
         for row, log_prob in enumerate(log_probs):
             if log_prob > -math.inf and max_new_tokens:
-                beam = reader.rows[row][n_prompt:]
+                beam = state.rows[row][n_prompt:]
                 finished.append(Beam(beam, float(log_prob), float(log_prob) / len(beam) ** length_penalty, "length"))
-    model.train(was_training)
     return sorted(finished, key=lambda beam: -beam.score)[:n_beams]

@@ -1,29 +1,48 @@
-"""One token per row through a GPT on the CPU, in buffers that are allocated once: the fast twin of `GPT.hidden` with a cache.
+"""One token per row through a GPT on the CPU, into buffers allocated once: the fast counterpart of `GPT.hidden` with a cache.
 
-Same arithmetic as `tinygpt/models/gpt.py`, layer by layer; what is different is that nothing is recorded and nothing allocated. Read the
-model first, then this. docs/cache.md says what it costs and brings.
+The arithmetic of `tinygpt/models/gpt.py`, layer by layer, but nothing is recorded and nothing allocated. Read the model first.
+docs/cache.md says what this costs and gains.
 """
 
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
 import autograd as ag
 from autograd import inference, nn
 from tinygpt.models.cache import KVCache
-from tinygpt.models.gpt import GPT, MLP, Block, CausalSelfAttention, Head
+from tinygpt.models.gpt import GPT, MLP, Block, CausalSelfAttention, OutputLayer
+from tinygpt.models.protocols import Decodable
+
+_COPIED = {
+    GPT: "config dtype dropout_stream wte wpe embd_dropout h ln_f lm_head",
+    Block: "ln_1 attn ln_2 mlp recompute",
+    CausalSelfAttention: "n_head p stream c_attn c_proj resid_dropout",
+    MLP: "c_fc c_proj resid_dropout",
+    OutputLayer: "weight",
+    nn.Linear: "weight bias",
+    nn.LayerNorm: "weight bias eps",
+    nn.Embedding: "weight",
+    nn.Dropout: "p stream",  # all dropout is off when decoding
+}
+_ATTRIBUTES = {layer: {"training", *names.split()} for layer, names in _COPIED.items()}
+"""The layers whose arithmetic `FastDecoder` repeats, and their attributes: another one may be an option that it does not know."""
 
 
-def can_decode(model: Any) -> bool:
-    """Whether `RowDecoder` knows this model: a GPT of plain layers (no adapters inside), all of one dtype, with fast kernels on."""
+def supports_fast_decoding(model: Decodable) -> TypeGuard[GPT]:
+    """Whether `FastDecoder` computes the same as this model: a GPT of exactly the layers that it copies (no adapters), with no other
+    attributes, of GPT-2's proportions and of one dtype; and fast kernels are on."""
     if not (inference.available() and type(model) is GPT):
         return False
-    known = (GPT, Block, CausalSelfAttention, MLP, Head, nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout)
-    dtypes = {p.dtype for p in model.parameters()}
-    return all(type(module) in known for _, module in model.named_modules()) and len(dtypes) == 1
+    config = model.config
+    return (
+        all(vars(module).keys() <= _ATTRIBUTES.get(type(module), set()) for _, module in model.named_modules())
+        and all(block.attn.n_head == config.n_head and block.mlp.c_fc.weight.shape[1] == 4 * config.n_embd for block in model.h)
+        and len({p.dtype for p in model.parameters()}) == 1
+    )
 
 
-class RowDecoder:
+class FastDecoder:
     """Logits of the next token for `n_rows` rows at once, one token per row and call.
 
     The matrices are wanted in an order in memory that depends on n_rows, see `preferred_layout` in `autograd/kernels/cpu/rows.py`. Where a
@@ -53,7 +72,7 @@ class RowDecoder:
     def step(self, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Logits (B, V) after `tokens` (B,) at `positions` (B,). The array is overwritten by the next call."""
         model, n = self.model, int(positions.max()) + 1
-        hidden = None
+        hidden = None  # slots that a row must not see
         if int(positions.min()) + 1 != n:
             hidden = (np.arange(n) > positions[:, None])[:, None, None]  # (B, 1, 1, S)
         slots = (self.rows, slice(None), positions) if len(positions) > 1 else (0, slice(None), n - 1)  # plain numbers are found faster
@@ -67,7 +86,9 @@ class RowDecoder:
         inference.linear(self.normed, self.head, None, self.logits, self.scratch)
         return self.logits
 
-    def _attend(self, layer: "_Layer", keys: Any, values: Any, slots: tuple[Any, ...], n: int, hidden: np.ndarray | None) -> None:
+    def _attend(
+        self, layer: "_Layer", keys: ag.Array, values: ag.Array, slots: tuple[ag.Array, ...], n: int, hidden: np.ndarray | None
+    ) -> None:
         """x += c_proj(attention(c_attn(ln_1(x)))), with this token's key and value added to the cache."""
         self._norm(layer.ln_1)
         inference.linear(self.normed, *layer.c_attn, self.qkv, self.scratch)

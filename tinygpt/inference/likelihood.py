@@ -1,21 +1,22 @@
-"""What a model makes of whole texts: how likely a given one is, and the likeliest continuation that a beam of several finds.
+"""Likelihood of a text, and multiple choice by likelihood.
 
 log_likelihood(model, tokenizer, text).nats_per_token        # also .bits_per_byte, .perplexity
-beam_search(model, ids, 20, n_beams=4)[0].ids
 choose(model, tokenizer, "Text: dreadful\\nMood:", [" good", " bad"])   # the likelier answer, without any training
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 import autograd as ag
-from autograd import backend
+from autograd import backend, nn
+from tinygpt.data.tokenizer import Tokenizer
+from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput
 from tinygpt.inference.text import prompt_ids
+from tinygpt.models.protocols import Decodable
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Likelihood:
 
     @property
     def perplexity(self) -> float:
-        """e to the nats per token: among how many tokens an even choice would be as hard."""
+        """e to the nats per token: as uncertain as a uniform choice among this many tokens."""
         return math.exp(self.nats_per_token)
 
     @property
@@ -47,12 +48,12 @@ class Likelihood:
         return self.nats / math.log(2) / self.n_bytes
 
 
-def token_nats(model: Any, ids: Sequence[int], stride: int | None = None) -> np.ndarray:
+def token_nats(model: Decodable, ids: Sequence[int], stride: int | None = None) -> np.ndarray:
     """Minus the log-probability of each token of ids (T,) but the first, in nats: (T - 1,).
 
-    stride   a text longer than the context is read in windows whose starts lie so far apart: each token is predicted once, from at least
-             n_positions - stride tokens before it (the first window's from what there is). Smaller is slower and fairer; by default half
-             the context
+    stride   distance between the starts of the windows in which a text longer than the context is read: each token is predicted once,
+             from at least n_positions - stride tokens before it (in the first window, from those there are). Smaller is slower, with
+             more context per token; by default half the context
     Raises ValueError for fewer than two tokens, or a stride outside 1 .. n_positions.
     """
     n_positions = model.config.n_positions
@@ -63,26 +64,28 @@ def token_nats(model: Any, ids: Sequence[int], stride: int | None = None) -> np.
     if len(tokens) < 2:
         raise InvalidInput(f"likelihood: {len(tokens)} tokens, expected at least 2; the first has nothing before it")
     nats = np.zeros(len(tokens) - 1)
-    was_training = model.training
-    model.eval()
-    with ag.no_grad():
+    with nn.evaluating(model), ag.no_grad():
         done = 0  # predictions made so far; prediction i is of token i + 1
         for start in range(0, len(tokens) - 1, stride):
             end = min(start + n_positions, len(tokens) - 1)
             hidden = model.hidden(tokens[None, start:end])[0, done - start :]
-            logits = ag.cast(model.lm_head(hidden), model.wte.weight.dtype)
-            log_p = ag.log_softmax(logits)[np.arange(end - done), tokens[done + 1 : end + 1]]
-            nats[done:end] = -backend.to_host(log_p.data)
+            nats[done:end] = _nats(model, hidden, tokens[done + 1 : end + 1])
             done = end
             if done == len(tokens) - 1:
                 break
-    model.train(was_training)
     return nats
 
 
-def log_likelihood(model: Any, tokenizer: Any, text: str, stride: int | None = None) -> Likelihood:
+def _nats(model: Decodable, hidden: ag.Tensor, targets: np.ndarray) -> np.ndarray:
+    """Minus the log-probability of targets (N,), each predicted from its row of hidden (N, C)."""
+    logits = ag.cast(model.lm_head(hidden), model.wte.weight.dtype)
+    nats: np.ndarray = -backend.to_host(ag.log_softmax(logits)[np.arange(len(targets)), targets].data)
+    return nats
+
+
+def log_likelihood(model: Decodable, tokenizer: Tokenizer, text: str, stride: int | None = None) -> Likelihood:
     """How likely the model finds a text. Where the tokenizer has <|endoftext|>, it stands in front, so that every token is predicted."""
-    ids = list(tokenizer.encode(text))
+    ids = tokenizer.encode(text)
     n_bytes = len(text.encode("utf-8"))
     if tokenizer.eos_id is not None:
         ids = [tokenizer.eos_id, *ids]
@@ -92,25 +95,28 @@ def log_likelihood(model: Any, tokenizer: Any, text: str, stride: int | None = N
     return Likelihood(float(nats.sum()), len(nats), n_bytes)
 
 
-def choose(model: Any, tokenizer: Any, prompt: str, options: Sequence[str]) -> tuple[str, list[Likelihood]]:
-    """The option that most likely follows the prompt, per token, and the likelihood of each.
+def choose(model: Decodable, tokenizer: Tokenizer, prompt: str, options: Sequence[str]) -> tuple[str, list[Likelihood]]:
+    """The option with the highest likelihood per token after the prompt, and the likelihood of each option.
 
     Per token, because a longer option is less likely merely by being longer. Raises ValueError without an option, or if prompt and
     option together exceed the context.
+    Source  Brown et al. 2020, arXiv:2005.14165, section 2.4.
     """
     if not options:
-        raise InvalidInput("choose: no option, expected at least one; list the possible answers")
-    start = prompt_ids(tokenizer, prompt)
-    found = []
-    for option in options:
-        ids = tokenizer.encode(option)
-        if not ids or len(start) + len(ids) > model.config.n_positions + 1:
+        raise InvalidInput("choose: no option, expected at least one")
+    start, answers = prompt_ids(tokenizer, prompt), [tokenizer.encode(option) for option in options]
+    n = len(start)
+    for option, ids in zip(options, answers, strict=True):
+        if not n or not ids or n + len(ids) > model.config.n_positions + 1:
             raise InvalidInput(
-                f"choose: {len(start)} tokens of prompt and {len(ids)} of {option!r}, expected at least one of each and at most "
+                f"choose: {n} tokens of prompt and {len(ids)} of {option!r}, expected at least one of each and at most "
                 f"{model.config.n_positions + 1} together; shorten the prompt"
             )
-        nats = token_nats(model, [*start, *ids])[-len(ids) :]
-        found.append(Likelihood(float(nats.sum()), len(ids), len(option.encode("utf-8"))))
+    inputs, _ = pad([[*start, *ids[:-1]] for ids in answers])
+    with nn.evaluating(model), ag.no_grad():
+        hidden = model.hidden(inputs)  # (options, T, C)
+        nats = [_nats(model, hidden[i, n - 1 : n - 1 + len(ids)], np.array(ids)) for i, ids in enumerate(answers)]
+    found = [Likelihood(float(each.sum()), len(each), len(option.encode("utf-8"))) for each, option in zip(nats, options, strict=True)]
     best = min(range(len(options)), key=lambda i: found[i].nats_per_token)
     return options[best], found
 
@@ -118,7 +124,7 @@ def choose(model: Any, tokenizer: Any, prompt: str, options: Sequence[str]) -> t
 def few_shot_prompt(
     query: str, examples: Sequence[tuple[str, str]] = (), *, task: str = "", names: tuple[str, str] = ("Input", "Output")
 ) -> str:
-    """A prompt that shows the task by examples (few-shot), or only names it (no examples: zero-shot), and ends where the answer begins.
+    """A prompt that shows the task by examples (few-shot) or only names it (zero-shot), and ends where the answer begins.
 
         Say the opposite.
 
@@ -129,17 +135,10 @@ def few_shot_prompt(
         Output:
 
     task    one line at the top, or ""
-    names   what stands before question and answer
-    The answer then starts with a blank, and ends at a line end: stop=["\\n"].
+    names   the words before question and answer
+    The answer then starts with a space and ends with its line: stop=["\\n"].
     Source  Brown et al. 2020, arXiv:2005.14165, section 2.
     """
     asked, answered = names
     shown = [f"{asked}: {question.strip()}\n{answered}: {answer.strip()}" for question, answer in examples]
     return "\n\n".join([*([task.strip()] if task else []), *shown, f"{asked}: {query.strip()}\n{answered}:"])
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    scores = logits.astype(np.float64)
-    scores -= scores.max(axis=-1, keepdims=True)
-    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-    return scores

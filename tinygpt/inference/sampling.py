@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ class Sampling:
 
     repetition_penalty   logits of tokens that occurred already are divided by it where positive, multiplied where negative; 1: off.
                          Source  Keskar et al. 2019, arXiv:1909.05858, section 4.1
-    temperature          divides the logits: below 1 bolder towards the likely, above 1 more even; 0: always the likeliest (greedy)
+    temperature          divides the logits: below 1 prefers likely tokens more, above 1 less; 0: always the likeliest (greedy)
     top_k                only the k likeliest tokens; 0: all
     top_p                only the likeliest tokens that together reach this probability; 1: all.
                          Source  Holtzman et al. 2020, arXiv:1904.09751, section 3.1
@@ -42,12 +42,31 @@ class Sampling:
             raise InvalidInput(f"repetition_penalty: {self.repetition_penalty}, expected a finite number > 0; 1 leaves the logits alone")
 
 
-def sample(logits: np.ndarray, sampling: Sampling, rng: Any, seen: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis of logits (..., V), on the host, float64."""
+    p = np.exp(np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64))
+    p /= p.sum(axis=-1, keepdims=True)
+    return p
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of `softmax`, which keep what it rounds to 0."""
+    scores = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64)
+    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    return scores
+
+
+class UniformNumbers(Protocol):
+    """Uniform random numbers in [0, 1): a `np.random.Generator`, or `PerRowRNG`."""
+
+    def random(self, n: int) -> np.ndarray: ...
+
+
+def sample(logits: np.ndarray, sampling: Sampling, rng: UniformNumbers, seen: Sequence[Sequence[int]] | None = None) -> np.ndarray:
     """One token per row of logits (B, V) -> (B,) int64.
 
-    rng    anything with `random(n)`: one uniform number per row
     seen   per row, the ids so far, for the repetition penalty
-    Raises FloatingPointError if a row's largest logit is not finite: no token would be likelier than another.
+    Raises FloatingPointError if a row's largest logit is not finite: there is no likeliest token then.
     """
     largest = logits.max(axis=-1)  # NaN if any is
     if not np.isfinite(largest).all():
@@ -74,9 +93,7 @@ def penalized(logits: np.ndarray, seen: Sequence[int], penalty: float) -> np.nda
 def candidates(logits: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
     """The tokens that may be drawn, ids ascending, and their probabilities, float64, from logits (V,) and temperature > 0."""
     ids = top_ids(logits, sampling.top_k) if 0 < sampling.top_k < len(logits) else np.arange(len(logits))
-    scores = logits[ids].astype(np.float64) / sampling.temperature
-    p = np.exp(scores - scores.max())
-    p /= p.sum()
+    p = softmax(logits[ids].astype(np.float64) / sampling.temperature)
     if sampling.top_p < 1:
         kept = _nucleus(p, sampling.top_p)
         ids, p = ids[kept], p[kept]
@@ -94,13 +111,13 @@ def top_ids(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def _nucleus(p: np.ndarray, top_p: float) -> np.ndarray:
-    """Places of the likeliest tokens that together reach top_p. Usually few: more are sorted only while they do not suffice."""
+    """Indices of the likeliest tokens that together reach top_p. Usually few: more are sorted only while they do not suffice."""
     k = min(64, len(p))
     while True:
-        places = top_ids(p, k)
-        reached = np.cumsum(p[places])
+        likeliest = top_ids(p, k)
+        reached = np.cumsum(p[likeliest])
         if k == len(p) or reached[-1] >= top_p:
-            return places[: np.searchsorted(reached, top_p) + 1]
+            return likeliest[: np.searchsorted(reached, top_p) + 1]
         k = min(4 * k, len(p))
 
 
@@ -111,8 +128,8 @@ def _draw(ids: np.ndarray, p: np.ndarray, u: float) -> int:
     return int(ids[min(np.searchsorted(cumulative, u * cumulative[-1], side="right"), last)])
 
 
-class RowStreams:
-    """One stream of random numbers per row, so that a row's text depends on its own seed alone, in whatever batch it is."""
+class PerRowRNG:
+    """One stream of random numbers per row, so that a row's text depends on its own seed alone, whatever batch it is in."""
 
     def __init__(self, seed: int | Sequence[int], n_rows: int) -> None:
         if isinstance(seed, (int, np.integer)):

@@ -1,25 +1,32 @@
-"""From prompt text to generated text: detokenizing as tokens come, stop strings, many prompts at once."""
+"""From a prompt to generated text: detokenizing token by token, stop strings, many prompts at once.
+
+for piece in TextStream(model, tokenizer, "The answer", 50): print(piece, end="")   # text as it is generated
+complete(model, tokenizer, "The answer", 50, stop=["\\n"]).text
+"""
 
 import codecs
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
+from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput
-from tinygpt.inference.decoding import Decoding, TokenInfo
+from tinygpt.inference.decoding import DecodingOptions, TokenInfo, TokenIterator, end_tokens
 from tinygpt.inference.sampling import Sampling
+from tinygpt.models.protocols import Decodable
 
 
-class Assembler:
+class IncrementalDetokenizer:
     """Turns token ids into text: never half a character, never a part of what may become a stop string.
 
-    text          all text that is final
-    stopped       True once a stop string has come; the text ends before it
+    before    the token before the first one, if there is one: a word tokenizer puts spaces between some
+    text      all text that is final
+    stopped   True once a stop string has come; the text ends before it
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), before: int | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), before: int | None = None) -> None:
         if any(not s for s in stop):
-            raise InvalidInput("stop: an empty string, expected at least one character; leave it out to stop nowhere")
+            raise InvalidInput("stop: an empty string, expected at least one character")
         self.text, self.stopped = "", False
         self._tokenizer, self._stop, self._before = tokenizer, tuple(stop), before
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -37,18 +44,18 @@ class Assembler:
         return self._release(len(self._pending) - held)
 
     def finish(self) -> str:
-        """The rest, when no token follows."""
+        """The remaining text, when no token follows."""
         if self.stopped:
             return ""
         self._pending += self._decoder.decode(b"", final=True)
         return self._release(len(self._pending))
 
     def _bytes(self, token: int) -> bytes:
-        """What the token adds after the one before it: a word tokenizer puts spaces between some."""
+        """What the token adds after the one before it."""
         if self._before is None:
-            return bytes(self._tokenizer.decode_bytes([token]))
+            return self._tokenizer.decode_bytes([token])
         before = self._tokenizer.decode_bytes([self._before])
-        return bytes(self._tokenizer.decode_bytes([self._before, token])[len(before) :])
+        return self._tokenizer.decode_bytes([self._before, token])[len(before) :]
 
     def _release(self, n: int) -> str:
         ready, self._pending = self._pending[:n], self._pending[n:]
@@ -56,9 +63,9 @@ class Assembler:
         return ready
 
 
-def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Ids of a prompt; an empty one starts from <|endoftext|>, where the tokenizer has it."""
-    ids = list(tokenizer.encode(prompt))
+    ids = tokenizer.encode(prompt)
     return [tokenizer.eos_id] if not ids and tokenizer.eos_id is not None else ids
 
 
@@ -67,52 +74,55 @@ class TextStream:
 
     prompt       text to continue; "" starts from <|endoftext|>, where the tokenizer has it
     stop         strings that end the text (not shown themselves)
-    end_ids      more tokens that end it, beside the tokenizer's own
-    options      as `Decoding` takes them: seed, use_cache, slide, alternatives, on_slide
+    end_ids      more tokens that end it, in addition to the tokenizer's own
+    options      seed, use_cache, slide, alternatives, on_slide: see `tinygpt.inference.decoding.generate`
     infos        a TokenInfo per token, with `alternatives`
     stop_reason  "eos", "stop string" or "length"
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, *,
-        stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Any,
+        self, model: Decodable, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, *,
+        stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Unpack[DecodingOptions],
     ) -> None:  # fmt: skip
         start = prompt_ids(tokenizer, prompt)
-        self._assembler = Assembler(tokenizer, stop, start[-1] if prompt and start else None)
+        self._detokenizer = IncrementalDetokenizer(tokenizer, stop, start[-1] if prompt and start else None)
         self.ids: list[int] = []
         self.stop_reason = "length"
-        self._ends = {tokenizer.eos_id, *end_ids} - {None}
-        self._decoding = Decoding(model, [start], max_new_tokens, sampling, eos_id=self._ends, **options)
+        self._ends = {*end_tokens(tokenizer.eos_id), *end_ids}
+        self._tokens = TokenIterator(model, [start], max_new_tokens, sampling, eos_id=self._ends, **options)
 
     @property
     def text(self) -> str:
-        return self._assembler.text
+        return self._detokenizer.text
 
     @property
     def infos(self) -> list[TokenInfo]:
-        return self._decoding.infos[0][: len(self.ids)]
+        return self._tokens.infos[0][: len(self.ids)]
 
     def __iter__(self) -> Iterator[str]:
-        for new in self._decoding:
+        for new in self._tokens:
             token = int(new[0])
             if token in self._ends:
                 self.stop_reason = "eos"
                 break
             self.ids.append(token)
-            piece = self._assembler.add(token)
+            piece = self._detokenizer.add(token)
             if piece:
                 yield piece
-            if self._assembler.stopped:
+            if self._detokenizer.stopped:
                 self.stop_reason = "stop string"
                 return
-        rest = self._assembler.finish()
+        rest = self._detokenizer.finish()
         if rest:
             yield rest
 
 
-def complete(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, **options: Any) -> TextStream:
+def complete(
+    model: Decodable, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, *,
+    stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Unpack[DecodingOptions],
+) -> TextStream:  # fmt: skip
     """A finished `TextStream`: read `.text` and `.stop_reason`."""
-    stream = TextStream(model, tokenizer, prompt, max_new_tokens, sampling, **options)
+    stream = TextStream(model, tokenizer, prompt, max_new_tokens, sampling, stop=stop, end_ids=end_ids, **options)
     for _ in stream:
         pass
     return stream
@@ -129,18 +139,18 @@ class Completion:
 
 
 def complete_all(
-    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None, *,
-    stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Any,
+    model: Decodable, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None, *,
+    stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Unpack[DecodingOptions],
 ) -> list[Completion]:  # fmt: skip
-    """Continues several prompts at once, of whatever lengths; each ends on its own. Arguments as `TextStream`'s."""
+    """Continues several prompts at once, of any lengths; each ends on its own. The arguments are those of `TextStream`."""
     starts = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    ends = {tokenizer.eos_id, *end_ids} - {None}
-    decoding = Decoding(model, starts, max_new_tokens, sampling, eos_id=ends, **options)
-    assemblers = [Assembler(tokenizer, stop, start[-1] if prompt else None) for prompt, start in zip(prompts, starts, strict=True)]
+    ends = {*end_tokens(tokenizer.eos_id), *end_ids}
+    tokens = TokenIterator(model, starts, max_new_tokens, sampling, eos_id=ends, **options)
+    texts = [IncrementalDetokenizer(tokenizer, stop, start[-1] if prompt else None) for prompt, start in zip(prompts, starts, strict=True)]
     ids: list[list[int]] = [[] for _ in prompts]
     reasons = ["length"] * len(prompts)
     running = set(range(len(prompts)))
-    for new in decoding:
+    for new in tokens:
         for row in sorted(running):
             token = int(new[row])
             if token in ends:
@@ -148,13 +158,11 @@ def complete_all(
                 running.discard(row)
                 continue
             ids[row].append(token)
-            assemblers[row].add(token)
-            if assemblers[row].stopped:
+            texts[row].add(token)
+            if texts[row].stopped:
                 reasons[row] = "stop string"
-                decoding.done[row] = True
+                tokens.done[row] = True
                 running.discard(row)
-    for assembler in assemblers:
-        assembler.finish()
-    return [
-        Completion(assembler.text, ids[row], reasons[row], decoding.infos[row][: len(ids[row])]) for row, assembler in enumerate(assemblers)
-    ]
+    for text in texts:
+        text.finish()
+    return [Completion(text.text, ids[row], reasons[row], tokens.infos[row][: len(ids[row])]) for row, text in enumerate(texts)]

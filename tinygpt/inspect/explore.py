@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import autograd as ag
-from autograd import backend
+from autograd import backend, nn
 from autograd.drawing import op_name
 from tinygpt.arguments import parse_args
 from tinygpt.config import PathName
@@ -82,12 +82,11 @@ def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
             "predict at least; change the prompt"
         )
     targets = np.concatenate([ids[:, 1:], [[-100]]], axis=1)  # nothing is known to follow the last token
-    was_training, kept = model.training, [(p, p.grad) for p in model.parameters()]
-    model.eval()
+    kept = [(p, p.grad) for p in model.parameters()]
     for p, _ in kept:
         p.grad = None
     try:
-        with ag.use_kernels("reference"):
+        with nn.evaluating(model), ag.use_kernels("reference"):
             losses: list[ag.Tensor] = []
             steps = watched(model, lambda: losses.append(model.loss(ids, targets)))
             losses[0].backward()
@@ -106,7 +105,6 @@ def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
                 "formulas": {op_name(step.op): _formula(step.op) for _, step in steps},
             }
     finally:
-        model.train(was_training)
         for p, grad in kept:
             p.grad = grad
     return data

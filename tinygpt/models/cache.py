@@ -1,33 +1,33 @@
-"""The key/value cache: what attention needs of earlier tokens, kept, so that each new token costs one row of work instead of all rows.
+"""The key/value cache: attention's keys and values of earlier tokens are kept, so each new token costs one row of work instead of all rows.
 
-In a causal model nothing that comes later changes the keys and values of a token, so they are computed once. docs/cache.md tells what
-is stored, how large it is, and how little the code of the model differs.
+In a causal model later tokens do not change the keys and values of a token, so they are computed once. docs/cache.md says what is
+stored, how large it is, and how little the model's code differs.
 
     cache = KVCache(model.config, n_rows=1)
-    fill(model, cache, [0], [prompt[:-1]])                       # all tokens but the last
-    h = model.hidden([[prompt[-1]]], cache=cache.step([len(prompt) - 1]))   # (1, 1, C): what the head needs for the next token
+    model.hidden([prompt[:-1]], cache=cache.view_for_prefill([0], len(prompt) - 1), last_only=True)   # all tokens but the last
+    h = model.hidden([prompt[-1:]], cache=cache.step([len(prompt) - 1]))                # (1, 1, C): the output layer's input for the next
 
 A token's slot is its position, in every row. Rows of different lengths need no padding: a mask hides the slots that a row has not reached.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 import autograd as ag
-from autograd import backend
+from autograd import Array, backend
 from tinygpt.config import GPTConfig
 
 
 class KVCache:
     """Keys and values of all layers in two buffers, (n_layer, rows, H, n_slots, D) each, allocated once.
 
-    n_slots   the most positions that a row will have; None: n_positions, the whole context
-    Zeros, not whatever was in memory: a hidden slot has weight 0, and 0 times NaN would be NaN.
+    n_slots   the most positions that a row will have; None: n_positions, the model's context
+    Filled with zeros: a hidden slot has weight 0, but 0 times a NaN left in memory would be NaN.
     """
 
-    def __init__(self, config: GPTConfig, n_rows: int, dtype: Any = np.float32, n_slots: int | None = None) -> None:
+    def __init__(self, config: GPTConfig, n_rows: int, dtype: DTypeLike = np.float32, n_slots: int | None = None) -> None:
         self.n_slots = config.n_positions if n_slots is None else min(n_slots, config.n_positions)
         shape = (config.n_layer, n_rows, config.n_head, self.n_slots, config.head_size)
         self.keys = backend.xp.zeros(shape, dtype=dtype)
@@ -38,11 +38,15 @@ class KVCache:
         """2 x layers x rows x channels x slots x bytes per number."""
         return int(self.keys.nbytes + self.values.nbytes)
 
-    def fill(self, rows: Sequence[int], n_tokens: int) -> "CacheView":
-        """For a call with n_tokens tokens of each of `rows`, from position 0 on."""
-        return CacheView(self, np.arange(n_tokens), None, _Fill(rows, n_tokens))
+    def view_for_prefill(self, rows: Sequence[int], n_tokens: int) -> "CacheView":
+        """For a call with n_tokens tokens of each of `rows`, from position 0 on.
 
-    def step(self, positions: Any) -> "CacheView":
+        Shorter prompts are padded on the right, where no real token looks. What the padding leaves in the cache is overwritten by the
+        tokens that follow, or hidden.
+        """
+        return CacheView(self, np.arange(n_tokens), None, _Prefill(rows, n_tokens))
+
+    def step(self, positions: Sequence[int] | np.ndarray) -> "CacheView":
         """For a call with one token of every row, at `positions` (rows,): each sees its own row's slots up to its own."""
         positions = np.asarray(positions)
         last = int(positions.max())
@@ -61,13 +65,13 @@ class KVCache:
                     layer[moved, :, :n_tokens] = layer[sources, :, :n_tokens]
 
 
-class _Fill:
+class _Prefill:
     """Writes slots 0 .. n_tokens - 1 of some rows; attention sees just these."""
 
     def __init__(self, rows: Sequence[int], n_tokens: int) -> None:
         self.rows, self.n_tokens = list(rows), n_tokens
 
-    def __call__(self, buffer: Any, new: Any) -> Any:
+    def __call__(self, buffer: Array, new: Array) -> Array:
         buffer[self.rows, :, : self.n_tokens] = new
         return new
 
@@ -79,7 +83,7 @@ class _Step:
         self.n = int(positions.max()) + 1
         self.rows, self.slots = backend.to_device(np.arange(len(positions))), backend.to_device(positions)
 
-    def __call__(self, buffer: Any, new: Any) -> Any:
+    def __call__(self, buffer: Array, new: Array) -> Array:
         buffer[self.rows, :, self.slots] = new[:, :, 0]
         return buffer[:, :, : self.n]
 
@@ -91,7 +95,7 @@ class CacheView:
     mask        booleans, True where a query may look, or None
     """
 
-    def __init__(self, cache: KVCache, positions: np.ndarray, mask: Any, write: Any) -> None:
+    def __init__(self, cache: KVCache, positions: np.ndarray, mask: Array | None, write: Callable[[Array, Array], Array]) -> None:
         self.cache, self.positions, self.mask, self.write = cache, positions, mask, write
 
     def layer(self, i: int) -> "LayerCache":
@@ -99,32 +103,11 @@ class CacheView:
 
 
 class LayerCache:
-    """One layer's part: `update` stores the new keys and values and returns those that attention is to see."""
+    """One layer's part: `update` stores the new keys and values and returns those that attention sees."""
 
-    def __init__(self, keys: Any, values: Any, write: Any) -> None:
+    def __init__(self, keys: Array, values: Array, write: Callable[[Array, Array], Array]) -> None:
         self.keys, self.values, self.write = keys, values, write
 
     def update(self, k: ag.Tensor, v: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor]:
         """k and v (B, H, T, D) of the call's tokens -> those of all tokens that they may see, (B, H, S, D)."""
         return ag.Tensor(self.write(self.keys, k.data)), ag.Tensor(self.write(self.values, v.data))
-
-
-def fill(model: Any, cache: KVCache, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
-    """Reads one prompt into each of `rows`, in one pass.
-
-    Shorter prompts are padded on the right, where no real token looks: attention is causal. What the padding leaves in the cache is
-    overwritten by the tokens that follow, or hidden. The last layer gives its keys and values and nothing else.
-    """
-    n_tokens = max(map(len, prompts))
-    if n_tokens == 0:
-        return
-    ids = np.zeros((len(prompts), n_tokens), dtype=np.int64)
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    view = cache.fill(rows, n_tokens)
-    x = model.embed(ids, view.positions)
-    *blocks, last = model.h
-    for i, block in enumerate(blocks):
-        x = block(x, None, view.layer(i))
-    _, k, v = last.attn.heads(last.ln_1(x))
-    view.layer(len(blocks)).update(k, v)

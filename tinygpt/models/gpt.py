@@ -5,23 +5,28 @@ of GPT-2's published tensors (wte, wpe, h.0.attn.c_attn, ...), so `named_paramet
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import autograd as ag
 from autograd import backend, nn
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput
+from tinygpt.models.attached import Attached
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tinygpt.data.tokenizer import Tokenizer
     from tinygpt.models.cache import CacheView, LayerCache
 
 
 class CausalSelfAttention(nn.Module):
-    """Every position looks back at all earlier ones, with several heads side by side."""
+    """Every position attends to itself and all earlier ones, in several heads."""
 
     def __init__(self, config: GPTConfig, init: "Initializer", stream: ag.RandomStream) -> None:
         c = config.n_embd
@@ -32,23 +37,19 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(c, c, init=init.residual)
         self.resid_dropout = nn.Dropout(config.dropout, stream)
 
-    def forward(self, x: ag.Tensor, mask: Any = None, cache: "LayerCache | None" = None) -> ag.Tensor:
+    def forward(self, x: ag.Tensor, mask: ag.Array | None = None, cache: "LayerCache | None" = None, last_only: bool = False) -> ag.Tensor:
         b, t, c = x.shape
-        q, k, v = self.heads(x)
+        shape = (b, t, self.n_head, c // self.n_head)
+        q, k, v = (part.reshape(shape).transpose(0, 2, 1, 3) for part in ag.split(self.c_attn(x), 3))  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.update(k, v)  # (B, H, S, D): those of earlier calls in front
+        if last_only:
+            q, t = q[:, :, -1:], 1  # with keys and values of all positions
         y = ag.scaled_dot_product_attention(
             q, k, v, mask, causal=True, dropout=self.p, training=self.training, stream=self.stream
         )  # (B, H, T, D)
-        y = y.transpose(0, 2, 1, 3).reshape(b, t, c)  # heads side by side again
+        y = y.transpose(0, 2, 1, 3).reshape(b, t, c)  # the heads' channels concatenated
         return self.resid_dropout(self.c_proj(y))
-
-    def heads(self, x: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor, ag.Tensor]:
-        """Queries, keys and values of x (B, T, C), each (B, H, T, D)."""
-        b, t, c = x.shape
-        shape = (b, t, self.n_head, c // self.n_head)
-        q, k, v = (part.reshape(shape).transpose(0, 2, 1, 3) for part in ag.split(self.c_attn(x), 3))
-        return q, k, v
 
 
 class MLP(nn.Module):
@@ -75,13 +76,14 @@ class Block(nn.Module):
         self.mlp = MLP(config, init, stream)
         self.recompute = False  # True: keep only x for the backward pass, and compute the rest again there
 
-    def forward(self, x: ag.Tensor, mask: Any = None, cache: "LayerCache | None" = None) -> ag.Tensor:
-        x = x + self.attn(self.ln_1(x), mask, cache)
+    def forward(self, x: ag.Tensor, mask: ag.Array | None = None, cache: "LayerCache | None" = None, last_only: bool = False) -> ag.Tensor:
+        y = self.attn(self.ln_1(x), mask, cache, last_only)
+        x = (x[:, -1:] if last_only else x) + y
         return x + self.mlp(self.ln_2(x))
 
 
-class Head(nn.Module):
-    """The output layer: a score for each token of the vocabulary. weight (V, C), often the token embedding's own."""
+class OutputLayer(nn.Module):
+    """A score for each token of the vocabulary. weight (V, C), often the token embedding's own."""
 
     def __init__(self, weight: ag.Parameter) -> None:
         self.weight = weight
@@ -102,14 +104,14 @@ class Initializer:
         self.rng = np.random.default_rng([seed, 0])
         self.empty = empty  # the weights are about to be loaded: leave them unset
 
-    def normal(self, shape: tuple[int, ...], scale: float = 1.0) -> Any:
+    def normal(self, shape: tuple[int, ...], scale: float = 1.0) -> ag.Array:
         if self.empty:
             return backend.to_device(np.empty(shape, dtype=np.float32))
         values = self.rng.standard_normal(shape, dtype=np.float32)
         values *= scale * self.config.initializer_range
         return backend.to_device(values)
 
-    def residual(self, shape: tuple[int, ...]) -> Any:
+    def residual(self, shape: tuple[int, ...]) -> ag.Array:
         return self.normal(shape, scale=1 / math.sqrt(2 * self.config.n_layer))
 
 
@@ -131,9 +133,9 @@ class GPT(nn.Module):
         self.h = [Block(config, init, self.dropout_stream) for _ in range(config.n_layer)]
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         tied = config.tie_word_embeddings
-        self.lm_head = Head(self.wte.weight if tied else ag.Parameter(init.normal((config.vocab_size, config.n_embd))))
+        self.lm_head = OutputLayer(self.wte.weight if tied else ag.Parameter(init.normal((config.vocab_size, config.n_embd))))
 
-    def compute_in(self, dtype: str) -> Self:
+    def set_compute_dtype(self, dtype: str) -> Self:
         """Switches activations and matrix products to "bfloat16" or back to "float32"; returns the model.
 
         Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError, with the reason, where the
@@ -152,17 +154,21 @@ class GPT(nn.Module):
         return self
 
     @property
-    def n_choices(self) -> int:
-        """How many tokens each prediction chooses from: an even guess costs the logarithm of this, in nats."""
+    def n_classes(self) -> int:
+        """How many tokens each prediction chooses from: a uniform guess costs ln(n_classes) nats."""
         return self.config.vocab_size
 
-    def hidden(self, ids: Any, attention_mask: Any = None, cache: "CacheView | None" = None) -> ag.Tensor:
-        """What the output layer sees.
+    def hidden(
+        self, ids: ArrayLike, attention_mask: ArrayLike | None = None, cache: "CacheView | None" = None, last_only: bool = False
+    ) -> ag.Tensor:
+        """The input of the output layer: the residual stream after all blocks, normalized.
 
         ids              (B, T) host integers, T <= n_positions
         attention_mask   (B, T), 1 for tokens and 0 for padding (either side), or None
         cache            keys and values of earlier tokens, which `ids` then continue; see `tinygpt.models.cache`
-        Returns (B, T, C). Raises ValueError for other shapes, too many positions or ids out of range.
+        last_only        compute the last position alone where that suffices: in the last block, all but keys and values
+        Returns (B, T, C), or (B, 1, C) with last_only. Raises ValueError for other shapes, too many positions, ids out of range, or a
+        mask together with a cache, whose rows need no padding.
         """
         ids = np.asarray(ids)
         if ids.ndim != 2:
@@ -176,29 +182,32 @@ class GPT(nn.Module):
             if real.shape != ids.shape:
                 raise InvalidInput(f"GPT: attention_mask of shape {real.shape}, expected {ids.shape}, that of ids; one entry per token")
             positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)  # (B, T): padding on the left does not count
-            mask = backend.to_device(real[:, None, None, :])  # (B, 1, 1, S): nobody looks at padding
+            mask = backend.to_device(real[:, None, None, :])  # (B, 1, 1, S): padding is never attended to
+            if cache is not None:
+                raise InvalidInput(f"GPT: attention_mask of shape {real.shape} with a cache, expected None; leave padding out of ids")
         if cache is not None:
             positions, mask = cache.positions, cache.mask
         x = self.embed(ids, positions)
         for i, block in enumerate(self.h):
+            last = last_only and i == len(self.h) - 1
             if block.recompute and cache is None:
-                x = nn.recompute(partial(block, mask=mask), x, [self.dropout_stream])
+                x = nn.recompute(partial(block, mask=mask, last_only=last), x, [self.dropout_stream])
             else:
-                x = block(x, mask, None if cache is None else cache.layer(i))
+                x = block(x, mask, None if cache is None else cache.layer(i), last)
         return self.ln_f(x)
 
-    def embed(self, ids: Any, positions: Any) -> ag.Tensor:
-        """What the first block sees, (B, T, C): tokens ids (B, T) at `positions` (T,) or (B, T)."""
+    def embed(self, ids: ArrayLike, positions: np.ndarray) -> ag.Tensor:
+        """The input of the first block, (B, T, C): tokens ids (B, T) at `positions` (T,) or (B, T)."""
         x = self.wte(ids) + self.wpe(positions)
         if self.dtype != np.float32:
             x = ag.cast(x, self.dtype)  # all that follows takes its dtype from here
         return self.embd_dropout(x)
 
-    def forward(self, ids: Any, attention_mask: Any = None) -> ag.Tensor:
+    def forward(self, ids: ArrayLike, attention_mask: ArrayLike | None = None) -> ag.Tensor:
         """Logits (B, T, V) for ids (B, T); see `hidden` for the arguments."""
         return self.lm_head(self.hidden(ids, attention_mask))
 
-    def loss(self, ids: Any, targets: Any, attention_mask: Any = None, *, ignore_index: int = -100) -> ag.Tensor:
+    def loss(self, ids: ArrayLike, targets: ArrayLike, attention_mask: ArrayLike | None = None, *, ignore_index: int = -100) -> ag.Tensor:
         """Mean cross-entropy of `targets` (B, T), in nats per token, as a scalar; targets equal to ignore_index do not count.
 
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
@@ -206,36 +215,53 @@ class GPT(nn.Module):
         x = self.hidden(ids, attention_mask)
         return ag.linear_cross_entropy(x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index)
 
-    def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> np.ndarray:
-        """ids (B, T) continued by up to max_new_tokens tokens; see `tinygpt.inference.decoding.generate`."""
-        from tinygpt.inference.decoding import generate
+    # Methods of the layers above: tinygpt.inference.decoding, tinygpt.inspect.trace, tinygpt.weights.gpt2.
+    if TYPE_CHECKING:
 
-        return generate(self, ids, max_new_tokens, **options).ids
+        def generate(self, ids: ArrayLike, max_new_tokens: int, **options: object) -> np.ndarray: ...
+        def summary(self) -> str: ...
+        def trace(self, ids: ArrayLike, targets: ArrayLike | None = None) -> Any: ...
+        def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None: ...
+        @classmethod
+        def from_pretrained(cls, path_or_name: str | Path) -> Self: ...
+    else:
+        generate, summary, trace, save_pretrained = Attached(), Attached(), Attached(), Attached()
+        from_pretrained = Attached(to_class=True)
 
-    def summary(self) -> str:
-        """Every parameter with shape and size, and the sums, as a table; see `tinygpt.inspect.trace.summary`."""
-        from tinygpt.inspect.trace import summary
 
-        return summary(self)
+def window_length(n_tokens: int, n_positions: int) -> int:
+    """How many of the last of n_tokens tokens the model reads.
 
-    def trace(self, ids: Any, targets: Any = None) -> Any:
-        """Each step of one forward pass: shape, parameters, FLOPs, bytes saved for backward; see `tinygpt.inspect.trace.trace`."""
-        from tinygpt.inspect.trace import trace
+    Learned positions cannot slide by one: every cached key would be at the wrong position. So a window that is full is cut to its last
+    half, which is read again from position 0, and then grows again. The rule depends on the count alone: with or without a cache, and
+    however a text is split into prompt and continuation, the model reads the same.
+    """
+    if n_tokens <= n_positions:
+        return n_tokens
+    kept = max(n_positions // 2, 1)
+    return kept + (n_tokens - n_positions - 1) % (n_positions + 1 - kept)
 
-        return trace(self, ids, targets)
 
-    def save_pretrained(self, directory: str | Path, tokenizer: Any = None) -> None:
-        """Writes a Hugging Face GPT-2 checkpoint directory; see `tinygpt.weights.gpt2.save_pretrained`."""
-        from tinygpt.weights.gpt2 import save_pretrained
+def generate_plain(
+    model: GPT, ids: Sequence[int], max_new_tokens: int, *, temperature: float = 0.8, top_k: int = 50, seed: int = 0
+) -> list[int]:
+    """One text continued: predict the next token, choose it, append it, and read the longer text again.
 
-        save_pretrained(self, directory, tokenizer)
-
-    @classmethod
-    def from_pretrained(cls, path_or_name: str | Path) -> Self:
-        """Reads GPT-2 weights: a Hugging Face directory, llm.c's file, or a name such as "gpt2"; see `tinygpt.weights.gpt2`."""
-        from tinygpt.weights.gpt2 import StoredModel
-
-        stored = StoredModel(path_or_name)
-        model = cls(stored.config, _empty=True)
-        stored.load_into(model)
-        return model
+    ids           the prompt, at least one token
+    temperature   divides the logits; 0: always the likeliest token (greedy)
+    top_k         choose among the k likeliest tokens; 0: all
+    `model.generate` gives the same tokens from the same seed, faster and with more options (`tinygpt/inference/`).
+    """
+    text, rng = list(ids), np.random.default_rng([seed, 0])
+    with nn.evaluating(model), ag.no_grad():
+        for _ in range(max_new_tokens):
+            window = text[-window_length(len(text), model.config.n_positions) :]
+            logits = backend.to_host(model([window]).data)[0, -1].astype(np.float64)  # (V,): the last position predicts what is new
+            if temperature == 0:
+                text.append(int(logits.argmax()))
+                continue
+            if top_k:
+                logits[np.argsort(-logits, kind="stable")[top_k:]] = -np.inf
+            p = np.exp((logits - logits.max()) / temperature)
+            text.append(int(rng.choice(len(p), p=p / p.sum())))
+    return text

@@ -1,16 +1,18 @@
 """What other parts of the library need of a model, of a source of batches, of helpers: nothing more, whoever implements it."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from autograd import Parameter, RandomStream, Tensor
+from autograd import Array, Parameter, RandomStream, Tensor, nn
 from autograd.optim import AdamW
 from tinygpt.config import GPTConfig
 
-Array = Any
-"""An array of the backend in use: NumPy's or CuPy's."""
+if TYPE_CHECKING:
+    from tinygpt.models.cache import CacheView
+
 
 Batch = tuple[Any, ...]
 """The arguments of a model's `loss`: ids, targets, ...; host arrays with one row per item, or None."""
@@ -32,7 +34,7 @@ class Trainable(Protocol):
     `tinygpt.finetuning.classifier.GPTClassifier`.
 
     loss(*batch)     mean loss over the targets of a batch that count, in nats, as a scalar
-    n_choices        among how many tokens or labels each prediction chooses: a uniform guess costs ln n_choices
+    n_classes        among how many tokens or labels each prediction chooses: a uniform guess costs ln n_classes
     dropout_stream   where all dropout masks come from; its seed and counter are part of a checkpoint
     """
 
@@ -42,9 +44,9 @@ class Trainable(Protocol):
     @property
     def config(self) -> GPTConfig: ...
     @property
-    def n_choices(self) -> int: ...
+    def n_classes(self) -> int: ...
     def loss(self, *batch: Any, **options: Any) -> Tensor: ...
-    def compute_in(self, dtype: str) -> "Trainable": ...
+    def set_compute_dtype(self, dtype: str) -> "Trainable": ...
     def train(self, training: bool = True) -> Any: ...
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
 
@@ -57,6 +59,27 @@ class Classifies(Protocol):
     """
 
     def loss_and_correct(self, *batch: Any) -> tuple[Tensor, int]: ...
+
+
+class Decodable(Protocol):
+    """What generation and likelihoods need of a model: `tinygpt.models.gpt.GPT`, whose docstrings say what each part does.
+
+    config    n_positions, vocab_size, and the shape of the key/value cache
+    dtype     of the activations, where it is not that of the weights
+    wte       the token embedding: its dtype is that of the weights
+    lm_head   the output layer, (..., C) -> logits (..., V)
+    """
+
+    config: GPTConfig
+    dtype: np.dtype
+    wte: nn.Embedding
+
+    @property
+    def lm_head(self) -> nn.Module: ...
+    def hidden(
+        self, ids: ArrayLike, attention_mask: ArrayLike | None = None, cache: "CacheView | None" = None, last_only: bool = False
+    ) -> Tensor: ...
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
 
 
 class GradientWorkers(Protocol):

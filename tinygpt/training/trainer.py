@@ -72,7 +72,7 @@ class Trainer:
                 f"TrainConfig.processes: {config.processes} without workers, expected Trainer(..., workers=workers_for(model, config)); "
                 "workers_for is in tinygpt.parallel.local"
             )
-        model.compute_in(config.dtype)
+        model.set_compute_dtype(config.dtype)
         self.model: Trainable = model
         self.config, self.workers = config, workers
         self.train_items, self.validation_items = train, validation
@@ -285,7 +285,7 @@ class _Loop:
         trainer, result = self.trainer, self.result
         if result.step == 1:
             result.first_loss_nats = loss
-            n = trainer.model.n_choices
+            n = trainer.model.n_classes
             self.reporter.note(f"first loss {loss:.3f} nats; a uniform guess among {n:,} costs ln {n} = {math.log(n):.3f}")
         if spike := trainer.divergence.succeeded(result.step, loss, norm):
             self.reporter.note(spike)

@@ -271,3 +271,15 @@ def tokenizer_config(tokenizer: Any, n_positions: int) -> dict[str, Any]:
         end = tokenizer.token_bytes(tokenizer.eos_id).decode()
         fields |= {"bos_token": end, "eos_token": end}
     return fields
+
+
+def from_pretrained(cls: Any, path_or_name: str | Path) -> Any:
+    """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2".
+
+    cls   GPT, whose class method this is
+    Raises as `StoredModel` and its `load_into`.
+    """
+    stored = StoredModel(path_or_name)
+    model = cls(stored.config, _empty=True)
+    stored.load_into(model)
+    return model

@@ -1,0 +1,28 @@
+"""Methods that layers above give to a model, as ops are given to `Tensor`: the model names none of them, and imports none of them.
+
+`tinygpt/__init__.py` says where each stands; the module is imported when the method is first used.
+"""
+
+import importlib
+from typing import Any
+
+HOMES: dict[str, str] = {}
+"""Method -> "module:function" that implements it."""
+
+
+class Attached:
+    """A method whose function stands in a layer above: `generate = Attached()` in the class takes `HOMES["generate"]`.
+
+    to_class   a class method
+    """
+
+    def __init__(self, to_class: bool = False) -> None:
+        self.to_class = to_class
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        module, function = HOMES[self.name].split(":")
+        found = getattr(importlib.import_module(module), function)
+        return found.__get__(owner if self.to_class else instance, owner)
