@@ -35,7 +35,15 @@ from tinygpt.finetuning.common import (
 )
 from tinygpt.finetuning.labeled import LabelledText, balance, check, load_labelled, split
 from tinygpt.finetuning.lora import LoraConfig
-from tinygpt.finetuning.report import Scores, majority_baseline, plot_confusion, prompt_room, prompted, tfidf_baseline, worst_mistakes
+from tinygpt.finetuning.report import (
+    Scores,
+    ask_in_words,
+    label_by_prompt,
+    majority_baseline,
+    plot_confusion,
+    tfidf_baseline,
+    worst_mistakes,
+)
 from tinygpt.training.metrics import plot_loss
 
 
@@ -113,8 +121,7 @@ def main() -> None:
     for shots in ([], one_of_each_label(parts.train, config.seed)):
         method = f"base model, {len(shots)} solved examples" if shots else "base model, zero-shot prompt"
         try:
-            room = prompt_room(gpt, tokenizer, labels, shots)
-            chosen = prompted(gpt, tokenizer, [texts[i] for i in some], labels, shots)
+            chosen, room = label_by_prompt(gpt, tokenizer, [texts[i] for i in some], labels, shots)
             zero_shot = zero_shot if shots else chosen
             rivals[method] = figures(Scores.of(labels, true[some], chosen)) + f"  ({len(some)} texts, their first {room} tokens)"
         except ValueError as error:  # the context is too short for them
@@ -128,6 +135,9 @@ def main() -> None:
         except (ImportError, ValueError) as error:  # scikit-learn is missing; or there are no words
             rivals[method] = f"not measured: {error}"
     report.say(table("before training: accuracy and balanced accuracy on test texts", rivals))
+
+    asked = ask_in_words(gpt, tokenizer, texts[some[0]], labels[true[some[0]]])
+    report.say(f"the base model, asked in words, continues the text rather than answering\n{asked}")
 
     # Training.
     weights = balanced_weights(targets["train"], len(labels)) if config.class_weights else None

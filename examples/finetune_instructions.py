@@ -39,9 +39,9 @@ from tinygpt.finetuning.instructions import (
     Instruction,
     InstructionBatches,
     Style,
-    answers,
     check_instructions,
     encode_instructions,
+    generate_answers,
     load_instructions,
     show_masked,
     split_instructions,
@@ -152,7 +152,7 @@ def main() -> None:
     expected = [row.output for row in asked]
 
     def measure() -> tuple[float, list[str]]:
-        replies = answers(gpt, tokenizer, asked, style=config.prompt_style, max_new_tokens=config.max_new_tokens)
+        replies = generate_answers(gpt, tokenizer, asked, style=config.prompt_style, max_new_tokens=config.max_new_tokens)
         return evaluate(gpt, test, config.batch), replies
 
     loss_before, before = measure()
@@ -235,7 +235,7 @@ def ask(directory: Path, config: InstructConfig) -> None:
     print("Type an instruction; an empty line ends.")
     for line in prompt_lines():
         try:
-            print(" ", answers(gpt, tokenizer, [Instruction(line, "")], style=style, max_new_tokens=config.max_new_tokens)[0])
+            print(" ", generate_answers(gpt, tokenizer, [Instruction(line, "")], style=style, max_new_tokens=config.max_new_tokens)[0])
         except ValueError as error:
             print(f"error: {error}")
 

@@ -62,7 +62,7 @@ def test_your_own_file_becomes_a_classifier_with_a_report(folder):
     report = (run / "report.txt").read_text(encoding="utf-8")
     for part in (
         "labels      fruit 40 (67%), tool 20 (33%)", "fewer than 50 rows of fruit, tool", "42 training, 6 validation, 12 test rows",
-        "base model, zero-shot prompt", "base model, 2 solved examples", "logistic regression, TF-IDF", "precision", "true / predicted",
+        "Is the following text 'fruit'? Answer with 'yes' or 'no': 'a red apple and", "base model, zero-shot prompt", "base model, 2 solved examples", "logistic regression, TF-IDF", "precision", "true / predicted",
         "worst mistakes on test texts\nnone", "before (prompting) and after", "best validation loss",
     ):  # fmt: skip
         assert part in report and part in out

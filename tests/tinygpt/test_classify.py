@@ -17,11 +17,19 @@ from autograd.optim import AdamW
 from tests.tinygpt.helpers import FunctionRecord, Notes, load, new_run, save_checkpoint
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
-from tinygpt.data.windows import BatchOrder, Windows
+from tinygpt.data.windows import BatchOrder, Windows, pad
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
-from tinygpt.finetuning.common import fit, n_trainable, pad, set_trainable
+from tinygpt.finetuning.common import fit, n_trainable, set_trainable
 from tinygpt.finetuning.lora import LoraConfig
-from tinygpt.finetuning.report import Scores, majority_baseline, plot_confusion, prompted, tfidf_baseline, worst_mistakes
+from tinygpt.finetuning.report import (
+    Scores,
+    ask_in_words,
+    label_by_prompt,
+    majority_baseline,
+    plot_confusion,
+    tfidf_baseline,
+    worst_mistakes,
+)
 from tinygpt.runs.layout import newest_run
 from tinygpt.runs.run import Run
 from tinygpt.training.metrics import Result, evaluate
@@ -148,7 +156,7 @@ def test_balanced_weights_give_every_label_the_same_say():
 def test_the_loss_starts_at_a_uniform_guess():
     model = classifier()
     ids = np.random.default_rng(0).integers(0, 30, (8, 6))
-    assert model.loss(ids, np.arange(8) % 3).item() == pytest.approx(math.log(3), rel=0.1) and model.n_choices == 3
+    assert model.loss(ids, np.arange(8) % 3).item() == pytest.approx(math.log(3), rel=0.1) and model.n_classes == 3
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------------------------
@@ -434,7 +442,8 @@ def test_prompting_picks_the_label_that_the_model_finds_likeliest():
     config = dataclasses.replace(TINY, n_positions=64)
     gpt = GPT(config, seed=1)
     texts, labels = ["abc", "hello you", "x"], ["ab", "cde", "f"]
-    chosen = prompted(gpt, TOKENIZER, texts, labels, [("xx", "ab")], batch_size=2)
+    chosen, room = label_by_prompt(gpt, TOKENIZER, texts, labels, [("xx", "ab")])
+    assert room == (64 - len("Text: \nLabel: ab\n\nText: \nLabel:" + " cde")) // 2
     for text, choice in zip(texts, chosen, strict=True):  # the same by the definition, one sequence at a time
         scores = []
         for label in labels:
@@ -444,5 +453,32 @@ def test_prompting_picks_the_label_that_the_model_finds_likeliest():
             scores.append(-gpt.loss(ids[:, :-1], np.where(np.arange(1, ids.size) < len(prompt), -100, ids[:, 1:])).item())
         assert choice == np.argmax(scores)
     assert set(chosen.tolist()) <= {0, 1, 2}
-    with pytest.raises(ValueError, match=r"prompted: \d+ tokens besides the texts, expected fewer than the context of 12; give fewer"):
-        prompted(GPT(TINY), TOKENIZER, texts, labels)
+    with pytest.raises(ValueError, match=r"prompt: 17 tokens besides the texts, expected fewer than the context of 12; give fewer"):
+        label_by_prompt(GPT(TINY), TOKENIZER, texts, labels)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 1000), n_examples=st.integers(0, 2), n_positions=st.integers(40, 90))
+def test_prompts_fill_the_context_and_never_exceed_it(seed, n_examples, n_positions):
+    """With a tokenizer whose tokens depend on what stands before: a text that was cut takes more tokens than it was cut to."""
+    rng = np.random.default_rng(seed)
+    tokenizer = BPETokenizer.train("Text: é abc de\nLabel: x yy\n\n" * 3, 270)
+    gpt = GPT(dataclasses.replace(TINY, vocab_size=tokenizer.n_vocab, n_positions=n_positions), seed=seed)
+    texts = ["".join(rng.choice(list("abcdé e"), 60)) + "z" for _ in range(3)]
+    examples = [("".join(rng.choice(list("abé d"), 30)) + "z", "x")] * n_examples
+    try:
+        chosen, room = label_by_prompt(gpt, tokenizer, texts, ["x", "yy"], examples)
+    except ValueError as error:
+        assert "give fewer examples" in str(error)
+    else:
+        assert chosen.shape == (3,) and room >= 1
+
+
+def test_a_model_that_is_asked_in_words_goes_on_writing():
+    tokenizer = BPETokenizer.train("Is the following text 'spam'? Answer with 'yes' or 'no': 'win a prize'", 300)
+    gpt = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=128, vocab_size=tokenizer.n_vocab))
+    asked = ask_in_words(gpt, tokenizer, "win a prize", "spam", max_new_tokens=5)
+    question = "Is the following text 'spam'? Answer with 'yes' or 'no': 'win a prize'\n"
+    written = gpt.generate([tokenizer.encode(question)], 5, temperature=0.0)[0, len(tokenizer.encode(question)) :]
+    assert asked == question + tokenizer.decode(written)
+    assert "not asked: " in ask_in_words(GPT(TINY), TOKENIZER, "win", "spam")  # its characters lack some of the question's

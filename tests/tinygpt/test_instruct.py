@@ -25,10 +25,10 @@ from tinygpt.finetuning.instructions import (
     InstructionBatches,
     InstructionData,
     _summary,
-    answers,
     check_instructions,
     doc_questions,
     encode_instructions,
+    generate_answers,
     group_instructions,
     load_instructions,
     prompt,
@@ -126,7 +126,7 @@ def test_what_can_be_trained_on_can_be_answered(spare):
     gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, n_positions=n_positions, vocab_size=TOKENIZER.n_vocab))
     if spare:
         assert len(encode_instructions([ROW], TOKENIZER, n_positions, style="phi3", truncate=True)[0].ids) > n_positions - spare
-        answers(gpt, TOKENIZER, [ROW], style="phi3")
+        generate_answers(gpt, TOKENIZER, [ROW], style="phi3")
     else:
         with pytest.raises(ValueError, match="a prompt of"):
             encode_instructions([ROW], TOKENIZER, n_positions, style="phi3", truncate=True)
@@ -190,20 +190,25 @@ def assistant():
 def test_training_teaches_to_answer_and_to_stop(assistant):
     gpt, result = assistant
     assert result.first_loss_nats == pytest.approx(math.log(TINY.vocab_size), rel=0.02)  # random weights: a uniform guess
-    assert answers(gpt, TOKENIZER, COLOURS, style="phi3") == [row.output for row in COLOURS]
+    assert generate_answers(gpt, TOKENIZER, COLOURS, style="phi3") == [row.output for row in COLOURS]
 
 
 def test_answers_do_not_depend_on_company_and_respect_their_limits(assistant):
     gpt, _ = assistant
-    together = answers(gpt, TOKENIZER, COLOURS, style="phi3", batch_size=3)
-    assert together == [answers(gpt, TOKENIZER, [row], style="phi3")[0] for row in COLOURS]
-    assert answers(gpt, TOKENIZER, [], style="phi3") == []
+    together = generate_answers(gpt, TOKENIZER, COLOURS, style="phi3", batch_size=3)
+    assert together == [generate_answers(gpt, TOKENIZER, [row], style="phi3")[0] for row in COLOURS]
+    assert generate_answers(gpt, TOKENIZER, [], style="phi3") == []
     fresh = GPT(TINY, seed=3)
-    (short,) = answers(fresh, TOKENIZER, COLOURS[:1], style="phi3", max_new_tokens=2)
+    (short,) = generate_answers(fresh, TOKENIZER, COLOURS[:1], style="phi3", max_new_tokens=2)
     assert len(TOKENIZER.encode(short)) <= 2
-    assert answers(fresh, TOKENIZER, COLOURS[:1], style="phi3", max_new_tokens=10**6)  # ends where the context is full
+    full = generate_answers(fresh, TOKENIZER, COLOURS, style="phi3", max_new_tokens=10**6)  # each ends where the context is full
+    for row, answer in zip(COLOURS, full, strict=True):
+        ids = TOKENIZER.encode(prompt(row, "phi3"))
+        made = fresh.generate([ids], TINY.n_positions - len(ids), temperature=0.0, eos_id=TOKENIZER.eos_id)[0, len(ids) :].tolist()
+        ended = made.index(TOKENIZER.eos_id) if TOKENIZER.eos_id in made else len(made)
+        assert answer == TOKENIZER.decode(made[:ended]).strip()
     with pytest.raises(ValueError, match=r"record 1: \d+ tokens, expected fewer than the context of 48"):
-        answers(fresh, TOKENIZER, [ROW], style="alpaca")
+        generate_answers(fresh, TOKENIZER, [ROW], style="alpaca")
 
 
 @pytest.mark.parametrize("which", ["last-block", "lora"])

@@ -4,7 +4,7 @@
     parts = split_instructions(data, seed=0)                 # parts.train, parts.validation, parts.test
     sequences = encode_instructions(parts.train, tokenizer, gpt.config.n_positions, style="alpaca")
     fit(gpt, InstructionBatches(sequences), ...)             # tinygpt.finetuning.common
-    answers(gpt, tokenizer, parts.test, style="alpaca")      # what the model says now; tinygpt.finetuning.scoring scores it
+    generate_answers(gpt, tokenizer, parts.test, style="alpaca")   # what the model says now; tinygpt.finetuning.scoring scores it
 
 A pretrained model continues texts; after this it answers. What it learns is mostly the form: where the answer begins, how long it is,
 and that it ends. So by default the loss counts the answer and its end token alone, and the prompt is only read.
@@ -13,22 +13,22 @@ and that it ends. So by default the loss counts the answer and its end token alo
 import dataclasses
 import inspect
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import numpy as np
 
 from tinygpt.data.corpora import Document, load_corpus
 from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in
 from tinygpt.data.tokenizer import Tokenizer
-from tinygpt.data.windows import IGNORED
+from tinygpt.data.windows import IGNORED, pad
 from tinygpt.errors import InvalidInput
-from tinygpt.finetuning.common import pad
 from tinygpt.finetuning.labeled import deal_groups
-from tinygpt.inference.decoding import generate
+from tinygpt.inference.decoding import DecodingOptions
+from tinygpt.inference.sampling import Sampling
+from tinygpt.inference.text import complete_all
 from tinygpt.models.gpt import GPT
 
 INSTRUCTION_NAMES = ("instruction", "question", "prompt", "query")
@@ -347,35 +347,28 @@ def show_masked(sequence: Encoded, tokenizer: Tokenizer, *, mask_prompt: bool = 
 # ---- answers -----------------------------------------------------------------------------------------------------------------------------
 
 
-def answers(
-    gpt: GPT,
-    tokenizer: Tokenizer,
-    rows: Sequence[Instruction],
-    *,
-    style: Style = "alpaca",
-    max_new_tokens: int = 64,
-    batch_size: int = 16,
-    **sampling: Any,
-) -> list[str]:
-    """What the model answers to each row's prompt, without the end token; greedily unless `sampling` says otherwise (see `generate`).
+def generate_answers(
+    gpt: GPT, tokenizer: Tokenizer, rows: Sequence[Instruction], *, style: Style = "alpaca", max_new_tokens: int = 64, batch_size: int = 16,
+    sampling: Sampling | None = None, **options: Unpack[DecodingOptions],
+) -> list[str]:  # fmt: skip
+    """The model's answer to each row's prompt, without the end token; greedy by default.
 
-    Answers end at the end token, after max_new_tokens, or where the context is full. Prompts of the same length are answered together.
+    Answers end at the end token, after max_new_tokens, or where the context is full.
+    options   as `tinygpt.inference.text.complete_all` takes them
     Raises ValueError for a prompt that leaves no room.
     """
-    n_positions = gpt.config.n_positions
-    prompts = [tokenizer.encode_array(prompt(row, style)).astype(np.int64) for row in rows]
-    for row, ids in zip(rows, prompts, strict=True):
-        if len(ids) >= n_positions:
-            raise InvalidInput(f"{row.place or 'prompt'}: {len(ids)} tokens, expected fewer than the context of {n_positions}; shorten it")
-    options = {"temperature": 0.0, "eos_id": tokenizer.eos_id} | sampling
-    found = [""] * len(rows)
-    for length in sorted(Counter(map(len, prompts))):
-        which = [i for i, ids in enumerate(prompts) if len(ids) == length]
-        for start in range(0, len(which), batch_size):
-            some = which[start : start + batch_size]
-            n_new = min(max_new_tokens, n_positions - length)
-            made = generate(gpt, np.stack([prompts[i] for i in some]), n_new, **options).ids[:, length:]
-            for i, ids in zip(some, made, strict=True):
-                ended = np.flatnonzero(ids == tokenizer.eos_id)
-                found[i] = tokenizer.decode(ids[: ended[0]] if len(ended) else ids).strip()
+    n_positions, found = gpt.config.n_positions, []
+    for start in range(0, len(rows), batch_size):
+        some = rows[start : start + batch_size]
+        prompts = [prompt(row, style) for row in some]
+        rooms = [n_positions - len(tokenizer.encode(text)) for text in prompts]
+        for row, room in zip(some, rooms, strict=True):
+            if room < 1:
+                raise InvalidInput(
+                    f"{row.place or 'prompt'}: {n_positions - room} tokens, expected fewer than the context of {n_positions}; shorten it"
+                )
+        n_new = min(max_new_tokens, max(rooms))
+        completions = complete_all(gpt, tokenizer, prompts, n_new, sampling or Sampling(temperature=0.0), **options)
+        for made, room in zip(completions, rooms, strict=True):
+            found.append((made.text if len(made.ids) <= room else tokenizer.decode(made.ids[:room])).strip())
     return found

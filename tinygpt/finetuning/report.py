@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-import autograd as ag
-from autograd import backend
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput, MissingPackage
-from tinygpt.finetuning.common import pad, shorten
+from tinygpt.finetuning.common import shorten
+from tinygpt.inference.likelihood import choose, few_shot_prompt
+from tinygpt.inference.sampling import Sampling
+from tinygpt.inference.text import complete
 from tinygpt.models.gpt import GPT
 
 
@@ -150,59 +151,47 @@ def tfidf_baseline(
     return predicted
 
 
-PROMPT = ("Text: ", "\nLabel:", "\n\n")  # before a text, between it and its label, and after a solved example
+def label_by_prompt(
+    gpt: GPT, tokenizer: Tokenizer, texts: Sequence[str], labels: Sequence[str], examples: Sequence[tuple[str, str]] = ()
+) -> tuple[np.ndarray, int]:
+    """(N,) label numbers from prompting alone: the label that the language model finds likeliest after each text, without any training.
 
-
-def prompt_room(gpt: GPT, tokenizer: Tokenizer, labels: Sequence[str], examples: Sequence[tuple[str, str]] = ()) -> int:
-    """Tokens that each text may have in a prompt: an equal share of what the context leaves.
-
+    examples   solved ones, (text, label), that the prompt shows; without any it is zero-shot
+    Also returns how many tokens of each text are read at most: an equal share of what the context leaves.
     Raises ValueError if the context cannot hold the prompt's own words and a token per text.
     """
-    before, after, end = (len(tokenizer.encode(words)) for words in PROMPT)
-    solved = sum(before + after + end + len(tokenizer.encode(" " + label)) for _, label in examples)
-    fixed = solved + before + after + max(len(tokenizer.encode(" " + label)) for label in labels)
-    room = (gpt.config.n_positions - fixed) // (len(examples) + 1)
+    options = [f" {label}" for label in labels]  # the space belongs to the word, for a byte-level tokenizer
+    most = gpt.config.n_positions - max(len(tokenizer.encode(option)) for option in options)
+
+    def prompt(text: str, n: int) -> str:
+        """With the first n tokens of every text."""
+        text, *others = (tokenizer.decode(tokenizer.encode(each)[:n]) for each in (text, *(shown for shown, _ in examples)))
+        solved = [(shown, label) for shown, (_, label) in zip(others, examples, strict=True)]
+        return few_shot_prompt(text, solved, names=("Text", "Label"))
+
+    fixed = len(tokenizer.encode(prompt("", 0)))
+    room = (most - fixed) // (len(examples) + 1)
     if room < 1:
         raise InvalidInput(
-            f"prompted: {fixed} tokens besides the texts, expected fewer than the context of {gpt.config.n_positions}; give fewer examples"
+            f"prompt: {fixed + gpt.config.n_positions - most} tokens besides the texts, expected fewer than the context of "
+            f"{gpt.config.n_positions}; give fewer examples"
         )
-    return room
+    chosen = []
+    for text in texts:
+        n = room
+        while len(tokenizer.encode(prompt(text, n))) > most and n > 1:  # text that was cut may take more tokens when it is encoded again
+            n -= 1
+        chosen.append(options.index(choose(gpt, tokenizer, prompt(text, n), options)[0]))
+    return np.array(chosen), room
 
 
-def prompted(
-    gpt: GPT,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    labels: Sequence[str],
-    examples: Sequence[tuple[str, str]] = (),
-    batch_size: int = 16,
-) -> np.ndarray:
-    """(N,) label numbers from prompting alone: the label that the language model finds likeliest after each text.
+def ask_in_words(gpt: GPT, tokenizer: Tokenizer, text: str, label: str, max_new_tokens: int = 24) -> str:
+    """The question whether `text` is a `label`, as a person would be asked, and what the model writes after it.
 
-    The prompt is "Text: ...", "Label:", preceded by solved `examples` (text, label); without any it is zero-shot. The score of a label is
-    the mean log-probability of its tokens. Each text is cut to its first `prompt_room` tokens.
-
-    Source  Brown et al. 2020, arXiv:2005.14165, section 2.4 (multiple choice by the likelihood of each option, per token).
-    Raises ValueError as `prompt_room`.
+    A model that was only pretrained continues the text instead of answering.
     """
-    room = prompt_room(gpt, tokenizer, labels, examples)
-    before, after, end = (tokenizer.encode(words) for words in PROMPT)
-    answers = [tokenizer.encode(" " + label) for label in labels]
-    shots: list[int] = []
-    for text, label in examples:
-        shots += before + tokenizer.encode(text)[:room] + after + tokenizer.encode(" " + label) + end
-    prompts = [shots + before + tokenizer.encode(text)[:room] + after for text in texts]
-    scores = np.zeros((len(texts), len(labels)))
-    was_training = gpt.training
-    gpt.eval()
-    with ag.no_grad():
-        for start in range(0, len(texts), batch_size):
-            for j, answer in enumerate(answers):
-                some = prompts[start : start + batch_size]
-                ids, _ = pad([np.array(prompt + answer) for prompt in some])
-                rows = np.arange(len(some))[:, None]
-                places = np.array([len(prompt) for prompt in some])[:, None] + np.arange(len(answer)) - 1  # what predicts the answer
-                log_p = ag.log_softmax(gpt.lm_head(gpt.hidden(ids)[rows, places]))  # (B, tokens of the answer, V)
-                scores[start : start + len(some), j] = backend.to_host(log_p.data)[:, np.arange(len(answer)), answer].mean(axis=1)
-    gpt.train(was_training)
-    return scores.argmax(axis=1)
+    question = f"Is the following text '{label}'? Answer with 'yes' or 'no': '{shorten(text, 80)}'\n"
+    try:
+        return question + complete(gpt, tokenizer, question, max_new_tokens, Sampling(0.0)).text
+    except ValueError as error:  # a tokenizer of characters lacks some of the question's
+        return f"{question}not asked: {error}"
