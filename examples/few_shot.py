@@ -1,10 +1,10 @@
-"""Ask a model that was only pretrained: a prompt shows what is wanted by examples, and the likeliest answer is taken.
+"""Ask a model that was only pretrained: the prompt shows the task by examples, and the likeliest answer is taken.
 
-    python examples/few_shot.py                  # the newest run under runs/: it has read documentation, so do not hope for much
+    python examples/few_shot.py                  # the newest run under runs/: it has read documentation only, so do not expect much
     python examples/few_shot.py --run gpt2       # GPT-2's weights: pip install -e ".[hub]"
 
-Seconds. Prints the prompt, how likely each answer is, and what the model writes when it may write freely; once without examples
-(zero-shot), once with three (few-shot). Expected: GPT-2 needs the examples to see that one word is wanted.
+Seconds. Prints the prompt, how likely each answer is, and what the model writes if it is not limited to the answers; once without
+examples (zero-shot), once with three (few-shot). Expected: GPT-2 needs the examples to see that the answer is one word.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def main() -> None:
     for examples in ([], EXAMPLES):
         prompt = few_shot_prompt(config.query, examples, task=TASK, names=("Review", "Answer"))
         print(f"--- {'few' if examples else 'zero'}-shot, {len(examples)} examples ---\n{prompt}")
-        options = [f" {answer}" for answer in ANSWERS]  # the blank belongs to the word, for a byte-level tokenizer
+        options = [f" {answer}" for answer in ANSWERS]  # the space belongs to the word, for a byte-level tokenizer
         answer, found = choose(model, tokenizer, prompt, options)
         for option, likelihood in zip(options, found, strict=True):
             print(f"  {option.strip():<6} {likelihood.nats_per_token:.2f} nats per token")

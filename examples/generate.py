@@ -1,4 +1,4 @@
-"""Write text with a trained model: the newest run under runs/, or the one you name.
+"""Generate text with a trained model: the newest run under runs/, or the one you name.
 
     python examples/generate.py --prompt "numpy.sort"              # continue a text
     echo "numpy.sort" | python examples/generate.py                # the same, from standard input
@@ -6,7 +6,7 @@
     python examples/generate.py --run gpt2 --prompt "Once upon"    # GPT-2's weights: pip install -e ".[hub]"
     python examples/generate.py --prompt "numpy.sort" --colour --alternatives 3
 
-Seconds. Streams the text as it is made, then says why it stopped and how fast it was.
+Seconds. Prints the text as it is generated; then, on standard error, why it stopped and how fast it was.
 """
 
 import math
@@ -14,16 +14,17 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
 from autograd import backend
+from tinygpt import GPT
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run
 from tinygpt.config import PathName
+from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.inference.decoding import TokenInfo
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import TextStream
@@ -40,13 +41,13 @@ class GenerateConfig:
     max_new_tokens: int = 200
     """The most tokens to add."""
     temperature: float = 0.8
-    """Below 1 bolder, above 1 more even, 0 always the likeliest token."""
+    """Below 1 likely tokens become likelier still (predictable text), above 1 less so (varied text); 0: always the likeliest."""
     top_k: int = 50
     """Choose among the k likeliest tokens; 0: all."""
     top_p: float = 1.0
-    """Choose among the likeliest tokens that reach this probability together."""
+    """Choose among the fewest likeliest tokens that together reach this probability; 1: all."""
     min_p: float = 0.0
-    """Choose among tokens with at least this share of the likeliest one's probability."""
+    """Choose among tokens at least this fraction as likely as the likeliest; 0: all."""
     repetition_penalty: float = 1.0
     """Above 1: tokens that occurred already become less likely."""
     stop: tuple[str, ...] = ()
@@ -54,13 +55,13 @@ class GenerateConfig:
     seed: int = 0
     """Another seed, another text."""
     use_cache: bool = True
-    """Keep the keys and values of earlier tokens; without, the same text, slower."""
+    """Keep the keys and values of earlier tokens; without it the same text, slower."""
     slide: bool = True
-    """Past the context, go on with the last half of it; without, that is an error."""
+    """Past the context, continue with its last half; without it, an error."""
     colour: bool = False
     """Colour each token by its probability, from red (unlikely) to green."""
     alternatives: int = 0
-    """Show so many of the likeliest tokens beside each one."""
+    """Below the text, list each token with this number of the likeliest at its position."""
 
 
 def main() -> None:
@@ -85,8 +86,8 @@ def ask() -> str:
         return ""
 
 
-def write(model: Any, tokenizer: Any, prompt: str, config: GenerateConfig) -> None:
-    """Streams one continuation to standard output; what is said about it goes to standard error."""
+def write(model: GPT, tokenizer: Tokenizer, prompt: str, config: GenerateConfig) -> None:
+    """Streams one continuation to standard output; remarks go to standard error."""
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.min_p, config.repetition_penalty)
     options = {"stop": config.stop, "seed": config.seed, "use_cache": config.use_cache, "slide": config.slide, "on_slide": say_slide}
     shows_tokens = config.colour or config.alternatives > 0
@@ -105,14 +106,13 @@ def write(model: Any, tokenizer: Any, prompt: str, config: GenerateConfig) -> No
     seconds = time.perf_counter() - started
     print()
     if config.alternatives:
-        for info in stream.infos:
-            print(f"{shown(tokenizer, info.id, info.log_prob):<24} of {'  '.join(shown(tokenizer, *a) for a in info.alternatives)}")
+        print(f"\n{alternatives_table(tokenizer, stream.infos)}")
     speed = f"{len(stream.ids)} tokens, {len(stream.ids) / seconds:.0f} tokens/s"
     print(f"\n[{speed}, stopped by {stream.stop_reason}]", file=sys.stderr)
 
 
 def say_slide(row: int, n_kept: int) -> None:
-    print(f"\n[the context is full: going on with its last {n_kept} tokens]", file=sys.stderr)
+    print(f"\n[the context is full: continuing with its last {n_kept} tokens]", file=sys.stderr)
 
 
 def colour_of(infos: list[TokenInfo]) -> Style:
@@ -122,8 +122,16 @@ def colour_of(infos: list[TokenInfo]) -> Style:
     return Style(color=f"rgb({round(220 * (1 - share))},{round(180 * share)},60)")
 
 
-def shown(tokenizer: Any, id: int, log_prob: float) -> str:
-    return f"{tokenizer.decode([id])!r} {math.exp(log_prob):.1%}"
+def alternatives_table(tokenizer: Tokenizer, infos: list[TokenInfo]) -> str:
+    """A line per token: the chosen one, and the likeliest at its position, each with the model's probability before temperature."""
+
+    def shown(id: int, log_prob: float) -> str:
+        return f"{math.exp(log_prob):6.1%} {tokenizer.decode([id])!r}"
+
+    rows = [["chosen token", "likeliest tokens at its position, likeliest first"]]
+    rows += [[shown(info.id, info.log_prob), *(shown(*each) for each in info.alternatives)] for info in infos]
+    width = max(len(cell) for row in rows[1:] for cell in row) if infos else 0
+    return "\n".join("   ".join(cell.ljust(max(width, 12)) for cell in row).rstrip() for row in rows)
 
 
 if __name__ == "__main__":

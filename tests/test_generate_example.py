@@ -48,7 +48,7 @@ def generate(model, *flags, typed="", ok=True, colour=False):
 def test_the_text_alone_goes_to_standard_output(model):
     out, err = generate(model, "--prompt", "to be")
     assert out.startswith("to be") and re.search(r"\[\d+ tokens, \d+ tokens/s, stopped by \w+\]", err) and "weights" in err
-    assert "[the context is full: going on with its last 8 tokens]" in err
+    assert "[the context is full: continuing with its last 8 tokens]" in err
     assert generate(model, typed="to be\n")[0] == out  # from standard input
     assert generate(model, "--prompt", "to be", "--no-use-cache")[0] == out
     assert generate(model, "--prompt", "to be", "--seed", "1")[0] != out
@@ -58,8 +58,13 @@ def test_tokens_are_coloured_and_alternatives_shown(model):
     out, err = generate(model, "--prompt", "to be", "--colour", "--alternatives", "2", colour=True)
     assert re.search(r"\x1b\[3[0-9;]+m", out)  # a foreground colour, in as many shades as the terminal has
     n_tokens = int(re.search(r"\[(\d+) tokens", err)[1])
-    lines = out.rstrip("\n").split("\n")[-n_tokens:]
-    assert n_tokens > 5 and all(line.count("%") >= 3 and " of " in line for line in lines)
+    text, heading, *lines = out.rstrip("\n").split("\n")[-n_tokens - 2 :]
+    assert heading.split("  ")[0] == "chosen token" and heading.endswith("likeliest tokens at its position, likeliest first") and not text
+    column = heading.index("likeliest")
+    assert len(lines) == n_tokens > 5
+    for line in lines:
+        cells = re.findall(r"( *\d+\.\d%) ", line)
+        assert len(cells) == 3 and line[column:].lstrip().startswith(cells[1].strip()) and float(cells[1][:-1]) >= float(cells[2][:-1])
 
 
 def test_without_sliding_the_end_of_the_context_is_an_error(model):
