@@ -108,9 +108,8 @@ class GPTConfig:
             "mlp.c_fc": (c, 4 * c),
             "mlp.c_proj": (4 * c, c),
         }
-        weights = {f"{name}.weight": shape for name, shape in layers.items()}
-        biases = {f"{name}.bias": shape[-1:] for name, shape in layers.items() if self.qkv_bias or name != "attn.c_attn"}
-        return weights | biases
+        both = {f"{name}.{kind}": n for name, shape in layers.items() for kind, n in (("weight", shape), ("bias", shape[-1:]))}
+        return {name: shape for name, shape in both.items() if self.qkv_bias or name != "attn.c_attn.bias"}
 
     def outer_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each parameter outside the blocks; a tied one once."""

@@ -325,7 +325,8 @@ def test_several_texts_at_once_are_those_made_one_by_one():
     sampling = Sampling(1.5, top_k=0)
     together = complete_all(model, tokenizer, prompts, 30, sampling, seed=[3, 4, 5], **options)
     for prompt, seed, found in zip(prompts, (3, 4, 5), together, strict=True):
-        alone = complete(model, tokenizer, prompt, 30, sampling, seed=seed, **options)
+        alone = TextStream(model, tokenizer, prompt, 30, sampling, seed=seed, **options)
+        assert "".join(alone) == alone.text
         assert (found.text, found.ids, found.stop_reason) == (alone.text, alone.ids, alone.stop_reason)
         assert [i.id for i in found.infos] == [i.id for i in alone.infos] == found.ids
     assert "stop string" in {c.stop_reason for c in together}

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -56,13 +55,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return scores
 
 
-class UniformNumbers(Protocol):
-    """Uniform random numbers in [0, 1): a `np.random.Generator`, or `PerRowRNG`."""
-
-    def random(self, n: int) -> np.ndarray: ...
-
-
-def sample(logits: np.ndarray, sampling: Sampling, rng: UniformNumbers, seen: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+def sample(
+    logits: np.ndarray, sampling: Sampling, rng: "np.random.Generator | PerRowRNG", seen: Sequence[Sequence[int]] | None = None
+) -> np.ndarray:
     """One token per row of logits (B, V) -> (B,) int64.
 
     seen   per row, the ids so far, for the repetition penalty

@@ -117,17 +117,6 @@ class TextStream:
             yield rest
 
 
-def complete(
-    model: Decodable, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, *,
-    stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Unpack[DecodingOptions],
-) -> TextStream:  # fmt: skip
-    """A finished `TextStream`: read `.text` and `.stop_reason`."""
-    stream = TextStream(model, tokenizer, prompt, max_new_tokens, sampling, stop=stop, end_ids=end_ids, **options)
-    for _ in stream:
-        pass
-    return stream
-
-
 @dataclass(frozen=True)
 class Completion:
     """A prompt's continuation. ids are without an end token; stop_reason is "eos", "stop string" or "length"."""
@@ -166,3 +155,11 @@ def complete_all(
     for text in texts:
         text.finish()
     return [Completion(text.text, ids[row], reasons[row], tokens.infos[row][: len(ids[row])]) for row, text in enumerate(texts)]
+
+
+def complete(
+    model: Decodable, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, *,
+    stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Unpack[DecodingOptions],
+) -> Completion:  # fmt: skip
+    """Continues one prompt; the arguments are those of `TextStream`."""
+    return complete_all(model, tokenizer, [prompt], max_new_tokens, sampling, stop=stop, end_ids=end_ids, **options)[0]

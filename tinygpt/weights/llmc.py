@@ -57,14 +57,7 @@ def read_llm_c_header(path: Path) -> tuple[GPTConfig, dict[str, StoredTensor]]:
 def _llm_c_order(config: GPTConfig, padded: int) -> Iterator[tuple[str, tuple[int, ...], int]]:
     """(name, shape, how many numbers it takes in the file) in the file's order; a * in the name runs over the layers."""
     c = config.n_embd
-    shape: tuple[int, ...]
-    shapes: list[tuple[str, tuple[int, ...]]] = [("wpe.weight", (config.n_positions, c))]
-    for part, shape in (
-        ("ln_1", (c,)), ("attn.c_attn", (3 * c, c)), ("attn.c_proj", (c, c)),
-        ("ln_2", (c,)), ("mlp.c_fc", (4 * c, c)), ("mlp.c_proj", (c, 4 * c)),
-    ):  # fmt: skip
-        shapes += [(f"h.*.{part}.weight", shape), (f"h.*.{part}.bias", shape[:1])]
-    shapes += [("ln_f.weight", (c,)), ("ln_f.bias", (c,))]
     yield "wte.weight", (config.vocab_size, c), padded * c
-    for name, shape in shapes:
+    blocks = {f"h.*.{name}": shape[::-1] for name, shape in config.block_shapes().items()}  # in GPT-2's order, each matrix (out, in)
+    for name, shape in {"wpe.weight": (config.n_positions, c), **blocks, "ln_f.weight": (c,), "ln_f.bias": (c,)}.items():
         yield name, shape, math.prod(shape)
