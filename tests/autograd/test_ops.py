@@ -117,6 +117,22 @@ def test_frozen_inputs_change_nothing_for_the_others(op: type[ag.Op], data: st.D
         assert_close(out.data, same)
 
 
+@pytest.mark.exact
+@pytest.mark.usefixtures("each_kernel_mode")
+@each_op
+@settings(max_examples=15)
+@given(data=st.data(), scale=st.sampled_from(["small", "large"]), dtype=st.sampled_from(["float32", "float64"]))
+def test_values_are_the_same_bits_recorded_or_not(op: type[ag.Op], data: st.DataObject, scale: str, dtype: str):
+    case = data.draw(CASES[op](scale))
+    arrays = [a.astype(dtype) for a in case.arrays]
+    recorded = [to_host(out.data) for out in _tuple(case.call(*(ag.Tensor(a, requires_grad=True) for a in arrays)))]
+    with ag.no_grad():
+        assert [to_host(out.data).tobytes() for out in _tuple(case.call(*map(ag.Tensor, arrays)))] == [out.tobytes() for out in recorded]
+    for i in range(len(arrays)):  # nor does it matter what is frozen
+        some = [ag.Tensor(a, requires_grad=i == j) for j, a in enumerate(arrays)]
+        assert [to_host(out.data).tobytes() for out in _tuple(case.call(*some))] == [out.tobytes() for out in recorded]
+
+
 # Fast kernels: whatever is registered is compared, by op, without a line to add here -----------------------------------------------
 
 kernels = [(op, kernel) for op, several in ag.registered_kernels().items() for kernel in several if op.__name__ not in OPTIMIZER_OPS]

@@ -79,6 +79,7 @@ def test_in_float32_logits_agree(config, seed, n, rows):
             reader.append(b.argmax(axis=1))
 
 
+@pytest.mark.exact
 @settings(max_examples=4 if FAKE else 30)
 @given(config=configs, seed=seeds, lengths=st.lists(st.integers(1, 20), min_size=2, max_size=4))
 def test_a_row_is_the_same_alone_and_in_a_batch(config, seed, lengths):
@@ -148,6 +149,7 @@ def test_the_row_decoder_is_used_where_it_can_be_and_only_there():
     assert not can_decode(model)
 
 
+@pytest.mark.exact
 @pytest.mark.skipif(FAKE, reason="the row decoder is NumPy's")
 def test_matrices_are_laid_out_once_and_an_optimizers_stay_in_place():
     model = GPT(dataclasses.replace(TINY, vocab_size=40))
@@ -234,6 +236,7 @@ def test_filling_in_one_pass_equals_token_by_token():
         np.testing.assert_allclose(backend.to_host(a), backend.to_host(b), atol=1e-12)
 
 
+@pytest.mark.exact
 @given(seed=seeds)
 def test_sampling_options_hold_with_a_cache(seed):
     model = random_model(TINY, seed % 7)

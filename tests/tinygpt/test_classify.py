@@ -255,6 +255,7 @@ def test_batches_hold_weights_by_label():
 # ---- saving ------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_a_saved_classifier_says_the_same(tmp_path, pooling, qkv_bias):

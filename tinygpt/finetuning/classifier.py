@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 import autograd as ag
-from autograd import backend, nn
+from autograd import backend, inference, nn
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput, WrongType
 from tinygpt.finetuning.common import pad
@@ -182,7 +182,7 @@ class GPTClassifier(nn.Module):
         by_length = np.argsort([len(ids) for ids in sequences], kind="stable")
         was_training = self.training
         self.eval()
-        with ag.no_grad():
+        with inference.mode():
             for start in range(0, len(sequences), batch_size):
                 which = by_length[start : start + batch_size]
                 logits[which] = backend.to_host(self.forward(*pad([sequences[i] for i in which])).data)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 import autograd as ag
-from autograd import backend
+from autograd import backend, inference
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.finetuning.common import pad, shorten
@@ -195,7 +195,7 @@ def prompted(
     scores = np.zeros((len(texts), len(labels)))
     was_training = gpt.training
     gpt.eval()
-    with ag.no_grad():
+    with inference.mode():
         for start in range(0, len(texts), batch_size):
             for j, answer in enumerate(answers):
                 some = prompts[start : start + batch_size]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import autograd as ag
-from autograd import backend
+from autograd import backend, inference
 from tinygpt.errors import InvalidInput
 from tinygpt.inference.fast import RowDecoder, can_decode
 from tinygpt.inference.sampling import RowStreams, Sampling, sample, top_ids
@@ -74,7 +74,7 @@ class Reader:
 
     def logits(self) -> np.ndarray:
         """(B, V), on the host, for the token after each row. The next call may overwrite the array."""
-        with ag.no_grad():
+        with inference.mode():
             if self.cache is None:
                 return self._without_cache()
             if self.unread:

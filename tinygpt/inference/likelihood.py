@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import autograd as ag
-from autograd import backend
+from autograd import backend, inference
 from tinygpt.errors import InvalidInput
 from tinygpt.inference.text import prompt_ids
 
@@ -65,7 +65,7 @@ def token_nats(model: Any, ids: Sequence[int], stride: int | None = None) -> np.
     nats = np.zeros(len(tokens) - 1)
     was_training = model.training
     model.eval()
-    with ag.no_grad():
+    with inference.mode():
         done = 0  # predictions made so far; prediction i is of token i + 1
         for start in range(0, len(tokens) - 1, stride):
             end = min(start + n_positions, len(tokens) - 1)
