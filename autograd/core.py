@@ -37,8 +37,6 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "_gradient_buffer", "_node", "_output", "data", "grad", "requires_grad")
-    __array_ufunc__ = None  # NumPy's operators return NotImplemented for us, so `array + tensor` reaches Tensor.__radd__
-
     data: Array
     grad: Array | None
 
@@ -142,6 +140,23 @@ class Tensor:
             "use tensor.numpy() or tensor.data"
         )
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """`array + tensor` is `Tensor.__radd__`; of NumPy's other functions, the error says what to write."""
+        reflected = _REFLECTED.get(ufunc.__name__)
+        if reflected and method == "__call__" and not options and not isinstance(inputs[0], Tensor):
+            return getattr(self, reflected)(inputs[0])
+        if options.get("out"):
+            raise TypeError(f"np.{ufunc.__name__} into an array, as in array += tensor: a Tensor, expected an array; use tensor.data")
+        raise _not_an_array(ufunc)
+
+    if backend.name != "numpy":
+        __array_ufunc__ = None  # type: ignore[assignment]  # what CuPy's operators ask for
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function.__name__ in ("ndim", "shape", "size") and len(args) == 1 and not kwargs:
+            return getattr(self, function.__name__)
+        raise _not_an_array(function)
+
     def __bool__(self) -> bool:
         return bool(self.data)
 
@@ -150,6 +165,19 @@ class Tensor:
 
     def __int__(self) -> int:
         return int(self.data)
+
+    def __format__(self, form: str) -> str:
+        if form and self.size != 1:
+            raise TypeError(f"format: {form!r} for a tensor of shape {self.shape}, expected one element; format those of tensor.numpy()")
+        return format(self.item(), form) if form else repr(self)
+
+    def __iter__(self) -> "Iterator[Tensor]":
+        if self.ndim == 0:
+            raise TypeError("Tensor: iteration over a single number, of shape (), expected at least one axis; use item()")
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self.data == _array(value)).any())
 
     # The differentiable operators and methods are attached by `autograd/ops/__init__.py`, which knows the ops; `draw` by `drawing.py`.
 
@@ -178,7 +206,16 @@ class Tensor:
         def max(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
         def var(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
 
-    # Comparisons give plain boolean arrays: nothing flows back through them. `==` stays identity, so tensors can be dict keys.
+    # Comparisons give plain boolean arrays: nothing flows back through them. `==` of tensors is identity, so they can be dict keys.
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: Any) -> bool:
+        if isinstance(other, (bool, int, float, backend.device_array, list, tuple)):
+            raise TypeError(
+                f"Tensor: == with a {type(other).__name__}, expected a tensor (== asks for the same object); use tensor.data == ..."
+            )
+        return self is other
 
     def __lt__(self, other: Any) -> Array:
         return self.data < _array(other)
@@ -191,6 +228,22 @@ class Tensor:
 
     def __ge__(self, other: Any) -> Array:
         return self.data >= _array(other)
+
+
+_REFLECTED = {
+    "add": "__radd__", "subtract": "__rsub__", "multiply": "__rmul__", "divide": "__rtruediv__", "matmul": "__rmatmul__",
+    "power": "__rpow__", "less": "__gt__", "less_equal": "__ge__", "greater": "__lt__", "greater_equal": "__le__",
+}  # fmt: skip
+"""NumPy's function for an operator between an array and a tensor -> the tensor's method."""
+
+FUNCTIONS: list[str] = []
+"""Names of the functions on tensors, for advice; `autograd/ops/__init__.py` fills it in."""
+
+
+def _not_an_array(function: Any) -> TypeError:
+    name = function.__name__
+    instead = f"autograd.{name}, or tensor.data" if name in FUNCTIONS else "tensor.data"
+    return TypeError(f"np.{name}: a Tensor, expected an array (the gradient would be lost); use {instead}")
 
 
 class Parameter(Tensor):
@@ -522,11 +575,13 @@ _NATIVE = (backend.device_array, int, float, type(None))
 
 
 def _check_device(op: "type[Op]", position: int, x: Any) -> None:
-    """Raises TypeError, naming op and argument, for an array in the memory of another device than the backend's."""
+    """Raises TypeError, naming op and argument, for an array in the memory that the backend does not compute in, and for no array at all."""
+    code = op.forward.__code__
+    name = code.co_varnames[position] if position < code.co_argcount else f"input {position}"
+    if isinstance(x, Tensor):
+        raise TypeError(f"{op.__name__}: the data of {name} is a Tensor, expected an array; assign arrays, as in p.data = tensor.data")
     found = backend.foreign_device(x)
     if found:
-        code = op.forward.__code__
-        name = code.co_varnames[position] if position < code.co_argcount else f"input {position}"
         raise TypeError(
             f"{op.__name__}: {name} of shape {x.shape} is {found}, expected an array of the {backend.name} backend; "
             "move it with autograd.backend.to_device, or pass it inside a Tensor"

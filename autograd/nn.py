@@ -22,6 +22,14 @@ class Module:
 
     training: bool = True
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(vars(self).get(name), Parameter) and not (value is None or isinstance(value, (Parameter, Module))):
+            raise TypeError(
+                f"{type(self).__name__}.{name}: a {type(value).__name__} in place of a Parameter, expected a Parameter or None (it would no "
+                f"longer be trained or saved); write {name}.data[...] = array to change its numbers"
+            )
+        super().__setattr__(name, value)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
 

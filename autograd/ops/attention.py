@@ -9,6 +9,7 @@ from autograd.backend import xp
 from autograd.core import Array, Op, Tensor
 from autograd.ops.activation import softmax_rows
 from autograd.ops.dropout import Mask, RandomStream, check_probability, default_stream, dropout_mask
+from autograd.ops.elementwise import as_tensor
 
 
 class AttentionSaved(NamedTuple):
@@ -92,6 +93,7 @@ def scaled_dot_product_attention(
     Raises ValueError, naming the shapes, where they do not fit.
     """
     check_probability("attention", dropout)
+    q, k, v = (as_tensor("attention", a) for a in (q, k, v))
     if q.ndim < 2 or k.shape != v.shape or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
         raise ValueError(
             f"attention: q {q.shape}, k {k.shape}, v {v.shape}, expected (..., T, D), (..., S, D), (..., S, D) with equal leading axes; "

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from autograd import backend
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_bfloat16
+from autograd.ops.elementwise import as_tensor
 
 
 class CrossEntropySaved(NamedTuple):
@@ -122,6 +123,7 @@ def cross_entropy(logits: Tensor, targets: Any, *, ignore_index: int = -100, lab
     label_smoothing   share of the probability spread evenly over all classes, in [0, 1)
     Raises ValueError if shapes do not fit, a target is out of range (naming it), or every target is ignored.
     """
+    logits = as_tensor("cross_entropy", logits)
     if logits.ndim == 0:
         raise ValueError("cross_entropy: logits of shape (), expected (..., V); one score per class")
     device_targets, options = _targets("cross_entropy", targets, logits.shape[:-1], logits.shape[-1], ignore_index, label_smoothing)
@@ -138,6 +140,7 @@ def linear_cross_entropy(
     chunk   rows of logits that exist at once
     Raises ValueError as cross_entropy does.
     """
+    x, weight = as_tensor("linear_cross_entropy", x), as_tensor("linear_cross_entropy", weight)
     if x.ndim == 0 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear_cross_entropy: x {x.shape} with weight {weight.shape}, expected (..., C) with (V, C); transpose it?")
     if chunk < 1:
