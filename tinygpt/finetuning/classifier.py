@@ -141,7 +141,8 @@ class GPTClassifier(nn.Module):
         Raises ValueError for a row without a real token, and as `GPT.hidden` does.
         """
         ids = np.asarray(ids)
-        real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
+        real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask)
+        real = backend.as_mask(real, "GPTClassifier: attention_mask")
         if real.shape != ids.shape or ids.ndim != 2 or not real.any(axis=1).all():
             raise InvalidInput(
                 f"GPTClassifier: ids {ids.shape} with attention_mask {real.shape}, expected two of (batch, positions) with a real token in "

@@ -269,7 +269,7 @@ def _prompts(ids: Any, attention_mask: Any) -> list[list[int]]:
         raise InvalidInput(f"generate: ids of shape {tokens.shape}, expected (batch, positions); wrap one prompt as [ids]")
     if attention_mask is None:
         return [row.tolist() for row in tokens]
-    real = np.asarray(attention_mask).astype(bool)
+    real = backend.as_mask(np.asarray(attention_mask), "generate: attention_mask")
     if real.shape != tokens.shape:
         raise InvalidInput(f"generate: attention_mask of shape {real.shape}, expected {tokens.shape}, that of ids; one entry per token")
     return [row[kept].tolist() for row, kept in zip(tokens, real, strict=True)]
