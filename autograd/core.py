@@ -363,8 +363,8 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
         )
     needs = tuple(edge is not None for edge in node.edges)
     options = {"needs": needs} if node.op.backward_takes_needs else {}
-    if not node.op.takes_bfloat16:
-        arrived = [float32_if_bfloat16(dy) for dy in arrived]
+    if not node.op.takes_half:
+        arrived = [float32_if_half(dy) for dy in arrived]
     dy = arrived[0] if len(node.output_shapes) == 1 and not node.op.returns_tuple else tuple(arrived)
     result = node.op.backward(node.saved, dy, **options)
     node.saved = _FREED
@@ -399,7 +399,7 @@ def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: Any, op: "type[
                 "expected the input's shape (or one that it broadcasts to); fix the op's backward"
             )
         stretched = tuple(range(n_new)) + tuple(n_new + i for i, n in enumerate(shape) if n == 1 and dx.shape[n_new + i] != 1)
-        dx = dx.sum(axis=stretched, keepdims=True).reshape(shape)
+        dx = dx.sum(axis=stretched, keepdims=True, dtype=accumulator_dtype(dx)).reshape(shape)
     return dx if dx.dtype == dtype else dx.astype(dtype)
 
 
@@ -431,9 +431,9 @@ class Op:
     returns_tuple: ClassVar[bool] = False
     """True if forward returns a tuple of outputs; backward then gets a tuple of dy, None where an output was not used."""
 
-    takes_bfloat16: ClassVar[bool] = False
-    """True for ops that store bfloat16 or multiply matrices of it. All others get float32: the engine converts the inputs, and rounds
-    the output back if every floating-point input was bfloat16."""
+    takes_half: ClassVar[bool] = False
+    """True for ops that store float16 and bfloat16 or multiply matrices of them. All others get float32: the engine converts the inputs,
+    and rounds the output back if every floating-point input had one such dtype."""
 
     forward_takes_needs: ClassVar[bool] = False
     backward_takes_needs: ClassVar[bool] = False
@@ -474,13 +474,11 @@ class Op:
             if not isinstance(array, _NATIVE):
                 _check_device(cls, position, array)
         op = cls.dispatch(*arrays, **options)
-        narrow = False
-        if backend.bfloat16 is not None and not op.takes_bfloat16:
-            arrays, narrow = _without_bfloat16(arrays)
+        arrays, narrow = (arrays, None) if op.takes_half else _without_half(arrays)
         y, saved = op.forward(*arrays, **options, needs=needs) if op.forward_takes_needs else op.forward(*arrays, **options)
         ys = y if op.returns_tuple else (y,)
-        if narrow:
-            ys = tuple([out.astype(backend.bfloat16) if _is_float(out) else out for out in ys])
+        if narrow is not None:
+            ys = tuple([out.astype(narrow) if _is_float(out) else out for out in ys])
         if backend.debug:
             for out in ys:
                 _check_finite(f"{op.__name__}.forward", out, [(a.shape, a.dtype) for a in arrays if hasattr(a, "shape")])
@@ -499,9 +497,9 @@ class Op:
 
 
 class Movement(Op):
-    """An op that moves numbers and computes none: it takes bfloat16 as it is, and counts no floating-point operations."""
+    """An op that moves numbers and computes none: it takes 16-bit formats as they are, and counts no floating-point operations."""
 
-    takes_bfloat16 = True
+    takes_half = True
 
     @staticmethod
     def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
@@ -541,34 +539,37 @@ def _array(x: Any) -> Any:
 
 
 def _is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or is_bfloat16(array)
+    return array.dtype.kind == "f" or is_half(array)
 
 
-def is_bfloat16(x: Any) -> bool:
-    """True for arrays of ml_dtypes' bfloat16, which has kind V for NumPy. Never on a backend without it."""
-    return backend.bfloat16 is not None and hasattr(x, "dtype") and x.dtype == backend.bfloat16
+_HALF = tuple(d for d in (xp.dtype("float16"), backend.bfloat16) if d is not None)
+
+
+def is_half(x: Any) -> bool:
+    """True for arrays of a 16-bit format: float16, and ml_dtypes' bfloat16 (of kind V for NumPy) where the backend has it."""
+    return hasattr(x, "dtype") and x.dtype in _HALF
 
 
 def _no_bfloat16(array: Array) -> str:
     return f" ({backend.name} here computes in no bfloat16)" if array.dtype.name == "bfloat16" else ""
 
 
-def float32_if_bfloat16(x: Any) -> Any:
-    """bfloat16 arrays as float32, everything else unchanged: sums and exponentials need more than 8 bits of mantissa."""
-    return x.astype(xp.float32) if is_bfloat16(x) else x
+def float32_if_half(x: Any) -> Any:
+    """16-bit arrays as float32, everything else unchanged: sums and exponentials need more bits or more range."""
+    return x.astype(xp.float32) if is_half(x) else x
 
 
 def accumulator_dtype(x: Array) -> Any:
-    """The dtype for a sum of many elements of x: float32 for bfloat16, else their own."""
-    return xp.float32 if is_bfloat16(x) else x.dtype
+    """The dtype for a sum of many elements of x: float32 for 16-bit formats, else their own dtype."""
+    return xp.float32 if is_half(x) else x.dtype
 
 
-def _without_bfloat16(arrays: list[Any]) -> tuple[list[Any], bool]:
-    """(the inputs with float32 for bfloat16, whether all floating-point arrays among them were bfloat16)."""
-    floats = [is_bfloat16(a) for a in arrays if hasattr(a, "dtype") and _is_float(a)]
-    if True not in floats:
-        return arrays, False
-    return [float32_if_bfloat16(a) for a in arrays], all(floats)
+def _without_half(arrays: list[Any]) -> tuple[list[Any], Any]:
+    """(the inputs with float32 for 16-bit arrays, the dtype of all floating-point arrays among them if it is one of these)."""
+    if not any(map(is_half, arrays)):
+        return arrays, None
+    dtypes = {a.dtype for a in arrays if hasattr(a, "dtype") and _is_float(a)}
+    return [float32_if_half(a) for a in arrays], dtypes.pop() if len(dtypes) == 1 else None
 
 
 _NATIVE = (backend.device_array, int, float, type(None))

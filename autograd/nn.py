@@ -10,7 +10,7 @@ from typing import Any
 import autograd.ops as ops
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Op, Parameter, Tensor, is_bfloat16, is_recording, no_grad
+from autograd.core import Array, Op, Parameter, Tensor, is_half, is_recording, no_grad
 from autograd.ops.dropout import RandomStream, default_stream
 
 
@@ -110,8 +110,8 @@ def evaluating(model: Module) -> Iterator[None]:
 
 
 def cast_like(parameter: Parameter, x: Tensor) -> Tensor:
-    """The parameter in the dtype that an op with `x` needs: cast if x is bfloat16, else itself. Parameters stay float32."""
-    return ops.cast(parameter, x.dtype) if is_bfloat16(x.data) else parameter
+    """The parameter in the dtype that an op with `x` needs: cast if x has 16 bits, else itself. Parameters stay float32."""
+    return ops.cast(parameter, x.dtype) if is_half(x.data) else parameter
 
 
 Init = Callable[[tuple[int, ...]], Array]
@@ -185,7 +185,7 @@ class Recompute(Op):
     Source      Chen et al. 2016, arXiv:1604.06174, section 3.
     """
 
-    takes_bfloat16 = True  # the ops inside decide
+    takes_half = True  # the ops inside decide
 
     @staticmethod
     def forward(x: Array, *, f: Callable[[Tensor], Tensor], streams: Sequence[RandomStream]) -> tuple[Array, Any]:

@@ -42,10 +42,11 @@ __all__ = ["KERNEL_MODES", "as_mask", "debug", "kernels", "name", "reason", *_mo
 def as_mask(mask: Any, what: str) -> Any:
     """Booleans, in the memory where `mask` lies, from booleans or exact 0 and 1. Raises ValueError for anything else."""
     mask = mask if hasattr(mask, "dtype") else _module.to_host(mask)
-    other = mask[:0] if mask.dtype == bool else mask[(mask != 0) & (mask != 1)]
+    flat = mask.reshape(-1)
+    other = flat[:0] if mask.dtype == bool else flat[(flat != 0) & (flat != 1)]
     if other.size:
         raise ValueError(
-            f"{what}: {other.reshape(-1)[0]} in a mask of shape {mask.shape}, expected booleans or 0 and 1, where 1 means attend and 0 do not; "
+            f"{what}: {other[0]} in a mask of shape {mask.shape}, expected booleans or 0 and 1, where 1 means attend and 0 do not; "
             "for the other convention, 0 for attend and -inf or -1e9 for do not, which is added to scores, pass mask == 0"
         )
     return mask.astype(bool)

@@ -13,7 +13,7 @@ class Add(Op):
     Shapes      a, b broadcast to y.  Saves nothing.
     """
 
-    takes_bfloat16 = True  # one rounding either way
+    takes_half = True  # one rounding either way
 
     @staticmethod
     def forward(a: Array, b: Array) -> tuple[Array, None]:

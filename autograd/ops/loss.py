@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_bfloat16
+from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_half
 from autograd.ops.elementwise import as_tensor
 
 
@@ -29,7 +29,7 @@ class CrossEntropy(Op):
     Shapes      z (N, V), targets (N,) integers -> scalar.  Saves p (N, V), targets (N,).
     """
 
-    takes_bfloat16 = True  # and gives a float32 loss
+    takes_half = True  # and gives a float32 loss
 
     @staticmethod
     def forward(z: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float) -> tuple[Array, CrossEntropySaved]:
@@ -56,7 +56,7 @@ class LinearCrossEntropy(Op):
     W is stored (out, in): GPT-2 ties it to the token embedding.
     """
 
-    takes_bfloat16 = True  # in the three products; softmax, loss and the sum of dW over chunks are float32
+    takes_half = True  # in the three products; softmax, loss and the sum of dW over chunks are float32
 
     @staticmethod
     def forward(
@@ -94,7 +94,7 @@ class LinearCrossEntropy(Op):
 def _losses(z: Array, targets: Array, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:
     """Losses (N,), 0 in rows whose target is ignored, and probabilities p (N, V)."""
     counted = targets != ignore_index
-    z = float32_if_bfloat16(z)
+    z = float32_if_half(z)
     shifted = z - z.max(axis=1, keepdims=True)
     p = xp.exp(shifted)
     total = p.sum(axis=1, keepdims=True)

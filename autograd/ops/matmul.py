@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor
+from autograd.core import Array, Op, Tensor, accumulator_dtype
 from autograd.ops.elementwise import as_tensor
 
 
@@ -44,7 +44,7 @@ class Linear(Op):
     W is stored (in, out), as GPT-2 stores it.
     """
 
-    takes_bfloat16 = True  # the sums inside a matrix product are float32
+    takes_half = True  # the sums inside a matrix product are float32
 
     @staticmethod
     def forward(x: Array, weight: Array, bias: Array | None, *, needs: tuple[bool, bool, bool]) -> tuple[Array, Any]:
@@ -59,7 +59,7 @@ class Linear(Op):
         rows = _rows(dy)  # (N, O)
         dx = (rows @ weight.T).reshape(*dy.shape[:-1], weight.shape[0]) if needs[0] else None
         dweight = _rows(x).T @ rows if needs[1] else None
-        dbias = rows.sum(axis=0) if needs[2] else None
+        dbias = rows.sum(axis=0, dtype=accumulator_dtype(rows)) if needs[2] else None
         return dx, dweight, dbias
 
     flops = staticmethod(MatMul.flops)

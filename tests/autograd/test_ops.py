@@ -17,6 +17,7 @@ from autograd import dispatch
 from autograd.backend import to_device, to_host
 from autograd.ops.activation import Tanh
 from autograd.ops.elementwise import Cast
+from autograd.ops.loss import CrossEntropy, LinearCrossEntropy
 from autograd.testing import check_grads, nodes_of
 from tests.autograd.cases import CASES, Case
 from tests.autograd.checks import assert_close, assert_kernels_agree, counting, numpy_only, rearranging, run, takes_fast_path
@@ -133,6 +134,61 @@ def test_lists_and_arrays_are_constants(call):
     expected = [out.data.tolist() for out in _tuple(call(ag.Tensor(values)))]
     for x in (values, np.array(values)):
         assert [out.data.tolist() for out in _tuple(call(x))] == expected
+
+
+@pytest.mark.usefixtures("each_kernel_mode")
+@each_op
+@settings(max_examples=25)
+@given(data=st.data())
+def test_float16_is_float32_rounded_once(op: type[ag.Op], data: st.DataObject):
+    """Statistics, exponentials and sums of 16-bit numbers are float32: results lie within a rounding of what float32 gives for them."""
+    case, _ = drawn(op, data)
+    rng = np.random.default_rng(0)
+    arrays = [a.astype(np.float16) for a in case.arrays]
+    narrow, wide = ([ag.Tensor(a.astype(dtype), requires_grad=True) for a in arrays] for dtype in ("float16", "float32"))
+    with np.errstate(over="ignore"):
+        (y, *_), (right, *_) = outputs = _tuple(case.call(*narrow)), _tuple(case.call(*wide))
+        dy = rng.standard_normal(y.shape).astype(np.float16)
+        y.backward(dy)
+        right.backward(dy)
+        for mine, theirs in zip(*outputs, strict=True):
+            assert mine.dtype == (np.float32 if op in (CrossEntropy, LinearCrossEntropy) else np.float16)
+            _within_a_rounding(mine.data, theirs.data)
+        for t, u in zip(narrow, wide, strict=True):
+            assert (t.grad is None) == (u.grad is None)
+            if t.grad is not None:
+                assert t.grad.dtype == np.float16
+                _within_a_rounding(t.grad, u.grad)
+
+
+def _within_a_rounding(mine: Any, right: Any) -> None:
+    right = to_host(right)
+    largest = max(1.0, float(np.abs(right).max(initial=0)))
+    np.testing.assert_allclose(to_host(mine).astype("f4"), right.astype("f2").astype("f4"), rtol=2**-8, atol=2**-8 * min(largest, 6e4))
+
+
+def test_float16_sums_do_not_stop_at_2048():
+    x, bias = (ag.Tensor(np.ones(shape, np.float16), requires_grad=True) for shape in ((5000, 2), 2))
+    assert x.sum(axis=0).data.tolist() == [5000, 5000] and x.mean().item() == 1
+    (x + bias).backward(np.ones((5000, 2)))
+    assert bias.grad.tolist() == [5000, 5000]
+    weight, bias = (ag.Tensor(np.ones(shape, np.float16), requires_grad=True) for shape in ((2, 2), 2))
+    ag.linear(x, weight, bias).backward(np.ones((5000, 2)))
+    assert bias.grad.tolist() == [5000, 5000] and weight.grad.tolist() == [[5000, 5000], [5000, 5000]]
+    table = ag.Tensor(np.ones((3, 2), np.float16), requires_grad=True)
+    ag.embedding(table, np.ones(5000, int)).backward(np.ones((5000, 2)))
+    assert table.grad.tolist() == [[0, 0], [5000, 5000], [0, 0]]
+
+
+def test_float16_of_large_numbers():
+    x = np.linspace(-300, 300, 64).astype(np.float16)[None]
+    y = ag.layer_norm(ag.Tensor(x), ag.Tensor(np.ones(64, np.float16)), ag.Tensor(np.zeros(64, np.float16)))
+    assert y.dtype == np.float16 and to_host(y.data).astype("f4").std() == pytest.approx(1, rel=1e-3)
+    t = ag.Tensor(np.array([300, -300, 400], np.float16), requires_grad=True)
+    ag.gelu(t).sum().backward()
+    assert t.grad.tolist() == [1, 0, 1]
+    assert ag.var(ag.Tensor(x)).item() == pytest.approx(float(x.astype("f8").var()), rel=1e-3)
+    assert ag.logsumexp(ag.Tensor(np.full(5000, 11.0, np.float16))).item() == pytest.approx(11 + np.log(5000), rel=1e-3)
 
 
 @pytest.mark.exact
