@@ -37,8 +37,6 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "_gradient_buffer", "_node", "_output", "data", "grad", "requires_grad")
-    __array_ufunc__ = None  # NumPy's operators return NotImplemented for us, so `array + tensor` reaches Tensor.__radd__
-
     data: Array
     grad: Array | None
 
@@ -142,6 +140,23 @@ class Tensor:
             "use tensor.numpy() or tensor.data"
         )
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """`array + tensor` is `Tensor.__radd__`; of NumPy's other functions, the error says what to write."""
+        reflected = _REFLECTED.get(ufunc.__name__)
+        if reflected and method == "__call__" and not options and not isinstance(inputs[0], Tensor):
+            return getattr(self, reflected)(inputs[0])
+        if options.get("out"):
+            raise TypeError(f"np.{ufunc.__name__} into an array, as in array += tensor: a Tensor, expected an array; use tensor.data")
+        raise _not_an_array(ufunc)
+
+    if backend.name != "numpy":
+        __array_ufunc__ = None  # type: ignore[assignment]  # what CuPy's operators ask for
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function.__name__ in ("ndim", "shape", "size") and len(args) == 1 and not kwargs:
+            return getattr(self, function.__name__)
+        raise _not_an_array(function)
+
     def __bool__(self) -> bool:
         return bool(self.data)
 
@@ -150,6 +165,19 @@ class Tensor:
 
     def __int__(self) -> int:
         return int(self.data)
+
+    def __format__(self, form: str) -> str:
+        if form and self.size != 1:
+            raise TypeError(f"format: {form!r} for a tensor of shape {self.shape}, expected one element; format those of tensor.numpy()")
+        return format(self.item(), form) if form else repr(self)
+
+    def __iter__(self) -> "Iterator[Tensor]":
+        if self.ndim == 0:
+            raise TypeError("Tensor: iteration over a single number, of shape (), expected at least one axis; use item()")
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self.data == _array(value)).any())
 
     # The differentiable operators and methods are attached by `autograd/ops/__init__.py`, which knows the ops; `draw` by `drawing.py`.
 
@@ -178,7 +206,16 @@ class Tensor:
         def max(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
         def var(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
 
-    # Comparisons give plain boolean arrays: nothing flows back through them. `==` stays identity, so tensors can be dict keys.
+    # Comparisons give plain boolean arrays: nothing flows back through them. `==` of tensors is identity, so they can be dict keys.
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: Any) -> bool:
+        if isinstance(other, (bool, int, float, backend.device_array, list, tuple)):
+            raise TypeError(
+                f"Tensor: == with a {type(other).__name__}, expected a tensor (== asks for the same object); use tensor.data == ..."
+            )
+        return self is other
 
     def __lt__(self, other: Any) -> Array:
         return self.data < _array(other)
@@ -191,6 +228,22 @@ class Tensor:
 
     def __ge__(self, other: Any) -> Array:
         return self.data >= _array(other)
+
+
+_REFLECTED = {
+    "add": "__radd__", "subtract": "__rsub__", "multiply": "__rmul__", "divide": "__rtruediv__", "matmul": "__rmatmul__",
+    "power": "__rpow__", "less": "__gt__", "less_equal": "__ge__", "greater": "__lt__", "greater_equal": "__le__",
+}  # fmt: skip
+"""NumPy's function for an operator between an array and a tensor -> the tensor's method."""
+
+FUNCTIONS: list[str] = []
+"""Names of the functions on tensors, for advice; `autograd/ops/__init__.py` fills it in."""
+
+
+def _not_an_array(function: Any) -> TypeError:
+    name = function.__name__
+    instead = f"autograd.{name}, or tensor.data" if name in FUNCTIONS else "tensor.data"
+    return TypeError(f"np.{name}: a Tensor, expected an array (the gradient would be lost); use {instead}")
 
 
 class Parameter(Tensor):
@@ -310,8 +363,8 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
         )
     needs = tuple(edge is not None for edge in node.edges)
     options = {"needs": needs} if node.op.backward_takes_needs else {}
-    if not node.op.takes_bfloat16:
-        arrived = [float32_if_bfloat16(dy) for dy in arrived]
+    if not node.op.takes_half:
+        arrived = [float32_if_half(dy) for dy in arrived]
     dy = arrived[0] if len(node.output_shapes) == 1 and not node.op.returns_tuple else tuple(arrived)
     result = node.op.backward(node.saved, dy, **options)
     node.saved = _FREED
@@ -346,7 +399,7 @@ def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: Any, op: "type[
                 "expected the input's shape (or one that it broadcasts to); fix the op's backward"
             )
         stretched = tuple(range(n_new)) + tuple(n_new + i for i, n in enumerate(shape) if n == 1 and dx.shape[n_new + i] != 1)
-        dx = dx.sum(axis=stretched, keepdims=True).reshape(shape)
+        dx = dx.sum(axis=stretched, keepdims=True, dtype=accumulator_dtype(dx)).reshape(shape)
     return dx if dx.dtype == dtype else dx.astype(dtype)
 
 
@@ -378,9 +431,9 @@ class Op:
     returns_tuple: ClassVar[bool] = False
     """True if forward returns a tuple of outputs; backward then gets a tuple of dy, None where an output was not used."""
 
-    takes_bfloat16: ClassVar[bool] = False
-    """True for ops that store bfloat16 or multiply matrices of it. All others get float32: the engine converts the inputs, and rounds
-    the output back if every floating-point input was bfloat16."""
+    takes_half: ClassVar[bool] = False
+    """True for ops that store float16 and bfloat16 or multiply matrices of them. All others get float32: the engine converts the inputs,
+    and rounds the output back if every floating-point input had one such dtype."""
 
     forward_takes_needs: ClassVar[bool] = False
     backward_takes_needs: ClassVar[bool] = False
@@ -421,13 +474,11 @@ class Op:
             if not isinstance(array, _NATIVE):
                 _check_device(cls, position, array)
         op = cls.dispatch(*arrays, **options)
-        narrow = False
-        if backend.bfloat16 is not None and not op.takes_bfloat16:
-            arrays, narrow = _without_bfloat16(arrays)
+        arrays, narrow = (arrays, None) if op.takes_half else _without_half(arrays)
         y, saved = op.forward(*arrays, **options, needs=needs) if op.forward_takes_needs else op.forward(*arrays, **options)
         ys = y if op.returns_tuple else (y,)
-        if narrow:
-            ys = tuple([out.astype(backend.bfloat16) if _is_float(out) else out for out in ys])
+        if narrow is not None:
+            ys = tuple([out.astype(narrow) if _is_float(out) else out for out in ys])
         if backend.debug:
             for out in ys:
                 _check_finite(f"{op.__name__}.forward", out, [(a.shape, a.dtype) for a in arrays if hasattr(a, "shape")])
@@ -446,9 +497,9 @@ class Op:
 
 
 class Movement(Op):
-    """An op that moves numbers and computes none: it takes bfloat16 as it is, and counts no floating-point operations."""
+    """An op that moves numbers and computes none: it takes 16-bit formats as they are, and counts no floating-point operations."""
 
-    takes_bfloat16 = True
+    takes_half = True
 
     @staticmethod
     def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
@@ -488,45 +539,50 @@ def _array(x: Any) -> Any:
 
 
 def _is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or is_bfloat16(array)
+    return array.dtype.kind == "f" or is_half(array)
 
 
-def is_bfloat16(x: Any) -> bool:
-    """True for arrays of ml_dtypes' bfloat16, which has kind V for NumPy. Never on a backend without it."""
-    return backend.bfloat16 is not None and hasattr(x, "dtype") and x.dtype == backend.bfloat16
+_HALF = tuple(d for d in (xp.dtype("float16"), backend.bfloat16) if d is not None)
+
+
+def is_half(x: Any) -> bool:
+    """True for arrays of a 16-bit format: float16, and ml_dtypes' bfloat16 (of kind V for NumPy) where the backend has it."""
+    return hasattr(x, "dtype") and x.dtype in _HALF
 
 
 def _no_bfloat16(array: Array) -> str:
     return f" ({backend.name} here computes in no bfloat16)" if array.dtype.name == "bfloat16" else ""
 
 
-def float32_if_bfloat16(x: Any) -> Any:
-    """bfloat16 arrays as float32, everything else unchanged: sums and exponentials need more than 8 bits of mantissa."""
-    return x.astype(xp.float32) if is_bfloat16(x) else x
+def float32_if_half(x: Any) -> Any:
+    """16-bit arrays as float32, everything else unchanged: sums and exponentials need more bits or more range."""
+    return x.astype(xp.float32) if is_half(x) else x
 
 
 def accumulator_dtype(x: Array) -> Any:
-    """The dtype for a sum of many elements of x: float32 for bfloat16, else their own."""
-    return xp.float32 if is_bfloat16(x) else x.dtype
+    """The dtype for a sum of many elements of x: float32 for 16-bit formats, else their own dtype."""
+    return xp.float32 if is_half(x) else x.dtype
 
 
-def _without_bfloat16(arrays: list[Any]) -> tuple[list[Any], bool]:
-    """(the inputs with float32 for bfloat16, whether all floating-point arrays among them were bfloat16)."""
-    floats = [is_bfloat16(a) for a in arrays if hasattr(a, "dtype") and _is_float(a)]
-    if True not in floats:
-        return arrays, False
-    return [float32_if_bfloat16(a) for a in arrays], all(floats)
+def _without_half(arrays: list[Any]) -> tuple[list[Any], Any]:
+    """(the inputs with float32 for 16-bit arrays, the dtype of all floating-point arrays among them if it is one of these)."""
+    if not any(map(is_half, arrays)):
+        return arrays, None
+    dtypes = {a.dtype for a in arrays if hasattr(a, "dtype") and _is_float(a)}
+    return [float32_if_half(a) for a in arrays], dtypes.pop() if len(dtypes) == 1 else None
 
 
 _NATIVE = (backend.device_array, int, float, type(None))
 
 
 def _check_device(op: "type[Op]", position: int, x: Any) -> None:
-    """Raises TypeError, naming op and argument, for an array in the memory of another device than the backend's."""
+    """Raises TypeError, naming op and argument, for an array in the memory that the backend does not compute in, and for no array at all."""
+    code = op.forward.__code__
+    name = code.co_varnames[position] if position < code.co_argcount else f"input {position}"
+    if isinstance(x, Tensor):
+        raise TypeError(f"{op.__name__}: the data of {name} is a Tensor, expected an array; assign arrays, as in p.data = tensor.data")
     found = backend.foreign_device(x)
     if found:
-        code = op.forward.__code__
-        name = code.co_varnames[position] if position < code.co_argcount else f"input {position}"
         raise TypeError(
             f"{op.__name__}: {name} of shape {x.shape} is {found}, expected an array of the {backend.name} backend; "
             "move it with autograd.backend.to_device, or pass it inside a Tensor"

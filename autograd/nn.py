@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import autograd.ops as ops
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Op, Parameter, Tensor, is_bfloat16, is_recording, no_grad
+from autograd.core import Array, Op, Parameter, Tensor, is_half, is_recording, no_grad
 from autograd.ops.dropout import RandomStream, default_stream
 
 
@@ -20,6 +20,14 @@ class Module:
     """
 
     training: bool = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(vars(self).get(name), Parameter) and not (value is None or isinstance(value, (Parameter, Module))):
+            raise TypeError(
+                f"{type(self).__name__}.{name}: a {type(value).__name__} in place of a Parameter, expected a Parameter or None (it would no "
+                f"longer be trained or saved); write {name}.data[...] = array to change its numbers"
+            )
+        super().__setattr__(name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
@@ -115,8 +123,8 @@ class evaluating:
 
 
 def cast_like(parameter: Parameter, x: Tensor) -> Tensor:
-    """The parameter in the dtype that an op with `x` needs: cast if x is bfloat16, else itself. Parameters stay float32."""
-    return ops.cast(parameter, x.dtype) if is_bfloat16(x.data) else parameter
+    """The parameter in the dtype that an op with `x` needs: cast if x has 16 bits, else itself. Parameters stay float32."""
+    return ops.cast(parameter, x.dtype) if is_half(x.data) else parameter
 
 
 Init = Callable[[tuple[int, ...]], Array]
@@ -190,7 +198,7 @@ class Recompute(Op):
     Source      Chen et al. 2016, arXiv:1604.06174, section 3.
     """
 
-    takes_bfloat16 = True  # the ops inside decide
+    takes_half = True  # the ops inside decide
 
     @staticmethod
     def forward(x: Array, *, f: Callable[[Tensor], Tensor], streams: Sequence[RandomStream]) -> tuple[Array, Any]:

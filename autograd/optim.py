@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, Op, Parameter, Tensor
+from autograd.core import Array, Op, Parameter, Tensor, is_half
 from autograd.nn import Module
 
 
@@ -94,6 +94,10 @@ class AdamW:
         dtypes = sorted({str(p.dtype) for _, p in trainable})
         if len(dtypes) > 1:
             raise ValueError(f"AdamW: parameters of dtypes {', '.join(dtypes)}, expected one; convert them before training")
+        if is_half(trainable[0][1].data):
+            raise ValueError(
+                f"AdamW: parameters of dtype {dtypes[0]}, expected float32 or float64 (small updates would be lost); use autograd.cast where 16 bits are wanted"
+            )
         self._in_model_order = trainable
         self.named = sorted(trainable, key=lambda pair: pair[1].ndim < 2)  # stable: decayed first, else in model order
         self.n_decayed = sum(p.size for _, p in self.named if p.ndim >= 2)

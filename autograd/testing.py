@@ -99,7 +99,7 @@ class _CheckedOp:
         self.op, self.input_kinds = node.op, node.input_kinds
         self.__name__ = node.op.__name__
         self.returns_tuple, self.backward_takes_needs = node.op.returns_tuple, node.op.backward_takes_needs
-        self.takes_bfloat16 = node.op.takes_bfloat16
+        self.takes_half = node.op.takes_half
 
     def backward(self, saved: Any, dy: Any, **options: Any) -> Any:
         arrived = list(saved_arrays(dy))

@@ -6,7 +6,7 @@ from typing import Any
 
 from autograd import backend
 
-__all__ = ["n_threads", "use_threads"]
+__all__ = ["blas", "n_threads", "use_threads"]
 
 _parallel: Any = None
 if backend.name == "numpy":
@@ -16,6 +16,11 @@ if backend.name == "numpy":
 def n_threads() -> int:
     """The number in use; 1 on a GPU: one host thread launches the device's work."""
     return _parallel.n_threads() if _parallel else 1
+
+
+def blas() -> str:
+    """Name, version, kernels and threads of the BLAS in use; empty on a GPU."""
+    return _parallel.blas() if _parallel else ""
 
 
 @contextmanager

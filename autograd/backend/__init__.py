@@ -12,6 +12,7 @@ All other code uses `from autograd.backend import xp`. What `xp` cannot express 
 """
 
 import os
+from typing import Any
 
 
 def _choice(variable: str, default: str, legal: tuple[str, ...]) -> str:
@@ -35,7 +36,21 @@ else:
     from autograd.backend import _cupy as _module  # type: ignore[no-redef]
     from autograd.backend._cupy import *  # type: ignore[assignment]  # noqa: F403
 
-__all__ = ["KERNEL_MODES", "debug", "kernels", "name", "reason", *_module.__all__]  # noqa: PLE0604
+__all__ = ["KERNEL_MODES", "as_mask", "debug", "kernels", "name", "reason", *_module.__all__]  # noqa: PLE0604
+
+
+def as_mask(mask: Any, what: str) -> Any:
+    """Booleans, in the memory where `mask` lies, from booleans or exact 0 and 1. Raises ValueError for anything else."""
+    mask = mask if hasattr(mask, "dtype") else _module.to_host(mask)
+    flat = mask.reshape(-1)
+    other = flat[:0] if mask.dtype == bool else flat[(flat != 0) & (flat != 1)]
+    if other.size:
+        raise ValueError(
+            f"{what}: {other[0]} in a mask of shape {mask.shape}, expected booleans or 0 and 1, where 1 means attend and 0 do not; "
+            "for the other convention, 0 for attend and -inf or -1e9 for do not, which is added to scores, pass mask == 0"
+        )
+    return mask.astype(bool)
+
 
 _asked = "AUTOGRAD_BACKEND=" + name if os.environ.get("AUTOGRAD_BACKEND") else "the default, AUTOGRAD_BACKEND is not set"
 reason = f"{name} ({_asked}): {_module.check_backend(tf32=_tf32)}"

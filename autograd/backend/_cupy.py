@@ -191,7 +191,7 @@ def scatter_add(shape: Sequence[int], index: Any, values: Any) -> Any:
         return xp.zeros(shape, dtype=values.dtype)
     order = xp.argsort(index, kind="stable")
     rows = index[order]
-    sums = values[order].reshape(rows.size, values.size // rows.size).astype(xp.float32 if values.dtype == bfloat16 else values.dtype)
+    sums = values[order].reshape(rows.size, values.size // rows.size).astype(xp.float32 if values.dtype.itemsize == 2 else values.dtype)
     k = 1
     while k < rows.size:
         same_row = (rows[k:] == rows[:-k])[:, None]

@@ -101,7 +101,7 @@ def scatter_add(shape: Sequence[int], index: np.ndarray, values: np.ndarray) -> 
     order = np.argsort(index, kind="stable")
     rows = index[order]
     starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
-    total[rows[starts]] = np.add.reduceat(values[order], starts, axis=0)
+    total[rows[starts]] = np.add.reduceat(values[order], starts, axis=0, dtype=np.float32 if values.dtype == np.float16 else None)
     return total
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from autograd.core import Op, Tensor
+from autograd.core import FUNCTIONS, Op, Tensor
 from autograd.ops.activation import gelu, log_softmax, relu, sigmoid, softmax, tanh
 from autograd.ops.attention import scaled_dot_product_attention
 from autograd.ops.dropout import RandomStream, dropout
@@ -48,8 +48,20 @@ def _reflected(function: Any) -> Any:
 
 def _varargs(function: Any) -> Any:
     """NumPy's methods take `x.reshape(2, 3)` and `x.reshape((2, 3))` alike; so do ours."""
-    return lambda self, *args: function(self, args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args or None)
+    return lambda self, *args: function(self, args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args)
 
+
+def _in_place(sign: str) -> Any:
+    def refuse(self: Tensor, other: Any) -> Any:
+        raise TypeError(
+            f"Tensor: {sign}= on a tensor, expected no change after creation (it would make a new tensor, and a parameter would keep its "
+            f"numbers or leave its module); write x.data {sign}= ... to change the numbers, x = x {sign} ... for a new tensor"
+        )
+
+    return refuse
+
+
+FUNCTIONS += __all__
 
 for _name, _value in {
     "__add__": add,
@@ -61,13 +73,15 @@ for _name, _value in {
     "__truediv__": divide,
     "__rtruediv__": _reflected(divide),
     "__pow__": power,
+    "__rpow__": _reflected(power),
     "__matmul__": matmul,
     "__rmatmul__": _reflected(matmul),
     "__neg__": negate,
     "__getitem__": index,
     "T": property(transpose),
+    **{f"__i{name}__": _in_place(s) for name, s in zip("add sub mul truediv pow matmul".split(), "+ - * / ** @".split(), strict=True)},
     "reshape": _varargs(reshape),
-    "transpose": _varargs(transpose),
+    "transpose": _varargs(lambda x, order: transpose(x, order or None)),
     "sum": sum,
     "mean": mean,
     "max": max,

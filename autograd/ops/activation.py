@@ -5,7 +5,7 @@ from typing import Any
 
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor
-from autograd.ops.elementwise import operand
+from autograd.ops.elementwise import as_tensor, operand
 from autograd.ops.reduce import axes
 
 GELU_SCALE = math.sqrt(2 / math.pi)  # a Python float: a NumPy one would turn float32 into float64
@@ -157,11 +157,13 @@ def gelu(x: Tensor) -> Tensor:
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Probabilities along `axis`. Raises ValueError for an axis of length 0."""
+    x = as_tensor("softmax", x)
     return Softmax.apply(x, axis=_row_axis("softmax", x, axis))
 
 
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Log-probabilities along `axis`. Raises ValueError for an axis of length 0."""
+    x = as_tensor("log_softmax", x)
     return LogSoftmax.apply(x, axis=_row_axis("log_softmax", x, axis))
 
 

@@ -9,6 +9,7 @@ from autograd.backend import xp
 from autograd.core import Array, Op, Tensor
 from autograd.ops.activation import softmax_rows
 from autograd.ops.dropout import Mask, RandomStream, check_probability, default_stream, dropout_mask
+from autograd.ops.elementwise import as_tensor
 
 
 class AttentionSaved(NamedTuple):
@@ -86,12 +87,13 @@ def scaled_dot_product_attention(
     """softmax(q @ k^T / sqrt(D)) @ v.
 
     q (..., T, D), k and v (..., S, D), with equal leading axes, typically (B, H) -> (..., T, D)
-    mask      booleans that broadcast to (..., T, S), True where a query may attend to a key; a row without True gives zeros
+    mask      booleans, or exact 0 and 1, that broadcast to (..., T, S), True where a query may attend to a key; a row without True gives zeros
     causal    query t attends to keys up to t + S - T only
     dropout   probability of dropping a weight, while `training`; `stream` gives the masks, by default as for `dropout`
-    Raises ValueError, naming the shapes, where they do not fit.
+    Raises ValueError, naming the shapes, where they do not fit, and for a mask of other numbers.
     """
     check_probability("attention", dropout)
+    q, k, v = (as_tensor("attention", a) for a in (q, k, v))
     if q.ndim < 2 or k.shape != v.shape or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
         raise ValueError(
             f"attention: q {q.shape}, k {k.shape}, v {v.shape}, expected (..., T, D), (..., S, D), (..., S, D) with equal leading axes; "
@@ -106,14 +108,14 @@ def scaled_dot_product_attention(
         )
     device_mask = None
     if mask is not None:
-        device_mask = backend.to_device(mask)
+        device_mask = backend.to_device(backend.as_mask(mask, "attention"))
         scores = (*q.shape[:-1], k.shape[-2])
         tail = scores[len(scores) - device_mask.ndim :] if device_mask.ndim <= len(scores) else ()
         fits = len(tail) == device_mask.ndim and all(n in (1, m) for n, m in zip(device_mask.shape, tail, strict=True))
-        if device_mask.dtype != bool or not fits:
+        if not fits:
             raise ValueError(
-                f"attention: a mask of shape {device_mask.shape} and dtype {device_mask.dtype}, expected bool that broadcasts to "
-                f"{scores}; True means that the query may attend to the key"
+                f"attention: a mask of shape {device_mask.shape}, expected one that broadcasts to {scores}; "
+                "True means that the query may attend to the key"
             )
     if not (training and dropout):
         return Attention.apply(q, k, v, device_mask, causal=causal)

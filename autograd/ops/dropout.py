@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from autograd import backend
 from autograd.core import Array, Op, Tensor
+from autograd.ops.elementwise import as_tensor
 
 _RESOLUTION = 1 << 16  # masks are cut from 16-bit integers
 
@@ -86,6 +87,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, stream: RandomStre
     stream   where the mask comes from; by default one stream of seed 0 for the process
     """
     check_probability("dropout", p)
+    x = as_tensor("dropout", x)
     if not training or p == 0:
         return x
     stream = stream or default_stream

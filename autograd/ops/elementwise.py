@@ -13,7 +13,7 @@ class Add(Op):
     Shapes      a, b broadcast to y.  Saves nothing.
     """
 
-    takes_bfloat16 = True  # one rounding either way
+    takes_half = True  # one rounding either way
 
     @staticmethod
     def forward(a: Array, b: Array) -> tuple[Array, None]:
@@ -251,6 +251,8 @@ def negate(x: Tensor) -> Tensor:
 
 def power(x: Tensor, exponent: float) -> Tensor:
     """x ** exponent for a constant exponent. Raises TypeError for a tensor exponent: write exp(exponent * log(x))."""
+    if isinstance(exponent, xp.number):
+        exponent = exponent.item()
     if not isinstance(exponent, (int, float)):
         raise TypeError(
             f"power: an exponent of type {type(exponent).__name__}, expected a Python number; for a variable one use exp(b * log(a))"
@@ -292,6 +294,7 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
     dtype = xp.dtype(dtype)
     if dtype.kind != "f" and dtype != backend.bfloat16:
         raise TypeError(f"cast: to {dtype}, expected a floating-point dtype of the {backend.name} backend; use .data.astype for others")
+    x = as_tensor("cast", x)
     return x if x.dtype == dtype else Cast.apply(x, dtype=dtype)
 
 
@@ -305,3 +308,8 @@ def operand(op: str, x: Any) -> Any:
     if isinstance(x, (complex, str, bytes)) or x is None:
         raise TypeError(f"{op}: an operand of type {type(x).__name__}, expected a Tensor, array or number; convert it first")
     return backend.to_device(x)
+
+
+def as_tensor(op: str, x: Any) -> Tensor:
+    """What an op accepts where it asks for a tensor: arrays, lists and numbers too, as constants."""
+    return x if isinstance(x, Tensor) else Tensor(operand(op, x))

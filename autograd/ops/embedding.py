@@ -4,6 +4,7 @@ from typing import Any
 
 from autograd import backend
 from autograd.core import Array, Movement, Tensor
+from autograd.ops.elementwise import as_tensor
 
 
 class Embedding(Movement):
@@ -29,6 +30,7 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
 
     Raises TypeError for ids that are no integers, ValueError naming the first id outside 0 .. V - 1.
     """
+    weight = as_tensor("embedding", weight)
     if weight.ndim != 2:
         raise ValueError(f"embedding: weight of shape {weight.shape}, expected (V, C); one row per id")
     if isinstance(ids, Tensor):

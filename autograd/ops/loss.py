@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_bfloat16
+from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_half
+from autograd.ops.elementwise import as_tensor
 
 
 class CrossEntropySaved(NamedTuple):
@@ -28,7 +29,7 @@ class CrossEntropy(Op):
     Shapes      z (N, V), targets (N,) integers -> scalar.  Saves p (N, V), targets (N,).
     """
 
-    takes_bfloat16 = True  # and gives a float32 loss
+    takes_half = True  # and gives a float32 loss
 
     @staticmethod
     def forward(z: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float) -> tuple[Array, CrossEntropySaved]:
@@ -55,7 +56,7 @@ class LinearCrossEntropy(Op):
     W is stored (out, in): GPT-2 ties it to the token embedding.
     """
 
-    takes_bfloat16 = True  # in the three products; softmax, loss and the sum of dW over chunks are float32
+    takes_half = True  # in the three products; softmax, loss and the sum of dW over chunks are float32
 
     @staticmethod
     def forward(
@@ -93,7 +94,7 @@ class LinearCrossEntropy(Op):
 def _losses(z: Array, targets: Array, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:
     """Losses (N,), 0 in rows whose target is ignored, and probabilities p (N, V)."""
     counted = targets != ignore_index
-    z = float32_if_bfloat16(z)
+    z = float32_if_half(z)
     shifted = z - z.max(axis=1, keepdims=True)
     p = xp.exp(shifted)
     total = p.sum(axis=1, keepdims=True)
@@ -122,6 +123,7 @@ def cross_entropy(logits: Tensor, targets: Any, *, ignore_index: int = -100, lab
     label_smoothing   share of the probability spread evenly over all classes, in [0, 1)
     Raises ValueError if shapes do not fit, a target is out of range (naming it), or every target is ignored.
     """
+    logits = as_tensor("cross_entropy", logits)
     if logits.ndim == 0:
         raise ValueError("cross_entropy: logits of shape (), expected (..., V); one score per class")
     device_targets, options = _targets("cross_entropy", targets, logits.shape[:-1], logits.shape[-1], ignore_index, label_smoothing)
@@ -138,6 +140,7 @@ def linear_cross_entropy(
     chunk   rows of logits that exist at once
     Raises ValueError as cross_entropy does.
     """
+    x, weight = as_tensor("linear_cross_entropy", x), as_tensor("linear_cross_entropy", weight)
     if x.ndim == 0 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear_cross_entropy: x {x.shape} with weight {weight.shape}, expected (..., C) with (V, C); transpose it?")
     if chunk < 1:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor
-from autograd.ops.elementwise import operand
+from autograd.core import Array, Op, Tensor, accumulator_dtype
+from autograd.ops.elementwise import as_tensor
 
 
 class MatMul(Op):
@@ -44,7 +44,7 @@ class Linear(Op):
     W is stored (in, out), as GPT-2 stores it.
     """
 
-    takes_bfloat16 = True  # the sums inside a matrix product are float32
+    takes_half = True  # the sums inside a matrix product are float32
 
     @staticmethod
     def forward(x: Array, weight: Array, bias: Array | None, *, needs: tuple[bool, bool, bool]) -> tuple[Array, Any]:
@@ -59,7 +59,7 @@ class Linear(Op):
         rows = _rows(dy)  # (N, O)
         dx = (rows @ weight.T).reshape(*dy.shape[:-1], weight.shape[0]) if needs[0] else None
         dweight = _rows(x).T @ rows if needs[1] else None
-        dbias = rows.sum(axis=0) if needs[2] else None
+        dbias = rows.sum(axis=0, dtype=accumulator_dtype(rows)) if needs[2] else None
         return dx, dweight, dbias
 
     flops = staticmethod(MatMul.flops)
@@ -75,7 +75,7 @@ def matmul(a: Any, b: Any) -> Tensor:
 
     a (..., n, k), b (..., k, m) -> (..., n, m). Raises ValueError if k differs or an operand is a single number.
     """
-    a, b = (x if isinstance(x, Tensor) else Tensor(operand("matmul", x)) for x in (a, b))
+    a, b = as_tensor("matmul", a), as_tensor("matmul", b)
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape}, expected at least one axis each; use * for numbers")
     if a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
@@ -101,6 +101,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     x (..., I), weight (I, O), bias (O,) -> (..., O). Raises ValueError, naming the shapes, where they do not fit.
     """
+    x, weight, bias = as_tensor("linear", x), as_tensor("linear", weight), None if bias is None else as_tensor("linear", bias)
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[0]:
         raise ValueError(f"linear: x {x.shape} with weight {weight.shape}, expected (..., in) with (in, out); transpose the weight?")
     if bias is not None and bias.shape != weight.shape[1:]:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor
+from autograd.ops.elementwise import as_tensor
 
 
 class LayerNormSaved(NamedTuple):
@@ -47,6 +48,7 @@ def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Ten
 
     x (..., C), gamma and beta (C,) -> (..., C). Raises ValueError if gamma or beta does not fit x's last axis, or it is empty.
     """
+    x, gamma, beta = (as_tensor("layer_norm", a) for a in (x, gamma, beta))
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"layer_norm: x of shape {x.shape}, expected a last axis of at least 1; nothing to normalize")
     for name, parameter in (("gamma", gamma), ("beta", beta)):

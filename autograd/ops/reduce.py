@@ -10,6 +10,7 @@ from typing import Any
 
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor
+from autograd.ops.elementwise import as_tensor
 
 Axis = int | tuple[int, ...] | None
 
@@ -140,26 +141,31 @@ def axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
 
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Sum over `axis` (all axes by default)."""
+    x = as_tensor("sum", x)
     return Sum.apply(x, axis=axes(axis, x.ndim), keepdims=keepdims)
 
 
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean over `axis` (all axes by default). Raises ValueError where there is nothing to average."""
+    x = as_tensor("mean", x)
     return Mean.apply(x, axis=_not_empty("mean", x, axis), keepdims=keepdims)
 
 
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Largest element over `axis` (all axes by default). Raises ValueError where there is none."""
+    x = as_tensor("max", x)
     return Max.apply(x, axis=_not_empty("max", x, axis), keepdims=keepdims)
 
 
 def var(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Population variance over `axis` (all axes by default). Raises ValueError where there is nothing to average."""
+    x = as_tensor("var", x)
     return Var.apply(x, axis=_not_empty("var", x, axis), keepdims=keepdims)
 
 
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """ln of the sum of e^x over `axis` (all axes by default), without overflow. Raises ValueError where there is nothing to sum."""
+    x = as_tensor("logsumexp", x)
     return LogSumExp.apply(x, axis=_not_empty("logsumexp", x, axis), keepdims=keepdims)
 
 

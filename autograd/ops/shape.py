@@ -9,6 +9,7 @@ from typing import Any
 from autograd import backend
 from autograd.backend import xp
 from autograd.core import Array, Movement, Tensor
+from autograd.ops.elementwise import as_tensor
 from autograd.ops.reduce import axes
 
 
@@ -145,6 +146,7 @@ def _along(axis: int, start: int, end: int) -> tuple[slice, ...]:
 
 def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
     """x with another shape; one length may be -1. Raises ValueError if the number of elements differs."""
+    x = as_tensor("reshape", x)
     new = (shape,) if isinstance(shape, int) else tuple(shape)
     known = math.prod(n for n in new if n != -1)
     fits = x.size == known if -1 not in new else new.count(-1) == 1 and known > 0 and x.size % known == 0
@@ -155,6 +157,7 @@ def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
 
 def transpose(x: Tensor, order: Sequence[int] | None = None) -> Tensor:
     """x with its axes in another order (reversed by default). Raises ValueError unless `order` names each axis once."""
+    x = as_tensor("transpose", x)
     new = tuple(reversed(range(x.ndim))) if order is None else tuple(a + x.ndim if a < 0 else a for a in order)
     if sorted(new) != list(range(x.ndim)):
         raise ValueError(f"transpose: axes {order} for shape {x.shape}, expected each of its {x.ndim} axes once")
@@ -163,6 +166,7 @@ def transpose(x: Tensor, order: Sequence[int] | None = None) -> Tensor:
 
 def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
     """x repeated to `shape`. Raises ValueError if it does not broadcast."""
+    x = as_tensor("broadcast_to", x)
     new = tuple(shape)
     tail = new[len(new) - x.ndim :] if len(new) >= x.ndim else ()
     if len(tail) != x.ndim or any(n not in (1, m) for n, m in zip(x.shape, tail, strict=True)):
@@ -192,12 +196,15 @@ def stack(xs: Sequence[Tensor], axis: int = 0) -> Tensor:
 def _tensors(op: str, xs: Sequence[Any]) -> list[Tensor]:
     if not xs:
         raise ValueError(f"{op}: an empty list, expected at least one tensor")
-    return [x if isinstance(x, Tensor) else Tensor(x) for x in xs]
+    return [as_tensor(op, x) for x in xs]
 
 
 def split(x: Tensor, n: int, axis: int = -1) -> tuple[Tensor, ...]:
     """n equal parts along an axis. Raises ValueError if the length does not divide."""
+    x = as_tensor("split", x)
     (axis,) = axes(axis, x.ndim)
+    if not isinstance(n, (int, xp.integer)):
+        raise TypeError(f"split: {n!r}, expected a number of equal parts; slice for unequal ones, as in x[:2], x[2:]")
     if n < 1 or x.shape[axis] % n:
         raise ValueError(f"split: length {x.shape[axis]} of axis {axis} into {n} parts, expected a divisor; slice for unequal parts")
     return Split.apply(x, n=n, axis=axis)
@@ -208,6 +215,7 @@ def index(x: Tensor, key: Any) -> Tensor:
 
     Raises IndexError naming the first position out of range, TypeError for tensors as indices.
     """
+    x = as_tensor("index", x)
     keys = key if isinstance(key, tuple) else (key,)
     device_keys: list[Any] = []
     axis = 0

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autograd as ag
-from autograd.backend import to_host
+from autograd.backend import to_device, to_host
 from tests.autograd.checks import assert_close, tensor
 from tests.strategies import seeds
 
@@ -162,8 +162,11 @@ A = np.ones((2, 3, 4))
         (((3, 4), (0, 4), (0, 4)), {}, r"attention: k of shape \(0, 4\), expected at least one key and one channel; skip empty input"),
         (((3, 0), (5, 0), (5, 0)), {}, r"attention: k of shape \(5, 0\)"),
         (((3, 4), (2, 4), (2, 4)), {"causal": True}, r"attention: 3 queries for 2 keys with causal=True, expected no more queries than keys"),
-        (((3, 4), (5, 4), (5, 4)), {"mask": np.ones((3, 5))}, r"attention: a mask of shape \(3, 5\) and dtype float64, expected bool that"),
-        (((3, 4), (5, 4), (5, 4)), {"mask": np.ones((3, 4), bool)}, r"attention: a mask of shape \(3, 4\) and dtype bool, expected bool that "
+        (((3, 4), (5, 4), (5, 4)), {"mask": np.full((3, 5), -1e9)}, r"attention: -1000000000.0 in a mask of shape \(3, 5\), expected "
+         r"booleans or 0 and 1, where 1 means attend and 0 do not; for the other convention, 0 for attend and -inf or -1e9 .* pass mask == 0"),
+        (((3, 4), (5, 4), (5, 4)), {"mask": [[0.0, np.nan, 1, 1, 1]]}, r"attention: nan in a mask"),
+        (((3, 4), (5, 4), (5, 4)), {"mask": np.full((1, 5), 2)}, r"attention: 2 in a mask"),
+        (((3, 4), (5, 4), (5, 4)), {"mask": np.ones((3, 4), bool)}, r"attention: a mask of shape \(3, 4\), expected one that "
          r"broadcasts to \(3, 5\); True means that the query may attend"),
         (((3, 4), (5, 4), (5, 4)), {"mask": np.ones((1, 3, 5), bool)}, r"attention: a mask of shape \(1, 3, 5\)"),
         (((3, 4), (5, 4), (5, 4)), {"dropout": 1.0}, r"attention: dropout probability 1.0, expected 0 <= p < 1"),
@@ -172,6 +175,18 @@ A = np.ones((2, 3, 4))
 def test_errors(shapes, options, message):
     with pytest.raises(ValueError, match=message):
         ag.scaled_dot_product_attention(*(tensor(np.ones(shape)) for shape in shapes), **options)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "float32", "bool"])
+def test_ones_and_zeros_are_a_mask_and_an_additive_one_becomes_one(dtype):
+    rng = np.random.default_rng(0)
+    q, k, v = (tensor(rng.standard_normal((2, 5, 4))) for _ in range(3))
+    allowed = rng.random((5, 5)) < 0.5
+    expected = to_host(ag.scaled_dot_product_attention(q, k, v, allowed).data)
+    for mask in (allowed.astype(dtype), allowed.astype(dtype).tolist(), to_device(allowed.astype(dtype))):
+        assert_close(ag.scaled_dot_product_attention(q, k, v, mask).data, expected)
+    added = np.where(allowed, 0.0, -1e9)
+    assert_close(ag.scaled_dot_product_attention(q, k, v, added == 0).data, expected)
 
 
 def test_rows_far_apart_share_no_shift():

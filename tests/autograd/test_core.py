@@ -1,7 +1,9 @@
 """The engine itself: tensors, the backward pass, what it keeps and frees, and what it refuses."""
 
+import contextlib
 import gc
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -134,13 +136,70 @@ def test_assignment_is_refused():
 
 def test_implicit_conversion_is_refused():
     x = tensor([1.0, 2.0])
-    for convert in (np.array, np.asarray, lambda t: np.array(t, dtype=float), lambda t: np.concatenate([t, t])):
+    for convert in (np.array, np.asarray, lambda t: np.array(t, dtype=float), lambda t: np.array([t, t])):
         with pytest.raises(
             TypeError, match=r"Tensor: implicit conversion to a NumPy array, expected an explicit one .*tensor.numpy\(\) or tensor.data"
         ):
             convert(x)
-    with pytest.raises(TypeError, match="does not support ufuncs"):
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "instead"),
+    [
+        (np.mean, "mean", "autograd.mean, or tensor.data"),
+        (lambda x: np.sum(x, axis=0), "sum", "autograd.sum, or tensor.data"),
+        (np.max, "max", "autograd.max, or tensor.data"),
+        (lambda x: np.concatenate([x, x]), "concatenate", "autograd.concatenate, or tensor.data"),
+        (np.median, "median", "tensor.data"),
+    ],
+)
+def test_numpys_functions_say_what_to_write(call, name, instead):
+    x = tensor([1.0, 2.0])
+    with pytest.raises(TypeError, match=rf"^np.{name}: a Tensor, expected an array .*; use {instead}$"):
+        call(x)
+    assert (np.shape(x), np.ndim(x), np.size(x)) == ((2,), 1, 2)
+
+
+@numpy_only
+def test_numpys_elementwise_functions_say_what_to_write():
+    x, array = tensor([1.0, 2.0]), np.array([3.0, 4.0])
+    with pytest.raises(TypeError, match=r"^np.exp: a Tensor, expected an array .*; use autograd.exp, or tensor.data$"):
         np.exp(x)
+    with pytest.raises(TypeError, match=r"^np.floor: a Tensor, expected an array .*; use tensor.data$"):
+        np.floor(x)
+    with pytest.raises(TypeError, match=r"^np.equal: a Tensor"):
+        array == x  # noqa: B015
+    with pytest.raises(TypeError, match=r"^np.add: a Tensor.* use autograd.add"):
+        np.add.reduce(x)
+    with pytest.raises(TypeError, match=r"np.subtract into an array, as in array \+= tensor: a Tensor, expected an array; use tensor.data"):
+        array -= x
+    assert array.tolist() == [3.0, 4.0]
+
+
+def test_a_format_is_that_of_the_number():
+    assert f"{tensor([[2.0]]).sum():.3f}" == "2.000" and f"{tensor([[2.5]]):5.1f}" == "  2.5"
+    x = tensor([1.0, 2.0])
+    assert f"{x}" == repr(x)
+    with pytest.raises(TypeError, match=r"format: '.3f' for a tensor of shape \(2,\), expected one element; format those of tensor.numpy"):
+        f"{x:.3f}"
+
+
+def test_membership_and_iteration_are_those_of_arrays():
+    x = tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert 3.0 in x and 5.0 not in x and x.data[0, 1] in x
+    first, second = x
+    (2 * second).sum().backward()
+    assert first.data.tolist() == [1.0, 2.0] and x.grad.tolist() == [[0, 0], [2, 2]]
+    with pytest.raises(TypeError, match=r"Tensor: iteration over a single number, of shape \(\), expected at least one axis; use item"):
+        list(tensor(1.0))
+
+
+def test_equality_is_of_objects_and_says_so():
+    x = tensor([1.0])
+    assert x == x and x != tensor([1.0]) and x != None and x in [tensor([1.0]), x]  # noqa: E711
+    for other in (1.0, 1, [1.0], x.data):
+        with pytest.raises(TypeError, match=r"Tensor: == with a \w+, expected a tensor .*; use tensor.data == \.\.\."):
+            x == other  # noqa: B015
 
 
 def test_truth_of_many_elements():
@@ -167,17 +226,33 @@ def test_reflected_numbers():
     assert {k: v.data.tolist() for k, v in results.items()} == {
         "+": [4, 5], "-": [2, 1], "*": [3, 6], "/": [3, 1.5], "neg": [-1, -2], "pow": [1, 4],
     }  # fmt: skip
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"power: an exponent of type Tensor, expected a Python number; .* use exp\(b \* log\(a\)\)"):
         2**x
+    assert (x ** np.float32(2)).data.tolist() == (x ** np.int64(2)).data.tolist() == [1, 4]
 
 
-def test_in_place_operators_make_a_new_tensor():
-    x = y = tensor([1.0, 2.0])
-    y += 1
-    y *= x
-    assert x.data.tolist() == [1.0, 2.0] and y.data.tolist() == [2.0, 6.0]
-    y.sum().backward()
-    assert x.grad.tolist() == [3.0, 5.0]
+@pytest.mark.parametrize("sign", ["+", "-", "*", "/", "**", "@"])
+@pytest.mark.parametrize("make", [ag.Parameter, ag.Tensor], ids=["parameter", "tensor"])
+def test_in_place_operators_are_refused(sign, make):
+    x = make(np.ones((2, 2)))
+    names = {"x": x, "y": 2}
+    for block in (contextlib.nullcontext(), ag.no_grad()):
+        with block, pytest.raises(
+            TypeError, match=rf"Tensor: {re.escape(sign)}= on a tensor, .*; write x.data {re.escape(sign)}= .*, x = x {re.escape(sign)} "
+        ):  # fmt: skip
+            exec(f"x {sign}= y", names)
+    assert names["x"] is x and x.data.tolist() == [[1, 1], [1, 1]]
+    x.data -= 0.5
+    assert x.data.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_a_tensor_as_the_data_of_a_tensor_is_refused():
+    x = ag.Parameter(np.ones(2))
+    x.data = x - 0.1
+    with pytest.raises(
+        TypeError, match=r"Multiply: the data of a is a Tensor, expected an array; assign arrays, as in p.data = tensor.data"
+    ):
+        x * 2
 
 
 def test_float32_stays_float32():

@@ -211,7 +211,7 @@ def test_dtypes_that_are_none():
         ),
     ],
 )
-def test_devices_without_bfloat16(change, message):
+def test_devices_without_half(change, message):
     pytest.importorskip("ml_dtypes")
     status, _, last = on_fake(f"from autograd import backend\n{change}\nbackend.compute_dtype('bfloat16')")
     assert status != 0 and last.startswith("ValueError: dtype: bfloat16, expected float32") and message in last
@@ -354,7 +354,7 @@ def test_a_step_of_the_optimizer_waits_for_nothing(max_norm):
 
 
 def test_kernels_say_whether_they_take_bfloat16():
-    assert core.Op.takes_bfloat16 is False and Cast.takes_bfloat16 is True
+    assert core.Op.takes_half is False and Cast.takes_half is True
 
 
 def test_the_fake_is_complete():

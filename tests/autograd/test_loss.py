@@ -101,6 +101,26 @@ def test_pieces_of_logits_add_up_to_the_whole(seed, n, n_classes, rows, columns,
 
 
 @numpy_only
+@pytest.mark.exact
+def test_pieces_of_logits_do_not_depend_on_what_needs_a_gradient(monkeypatch):
+    from autograd.kernels.cpu import loss as cpu_loss
+
+    monkeypatch.setattr(cpu_loss, "_LOGITS_BYTES", 4 * 9 * 70)  # 9 rows
+    rng = np.random.default_rng(0)
+    arrays, targets = [rng.standard_normal(shape).astype("f4") for shape in ((50, 300), (70, 300))], rng.integers(0, 70, 50)
+    found = {}
+    for needs in [(True, True), (True, False), (False, True), (False, False)]:
+        x, weight = (ag.Tensor(a, requires_grad=need) for a, need in zip(arrays, needs, strict=True))
+        with ag.use_kernels("fast"):
+            loss = ag.linear_cross_entropy(x, weight, targets)
+            if any(needs):
+                loss.backward()
+        found[needs] = [loss.item(), *(None if t.grad is None else t.grad.tobytes() for t in (x, weight))]
+    for needs, values in found.items():
+        assert values == [v if need else None for v, need in zip(found[True, True], (True, *needs), strict=True)]
+
+
+@numpy_only
 def test_logits_take_no_more_than_their_budget(monkeypatch):
     from autograd.kernels.cpu import loss as cpu_loss
 

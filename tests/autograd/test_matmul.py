@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import autograd as ag
-from autograd.backend import to_device
+from autograd import inference
+from autograd.backend import to_device, to_host
 from autograd.ops.matmul import Linear
 from autograd.testing import check_grads
 from tests.autograd.checks import assert_close, ops_in, tensor
@@ -92,3 +93,17 @@ def test_errors(call, message):
 def test_operands_that_are_no_numbers():
     with pytest.raises(TypeError, match="matmul: an operand of type str"):
         ag.matmul(tensor([1.0]), "text")
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("n_rows", [1, 2, 9, 31, 64, 65, 200])
+@pytest.mark.parametrize(("n_in", "n_out"), [(16, 16), (96, 100), (300, 770)])
+def test_a_product_of_few_rows_is_the_same_bits_recorded_or_not(n_rows, n_in, n_out):
+    x, weight, bias = (RNG.standard_normal(shape).astype(np.float32) for shape in ((n_rows, n_in), (n_in, n_out), n_out))
+    recorded = to_host(ag.linear(*(ag.Tensor(a, requires_grad=True) for a in (x, weight, bias))).data)
+    with ag.no_grad():
+        np.testing.assert_array_equal(to_host(ag.linear(*map(ag.Tensor, (x, weight, bias))).data), recorded)
+    with inference.mode():
+        found = ag.linear(ag.Tensor(x, requires_grad=True), ag.Tensor(weight), ag.Tensor(bias))
+    assert not found.requires_grad
+    np.testing.assert_allclose(to_host(found.data), recorded, rtol=1e-4, atol=1e-4)

@@ -207,3 +207,18 @@ def test_a_two_layer_network_learns_xor():
         (error * error).mean().backward()
         optimizer.step()
     np.testing.assert_allclose(to_host(model(tensor(x)).data), target, atol=0.05)
+
+
+def test_a_parameter_does_not_leave_its_module_unnoticed():
+    layer = linear_of(np.ones((2, 1)), np.zeros(1))
+    with ag.no_grad():
+        with pytest.raises(TypeError, match="Tensor: -= on a tensor"):
+            layer.weight -= 0.1
+        for other in (layer.weight - 0.1, np.ones((2, 1)), 1.0):
+            with pytest.raises(
+                TypeError, match=r"Linear.weight: a \w+ in place of a Parameter, expected .*; write weight.data\[...\] = array"
+            ):
+                layer.weight = other
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+    layer.weight, layer.bias = ag.Parameter(np.zeros((2, 1))), None
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]

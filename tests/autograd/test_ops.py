@@ -17,6 +17,7 @@ from autograd import dispatch
 from autograd.backend import to_device, to_host
 from autograd.ops.activation import Tanh
 from autograd.ops.elementwise import Cast
+from autograd.ops.loss import CrossEntropy, LinearCrossEntropy
 from autograd.testing import check_grads, nodes_of
 from tests.autograd.cases import CASES, Case
 from tests.autograd.checks import assert_close, assert_kernels_agree, counting, numpy_only, rearranging, run, takes_fast_path
@@ -115,6 +116,95 @@ def test_frozen_inputs_change_nothing_for_the_others(op: type[ag.Op], data: st.D
     assert not nodes_of(*outputs)
     for out, same in zip(outputs, values, strict=True):
         assert_close(out.data, same)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ag.softmax, ag.log_softmax, ag.sum, ag.mean, ag.max, ag.var, ag.logsumexp, ag.transpose, ag.exp, ag.gelu, ag.negate,
+        lambda x: ag.reshape(x, 4), lambda x: ag.broadcast_to(x, (3, 2, 2)), lambda x: ag.split(x, 2), lambda x: ag.index(x, 0),
+        lambda x: ag.stack([x, x]), lambda x: ag.linear(x, x, [1.0, 2.0]), lambda x: ag.layer_norm(x, [1.0, 2.0], [3.0, 4.0]),
+        lambda x: ag.matmul(x, x), lambda x: ag.scaled_dot_product_attention(x, x, x), lambda x: ag.cross_entropy(x, [0, 1]),
+        lambda x: ag.linear_cross_entropy(x, x, [0, 1]), lambda x: ag.embedding(x, [0, 1]), lambda x: ag.cast(x, "float32"),
+        lambda x: ag.dropout(x, stream=ag.RandomStream(0)),
+    ],
+)  # fmt: skip
+def test_lists_and_arrays_are_constants(call):
+    values = [[1.0, 2.0], [3.0, 5.0]]
+    expected = [out.data.tolist() for out in _tuple(call(ag.Tensor(values)))]
+    for x in (values, np.array(values)):
+        assert [out.data.tolist() for out in _tuple(call(x))] == expected
+
+
+@pytest.mark.usefixtures("each_kernel_mode")
+@each_op
+@settings(max_examples=25)
+@given(data=st.data())
+def test_float16_is_float32_rounded_once(op: type[ag.Op], data: st.DataObject):
+    """Statistics, exponentials and sums of 16-bit numbers are float32: results lie within a rounding of what float32 gives for them."""
+    case, _ = drawn(op, data)
+    rng = np.random.default_rng(0)
+    arrays = [a.astype(np.float16) for a in case.arrays]
+    narrow, wide = ([ag.Tensor(a.astype(dtype), requires_grad=True) for a in arrays] for dtype in ("float16", "float32"))
+    with np.errstate(over="ignore"):
+        (y, *_), (right, *_) = outputs = _tuple(case.call(*narrow)), _tuple(case.call(*wide))
+        dy = rng.standard_normal(y.shape).astype(np.float16)
+        y.backward(dy)
+        right.backward(dy)
+        for mine, theirs in zip(*outputs, strict=True):
+            assert mine.dtype == (np.float32 if op in (CrossEntropy, LinearCrossEntropy) else np.float16)
+            _within_a_rounding(mine.data, theirs.data)
+        for t, u in zip(narrow, wide, strict=True):
+            assert (t.grad is None) == (u.grad is None)
+            if t.grad is not None:
+                assert t.grad.dtype == np.float16
+                _within_a_rounding(t.grad, u.grad)
+
+
+def _within_a_rounding(mine: Any, right: Any) -> None:
+    right = to_host(right)
+    largest = max(1.0, float(np.abs(right).max(initial=0)))
+    np.testing.assert_allclose(to_host(mine).astype("f4"), right.astype("f2").astype("f4"), rtol=2**-8, atol=2**-8 * min(largest, 6e4))
+
+
+def test_float16_sums_do_not_stop_at_2048():
+    x, bias = (ag.Tensor(np.ones(shape, np.float16), requires_grad=True) for shape in ((5000, 2), 2))
+    assert x.sum(axis=0).data.tolist() == [5000, 5000] and x.mean().item() == 1
+    (x + bias).backward(np.ones((5000, 2)))
+    assert bias.grad.tolist() == [5000, 5000]
+    weight, bias = (ag.Tensor(np.ones(shape, np.float16), requires_grad=True) for shape in ((2, 2), 2))
+    ag.linear(x, weight, bias).backward(np.ones((5000, 2)))
+    assert bias.grad.tolist() == [5000, 5000] and weight.grad.tolist() == [[5000, 5000], [5000, 5000]]
+    table = ag.Tensor(np.ones((3, 2), np.float16), requires_grad=True)
+    ag.embedding(table, np.ones(5000, int)).backward(np.ones((5000, 2)))
+    assert table.grad.tolist() == [[0, 0], [5000, 5000], [0, 0]]
+
+
+def test_float16_of_large_numbers():
+    x = np.linspace(-300, 300, 64).astype(np.float16)[None]
+    y = ag.layer_norm(ag.Tensor(x), ag.Tensor(np.ones(64, np.float16)), ag.Tensor(np.zeros(64, np.float16)))
+    assert y.dtype == np.float16 and to_host(y.data).astype("f4").std() == pytest.approx(1, rel=1e-3)
+    t = ag.Tensor(np.array([300, -300, 400], np.float16), requires_grad=True)
+    ag.gelu(t).sum().backward()
+    assert t.grad.tolist() == [1, 0, 1]
+    assert ag.var(ag.Tensor(x)).item() == pytest.approx(float(x.astype("f8").var()), rel=1e-3)
+    assert ag.logsumexp(ag.Tensor(np.full(5000, 11.0, np.float16))).item() == pytest.approx(11 + np.log(5000), rel=1e-3)
+
+
+@pytest.mark.exact
+@pytest.mark.usefixtures("each_kernel_mode")
+@each_op
+@settings(max_examples=15)
+@given(data=st.data(), scale=st.sampled_from(["small", "large"]), dtype=st.sampled_from(["float32", "float64"]))
+def test_values_are_the_same_bits_recorded_or_not(op: type[ag.Op], data: st.DataObject, scale: str, dtype: str):
+    case = data.draw(CASES[op](scale))
+    arrays = [a.astype(dtype) for a in case.arrays]
+    recorded = [to_host(out.data) for out in _tuple(case.call(*(ag.Tensor(a, requires_grad=True) for a in arrays)))]
+    with ag.no_grad():
+        assert [to_host(out.data).tobytes() for out in _tuple(case.call(*map(ag.Tensor, arrays)))] == [out.tobytes() for out in recorded]
+    for i in range(len(arrays)):  # nor does it matter what is frozen
+        some = [ag.Tensor(a, requires_grad=i == j) for j, a in enumerate(arrays)]
+        assert [to_host(out.data).tobytes() for out in _tuple(case.call(*some))] == [out.tobytes() for out in recorded]
 
 
 # Fast kernels: whatever is registered is compared, by op, without a line to add here -----------------------------------------------

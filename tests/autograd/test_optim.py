@@ -253,6 +253,10 @@ def test_parameters_without_names():
 
 def test_mixed_dtypes():
     model = linear_of(np.ones((2, 2)), np.ones(2, np.float32))
+    with pytest.raises(
+        ValueError, match=r"AdamW: parameters of dtype float16, expected float32 or float64 \(small updates would be lost\)"
+    ):
+        AdamW([("w", ag.Parameter(np.ones(2, np.float16)))])
     with pytest.raises(ValueError, match=r"AdamW: parameters of dtypes float32, float64, expected one; convert them before training"):
         AdamW(model)
 

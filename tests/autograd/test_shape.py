@@ -109,7 +109,7 @@ def test_reshape_forms():
     x = tensor(RNG.standard_normal((2, 6)))
     assert x.reshape(3, 4).shape == x.reshape((3, 4)).shape == x.reshape([3, -1]).shape == (3, 4)
     assert x.reshape(-1).shape == ag.reshape(x, 12).shape == (12,)
-    assert tensor([5.0]).reshape(()).shape == ()
+    assert tensor([5.0]).reshape(()).shape == tensor([5.0]).reshape().shape == ()
     assert tensor(np.ones((0, 3))).reshape(-1).shape == (0,)
 
 
@@ -135,6 +135,8 @@ X = np.ones((2, 3))
         (lambda x: ag.stack([x, x.T]), ValueError, r"stack: shapes \[\(2, 3\), \(3, 2\)\], expected all equal; use concatenate"),
         (lambda x: ag.stack([x, x], axis=3), ValueError, r"axis: 3, expected -3 <= axis < 3"),
         (lambda x: ag.split(x, 2), ValueError, r"split: length 3 of axis 1 into 2 parts, expected a divisor; slice for unequal parts"),
+        (lambda x: ag.split(x, [1, 2]), TypeError, r"split: \[1, 2\], expected a number of equal parts; slice for unequal ones, as in x"),
+        (lambda x: x.reshape(), ValueError, r"reshape: 6 elements of shape \(2, 3\) into \(\), expected equal numbers"),
         (lambda x: ag.split(x, 0), ValueError, r"split: length 3 of axis 1 into 0 parts"),
         (lambda x: x[2], IndexError, r"index: 2 for axis 0 of length 2, expected -2 <= i < 2"),
         (lambda x: x[0, -4], IndexError, r"index: -4 for axis 1 of length 3, expected -3 <= i < 3"),

@@ -1,6 +1,7 @@
 """What must hold whatever spreads the work over threads: errors reach the caller, and the same run gives the same bits."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -61,6 +62,7 @@ print(hashlib.sha256(optimizer.weight.tobytes() + loss.data.tobytes() + norm.tob
 """
 
 
+@pytest.mark.exact
 def test_the_same_run_gives_the_same_bits():
     first, second = (run_python(BITS, AUTOGRAD_KERNELS="experimental") for _ in range(2))
     assert first == second and first[0] == 0 and len(first[1].strip()) == 64
@@ -86,6 +88,42 @@ def test_threads_follow_what_a_container_may_use(text, expected, monkeypatch):
     monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.delenv("AUTOGRAD_THREADS", raising=False)
     assert parallel._default_threads.__wrapped__() == expected
+
+
+def test_blas_has_its_threads_again_when_two_that_held_it_overlapped():
+    from autograd.kernels.cpu import parallel
+
+    def threads():
+        return [library.get_num_threads() for library in parallel._blas()]
+
+    before = threads()
+    first, second, outer = parallel._blas_threads(1), parallel._blas_threads(1), parallel._blas_threads(2)
+    with parallel._blas_threads(3):
+        assert set(threads()) == {3}
+        first.__enter__()  # of two Python threads, say: they end in the order in which they began
+        second.__enter__()
+        assert set(threads()) == {1}
+        first.__exit__(None, None, None)
+        assert set(threads()) == {1}, "the second still wants one"
+        second.__exit__(None, None, None)
+        assert set(threads()) == {3}
+        outer.__enter__()
+    assert set(threads()) == {2}, "the outer one began last and still runs"
+    outer.__exit__(None, None, None)
+    assert threads() == before
+
+
+def test_blas_has_its_threads_again_after_many_python_threads():
+    from autograd.kernels.cpu import parallel
+
+    before = [library.get_num_threads() for library in parallel._blas()]
+    arrays = [np.ones(LARGE) for _ in range(4)]
+    workers = [threading.Thread(target=lambda x=x: [ag.gelu(tensor(x)) for _ in range(5)]) for x in arrays]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [library.get_num_threads() for library in parallel._blas()] == before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

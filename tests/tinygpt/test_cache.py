@@ -80,6 +80,7 @@ def test_in_float32_logits_agree(config, seed, n, rows):
             state.append(b.argmax(axis=1))
 
 
+@pytest.mark.exact
 @settings(max_examples=4 if FAKE else 30)
 @given(config=configs, seed=seeds, lengths=st.lists(st.integers(1, 20), min_size=2, max_size=4))
 def test_a_row_is_the_same_alone_and_in_a_batch(config, seed, lengths):
@@ -217,6 +218,7 @@ def test_an_option_that_the_fast_decoder_does_not_know_takes_the_slow_path(chang
     np.testing.assert_array_equal(cached, plain)
 
 
+@pytest.mark.exact
 @pytest.mark.skipif(FAKE, reason="the fast decoder is NumPy's")
 def test_matrices_are_laid_out_once_and_an_optimizers_stay_in_place():
     model = GPT(dataclasses.replace(TINY, vocab_size=40))
@@ -331,6 +333,7 @@ def test_the_plain_loop_gives_the_same_tokens(config, seed, n, temperature, top_
     assert plain == model.generate([prompt], 2 * config.n_positions + 3, **options)[0].tolist()
 
 
+@pytest.mark.exact
 @given(seed=seeds)
 def test_sampling_options_hold_with_a_cache(seed):
     model = random_model(TINY, seed % 7)

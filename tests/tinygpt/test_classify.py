@@ -262,6 +262,7 @@ def test_batches_hold_weights_by_label():
 # ---- saving ------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_a_saved_classifier_says_the_same(tmp_path, pooling, qkv_bias):
@@ -344,6 +345,8 @@ def test_bad_input_is_named():
         encode([""], TOKENIZER, 12, places=["a.csv: line 7"])
     with pytest.raises(TypeError, match=r"predict: a str, expected a list of texts"):
         model.predict("hello")
+    with pytest.raises(ValueError, match=r"GPTClassifier: attention_mask: 0.5 in a mask of shape \(1, 2\), expected booleans or 0 and 1"):
+        classifier()([[1, 2]], [[1, 0.5]])
     with pytest.raises(ValueError, match=r"with a real token in every row"):
         model(np.zeros((2, 3), int), [[1, 1, 1], [0, 0, 0]])
     with pytest.raises(ValueError, match=r"labels: \['ham'\], expected at least 2 different names"):

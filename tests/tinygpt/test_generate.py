@@ -181,6 +181,8 @@ def test_bad_prompts_are_named():
         generate(GPT(TINY), [[1], []], 1)
     with pytest.raises(ValueError, match=r"attention_mask of shape \(1, 2\), expected \(1, 1\)"):
         generate(GPT(TINY), [[1]], 1, attention_mask=[[1, 1]])
+    with pytest.raises(ValueError, match=r"generate: attention_mask: -inf in a mask of shape \(1, 2\), expected booleans or 0 and 1"):
+        generate(GPT(TINY), [[1, 2]], 1, attention_mask=[[0.0, -np.inf]])
     with pytest.raises(ValueError, match=r"max_new_tokens: -1, expected >= 0"):
         generate(GPT(TINY), [[1]], -1)
     with pytest.raises(ValueError, match=r"seed: 3 seeds for 2 prompts, expected one each"):

@@ -17,6 +17,8 @@ from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.finetuning.classifier import GPTClassifier
 from tinygpt.finetuning.lora import LoraConfig, LoraLinear, add_lora, load_lora
 
+pytestmark = pytest.mark.exact
+
 TOKENIZER = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyz ")
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)
 UNTIED = dataclasses.replace(TINY, tie_word_embeddings=False)  # the language model whose token embedding LoRA may correct

@@ -153,6 +153,11 @@ def test_fast_and_reference_kernels_train_alike():
         ([[1] * 13], None, r"GPT: 13 positions, expected at most n_positions = 12; "),
         ([[1, 31]], None, r"embedding id: 31 at position \(0, 1\), expected 0 <= id < 31; "),
         ([[1, 2]], [[1]], r"GPT: attention_mask of shape \(1, 1\), expected \(1, 2\)"),
+        (
+            [[1, 2]],
+            [[0, -1e9]],
+            r"GPT: attention_mask: -1000000000.0 in a mask of shape \(1, 2\), expected booleans or 0 and 1, .* pass mask == 0",
+        ),
     ],
 )
 def test_bad_input_is_named(ids, mask, message):
@@ -160,6 +165,7 @@ def test_bad_input_is_named(ids, mask, message):
         GPT(TINY)(ids, mask)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_recomputed_blocks_give_the_same_bits(dropout):
     ids = np.random.default_rng(0).integers(0, 11, (2, 9))

@@ -207,6 +207,7 @@ def test_metrics_hold_the_norm_and_the_ratio_of_the_update():
         assert line["gradient_norm"] > 0
 
 
+@pytest.mark.exact
 def test_the_deterministic_check_compares_bits_and_leaves_the_trainer_as_it_was():
     one, two = trainer(steps=4), trainer(steps=4)
     assert (
@@ -233,6 +234,7 @@ def test_the_deterministic_check_compares_bits_and_leaves_the_trainer_as_it_was(
         check_deterministic(one)
 
 
+@pytest.mark.exact
 def test_the_same_seed_gives_the_same_bits_from_run_to_run():
     runs = [trainer(steps=5), trainer(steps=5)]
     for t in runs:

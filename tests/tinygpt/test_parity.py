@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+import autograd as ag
 from autograd import backend
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, gpt2_tokenizer
@@ -237,3 +238,45 @@ def test_character_and_word_tokenizers_give_their_ids(tmp_path):
     other = load_theirs(tmp_path / "words", config_for(words), words)
     for text in ("the cat", "cat , don't mat\nthe dog!"):
         assert other(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] == words.encode(text)
+
+
+# float16 ------------------------------------------------------------------------------------------------------------------------------
+
+_CLASSES = np.random.default_rng(0).integers(0, 64, 50)
+_T = torch.nn.functional
+HALF = {  # name -> (ours, theirs, shapes, largest scale: theirs overflows, or is all cancellation, above it)
+    "layer_norm": (ag.layer_norm, lambda x, g, b: _T.layer_norm(x, (64,), g, b), [(50, 64), (64,), (64,)], 300),
+    "softmax": (ag.softmax, lambda x: _T.softmax(x, -1), [(50, 64)], 10),
+    "log_softmax": (ag.log_softmax, lambda x: _T.log_softmax(x, -1), [(50, 64)], 300),
+    "logsumexp": (lambda x: ag.logsumexp(x, 1), lambda x: torch.logsumexp(x, 1), [(50, 64)], 10),
+    "gelu": (ag.gelu, lambda x: _T.gelu(x, approximate="tanh"), [(50, 64)], 300),
+    "tanh": (ag.tanh, torch.tanh, [(50, 64)], 300),
+    "sigmoid": (ag.sigmoid, torch.sigmoid, [(50, 64)], 300),
+    "sum": (lambda x: x.sum(0), lambda x: x.sum(0), [(5000, 6)], 100),
+    "mean": (lambda x: x.mean(0), lambda x: x.mean(0), [(5000, 6)], 300),
+    "var": (lambda x: x.var(1), lambda x: x.var(1, correction=0), [(50, 64)], 100),
+    "bias": (lambda x, b: x + b, lambda x, b: x + b, [(5000, 6), (6,)], 300),
+    "linear": (ag.linear, lambda x, w, b: x @ w + b, [(500, 64), (64, 5), (5,)], 10),
+    "attention": (
+        lambda q, k, v: ag.scaled_dot_product_attention(q, k, v, causal=True),
+        lambda q, k, v: _T.scaled_dot_product_attention(q, k, v, is_causal=True), [(2, 3, 20, 8)] * 3, 3,
+    ),
+    "cross_entropy": (lambda x: ag.cross_entropy(x, _CLASSES), lambda x: _T.cross_entropy(x, torch.tensor(_CLASSES)), [(50, 64)], 300),
+    "embedding": (lambda w: ag.embedding(w, _CLASSES % 7), lambda w: _T.embedding(torch.tensor(_CLASSES % 7), w), [(7, 4)], 300),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HALF)
+@pytest.mark.parametrize("scale", [0.1, 1, 10, 300])
+def test_float16_is_theirs(name, scale):
+    ours, other, shapes, largest = HALF[name]
+    rng = np.random.default_rng(shapes[0][0])
+    arrays = [(min(scale, largest) * rng.standard_normal(shape)).astype(np.float16) for shape in shapes]
+    mine, tensors = [ag.Tensor(a, requires_grad=True) for a in arrays], [torch.tensor(a, requires_grad=True) for a in arrays]
+    y, right = ours(*mine), other(*tensors)
+    dy = rng.standard_normal(y.shape).astype(np.float16)
+    y.backward(dy)
+    right.backward(torch.tensor(dy))
+    for found, expected in [(y.data, right), *((t.grad, u.grad) for t, u in zip(mine, tensors, strict=True))]:
+        expected = expected.detach().float().numpy()
+        np.testing.assert_allclose(found.astype(np.float32), expected, rtol=0, atol=2**-7 * np.abs(expected).max())

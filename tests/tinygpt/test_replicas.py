@@ -107,6 +107,7 @@ def test_what_three_cannot_share_is_left_to_one(three):
         backend.debug = before
 
 
+@pytest.mark.exact
 def test_a_run_is_the_same_with_one_process_and_with_two():
     runs = [trainer(processes=n, tokens_per_update=96) for n in (1, 2, 2)]
     assert [t.processes for t in runs] == [1, 2, 2]

@@ -23,9 +23,12 @@ from tinygpt.data.windows import Windows
 from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches
 from tinygpt.inference.decoding import generate
 from tinygpt.runs.run import Run
-from tinygpt.runs.settings import check_changes
+from tinygpt.runs.settings import check_changes, environment_changes
 from tinygpt.storage.durable import Lock
+from tinygpt.training.metrics import environment
 from tinygpt.training.trainer import Trainer
+
+pytestmark = pytest.mark.exact
 
 ROOT = Path(__file__).parent.parent.parent
 TOKENIZER = CharacterTokenizer.train("abcdefghijk")
@@ -127,6 +130,15 @@ def test_a_checkpoint_without_training_state_cannot_be_resumed(tmp_path):
     GPT(SHAPE).save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no training.json with training.safetensors, expected .* can be fine-tuned, not resumed"):
         load_training(tmp_path, trainer())
+
+
+def test_another_environment_is_said_and_a_key_that_an_older_version_did_not_save_is_not():
+    now = environment(1)
+    assert environment_changes({"environment": now}, 1) == ""
+    assert environment_changes({"environment": now | {"blas": "openblas 0.3 Haswell, threads 2"}}, 1) == (
+        f"blas {now['blas']} (was openblas 0.3 Haswell, threads 2)"
+    )
+    assert environment_changes({"environment": {key: value for key, value in now.items() if key != "blas"}}, 1) == ""
 
 
 def test_every_setting_is_free_or_with_override_or_fixed_and_both_values_are_named():

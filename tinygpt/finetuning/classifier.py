@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 import autograd as ag
-from autograd import backend, nn
+from autograd import backend, inference, nn
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput, WrongType
@@ -142,7 +142,8 @@ class GPTClassifier(nn.Module):
         Raises ValueError for a row without a real token, and as `GPT.hidden` does.
         """
         ids = np.asarray(ids)
-        real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
+        real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask)
+        real = backend.as_mask(real, "GPTClassifier: attention_mask")
         if real.shape != ids.shape or ids.ndim != 2 or not real.any(axis=1).all():
             raise InvalidInput(
                 f"GPTClassifier: ids {ids.shape} with attention_mask {real.shape}, expected two of (batch, positions) with a real token in "
@@ -181,7 +182,7 @@ class GPTClassifier(nn.Module):
         """(N, labels) for sequences of ids, in batches of texts of similar length: less padding to compute."""
         logits = np.zeros((len(sequences), len(self.labels)), dtype=np.float32)
         by_length = np.argsort([len(ids) for ids in sequences], kind="stable")
-        with nn.evaluating(self), ag.no_grad():
+        with nn.evaluating(self), inference.mode():
             for start in range(0, len(sequences), batch_size):
                 which = by_length[start : start + batch_size]
                 logits[which] = backend.to_host(self.forward(*pad([sequences[i] for i in which])).data)

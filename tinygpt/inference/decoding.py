@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import autograd as ag
-from autograd import backend, nn
+from autograd import backend, inference, nn
 from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput
 from tinygpt.inference.fast import FastDecoder, supports_fast_decoding
@@ -68,7 +68,7 @@ class DecodingState:
         """(B, V), on the host, for the token after each row. The next call may overwrite the array."""
         if self.decoder is not None and not self.stale_rows:
             return self.decoder.step(*self._last_tokens())
-        with self._evaluating, ag.no_grad():
+        with self._evaluating, inference.mode():
             if self.cache is None:
                 ids, _ = pad([self.window(row) for row in range(len(self.rows))])
                 return self._output(self.model.hidden(ids)[np.arange(len(ids)), np.array(self.lengths) - 1])
@@ -275,7 +275,7 @@ def _prompts(ids: ArrayLike, attention_mask: ArrayLike | None) -> list[list[int]
         raise InvalidInput(f"generate: ids of shape {tokens.shape}, expected (batch, positions); wrap one prompt as [ids]")
     if attention_mask is None:
         return [row.tolist() for row in tokens]
-    real = np.asarray(attention_mask).astype(bool)
+    real = backend.as_mask(np.asarray(attention_mask), "generate: attention_mask")
     if real.shape != tokens.shape:
         raise InvalidInput(f"generate: attention_mask of shape {real.shape}, expected {tokens.shape}, that of ids; one entry per token")
     return [row[kept].tolist() for row, kept in zip(tokens, real, strict=True)]

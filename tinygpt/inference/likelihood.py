@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import autograd as ag
-from autograd import backend, nn
+from autograd import backend, inference, nn
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput
@@ -64,7 +64,7 @@ def token_nats(model: Decodable, ids: Sequence[int], stride: int | None = None) 
     if len(tokens) < 2:
         raise InvalidInput(f"likelihood: {len(tokens)} tokens, expected at least 2; the first has nothing before it")
     nats = np.zeros(len(tokens) - 1)
-    with nn.evaluating(model), ag.no_grad():
+    with nn.evaluating(model), inference.mode():
         done = 0  # predictions made so far; prediction i is of token i + 1
         for start in range(0, len(tokens) - 1, stride):
             end = min(start + n_positions, len(tokens) - 1)

@@ -178,7 +178,7 @@ class GPT(nn.Module):
             raise InvalidInput(f"GPT: {t} positions, expected at most n_positions = {self.config.n_positions}; shorten the input")
         positions, mask = np.arange(t), None
         if attention_mask is not None:
-            real = np.asarray(attention_mask).astype(bool)
+            real = backend.as_mask(np.asarray(attention_mask), "GPT: attention_mask")
             if real.shape != ids.shape:
                 raise InvalidInput(f"GPT: attention_mask of shape {real.shape}, expected {ids.shape}, that of ids; one entry per token")
             positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)  # (B, T): padding on the left does not count

@@ -112,4 +112,4 @@ def environment_changes(training: dict[str, Any], processes: int) -> str:
     before = training.get("environment")
     if not isinstance(before, dict):
         return ""
-    return "; ".join(f"{key} {now} (was {before.get(key)})" for key, now in environment(processes).items() if before.get(key) != now)
+    return "; ".join(f"{key} {now} (was {before[key]})" for key, now in environment(processes).items() if before.get(key, now) != now)

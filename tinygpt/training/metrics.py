@@ -13,7 +13,7 @@ import numpy as np
 import autograd as ag
 from autograd import backend, nn
 from autograd.optim import AdamW
-from autograd.threads import n_threads
+from autograd.threads import blas, n_threads
 from tinygpt.data.windows import BatchOrder, count_targets
 from tinygpt.errors import MissingPackage
 from tinygpt.models.protocols import Batches, Classifies, Trainable
@@ -90,6 +90,7 @@ def environment(processes: int) -> dict[str, str]:
         "backend": backend.reason,
         "kernels": backend.kernels,
         "threads": str(n_threads()),
+        "blas": blas(),
         "processes": str(processes),
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -28,7 +28,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
         n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
     ) -> tuple[np.ndarray, Any]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
-        most = max(1, min(chunk, _LOGITS_BYTES * (1 if needs[1] else 2) // (v * x.itemsize)))
+        most = max(1, min(chunk, _LOGITS_BYTES // (v * x.itemsize)))
         size = -(-n // -(-n // most))  # equal pieces: a last one of a few rows would read all the weights for them
         losses = np.empty(n, dtype=x.dtype)
         dx = np.empty_like(x) if needs[0] else None

@@ -1,6 +1,8 @@
 """Linear layers: one matrix product per thread instead of one BLAS call over several threads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -11,7 +13,21 @@ from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of
 from autograd.ops.matmul import Linear
 
 _FEW_ROWS = 64
-"""Up to here a pass without gradients leaves the product to BLAS: nothing beside it is large enough for threads of ours."""
+"""Up to here `few_rows_by_blas` leaves the product to BLAS: nothing beside it is large enough for threads of ours."""
+
+_by_blas: ContextVar[bool] = ContextVar("few_rows_by_blas", default=False)
+
+
+@contextmanager
+def few_rows_by_blas() -> Iterator[None]:
+    """Within this block BLAS divides products of a few rows among its own threads. Faster between the steps of decoding, which use
+    them too. Asked for, and not read off `needs`: BLAS may round by how a product is divided (its AVX2 kernels do), and recording
+    gradients must change no value."""
+    token = _by_blas.set(True)
+    try:
+        yield
+    finally:
+        _by_blas.reset(token)
 
 
 @kernel_for(Linear)
@@ -43,7 +59,7 @@ class LinearThreaded(Linear):
             if bias is not None:
                 y[:, mine] += bias[mine]
 
-        if len(y) <= _FEW_ROWS and not any(needs):
+        if len(y) <= _FEW_ROWS and _by_blas.get():
             some_rows(slice(None))
         else:  # The longer side is divided: half of a few rows still reads all the weights.
             part, n = (some_rows, len(y)) if len(y) >= y.shape[1] else (some_outputs, y.shape[1])

@@ -11,6 +11,7 @@ another number of threads may round differently.
 import contextvars
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -72,16 +73,19 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=max(1, _default_threads() - 1), thread_name_prefix="autograd")
 
 
-if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads, and would wait for them forever
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
 @cache
 def _blas() -> list[Any]:
     """The BLAS that NumPy calls, with get_num_threads and set_num_threads: the one in NumPy's own folder, as wheels bring it, else
     every one in this process (PyTorch, for one, brings another)."""
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     return [library for library in libraries if "numpy" in Path(library.filepath).parent.name] or libraries
+
+
+def blas() -> str:
+    """Name, version, kernels and threads of the BLAS that NumPy calls: what the rounding of a matrix product depends on."""
+    return ", ".join(
+        f"{b.internal_api} {b.version} {getattr(b, 'architecture', '')}, threads {b.get_num_threads()}" for b in _blas()
+    )  # fmt: skip
 
 
 def for_each(n: int, work: Callable[[int], Any], *, threaded: bool) -> None:
@@ -109,17 +113,49 @@ def for_each(n: int, work: Callable[[int], Any], *, threaded: bool) -> None:
                 helper.result()
 
 
+class _BlasHolds:
+    """Who holds BLAS to how many threads. The number is one for the process, so holds of several Python threads may overlap: the
+    newest one still held counts, and BLAS gets its own number back with the end of the last."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.own: list[tuple[Any, int]] = []  # (library, number of threads that nobody asked for)
+        self.held: dict[object, int] = {}  # oldest first
+
+    def add(self, hold: object, n: int) -> None:
+        with self.lock:
+            if not self.held:
+                self.own = [(library, library.get_num_threads()) for library in _blas()]
+            self.held[hold] = n
+            self._apply()
+
+    def remove(self, hold: object) -> None:
+        with self.lock:
+            del self.held[hold]
+            self._apply()
+
+    def _apply(self) -> None:
+        n = next(reversed(self.held.values()), None)
+        for library, own in self.own:
+            library.set_num_threads(own if n is None else n)
+
+
+_holds = _BlasHolds()
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads, and would wait for them, or their lock, forever
+    os.register_at_fork(before=_holds.lock.acquire, after_in_parent=_holds.lock.release, after_in_child=_holds.lock.release)
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 @contextmanager
 def _blas_threads(n: int) -> Iterator[None]:
     """Holds BLAS to n threads, and gives it back its own number afterwards."""
-    before = [(library, library.get_num_threads()) for library in _blas()]
-    for library, _ in before:
-        library.set_num_threads(n)
+    hold = object()
+    _holds.add(hold, n)
     try:
         yield
     finally:
-        for library, n in before:
-            library.set_num_threads(n)
+        _holds.remove(hold)
 
 
 def parallel(work: Sequence[Callable[[], Any]], *, n_flops: int) -> None:

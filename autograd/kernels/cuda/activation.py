@@ -13,7 +13,7 @@ from autograd.ops.activation import GELU, Softmax
 class GELUCUDA(GELU):
     """One kernel per direction. Reference: ops/activation.py."""
 
-    takes_bfloat16 = True
+    takes_half = True
 
     @staticmethod
     def supports(x: Any) -> bool:
@@ -37,7 +37,7 @@ class GELUCUDA(GELU):
 class SoftmaxCUDA(Softmax):
     """Softmax over the last axis, one kernel per direction, one block per row. Reference: ops/activation.py."""
 
-    takes_bfloat16 = True
+    takes_half = True
 
     @staticmethod
     def supports(x: Any, *, axis: int) -> bool:

@@ -21,7 +21,7 @@ class AttentionCUDA(Attention):
     Computes in float32: CuPy has no batched product of bfloat16 matrices. Saves q, k, v, p, and p m where there is dropout.
     """
 
-    takes_bfloat16 = False
+    takes_half = False
 
     @staticmethod
     def supports(

@@ -15,7 +15,7 @@ from autograd.ops.dropout import Dropout, Mask, dropout_threshold
 class DropoutCUDA(Dropout):
     """The mask is hashed from each element's number inside the kernel, never stored. Reference: ops/dropout.py."""
 
-    takes_bfloat16 = True
+    takes_half = True
 
     @staticmethod
     def supports(x: Any, *, p: float, seed: int, draw: int, start: int = 0) -> bool:

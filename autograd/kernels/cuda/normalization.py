@@ -22,7 +22,7 @@ class LayerNormCUDA(LayerNorm):
     gamma and beta may be float32 with bfloat16 activations. Saves x (..., C), mean and r (rows,) in float32, gamma.
     """
 
-    takes_bfloat16 = True
+    takes_half = True
 
     @staticmethod
     def supports(x: Any, gamma: Any, beta: Any, *, eps: float = 1e-5) -> bool:
