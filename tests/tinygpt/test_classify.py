@@ -424,6 +424,12 @@ def test_the_tfidf_baseline_learns_words(analyzer):
     assert tfidf_baseline(texts, targets, ["win", "home soon"], analyzer).tolist() == [1, 0]
 
 
+def test_the_tfidf_baselines_words_keep_their_combining_marks():
+    pytest.importorskip("sklearn", reason="needs the extra classify")
+    hindi = ["\u0926\u0940", "\u0926\u093e"]  # each a letter and a mark: no word at all, if torn
+    assert tfidf_baseline(hindi * 3, np.array([0, 1] * 3), [hindi[1], hindi[0]]).tolist() == [1, 0]
+
+
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.feature_extraction.text", None)
     with pytest.raises(ImportError, match=r'baseline: scikit-learn is missing, .*pip install "tinygpt\[classify\]"'):

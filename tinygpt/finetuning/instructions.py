@@ -367,7 +367,7 @@ def answers(
     for row, ids in zip(rows, prompts, strict=True):
         if len(ids) >= n_positions:
             raise InvalidInput(f"{row.place or 'prompt'}: {len(ids)} tokens, expected fewer than the context of {n_positions}; shorten it")
-    options = {"temperature": 0.0, "eos_id": tokenizer.eos_id} | sampling
+    options = {"temperature": 0.0, "eos_id": tokenizer.eos_id, "n_tokens": tokenizer.n_vocab} | sampling
     found = [""] * len(rows)
     for length in sorted(Counter(map(len, prompts))):
         which = [i for i, ids in enumerate(prompts) if len(ids) == length]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import regex
 
 import autograd as ag
 from autograd import backend
@@ -130,6 +131,9 @@ def majority_baseline(train: np.ndarray, n_texts: int) -> np.ndarray:
     return np.full(n_texts, Counter(np.asarray(train).tolist()).most_common(1)[0][0])
 
 
+_WORDS = regex.compile(r"[\p{L}\p{M}\p{N}_]{2,}").findall  # scikit-learn's own words, but with their combining marks
+
+
 def tfidf_baseline(
     train_texts: Sequence[str], train: np.ndarray, test_texts: Sequence[str], analyzer: Literal["word", "characters"] = "word"
 ) -> np.ndarray:
@@ -143,7 +147,7 @@ def tfidf_baseline(
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise MissingPackage('baseline: scikit-learn is missing, expected it for comparison; pip install "tinygpt[classify]"') from error
-    options = {"analyzer": "char_wb", "ngram_range": (2, 5)} if analyzer == "characters" else {}
+    options = {"analyzer": "char_wb", "ngram_range": (2, 5)} if analyzer == "characters" else {"tokenizer": _WORDS, "token_pattern": None}
     vectorizer = TfidfVectorizer(sublinear_tf=True, **options)
     model = LogisticRegression(C=10, max_iter=1000).fit(vectorizer.fit_transform(train_texts), train)
     predicted: np.ndarray = model.predict(vectorizer.transform(test_texts))

@@ -154,7 +154,7 @@ class Decoding:
     def __init__(
         self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None, *,
         seed: int | Sequence[int] = 0, eos_id: int | Collection[int] | None = None, use_cache: bool = True, slide: bool = True,
-        alternatives: int | None = None, on_slide: Callable[[int, int], Any] | None = None,
+        alternatives: int | None = None, on_slide: Callable[[int, int], Any] | None = None, n_tokens: int | None = None,
     ) -> None:  # fmt: skip
         if max_new_tokens < 0:
             raise InvalidInput(f"max_new_tokens: {max_new_tokens}, expected >= 0; 0 makes nothing")
@@ -164,7 +164,7 @@ class Decoding:
         self.done = np.zeros(len(self.reader.rows), bool)
         self.infos: list[list[TokenInfo]] = [[] for _ in self.reader.rows]
         self._ends = frozenset() if eos_id is None else frozenset([eos_id] if isinstance(eos_id, (int, np.integer)) else eos_id)
-        self._alternatives, self._streams = alternatives, RowStreams(seed, len(self.reader.rows))
+        self._n_tokens, self._alternatives, self._streams = n_tokens, alternatives, RowStreams(seed, len(self.reader.rows))
 
     def _slid(self, row: int, n_kept: int) -> None:
         self.n_slides += 1
@@ -177,7 +177,7 @@ class Decoding:
         tokens = np.zeros(len(self.done), dtype=np.int64)
         try:
             for _ in range(self.max_new_tokens):
-                logits = self.reader.logits()
+                logits = self.reader.logits()[:, : self._n_tokens]
                 ended = self.done.copy()
                 drawn = sample(logits, self.sampling, self._streams, self.reader.rows)
                 tokens = np.where(ended, tokens, drawn)
@@ -222,6 +222,7 @@ def generate(
     model: Any, ids: Any, max_new_tokens: int, *, attention_mask: Any = None, temperature: float = 0.8, top_k: int = 50, top_p: float = 1.0,
     min_p: float = 0.0, repetition_penalty: float = 1.0, seed: int | Sequence[int] = 0, eos_id: int | Collection[int] | None = None,
     use_cache: bool = True, slide: bool = True, alternatives: int | None = None, on_slide: Callable[[int, int], Any] | None = None,
+    n_tokens: int | None = None,
 ) -> Generated:  # fmt: skip
     """Continues each prompt by up to max_new_tokens tokens, ending a row early at an end token.
 
@@ -234,12 +235,13 @@ def generate(
     slide            past the context, go on with the last half of the window (`window_length`); False: an error
     alternatives     None: no TokenInfo; else log-probabilities, with so many alternatives
     on_slide         called as on_slide(row, n_kept) when a window was full
+    n_tokens         only ids below it are drawn: a tokenizer's n_vocab, where the model has more rows than the tokenizer has tokens
     """
     prompts = _prompts(ids, attention_mask)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     decoding = Decoding(
         model, prompts, max_new_tokens, sampling, seed=seed, eos_id=eos_id, use_cache=use_cache, slide=slide, alternatives=alternatives,
-        on_slide=on_slide,
+        on_slide=on_slide, n_tokens=n_tokens,
     )  # fmt: skip
     n_prompt = max(map(len, prompts))
     tokens = np.zeros((len(prompts), n_prompt), dtype=np.int64)

@@ -82,7 +82,7 @@ class TextStream:
         self.ids: list[int] = []
         self.stop_reason = "length"
         self._ends = {tokenizer.eos_id, *end_ids} - {None}
-        self._decoding = Decoding(model, [start], max_new_tokens, sampling, eos_id=self._ends, **options)
+        self._decoding = Decoding(model, [start], max_new_tokens, sampling, eos_id=self._ends, n_tokens=tokenizer.n_vocab, **options)
 
     @property
     def text(self) -> str:
@@ -135,7 +135,7 @@ def complete_all(
     """Continues several prompts at once, of whatever lengths; each ends on its own. Arguments as `TextStream`'s."""
     starts = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     ends = {tokenizer.eos_id, *end_ids} - {None}
-    decoding = Decoding(model, starts, max_new_tokens, sampling, eos_id=ends, **options)
+    decoding = Decoding(model, starts, max_new_tokens, sampling, eos_id=ends, n_tokens=tokenizer.n_vocab, **options)
     assemblers = [Assembler(tokenizer, stop, start[-1] if prompt else None) for prompt, start in zip(prompts, starts, strict=True)]
     ids: list[list[int]] = [[] for _ in prompts]
     reasons = ["length"] * len(prompts)
