@@ -20,7 +20,7 @@ import numpy as np
 from autograd import backend
 from tinygpt.cli import Progress, Report, exit_if_interrupted, prompt_lines, run, settings, table
 from tinygpt.config import FREE, PathName
-from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
+from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches, balanced_weights, encode, softmax
 from tinygpt.finetuning.common import (
     FinetuneConfig,
     Trainable,
@@ -33,7 +33,7 @@ from tinygpt.finetuning.common import (
     starting_point,
     training_plan,
 )
-from tinygpt.finetuning.labeled import LabelledText, balance, check, load_labelled, split
+from tinygpt.finetuning.labeled import LabeledText, balance, check, load_labeled, split
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import Scores, majority_baseline, plot_confusion, prompt_room, prompted, tfidf_baseline, worst_mistakes
 from tinygpt.training.metrics import plot_loss
@@ -75,7 +75,7 @@ def main() -> None:
     print(f"backend    {backend.reason}")
 
     # Data, checked and split; then the model to start from.
-    data = load_labelled(config.data, text_column=config.text_column, label_column=config.label_column)
+    data = load_labeled(config.data, text_column=config.text_column, label_column=config.label_column)
     report.say("\n           ".join([f"data       {data.source}", *data.notes]))
     parts = split(data, config.fractions, seed=config.seed, stratified=config.stratified)
     gpt, tokenizer, base = starting_point(config, [row.text for row in parts.train], Progress)
@@ -136,8 +136,8 @@ def main() -> None:
         f"{plan.steps} updates of {batch} texts"
     )
 
-    train = LabelledBatches(sequences["train"], targets["train"], weights)
-    validation = LabelledBatches(sequences["validation"], targets["validation"], weights)
+    train = LabeledBatches(sequences["train"], targets["train"], weights)
+    validation = LabeledBatches(sequences["validation"], targets["validation"], weights)
     with Progress(plan.steps, unit="nats per text") as progress:
         result = fit(classifier, train, validation, plan, progress, a_run)
     exit_if_interrupted(result, f"no report yet; resume with: python {config.script} --resume {directory}")
@@ -173,7 +173,7 @@ def main() -> None:
     print(f"\nreport     {directory / 'report.txt'}\nnext: python examples/finetune_classifier.py --ask {directory}")
 
 
-def one_of_each_label(rows: list[LabelledText], seed: int) -> list[tuple[str, str]]:
+def one_of_each_label(rows: list[LabeledText], seed: int) -> list[tuple[str, str]]:
     """The solved examples of the few-shot prompt: (text, label), drawn by seed."""
     drawn = np.random.default_rng(seed).permutation(len(rows))
     return [(text, label) for label, text in {rows[i].label: rows[i].text for i in drawn}.items()]

@@ -197,16 +197,16 @@ def main() -> None:
 
 
 def picture(sequences: list, tokenizer, mask_prompt: bool):
-    """The shortest sequence in colours, padded to the longest of them; in words too, for where there are no colours."""
+    """The shortest sequence in colors, padded to the longest of them; in words too, for where there are no colors."""
     from rich.text import Text
 
-    colours = {"prompt": "dim", "answer": "green", "end": "bold red", "padding": "dim magenta"}
+    colors = {"prompt": "dim", "answer": "green", "end": "bold red", "padding": "dim magenta"}
     first, *_, longest = sorted([sequences[0], *sequences], key=lambda sequence: len(sequence.ids))
     n_padding = len(longest.ids) - len(first.ids)
     text = Text()
     for kind, part, counted in show_masked(first, tokenizer, mask_prompt=mask_prompt, n_padding=n_padding):
         text.append(f"[{kind}: {'counts' if counted else 'masked'}]\n", style="italic")
-        text.append(part.rstrip("\n") + "\n", style=colours[kind])
+        text.append(part.rstrip("\n") + "\n", style=colors[kind])
     return text
 
 

@@ -89,7 +89,7 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
         raise InvalidInput(f"validation_fraction: {validation_fraction}, expected more than 0 and less than 1; the default is 0.1")
 
     name = str(name_or_path)
-    corpora = [name for name, download in DOWNLOADS.items() if not download.labelled]
+    corpora = [name for name, download in DOWNLOADS.items() if not download.labeled]
     if name_or_path == "docs":
         texts = _docs()
         source = (

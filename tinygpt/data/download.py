@@ -26,7 +26,7 @@ class Download:
     """A file on the network that is known by its sha256.
 
     member      name of the file inside the zip archive that the address gives; empty where it gives the file itself
-    labelled    True for rows, which `tinygpt.finetuning.labeled` and `tinygpt.finetuning.instructions` read; else a corpus
+    labeled    True for rows, which `tinygpt.finetuning.labeled` and `tinygpt.finetuning.instructions` read; else a corpus
     """
 
     file_name: str
@@ -34,7 +34,7 @@ class Download:
     sha256: str
     source: str
     member: str = ""
-    labelled: bool = False
+    labeled: bool = False
 
 
 DOWNLOADS = {
@@ -56,14 +56,14 @@ DOWNLOADS = {
         sha256="7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d",
         source="SMS Spam Collection, Almeida and Hidalgo 2011, UCI dataset 228, CC BY 4.0",
         member="SMSSpamCollection",
-        labelled=True,
+        labeled=True,
     ),
     "instructions": Download(
         file_name="instruction-data.json",
         url="https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch07/01_main-chapter-code/instruction-data.json",
         sha256="7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944",
         source="1,100 instructions and answers, from rasbt/LLMs-from-scratch, Apache-2.0",
-        labelled=True,
+        labeled=True,
     ),
 }
 

@@ -647,7 +647,9 @@ def _load_single(path: Path, more: _Added) -> Tokenizer:
     special = {text: id for text, id in more.special.items() if text not in model["vocab"]}
     if split:
         if vocabulary[-2:] != [UNKNOWN, END_OF_TEXT]:
-            raise InvalidInput(f"{path}: ends with {_short(vocabulary[-2:])}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer anew")
+            raise InvalidInput(
+                f"{path}: ends with {_short(vocabulary[-2:])}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer anew"
+            )
         return WordTokenizer(vocabulary[:-2], split=split, special=special, added=more.added)
     if vocabulary != sorted(vocabulary) or any(len(character) != 1 for character in vocabulary):
         raise InvalidInput(f"{path}: other tokens or another order, expected single characters by code point; save the tokenizer anew")

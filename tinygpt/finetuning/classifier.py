@@ -2,7 +2,7 @@
 
     classifier = GPTClassifier(gpt, tokenizer, labels=["ham", "spam"])
     set_trainable(classifier, "last-block")                     # or "head", "all", "lora"; tinygpt.finetuning.common
-    fit(classifier, train, validation, config, reporter)        # batches: LabelledBatches(encode(...), targets)
+    fit(classifier, train, validation, config, reporter)        # batches: LabeledBatches(encode(...), targets)
     predictions = classifier.predict(["WINNER! Call now"])      # .labels, .probabilities
     classifier.save_pretrained("my"); classifier = GPTClassifier.from_pretrained("my")
 
@@ -57,7 +57,7 @@ def encode(
     return sequences, n_cut
 
 
-class LabelledBatches:
+class LabeledBatches:
     """Labeled sequences by index, padded to the longest of the batch: `tinygpt.models.protocols.Batches`.
 
     sequences       ids of each text

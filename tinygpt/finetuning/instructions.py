@@ -55,7 +55,7 @@ class Instruction:
 
 @dataclass
 class InstructionData:
-    """Rows from one source; `held_out`, `source` and `notes` as in `tinygpt.finetuning.labeled.LabelledData`."""
+    """Rows from one source; `held_out`, `source` and `notes` as in `tinygpt.finetuning.labeled.LabeledData`."""
 
     name: str
     rows: list[Instruction]

@@ -85,7 +85,7 @@ def worst_mistakes(
     n: int = 5,
     places: Sequence[str] | None = None,
 ) -> str:
-    """The wrongly labelled texts to whose true label the model gave the least probability, as text: worst first."""
+    """The wrongly labeled texts to whose true label the model gave the least probability, as text: worst first."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != true)
     wrong = wrong[np.argsort(probabilities[wrong, true[wrong]], kind="stable")][:n]
     blocks = []
@@ -100,7 +100,7 @@ def worst_mistakes(
 
 
 def plot_confusion(scores: Scores, path: Path) -> None:
-    """Draws the confusion matrix: colour is the share of the true label's texts, numbers are counts.
+    """Draws the confusion matrix: color is the share of the true label's texts, numbers are counts.
 
     Raises ImportError, naming the extra, without matplotlib.
     """
@@ -115,7 +115,7 @@ def plot_confusion(scores: Scores, path: Path) -> None:
     share = scores.confusion / np.maximum(scores.confusion.sum(axis=1, keepdims=True), 1)
     size = min(3.2 + 0.55 * k, 14)
     figure, axes = plt.subplots(figsize=(size + 0.8, size), dpi=120, layout="constrained")
-    image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1)  # made to look alike with and without colour-vision deficiency
+    image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1)  # made to look alike with and without color-vision deficiency
     for i, j in np.ndindex(k, k) if k <= 20 else ():
         axes.text(j, i, str(scores.confusion[i, j]), ha="center", va="center", color="black" if share[i, j] > 0.5 else "white")
     axes.set_xticks(range(k), scores.labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
