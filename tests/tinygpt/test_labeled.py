@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tinygpt.data import download as downloads
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.download import DOWNLOADS, Download, fetch
+from tinygpt.data.rows import read_table
 from tinygpt.finetuning.labeled import (
     SECTIONS,
     LabeledData,
@@ -105,9 +106,74 @@ def test_a_first_line_of_data_is_no_header(tmp_path, content, options):
 
 
 def test_labels_may_be_numbers_and_empty_texts_are_counted(tmp_path):
-    data = load_labeled(write(tmp_path / "a.json", '[{"text": "a", "label": 1}, {"text": " ", "label": 0}, {"text": "b", "label": false}]'))
-    assert [row.label for row in data.rows] == ["1", "False"]
+    data = load_labeled(write(tmp_path / "a.json", '[{"text": "a", "label": 1}, {"text": " ", "label": 0}, {"text": "b", "label": 2.0}]'))
+    assert [row.label for row in data.rows] == ["1", "2"]
     assert "1 rows with an empty text left out (record 2)" in data.notes
+
+
+TABLES = {  # as Excel, Kaggle, pandas and Hugging Face's datasets write them
+    "semicolons.csv": ('text;label\ngood, really;pos\nbad;neg\n"fi;ne";pos\n', "columns separated by semicolons"),
+    "headerless.csv": ("good, really;pos\nbad;neg\nfi\\;ne;pos\n".replace("\\;", ","), "columns separated by semicolons"),
+    "sep.csv": ("sep=;\ntext;label\ngood, really;pos\nbad;neg\n", "columns separated by ';', as the first line says"),
+    "quoted_sep.csv": ('"sep=|"\r\ntext|label\r\ngood, really|pos\r\nbad|neg\r\n', "columns separated by '|', as the first line says"),
+    "tabs.csv": ("text\tlabel\ngood, really\tpos\nbad\tneg\n", "columns separated by tabs"),
+    "bars.txt": ("label|text\npos|good, really\nneg|bad\n", "columns separated by bars"),
+    "commas.tsv": ('label,text\npos,"good, really"\nneg,bad\n', "columns separated by commas"),
+    "kaggle.csv": ('v1,v2,,,\npos,"good, really",,,\nneg,bad,,,\npos,ok,,,\n', "3 empty columns left out"),
+    "trailing.csv": ('label,text\npos,"good, really",\nneg,bad,,\n,,\n', ""),
+    "index.csv": (',text,label\n0,"good, really",pos\n1,bad,neg\n', ""),
+    "lines.json": ('{"text": "good, really", "label": "pos"}\n{"text": "bad", "label": "neg"}\n', "one object per line, as in a file named .jsonl"),
+    "list.jsonl": ('[{"text": "good, really", "label": "pos"},\n {"text": "bad", "label": "neg"}]\n', ""),
+    "one.jsonl": ('{"text": "good, really", "label": "pos"}\n', ""),
+    "columns.json": ('{"text": {"0": "good, really", "1": "bad"}, "label": {"0": "pos", "1": "neg"}}', ""),
+    "lists.json": ('{"text": ["good, really", "bad"], "label": ["pos", "neg"]}', ""),
+    "split.json": ('{"columns": ["text", "label"], "index": [0, 1], "data": [["good, really", "pos"], ["bad", "neg"]]}', ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_other_programs(tmp_path, name):
+    content, note = TABLES[name]
+    data = load_labeled(write(tmp_path / name, content))
+    assert [(row.text, row.label) for row in data.rows[:2]] == [("good, really", "pos"), ("bad", "neg")][: len(data.rows)]
+    assert len(data.rows) == (1 if name == "one.jsonl" else 3 if name[:4] in ("semi", "head", "kagg") else 2)
+    assert not note or note in data.notes
+
+
+def test_the_overflow_of_a_text_is_no_reason_to_refuse_a_table(tmp_path):
+    """Kaggle's spam.csv: three nameless columns with something in a few rows."""
+    path = write(tmp_path / "spam.csv", "v1,v2,,,\nham,see you, then,,\nspam,win,,,\nham,ok,,,\n")
+    data = load_labeled(path, text_column="v2", label_column="v1")
+    assert [(row.label, row.text) for row in data.rows] == [("ham", "see you"), ("spam", "win"), ("ham", "ok")]
+    assert read_table(path, (), ("v1",)).columns == ["v1", "v2", "3"]
+
+
+def test_utf16_as_excel_saves_it(tmp_path):
+    (tmp_path / "a.txt").write_bytes("label\ttext\r\npos\tgood\r\nneg\tna\u00efve\r\n".encode("utf-16"))
+    assert [row.text for row in load_labeled(tmp_path / "a.txt").rows] == ["good", "na\u00efve"]
+
+
+def test_numbers_that_are_equal_are_one_label(tmp_path):
+    rows = '{"text": "a", "label": 1}\n{"text": "b", "label": 1.0}\n{"text": "c", "label": 0.0}\n{"text": "d", "label": 0.5}\n'
+    assert [row.label for row in load_labeled(write(tmp_path / "a.jsonl", rows)).rows] == ["1", "1", "0", "0.5"]
+    truths = '{"text": "a", "label": true}\n{"text": NaN, "label": false}\n{"text": "c", "label": false}\n'
+    data = load_labeled(write(tmp_path / "b.jsonl", truths))
+    assert data.labels == ["False", "True"] and "1 rows with an empty text left out (line 2)" in data.notes
+
+
+def test_labels_that_differ_in_writing_only_are_noted(tmp_path):
+    data = load_labeled(write(tmp_path / "a.csv", "text,label\na,Spam\nb,spam\nc,1\nd,1.0\ne,ham\n"))
+    assert data.labels == ["1", "1.0", "Spam", "ham", "spam"]
+    end = "differ in writing only and count as different classes; write them alike if they are one"
+    assert f"labels 'Spam' and 'spam' {end}" in data.notes and f"labels '1' and '1.0' {end}" in data.notes
+    assert not any("differ" in note for note in load_labeled(write(tmp_path / "b.csv", "text,label\na,1.0\nb,2.0\n")).notes)
+
+
+def test_a_path_may_begin_with_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write(tmp_path / "a.csv", "text,label\na,b\nc,d\n")
+    assert len(load_labeled("~/a.csv").rows) == 2
 
 
 @settings(max_examples=25)
@@ -133,7 +199,10 @@ def test_any_text_survives_json(tmp_path_factory, rows):
         ("a.csv", 'text,label\n"a,b\n', {}, 'a.csv: line 2: a quote is opened and not closed, expected a " at the end'),
         ("a.csv", 'text,label\na,b\nc,"d\ne,f\ng,h\n', {}, "a.csv: line 3: a quote is opened and not closed"),
         ("a.csv", "text,text,label\na,b,c\n", {}, "a.csv: line 1: column 'text' twice, expected different names; rename one"),
-        ("a.csv", "label;text\nx;a\ny;b\n", {}, "a.csv: columns 'label;text', expected to recognize one of texts and one of labels"),
+        ("a.csv", "label;text\nx;a\ny;b;c\n", {}, "a.csv: line 3: 3 columns, expected 2 as in the first line; put a text that holds a semicolon"),
+        ("a.csv", "label text\nx a\n", {}, "a.csv: columns 'label text', expected to recognize one of texts and one of labels"),
+        ("a.csv", "text;label|x\na;b|y\nc;d|z\n", {}, "a.csv: columns separated by semicolons or bars, expected one way to read it; write the line sep="),
+        ("a.csv", "sep=;\ntext;label\na;b;c\n", {}, "a.csv: line 3: 3 columns, expected 2"),
         ("a.csv", "text,label\na,b\n", {"text_column": "text", "label_column": "text"}, "column 'text' for texts and for labels, expected two"),
         ("a.json", r'[{"text": "\ud800 a", "label": "x"}]', {}, "record 1: text holds a lone surrogate, expected Unicode text"),
         ("a.json", r'[{"text": "a", "label": "\ud800"}]', {}, "record 1: label holds a lone surrogate, expected Unicode text"),
@@ -144,9 +213,16 @@ def test_any_text_survives_json(tmp_path_factory, rows):
         ("a.json", '[{"text": "a", "label": "x"}, {"text": "b"}]', {}, "a.json: record 2: label is missing, expected one label"),
         ("a.json", '[{"text": "a", "label": "x"}, {"text": 5, "label": "x"}]', {}, "record 2: text is a int, expected a text"),
         ("a.json", '[{"text": "a", "label": ["x"]}]', {}, "record 1: label is a list, expected one label"),
-        ("a.json", '{"text": "a"}', {}, "a.json: a JSON dict, expected a list of objects"),
+        ("a.json", '{"text": "a"}', {}, "a.json: a JSON dict with 'text', expected a list of objects; save the rows as a list, or one object"),
+        ("a.json", '{"train": [{"text": "a", "label": "b"}], "test": []}', {}, "a.json: a JSON dict with 'train', 'test', expected a list"),
+        ("a.json", '"x"', {}, "a.json: a JSON str, expected a list of objects"),
+        ("a.json", '{"text": "a", "label": "b"}\n{"text": \n', {}, "a.json: line 2: Expecting value"),
+        ("a.json", '[{"text": "a"}, \n{"text": ]', {}, "a.json: Expecting value: line 2"),
+        ("a.json", '[{"text": "a", "label": 1}, {"text": "b", "label": true}]', {}, "labels True (record 2) and 1 (record 1), expected truth values"),
+        ("a.jsonl", '{"text": "a", "label": NaN}\n', {}, "a.jsonl: line 1: label is null or NaN, expected one label"),
+        ("a.jsonl", '{"text": "a", "label": Infinity}\n', {}, "a.jsonl: line 1: the number Infinity, expected valid JSON; repair it there"),
         ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": \n', {}, "a.jsonl: line 2: Expecting value"),
-        ("a.jsonl", "[1]\n", {}, "a.jsonl: line 1: a JSON list, expected an object"),
+        ("a.jsonl", "[1]\n", {}, "a.jsonl: record 1: a JSON int, expected an object"),
         ("a.json", "[]", {}, "a.json: empty, expected rows"),
         ("a.csv", "", {}, "a.csv: empty, expected rows"),
         ("a.csv", "text,label\n ,x\n", {}, "a.csv: no row with text, expected some"),

@@ -72,7 +72,7 @@ def load_labeled(
 ) -> LabeledData:
     """Read labeled texts.
 
-    name_or_path    "doc-sections", "sms-spam", or a file. The end of its name tells the format:
+    name_or_path    "doc-sections", "sms-spam", or a file. The end of its name tells the format (more: `tinygpt.data.rows.read_table`):
                     .csv           commas, "quotes" around a text that holds one
                     .tsv, .txt     one tab between columns, quotes mean themselves
                     .json          a list of objects;  .jsonl: one object per line
@@ -99,6 +99,7 @@ def load_labeled(
             rows.append(LabeledText(text, label, place))
         else:
             empty.append(place)
+    _check_alike(table, label_column, [row.label for row in rows])
     if not rows:
         raise InvalidInput(f"{path}: no row with text, expected some; check that it is the file that you mean")
     if empty:
@@ -338,8 +339,27 @@ def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[
 
 def _label(table: Table, place: str, column: str, values: dict[str, Any]) -> str:
     value = values.get(column)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas writes 1 as 1.0 where a number is missing elsewhere in the column
     label = "" if value is None else str(value).strip()
     if not label or isinstance(value, (list, dict)):
-        found = f"a {type(value).__name__}" if label else "empty" if column in values else "missing"
+        found = f"a {type(value).__name__}" if label else "missing" if column not in values else "empty" if value == "" else "null or NaN"
         raise InvalidInput(f"{table.path}: {place}: {column} is {found}, expected one label; correct or remove the row")
     return unicode_in(table, place, column, label)
+
+
+def _check_alike(table: Table, column: str, labels: Sequence[str]) -> None:
+    """Notes labels that differ in writing only. Raises ValueError for true beside 1: which of them mean the same, nobody can tell."""
+    kinds = {isinstance(values.get(column), bool): f"{values[column]} ({place})" for place, values in reversed(table.rows)
+             if isinstance(values.get(column), bool | int | float)}  # fmt: skip
+    if len(kinds) > 1:
+        raise InvalidInput(
+            f"{table.path}: labels {kinds[True]} and {kinds[False]}, expected truth values or numbers; write all of one kind"
+        )
+    alike: defaultdict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        alike[re.sub(r"^([+-]?\d+)\.0*$", r"\1", label.casefold())].add(label)
+    for same in alike.values():
+        if len(same) > 1:
+            said = " and ".join(map(repr, sorted(same)))
+            table.notes.append(f"labels {said} differ in writing only and count as different classes; write them alike if they are one")
