@@ -35,6 +35,15 @@ def test_the_few_shot_example_asks_with_and_without_examples(tmp_path):
     assert len(re.findall(r"chosen: (good|bad); written freely: ", done.stdout)) == 2
 
 
+@pytest.mark.parametrize("flags", [["--prompt", b"caf\xe9"], []], ids=["flag", "standard input"])
+def test_latin1_gets_advice_for_users(model, flags):
+    command = [sys.executable, str(ROOT / "examples" / "generate.py"), "--run", str(model), *flags]
+    done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, timeout=300, env={**os.environ, "PYTHONUTF8": "1"})
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
+        b"error: encode: byte 0xe9 at position 3 is not UTF-8, expected UTF-8 text; convert it, for example with iconv -f latin1 -t utf-8"
+    )
+
+
 def generate(model, *flags, typed="", ok=True, color=False):
     environment = {**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"} | ({"FORCE_COLOR": "1"} if color else {})
     done = subprocess.run(

@@ -5,12 +5,10 @@ where it changes the updates to come, but not what the weights are; nothing wher
 """
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from tinygpt.errors import InvalidInput, WrongType
+from tinygpt.errors import InvalidInput, WrongType, did_you_mean
 
 PATH = "path"
 PathName = Annotated[str, PATH]
@@ -263,12 +261,6 @@ def check_types(what: str, config: Any) -> None:
         wrong = kind in (int, float, bool) and (not isinstance(value, legal) or (isinstance(value, bool) and kind is not bool))
         if wrong:
             raise WrongType(f"{what}.{f.name}: {value!r}, expected {kind.__name__}; write it without quotes")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The last clause of an error about an unknown name."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else "check the spelling"
 
 
 def _nearest_divisors(n: int, near: int) -> list[int]:

@@ -124,7 +124,7 @@ def test_an_absurd_shape_is_refused_before_anything_is_allocated(tmp_path, key, 
 def test_json_beyond_reason_is_one_error(tmp_path, content, message):
     path = tmp_path / "x.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"x.json: .*{message}.*, expected valid JSON in UTF-8; restore the file"):
+    with pytest.raises(ValueError, match=rf"x.json: .*{message}.*, expected valid JSON; restore the file"):
         read_json(path)
 
 

@@ -347,6 +347,11 @@ def test_bad_text(tokenizer: Tokenizer) -> None:
     for encode in (tokenizer.encode, tokenizer.encode_array):
         with pytest.raises(ValueError, match=error(r"encode: lone surrogate '\ud83d' at position 4, expected Unicode text; ")):
             encode("The \ud83d cat")
+        latin1 = "caf\u00e9".encode("latin-1").decode("utf-8", errors="surrogateescape")
+        with pytest.raises(
+            ValueError, match=error("encode: byte 0xe9 at position 3 is not UTF-8, expected UTF-8 text; convert it, for exam")
+        ):
+            encode(latin1)
         with pytest.raises(TypeError, match=error("encode: bytes, expected str; decode bytes with")):
             encode(b"The cat")  # type: ignore[arg-type]
 

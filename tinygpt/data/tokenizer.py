@@ -708,6 +708,12 @@ def _check_text(what: str, text: Any) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) - 0xDC00
+        if 0x80 <= byte <= 0xFF:  # how Python writes a byte of a command line or a standard input that it cannot decode
+            raise InvalidInput(
+                f"{what}: byte 0x{byte:02x} at position {error.start} is not UTF-8, expected UTF-8 text; convert it, for example with "
+                "iconv -f latin1 -t utf-8"
+            ) from None
         raise InvalidInput(
             f"{what}: lone surrogate {text[error.start]!r} at position {error.start}, expected Unicode text; read the text as UTF-8, "
             "or replace it with text.encode('utf-8', 'replace').decode('utf-8')"

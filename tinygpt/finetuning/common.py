@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from tinygpt.config import FREE, GPTConfig, PathName, PretrainConfig, TrainConfig
-from tinygpt.data.corpora import load_corpus
+from tinygpt.data.corpora import load_corpus, run_name
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
 from tinygpt.errors import Diverged, InvalidInput
@@ -281,7 +281,7 @@ def open_run(config: FinetuneConfig, base: str, tokenizer: Tokenizer, adapter: A
     """The run to write to: the one that is resumed, or a new one, by default named after the data; config.json holds settings and facts."""
     if config.resume and not layout.list_checkpoints(Path(config.resume)):
         print(f"resume     {config.resume} has no checkpoint yet: starting from step 0")
-    run = Run.resume(config.resume, keep=1) if config.resume else Run.create(Path(config.data).stem, config.run, keep=1)
+    run = Run.resume(config.resume, keep=1) if config.resume else Run.create(run_name(config.data), config.run, keep=1)
     record = {"base": base, "script": config.script, **facts}
     run.keep_settings(dataclasses.replace(config, base=base, run=str(run.path), resume=""), **record)
     run.tokenizer, run.adapter, run.base = tokenizer, adapter, "" if base == RANDOM else base
