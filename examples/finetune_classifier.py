@@ -26,6 +26,7 @@ from tinygpt.finetuning.common import (
     Trainable,
     fingerprint,
     fit,
+    length_limit,
     n_trainable,
     open_run,
     set_trainable,
@@ -82,15 +83,16 @@ def main() -> None:
     labels = data.labels
     classifier = GPTClassifier(gpt, tokenizer, labels, pooling=config.pooling, seed=config.seed)
 
+    # As many tokens of each text as the model reads; padded to the longest of each batch.
     every_row = parts.train + parts.validation + parts.test
-    report.say(
-        table("data", check(every_row, [tokenizer.encode_array(row.text).size for row in every_row], gpt.config.n_positions).lines())
-    )
+    lengths = [tokenizer.encode_array(row.text).size for row in every_row]
+    report.say(table("data", check(every_row, lengths, gpt.config.n_positions).lines()))
+    limit, cut = length_limit(config, gpt.config.n_positions, lengths[: len(parts.train)])
     parts.train = balance(parts.train, config.balance, config.seed)
     sequences, targets, n_cut = {}, {}, 0
     for name, rows in vars(parts).items():
         places = [f"{config.data}: {row.place}" for row in rows]
-        sequences[name], n = encode([r.text for r in rows], tokenizer, gpt.config.n_positions, truncate=config.truncate, places=places)
+        sequences[name], n = encode([r.text for r in rows], tokenizer, limit, truncate=cut, places=places)
         targets[name] = classifier.label_ids([row.label for row in rows])
         n_cut += n
     lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
@@ -103,7 +105,7 @@ def main() -> None:
     directory = a_run.path
     report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
-        f"{n_cut} texts cut at {gpt.config.n_positions} tokens; base {base}"
+        f"{n_cut} texts cut at {limit} tokens; base {base}"
     )
 
     # Before training: what prompting gives, and what simpler models give.

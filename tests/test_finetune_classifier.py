@@ -17,7 +17,7 @@ from tinygpt.data import download
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.finetuning.classifier import GPTClassifier
-from tinygpt.finetuning.labeled import load_labeled
+from tinygpt.finetuning.labeled import balance, load_labeled, split
 from tinygpt.finetuning.lora import load_lora
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +133,12 @@ def test_labels_and_texts_of_signs_alone(folder):
 
 
 def test_the_data_table_counts_rows_not_the_copies_that_balance_them(folder):
-    out = example(*"--data mine.csv --balance over --epochs 1 --run balanced".split(), cwd=folder)
+    out = example(*"--data mine.csv --balance over --epochs 1 --run balanced --max-length 3".split(), cwd=folder)
+    tokenizer = load(folder / "runs" / "docs-001")[1]
+    parts = split(load_labeled(folder / "mine.csv"))
+    rows = balance(parts.train, "over") + parts.validation + parts.test
+    n_cut = sum(len(tokenizer.encode(row.text)) > 3 for row in rows)
+    assert n_cut and f"{n_cut} texts cut at 3 tokens" in out
     assert "rows        60" in out and "duplicates  0 rows" in out
 
 

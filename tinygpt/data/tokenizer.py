@@ -394,7 +394,7 @@ class BPETokenizer(Tokenizer):
             halves[left + right] = (left, right)
 
         ids, special = (ranks, {END_OF_TEXT: len(ranks)}) if ids is None else (ids, special)
-        by_id = {id: token.encode() for token, id in (special | added).items()} | {ids[token]: token for token in ranks}
+        by_id = {id: token.encode() for token, id in {**special, **added}.items()} | {ids[token]: token for token in ranks}
         n_merged = len(ranks)
         assert sorted(by_id) == list(range(len(by_id)))
         of_rank = np.fromiter((ids[token] for token in ranks), dtype=np.int64, count=n_merged)
@@ -572,9 +572,9 @@ def _read_added(directory: Path) -> _Added:
     found = _Added({}, {}, {})
     for file in ("special_tokens_map", "tokenizer_config"):
         for role, value in data[file].items():
-            name = value.get("content") if isinstance(value, dict) else value
-            if role.endswith("_token") and isinstance(name, str):
-                found.roles[role] = name
+            text = value.get("content") if isinstance(value, dict) else value
+            if role.endswith("_token") and isinstance(text, str):
+                found.roles[role] = text
     listed = [value for file in ("special_tokens_map", "tokenizer_config") for value in data[file].get("additional_special_tokens") or []]
     special = {*found.roles.values(), *(value.get("content") if isinstance(value, dict) else value for value in listed)}
     entries: list[tuple[str, Any]] = [("tokenizer", entry) for entry in data["tokenizer"].get("added_tokens") or []]

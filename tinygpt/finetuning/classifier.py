@@ -36,7 +36,7 @@ def encode(
 ) -> tuple[list[np.ndarray], int]:
     """Token ids of each text, and how many texts were cut.
 
-    n_positions   the model's context
+    n_positions   the model's context, or fewer (see `tinygpt.finetuning.common.length_limit`)
     truncate      keep the first n_positions tokens of longer texts
     places        what error messages call the texts; by default their numbers
     Raises ValueError for a text without a token, and, without truncate, for one that is longer than the context.

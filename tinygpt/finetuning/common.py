@@ -54,6 +54,8 @@ class FinetuneConfig:
     """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Shares of training, validation and test rows."""
+    max_length: str = "context"
+    """Tokens that are read of each text, longer ones cut: a number, longest-training (as many as the longest training text has), or context."""
     truncate: bool = False
     """Cut texts that are longer than the context; otherwise they are errors."""
     epochs: int = field(default=3, metadata=FREE)
@@ -81,6 +83,24 @@ class FinetuneConfig:
         for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("seed", 0)):  # TrainConfig checks the others
             if getattr(self, name) < least:
                 raise InvalidInput(f"{name}: {getattr(self, name)}, expected at least {least}; leave --{name.replace('_', '-')} out")
+        if not (self.max_length in ("context", "longest-training") or (self.max_length.isdecimal() and int(self.max_length) > 0)):
+            raise InvalidInput(f"max_length: {self.max_length!r}, expected a number of tokens, longest-training or context")
+
+
+def length_limit(config: FinetuneConfig, most: int, training_lengths: Sequence[int]) -> tuple[int, bool]:
+    """(tokens that are read of each text, whether longer texts are cut), as `max_length` and `truncate` say.
+
+    most               what the model's context allows
+    training_lengths   tokens of each training text
+    Raises ValueError for more than the model's context allows.
+    """
+    if config.max_length.isdecimal() and int(config.max_length) > most:
+        raise InvalidInput(f"max_length: {config.max_length}, expected at most {most}, as the model's context allows; choose fewer tokens")
+    if config.max_length.isdecimal():
+        return int(config.max_length), True
+    if config.max_length == "longest-training" and max(training_lengths) <= most:
+        return max(training_lengths), True
+    return most, config.truncate
 
 
 def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: int, n_positions: int) -> TrainConfig:
