@@ -215,6 +215,7 @@ def test_any_text_survives_json(tmp_path_factory, rows):
         ("a.json", '[{"text": "a", "label": ["x"]}]', {}, "record 1: label is a list, expected one label"),
         ("a.json", '{"text": "a"}', {}, "a.json: a JSON dict with 'text', expected a list of objects; save the rows as a list, or one object"),
         ("a.json", '{"train": [{"text": "a", "label": "b"}], "test": []}', {}, "a.json: a JSON dict with 'train', 'test', expected a list"),
+        ("a.json", '{"columns": [["text"], {}], "data": 5}', {}, "a.json: a JSON dict with 'columns', 'data', expected a list"),
         ("a.json", '"x"', {}, "a.json: a JSON str, expected a list of objects"),
         ("a.json", '{"text": "a", "label": "b"}\n{"text": \n', {}, "a.json: line 2: Expecting value"),
         ("a.json", '[{"text": "a"}, \n{"text": ]', {}, "a.json: Expecting value: line 2"),

@@ -636,10 +636,16 @@ def test_tokens_added_to_characters_and_words(tokenizer: Tokenizer, tmp_path: Pa
     ("files", "found"),
     [
         ({"added_tokens.json": [1]}, "added_tokens.json: a JSON list, expected an object"),
-        ({"added_tokens.json": {"<pad>": "259"}}, "added_tokens.json: added token {'content': '<pad>', 'id': '259', 'special': False}"),
+        ({"added_tokens.json": {"<pad>": "259"}}, "added_tokens.json: added token {'content': '<pad>', 'id': '259'}"),
         ({"added_tokens.json": {"<pad>": 300}}, "vocab.json: id 300 for '<pad>', expected 259 (ids are 0, 1, 2, ...)"),
         ({"added_tokens.json": {"a": 259}}, "vocab.json: id 65 for 'b', expected 64 (ids are"),
         ({"added_tokens.json": {"": 259}}, "merges.txt: added token '': id 259"),
+        ({"tokenizer.json": {"added_tokens": 5}}, "tokenizer.json: added_tokens is a int, expected a list; this is no tokenizer file"),
+        (
+            {"tokenizer_config.json": {"added_tokens_decoder": [1]}},
+            "tokenizer_config.json: added_tokens_decoder is a list, expected a dict",
+        ),
+        ({"special_tokens_map.json": {"additional_special_tokens": [[1]]}, "added_tokens.json": {"x": 8}}, "vocab.json: id 8 for 'x'"),
         ({"tokenizer.json": {"added_tokens": ["<pad>"]}}, "tokenizer.json: added token '<pad>', expected one with content and id"),
         (
             {"tokenizer.json": {"added_tokens": [ADDED]}, "added_tokens.json": {"<pad>": 260}},

@@ -180,8 +180,9 @@ def _listed(path: Path, whole: Any) -> list[Any]:
     if isinstance(whole, list):
         return whole
     values = list(whole.values()) if isinstance(whole, dict) else []
-    if isinstance(whole, dict) and whole.keys() >= {"columns", "data"} and all(isinstance(row, list) for row in whole["data"]):
-        return [dict(zip(whole["columns"], row, strict=False)) for row in whole["data"]]
+    names, rows = (whole.get(key) if isinstance(whole, dict) else None for key in ("columns", "data"))
+    if isinstance(names, list) and isinstance(rows, list) and all(isinstance(row, list) and len(row) == len(names) for row in rows):
+        return [dict(zip(map(str, names), row, strict=True)) for row in rows]
     if values and all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values):
         return [{name: value[row] for name, value in whole.items()} for row in values[0]]
     if len(values) > 1 and all(isinstance(value, list) and len(value) == len(values[0]) for value in values):

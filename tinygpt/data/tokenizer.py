@@ -575,12 +575,19 @@ def _read_added(directory: Path) -> _Added:
             text = value.get("content") if isinstance(value, dict) else value
             if role.endswith("_token") and isinstance(text, str):
                 found.roles[role] = text
-    listed = [value for file in ("special_tokens_map", "tokenizer_config") for value in data[file].get("additional_special_tokens") or []]
-    special = {*found.roles.values(), *(value.get("content") if isinstance(value, dict) else value for value in listed)}
-    entries: list[tuple[str, Any]] = [("tokenizer", entry) for entry in data["tokenizer"].get("added_tokens") or []]
-    for id, entry in (data["tokenizer_config"].get("added_tokens_decoder") or {}).items():
+
+    def listed(file: str, key: str, kind: type) -> Any:
+        value = data[file].get(key) or kind()
+        if not isinstance(value, kind):
+            raise InvalidInput(f"{files[file]}: {key} is a {type(value).__name__}, expected a {kind.__name__}; this is no tokenizer file")
+        return value
+
+    more = [value for file in ("special_tokens_map", "tokenizer_config") for value in listed(file, "additional_special_tokens", list)]
+    special = [*found.roles.values(), *(value.get("content") if isinstance(value, dict) else value for value in more)]
+    entries: list[tuple[str, Any]] = [("tokenizer", entry) for entry in listed("tokenizer", "added_tokens", list)]
+    for id, entry in listed("tokenizer_config", "added_tokens_decoder", dict).items():
         entries.append(("tokenizer_config", {"id": int(id), **entry} if isinstance(entry, dict) and id.isdecimal() else entry))
-    entries += [("added_tokens", {"content": text, "id": id, "special": text in special}) for text, id in data["added_tokens"].items()]
+    entries += [("added_tokens", {"content": text, "id": id}) for text, id in data["added_tokens"].items()]
     for file, entry in entries:
         text, id = (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         if not isinstance(text, str) or type(id) is not int:
