@@ -39,7 +39,7 @@ from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.classifier import GPTClassifier, encode
 from tinygpt.finetuning.common import n_trainable, set_trainable
-from tinygpt.finetuning.labeled import load_labelled
+from tinygpt.finetuning.labeled import load_labeled
 from tinygpt.finetuning.lora import LoraConfig
 
 
@@ -62,7 +62,7 @@ class Config:
 
 def classifier(data_name: str, n_texts: int) -> tuple[GPTClassifier, list[np.ndarray]]:
     """The classifier, the same in every process, and the token ids of its texts."""
-    texts = [row.text for row in load_labelled(data_name).rows[:n_texts]]
+    texts = [row.text for row in load_labeled(data_name).rows[:n_texts]]
     tokenizer = train_tokenizer("bpe", [document.text for document in load_corpus("docs").train], 4096)
     shape = GPTConfig(n_layer=4, n_head=4, n_embd=256, n_positions=256, vocab_size=tokenizer.n_vocab)
     return GPTClassifier(GPT(shape), tokenizer, ["ham", "spam"]), encode(texts, tokenizer, shape.n_positions, truncate=True)[0]
@@ -110,7 +110,7 @@ def torch_logits(ours: GPTClassifier, sequences: list[np.ndarray]) -> Callable[[
 
 def classify(config: Config) -> dict[str, Any]:
     try:
-        data_name = load_labelled("sms-spam").name
+        data_name = load_labeled("sms-spam").name
     except ConnectionError:
         data_name = "doc-sections"
     processes = {name: Side(name, logits, name, data_name, config.n_texts) for name in ("ours", "torch")}

@@ -411,7 +411,7 @@ def text_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
     from tinygpt.data.streaming import open_corpus, read_pieces
     from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, load_tokenizer
     from tinygpt.data.windows import read_tokens
-    from tinygpt.finetuning.labeled import load_labelled
+    from tinygpt.finetuning.labeled import load_labeled
     from tinygpt.runs.settings import stored_settings
 
     text = "The cat sat on the mat. It was 1984, and the clocks don't strike 13.\n\n" * 20
@@ -433,7 +433,7 @@ def text_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
         "rows.jsonl": "".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in rows),
     }
     for name, table in tables.items():
-        targets[name] = ({name: table.encode()}, lambda place, name=name: load_labelled(str(place / name)))
+        targets[name] = ({name: table.encode()}, lambda place, name=name: load_labeled(str(place / name)))
     targets["text"] = ({"x.txt": text.encode()}, lambda place: open_corpus(place / "x.txt"))
     targets["pieces"] = (
         {"x.txt": text.encode()},

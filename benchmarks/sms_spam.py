@@ -38,9 +38,9 @@ from tinygpt.arguments import parse_args
 from tinygpt.cli import exit_if_interrupted, run
 from tinygpt.config import PathName
 from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, train_tokenizer
-from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, encode
+from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches, encode
 from tinygpt.finetuning.common import Trainable, fit, n_trainable, set_trainable
-from tinygpt.finetuning.labeled import LabelledData, LabelledText, Split, balance, load_labelled, split
+from tinygpt.finetuning.labeled import LabeledData, LabeledText, Split, balance, load_labeled, split
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import Scores, tfidf_baseline
 from tinygpt.runs.checkpoint import Checkpoint
@@ -89,7 +89,7 @@ class Quiet:
     def note(self, text: str) -> None: ...
 
 
-def published_split(data: LabelledData) -> Split:
+def published_split(data: LabeledData) -> Split:
     """The book's rows: `ham.sample(747, random_state=123)`, then spam, then `sample(frac=1, random_state=123)`."""
     ham, spam = ([row for row in data.rows if row.label == label] for label in ("ham", "spam"))
     rows = [ham[i] for i in np.random.RandomState(123).permutation(len(ham))[: len(spam)]] + spam
@@ -98,7 +98,7 @@ def published_split(data: LabelledData) -> Split:
     return Split(rows[:first], rows[first:second], rows[second:])
 
 
-def clean_split(data: LabelledData, seed: int) -> Split:
+def clean_split(data: LabeledData, seed: int) -> Split:
     """Each different message once, as many ham as spam, split by seed."""
     once = list({row.group: row for row in reversed(data.rows)}.values())
     return split(dataclasses.replace(data, rows=balance(once, "under", seed)), seed=seed)
@@ -119,9 +119,9 @@ def one_split(config: SpamConfig, parts: Split, seed: int) -> dict[str, float]:
     classifier = GPTClassifier(gpt, tokenizer, ["ham", "spam"], pooling=config.pooling, seed=seed)
     set_trainable(classifier, config.trainable, LoraConfig(rank=config.rank, targets=config.targets), seed)
 
-    def batches(rows: list[LabelledText]) -> LabelledBatches:
+    def batches(rows: list[LabeledText]) -> LabeledBatches:
         sequences, _ = encode([row.text for row in rows], tokenizer, gpt.config.n_positions, truncate=True)
-        return LabelledBatches(sequences, classifier.label_ids([row.label for row in rows]))
+        return LabeledBatches(sequences, classifier.label_ids([row.label for row in rows]))
 
     train, validation, test = batches(parts.train), batches(parts.validation), batches(parts.test)
     micro_batch = min(8, config.batch)
@@ -200,7 +200,7 @@ def compare(config: SpamConfig, results: list[dict[str, float]]) -> None:
 
 def main() -> None:
     config = parse_args(SpamConfig(), __doc__)
-    data = load_labelled("sms-spam")
+    data = load_labeled("sms-spam")
     n_splits = 2 if config.quick else config.splits
     if config.quick:
         config = dataclasses.replace(config, epochs=1)

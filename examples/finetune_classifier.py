@@ -20,12 +20,13 @@ import numpy as np
 from autograd import backend
 from tinygpt.cli import Progress, Report, exit_if_interrupted, prompt_lines, run, settings, table
 from tinygpt.config import FREE, PathName
-from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
+from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches, balanced_weights, encode, softmax
 from tinygpt.finetuning.common import (
     FinetuneConfig,
     Trainable,
     fingerprint,
     fit,
+    length_limit,
     n_trainable,
     open_run,
     set_trainable,
@@ -33,7 +34,7 @@ from tinygpt.finetuning.common import (
     starting_point,
     training_plan,
 )
-from tinygpt.finetuning.labeled import LabelledText, balance, check, load_labelled, split
+from tinygpt.finetuning.labeled import LabeledText, balance, check, load_labeled, split
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import (
     Scores,
@@ -83,22 +84,23 @@ def main() -> None:
     print(f"backend    {backend.reason}")
 
     # Data, checked and split; then the model to start from.
-    data = load_labelled(config.data, text_column=config.text_column, label_column=config.label_column)
+    data = load_labeled(config.data, text_column=config.text_column, label_column=config.label_column)
     report.say("\n           ".join([f"data       {data.source}", *data.notes]))
     parts = split(data, config.fractions, seed=config.seed, stratified=config.stratified)
     gpt, tokenizer, base = starting_point(config, [row.text for row in parts.train], Progress)
     labels = data.labels
     classifier = GPTClassifier(gpt, tokenizer, labels, pooling=config.pooling, seed=config.seed)
 
+    # As many tokens of each text as the model reads; padded to the longest of each batch.
     every_row = parts.train + parts.validation + parts.test
-    report.say(
-        table("data", check(every_row, [tokenizer.encode_array(row.text).size for row in every_row], gpt.config.n_positions).lines())
-    )
+    lengths = [tokenizer.encode_array(row.text).size for row in every_row]
+    report.say(table("data", check(every_row, lengths, gpt.config.n_positions).lines()))
+    limit, cut = length_limit(config, gpt.config.n_positions, lengths[: len(parts.train)])
     parts.train = balance(parts.train, config.balance, config.seed)
     sequences, targets, n_cut = {}, {}, 0
     for name, rows in vars(parts).items():
         places = [f"{config.data}: {row.place}" for row in rows]
-        sequences[name], n = encode([r.text for r in rows], tokenizer, gpt.config.n_positions, truncate=config.truncate, places=places)
+        sequences[name], n = encode([r.text for r in rows], tokenizer, limit, truncate=cut, places=places)
         targets[name] = classifier.label_ids([row.label for row in rows])
         n_cut += n
     lora = LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets)
@@ -111,7 +113,7 @@ def main() -> None:
     directory = a_run.path
     report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
-        f"{n_cut} texts cut at {gpt.config.n_positions} tokens; base {base}"
+        f"{n_cut} texts cut at {limit} tokens; base {base}"
     )
 
     # Before training: what prompting gives, and what simpler models give.
@@ -146,8 +148,8 @@ def main() -> None:
         f"{plan.steps} updates of {batch} texts"
     )
 
-    train = LabelledBatches(sequences["train"], targets["train"], weights)
-    validation = LabelledBatches(sequences["validation"], targets["validation"], weights)
+    train = LabeledBatches(sequences["train"], targets["train"], weights)
+    validation = LabeledBatches(sequences["validation"], targets["validation"], weights)
     with Progress(plan.steps, unit="nats per text") as progress:
         result = fit(classifier, train, validation, plan, progress, a_run)
     exit_if_interrupted(result, f"no report yet; resume with: python {config.script} --resume {directory}")
@@ -183,7 +185,7 @@ def main() -> None:
     print(f"\nreport     {directory / 'report.txt'}\nnext: python examples/finetune_classifier.py --ask {directory}")
 
 
-def one_of_each_label(rows: list[LabelledText], seed: int) -> list[tuple[str, str]]:
+def one_of_each_label(rows: list[LabeledText], seed: int) -> list[tuple[str, str]]:
     """The solved examples of the few-shot prompt: (text, label), drawn by seed."""
     drawn = np.random.default_rng(seed).permutation(len(rows))
     return [(text, label) for label, text in {rows[i].label: rows[i].text for i in drawn}.items()]

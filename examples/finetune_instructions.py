@@ -28,6 +28,7 @@ from tinygpt.finetuning.common import (
     FinetuneConfig,
     fingerprint,
     fit,
+    length_limit,
     n_trainable,
     open_run,
     set_trainable,
@@ -121,10 +122,14 @@ def main() -> None:
     gpt, tokenizer, base = starting_point(config, texts, Progress)
     context = gpt.config.n_positions
 
-    sequences = {}
-    for name, rows in vars(parts).items():
-        places = [f"{config.data}: {row.place}" for row in rows]
-        sequences[name] = encode_instructions(rows, tokenizer, context, style=config.prompt_style, truncate=config.truncate, places=places)
+    # As many tokens of each row as the model reads; padded to the longest of each batch.
+    style, places = config.prompt_style, {name: [f"{config.data}: {row.place}" for row in rows] for name, rows in vars(parts).items()}
+    training = encode_instructions(parts.train, tokenizer, context, style=style, truncate=True, places=places["train"])
+    limit, cut = length_limit(config, context + 1, [len(row.ids) + row.n_cut for row in training])  # the last token is only predicted
+    sequences = {
+        name: encode_instructions(rows, tokenizer, limit - 1, style=style, truncate=cut, places=places[name])
+        for name, rows in vars(parts).items()
+    }
     every_sequence = [sequence for some in sequences.values() for sequence in some]
     lengths = [len(sequence.ids) + sequence.n_cut for sequence in every_sequence]
     report.say(table("data", check_instructions(parts.train + parts.validation + parts.test, lengths, context + 1)))
@@ -141,7 +146,7 @@ def main() -> None:
     directory = a_run.path
     report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test rows; "
-        f"{sum(sequence.n_cut > 0 for sequence in every_sequence)} answers cut; base {base}"
+        f"{sum(sequence.n_cut > 0 for sequence in every_sequence)} answers cut at {limit} tokens; base {base}"
     )
     report.say("one training row as the loss sees it\n" + masked.plain)
 
@@ -197,16 +202,16 @@ def main() -> None:
 
 
 def picture(sequences: list, tokenizer, mask_prompt: bool):
-    """The shortest sequence in colours, padded to the longest of them; in words too, for where there are no colours."""
+    """The shortest sequence in colors, padded to the longest of them; in words too, for where there are no colors."""
     from rich.text import Text
 
-    colours = {"prompt": "dim", "answer": "green", "end": "bold red", "padding": "dim magenta"}
+    colors = {"prompt": "dim", "answer": "green", "end": "bold red", "padding": "dim magenta"}
     first, *_, longest = sorted([sequences[0], *sequences], key=lambda sequence: len(sequence.ids))
     n_padding = len(longest.ids) - len(first.ids)
     text = Text()
     for kind, part, counted in show_masked(first, tokenizer, mask_prompt=mask_prompt, n_padding=n_padding):
         text.append(f"[{kind}: {'counts' if counted else 'masked'}]\n", style="italic")
-        text.append(part.rstrip("\n") + "\n", style=colours[kind])
+        text.append(part.rstrip("\n") + "\n", style=colors[kind])
     return text
 
 

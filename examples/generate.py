@@ -4,7 +4,7 @@
     echo "numpy.sort" | python examples/generate.py                # the same, from standard input
     python examples/generate.py                                    # a prompt to type at; an empty line ends it
     python examples/generate.py --run gpt2 --prompt "Once upon"    # GPT-2's weights: pip install -e ".[hub]"
-    python examples/generate.py --prompt "numpy.sort" --colour --alternatives 3
+    python examples/generate.py --prompt "numpy.sort" --color --alternatives 3
 
 Seconds. Prints the text as it is generated; then, on standard error, why it stopped and how fast it was.
 """
@@ -14,7 +14,9 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
@@ -58,8 +60,8 @@ class GenerateConfig:
     """Keep the keys and values of earlier tokens; without it the same text, slower."""
     slide: bool = True
     """Past the context, continue with its last half; without it, an error."""
-    colour: bool = False
-    """Colour each token by its probability, from red (unlikely) to green."""
+    color: Annotated[bool, tyro.conf.arg(aliases=("--colour",))] = False
+    """Color each token by its probability, from red (unlikely) to green."""
     alternatives: int = 0
     """Below the text, list each token with this number of the likeliest at its position."""
 
@@ -90,7 +92,7 @@ def write(model: GPT, tokenizer: Tokenizer, prompt: str, config: GenerateConfig)
     """Streams one continuation to standard output; remarks go to standard error."""
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.min_p, config.repetition_penalty)
     options = {"stop": config.stop, "seed": config.seed, "use_cache": config.use_cache, "slide": config.slide, "on_slide": say_slide}
-    shows_tokens = config.colour or config.alternatives > 0
+    shows_tokens = config.color or config.alternatives > 0
     alternatives = config.alternatives if shows_tokens else None
     stream = TextStream(model, tokenizer, prompt, config.max_new_tokens, sampling, alternatives=alternatives, **options)
     console = Console(highlight=False, soft_wrap=True)
@@ -98,9 +100,9 @@ def write(model: GPT, tokenizer: Tokenizer, prompt: str, config: GenerateConfig)
     started = time.perf_counter()
     n_shown = 0
     for piece in stream:
-        if config.colour:
+        if config.color:
             new, n_shown = stream.infos[n_shown:], len(stream.infos)
-            console.print(Text(piece, style=colour_of(new)), end="")
+            console.print(Text(piece, style=color_of(new)), end="")
         else:
             print(piece, end="", flush=True)
     seconds = time.perf_counter() - started
@@ -115,7 +117,7 @@ def say_slide(row: int, n_kept: int) -> None:
     print(f"\n[the context is full: continuing with its last {n_kept} tokens]", file=sys.stderr)
 
 
-def colour_of(infos: list[TokenInfo]) -> Style:
+def color_of(infos: list[TokenInfo]) -> Style:
     """Red for a probability of 1 % or less, green for 100 %, by its logarithm; of several tokens, the least likely decides."""
     least = min((info.log_prob for info in infos), default=0.0)
     share = max(0.0, 1 + least / math.log(100))

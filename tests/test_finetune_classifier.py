@@ -17,7 +17,7 @@ from tinygpt.data import download
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.finetuning.classifier import GPTClassifier
-from tinygpt.finetuning.labeled import load_labelled
+from tinygpt.finetuning.labeled import balance, load_labeled, split
 from tinygpt.finetuning.lora import load_lora
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +40,7 @@ def example(*flags, **options):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a pretrained run (a model of no use, but of the right form) and labelled files."""
+    """A folder with a pretrained run (a model of no use, but of the right form) and labeled files."""
     folder = tmp_path_factory.mktemp("work")
     tokenizer = BPETokenizer.train([document.text for document in load_corpus("docs").validation], 400)
     run = new_run(folder / "runs" / "docs-001", "docs")
@@ -133,7 +133,12 @@ def test_labels_and_texts_of_signs_alone(folder):
 
 
 def test_the_data_table_counts_rows_not_the_copies_that_balance_them(folder):
-    out = example(*"--data mine.csv --balance over --epochs 1 --run balanced".split(), cwd=folder)
+    out = example(*"--data mine.csv --balance over --epochs 1 --run balanced --max-length 3".split(), cwd=folder)
+    tokenizer = load(folder / "runs" / "docs-001")[1]
+    parts = split(load_labeled(folder / "mine.csv"))
+    rows = balance(parts.train, "over") + parts.validation + parts.test
+    n_cut = sum(len(tokenizer.encode(row.text)) > 3 for row in rows)
+    assert n_cut and f"{n_cut} texts cut at 3 tokens" in out
     assert "rows        60" in out and "duplicates  0 rows" in out
 
 
@@ -170,7 +175,7 @@ def test_the_spam_benchmark(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from sms_spam import clean_split, interval, published_split
 
-    data = load_labelled("sms-spam")
+    data = load_labeled("sms-spam")
     parts = published_split(data)
     assert [len(parts.train), len(parts.validation), len(parts.test)] == [1045, 149, 300]
     assert sum(row.text in {r.text for r in parts.train} for row in parts.test) == 36

@@ -12,6 +12,7 @@ from tests.tinygpt.helpers import load, new_run
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import BPETokenizer
+from tinygpt.finetuning.instructions import encode_instructions, load_instructions, split_instructions
 from tinygpt.finetuning.lora import load_lora
 from tinygpt.runs.layout import is_pretraining_run, newest_run
 from tinygpt.weights.gpt2 import save_pretrained
@@ -108,6 +109,16 @@ def test_show_masked_prints_one_example_and_leaves_nothing(folder):
 def test_long_answers_are_counted_before_they_are_cut(folder):
     out = example("--data", "long.json", "--truncate", "--show-masked", cwd=folder)
     assert "1 rows are longer than the 97 that fit" in out
+
+
+def test_rows_are_cut_to_the_longest_training_row(folder):
+    out = example("--data", "mine.json", "--epochs", "1", "--max-length", "longest-training", "--run", "cut", cwd=folder)
+    tokenizer = load(folder / "runs" / "docs-001")[1]
+    parts = split_instructions(load_instructions(folder / "mine.json"))
+    lengths = {name: [len(s.ids) for s in encode_instructions(rows, tokenizer, 1000, style="phi3")] for name, rows in vars(parts).items()}
+    longest = max(lengths["train"])
+    n_cut = sum(n > longest for some in lengths.values() for n in some)
+    assert f"{n_cut} answers cut at {longest} tokens" in out
 
 
 @pytest.mark.parametrize("batch", [2, 6, 7])

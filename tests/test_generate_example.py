@@ -35,8 +35,17 @@ def test_the_few_shot_example_asks_with_and_without_examples(tmp_path):
     assert len(re.findall(r"chosen: (good|bad); written freely: ", done.stdout)) == 2
 
 
-def generate(model, *flags, typed="", ok=True, colour=False):
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"} | ({"FORCE_COLOR": "1"} if colour else {})
+@pytest.mark.parametrize("flags", [["--prompt", b"caf\xe9"], []], ids=["flag", "standard input"])
+def test_latin1_gets_advice_for_users(model, flags):
+    command = [sys.executable, str(ROOT / "examples" / "generate.py"), "--run", str(model), *flags]
+    done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, timeout=300, env={**os.environ, "PYTHONUTF8": "1"})
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
+        b"error: encode: byte 0xe9 at position 3 is not UTF-8, expected UTF-8 text; convert it, for example with iconv -f latin1 -t utf-8"
+    )
+
+
+def generate(model, *flags, typed="", ok=True, color=False):
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"} | ({"FORCE_COLOR": "1"} if color else {})
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "generate.py"), "--run", str(model), "--max-new-tokens", "40", *flags],
         env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, input=typed,
@@ -54,9 +63,9 @@ def test_the_text_alone_goes_to_standard_output(model):
     assert generate(model, "--prompt", "to be", "--seed", "1")[0] != out
 
 
-def test_tokens_are_coloured_and_alternatives_shown(model):
-    out, err = generate(model, "--prompt", "to be", "--colour", "--alternatives", "2", colour=True)
-    assert re.search(r"\x1b\[3[0-9;]+m", out)  # a foreground colour, in as many shades as the terminal has
+def test_tokens_are_colored_and_alternatives_shown(model):
+    out, err = generate(model, "--prompt", "to be", "--colour", "--alternatives", "2", color=True)
+    assert re.search(r"\x1b\[3[0-9;]+m", out)  # a foreground color, in as many shades as the terminal has
     n_tokens = int(re.search(r"\[(\d+) tokens", err)[1])
     text, heading, *lines = out.rstrip("\n").split("\n")[-n_tokens - 2 :]
     assert heading.split("  ")[0] == "chosen token" and heading.endswith("likeliest tokens at its position, likeliest first") and not text

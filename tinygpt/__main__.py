@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from tinygpt.cli import run
-from tinygpt.config import did_you_mean
+from tinygpt.errors import did_you_mean
 
 COMMANDS = {
     "doctor": ("tinygpt.doctor", "what this machine has and what is missing"),

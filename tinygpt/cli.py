@@ -60,6 +60,8 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a "?" instead of failing
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text reach the tokenizer, which says what to do
     outputs = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)  # type: ignore[assignment]
     warnings.showwarning = _show_warning

@@ -5,13 +5,11 @@ where it changes the updates to come, but not what the weights are; nothing wher
 """
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from tinygpt.errors import InvalidInput, WrongType
+from tinygpt.errors import InvalidInput, WrongType, did_you_mean
 
 PATH = "path"
 PathName = Annotated[str, PATH]
@@ -49,6 +47,10 @@ class GPTConfig:
     dropout: float = 0.0
     """Probability of dropping embeddings, attention weights and residual branches in training; 0.1 to 0.2 against overfitting."""
     # 0, where GPT-2 had 0.1: a model that sees its text once or a few times hardly overfits, and dropout makes a step 15 % slower.
+    embd_pdrop: float | None = None
+    """The same for embeddings alone; default: `dropout`."""
+    attn_pdrop: float | None = None
+    """The same for attention weights alone; default: `dropout`."""
     qkv_bias: bool = True
     """Whether the query/key/value projection has a bias."""
     tie_word_embeddings: bool = True
@@ -71,8 +73,10 @@ class GPTConfig:
                 f"GPTConfig: n_embd {self.n_embd} with n_head {self.n_head}, expected n_head to divide n_embd; "
                 f"try n_embd {' or '.join(legal)}, or n_head {' or '.join(heads)}"
             )
-        if not 0 <= self.dropout < 1:
-            raise InvalidInput(f"GPTConfig.dropout: {self.dropout}, expected 0 <= dropout < 1; 0 switches it off")
+        for name in ("dropout", "embd_pdrop", "attn_pdrop"):
+            p = getattr(self, name)
+            if p is not None and not 0 <= p < 1:
+                raise InvalidInput(f"GPTConfig.{name}: {p}, expected 0 <= {name} < 1; 0 switches it off")
         if not (self.layer_norm_epsilon > 0 and self.initializer_range > 0):
             raise InvalidInput(
                 f"GPTConfig: layer_norm_epsilon {self.layer_norm_epsilon}, initializer_range {self.initializer_range}, "
@@ -96,6 +100,12 @@ class GPTConfig:
     def head_size(self) -> int:
         """Channels of one attention head (D)."""
         return self.n_embd // self.n_head
+
+    @property
+    def dropouts(self) -> dict[str, float]:
+        """The three probabilities by GPT-2's names: of residual branches, embeddings and attention weights."""
+        given = {"embd_pdrop": self.embd_pdrop, "attn_pdrop": self.attn_pdrop}
+        return {"resid_pdrop": self.dropout} | {name: self.dropout if p is None else p for name, p in given.items()}
 
     def block_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each parameter of a block, by its name in the block, which is GPT-2's."""
@@ -265,17 +275,11 @@ def check_types(what: str, config: Any) -> None:
     """Raises TypeError unless each int, float and bool field holds one (an int passes for a float)."""
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        kind: Any = f.type
+        kind: Any = float if f.type == float | None and value is not None else f.type
         legal = (float, int) if kind is float else kind
         wrong = kind in (int, float, bool) and (not isinstance(value, legal) or (isinstance(value, bool) and kind is not bool))
         if wrong:
             raise WrongType(f"{what}.{f.name}: {value!r}, expected {kind.__name__}; write it without quotes")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The last clause of an error about an unknown name."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else "check the spelling"
 
 
 def _nearest_divisors(n: int, near: int) -> list[int]:

@@ -3,6 +3,15 @@
 Each keeps the kind of the built-in exception that callers would catch anyway.
 """
 
+import difflib
+from collections import abc
+
+
+def did_you_mean(word: str, known: abc.Iterable[str], otherwise: str = "check the spelling") -> str:
+    """The last part of a message: the nearest of the known words, or what to do if none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else otherwise
+
 
 class UserError(Exception):
     """What was asked cannot be done, and the message says what was found, what was expected and what to do."""

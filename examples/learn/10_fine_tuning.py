@@ -2,7 +2,7 @@
 
     python examples/learn/10_fine_tuning.py
 
-Some ten seconds. First a small GPT learns to continue text, without any labels. Then a few labelled passages teach it to tell two
+Some ten seconds. First a small GPT learns to continue text, without any labels. Then a few labeled passages teach it to tell two
 kinds of text apart: Python's language manual and NumPy's docstrings. For comparison, the same model with random weights learns the same
 task from the same labels: the difference is what pretraining was worth.
 """
@@ -34,7 +34,7 @@ def passages(stream, n, rng):
     return stream[starts[:, None] + np.arange(T + 1)]  # (n, T + 1)
 
 
-def labelled(parts, n, seed):
+def labeled(parts, n, seed):
     """n passages of each kind and their labels: (2n, T), (2n,)."""
     rng = np.random.default_rng(seed)
     return np.concatenate([passages(part, n, rng)[:, :T] for part in parts]), np.repeat([0, 1], n)
@@ -85,13 +85,13 @@ def share_right(scores, x, y):
         return (scores(x).data.argmax(axis=1) == y).mean()
 
 
-test_x, test_y = labelled(late, 500, seed=3)  # (1000, T), (1000,): text that neither step has seen
+test_x, test_y = labeled(late, 500, seed=3)  # (1000, T), (1000,): text that neither step has seen
 print(f"\n2. A head of two scores instead of {tokenizer.n_vocab}: which kind of text is it? {len(test_y)} test passages")
 print("   labels    from random weights    from pretrained weights    (by chance: 50 %)")
 random_start = new_model()
 start = {id(m): [p.data.copy() for p in m.parameters()] for m in (model, random_start)}
 for n in (4, 20, 100):
-    x, y = labelled(early, n, seed=2)
+    x, y = labeled(early, n, seed=2)
     right = []
     for m in (random_start, model):
         for p, saved in zip(m.parameters(), start[id(m)], strict=True):

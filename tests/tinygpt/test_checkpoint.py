@@ -10,6 +10,10 @@ from autograd.optim import AdamW
 from tests.tinygpt.helpers import checkpoint_directory, load, new_run, save_checkpoint
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.inference.beam import beam_search
+from tinygpt.inference.decoding import generate
+from tinygpt.inference.text import complete, complete_all
+from tinygpt.inspect.explore import collect
 from tinygpt.runs.layout import newest_run
 from tinygpt.weights.gpt2 import StoredModel
 
@@ -144,9 +148,27 @@ def test_the_newest_run_is_found_by_its_checkpoint(tmp_path, monkeypatch):
 
 
 def test_a_tokenizer_of_another_size_is_refused(tmp_path):
-    GPT(TINY).save_pretrained(tmp_path, CharacterTokenizer.train("ab"))
-    with pytest.raises(ValueError, match=r"a tokenizer of 2 tokens, expected 9, the model's vocabulary"):
+    GPT(TINY).save_pretrained(tmp_path, CharacterTokenizer.train("abcdefghij"))
+    with pytest.raises(ValueError, match=r"a tokenizer of 10 tokens, expected at most 9, the model's vocabulary"):
         load(tmp_path)
+
+
+def test_rows_without_a_token_are_never_drawn(tmp_path):
+    """nanoGPT's 50304 rows for 50257 tokens: padding is drawn from like any token, unless it is left out."""
+    padded, tokenizer = GPT(TINY), CharacterTokenizer.train("ab")
+    padded.wte.weight.data[:2] *= 0.01  # the seven rows of padding are likelier by far
+    padded.save_pretrained(tmp_path, tokenizer)
+    model, tokenizer = load(tmp_path)
+    assert tokenizer.n_vocab == 2 and model.config.vocab_size == 9
+    assert generate(model, [[0]], 30, temperature=1.0).ids.max() > 1
+    for options in ({"temperature": 1.0}, {"temperature": 0.0}, {"top_k": 8, "repetition_penalty": 1.5, "alternatives": 4}):
+        result = generate(model, [[0]], 30, n_tokens=2, **options)
+        assert result.ids.max() <= 1 and all(id < 2 for info in result.infos for token in info for id, _ in token.alternatives)
+    assert set(complete(model, tokenizer, "a", 30, alternatives=3).text) <= set("ab")
+    assert set("".join(c.text for c in complete_all(model, tokenizer, ["a", "ba"], 30))) <= set("ab")
+    assert max(beam_search(model, [0], 10, n_beams=3, n_tokens=2)[0].ids) <= 1
+    page = collect(model, tokenizer, "ab")
+    assert any(token.startswith("<no token ") for depth in page["lens"] for place in depth for token, _ in place["top"])
 
 
 def test_byte_level_tokenizers_travel_with_the_model(tmp_path):

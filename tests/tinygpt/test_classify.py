@@ -18,7 +18,7 @@ from tests.tinygpt.helpers import FunctionRecord, Notes, load, new_run, save_che
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.data.windows import BatchOrder, Windows, pad
-from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches, balanced_weights, encode, softmax
+from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches, balanced_weights, encode, softmax
 from tinygpt.finetuning.common import fit, n_trainable, set_trainable
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import (
@@ -163,10 +163,10 @@ def test_the_loss_starts_at_a_uniform_guess():
 
 
 def task(n, seed):
-    """Texts of random letters, labelled by the last one: what the whole model must carry to the end."""
+    """Texts of random letters, labeled by the last one: what the whole model must carry to the end."""
     rng = np.random.default_rng(seed)
     texts = ["".join(rng.choice(list("abc"), rng.integers(2, 10))) for _ in range(n)]
-    return LabelledBatches(encode(texts, TOKENIZER, 12)[0], np.array(["abc".index(text[-1]) for text in texts]))
+    return LabeledBatches(encode(texts, TOKENIZER, 12)[0], np.array(["abc".index(text[-1]) for text in texts]))
 
 
 SETTINGS = TrainConfig(steps=60, lr=1e-2, warmup_steps=5, micro_batch=16, eval_every=20, log_every=20)
@@ -254,7 +254,7 @@ def test_a_language_model_has_no_accuracy():
 
 
 def test_batches_hold_weights_by_label():
-    batches = LabelledBatches([np.array([1, 2]), np.array([3])], np.array([1, 0]), np.array([0.5, 2.0]))
+    batches = LabeledBatches([np.array([1, 2]), np.array([3])], np.array([1, 0]), np.array([0.5, 2.0]))
     ids, targets, mask, weights = batches.batch(np.array([1, 0]))
     assert ids.tolist() == [[3, 0], [1, 2]] and targets.tolist() == [0, 1] and mask.sum() == 3 and weights.tolist() == [0.5, 2.0]
 
@@ -433,6 +433,12 @@ def test_the_tfidf_baseline_learns_words(analyzer):
     pytest.importorskip("sklearn", reason="needs the extra classify")
     texts, targets = ["win a prize now", "call to win", "see you soon", "soon at home"] * 3, np.array([1, 1, 0, 0] * 3)
     assert tfidf_baseline(texts, targets, ["win", "home soon"], analyzer).tolist() == [1, 0]
+
+
+def test_the_tfidf_baselines_words_keep_their_combining_marks():
+    pytest.importorskip("sklearn", reason="needs the extra classify")
+    hindi = ["\u0926\u0940", "\u0926\u093e"]  # each a letter and a mark: no word at all, if torn
+    assert tfidf_baseline(hindi * 3, np.array([0, 1] * 3), [hindi[1], hindi[0]]).tolist() == [1, 0]
 
 
 def test_a_missing_extra_is_named(monkeypatch):

@@ -34,6 +34,7 @@ def test_heads_that_do_not_divide_give_the_nearest_legal_values():
     [
         ({"n_layer": 0}, r"GPTConfig.n_layer: 0, expected at least 1"),
         ({"dropout": 1.0}, r"GPTConfig.dropout: 1.0, expected 0 <= dropout < 1; "),
+        ({"attn_pdrop": -0.1}, r"GPTConfig.attn_pdrop: -0.1, expected 0 <= attn_pdrop < 1; "),
         ({"layer_norm_epsilon": 0.0}, r"layer_norm_epsilon 0.0, .*expected both > 0; "),
     ],
 )
@@ -42,7 +43,9 @@ def test_illegal_values_are_named(fields, message):
         GPTConfig(**fields)
 
 
-@pytest.mark.parametrize("fields", [{"n_layer": "4"}, {"n_layer": 4.0}, {"n_layer": True}, {"dropout": "0.1"}, {"qkv_bias": 1}])
+@pytest.mark.parametrize(
+    "fields", [{"n_layer": "4"}, {"n_layer": 4.0}, {"n_layer": True}, {"dropout": "0.1"}, {"embd_pdrop": "0.1"}, {"qkv_bias": 1}]
+)
 def test_wrong_types_are_named(fields):
     (name,) = fields
     with pytest.raises(TypeError, match=rf"GPTConfig.{name}: .*, expected (int|float|bool); "):

@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygpt.data import download as downloads
-from tinygpt.data.corpora import Corpus, Document, load_corpus
+from tinygpt.data import streaming
+from tinygpt.data.corpora import Corpus, Document, load_corpus, run_name
 from tinygpt.data.download import Download, fetch
 from tinygpt.data.near_copies import group_near_copies
+from tinygpt.data.streaming import open_corpus
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.storage.checked_json import read_text
 
@@ -107,7 +109,7 @@ def test_a_text_file_is_split_by_position(tmp_path: Path) -> None:
         assert corpus.train == [Document("my text.txt", text[:75], 0)]
         assert corpus.validation == [Document("my text.txt", text[75:], 1)]
         assert corpus.n_bytes("train") == 75 and corpus.n_bytes("validation") == len(text[75:].encode())
-        assert corpus.name == str(path) and corpus.source == f"text file {path}"
+        assert corpus.name == "my-text" and corpus.source == f"text file {path}"
 
 
 def test_a_folder_is_read_in_order_and_split_by_group(tmp_path: Path) -> None:
@@ -122,7 +124,12 @@ def test_a_folder_is_read_in_order_and_split_by_group(tmp_path: Path) -> None:
     expected += [f"sub/{n:02}.{'md' if n % 3 else 'TXT'}" for n in range(1, 20, 2)]
     assert sorted(names) == expected and len(corpus.validation) == 2
     assert [d.name for d in corpus.train] == sorted(d.name for d in corpus.train)
-    assert corpus.source == f"21 text files in {tmp_path}"
+    assert corpus.source == (
+        f"21 text files in {tmp_path}; left out, because not *.txt or *.md: 1 (image.png); left out, because empty: 1 (empty.txt)"
+    )
+    for n in range(4):
+        (tmp_path / "sub" / f"{n}.py").touch()
+    assert "not *.txt or *.md: 5 (image.png, sub/0.py, sub/1.py, ...);" in load_corpus(tmp_path).source
 
 
 def test_a_new_document_leaves_the_others_on_their_side(tmp_path: Path) -> None:
@@ -154,6 +161,65 @@ def test_fingerprint_knows_names_and_texts_but_not_the_split(tmp_path: Path) -> 
     assert re.fullmatch("[0-9a-f]{64}", first)
     assert first == fingerprint("a.txt", "some text", validation_fraction=0.3, seed=5)
     assert len({first, fingerprint("b.txt", "some text"), fingerprint("a.txt", "some text."), fingerprint("a.txts.txt", "ome text")}) == 4
+
+
+def test_a_run_is_named_after_the_path_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my folder" / "v1.2"
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text("some text", encoding="utf-8")
+    (tmp_path / "my folder" / ".b [x].txt").write_text("other text", encoding="utf-8")
+    (tmp_path / "\u0442\u0435\u043a\u0441\u0442.txt").write_text("Cyrillic", encoding="utf-8")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for given_path, expected in {
+        "docs": "docs", ".": "v1.2", "..": "my-folder", "a.txt": "a", "./a.txt": "a", "../v1.2/": "v1.2", "../.b [x].txt": "b-x",
+        f"{folder}/": "v1.2", str(folder / "a.txt"): "a", "~": tmp_path.name, "~/my folder": "my-folder", "~/my folder/v1.2/a.txt": "a",
+        "~/\u0442\u0435\u043a\u0441\u0442.txt": "run", "/": "run", "data set": "data-set",
+    }.items():  # fmt: skip
+        assert run_name(given_path) == expected == run_name(Path(given_path))
+    assert load_corpus("~/my folder/v1.2/a.txt").name == load_corpus("a.txt").name == open_corpus("a.txt").name == "a"
+    assert load_corpus("~/my folder").train and load_corpus("..").name == "my-folder"
+    with pytest.raises(FileNotFoundError, match="corpus '~nobody/x': no such file or folder"):
+        load_corpus("~nobody/x")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize(
+    "text", ["It is plain English.\n", "\u042d\u0442\u043e \u0440\u0443\u0441\u0441\u043a\u0438\u0439 \u0442\u0435\u043a\u0441\u0442.\n"]
+)
+def test_utf16_and_utf32_need_a_byte_order_mark(tmp_path: Path, encoding: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, path = text * 20, tmp_path / "x.txt"
+    marked = text.encode(encoding) if encoding in ("utf-16", "utf-32") else ("\ufeff" + text).encode(encoding)
+    path.write_bytes(marked)
+    corpus = load_corpus(path)
+    assert corpus.train[0].text + corpus.validation[0].text == text
+    path.write_bytes(marked[:-1])
+    with pytest.raises(
+        ValueError, match=rf"x.txt: byte 0x.. at offset \d+ is not {encoding[:6].upper()}, expected {encoding[:6].upper()} text"
+    ):
+        load_corpus(path)
+    monkeypatch.setattr(streaming, "STREAM_BYTES", 10)
+    with pytest.raises(
+        ValueError, match=rf"x.txt: {encoding[:6].upper()}, expected UTF-8 in a corpus above .*iconv -f {encoding[:6]} -t utf-8"
+    ):
+        open_corpus(path)
+    path.write_bytes(text.encode(encoding.removesuffix("-be") + "-be"))
+    for load in (load_corpus, open_corpus):
+        with pytest.raises(
+            ValueError, match=r"x.txt: \d+ of the first \d+ bytes are 0, as in UTF-16 without a byte order mark, expected UTF-8; save"
+        ):
+            load(path)
+
+
+def test_binary_files_are_refused(tmp_path: Path) -> None:
+    numbers = np.arange(1000, dtype=np.int32).tobytes()
+    for name, data in (("a.txt", b"\x89PNG\r\n\x1a\n"), ("b.txt", numbers), ("c.txt", bytes(100)), ("d.txt", b"\x1f\x8b\x08" + numbers)):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(
+            ValueError, match=rf"{name}: .*expected UTF-8.*; save the file as UTF-8 in your editor, or leave it out if it is no"
+        ):
+            load_corpus(tmp_path / name)
 
 
 def test_byte_order_mark_and_line_ends(tmp_path: Path) -> None:

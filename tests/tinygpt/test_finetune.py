@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinygpt.cli import Progress, Report, prompt_lines
 from tinygpt.data.tokenizer import CharacterTokenizer
-from tinygpt.finetuning.common import FinetuneConfig, open_run, pretrain_small, shorten, training_plan
+from tinygpt.finetuning.common import FinetuneConfig, length_limit, open_run, pretrain_small, shorten, training_plan
 from tinygpt.runs.layout import is_pretraining_run
 
 
@@ -25,6 +25,22 @@ def test_the_plan_holds_whole_batches_and_two_evaluations_per_epoch(micro_batch,
     assert plan.steps % epochs == 0 and n_rows - batch < per_epoch * batch <= n_rows
     assert plan.eval_every * 2 - per_epoch in (0, 1)
     assert plan.warmup_steps <= warmup_steps and 2 * plan.warmup_steps <= plan.steps
+
+
+def test_the_length_that_is_read_is_the_context_the_longest_training_text_or_a_number():
+    def limit(max_length, lengths, **more):
+        return length_limit(FinetuneConfig(max_length=max_length, **more), 12, lengths)
+
+    assert limit("context", [3, 9]) == (12, False) and limit("context", [3, 9], truncate=True) == (12, True)
+    assert limit("longest-training", [3, 9, 4]) == (9, True) and limit("longest-training", [12]) == (12, True)
+    assert limit("longest-training", [3, 13]) == (12, False)  # an error, as without the flag
+    assert limit("longest-training", [3, 13], truncate=True) == (12, True)
+    assert limit("5", [3, 9]) == (5, True) and limit("12", [3]) == (12, True)
+    with pytest.raises(ValueError, match="max_length: 13, expected at most 12, as the model's context allows"):
+        limit("13", [3])
+    for wrong in ("0", "longest", "-1", "1.5", ""):
+        with pytest.raises(ValueError, match=f"max_length: {wrong!r}, expected a number of tokens, longest-training or context"):
+            FinetuneConfig(max_length=wrong)
 
 
 def test_a_run_notes_its_settings_and_what_it_started_from(tmp_path):

@@ -19,7 +19,7 @@ from tinygpt.data import download as downloads
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.download import DOWNLOADS, fetch
 from tinygpt.data.tokenizer import BPETokenizer, load_tokenizer
-from tinygpt.finetuning.labeled import load_labelled
+from tinygpt.finetuning.labeled import load_labeled
 from tinygpt.runs.settings import stored_settings
 from tinygpt.storage.checked_json import MAX_JSON_BYTES, read_json, read_text
 
@@ -124,7 +124,7 @@ def test_an_absurd_shape_is_refused_before_anything_is_allocated(tmp_path, key, 
 def test_json_beyond_reason_is_one_error(tmp_path, content, message):
     path = tmp_path / "x.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"x.json: .*{message}.*, expected valid JSON in UTF-8; restore the file"):
+    with pytest.raises(ValueError, match=rf"x.json: .*{message}.*, expected valid JSON; restore the file"):
         read_json(path)
 
 
@@ -216,7 +216,7 @@ def test_a_line_of_a_million_characters_is_encoded(tmp_path):
 def test_ragged_rows_are_named(tmp_path):
     (tmp_path / "x.csv").write_text("text,label\na,b\nc,d,e\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"x.csv: line 3: 3 columns, expected 2 as in the first line"):
-        load_labelled(str(tmp_path / "x.csv"))
+        load_labeled(str(tmp_path / "x.csv"))
 
 
 def test_a_script_ends_with_one_error_and_a_code(tmp_path):

@@ -111,7 +111,7 @@ def test_zero_trainable_tokens_are_an_error():
     with pytest.raises(ValueError, match=r"row 1: zero trainable tokens, expected at least one; all labels are masked"):
         InstructionBatches([Encoded(np.array([1, 2]), 1), Encoded(np.array([1, 2]), 2)])
     with pytest.raises(
-        ValueError, match=r"record 1: a prompt of \d+ tokens, expected fewer than the context of 8, .* zero trainable tokens"
+        ValueError, match=r"record 1: a prompt of \d+ tokens, expected fewer than the 8 that are read, .* zero trainable tokens"
     ):
         encode_instructions([ROW], TOKENIZER, 8, style="phi3", truncate=True)
 

@@ -1,7 +1,10 @@
 """Held against Hugging Face's transformers: what we load, save, compute and generate is what it loads, saves, computes and generates."""
 
+import dataclasses
+import json
 import random
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -9,11 +12,14 @@ import pytest
 import autograd as ag
 from autograd import backend
 from tinygpt import GPT, GPTConfig
-from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, gpt2_tokenizer
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, gpt2_tokenizer, load_tokenizer
 from tinygpt.finetuning.classifier import GPTClassifier
 from tinygpt.inference.beam import beam_search
 from tinygpt.inference.decoding import generate
 from tinygpt.inference.likelihood import token_nats
+from tinygpt.inference.sampling import Sampling
+from tinygpt.inference.text import complete
+from tinygpt.runs.checkpoint import load
 from tinygpt.weights.gpt2 import save_pretrained
 
 if backend.name != "numpy":
@@ -175,6 +181,36 @@ def test_classification_heads_both_ways(tmp_path):
         assert loaded.labels == labels
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["aliases", "both"])
+def test_attribute_aliases_are_read_as_they_do(tmp_path, both):
+    model = theirs(TINY, 3)
+    model.save_pretrained(tmp_path)
+    path, aliases = tmp_path / "config.json", transformers.GPT2Config.attribute_map
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    for alias, name in aliases.items():
+        fields[alias] = fields.pop(name)
+        if both:
+            fields[name] = fields[alias] + 1
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    other = transformers.GPT2Config.from_pretrained(tmp_path)
+    mine = GPT.from_pretrained(tmp_path).eval()
+    assert all(getattr(mine.config, name) == getattr(other, name) == getattr(TINY, name) for name in aliases.values())
+    close(mine([[1, 2, 3]]).data, logits_of(model, [[1, 2, 3]]))
+
+
+def test_three_dropouts_survive_the_way_there_and_back(tmp_path):
+    p = {"resid_pdrop": 0.1, "embd_pdrop": 0.25, "attn_pdrop": 0.0}
+    theirs(TINY, 3, **p).save_pretrained(tmp_path / "there")
+    mine = GPT.from_pretrained(tmp_path / "there")
+    assert mine.config.dropouts == p and (mine.embd_dropout.p, mine.h[0].attn.p, mine.h[0].attn.resid_dropout.p) == (0.25, 0.0, 0.1)
+    assert mine.h[1].mlp.resid_dropout.p == 0.1
+    mine.save_pretrained(tmp_path / "back")
+    back = transformers.GPT2Config.from_pretrained(tmp_path / "back")
+    assert {name: getattr(back, name) for name in p} == p and GPT.from_pretrained(tmp_path / "back").config == mine.config
+    theirs(TINY, 3, resid_pdrop=0.2, embd_pdrop=0.2, attn_pdrop=0.2).save_pretrained(tmp_path / "one")
+    assert GPT.from_pretrained(tmp_path / "one").config == dataclasses.replace(TINY, dropout=0.2)
+
+
 # ---- tokenizers --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -280,3 +316,109 @@ def test_float16_is_theirs(name, scale):
     for found, expected in [(y.data, right), *((t.grad, u.grad) for t, u in zip(mine, tensors, strict=True))]:
         expected = expected.detach().float().numpy()
         np.testing.assert_allclose(found.astype(np.float32), expected, rtol=0, atol=2**-7 * np.abs(expected).max())
+
+
+WORDS = [
+    "the",
+    "cat",
+    "don't",
+    "naïve",
+    "Über",
+    "12",
+    "x_1",
+    "\u0928\u092e\u0938\u094d\u0924\u0947",
+    "e\u0301",
+    "\u05e9\u05b8",
+    "😀",
+    "...",
+    "<s>",
+    "[PAD]",
+]
+
+
+# Characters of Python's version of Unicode: the two sides know newer ones or not.
+KNOWN = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
+
+
+def drawn_texts(seed, n):
+    """Words of several scripts, white space and single characters, in random order."""
+    rng = random.Random(seed)
+    gaps = [" ", " ", "  ", "\n", "\t", "\u3000", "", ","]
+    pieces = [lambda: rng.choice(WORDS) + rng.choice(gaps), lambda: KNOWN[rng.randrange(rng.choice([500, len(KNOWN)]))]]
+    return ["".join(rng.choice(pieces)() for _ in range(rng.randrange(30))) for _ in range(n)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("special", [["<|endoftext|>"], ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], []], ids=["end", "five", "none"])
+def test_byte_level_bpe_of_others_gives_their_ids(tmp_path, special, seed):
+    """Special tokens come first there, and merges are numbered as their trainer does."""
+    tokenizers = pytest.importorskip("tokenizers")
+    other = tokenizers.ByteLevelBPETokenizer()
+    other.train_from_iterator(drawn_texts(seed, 300), vocab_size=261 + 150 * seed, special_tokens=special, show_progress=False)
+    other.save_model(str(tmp_path))
+    (tmp_path / "single").mkdir()
+    other.save(str(tmp_path / "single" / "tokenizer.json"))
+    for directory in (tmp_path, tmp_path / "single"):
+        tokenizer = load_tokenizer(directory)
+        plain = tokenizers.ByteLevelBPETokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))  # no special token in text
+        assert tokenizer.n_vocab == other.get_vocab_size() and set(tokenizer.special) == set(special)
+        for text in drawn_texts(100 + seed, 200) + TRICKY:
+            assert tokenizer.encode(text) == plain.encode(text).ids
+            if directory.name == "single":
+                assert tokenizer.encode(text, allow_special=True) == other.encode(text).ids
+        tokenizer.save(tmp_path / "again")
+        assert load_tokenizer(tmp_path / "again").fingerprint() == tokenizer.fingerprint()
+
+
+@pytest.mark.parametrize("kind", ["bpe", "words", "characters"])
+def test_tokens_added_there_are_read_here_and_written_back(tmp_path, kind):
+    texts = drawn_texts(1, 300)
+    own = {"bpe": lambda: BPETokenizer.train(texts, 400), "words": lambda: WordTokenizer.train(texts)}
+    own = own.get(kind, lambda: CharacterTokenizer.train([*texts, "<pad> new\nway"]))()
+    other = load_theirs(tmp_path / "own", config_for(own), own)
+    other.add_special_tokens({"pad_token": "<pad>"})
+    other.add_tokens(["new\nway", "new"])
+    other.save_pretrained(tmp_path / "theirs")
+    here = load_tokenizer(tmp_path / "theirs")
+    assert here.n_vocab == len(other) == own.n_vocab + 3 and here.eos_id == own.eos_id
+    back = load_theirs(tmp_path / "back", config_for(here), here)
+    for text in [*texts, "a new\nway<pad>new x<pad>"]:
+        expected = other(text, add_special_tokens=False)["input_ids"]
+        if "<unk>" not in text:
+            assert here.encode(text, allow_special=True) == expected == back(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_words_with_marks_give_their_ids(tmp_path, seed):
+    texts = drawn_texts(seed, 300)
+    words = WordTokenizer.train(texts)
+    other = load_theirs(tmp_path, config_for(words), words)
+    seen = drawn_texts(50 + seed, 300) + ["\u0926\u0941\u0928\u093f\u092f\u093e x\u00b2 e\u0301cole a\x1cb\x85c"]
+    random.Random(seed).shuffle(alphabet := list(KNOWN))
+    for text in [*texts, *seen, "".join(alphabet)]:
+        assert words.encode(text) == other(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def test_a_model_with_more_rows_than_tokens(tmp_path):
+    """Padding to a multiple, and a token added there with its row: both are used for text here, and rows without a token never drawn."""
+    tokenizer = BPETokenizer.train(drawn_texts(1, 100), 300)
+    load_theirs(tmp_path / "own", config_for(tokenizer), tokenizer)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "own")
+    other = transformers.AutoTokenizer.from_pretrained(tmp_path / "own")
+    other.add_special_tokens({"pad_token": "<|pad|>"})
+    model.resize_token_embeddings(len(other), pad_to_multiple_of=64, mean_resizing=False)
+    with torch.no_grad():
+        model.transformer.wte.weight[len(other) :] += 5 * model.transformer.wte.weight[65].sign()  # would nearly always be drawn
+        model.transformer.wte.weight *= 10
+    other.save_pretrained(tmp_path / "padded")
+    model.save_pretrained(tmp_path / "padded")
+    gpt, ours = load(tmp_path / "padded")
+    assert gpt.config.vocab_size == 320 and ours.n_vocab == 301 and ours.special["<|pad|>"] == 300
+    close(gpt.eval()([[1, 2, 3]]).data, logits_of(model.eval(), [[1, 2, 3]]))
+    assert max(complete(gpt, ours, "the", 50, Sampling(2.0, 0), seed=1).ids) < 301
+    assert (
+        max(generate(gpt, [[1]], 50, temperature=2.0, top_k=0, n_tokens=301).ids[0])
+        < 301
+        <= max(generate(gpt, [[1]], 50, temperature=2.0).ids[0])
+    )
+    assert max(beam_search(gpt, [1], 20, n_tokens=301)[0].ids) < 301

@@ -20,7 +20,7 @@ from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.config import PretrainConfig
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.data.windows import Windows
-from tinygpt.finetuning.classifier import GPTClassifier, LabelledBatches
+from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches
 from tinygpt.inference.decoding import generate
 from tinygpt.runs.run import Run
 from tinygpt.runs.settings import check_changes, environment_changes
@@ -43,7 +43,7 @@ def trainer(seed=0, **changes):
 
 def classifier(seed=0, **changes):
     rng = np.random.default_rng(1)
-    items = LabelledBatches([rng.integers(0, 11, n) for n in rng.integers(1, 8, 40)], rng.integers(0, 2, 40))
+    items = LabeledBatches([rng.integers(0, 11, n) for n in rng.integers(1, 8, 40)], rng.integers(0, 2, 40))
     model = GPTClassifier(GPT(SHAPE, seed=seed), TOKENIZER, ["no", "yes"], seed=seed)
     config = {"lr": 1e-2, "warmup_steps": 3, "micro_batch": 4, "eval_every": 4, "log_every": 1, "seed": seed}
     return Trainer(model, TrainConfig(**{**config, **changes}), items, items)

@@ -347,6 +347,11 @@ def test_bad_text(tokenizer: Tokenizer) -> None:
     for encode in (tokenizer.encode, tokenizer.encode_array):
         with pytest.raises(ValueError, match=error(r"encode: lone surrogate '\ud83d' at position 4, expected Unicode text; ")):
             encode("The \ud83d cat")
+        latin1 = "caf\u00e9".encode("latin-1").decode("utf-8", errors="surrogateescape")
+        with pytest.raises(
+            ValueError, match=error("encode: byte 0xe9 at position 3 is not UTF-8, expected UTF-8 text; convert it, for exam")
+        ):
+            encode(latin1)
         with pytest.raises(TypeError, match=error("encode: bytes, expected str; decode bytes with")):
             encode(b"The cat")  # type: ignore[arg-type]
 
@@ -480,16 +485,20 @@ def test_merges_are_read_with_windows_line_ends_and_without_version(tmp_path: Pa
     ("vocabulary", "merges", "found"),
     [
         (GOOD, "a b\nab c\na b\n", "merges.txt: merge 3: makes b'ab' for the second time"),
-        (GOOD, "ab c\n", "merges.txt: merge 1: b'ab' is no token yet"),
-        (GOOD, "a b\n", "vocab.json: id 258 for '<|endoftext|>', expected 257"),
+        (GOOD, "ab c\na b\n", "merges.txt: merge 1: b'ab' is no token yet"),
+        (GOOD, "ab c\n", "vocab.json: 'ab' is made by no merge, expected none such; restore the missing merge"),
+        (GOOD, "a b\n", "vocab.json: 'abc' is made by no merge"),
         (
             bytes_and("ab", END_OF_TEXT, "abc"),
             "a b\n",
             "vocab.json: 'abc' is made by no merge, expected none such; restore the missing merge",
         ),
-        (bytes_and("ab", END_OF_TEXT), GOOD_MERGES, "vocab.json: id None for 'abc', expected 257"),
-        (bytes_and("ab", "abc"), GOOD_MERGES, "vocab.json: id None for '<|endoftext|>', expected 258"),
-        (bytes_and("abc", "ab", END_OF_TEXT), GOOD_MERGES, "vocab.json: id 257 for 'ab', expected 256"),
+        (
+            bytes_and("ab", END_OF_TEXT),
+            GOOD_MERGES,
+            "vocab.json: no id for 'abc', expected one for each of the 256 bytes and 2 merges; take",
+        ),
+        ({"a": 0, "b": 1}, "a b\n", "vocab.json: no id for '!', expected one for each of the 256 bytes and 1 merges"),
         (GOOD, "a b c\n", "merges.txt: merge 1 is ['a', 'b', 'c'], expected two tokens in GPT-2's letters for bytes"),
         (GOOD, "a b\nab\n", "merges.txt: merge 2 is ['ab'], expected two tokens"),
         (GOOD, "a b\nab 一\n", "merges.txt: merge 2 is ['ab', '一'], expected two tokens"),
@@ -502,9 +511,9 @@ def test_merges_are_read_with_windows_line_ends_and_without_version(tmp_path: Pa
         (GOOD | {"\ud800": 1}, GOOD_MERGES, r"vocab.json: lone surrogate '\ud800' at position 0"),
         ([1, 2], GOOD_MERGES, "vocab.json: [1, 2], expected a vocabulary that maps tokens to ids"),
         ({}, GOOD_MERGES, "vocab.json: {}, expected a vocabulary"),
-        ("{", GOOD_MERGES, "vocab.json: no valid JSON (Expecting property name"),
-        ("[" * 100_000, GOOD_MERGES, "vocab.json: no valid JSON (maximum recursion depth"),
-        ('{"a": ' + "9" * 5000 + "}", GOOD_MERGES, "vocab.json: no valid JSON (Exceeds the limit"),
+        ("{", GOOD_MERGES, "vocab.json: Expecting property name"),
+        ("[" * 100_000, GOOD_MERGES, "vocab.json: maximum recursion depth"),
+        ('{"a": ' + "9" * 5000 + "}", GOOD_MERGES, "vocab.json: Exceeds the limit"),
     ],
 )
 def test_bad_bpe_files(vocabulary: object, merges: str, found: str, tmp_path: Path) -> None:
@@ -515,7 +524,7 @@ def test_bad_bpe_files(vocabulary: object, merges: str, found: str, tmp_path: Pa
 def test_files_that_are_not_utf8(tmp_path: Path) -> None:
     write(tmp_path, {"vocab.json": GOOD, "merges.txt": GOOD_MERGES})
     (tmp_path / "merges.txt").write_bytes(b"a b\n\xff\xfe")
-    with pytest.raises(ValueError, match=error(f"{tmp_path / 'merges.txt'}: byte 4 is no UTF-8, expected a UTF-8 file")):
+    with pytest.raises(ValueError, match=error(f"{tmp_path / 'merges.txt'}: byte 0xff at offset 4 is not UTF-8, expected UTF-8 text")):
         load_tokenizer(tmp_path)
 
 
@@ -530,7 +539,7 @@ def test_bad_single_files(tmp_path: Path) -> None:
         return data | {"model": {"type": "WordLevel", "vocab": vocabulary}}
 
     for data, found in (
-        ([], "no model, expected one of type 'WordLevel' or 'BPE'"),
+        ([], "a JSON list, expected an object; this is no tokenizer file"),
         ({"model": "BPE"}, "no model, expected one of type"),
         (bpe, "model 'BPE' with pre_tokenizer {'add_prefix_space': True, 'type': 'ByteLevel'}, expected what CharacterTokenizer"),
         (characters | {"normalizer": {"type": "Lowercase"}}, "model 'WordLevel' with pre_tokenizer"),
@@ -539,10 +548,139 @@ def test_bad_single_files(tmp_path: Path) -> None:
         (with_vocabulary(characters, {"b": 0, "a": 1}), "other tokens or another order, expected single characters by code point"),
         (with_vocabulary(characters, {"a": 0, "bc": 1}), "other tokens or another order"),
         (with_vocabulary(characters, None), "None, expected a vocabulary that maps tokens to ids"),
-        (with_vocabulary(words, {"a": 0, "b": 1}), "ends with ['a', 'b'], expected <unk> and <|endoftext|>"),
+        (with_vocabulary(words, {"a": 0, "b": 1}) | {"added_tokens": []}, "ends with ['a', 'b'], expected <unk> and <|endoftext|>"),
+        (with_vocabulary(words, {"a": 0, "b": 1}), "id 3 for '<unk>', expected 2"),
     ):
         with pytest.raises(ValueError, match=error(f"{tmp_path / 'bad' / 'tokenizer.json'}: {found}")):
             load_tokenizer(write(tmp_path / "bad", {"tokenizer.json": data}))
+
+
+# ---- tokenizers of other programs --------------------------------------------------------------------------------------------------------
+
+
+def test_ids_are_those_of_the_file_in_whatever_order(tmp_path: Path) -> None:
+    """Special tokens first, last, in between, or none; and merges that are not numbered as they were learned."""
+    expected = BPETokenizer([(b"a", b"b"), (b"ab", b"c")])
+    text = "abc ab cab <s> <|endoftext|>"
+    parts = [expected.token_bytes(id).decode() for id in expected.encode(text)]
+    for n, tokens in enumerate((["<s>", "</s>", *GOOD], [*bytes_and(), "<s>", "abc", "[PAD]", "ab", "</s>"], [*bytes_and("ab", "abc")])):
+        vocabulary = {token: id for id, token in enumerate(tokens)}
+        directory = write(tmp_path / str(n), {"vocab.json": vocabulary, "merges.txt": GOOD_MERGES})
+        tokenizer = load_tokenizer(directory)
+        ids = tokenizer.encode(text)
+        assert ids == [vocabulary[part.replace(" ", "Ġ")] for part in parts] and tokenizer.decode(ids) == text
+        assert tokenizer.n_vocab == len(vocabulary) and tokenizer.eos_id == vocabulary.get(END_OF_TEXT)
+        assert sorted(tokenizer.special) == sorted(vocabulary.keys() & {"<s>", "</s>", "[PAD]", END_OF_TEXT})
+        for token, id in tokenizer.special.items():
+            assert tokenizer.encode(f"ab{token}c", allow_special=True) == [vocabulary["ab"], id, vocabulary["c"]]
+        assert tokenizer.fingerprint() != expected.fingerprint()
+        tokenizer.save(tmp_path / f"{n} again")
+        again = load_tokenizer(tmp_path / f"{n} again")
+        assert again.fingerprint() == tokenizer.fingerprint() and again.encode(text) == ids and again.special == tokenizer.special
+
+
+def test_the_end_token_is_the_one_that_the_files_name(tmp_path: Path) -> None:
+    files = {"vocab.json": bytes_and("ab", "<s>", "</s>", END_OF_TEXT), "merges.txt": "a b\n"}
+    write(tmp_path, files)
+    assert load_tokenizer(tmp_path).eos_id == 259
+    for name, content in (("special_tokens_map.json", {"eos_token": {"content": "</s>"}}), ("tokenizer_config.json", {"eos_token": "<s>"})):
+        write(tmp_path / name[:-5], files | {name: content})
+        assert load_tokenizer(tmp_path / name[:-5]).eos_id == 258 - (name[0] == "t")
+    tokenizer = load_tokenizer(tmp_path / "special_tokens_map")
+    tokenizer.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").eos_id == 258
+    write(tmp_path, {"special_tokens_map.json": {"eos_token": "<nowhere>"}})
+    assert load_tokenizer(tmp_path).eos_id == 259
+
+
+ADDED = {"content": "<pad>", "id": 259, "special": True}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"added_tokens.json": {"<pad>": 259, "new word": 260}, "special_tokens_map.json": {"pad_token": "<pad>"}},
+        {"added_tokens.json": {"<pad>": 259, "new word": 260}, "special_tokens_map.json": {"additional_special_tokens": ["<pad>"]}},
+        {"tokenizer.json": {"added_tokens": [ADDED, {"content": "new word", "id": 260, "special": False}]}},
+        {"tokenizer_config.json": {"added_tokens_decoder": {"260": {"content": "new word"}, "259": {"content": "<pad>", "special": True}}}},
+    ],
+    ids=lambda files: "+".join(files),
+)
+def test_added_tokens_are_read_wherever_they_stand(files: dict[str, object], tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(write(tmp_path, {"vocab.json": GOOD, "merges.txt": GOOD_MERGES} | files))
+    assert tokenizer.n_vocab == 261 and tokenizer.eos_id == 258
+    assert tokenizer.special == {END_OF_TEXT: 258, "<pad>": 259} and tokenizer.added == {"new word": 260}
+    plain = BPETokenizer([(b"a", b"b"), (b"ab", b"c")])
+    assert tokenizer.encode("a new word<pad>") == [*plain.encode("a "), 260, *plain.encode("<pad>")]
+    assert tokenizer.encode("a new word<pad>", allow_special=True) == [*plain.encode("a "), 260, 259]
+    assert tokenizer.decode([256, 260, 259]) == "abnew word<pad>"
+    tokenizer.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").fingerprint() == tokenizer.fingerprint()
+
+
+@pytest.mark.parametrize("tokenizer", trained()[:2], ids=repr)
+def test_tokens_added_to_characters_and_words(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    data = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    n = tokenizer.n_vocab
+    data["added_tokens"] += [{"id": n, "content": "<pad>", "special": True}, {"id": n + 1, "content": "The cat", "special": False}]
+    loaded = load_tokenizer(write(tmp_path, {"tokenizer.json": data}))
+    assert loaded.n_vocab == n + 2 and loaded.eos_id == tokenizer.eos_id and loaded.fingerprint() != tokenizer.fingerprint()
+    assert loaded.encode("The cat sat.") == [n + 1, *tokenizer.encode(" sat.")]
+    assert loaded.encode("cat<pad>", allow_special=True) == [*tokenizer.encode("cat"), n]
+    loaded.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").fingerprint() == loaded.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"added_tokens.json": [1]}, "added_tokens.json: a JSON list, expected an object"),
+        ({"added_tokens.json": {"<pad>": "259"}}, "added_tokens.json: added token {'content': '<pad>', 'id': '259'}"),
+        ({"added_tokens.json": {"<pad>": 300}}, "vocab.json: id 300 for '<pad>', expected 259 (ids are 0, 1, 2, ...)"),
+        ({"added_tokens.json": {"a": 259}}, "vocab.json: id 65 for 'b', expected 64 (ids are"),
+        ({"added_tokens.json": {"": 259}}, "merges.txt: added token '': id 259"),
+        ({"tokenizer.json": {"added_tokens": 5}}, "tokenizer.json: added_tokens is a int, expected a list; this is no tokenizer file"),
+        (
+            {"tokenizer_config.json": {"added_tokens_decoder": [1]}},
+            "tokenizer_config.json: added_tokens_decoder is a list, expected a dict",
+        ),
+        ({"special_tokens_map.json": {"additional_special_tokens": [[1]]}, "added_tokens.json": {"x": 8}}, "vocab.json: id 8 for 'x'"),
+        ({"tokenizer.json": {"added_tokens": ["<pad>"]}}, "tokenizer.json: added token '<pad>', expected one with content and id"),
+        (
+            {"tokenizer.json": {"added_tokens": [ADDED]}, "added_tokens.json": {"<pad>": 260}},
+            "added_tokens.json: id 260 for '<pad>', expec",
+        ),
+        (
+            {"tokenizer.json": {"added_tokens": [{"content": "x", "id": 259, "lstrip": True}]}},
+            "tokenizer.json: added token 'x' with lstrip",
+        ),
+    ],
+)
+def test_bad_added_tokens(files: dict[str, object], found: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=error(f"{tmp_path / found}")):
+        load_tokenizer(write(tmp_path, {"vocab.json": GOOD, "merges.txt": GOOD_MERGES} | files))
+
+
+# ---- words with combining marks ----------------------------------------------------------------------------------------------------------
+
+
+def test_combining_marks_belong_to_their_word() -> None:
+    text = "\u0928\u092e\u0938\u094d\u0924\u0947 \u0926\u0941\u0928\u093f\u092f\u093e e\u0301cole don\u2019t x_1\u00b2"  # Hindi; macOS's form of é
+    tokenizer = WordTokenizer.train(text)
+    assert len(tokenizer.encode(text)) == 5 and sorted(tokenizer.words) == sorted(text.split())
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_word_tokenizers_saved_before_keep_their_ids(tmp_path: Path) -> None:
+    text = "e\u0301cole \u0926\u0941 x!"
+    before = WordTokenizer(["cole", "e", "\u0301", "!", "x"], split=WordTokenizer.FORMER_SPLIT)
+    before.save(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    assert saved["pre_tokenizer"]["pattern"] == {"Regex": "\\w+(?:['\u2019]\\w+)*|[^\\w\\s]|\\n"}
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.encode(text) == before.encode(text) == [1, 2, 0, 5, 5, 4, 3] and loaded.fingerprint() == before.fingerprint()
+    assert loaded.fingerprint() != WordTokenizer(before.words).fingerprint()  # which would cut this text elsewhere
 
 
 def test_missing_files(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ A validation text that is nearly a copy of a training text measures memory, not 
 form a group, groups are never divided (see `group_near_copies`), and `residual_overlap` says how much wording the two sides still share.
 """
 
-import difflib
 import functools
 import hashlib
 import inspect
+import os
 import pkgutil
 import platform
+import re
 import types
 import warnings
 from collections import defaultdict
@@ -27,7 +28,7 @@ import numpy as np
 
 from tinygpt.data.download import DOWNLOADS, fetch
 from tinygpt.data.near_copies import _shingles, group_near_copies
-from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
 from tinygpt.storage.checked_json import read_text
 
 
@@ -44,8 +45,9 @@ class Document:
 class Corpus:
     """A text collection, split.
 
+    name           for the run: see `run_name`
     fingerprint    sha256, in hex, of all names and texts before the split: equal ones mean equal data
-    source         where the text comes from, as a sentence for people
+    source         where the text comes from and which files were left out, as a sentence for people
     """
 
     name: str
@@ -72,8 +74,9 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     """Load a corpus and split it.
 
     name_or_path           "docs", the name of a download ("tinyshakespeare", "the-verdict"), a text file, or a folder with *.txt and
-                           *.md files at any depth. All text is UTF-8; line ends become \\n, empty documents are left out. For a folder
-                           of your own named docs write "./docs".
+                           *.md files at any depth; `source` names what else it holds. Text is UTF-8, or UTF-16 or UTF-32 with a byte
+                           order mark; line ends become \\n, empty documents are left out. For a folder of your own named docs write
+                           "./docs".
     validation_fraction    share of the text to validate on. One long text gives its last part, cut by characters, as nanoGPT does.
                            Several documents give whole groups of near-copies, drawn by seed, up to that many bytes; should that come
                            to less than half of them, because the groups are few and large, each document gives its last part.
@@ -88,8 +91,8 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     if not 0 < validation_fraction < 1:
         raise InvalidInput(f"validation_fraction: {validation_fraction}, expected more than 0 and less than 1; the default is 0.1")
 
-    name = str(name_or_path)
-    corpora = [name for name, download in DOWNLOADS.items() if not download.labelled]
+    name, path = str(name_or_path), user_path(name_or_path)
+    corpora = [name for name, download in DOWNLOADS.items() if not download.labeled]
     if name_or_path == "docs":
         texts = _docs()
         source = (
@@ -99,29 +102,42 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     elif name_or_path in corpora:
         texts = {name: read_text(fetch(name, cache=cache))}
         source = f"{DOWNLOADS[name].source}, {DOWNLOADS[name].url}"
-    elif Path(name).is_dir():
-        files = text_files(Path(name))
-        texts = {file.relative_to(name).as_posix(): read_text(file) for file in files}
-        source = f"{len(files)} text files in {name}"
-    elif Path(name).exists():
-        texts = {Path(name).name: read_text(Path(name))}
+    elif path.is_dir():
+        files, left_out = text_files(path)
+        texts = {file.relative_to(path).as_posix(): read_text(file) for file in files}
+        source = f"{len(files)} text files in {name}" + left_out
+    elif path.exists():
+        texts = {path.name: read_text(path)}
         source = f"text file {name}"
     else:
         known = ["docs", *corpora]
-        close = difflib.get_close_matches(name, known, n=1)
         raise MissingFile(
             f"corpus {name!r}: no such file or folder, expected a path or one of {', '.join(known)}; "
-            + (f"did you mean {close[0]!r}?" if close else "check the path")
+            + did_you_mean(name, known, "check the path")
         )
 
-    texts = {name: text for name, text in texts.items() if text.strip()}
+    empty = [title for title, text in texts.items() if not text.strip()]
+    texts = {title: text for title, text in texts.items() if text.strip()}
+    source += some_files(empty, "empty")
     if not texts:
         raise InvalidInput(f"corpus {name!r}: empty, expected some text; check that it is the file or folder that you mean")
     digest = hashlib.sha256()
     for part in (part.encode() for item in texts.items() for part in item):
         digest.update(len(part).to_bytes(8, "little") + part)
     train, validation = _split(name, texts, validation_fraction, seed)
-    return Corpus(name, train, validation, digest.hexdigest(), source)
+    return Corpus(run_name(name_or_path), train, validation, digest.hexdigest(), source)
+
+
+def user_path(path: str | Path) -> Path:
+    """A path that a user gave: `~` is the home directory, as a shell has it where it stands alone."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where a user is unknown)
+
+
+def run_name(name_or_path: str | Path) -> str:
+    """What a run on this data is called by default: a file's or folder's own name, in letters, digits, dots, hyphens and underscores."""
+    path = user_path(name_or_path).resolve()
+    own = path.stem if path.is_file() else path.name
+    return re.sub("[^A-Za-z0-9._-]+", "-", own).strip("-.") or "run"
 
 
 def _split(name: str, texts: dict[str, str], fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
@@ -206,10 +222,17 @@ def _numpy_objects() -> Iterator[tuple[str, Any]]:
                 yield f"{module_name}.{name}", value
 
 
-def text_files(folder: Path) -> list[Path]:
-    """All *.txt and *.md below a folder, by name. Raises ValueError if there are none."""
+def text_files(folder: Path) -> tuple[list[Path], str]:
+    """All *.txt and *.md below a folder, by name, and what else there is (see `some_files`). Raises ValueError if there are none."""
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
     texts = [path for path in files if path.suffix.lower() in (".txt", ".md")]
     if not texts:
         raise InvalidInput(f"folder {folder}: no text among {len(files)} files, expected *.txt or *.md; rename your text files so")
-    return texts
+    others = [path.relative_to(folder).as_posix() for path in files if path.suffix.lower() not in (".txt", ".md")]
+    return texts, some_files(others, "not *.txt or *.md")
+
+
+def some_files(names: list[str], why: str) -> str:
+    """Files that are left out, for the end of a sentence: how many, why, and the first few names; "" for none."""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"; left out, because {why}: {len(names)} ({shown})" if names else ""

@@ -1,24 +1,17 @@
-"""Downloads that can be trusted: checked by sha256, resumed where they broke off, complete or not there, and never larger than expected.
-
-Pooch checks, and puts in place what is right; what fetches for it is ours, because its own downloader neither resumes nor has a limit.
-"""
+"""Downloads that can be trusted: fetched by pooch, checked by sha256, complete or absent, and never larger than expected."""
 
 import contextlib
 import hashlib
 import logging
 import os
 import tempfile
-import time
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tinygpt.errors import DownloadFailed, InvalidInput
-from tinygpt.storage.durable import read_digest
 
 
 @dataclass(frozen=True)
@@ -26,7 +19,7 @@ class Download:
     """A file on the network that is known by its sha256.
 
     member      name of the file inside the zip archive that the address gives; empty where it gives the file itself
-    labelled    True for rows, which `tinygpt.finetuning.labeled` and `tinygpt.finetuning.instructions` read; else a corpus
+    labeled    True for rows, which `tinygpt.finetuning.labeled` and `tinygpt.finetuning.instructions` read; else a corpus
     """
 
     file_name: str
@@ -34,7 +27,7 @@ class Download:
     sha256: str
     source: str
     member: str = ""
-    labelled: bool = False
+    labeled: bool = False
 
 
 DOWNLOADS = {
@@ -56,14 +49,14 @@ DOWNLOADS = {
         sha256="7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d",
         source="SMS Spam Collection, Almeida and Hidalgo 2011, UCI dataset 228, CC BY 4.0",
         member="SMSSpamCollection",
-        labelled=True,
+        labeled=True,
     ),
     "instructions": Download(
         file_name="instruction-data.json",
         url="https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch07/01_main-chapter-code/instruction-data.json",
         sha256="7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944",
         source="1,100 instructions and answers, from rasbt/LLMs-from-scratch, Apache-2.0",
-        labelled=True,
+        labeled=True,
     ),
 }
 
@@ -114,45 +107,53 @@ def _fetch_member(download: Download, cache: Path) -> Path:
     return partial.replace(cache / download.file_name)
 
 
-_PIECE_BYTES = 1 << 18
+def download_file(url: str, path: Path, sha256: str = "", *, max_bytes: int = 1 << 30) -> Path:
+    """Fetches a file to `path` with pooch; what is there already, and right, is not fetched again.
+
+    sha256      in hex; empty: not checked (of an archive whose members are checked one by one)
+    max_bytes   refuse more than this
+    Raises ConnectionError if the server cannot be reached or breaks off, ValueError for too much or other content.
+    """
+    import pooch  # here, because only a download needs them
+    import requests
+
+    def fetch(url: str, output_file: str, _: Any) -> None:
+        """A downloader as Pooch calls it."""
+        with Path(output_file).open("wb") as file:
+            pooch.HTTPDownloader(timeout=_TIMEOUT_S)(url, _AtMost(file, max_bytes, url), None)
+
+    with _silent(pooch.get_logger()):
+        try:
+            pooch.retrieve(url, known_hash=sha256 or None, fname=path.name, path=path.parent, downloader=fetch)
+        except requests.RequestException as error:
+            reason = type(error).__name__ if error.response is None else error.response.reason
+            raise DownloadFailed(f"{url}: {reason}, expected a download; check address and network, and try again") from error
+        except ValueError as error:  # Pooch's, of another hash
+            if isinstance(error, InvalidInput):
+                raise
+            raise InvalidInput(f"{url}: {error}, expected sha256 {sha256}; something else answered, or the file has changed") from error
+    return path
 
 
 _TIMEOUT_S = 30
 
 
-_TRIES = 4
+@dataclass
+class _AtMost:
+    """A file that refuses to become larger than it should."""
 
+    file: IO[bytes]
+    left: int
+    url: str
 
-def download_file(url: str, path: Path, sha256: str = "", *, max_bytes: int = 1 << 30, wait_s: float = 1.0) -> Path:
-    """Fetches a file to `path`; what is there already, and right, is not fetched again.
+    def write(self, data: bytes) -> None:
+        self.left -= len(data)
+        if self.left < 0:
+            raise InvalidInput(f"{self.url}: more bytes than expected; is it the right address?")
+        self.file.write(data)
 
-    What has arrived lies in `path`.part until it is complete; the next call goes on from there.
-
-    sha256      in hex; empty: not checked (of an archive whose members are checked one by one)
-    max_bytes   refuse more than this
-    wait_s      before the second try; doubled for each one after
-    Raises ConnectionError if the server cannot be reached or breaks off again and again, ValueError for too much or other content.
-    """
-    import pooch  # here, because only a download needs it
-
-    found = ""  # the sha256 of what has arrived, for the message: Pooch deletes what is wrong
-
-    def fetch(url: str, output_file: str, _: Any) -> None:
-        """A downloader as Pooch calls it."""
-        nonlocal found
-        part = path.with_name(path.name + ".part")
-        _fetch(url, part, max_bytes, wait_s)
-        found = read_digest(part).sha256
-        part.replace(output_file)
-
-    with _silent(pooch.get_logger()):
-        try:
-            pooch.retrieve(url, known_hash=sha256 or None, fname=path.name, path=path.parent, downloader=fetch)
-        except ValueError as error:
-            if not found:  # nothing has arrived, so it is not the content that is wrong
-                raise
-            raise InvalidInput(f"{url}: sha256 {found}, expected {sha256}; something else answered, or the file has changed") from error
-    return path
+    def flush(self) -> None:
+        """As Pooch asks after each piece; the file is flushed when it is closed."""
 
 
 def cache_folder() -> Path:
@@ -174,46 +175,3 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _fetch(url: str, part: Path, max_bytes: int, wait_s: float) -> None:
-    """Fetches what `part` lacks, in several tries. Raises ConnectionError if they all fail, ValueError for too much."""
-    for attempt in range(_TRIES):
-        try:
-            _fetch_rest(url, part, max_bytes)
-            return
-        except (urllib.error.URLError, TimeoutError, ConnectionError, EOFError) as error:
-            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
-            if refused or attempt == _TRIES - 1:
-                reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-                raise DownloadFailed(f"{url}: {reason}, expected a download; check address and network, and try again") from error
-            time.sleep(wait_s * 2**attempt)
-
-
-def _fetch_rest(url: str, part: Path, max_bytes: int) -> None:
-    """Appends to `part` what is missing. Raises EOFError if the connection ends early."""
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # range not satisfiable: all of it is there
-            return
-        raise
-    with response:
-        if have and response.status != 206:  # a server that sends all of it again
-            have = 0
-        length = response.headers.get("Content-Length", "")
-        announced = have + int(length) if length.isdecimal() else None
-        if announced is not None and announced > max_bytes:
-            raise InvalidInput(f"{url}: {announced:,} bytes, expected at most {max_bytes:,}; is it the right address?")
-        with part.open("ab" if have else "wb") as file:
-            while piece := response.read(_PIECE_BYTES):
-                have += len(piece)
-                if have > max_bytes:
-                    file.close()
-                    part.unlink()
-                    raise InvalidInput(f"{url}: more than {max_bytes:,} bytes, expected at most that; is it the right address?")
-                file.write(piece)
-    if announced is not None and have < announced:
-        raise EOFError(f"broken off after {have:,} of {announced:,} bytes")

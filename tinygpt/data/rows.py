@@ -1,18 +1,17 @@
 """Rows of files, a user's own or downloads: txt, csv, tsv, json and jsonl, with the place of each row for messages that name it."""
 
 import csv
-import difflib
 import io
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinygpt.data.corpora import user_path
 from tinygpt.data.download import DOWNLOADS, fetch
-from tinygpt.errors import InvalidInput, MissingFile
-from tinygpt.storage.checked_json import read_text
+from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
+from tinygpt.storage.checked_json import parse_json, read_text
 
 
 @dataclass
@@ -39,12 +38,11 @@ def find_file(name_or_path: str | Path, names: Sequence[str], *, cache: str | Pa
     if name_or_path in names and name_or_path in DOWNLOADS:
         download = DOWNLOADS[str(name_or_path)]
         return fetch(str(name_or_path), cache=cache), f"{download.source}, {download.url}"
-    path = Path(name_or_path)
+    path = user_path(name_or_path)
     if not path.is_file():
-        close = difflib.get_close_matches(str(name_or_path), names, n=1)
         raise MissingFile(
             f"data {str(name_or_path)!r}: no such file, expected one of {', '.join(names)}, or a txt, csv, tsv, json or jsonl file; "
-            + (f"did you mean {close[0]!r}?" if close else "check the path")
+            + did_you_mean(str(name_or_path), names, "check the path")
         )
     return path, f"file {name_or_path}"
 
@@ -54,42 +52,73 @@ def read_table(path: Path, usual: Iterable[str], asked: Iterable[str] = ()) -> T
 
     usual   names that columns often have
     asked   names that the user gave columns; "" is none
-    Of a file with lines the first is a header if it holds a name that was asked for, or a usual one that does not come again below it, or
-    if none of its cells comes again in its column. Without a header columns are named 1, 2, ...; who asks for a number says there is none.
+    Columns are separated by commas (.csv) or tabs (.tsv, .txt), by what a first line `sep=` names, or else by the one sign of , ; | and
+    tab that makes a table. Of a file with lines the first is a header if it holds a name that was asked for, or a usual one that does not
+    come again below it, or if none of its cells comes again in its column. Without a header columns are named 1, 2, ...; who asks for a
+    number says there is none. A column without a name has its number; one without anything in it is left out.
+    JSON is a list of objects, one object per line, or lists or objects by column.
     Raises ValueError, naming file, row and problem, for another format, ragged rows, a column's name twice, records that are no objects and
     a file without rows.
     """
     suffix = path.suffix.lower()
-    names = (set(usual), {name for name in asked if name})
-    if suffix == ".csv":
-        lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-        return _delimited(path, lines, names, 'put a text that holds a comma into "quotes"')
-    if suffix in (".tsv", ".txt"):
-        lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-        return _delimited(path, lines, names, "save texts that hold a tab as csv or jsonl")
-    if suffix == ".json":
-        records = parse_json(path, "", read_text(path))
-        if not isinstance(records, list):
-            raise InvalidInput(f"{path}: a JSON {type(records).__name__}, expected a list of objects; or save one object per line as jsonl")
-        return _records(path, [(f"record {i}", record) for i, record in enumerate(records, start=1)])
-    if suffix == ".jsonl":
-        numbered = [(f"line {i}", line) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
-        return _records(path, [(place, parse_json(path, f"{place}: ", line)) for place, line in numbered])
+    if suffix in (".csv", ".tsv", ".txt"):
+        lines, notes = _lines(path, read_text(path), "," if suffix == ".csv" else "\t")
+        return _with_columns(path, lines, (set(usual), {name for name in asked if name}), notes)
+    if suffix in (".json", ".jsonl"):
+        return _records(path, read_text(path))
     raise InvalidInput(f"{path}: format {suffix!r}, expected .txt, .csv, .tsv, .json or .jsonl; rename or convert the file")
 
 
-def _delimited(path: Path, reader: Any, names: tuple[set[str], set[str]], fix: str) -> Table:
-    lines: list[tuple[str, list[str]]] = []
+_SIGNS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_Lines = list[tuple[str, list[str]]]  # (place, cells)
+
+
+def _lines(path: Path, text: str, usual: str) -> tuple[_Lines, list[str]]:
+    """The lines of a file as cells, and notes: separated by the usual sign, unless the file says or shows another."""
+    said = re.match(r'"?sep=(.)"?\n', text)  # Excel's
+    if said:
+        return _cells(path, text[said.end() - 1 :], said[1]), [f"columns separated by {said[1]!r}, as the first line says"]
+    found: dict[str, _Lines] = {}
+    failures: dict[str, InvalidInput] = {}
+    for sign in (usual, *(_SIGNS.keys() - {usual})):
+        try:
+            found[sign] = _cells(path, text, sign, quotes=sign != "\t" or usual == ",")
+        except InvalidInput as error:
+            failures[sign] = error
+        if len(found.get(usual, [("", [])])[0][1]) > 1:
+            return found[usual], []
+    tables = [sign for sign, lines in found.items() if len(lines[0][1]) > 1]
+    if len(tables) > 1:
+        signs = " or ".join(f"{_SIGNS[sign]}s" for sign in sorted(tables))
+        raise InvalidInput(f"{path}: columns separated by {signs}, expected one way to read it; write the line sep={tables[0]} at its top")
+    if tables:
+        return found[tables[0]], [f"columns separated by {_SIGNS[tables[0]]}s"]
+    first_line = text.lstrip().partition("\n")[0]
+    for sign in (usual, *sorted(failures)):
+        if sign in failures and (sign == usual or sign in first_line):
+            raise failures[sign]
+    return found[usual], []
+
+
+def _cells(path: Path, text: str, sign: str, quotes: bool = True) -> _Lines:
+    """The cells of each line that has any. Raises ValueError where their number changes, or a quote is not closed."""
+    name = _SIGNS.get(sign, repr(sign))
+    fix = f'put a text that holds a {name} into "quotes"' if quotes else f"save texts that hold a {name} as csv or jsonl"
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=sign, strict=quotes, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    )
+    lines: _Lines = []
     last = 0  # line on which the row before ended: a quoted text may go over several
     try:
         for cells in reader:
             last = reader.line_num
-            if cells:  # else a blank line
-                lines.append((f"line {reader.line_num}", cells))
-            if cells and len(cells) != len(lines[0][1]):
-                raise InvalidInput(
-                    f"{path}: line {reader.line_num}: {len(cells)} columns, expected {len(lines[0][1])} as in the first line; {fix}"
-                )
+            n = len(lines[0][1]) if lines else len(cells)
+            if not any(cell.strip() for cell in cells[n:]):
+                cells = cells[:n]
+            if cells and len(cells) != n:
+                raise InvalidInput(f"{path}: line {last}: {len(cells)} columns, expected {n} as in the first line; {fix}")
+            if any(cell.strip() for cell in cells):
+                lines.append((f"line {last}", cells))
     except csv.Error as error:
         if "unexpected end" in str(error):
             problem = 'a quote is opened and not closed, expected a " at the end of the text; write one within a text twice'
@@ -100,43 +129,74 @@ def _delimited(path: Path, reader: Any, names: tuple[set[str], set[str]], fix: s
         raise InvalidInput(f"{path}: line {last + 1}: {problem}") from None
     if not lines:
         raise InvalidInput(f"{path}: empty, expected rows; check that it is the file that you mean")
-    first, *rest = [cells for _, cells in lines]
+    return lines
+
+
+def _with_columns(path: Path, lines: _Lines, names: tuple[set[str], set[str]], notes: list[str]) -> Table:
+    n = len(lines[0][1])
+    kept = [i for i in range(n) if any(cells[i].strip() for _, cells in lines)]
+    if len(kept) < n:
+        notes.append(f"{n - len(kept)} empty column{'s' if n - len(kept) > 1 else ''} left out")
+    first, *rest = [[cells[i] for i in kept] for _, cells in lines]
     usual, asked = names
-    again = [cell in {cells[i] for cells in rest} for i, cell in enumerate(first)]
+    again = [bool(cell.strip()) and cell in {cells[i] for cells in rest} for i, cell in enumerate(first)]
     named = any(cell.strip() in asked or (cell.strip().casefold() in usual and not twice) for cell, twice in zip(first, again, strict=True))
     has_header = not any(name.isdecimal() for name in asked) and (named or not any(again))
-    columns = [cell.strip() for cell in first] if has_header else [str(i) for i in range(1, len(first) + 1)]
+    columns = [(first[at].strip() if has_header else "") or str(i + 1) for at, i in enumerate(kept)]
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise InvalidInput(f"{path}: {lines[0][0]}: column {twice!r} twice, expected different names; rename one")
-    note = f"first line taken as {'the names of the columns' if has_header else 'data, columns named by number'}"
-    rows = [(place, dict(zip(columns, cells, strict=True))) for place, cells in lines[has_header:]]
-    return Table(path, columns, rows, [note])
+    notes.append(f"first line taken as {'the names of the columns' if has_header else 'data, columns named by number'}")
+    texts = zip(lines, [first, *rest], strict=True)
+    rows = [(place, dict(zip(columns, cells, strict=True))) for (place, _), cells in texts]
+    return Table(path, columns, rows[has_header:], notes)
 
 
-def _records(path: Path, records: list[tuple[str, Any]]) -> Table:
+def _records(path: Path, text: str) -> Table:
+    notes: list[str] = []
+    lines = [(f"line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    try:
+        whole = parse_json(text, str(path), "repair it there", nan_is_null=True)
+    except InvalidInput as error:
+        whole, by_line = None, path.suffix.lower() == ".jsonl" or "Extra data" in str(error)  # a value, and another below it
+        if not by_line:
+            raise
+        notes += [] if path.suffix.lower() == ".jsonl" else ["one object per line, as in a file named .jsonl"]
+    if whole is None or (isinstance(whole, dict) and path.suffix.lower() == ".jsonl"):
+        records = [(place, parse_json(line, f"{path}: {place}", "repair it there", nan_is_null=True)) for place, line in lines]
+    else:
+        records = [(f"record {i}", record) for i, record in enumerate(_listed(path, whole), start=1)]
     for place, record in records:
         if not isinstance(record, dict):
             raise InvalidInput(f"{path}: {place}: a JSON {type(record).__name__}, expected an object; write each row as {{...}}")
     columns = list(dict.fromkeys(key for _, record in records for key in record))
     if not columns:
         raise InvalidInput(f"{path}: empty, expected rows; check that it is the file that you mean")
-    return Table(path, columns, records, [])
+    return Table(path, columns, records, notes)
 
 
-def parse_json(path: Path, place: str, text: str) -> Any:
-    """What JSON text says. Raises ValueError, naming file and place ("line 3: "), if it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path}: {place}{error}, expected valid JSON; repair it there") from None
+def _listed(path: Path, whole: Any) -> list[Any]:
+    """The records of a JSON list, or of an object that holds columns (pandas and Hugging Face's datasets write these)."""
+    if isinstance(whole, list):
+        return whole
+    values = list(whole.values()) if isinstance(whole, dict) else []
+    names, rows = (whole.get(key) if isinstance(whole, dict) else None for key in ("columns", "data"))
+    if isinstance(names, list) and isinstance(rows, list) and all(isinstance(row, list) and len(row) == len(names) for row in rows):
+        return [dict(zip(map(str, names), row, strict=True)) for row in rows]
+    if values and all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values):
+        return [{name: value[row] for name, value in whole.items()} for row in values[0]]
+    if len(values) > 1 and all(isinstance(value, list) and len(value) == len(values[0]) for value in values):
+        return [dict(zip(whole, row, strict=True)) for row in zip(*values, strict=True)]
+    found = f" with {', '.join(map(repr, list(whole)[:5]))}" if values else ""
+    raise InvalidInput(
+        f"{path}: a JSON {type(whole).__name__}{found}, expected a list of objects; save the rows as a list, or one object per line as jsonl"
+    )
 
 
 def check_column(table: Table, name: str, option: str) -> None:
     """Raises ValueError, listing the columns that there are, if `name` is none of them; `option` is the flag that names it."""
     if name not in table.columns:
-        close = difflib.get_close_matches(name, table.columns, n=1)
-        fix = f"did you mean {close[0]!r}?" if close else f"name one of them with {option}"
+        fix = did_you_mean(name, table.columns, f"name one of them with {option}")
         raise InvalidInput(f"{table.path}: no column {name!r}, expected one of {', '.join(map(repr, table.columns))}; {fix}")
 
 

@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tinygpt.data.corpora import Corpus, load_corpus, text_files
+from tinygpt.data.corpora import Corpus, load_corpus, run_name, text_files, user_path
 from tinygpt.data.download import DOWNLOADS, cache_folder
 from tinygpt.data.windows import encode_documents, read_tokens, write_tokens
 from tinygpt.errors import InvalidInput
+from tinygpt.storage.checked_json import encoding_of, not_text
 
 STREAM_BYTES = 64 << 20
 """Corpora above this are streamed. Below it, text, its word counts and its ids fit anywhere."""
@@ -93,15 +94,17 @@ def read_pieces(path: Path, start: int = 0, end: int | None = None, piece_bytes:
         file.seek(start)
         while place < end or place == start:
             data = file.read(min(piece_bytes, end - place))
+            if place == 0 and (encoding := encoding_of(data, path)) != "utf-8":
+                raise InvalidInput(
+                    f"{path}: {encoding.upper()}, expected UTF-8 in a corpus above {STREAM_BYTES >> 20} MiB, which is read in pieces; convert "
+                    f"it: iconv -f {encoding} -t utf-8"
+                )
             final = place + len(data) >= end or not data
             n_kept = len(decoder.getstate()[0])
             try:
                 text = decoder.decode(data, final)
             except UnicodeDecodeError as error:
-                raise InvalidInput(
-                    f"{path}: byte 0x{error.object[error.start]:02x} at offset {place - n_kept + error.start} is not UTF-8, expected UTF-8 text; "
-                    "save the file as UTF-8 in your editor, or leave it out if it is no text"
-                ) from None
+                raise not_text(path, error.object[error.start], place - n_kept + error.start) from None
             held += text
             if at_start and held:  # the file's first character, which may take more than one piece to come
                 held, at_start = held.removeprefix("\ufeff"), False
@@ -133,12 +136,14 @@ _SPACE_AFTER_SIGN = re.compile(r"\s(?=\S)")  # in a text that is written backwar
 
 def open_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, seed: int = 0) -> Corpus | StreamedCorpus:
     """`tinygpt.data.corpora.load_corpus`, but files of yours above STREAM_BYTES in all stay where they are."""
-    path, name = Path(name_or_path), str(name_or_path)
+    path, name = user_path(name_or_path), str(name_or_path)
     if name != "docs" and name not in DOWNLOADS and path.exists() and 0 < validation_fraction < 1:
-        files = text_files(path) if path.is_dir() else [path]
+        files, left_out = text_files(path) if path.is_dir() else ([path], "")
         if sum(file.stat().st_size for file in files) > STREAM_BYTES:
             titled = [(file.relative_to(path).as_posix() if path.is_dir() else path.name, file) for file in files]
-            return _split(name, titled, validation_fraction, seed, f"{len(files)} text files in {name}, streamed")
+            return _split(
+                run_name(name_or_path), titled, validation_fraction, seed, f"{len(files)} text files in {name}, streamed{left_out}"
+            )
     return load_corpus(name_or_path, validation_fraction=validation_fraction, seed=seed)
 
 

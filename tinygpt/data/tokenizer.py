@@ -19,6 +19,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from reprlib import repr as _short  # repr, cut to what an error message can hold
@@ -30,6 +31,7 @@ import tiktoken
 from numpy.typing import NDArray
 
 from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, WrongType
+from tinygpt.storage.checked_json import read_json, read_text
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
@@ -57,15 +59,26 @@ class Tokenizer(abc.ABC):
 
     kind        "characters", "words", "bpe" or "gpt2"
     n_vocab     size of the vocabulary; ids are 0 <= id < n_vocab
-    eos_id      id of <|endoftext|>, None where there is none (characters)
+    eos_id      id of the token that ends a text, <|endoftext|> unless the files name another; None where there is none (characters)
     dtype       smallest of uint16 and uint32 that holds every id: what token files are written in
+    special     ids of tokens that text never becomes, unless `encode` is told to allow it
+    added       ids of pieces of ordinary text that another program added to the vocabulary: one token wherever they stand
     """
 
     kind: str
     eos_id: int | None
 
-    def __init__(self, tokens: list[bytes]) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: Iterable[bytes], special: Mapping[str, int], added: Mapping[str, int], rules: str = "") -> None:
+        """tokens: in the order of their ids; special and added ones that are not among them follow them. rules: what else decides ids."""
+        self._tokens = list(tokens)
+        self.special, self.added, self._rules = dict(special), dict(added), rules
+        for text, id in sorted((self.special | self.added).items(), key=lambda item: item[1]):
+            if id == len(self._tokens):
+                self._tokens.append(text.encode())
+            if not (text and 0 <= id < len(self._tokens) and self._tokens[id] == text.encode()):
+                raise InvalidInput(
+                    f"added token {text!r}: id {id}, expected {len(self._tokens)}, the next one; restore the file that adds it"
+                )
 
     @property
     def n_vocab(self) -> int:
@@ -76,8 +89,8 @@ class Tokenizer(abc.ABC):
         return np.dtype(np.uint16 if self.n_vocab <= 65536 else np.uint32)
 
     @abc.abstractmethod
-    def _encode(self, text: str, allow_special: bool) -> Any:
-        """Ids of a text that has passed `_check_text`, as any one-dimensional sequence or array of integers."""
+    def _encode(self, text: str) -> Any:
+        """Ids of ordinary text that has passed `_check_text`, as any one-dimensional sequence or array of integers."""
 
     @abc.abstractmethod
     def files(self) -> dict[str, str]:
@@ -101,7 +114,7 @@ class Tokenizer(abc.ABC):
         """Token ids of a text.
 
         Text is ordinary text: a literal <|endoftext|> in it becomes the special token only with allow_special=True (characters have
-        none and ignore this).
+        none and ignore this). Of special tokens that begin at the same place, the longest counts.
 
         Raises TypeError if text is no str; ValueError for a lone surrogate, naming its position, and, with a character vocabulary, for
         characters outside it.
@@ -112,7 +125,12 @@ class Tokenizer(abc.ABC):
     def encode_array(self, text: str, *, allow_special: bool = False) -> NDArray[Any]:
         """`encode` as an array of shape (tokens,) and type `dtype`: for whole corpora."""
         _check_text("encode", text)
-        return np.array(self._encode(text, allow_special), dtype=self.dtype)
+        whole = self.added | self.special if allow_special else self.added
+        if not whole:
+            return np.array(self._encode(text), dtype=self.dtype)
+        pattern = "|".join(re.escape(token) for token in sorted(whole, key=len, reverse=True))
+        parts = re.split(f"({pattern})", text)  # text, token, text, ...
+        return np.concatenate([np.array([whole[part]] if n % 2 else self._encode(part), dtype=self.dtype) for n, part in enumerate(parts)])
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
         """Text of token ids. Bytes that are no UTF-8, as when a character is cut in half, become U+FFFD.
@@ -134,6 +152,7 @@ class Tokenizer(abc.ABC):
         digest = hashlib.sha256(self.kind.encode())
         for token in self._tokens:
             digest.update(len(token).to_bytes(8, "little") + token)
+        digest.update(self._rules.encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -171,7 +190,7 @@ class CharacterTokenizer(Tokenizer):
     kind = "characters"
     eos_id = None
 
-    def __init__(self, characters: Iterable[str]) -> None:
+    def __init__(self, characters: Iterable[str], special: Mapping[str, int] = {}, added: Mapping[str, int] = {}) -> None:
         found: set[str] = set()
         for text in characters:  # one at a time: they may come from a file larger than memory
             found.update(text)
@@ -179,30 +198,30 @@ class CharacterTokenizer(Tokenizer):
         _check_text("characters", self.characters)
         if not self.characters:
             raise InvalidInput("characters: none, expected at least one; give the text that the model shall learn")
-        super().__init__([character.encode() for character in self.characters])
-        self._codes = _code_points(self.characters)  # (n_vocab,), ascending
+        super().__init__([character.encode() for character in self.characters], special, added, _rules(special, added))
+        self._codes = _code_points(self.characters)  # (characters,), ascending
 
     @classmethod
     def train(cls, texts: str | Iterable[str]) -> "CharacterTokenizer":
         """The characters of a text, or of several. Raises ValueError if there are none."""
         return cls(_texts(texts))
 
-    def _encode(self, text: str, allow_special: bool) -> NDArray[Any]:
+    def _encode(self, text: str) -> NDArray[Any]:
         codes = _code_points(text)  # (characters,)
         ids = np.searchsorted(self._codes, codes)
-        unknown = self._codes[np.minimum(ids, self.n_vocab - 1)] != codes
+        unknown = self._codes[np.minimum(ids, len(self._codes) - 1)] != codes
         if unknown.any():
             first = int(np.argmax(unknown))
             found = list(dict.fromkeys(text[i] for i in np.flatnonzero(unknown)))
             shown = ", ".join(map(repr, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
             raise InvalidInput(
                 f"encode: {len(found)} unknown character{'s' if len(found) > 1 else ''} {shown} (first at position {first}), expected only "
-                f"the {self.n_vocab} characters of the training text; leave them out, or use BPE, which knows every text"
+                f"the {len(self._codes)} characters of the training text; leave them out, or use BPE, which knows every text"
             )
         return ids
 
     def files(self) -> dict[str, str]:
-        return _word_level_files(list(self.characters), CHARACTERS_SPLIT, decoder={"type": "Fuse"})
+        return _single_file(self, _word_level(list(self.characters)), CHARACTERS_SPLIT, {"type": "Fuse"})
 
 
 class WordTokenizer(Tokenizer):
@@ -213,11 +232,14 @@ class WordTokenizer(Tokenizer):
     """
 
     kind = "words"
-    # \w+ with inner apostrophes (don't); or one sign; or one line end. Other white space only separates.
-    SPLIT = r"\w+(?:['’]\w+)*|[^\w\s]|\n"  # noqa: RUF001 (both apostrophes)
+    # A word, perhaps with inner apostrophes (don't); or one sign; or one line end. Other white space only separates.
+    # Combining marks belong to their word: Hindi has them in most words, and macOS writes é as e and an accent.
+    SPLIT = r"[\p{L}\p{M}\p{N}_]+(?:['’][\p{L}\p{M}\p{N}_]+)*|[^\p{L}\p{M}\p{N}_\s]|\n"  # noqa: RUF001 (both apostrophes)
+    FORMER_SPLIT = r"\w+(?:['’]\w+)*|[^\w\s]|\n"  # noqa: RUF001 (of models trained before)
 
-    def __init__(self, words: Iterable[str]) -> None:
-        self.words = list(words)
+    def __init__(self, words: Iterable[str], *, split: str = SPLIT, special: Mapping[str, int] = {}, added: Mapping[str, int] = {}) -> None:
+        self.words, self.split = list(words), split
+        self._find = (re if split == self.FORMER_SPLIT else regex).compile(split).findall
         _check_text("words", "".join(self.words))
         vocabulary = [*self.words, UNKNOWN, END_OF_TEXT]
         self._ids = {word: id for id, word in enumerate(vocabulary)}
@@ -226,7 +248,8 @@ class WordTokenizer(Tokenizer):
             raise InvalidInput(f"words: {twice!r} twice, expected each word once, without {UNKNOWN} and {END_OF_TEXT}; remove it")
         self.unknown_id: int = self._ids[UNKNOWN]
         self.eos_id: int = self._ids[END_OF_TEXT]
-        super().__init__([word.encode() for word in vocabulary])
+        rules = ("" if split == self.FORMER_SPLIT else split) + _rules(special, added)
+        super().__init__([word.encode() for word in vocabulary], {END_OF_TEXT: self.eos_id, **special}, added, rules)
 
     @classmethod
     def train(cls, texts: str | Iterable[str], vocab_size: int | None = None) -> "WordTokenizer":
@@ -238,17 +261,12 @@ class WordTokenizer(Tokenizer):
             _check_integer("vocab_size", vocab_size, 3, f"one word, {UNKNOWN} and {END_OF_TEXT}")
         counts: Counter[str] = Counter()
         for text in _texts(texts):
-            counts.update(re.findall(cls.SPLIT, text))
+            counts.update(regex.findall(cls.SPLIT, text))
         by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
         return cls(sorted(by_frequency[: None if vocab_size is None else vocab_size - 2]))
 
-    def _encode(self, text: str, allow_special: bool) -> list[int]:
-        ids: list[int] = []
-        for number, piece in enumerate(text.split(END_OF_TEXT) if allow_special else [text]):
-            if number > 0:
-                ids.append(self.eos_id)
-            ids += [self._ids.get(word, self.unknown_id) for word in re.findall(self.SPLIT, piece)]
-        return ids
+    def _encode(self, text: str) -> list[int]:
+        return [self._ids.get(word, self.unknown_id) for word in self._find(text)]
 
     def decode_bytes(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
         text = " ".join(self._tokens[id].decode() for id in self._check_ids(ids))
@@ -257,7 +275,7 @@ class WordTokenizer(Tokenizer):
         return text.encode()
 
     def files(self) -> dict[str, str]:
-        return _word_level_files([*self.words, UNKNOWN, END_OF_TEXT], WORDS_SPLIT, special=[self.unknown_id, self.eos_id])
+        return _single_file(self, _word_level([*self.words, UNKNOWN, END_OF_TEXT]), _split_by(self.split, by_match=True), None)
 
 
 # ---- byte-level BPE: learning the merges -------------------------------------------------------------------------------------------------
@@ -343,13 +361,19 @@ def _join_pair(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
 class BPETokenizer(Tokenizer):
     """Byte-level BPE, as GPT-2's: the merges are ours to learn and read, tiktoken applies them.
 
-    merges: pairs of tokens in the order in which they were learned. Ids: 0..255 the bytes in GPT-2's order, then one per merge, and
-    <|endoftext|> last. Every text can be encoded, and decodes to itself. `kind` is "gpt2" if the merges are GPT-2's, else "bpe".
+    merges   pairs of tokens in the order in which they were learned
+    ids      of the bytes, of what the merges make, and of special and added tokens, where they are not GPT-2's: 0..255 the bytes in
+             GPT-2's order, then one per merge, and <|endoftext|> last
+    eos      the special token that ends a text
+    Every text can be encoded, and decodes to itself. `kind` is "gpt2" if the merges are GPT-2's, else "bpe".
 
     Raises ValueError if a merge uses a token that no earlier merge made, makes a token for the second time, or could never be reached.
     """
 
-    def __init__(self, merges: Iterable[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, merges: Iterable[tuple[bytes, bytes]], *, ids: Mapping[bytes, int] | None = None, special: Mapping[str, int] = {},
+        added: Mapping[str, int] = {}, eos: str = END_OF_TEXT,
+    ) -> None:  # fmt: skip
         self.merges = list(merges)
         ranks = {token: id for id, token in enumerate(BYTE_TOKENS)}
         halves: dict[bytes, tuple[bytes, bytes]] = {}
@@ -369,11 +393,19 @@ class BPETokenizer(Tokenizer):
             ranks[left + right] = len(ranks)
             halves[left + right] = (left, right)
 
-        self.eos_id: int = len(ranks)
-        super().__init__([*ranks, END_OF_TEXT.encode()])
+        ids, special = (ranks, {END_OF_TEXT: len(ranks)}) if ids is None else (ids, special)
+        by_id = {id: token.encode() for token, id in {**special, **added}.items()} | {ids[token]: token for token in ranks}
+        n_merged = len(ranks)
+        assert sorted(by_id) == list(range(len(by_id)))
+        of_rank = np.fromiter((ids[token] for token in ranks), dtype=np.int64, count=n_merged)
+        self._id_of_rank = None if (of_rank == np.arange(n_merged)).all() else of_rank  # None: a token's id is its merge's number
+        self.is_laid_out_as_gpt2 = self._id_of_rank is None and special == {END_OF_TEXT: n_merged} and not added
+        self.eos_id: int | None = special.get(eos)
         is_gpt2 = len(self.merges) == 50_000 and hashlib.sha256(self._merges_text().encode()).hexdigest() == GPT2_MERGES_SHA256
         self.kind = "gpt2" if is_gpt2 else "bpe"
-        self._encoding = tiktoken.Encoding(self.kind, pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.eos_id})
+        rules = "" if self.is_laid_out_as_gpt2 else self._merges_text() + _rules(special, added)
+        super().__init__([by_id[id] for id in sorted(by_id)], special, added, rules)
+        self._encoding = tiktoken.Encoding(self.kind, pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
 
     @classmethod
     def train(
@@ -401,17 +433,22 @@ class BPETokenizer(Tokenizer):
                 progress(len(merges), n_merges)
         return cls(merges)
 
-    def _encode(self, text: str, allow_special: bool) -> NDArray[Any]:
-        allowed = {END_OF_TEXT} if allow_special else set()
-        pieces = _cut_whitespace(text)
-        arrays = [self._encoding.encode_to_numpy(piece, allowed_special=allowed, disallowed_special=()) for piece in pieces]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    def _encode(self, text: str) -> NDArray[Any]:
+        arrays = [self._encoding.encode_to_numpy(piece, disallowed_special=()) for piece in _cut_whitespace(text)]
+        ranks = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        return ranks if self._id_of_rank is None else self._id_of_rank[ranks]
 
     def files(self) -> dict[str, str]:
-        return {"vocab.json": json.dumps(self._vocabulary(), ensure_ascii=False), "merges.txt": self._merges_text()}
+        if self.is_laid_out_as_gpt2:
+            return {"vocab.json": json.dumps(self._vocabulary(), ensure_ascii=False), "merges.txt": self._merges_text()}
+        merges = [[_visible(left), _visible(right)] for left, right in self.merges]
+        model = {"type": "BPE", "unk_token": None, "vocab": self._vocabulary(), "merges": merges}
+        roles = {} if self.eos_id is None else {"eos_token": self.token_bytes(self.eos_id).decode()}
+        return _single_file(self, model, BYTES_SPLIT, BYTES_SPLIT) | {"special_tokens_map.json": json.dumps(roles, ensure_ascii=False)}
 
     def _vocabulary(self) -> dict[str, int]:
-        return {_visible(token): id for id, token in enumerate(self._tokens[:-1])} | {END_OF_TEXT: self.eos_id}
+        whole = {id: text for text, id in (self.added | self.special).items()}
+        return {whole.get(id) or _visible(token): id for id, token in enumerate(self._tokens)}
 
     def _merges_text(self) -> str:
         return "#version: 0.2\n" + "".join(f"{_visible(left)} {_visible(right)}\n" for left, right in self.merges)
@@ -483,27 +520,41 @@ def _visible(token: bytes) -> str:
 
 # ---- files -------------------------------------------------------------------------------------------------------------------------------
 
-# How Hugging Face's tokenizers library describes the ways to split, and how we know them again.
-CHARACTERS_SPLIT = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
-WORDS_SPLIT = {"type": "Split", "pattern": {"Regex": WordTokenizer.SPLIT}, "behavior": "Removed", "invert": True}
+
+def _split_by(pattern: str, *, by_match: bool) -> dict[str, Any]:
+    """How Hugging Face's tokenizers library says: each match is a token (by_match: and the rest is left out)."""
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed" if by_match else "Isolated", "invert": by_match}
+
+
+CHARACTERS_SPLIT = _split_by(r"[\s\S]", by_match=False)
 BYTES_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+@dataclass
+class _Added:
+    """What files say of tokens that another program added to a vocabulary, and of the part that tokens play (`eos_token`)."""
+
+    special: dict[str, int]
+    added: dict[str, int]
+    roles: dict[str, str]
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """The tokenizer saved in a directory: vocab.json and merges.txt (byte-level BPE, ours or Hugging Face's GPT-2), else tokenizer.json
-    (our characters and words; also Hugging Face's byte-level BPE).
+    (our characters and words; also Hugging Face's byte-level BPE). Ids are the file's. Tokens that were added later are read as well, from
+    tokenizer.json, added_tokens.json, special_tokens_map.json and tokenizer_config.json.
 
     Raises FileNotFoundError if the files are not there, ValueError, naming the file, if they are no tokenizer or do not fit each other.
     """
     directory = Path(directory)
     vocab, merges, single = (directory / name for name in ("vocab.json", "merges.txt", "tokenizer.json"))
     if vocab.is_file() and merges.is_file():
-        lines = _read(merges).split("\n")
+        lines = read_text(merges).split("\n")
         if lines[0].startswith("#version"):
             del lines[0]
-        return _load_bpe(vocab, _read_json(vocab), merges, [line for line in lines if line])
+        return _load_bpe(vocab, read_json(vocab), merges, [line for line in lines if line], _read_added(directory))
     if single.is_file():
-        return _load_single(single)
+        return _load_single(single, _read_added(directory))
     found = [path.name for path in (vocab, merges) if path.is_file()]
     raise MissingFile(
         f"{directory}: {'only ' + found[0] if found else 'no tokenizer'}, expected vocab.json and merges.txt, or tokenizer.json; "
@@ -511,8 +562,47 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     )
 
 
-def _load_bpe(vocab_path: Path, vocabulary: Any, merges_path: Path, pairs: list[Any]) -> BPETokenizer:
-    vocabulary = _check_vocabulary(vocab_path, vocabulary)
+def _read_added(directory: Path) -> _Added:
+    """Tokens that were added to the vocabulary. One that is only named, without an id anywhere, is left out: no model was trained on it."""
+    files = {name: directory / f"{name}.json" for name in ("tokenizer", "tokenizer_config", "added_tokens", "special_tokens_map")}
+    data = {name: read_json(path) if path.is_file() else {} for name, path in files.items()}
+    for name, value in data.items():
+        if not isinstance(value, dict):
+            raise InvalidInput(f"{files[name]}: a JSON {type(value).__name__}, expected an object; this is no tokenizer file")
+    found = _Added({}, {}, {})
+    for file in ("special_tokens_map", "tokenizer_config"):
+        for role, value in data[file].items():
+            text = value.get("content") if isinstance(value, dict) else value
+            if role.endswith("_token") and isinstance(text, str):
+                found.roles[role] = text
+
+    def listed(file: str, key: str, kind: type) -> Any:
+        value = data[file].get(key) or kind()
+        if not isinstance(value, kind):
+            raise InvalidInput(f"{files[file]}: {key} is a {type(value).__name__}, expected a {kind.__name__}; this is no tokenizer file")
+        return value
+
+    more = [value for file in ("special_tokens_map", "tokenizer_config") for value in listed(file, "additional_special_tokens", list)]
+    special = [*found.roles.values(), *(value.get("content") if isinstance(value, dict) else value for value in more)]
+    entries: list[tuple[str, Any]] = [("tokenizer", entry) for entry in listed("tokenizer", "added_tokens", list)]
+    for id, entry in listed("tokenizer_config", "added_tokens_decoder", dict).items():
+        entries.append(("tokenizer_config", {"id": int(id), **entry} if isinstance(entry, dict) and id.isdecimal() else entry))
+    entries += [("added_tokens", {"content": text, "id": id}) for text, id in data["added_tokens"].items()]
+    for file, entry in entries:
+        text, id = (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(text, str) or type(id) is not int:
+            raise InvalidInput(f"{files[file]}: added token {_short(entry)}, expected one with content and id; restore the file")
+        _check_text(str(files[file]), text)
+        if any(known.get(text, id) != id for known in (found.special, found.added)):
+            raise InvalidInput(f"{files[file]}: id {id} for {text!r}, expected the same as in the other files; restore them")
+        is_special = bool(entry.get("special")) or text in special
+        if not is_special and any(entry.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
+            raise InvalidInput(f"{files[file]}: added token {text!r} with lstrip, rstrip or single_word, expected neither; not supported")
+        (found.special if is_special else found.added)[text] = id
+    return found
+
+
+def _load_bpe(vocab_path: Path, vocabulary: Any, merges_path: Path, pairs: list[Any], more: _Added) -> BPETokenizer:
     merges = []
     for number, pair in enumerate(pairs, start=1):
         parts = pair.split(" ") if isinstance(pair, str) else pair
@@ -524,98 +614,96 @@ def _load_bpe(vocab_path: Path, vocabulary: Any, merges_path: Path, pairs: list[
                 "these are no merges of byte-level BPE"
             ) from None
         merges.append((left, right))
+    vocabulary = _check_vocabulary(vocab_path, vocabulary, more)
+    ids = {token: vocabulary.get(_visible(token)) for token in [*BYTE_TOKENS, *(left + right for left, right in merges)]}
+    for token, id in ids.items():
+        if id is None:
+            raise InvalidInput(
+                f"{vocab_path}: no id for {_short(_visible(token))}, expected one for each of the 256 bytes and {len(merges)} merges; take "
+                "vocabulary and merges from the same tokenizer"
+            )
+    special = dict(more.special)
+    for text in vocabulary.keys() - {_visible(token) for token in ids} - special.keys() - more.added.keys():
+        # What GPT-2's pattern cuts, like <s> or [PAD], no merge can make: a special token. Anything else should have been made by one.
+        if len(regex.findall(GPT2_SPLIT, text)) == 1:
+            raise InvalidInput(f"{vocab_path}: {_short(text)} is made by no merge, expected none such; restore the missing merge")
+        special[text] = vocabulary[text]
+    named = more.roles.get("eos_token", "")
     try:
-        tokenizer = BPETokenizer(merges)
+        return BPETokenizer(merges, ids=ids, special=special, added=more.added, eos=named if named in special else END_OF_TEXT)
     except ValueError as error:
         raise InvalidInput(f"{merges_path}: {error}") from None
 
-    expected = tokenizer._vocabulary()
-    for token, id in expected.items():
-        if vocabulary.get(token) != id:
-            raise InvalidInput(
-                f"{vocab_path}: id {vocabulary.get(token)} for {_short(token)}, expected {id} (256 bytes, one token per merge, "
-                f"{END_OF_TEXT}); take vocabulary and merges from the same tokenizer"
-            )
-    for token in vocabulary.keys() - expected.keys():
-        raise InvalidInput(f"{vocab_path}: {_short(token)} is made by no merge, expected none such; restore the missing merge")
-    return tokenizer
 
-
-def _load_single(path: Path) -> Tokenizer:
-    data = _read_json(path)
-    model = data.get("model") if isinstance(data, dict) else None
+def _load_single(path: Path, more: _Added) -> Tokenizer:
+    data = read_json(path)
+    model = data.get("model")
     if not isinstance(model, dict):
         raise InvalidInput(f"{path}: no model, expected one of type 'WordLevel' or 'BPE'; this is no tokenizer file")
     kind = (model.get("type"), data.get("pre_tokenizer"), data.get("normalizer"))
     if kind == ("BPE", BYTES_SPLIT, None) and isinstance(model.get("merges"), list):
-        return _load_bpe(path, model.get("vocab"), path, model["merges"])
-    if kind not in (("WordLevel", CHARACTERS_SPLIT, None), ("WordLevel", WORDS_SPLIT, None)):
+        return _load_bpe(path, model.get("vocab"), path, model["merges"], more)
+    split = next((s for s in (WordTokenizer.SPLIT, WordTokenizer.FORMER_SPLIT) if kind[1] == _split_by(s, by_match=True)), None)
+    if kind[0] != "WordLevel" or kind[2] is not None or not (split or kind[1] == CHARACTERS_SPLIT):
         raise InvalidInput(
             f"{path}: model {_short(kind[0])} with pre_tokenizer {_short(kind[1])}, expected what CharacterTokenizer or WordTokenizer "
             "saves, or GPT-2's byte-level BPE; others are not supported"
         )
-    vocabulary = list(_check_vocabulary(path, model.get("vocab")))
-    if kind[1] == WORDS_SPLIT:
+    _check_vocabulary(path, model.get("vocab"), more)
+    vocabulary = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    special = {text: id for text, id in more.special.items() if text not in model["vocab"]}
+    if split:
         if vocabulary[-2:] != [UNKNOWN, END_OF_TEXT]:
             raise InvalidInput(
                 f"{path}: ends with {_short(vocabulary[-2:])}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer anew"
             )
-        return WordTokenizer(vocabulary[:-2])
+        return WordTokenizer(vocabulary[:-2], split=split, special=special, added=more.added)
     if vocabulary != sorted(vocabulary) or any(len(character) != 1 for character in vocabulary):
         raise InvalidInput(f"{path}: other tokens or another order, expected single characters by code point; save the tokenizer anew")
-    return CharacterTokenizer(vocabulary)
+    return CharacterTokenizer(vocabulary, special, more.added)
 
 
-def _check_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
-    """The vocabulary of a file, in the order of its ids, which must be 0, 1, 2, ..."""
+def _check_vocabulary(path: Path, vocabulary: Any, more: _Added) -> dict[str, int]:
+    """A file's vocabulary with the tokens that were added to it. The ids must be 0, 1, 2, ..., in any order."""
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise InvalidInput(f"{path}: {_short(vocabulary)}, expected a vocabulary that maps tokens to ids; this is no tokenizer file")
     for token, id in vocabulary.items():
         _check_text(str(path), token)
         if type(id) is not int:
             raise InvalidInput(f"{path}: id {_short(id)} for {_short(token)}, expected an integer; this is no tokenizer file")
-    by_id = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
-    for expected, (token, id) in enumerate(by_id.items()):
-        if id != expected:
+    whole = vocabulary | more.special | more.added
+    for expected, (token, id) in enumerate(sorted(whole.items(), key=lambda item: item[1])):
+        if id != expected or vocabulary.get(token, id) != id:
             raise InvalidInput(f"{path}: id {_short(id)} for {_short(token)}, expected {expected} (ids are 0, 1, 2, ...); restore the file")
-    return by_id
+    return whole
 
 
-def _word_level_files(
-    tokens: list[str],
-    split: Mapping[str, Any],
-    *,
-    decoder: Mapping[str, Any] | None = None,
-    special: Sequence[int] = (),
+def _word_level(tokens: list[str]) -> dict[str, Any]:
+    return {"type": "WordLevel", "vocab": {token: id for id, token in enumerate(tokens)}, "unk_token": UNKNOWN}
+
+
+def _single_file(
+    tokenizer: Tokenizer, model: Mapping[str, Any], split: Mapping[str, Any], decoder: Mapping[str, Any] | None
 ) -> dict[str, str]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    """tokenizer.json, as Hugging Face's tokenizers library reads it."""
+    special = tokenizer.special | {token: id for token, id in model["vocab"].items() if token == UNKNOWN}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    added = [
+        {"id": id, "content": text, **flags, "normalized": text not in special, "special": text in special}
+        for text, id in sorted((special | tokenizer.added).items(), key=lambda item: item[1])
+    ]
     data = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": id, "content": tokens[id], **flags} for id in special],
+        "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": split,
         "post_processor": None,
         "decoder": decoder,
-        "model": {"type": "WordLevel", "vocab": {token: id for id, token in enumerate(tokens)}, "unk_token": UNKNOWN},
+        "model": model,
     }
     return {"tokenizer.json": json.dumps(data, ensure_ascii=False)}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path}: byte {error.start} is no UTF-8, expected a UTF-8 file; this is no tokenizer file") from None
-
-
-def _read_json(path: Path) -> Any:
-    text = _read(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
-        raise InvalidInput(f"{path}: no valid JSON ({error}), expected a tokenizer file; restore it from where it came") from None
 
 
 # ---- checks ------------------------------------------------------------------------------------------------------------------------------
@@ -627,10 +715,21 @@ def _check_text(what: str, text: Any) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) - 0xDC00
+        if 0x80 <= byte <= 0xFF:  # how Python writes a byte of a command line or a standard input that it cannot decode
+            raise InvalidInput(
+                f"{what}: byte 0x{byte:02x} at position {error.start} is not UTF-8, expected UTF-8 text; convert it, for example with "
+                "iconv -f latin1 -t utf-8"
+            ) from None
         raise InvalidInput(
             f"{what}: lone surrogate {text[error.start]!r} at position {error.start}, expected Unicode text; read the text as UTF-8, "
             "or replace it with text.encode('utf-8', 'replace').decode('utf-8')"
         ) from None
+
+
+def _rules(special: Mapping[str, int], added: Mapping[str, int]) -> str:
+    """Added tokens, for a fingerprint; "" where there are none."""
+    return repr((sorted(special.items()), sorted(added.items()))) if special or added else ""
 
 
 def _texts(texts: str | Iterable[str]) -> Iterator[str]:

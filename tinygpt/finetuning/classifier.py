@@ -2,7 +2,7 @@
 
     classifier = GPTClassifier(gpt, tokenizer, labels=["ham", "spam"])
     set_trainable(classifier, "last-block")                     # or "head", "all", "lora"; tinygpt.finetuning.common
-    fit(classifier, train, validation, config, reporter)        # batches: LabelledBatches(encode(...), targets)
+    fit(classifier, train, validation, config, reporter)        # batches: LabeledBatches(encode(...), targets)
     predictions = classifier.predict(["WINNER! Call now"])      # .labels, .probabilities
     classifier.save_pretrained("my"); classifier = GPTClassifier.from_pretrained("my")
 
@@ -37,7 +37,7 @@ def encode(
 ) -> tuple[list[np.ndarray], int]:
     """Token ids of each text, and how many texts were cut.
 
-    n_positions   the model's context
+    n_positions   the model's context, or fewer (see `tinygpt.finetuning.common.length_limit`)
     truncate      keep the first n_positions tokens of longer texts
     places        what error messages call the texts; by default their numbers
     Raises ValueError for a text without a token, and, without truncate, for one that is longer than the context.
@@ -58,7 +58,7 @@ def encode(
     return sequences, n_cut
 
 
-class LabelledBatches:
+class LabeledBatches:
     """Labeled sequences by index, padded to the longest of the batch: `tinygpt.models.protocols.Batches`.
 
     sequences       ids of each text

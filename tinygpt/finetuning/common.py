@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from tinygpt.config import FREE, GPTConfig, PathName, PretrainConfig, TrainConfig
-from tinygpt.data.corpora import load_corpus
+from tinygpt.data.corpora import load_corpus, run_name
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
 from tinygpt.errors import Diverged, InvalidInput
@@ -52,6 +52,8 @@ class FinetuneConfig:
     """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Shares of training, validation and test rows."""
+    max_length: str = "context"
+    """Tokens that are read of each text, longer ones cut: a number, longest-training (as many as the longest training text has), or context."""
     truncate: bool = False
     """Cut texts that are longer than the context; otherwise they are errors."""
     epochs: int = field(default=3, metadata=FREE)
@@ -79,6 +81,24 @@ class FinetuneConfig:
         for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("seed", 0)):  # TrainConfig checks the others
             if getattr(self, name) < least:
                 raise InvalidInput(f"{name}: {getattr(self, name)}, expected at least {least}; leave --{name.replace('_', '-')} out")
+        if not (self.max_length in ("context", "longest-training") or (self.max_length.isdecimal() and int(self.max_length) > 0)):
+            raise InvalidInput(f"max_length: {self.max_length!r}, expected a number of tokens, longest-training or context")
+
+
+def length_limit(config: FinetuneConfig, most: int, training_lengths: Sequence[int]) -> tuple[int, bool]:
+    """(tokens that are read of each text, whether longer texts are cut), as `max_length` and `truncate` say.
+
+    most               what the model's context allows
+    training_lengths   tokens of each training text
+    Raises ValueError for more than the model's context allows.
+    """
+    if config.max_length.isdecimal() and int(config.max_length) > most:
+        raise InvalidInput(f"max_length: {config.max_length}, expected at most {most}, as the model's context allows; choose fewer tokens")
+    if config.max_length.isdecimal():
+        return int(config.max_length), True
+    if config.max_length == "longest-training" and max(training_lengths) <= most:
+        return max(training_lengths), True
+    return most, config.truncate
 
 
 def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: int, n_positions: int) -> TrainConfig:
@@ -267,7 +287,7 @@ def open_run(config: FinetuneConfig, base: str, tokenizer: Tokenizer, adapter: A
     """The run to write to: the one that is resumed, or a new one, by default named after the data; config.json holds settings and facts."""
     if config.resume and not layout.list_checkpoints(Path(config.resume)):
         print(f"resume     {config.resume} has no checkpoint yet: starting from step 0")
-    run = Run.resume(config.resume, keep=1) if config.resume else Run.create(Path(config.data).stem, config.run, keep=1)
+    run = Run.resume(config.resume, keep=1) if config.resume else Run.create(run_name(config.data), config.run, keep=1)
     record = {"base": base, "script": config.script, **facts}
     run.keep_settings(dataclasses.replace(config, base=base, run=str(run.path), resume=""), **record)
     run.tokenizer, run.adapter, run.base = tokenizer, adapter, "" if base == RANDOM else base

@@ -55,7 +55,7 @@ class Instruction:
 
 @dataclass
 class InstructionData:
-    """Rows from one source; `held_out`, `source` and `notes` as in `tinygpt.finetuning.labeled.LabelledData`."""
+    """Rows from one source; `held_out`, `source` and `notes` as in `tinygpt.finetuning.labeled.LabeledData`."""
 
     name: str
     rows: list[Instruction]
@@ -275,7 +275,7 @@ def encode_instructions(
     """Each row as one sequence of ids.
 
     Prompt and answer are encoded apart, so that no token reaches over the border: the model then meets the prompt as it will when asked.
-    n_positions   the model's context; the last token is only predicted, so a sequence may be one longer
+    n_positions   the model's context, or fewer; the last token is only predicted, so a sequence may be one longer
     truncate      cut answers that are too long (they lose their end token); a prompt that leaves no room is an error in any case
     Raises ValueError for a tokenizer without an end token, for sequences that do not fit, and for prompts that leave no token to train on.
     """
@@ -289,7 +289,7 @@ def encode_instructions(
         ids = np.concatenate([head, tokenizer.encode_array(row.output.strip()), [end]]).astype(np.int64)
         if len(head) >= n_positions:
             raise InvalidInput(
-                f"{place}: a prompt of {len(head)} tokens, expected fewer than the context of {n_positions}, so that some of the answer fits "
+                f"{place}: a prompt of {len(head)} tokens, expected fewer than the {n_positions} that are read, so that some of the answer fits "
                 "(else there are zero trainable tokens); shorten it, or choose --prompt-style phi3, which is shorter"
             )
         if len(ids) > limit:

@@ -1,8 +1,8 @@
-"""Labelled texts: read from files of several formats, checked, balanced, and split so that no text stands on both sides.
+"""Labeled texts: read from files of several formats, checked, balanced, and split so that no text stands on both sides.
 
-    data = load_labelled("doc-sections")                     # what every installation already has; no network
-    data = load_labelled("sms-spam")                         # downloaded once, checked by sha256
-    data = load_labelled("my.csv", text_column="message")    # txt, csv, tsv, json, jsonl
+    data = load_labeled("doc-sections")                     # what every installation already has; no network
+    data = load_labeled("sms-spam")                         # downloaded once, checked by sha256
+    data = load_labeled("my.csv", text_column="message")    # txt, csv, tsv, json, jsonl
     print(table("data", check(data.rows).lines()))
     parts = split(data, seed=0)                              # parts.train, parts.validation, parts.test
 
@@ -32,7 +32,7 @@ LABEL_NAMES = ("label", "class", "category", "target", "sentiment", "topic", "ta
 
 
 @dataclass(frozen=True)
-class LabelledText:
+class LabeledText:
     """One text and its label.
 
     place    where it stands ("line 7", "record 7", a document's name), for messages
@@ -46,8 +46,8 @@ class LabelledText:
 
 
 @dataclass
-class LabelledData:
-    """Labelled texts from one source.
+class LabeledData:
+    """Labeled texts from one source.
 
     rows        to be split
     held_out    test texts that were fixed beforehand; where there are some, rows are split into training and validation only
@@ -56,9 +56,9 @@ class LabelledData:
     """
 
     name: str
-    rows: list[LabelledText]
+    rows: list[LabeledText]
     source: str
-    held_out: list[LabelledText] = field(default_factory=list)
+    held_out: list[LabeledText] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -67,12 +67,12 @@ class LabelledData:
         return sorted({row.label for row in self.rows + self.held_out})
 
 
-def load_labelled(
+def load_labeled(
     name_or_path: str | Path, *, text_column: str = "", label_column: str = "", near_copies: bool = False, cache: str | Path | None = None
-) -> LabelledData:
-    """Read labelled texts.
+) -> LabeledData:
+    """Read labeled texts.
 
-    name_or_path    "doc-sections", "sms-spam", or a file. The end of its name tells the format:
+    name_or_path    "doc-sections", "sms-spam", or a file. The end of its name tells the format (more: `tinygpt.data.rows.read_table`):
                     .csv           commas, "quotes" around a text that holds one
                     .tsv, .txt     one tab between columns, quotes mean themselves
                     .json          a list of objects;  .jsonl: one object per line
@@ -96,17 +96,18 @@ def load_labelled(
     for place, values in table.rows:
         text, label = text_in(table, place, text_column, values), _label(table, place, label_column, values)
         if text.strip():
-            rows.append(LabelledText(text, label, place))
+            rows.append(LabeledText(text, label, place))
         else:
             empty.append(place)
+    _check_alike(table, label_column, [row.label for row in rows])
     if not rows:
         raise InvalidInput(f"{path}: no row with text, expected some; check that it is the file that you mean")
     if empty:
         table.notes.append(f"{len(empty)} rows with an empty text left out ({', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''})")
-    return LabelledData(str(name_or_path), group_copies(rows, near_copies=near_copies), source, notes=table.notes)
+    return LabeledData(str(name_or_path), group_copies(rows, near_copies=near_copies), source, notes=table.notes)
 
 
-def group_copies(rows: Sequence[LabelledText], *, near_copies: bool = False) -> list[LabelledText]:
+def group_copies(rows: Sequence[LabeledText], *, near_copies: bool = False) -> list[LabeledText]:
     """The rows with group numbers: texts that are equal but for case and white space get the same; with near_copies, similar ones too."""
     texts = [_normal(row.text) for row in rows]
     numbers: dict[str, int] = {}
@@ -121,8 +122,8 @@ def _normal(text: str) -> str:
 # ---- the default set ---------------------------------------------------------------------------------------------------------------------
 
 
-def doc_sections(max_characters: int = 160) -> LabelledData:
-    """NumPy's docstrings as a labelled set: the beginning of a section, and which of `SECTIONS` it came from.
+def doc_sections(max_characters: int = 160) -> LabeledData:
+    """NumPy's docstrings as a labeled set: the beginning of a section, and which of `SECTIONS` it came from.
 
     Test texts (`held_out`) come from the validation documents of the corpus "docs" alone: a model pretrained on that corpus has read the
     rest. Of texts that are near-copies of each other only the first is kept, training documents first.
@@ -136,7 +137,7 @@ def doc_sections(max_characters: int = 160) -> LabelledData:
     first = [i == groups.index(group) for i, group in enumerate(groups)]
     kept = [row for row, is_first in zip(train + test, first, strict=True) if is_first]
     n_train = sum(first[: len(train)])
-    return LabelledData(
+    return LabeledData(
         "doc-sections",
         kept[:n_train],
         f"the beginnings of sections of NumPy's docstrings; {corpus.source}",
@@ -148,7 +149,7 @@ def doc_sections(max_characters: int = 160) -> LabelledData:
     )
 
 
-def _sections(document: Document, max_characters: int) -> Iterator[LabelledText]:
+def _sections(document: Document, max_characters: int) -> Iterator[LabeledText]:
     """numpydoc writes a section as its name, a line of dashes as long, and the body."""
     parts = re.split(r"^(\S.*)\n-{3,}[ \t]*$", document.text, flags=re.MULTILINE)  # text, name, body, name, body, ...
     for name, body in zip(parts[1::2], parts[2::2], strict=True):
@@ -156,7 +157,7 @@ def _sections(document: Document, max_characters: int) -> Iterator[LabelledText]
         if len(text) > max_characters:
             text = text.rpartition("\n")[0] or text[:max_characters]  # whole lines
         if name in SECTIONS and len(text) >= 20:
-            yield LabelledText(text.rstrip(), name, f"{document.name}, {name}", document.group)
+            yield LabeledText(text.rstrip(), name, f"{document.name}, {name}", document.group)
 
 
 # ---- checking ----------------------------------------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ def _sections(document: Document, max_characters: int) -> Iterator[LabelledText]
 
 @dataclass
 class Check:
-    """What a person should know of labelled texts before training on them.
+    """What a person should know of labeled texts before training on them.
 
     label_counts    rows per label, most frequent first
     n_duplicates    rows with the text of an earlier row, but for case and white space
@@ -197,10 +198,10 @@ class Check:
         return lines
 
 
-def check(rows: Sequence[LabelledText], lengths: Sequence[int] | None = None, limit: int | None = None) -> Check:
+def check(rows: Sequence[LabeledText], lengths: Sequence[int] | None = None, limit: int | None = None) -> Check:
     """Count labels, duplicates, conflicts and, given the texts' lengths in tokens and the model's context, over-long texts."""
     counts = Counter(row.label for row in rows)
-    first: dict[str, LabelledText] = {}
+    first: dict[str, LabeledText] = {}
     conflicts = []
     for row in rows:
         earlier = first.setdefault(_normal(row.text), row)
@@ -213,7 +214,7 @@ def check(rows: Sequence[LabelledText], lengths: Sequence[int] | None = None, li
 # ---- balancing and splitting -------------------------------------------------------------------------------------------------------------
 
 
-def balance(rows: Sequence[LabelledText], how: Literal["none", "under", "over"], seed: int = 0) -> list[LabelledText]:
+def balance(rows: Sequence[LabeledText], how: Literal["none", "under", "over"], seed: int = 0) -> list[LabeledText]:
     """As many rows of each label, drawn by seed. "under" leaves out rows of the frequent labels, "over" repeats rows of the rare ones.
 
     Balance training rows only: test rows should be distributed as the texts that the classifier will meet.
@@ -239,12 +240,12 @@ def balance(rows: Sequence[LabelledText], how: Literal["none", "under", "over"],
 
 @dataclass
 class Split:
-    train: list[LabelledText]
-    validation: list[LabelledText]
-    test: list[LabelledText]
+    train: list[LabeledText]
+    validation: list[LabeledText]
+    test: list[LabeledText]
 
 
-def split(data: LabelledData, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), *, seed: int = 0, stratified: bool = False) -> Split:
+def split(data: LabeledData, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), *, seed: int = 0, stratified: bool = False) -> Split:
     """Training, validation and test rows, drawn by seed; groups stay whole, so the shares are met up to the size of a group.
 
     fractions     shares of the rows; the last is not used where the data brings its own test rows
@@ -338,8 +339,27 @@ def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[
 
 def _label(table: Table, place: str, column: str, values: dict[str, Any]) -> str:
     value = values.get(column)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas writes 1 as 1.0 where a number is missing elsewhere in the column
     label = "" if value is None else str(value).strip()
     if not label or isinstance(value, (list, dict)):
-        found = f"a {type(value).__name__}" if label else "empty" if column in values else "missing"
+        found = f"a {type(value).__name__}" if label else "missing" if column not in values else "empty" if value == "" else "null or NaN"
         raise InvalidInput(f"{table.path}: {place}: {column} is {found}, expected one label; correct or remove the row")
     return unicode_in(table, place, column, label)
+
+
+def _check_alike(table: Table, column: str, labels: Sequence[str]) -> None:
+    """Notes labels that differ in writing only. Raises ValueError for true beside 1: which of them mean the same, nobody can tell."""
+    kinds = {isinstance(values.get(column), bool): f"{values[column]} ({place})" for place, values in reversed(table.rows)
+             if isinstance(values.get(column), bool | int | float)}  # fmt: skip
+    if len(kinds) > 1:
+        raise InvalidInput(
+            f"{table.path}: labels {kinds[True]} and {kinds[False]}, expected truth values or numbers; write all of one kind"
+        )
+    alike: defaultdict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        alike[re.sub(r"^([+-]?\d+)\.0*$", r"\1", label.casefold())].add(label)
+    for same in alike.values():
+        if len(same) > 1:
+            said = " and ".join(map(repr, sorted(same)))
+            table.notes.append(f"labels {said} differ in writing only and count as different classes; write them alike if they are one")

@@ -15,7 +15,6 @@ Source  Hu et al. 2021, LoRA: low-rank adaptation of large language models, arXi
 
 import contextlib
 import dataclasses
-import difflib
 import json
 import math
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend, nn
-from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
 from tinygpt.models.gpt import GPT, OutputLayer
 from tinygpt.storage.checked_json import read_json_object, to_json
 from tinygpt.storage.safetensors import Content, TensorFile, read_metadata, read_safetensors_header, read_tensor, write_files
@@ -222,8 +221,7 @@ def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Ada
     for target in config.targets:
         if not any(_is_target(name, target) for name in layers):
             ends = sorted({end for name in layers for end in (name.rpartition(".")[2], ".".join(name.split(".")[-2:]))})
-            close = difflib.get_close_matches(target, ends, n=1)
-            fix = f"did you mean {close[0]!r}?" if close else "name layers by the end of their names"
+            fix = did_you_mean(target, ends, "name layers by the end of their names")
             raise InvalidInput(f"LoRA target {target!r}: no such linear layer or embedding, expected one of {', '.join(ends)}; {fix}")
     chosen = {name: module for name, module in layers.items() if any(_is_target(name, target) for target in config.targets)}
     if isinstance(model, GPT) and any(module.weight is model.lm_head.weight for module in chosen.values()):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import regex
 
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput, MissingPackage
@@ -85,7 +86,7 @@ def worst_mistakes(
     n: int = 5,
     places: Sequence[str] | None = None,
 ) -> str:
-    """The wrongly labelled texts to whose true label the model gave the least probability, as text: worst first."""
+    """The wrongly labeled texts to whose true label the model gave the least probability, as text: worst first."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != true)
     wrong = wrong[np.argsort(probabilities[wrong, true[wrong]], kind="stable")][:n]
     blocks = []
@@ -100,7 +101,7 @@ def worst_mistakes(
 
 
 def plot_confusion(scores: Scores, path: Path) -> None:
-    """Draws the confusion matrix: colour is the share of the true label's texts, numbers are counts.
+    """Draws the confusion matrix: color is the share of the true label's texts, numbers are counts.
 
     Raises ImportError, naming the extra, without matplotlib.
     """
@@ -115,7 +116,7 @@ def plot_confusion(scores: Scores, path: Path) -> None:
     share = scores.confusion / np.maximum(scores.confusion.sum(axis=1, keepdims=True), 1)
     size = min(3.2 + 0.55 * k, 14)
     figure, axes = plt.subplots(figsize=(size + 0.8, size), dpi=120, layout="constrained")
-    image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1)  # made to look alike with and without colour-vision deficiency
+    image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1)  # made to look alike with and without color-vision deficiency
     for i, j in np.ndindex(k, k) if k <= 20 else ():
         axes.text(j, i, str(scores.confusion[i, j]), ha="center", va="center", color="black" if share[i, j] > 0.5 else "white")
     axes.set_xticks(range(k), scores.labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
@@ -131,6 +132,9 @@ def majority_baseline(train: np.ndarray, n_texts: int) -> np.ndarray:
     return np.full(n_texts, Counter(np.asarray(train).tolist()).most_common(1)[0][0])
 
 
+_WORDS = regex.compile(r"[\p{L}\p{M}\p{N}_]{2,}").findall  # scikit-learn's own words, but with their combining marks
+
+
 def tfidf_baseline(
     train_texts: Sequence[str], train: np.ndarray, test_texts: Sequence[str], analyzer: Literal["word", "characters"] = "word"
 ) -> np.ndarray:
@@ -144,7 +148,7 @@ def tfidf_baseline(
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise MissingPackage('baseline: scikit-learn is missing, expected it for comparison; pip install "tinygpt[classify]"') from error
-    options = {"analyzer": "char_wb", "ngram_range": (2, 5)} if analyzer == "characters" else {}
+    options = {"analyzer": "char_wb", "ngram_range": (2, 5)} if analyzer == "characters" else {"tokenizer": _WORDS, "token_pattern": None}
     vectorizer = TfidfVectorizer(sublinear_tf=True, **options)
     model = LogisticRegression(C=10, max_iter=1000).fit(vectorizer.fit_transform(train_texts), train)
     predicted: np.ndarray = model.predict(vectorizer.transform(test_texts))

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinygpt.data.rows import parse_json
 from tinygpt.errors import InvalidInput, MissingFile, MissingPackage
 from tinygpt.finetuning.instructions import Instruction
-from tinygpt.storage.checked_json import read_text
+from tinygpt.storage.checked_json import parse_json, read_text
 
 
 def normal_words(text: str) -> list[str]:
@@ -139,9 +138,9 @@ def read_scores(path: str | Path, n: int) -> dict[int, float]:
     text = read_text(path)
     if path.suffix == ".jsonl":
         lines = [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        entries = [parse_json(path, f"line {i}: ", line) for i, line in lines]
+        entries = [parse_json(line, f"{path}: line {i}", "repair it there") for i, line in lines]
     else:
-        entries = parse_json(path, "", text)
+        entries = parse_json(text, str(path), "repair it there")
     if not isinstance(entries, list) or not entries:
         raise InvalidInput(f"{path}: {'empty' if entries == [] else type(entries).__name__}, expected a list of scores; see write_answers")
     scores: dict[int, float] = {}

@@ -27,7 +27,7 @@ class Beam:
 
 def beam_search(
     model: Decodable, ids: Sequence[int], max_new_tokens: int, *, n_beams: int = 4, length_penalty: float = 1.0,
-    eos_id: int | Collection[int] | None = None, use_cache: bool = True,
+    eos_id: int | Collection[int] | None = None, use_cache: bool = True, n_tokens: int | None = None,
 ) -> list[Beam]:  # fmt: skip
     """The best continuations of one prompt that a search with n_beams open ends finds, best first.
 
@@ -35,6 +35,7 @@ def beam_search(
     search stops when no open end can still beat the worst of n_beams finished ones. With one beam it is greedy.
 
     length_penalty   the score divides by length to this power: above 0 it favors longer texts, whose log-probability is always lower
+    n_tokens         only ids below it are considered: a tokenizer's n_vocab, where the model has more rows than that
     Raises ValueError for fewer than one beam, and as `DecodingState` does.
     Source  Graves 2012, arXiv:1211.3711, algorithm 1; the length penalty in this form: Hugging Face's transformers.
     """
@@ -47,7 +48,7 @@ def beam_search(
     log_probs[0] = 0.0  # all rows are the prompt; only the first counts until they differ
     finished: list[Beam] = []
     for length in range(1, max_new_tokens + 1):
-        totals = log_probs[:, None] + log_softmax(state.logits())  # (beams, V)
+        totals = log_probs[:, None] + log_softmax(state.logits()[:, :n_tokens])  # (beams, V)
         v = totals.shape[1]
         best = top_ids(totals.reshape(-1), min(n_beams * (1 + len(ends)), totals.size))  # enough that n_beams stay open
         rows: list[int] = []

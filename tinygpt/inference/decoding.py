@@ -147,6 +147,7 @@ class DecodingOptions(TypedDict, total=False):
     slide: bool
     alternatives: int | None
     on_slide: Callable[[int, int], None] | None
+    n_tokens: int | None
 
 
 class TokenIterator:
@@ -162,7 +163,7 @@ class TokenIterator:
     def __init__(
         self, model: Decodable, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None, *,
         seed: int | Sequence[int] = 0, eos_id: int | Collection[int] | None = None, use_cache: bool = True, slide: bool = True,
-        alternatives: int | None = None, on_slide: Callable[[int, int], None] | None = None,
+        alternatives: int | None = None, on_slide: Callable[[int, int], None] | None = None, n_tokens: int | None = None,
     ) -> None:  # fmt: skip
         if max_new_tokens < 0:
             raise InvalidInput(f"max_new_tokens: {max_new_tokens}, expected >= 0")
@@ -172,6 +173,7 @@ class TokenIterator:
         self.done = np.zeros(len(self.state.rows), bool)
         self.infos: list[list[TokenInfo]] = [[] for _ in self.state.rows]
         self._ends, self._alternatives, self._rng = end_tokens(eos_id), alternatives, PerRowRNG(seed, len(self.state.rows))
+        self._n_tokens = n_tokens
 
     def _slid(self, row: int, n_kept: int) -> None:
         self.n_slides += 1
@@ -181,7 +183,7 @@ class TokenIterator:
     def __iter__(self) -> Iterator[np.ndarray]:
         tokens = np.zeros(len(self.done), dtype=np.int64)
         for _ in range(self.max_new_tokens):
-            logits = self.state.logits()
+            logits = self.state.logits()[:, : self._n_tokens]
             ended = self.done.copy()
             drawn = sample(logits, self.sampling, self._rng, self.state.rows)
             tokens = np.where(ended, tokens, drawn)
@@ -243,6 +245,7 @@ def generate(
     slide            past the context, continue with the last half of the window (`window_length`), as by default; False: an error
     alternatives     None: no TokenInfo; else log-probabilities, with this number of alternatives
     on_slide         called as on_slide(row, n_kept) when a window was full
+    n_tokens         only ids below it are drawn: a tokenizer's n_vocab, where the model has more rows than the tokenizer has tokens
     """
     prompts = _prompts(ids, attention_mask)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)

@@ -31,7 +31,7 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig, init: "Initializer", stream: ag.RandomStream) -> None:
         c = config.n_embd
         self.n_head = config.n_head
-        self.p = config.dropout
+        self.p = config.dropouts["attn_pdrop"]
         self.stream = stream
         self.c_attn = nn.Linear(c, 3 * c, config.qkv_bias, init=init.normal)
         self.c_proj = nn.Linear(c, c, init=init.residual)
@@ -129,7 +129,7 @@ class GPT(nn.Module):
         init = Initializer(config, seed, _empty)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, init=init.normal)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd, init=init.normal)
-        self.embd_dropout = nn.Dropout(config.dropout, self.dropout_stream)
+        self.embd_dropout = nn.Dropout(config.dropouts["embd_pdrop"], self.dropout_stream)
         self.h = [Block(config, init, self.dropout_stream) for _ in range(config.n_layer)]
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         tied = config.tie_word_embeddings

@@ -19,7 +19,7 @@ Batch = tuple[Any, ...]
 
 
 class Batches(Protocol):
-    """What a model learns from, item by item: `tinygpt.data.windows.Windows` of a token stream, or `tinygpt.finetuning.classifier.LabelledBatches`.
+    """What a model learns from, item by item: `tinygpt.data.windows.Windows` of a token stream, or `tinygpt.finetuning.classifier.LabeledBatches`.
 
     batch(which)   (ids, targets, ...) of the items numbered `which`: the arguments of the model's `loss`
     lengths        where items differ in length: (N,) tokens of each, so that micro-batches of similar ones can be made

@@ -91,11 +91,11 @@ class Checkpoint:
         return model
 
     def tokenizer(self) -> Tokenizer:
-        """GPT-2's for llm.c's files. Raises ValueError if it has another number of tokens than the model."""
+        """GPT-2's for llm.c's files. Raises ValueError if it has more tokens than the model has rows; fewer are normal (padding)."""
         tokenizer = load_tokenizer(self.path) if self.path.is_dir() else gpt2_tokenizer()
-        if tokenizer.n_vocab != self.config.vocab_size:
+        if tokenizer.n_vocab > self.config.vocab_size:
             raise InvalidInput(
-                f"{self.path}: a tokenizer of {tokenizer.n_vocab} tokens, expected {self.config.vocab_size}, the model's vocabulary; "
+                f"{self.path}: a tokenizer of {tokenizer.n_vocab} tokens, expected at most {self.config.vocab_size}, the model's vocabulary; "
                 "are its files another model's?"
             )
         return tokenizer

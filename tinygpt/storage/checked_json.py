@@ -1,5 +1,6 @@
 """JSON and text that somebody else may have written, read with checks; and JSON as this project writes it."""
 
+import codecs
 import json
 import math
 from pathlib import Path
@@ -17,14 +18,20 @@ def read_json(path: Path) -> Any:
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
         raise InvalidInput(f"{path}: {size} bytes, expected at most {MAX_JSON_BYTES}; is it the right file?")
+    return parse_json(read_text(path), str(path), "restore the file")
+
+
+def parse_json(text: str, where: str, fix: str, *, nan_is_null: bool = False) -> Any:
+    """What JSON text says. Raises ValueError, naming `where` and what to do, for what `read_json` refuses; pandas writes null as NaN."""
+
+    def constant(name: str) -> None:
+        if not (nan_is_null and name == "NaN"):
+            raise InvalidInput(f"the number {name}")
+
     try:
-        return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(text, parse_constant=constant)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path}: {error}, expected valid JSON in UTF-8; restore the file") from error
-
-
-def _no_constant(name: str) -> Any:
-    raise InvalidInput(f"the number {name}")
+        raise InvalidInput(f"{where}: {error}, expected valid JSON; {fix}") from error
 
 
 def to_json(value: Any) -> bytes:
@@ -62,17 +69,55 @@ class Entries:
         return float(found)
 
 
-def read_text(path: str | Path) -> str:
-    """A UTF-8 file, with or without byte order mark, its line ends as \\n. Raises ValueError, naming file and byte, if it is not UTF-8."""
-    data = Path(path).read_bytes()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
+_MARKS = {  # the longer ones first: UTF-32's begins like UTF-16's
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_SAVE = "save the file as UTF-8 in your editor, or leave it out if it is no text"
+
+
+def encoding_of(data: bytes, where: Any, fix: str = _SAVE) -> str:
+    """The encoding that a byte order mark at the beginning of a text names; without one, UTF-8.
+
+    Raises ValueError for bytes that are mostly zeros, or zeros in every other place: binary, or UTF-16 or UTF-32 without a mark. As UTF-8
+    they would decode to NULs. A stray zero passes.
+    """
+    for mark, name in _MARKS.items():
+        if data.startswith(mark):
+            return name
+    zeros = [data[start:4096:2].count(0) for start in (0, 1)]
+    n = sum(zeros)
+    if n >= 16 and (2 * n > len(data[:4096]) or (16 * n >= len(data[:4096]) and 0 in zeros)):
         raise InvalidInput(
-            f"{path}: byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8, expected UTF-8 text; "
-            "save the file as UTF-8 in your editor, or leave it out if it is no text"
-        ) from None
+            f"{where}: {n} of the first {len(data[:4096])} bytes are 0, as in UTF-16 without a byte order mark, expected UTF-8; {fix}"
+        )
+    return "utf-8"
+
+
+def not_text(where: Any, byte: int, offset: int, encoding: str = "utf-8", fix: str = _SAVE) -> InvalidInput:
+    """The error for a byte that text in this encoding does not have there."""
+    name = encoding.upper()
+    return InvalidInput(f"{where}: byte 0x{byte:02x} at offset {offset} is not {name}, expected {name} text; {fix}")
+
+
+def decode_text(data: bytes, where: Any, fix: str = _SAVE) -> str:
+    """Text of bytes in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; its line ends as \\n.
+
+    Raises ValueError, naming `where`, byte and offset, if they are not.
+    """
+    encoding = encoding_of(data, where, fix)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise not_text(where, data[error.start], error.start, encoding, fix) from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """A text file, as `decode_text` reads it."""
+    return decode_text(Path(path).read_bytes(), path)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

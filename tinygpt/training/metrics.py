@@ -108,7 +108,7 @@ class Evaluation:
 
 
 def measure(model: Trainable, items: Batches, batch_size: int, n_batches: int = 0) -> Evaluation:
-    """Loss, and a classifier's accuracy, over windows or labelled texts, without dropout.
+    """Loss, and a classifier's accuracy, over windows or labeled texts, without dropout.
 
     n_batches   0: all of them, in order; else this many batches (at most all), drawn at random but the same each time
     """

@@ -184,6 +184,12 @@ def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tupl
         )
 
 
+_ALIASES = {  # GPT-2's names under those of other models, as transformers takes them
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
 _OUR_ARITHMETIC = {  # what other values would change, beside the values that GPT computes
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "scale_attn_weights": (True,),
@@ -195,6 +201,7 @@ _OUR_ARITHMETIC = {  # what other values would change, beside the values that GP
 def _config_of(directory: Path, fields: dict[str, Any]) -> GPTConfig:
     """The shape that the fields of a config.json describe, Hugging Face's GPT-2 or nanoGPT's `model_args`."""
     path = directory / "config.json"
+    fields = fields | {name: fields[alias] for alias, name in _ALIASES.items() if alias in fields}
     if "block_size" in fields and "model_type" not in fields:
         return _nanogpt_config(fields)
     if fields.get("model_type") != "gpt2":
@@ -206,9 +213,12 @@ def _config_of(directory: Path, fields: dict[str, Any]) -> GPTConfig:
             )
     if fields.get("n_inner") not in (None, 4 * fields.get("n_embd", 768)):
         raise InvalidInput(f"{path}: n_inner {fields['n_inner']}, expected 4 n_embd; this variant of GPT-2 is not supported")
-    known = {f.name for f in dataclasses.fields(GPTConfig)}
+    dropouts = {"dropout" if key == "resid_pdrop" else key: fields.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+    known = {f.name for f in dataclasses.fields(GPTConfig)} - dropouts.keys()
     kept = {key: value for key, value in fields.items() if key in known}
-    return GPTConfig(**{"dropout": fields.get("resid_pdrop", 0.1)} | kept)
+    if dropouts["embd_pdrop"] == dropouts["attn_pdrop"] == dropouts["dropout"]:
+        dropouts = {"dropout": dropouts["dropout"]}
+    return GPTConfig(**dropouts, **kept)
 
 
 def _nanogpt_config(fields: dict[str, Any]) -> GPTConfig:
@@ -219,14 +229,14 @@ def _nanogpt_config(fields: dict[str, Any]) -> GPTConfig:
 def gpt2_config(config: GPTConfig, tokenizer: Any = None) -> dict[str, Any]:
     """The model's shape under the keys of GPT-2's config.json."""
     fields = dataclasses.asdict(config)
-    p = fields.pop("dropout")
+    del fields["dropout"]
     eos = None if tokenizer is None else tokenizer.eos_id
     return {
         "model_type": "gpt2",
         "architectures": [LANGUAGE_MODEL],
         "activation_function": "gelu_new",
         **fields,
-        **{"resid_pdrop": p, "embd_pdrop": p, "attn_pdrop": p},
+        **config.dropouts,
         **{"bos_token_id": eos, "eos_token_id": eos},
     }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, MissingPackage
 from tinygpt.storage.safetensors import INDEX, WEIGHTS
 
-TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
+TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"]
 
 
 HUB_NAMES = {
