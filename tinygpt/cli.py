@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from tinygpt.arguments import parse_args
+from tinygpt.arguments import expand_home, parse_args
 from tinygpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def settings(default: Config, description: str | None, argv: list[str] | None = 
     argv = sys.argv[1:] if argv is None else argv
     from tinygpt.runs.settings import check_changes, stored_settings  # here, because it imports the backend
 
-    run = _value_of("--resume", argv)
+    run = expand_home(_value_of("--resume", argv))
     if not run:
         return parse_args(default, description, argv)
     stored = stored_settings(type(default), run)

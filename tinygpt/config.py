@@ -207,6 +207,8 @@ class TrainConfig:
             raise InvalidInput(f"TrainConfig.on_nan: {self.on_nan!r}, expected stop, skip or rollback; stop is the default")
         if not 0 <= self.final_lr_fraction <= 1:
             raise InvalidInput(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InvalidInput(f"TrainConfig.betas: {self.betas}, expected 0 <= beta < 1 for both")
         if not self.lr > 0:
             raise InvalidInput(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
 
@@ -272,7 +274,7 @@ def from_dict(cls: Any, fields: dict[str, Any]) -> Any:
 
 
 def check_types(what: str, config: Any) -> None:
-    """Raises TypeError unless each int, float and bool field holds one (an int passes for a float)."""
+    """Raises TypeError unless each int, float and bool field holds one (an int passes for a float), ValueError if one is not finite."""
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         kind: Any = float if f.type == float | None and value is not None else f.type
@@ -280,6 +282,8 @@ def check_types(what: str, config: Any) -> None:
         wrong = kind in (int, float, bool) and (not isinstance(value, legal) or (isinstance(value, bool) and kind is not bool))
         if wrong:
             raise WrongType(f"{what}.{f.name}: {value!r}, expected {kind.__name__}; write it without quotes")
+        if kind is float and not math.isfinite(value):
+            raise InvalidInput(f"{what}.{f.name}: {value}, expected a finite number")
 
 
 def _nearest_divisors(n: int, near: int) -> list[int]:

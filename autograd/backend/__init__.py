@@ -14,11 +14,13 @@ All other code uses `from autograd.backend import xp`. What `xp` cannot express 
 import os
 from typing import Any
 
+from autograd.backend._errors import message_only
+
 
 def _choice(variable: str, default: str, legal: tuple[str, ...]) -> str:
     found = os.environ.get(variable, "").strip().lower() or default
     if found not in legal:
-        raise ValueError(f"{variable}: {found!r}, expected one of {', '.join(legal)}; unset it for {default}")
+        raise message_only(ValueError(f"{variable}: {found!r}, expected one of {', '.join(legal)}; unset it for {default}"))
     return found
 
 

@@ -1,14 +1,13 @@
 """NVIDIA GPUs through CuPy. Same names and arguments as `_numpy.py`; imported only when AUTOGRAD_BACKEND=cupy asks for it."""
 
 import os
-import sys
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from autograd.backend import _numpy
+from autograd.backend._errors import message_only
 
 __all__ = _numpy.__all__
 
@@ -21,24 +20,7 @@ class BackendError(RuntimeError):
 
 
 def _failed(step: str, cause: object, fix: str) -> BackendError:
-    _show_message_only()
-    return BackendError(f"AUTOGRAD_BACKEND=cupy: {step} failed ({cause}), expected a working CUDA GPU; {fix}; {_BACK_TO_CPU}")
-
-
-def _show_message_only() -> None:
-    """Makes an uncaught BackendError print its message without a traceback.
-
-    It is raised while a script imports us, before the script could handle it, and the traceback adds nothing to the message.
-    """
-    before = sys.excepthook
-
-    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if isinstance(error, BackendError):
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            before(kind, error, traceback)
-
-    sys.excepthook = show
+    return message_only(BackendError(f"AUTOGRAD_BACKEND=cupy: {step} failed ({cause}), expected a working CUDA GPU; {fix}; {_BACK_TO_CPU}"))
 
 
 try:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from autograd.backend._errors import message_only
+
 __all__ = [
     "bfloat16", "check_backend", "checked_indices", "compute_dtype", "device_array", "foreign_device", "memory_message",
     "out_of_memory_errors", "random_bits", "scatter_add", "synchronize", "to_device", "to_host", "xp",
@@ -22,7 +24,8 @@ bfloat16: Any = None  # the dtype, where arrays can have it
 def check_backend(*, tf32: bool = False) -> str:
     """Describes the device; `_cupy.py` probes driver, device and a first kernel here. Raises ValueError for tf32."""
     if tf32:
-        raise ValueError("AUTOGRAD_TF32: 1, expected 0 on the CPU, which has no TF32 arithmetic; unset it, or set AUTOGRAD_BACKEND=cupy")
+        text = "AUTOGRAD_TF32: 1, expected 0 on the CPU, which has no TF32 arithmetic; unset it, or set AUTOGRAD_BACKEND=cupy"
+        raise message_only(ValueError(text))
     return f"NumPy {np.__version__} on the CPU"
 
 

@@ -72,10 +72,7 @@ def test_a_number_of_threads_that_is_none():
     code = f"import numpy as np, autograd as ag; ag.gelu(ag.Tensor(np.ones({LARGE})))"
     for wrong in ("0", "-2", "many", "1.5"):
         status, _, error = run_python(code, AUTOGRAD_THREADS=wrong)
-        assert (
-            status != 0
-            and f"ValueError: AUTOGRAD_THREADS: '{wrong}', expected a positive whole number; unset it to use every core" in error
-        )
+        assert status != 0 and f"error: AUTOGRAD_THREADS: '{wrong}', expected a positive whole number; unset it to use every core" in error
     assert run_python(code, AUTOGRAD_THREADS="1")[0] == 0
 
 

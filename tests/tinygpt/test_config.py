@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 
@@ -71,7 +72,9 @@ def test_accumulation_follows_from_tokens_per_update():
     ("fields", "message"),
     [({"steps": 0}, "TrainConfig.steps: 0, expected at least 1"), ({"seed": -1}, "TrainConfig.seed: -1, expected at least 0"),
      ({"final_lr_fraction": 1.5}, "TrainConfig.final_lr_fraction: 1.5, expected 0 to 1; "),
-        ({"lr": 0.0}, "TrainConfig.lr: 0.0, expected > 0; ")],
+        ({"lr": 0.0}, "TrainConfig.lr: 0.0, expected > 0; "), ({"lr": math.inf}, "TrainConfig.lr: inf, expected a finite number"),
+        ({"max_norm": math.nan}, "TrainConfig.max_norm: nan, expected a finite number"),
+        ({"betas": (0.9, math.nan)}, r"TrainConfig.betas: \(0.9, nan\), expected 0 <= beta < 1 for both")],
 )  # fmt: skip
 def test_illegal_training_values_are_named(fields, message):
     with pytest.raises(ValueError, match=message):

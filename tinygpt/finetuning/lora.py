@@ -47,7 +47,7 @@ class LoraConfig:
     and wpe: worth it where the new texts use other words than the old ones."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1 or not self.targets:
+        if self.rank < 1 or not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1 or not self.targets:
             raise InvalidInput(f"{self}: expected rank >= 1, alpha > 0, 0 <= dropout < 1 and at least one target; 8 and 16 are usual")
 
 

@@ -133,6 +133,8 @@ class PerRowRNG:
             entropy = [[int(s), 0] for s in seed]
             if len(entropy) != n_rows:
                 raise InvalidInput(f"seed: {len(entropy)} seeds for {n_rows} prompts, expected one each; or pass a single number")
+        if any(s < 0 for s, _ in entropy):
+            raise InvalidInput(f"seed: {seed}, expected at least 0")
         self.generators = [np.random.default_rng(e) for e in entropy]
 
     def random(self, n: int) -> np.ndarray:

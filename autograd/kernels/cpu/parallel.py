@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from autograd.backend._errors import message_only
 from autograd.limits import n_cores
 
 BLOCK_BYTES = 1024 * 1024
@@ -64,7 +65,7 @@ def _default_threads() -> int:
     if not asked:
         return n_cores()
     if not asked.isdecimal() or int(asked) < 1:
-        raise ValueError(f"AUTOGRAD_THREADS: {asked!r}, expected a positive whole number; unset it to use every core")
+        raise message_only(ValueError(f"AUTOGRAD_THREADS: {asked!r}, expected a positive whole number; unset it to use every core"))
     return int(asked)
 
 
