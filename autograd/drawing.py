@@ -74,7 +74,7 @@ def saved_bytes(record: OpRecord) -> int:
 
 
 def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
-    """All boxes, inputs before what is made of them. A stack instead of recursion: graphs can be deep."""
+    """All boxes, inputs before their results. A stack instead of recursion: graphs can be deep."""
     made: dict[Any, _Box] = {}
     order: list[_Box] = []
     waiting: list[tuple[Any, bool]] = [(tensor, False)]

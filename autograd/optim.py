@@ -176,7 +176,7 @@ class AdamW:
                     )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs besides the weights: moments by parameter name (views) and the step count."""
+        """What a resumed run needs in addition to the weights: moments by parameter name (views) and the step count."""
         moments: dict[str, dict[str, Array]] = {"m": {}, "v": {}}
         start = 0
         for name, p in self.named:

@@ -196,7 +196,7 @@ def figures(scores: Scores) -> str:
 
 
 def ask(classifier: GPTClassifier) -> None:
-    """Labels of what is typed, until an empty line."""
+    """Prints the label of each text typed in, until an empty line."""
     print(f"labels: {', '.join(classifier.labels)}. Type a text; an empty line ends.")
     for text in prompt_lines():
         try:

@@ -231,7 +231,7 @@ def judged(config: InstructConfig) -> None:
 
 
 def ask(directory: Path, config: InstructConfig) -> None:
-    """Answers to what is typed, until an empty line."""
+    """Answers each instruction typed in, until an empty line."""
     checkpoint = Checkpoint.open(directory)
     gpt, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
     style = read_json_object(directory / "config.json").get("prompt_style")

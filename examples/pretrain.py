@@ -38,7 +38,7 @@ def main() -> None:
     config = settings(DEFAULT, __doc__)
     print(f"backend    {backend.reason}")
 
-    # Text, split into training and validation documents; what is too large for memory is read piece by piece.
+    # Text, split into training and validation documents; a corpus too large for memory is read in pieces.
     corpus = open_corpus(config.corpus, validation_fraction=config.validation_fraction)
     print(f"corpus     {corpus.source}, fingerprint {corpus.fingerprint[:12]}")
     a_run = Run.resume(config.resume) if config.resume else None
@@ -103,7 +103,7 @@ def main() -> None:
         result = a_run.train(trainer, progress)
     exit_if_interrupted(result, f"resume with: python examples/pretrain.py --resume {a_run.path}")
 
-    # Results: the validation loss beside a uniform guess and a bigram model.
+    # Results: the validation loss compared with a uniform guess and a bigram model.
     print()
     sample("sample after training")
     bigram = bigram_nats(train_ids[:BIGRAM_TOKENS], validation_ids[:BIGRAM_TOKENS], shape.vocab_size)

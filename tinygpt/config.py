@@ -161,7 +161,7 @@ class TrainConfig:
     eval_every: int = field(default=100, metadata=FREE)
     """Updates between evaluations (and checkpoints)."""
     eval_batches: int = field(default=0, metadata=FREE)
-    """Validation batches per evaluation, the same each time. 0: the whole validation split."""
+    """Validation batches per evaluation, the same each time. 0: the entire validation split."""
     save_every: int = field(default=0, metadata=FREE)
     """Updates between additional checkpoints; each evaluation is followed by one anyway. 0: none."""
     keep: int = field(default=2, metadata=FREE)

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report() -> tuple[str, bool]:
-    """(the whole text, True if the backend asked for works)."""
+    """(the whole text, True if the requested backend works)."""
     backends, works = _backends()
     sections: dict[str, Callable[[], Rows]] = {
         "versions": _versions,
@@ -157,7 +157,7 @@ def _gpu(cupy_facts: str | None = None) -> Rows:
 
 
 def _backends() -> tuple[Rows, bool]:
-    """A short training run on each backend; True if the one asked for works."""
+    """A short training run on each backend; True if the requested one works."""
     rows, works = {}, {}
     for name in ("numpy", "cupy"):
         facts, error = _smoke_test(name)
@@ -208,7 +208,7 @@ def _optional() -> Rows:
 
 
 def _smoke_test(backend: str) -> tuple[dict | None, str]:
-    """(facts, "") from a short run in a process of its own, or (None, why it failed)."""
+    """(facts, "") from a short run in a separate process, or (None, why it failed)."""
     started = time.perf_counter()
     environment = {**os.environ, "AUTOGRAD_BACKEND": backend}
     try:

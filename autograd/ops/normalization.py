@@ -31,7 +31,7 @@ class LayerNorm(Op):
     def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, LayerNormSaved]:
         n = x - x.mean(axis=-1, keepdims=True)
         r = 1 / xp.sqrt((n * n).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
-        n *= r  # n is ours, so in place is safe
+        n *= r  # n is ours, so writing in place is safe
         return gamma * n + beta, LayerNormSaved(n, r, gamma)
 
     @staticmethod

@@ -462,7 +462,7 @@ def test_prompting_picks_the_label_that_the_model_finds_likeliest():
             scores.append(-gpt.loss(ids[:, :-1], np.where(np.arange(1, ids.size) < len(prompt), -100, ids[:, 1:])).item())
         assert choice == np.argmax(scores)
     assert set(chosen.tolist()) <= {0, 1, 2}
-    with pytest.raises(ValueError, match=r"prompt: 17 tokens besides the texts, expected fewer than the context of 12; give fewer"):
+    with pytest.raises(ValueError, match=r"prompt: 17 tokens in addition to the texts, expected fewer than the context of 12; give fewer"):
         label_by_prompt(GPT(TINY), TOKENIZER, texts, labels)
 
 

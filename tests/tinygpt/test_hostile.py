@@ -105,7 +105,7 @@ def test_an_absurd_shape_is_refused_before_anything_is_allocated(tmp_path, key, 
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(config | {key: value}), encoding="utf-8")
     with pytest.raises(
-        ValueError, match=r"config.json: describes [\d,]+ weights, expected about 1,024, as many as lie beside it; take both"
+        ValueError, match=r"config.json: describes [\d,]+ weights, expected about 1,024, as many as the file of weights holds; take both"
     ):
         GPT.from_pretrained(tmp_path)
 

@@ -240,7 +240,7 @@ def test_a_model_that_cannot_be_copied():
             n for n in notes.notes if n.startswith("training in one process instead of 2: only a plain GPT whose weights are all trained")
         ]
         with pytest.raises(
-            ValueError, match=r"replica: a model with frozen weights or layers of its own, expected a plain GPT; .*--processes 1"
+            ValueError, match=r"replica: a model with frozen weights or custom layers, expected a plain GPT; .*--processes 1"
         ):
             trainer(model, processes=2).update()
     assert trainer(GPT(SHAPE), steps=100).processes == 2

@@ -141,7 +141,7 @@ def run_name(name_or_path: str | Path) -> str:
 
 
 def _split(name: str, texts: dict[str, str], fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
-    """Training and validation documents: whole groups where there are enough of them, else the last part of each text."""
+    """Training and validation documents: complete groups if there are enough of them, else the last part of each text."""
     if len(texts) > 1:
         groups = group_near_copies(list(texts.values()))
         documents = [Document(title, text, group) for (title, text), group in zip(texts.items(), groups, strict=True)]

@@ -1,4 +1,4 @@
-"""Rows of files, a user's own or downloads: txt, csv, tsv, json and jsonl, with the place of each row for messages that name it."""
+"""Rows of files, a user's own or downloads: txt, csv, tsv, json and jsonl, with the location of each row for messages."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ class Table:
 def find_file(name_or_path: str | Path, names: Sequence[str], *, cache: str | Path | None = None) -> tuple[Path, str]:
     """The file that is meant, and its source as a sentence for people: a download by its name, fetched if need be, or a file of the user's.
 
-    names   all that may be asked for by name, for the message; of them, the downloads are found here
+    names   all names that may be requested, for the message; the downloads among them are resolved here
     cache   folder for downloads; by default the user's cache folder
     Raises FileNotFoundError for an unknown name or path, with the nearest name; ConnectionError for a download that fails.
     """

@@ -1,9 +1,9 @@
-"""Texts too large to hold in memory: read in pieces, split by place, written once as files of token ids.
+"""Texts too large to hold in memory: read in pieces, split by position, written once as files of token ids.
 
     corpus = open_corpus("huge.txt")                                # StreamedCorpus above STREAM_BYTES, else Corpus
     ids = token_stream(corpus, "train", tokenizer)                  # an array, or a memory map of a file in the cache
 
-A piece ends where a tokenizer would cut in any case, so the ids are those of the whole text.
+A piece ends where a tokenizer would cut in any case, so the ids are those of the undivided text.
 """
 
 import codecs
@@ -30,7 +30,7 @@ PIECE_BYTES = 4 << 20
 """How much text is in memory at once."""
 
 MAX_UNBROKEN = 1 << 20
-"""Characters without white space after which a piece ends all the same; there, and only there, ids may differ from the whole text's."""
+"""Characters without white space after which a piece ends anyway; there, and only there, ids may differ from those of the undivided text."""
 
 SAMPLE_BYTES = 32 << 20
 """How much of a streamed corpus a tokenizer is trained on, in pieces evenly spaced over it."""
@@ -40,7 +40,7 @@ Split = Literal["train", "validation"]
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a file, in bytes, that is a document of its own."""
+    """A range of bytes of a file that is one document."""
 
     path: Path
     start: int
@@ -88,7 +88,7 @@ def read_pieces(path: Path, start: int = 0, end: int | None = None, piece_bytes:
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     end = path.stat().st_size if end is None else end
-    held = ""  # text after the last good place to cut
+    held = ""  # text after the last possible cut
     place, at_start = start, start == 0
     with path.open("rb") as file:
         file.seek(start)
@@ -124,7 +124,7 @@ def read_pieces(path: Path, start: int = 0, end: int | None = None, piece_bytes:
 
 def _last_cut(text: str) -> int:
     """Where a text can be cut so that its ids stay the same: before the last white space that follows something else; 0 if nowhere."""
-    # Backwards, so that the search is over at the first place found: `.*\S(?=\s)` takes quadratic time where there is none.
+    # Backwards, so that the search ends at the first match: `.*\S(?=\s)` takes quadratic time if there is none.
     match = _SPACE_AFTER_SIGN.search(text[: -MAX_UNBROKEN - 1 : -1])
     if match:
         return len(text) - match.start() - 1
@@ -157,7 +157,7 @@ def texts_for_tokenizer(corpus: Corpus | StreamedCorpus, kind: str) -> Iterable[
 
 
 def _split(name: str, files: Sequence[tuple[str, Path]], fraction: float, seed: int, source: str) -> StreamedCorpus:
-    """A corpus of (name, file), split: whole files drawn by seed where they come near the fraction, else the last part of each.
+    """A corpus of (name, file), split: complete files drawn by seed if that comes close to the fraction, else the last part of each.
 
     Near-copies are not looked for, as they are in smaller corpora; files with equal bytes stay together.
     Raises ValueError for text that is not UTF-8, or too short.

@@ -55,7 +55,7 @@ MAX_WHITESPACE_RUN = 100_000  # characters; tiktoken's pattern recurses over a r
 
 
 class Tokenizer(abc.ABC):
-    """What every tokenizer can do. A token is a string of bytes; its id is its place in the vocabulary.
+    """What every tokenizer can do. A token is a string of bytes; its id is its index in the vocabulary.
 
     kind        "characters", "words", "bpe" or "gpt2"
     n_vocab     size of the vocabulary; ids are 0 <= id < n_vocab
@@ -123,7 +123,7 @@ class Tokenizer(abc.ABC):
         return ids
 
     def encode_array(self, text: str, *, allow_special: bool = False) -> NDArray[Any]:
-        """`encode` as an array of shape (tokens,) and type `dtype`: for whole corpora."""
+        """`encode` as an array of shape (tokens,) and type `dtype`: for entire corpora."""
         _check_text("encode", text)
         whole = self.added | self.special if allow_special else self.added
         if not whole:
@@ -300,7 +300,7 @@ def learn_merges(word_counts: Mapping[bytes, int], n_merges: int, min_frequency:
     the one that comes first in the order of bytes wins, so the result depends on the counts alone. Ends after n_merges steps, or when
     no pair occurs min_frequency times.
 
-    Counting all pairs anew in each step would cost (words x merges). A step changes only the words that hold the merged pair, so
+    Counting all pairs again in each step would cost (words x merges). A step changes only the words that hold the merged pair, so
     `words_with` finds them, `pair_counts` is corrected by what they lose and gain, and a heap keeps the most frequent pair on top. An
     entry of the heap is a claim that may have become too high, never too low: it is checked when it surfaces.
 
@@ -462,7 +462,7 @@ def gpt2_tokenizer() -> BPETokenizer:
     """
     try:
         encoding = tiktoken.get_encoding("gpt2")
-    except (OSError, ValueError) as error:  # no network, or something else answered in its place
+    except (OSError, ValueError) as error:  # no network, or something else answered
         raise DownloadFailed(
             f"gpt2 tokenizer: not in tiktoken's cache and not fetched ({type(error).__name__}), expected network access at first use; "
             "connect once with TIKTOKEN_CACHE_DIR set to a folder to keep it in, or copy such a folder from another machine (its files are "
@@ -655,11 +655,11 @@ def _load_single(path: Path, more: _Added) -> Tokenizer:
     if split:
         if vocabulary[-2:] != [UNKNOWN, END_OF_TEXT]:
             raise InvalidInput(
-                f"{path}: ends with {_short(vocabulary[-2:])}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer anew"
+                f"{path}: ends with {_short(vocabulary[-2:])}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer again"
             )
         return WordTokenizer(vocabulary[:-2], split=split, special=special, added=more.added)
     if vocabulary != sorted(vocabulary) or any(len(character) != 1 for character in vocabulary):
-        raise InvalidInput(f"{path}: other tokens or another order, expected single characters by code point; save the tokenizer anew")
+        raise InvalidInput(f"{path}: other tokens or another order, expected single characters by code point; save the tokenizer again")
     return CharacterTokenizer(vocabulary, special, more.added)
 
 

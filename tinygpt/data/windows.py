@@ -54,7 +54,7 @@ class Windows:
 
 
 class BatchOrder:
-    """Which windows make up which batch: a pure function of (seed, epoch, position), so that a run can go on anywhere.
+    """Which windows make up which batch: a pure function of (seed, epoch, position), so that training can resume at any position.
 
     n_items      windows there are
     shuffle      a new random order each epoch, else first to last

@@ -99,7 +99,7 @@ class GPTClassifier(nn.Module):
 
     gpt         the pretrained model; its weights are shared, not copied: training the classifier changes them
     labels      names, in the order of the head's outputs
-    pooling     "last": the last real token, which has seen the whole text; "mean": mean over the real tokens; "first": the first token,
+    pooling     "last": the last real token, which has seen all of the text; "mean": mean over the real tokens; "first": the first token,
                 which in a causal model has seen nothing else and is there to compare
     seed        decides the initial head: normal, as GPT-2's other matrices
 
@@ -114,7 +114,7 @@ class GPTClassifier(nn.Module):
         if pooling not in get_args(Pooling):
             raise InvalidInput(f"pooling: {pooling!r}, expected one of {', '.join(get_args(Pooling))}; last is the usual choice")
         self.transformer = copy.copy(gpt)
-        if not gpt.config.tie_word_embeddings:  # an output layer of its own has no use here
+        if not gpt.config.tie_word_embeddings:  # a separate output layer has no use here
             self.transformer.config = dataclasses.replace(gpt.config, tie_word_embeddings=True)
             self.transformer.lm_head = OutputLayer(gpt.wte.weight)
         self.config = self.transformer.config

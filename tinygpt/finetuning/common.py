@@ -39,17 +39,17 @@ class FinetuneConfig:
     base: PathName = ""
     """Run or checkpoint to start from; "random" for random weights; default: the newest pretrained run below runs/."""
     pretrain_steps: int = 450
-    """Where there is no run yet: updates of the small model that is pretrained first."""
+    """If there is no run yet: updates of the small model that is pretrained first."""
     trainable: Trainable = "all"
-    """What is trained: the last block, every weight, or thin matrices beside the frozen layers (LoRA)."""
+    """Weights to train: the last block, all, or low-rank adapters next to the frozen layers (LoRA)."""
     rank: int = 8
     """LoRA's rank."""
     alpha: float = 16.0
-    """LoRA's scale: corrections count alpha / rank times."""
+    """LoRA's scale: adapters are multiplied by alpha / rank."""
     lora_dropout: float = 0.0
     """Probability of dropping the inputs of LoRA's matrices while training."""
     targets: tuple[str, ...] = ("c_attn",)
-    """Layers that LoRA corrects: c_attn, attn.c_proj, c_fc, mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
+    """Layers that get LoRA adapters: c_attn, attn.c_proj, c_fc, mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Shares of training, validation and test rows."""
     max_length: str = "context"
@@ -69,7 +69,7 @@ class FinetuneConfig:
     patience: int = 4
     """Evaluations (two per epoch) without a better one after which training ends."""
     seed: int = 0
-    """Decides split, order and new weights."""
+    """Seed of split, order and new weights."""
     run: PathName = field(default="", metadata=FREE)
     """Directory of the run; default: a new one below runs/."""
     resume: PathName = field(default="", metadata=FREE)
@@ -140,7 +140,7 @@ def set_trainable(model: Any, which: Trainable, lora: LoraConfig | None = None, 
     """Freezes all weights but some. Call it before an optimizer is made.
 
     which   "head": a classifier's head alone; "last-block": also the last block and the final norm; "all": every weight;
-            "lora": the head and thin matrices that are added to the layers named by `lora`, drawn by `seed`
+            "lora": the head and low-rank matrices that are added to the layers named by `lora`, drawn by `seed`
     Returns the adapter of "lora", else None. Raises ValueError for another choice, and for the head of a model that has none.
     """
     has_head = hasattr(model, "score")
@@ -219,7 +219,7 @@ class KeepBest:
 
     def save(self, trainer: Trainer, *, best: bool) -> None:
         if best:
-            self.weights = trainer.optimizer.weight.copy()  # all trainable weights lie in this one array
+            self.weights = trainer.optimizer.weight.copy()  # all trainable weights are in this one array
 
     def roll_back(self, trainer: Trainer) -> str:
         raise Diverged("rollback: no run, expected one with a checkpoint; use --on-nan skip")
@@ -272,7 +272,7 @@ def pretrain_small(steps: int, progress: Any, seed: int = 0) -> Path:
     trainer = Trainer(model, settings, train, validation, workers_for(model, settings))
     with progress:
         if trainer.run(progress).interrupted:
-            raise KeyboardInterrupt  # half a base would be taken for a whole one, by every fine-tuning from now on
+            raise KeyboardInterrupt  # every later fine-tuning would take an unfinished base for a finished one
     run = Run.create("docs-small", background=False)
     run.keep_settings(PretrainConfig(shape, settings), script=PretrainConfig.script, corpus_fingerprint=corpus.fingerprint)
     run.tokenizer, run.facts = tokenizer, {"corpus_fingerprint": corpus.fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}

@@ -42,7 +42,7 @@ OUTPUT_NAMES = ("output", "answer", "response", "completion")
 class Instruction:
     """What is asked, perhaps with an input that it is about, and what to answer.
 
-    place    where it stands ("record 7", a document's name), for messages
+    place    its location ("record 7", a document's name), for messages
     group    rows of one group are never on different sides of a split
     """
 
@@ -104,7 +104,7 @@ def load_instructions(
 
 
 def _choose_columns(table: Table, asked: dict[str, str]) -> dict[str, str]:
-    """The column of each field: as asked for, else by its name; "" for an input that is not there."""
+    """The column of each field: the requested one, else by its name; "" if there is no input column."""
     known = {"instruction": INSTRUCTION_NAMES, "input": INPUT_NAMES, "output": OUTPUT_NAMES}
     chosen = {}
     for key, name in asked.items():
@@ -309,7 +309,7 @@ class InstructionBatches:
     """Sequences as a trainer wants them: by number, padded to the longest of the batch.
 
     mask_prompt   leave the prompt's tokens out of the loss
-    The end token is always a target, even where padding has the same id: what is padding is decided by place, not by id.
+    The end token is always a target, even where padding has the same id: padding is recognized by position, not by id.
     Raises ValueError for a sequence without a token to train on.
     """
 

@@ -1,4 +1,4 @@
-"""Labeled texts: read from files of several formats, checked, balanced, and split so that no text stands on both sides.
+"""Labeled texts: read from files of several formats, checked, balanced, and split so that no text is in two splits.
 
     data = load_labeled("doc-sections")                     # what every installation already has; no network
     data = load_labeled("sms-spam")                         # downloaded once, checked by sha256
@@ -35,7 +35,7 @@ LABEL_NAMES = ("label", "class", "category", "target", "sentiment", "topic", "ta
 class LabeledText:
     """One text and its label.
 
-    place    where it stands ("line 7", "record 7", a document's name), for messages
+    place    its location ("line 7", "record 7", a document's name), for messages
     group    texts of one group are never on different sides of a split
     """
 
@@ -128,7 +128,7 @@ def doc_sections(max_characters: int = 160) -> LabeledData:
     Test texts (`held_out`) come from the validation documents of the corpus "docs" alone: a model pretrained on that corpus has read the
     rest. Of texts that are near-copies of each other only the first is kept, training documents first.
 
-    max_characters   whole lines are taken up to this length, a longer first line is cut
+    max_characters   complete lines are used up to this length; a longer first line is cut
     """
     corpus = load_corpus("docs")
     train = [row for document in corpus.train for row in _sections(document, max_characters)]
@@ -246,7 +246,7 @@ class Split:
 
 
 def split(data: LabeledData, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), *, seed: int = 0, stratified: bool = False) -> Split:
-    """Training, validation and test rows, drawn by seed; groups stay whole, so the shares are met up to the size of a group.
+    """Training, validation and test rows, drawn by seed; groups are never split, so the shares are met up to the size of a group.
 
     fractions     shares of the rows; the last is not used where the data brings its own test rows
     stratified    draw within each label, so that all parts have its share of each
@@ -310,7 +310,7 @@ def deal_groups(groups: Sequence[int], shares: Sequence[float], rng: np.random.G
 
 
 def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[str, str]:
-    """The two columns: as asked for, else by their names, else by what they hold; what was guessed becomes a note."""
+    """The two columns: as requested, else by their names, else by their contents; a guess becomes a note."""
     for name, option in ((text_column, "--text-column"), (label_column, "--label-column")):
         if name:
             check_column(table, name, option)

@@ -1,4 +1,4 @@
-"""LoRA: fine-tune a few thin matrices beside the frozen ones, save them alone, or add them into the model.
+"""LoRA: train low-rank matrices next to the frozen ones, save them alone, or merge them into the model.
 
     adapter = add_lora(model, LoraConfig(rank=8))      # freezes the model; only the new matrices are trained
     ...                                                # train as ever: an AdamW made now holds nothing else
@@ -34,7 +34,7 @@ from tinygpt.storage.safetensors import Content, TensorFile, read_metadata, read
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Where thin matrices go, and how thin they are."""
+    """Which layers get adapters, and their rank."""
 
     rank: int = 8
     """Columns of A and rows of B: how many directions each layer may change in (r)."""
@@ -116,7 +116,7 @@ class _Place:
     layer: LoraLinear | LoraEmbedding
 
     def put(self, module: Any) -> None:
-        """Hangs a layer there. A classifier's output layer, which it never uses, goes on sharing the weights of the embedding."""
+        """Installs a layer there. A classifier's output layer, which it never uses, keeps sharing the weights of the embedding."""
         before = getattr(self.parent, self.attribute)
         setattr(self.parent, self.attribute, module)
         head = getattr(self.parent, "lm_head", None)
@@ -125,7 +125,7 @@ class _Place:
 
 
 class Adapter:
-    """The thin matrices of one model, by the names of the layers that they correct. Made by `add_lora` or `load_lora`."""
+    """The adapters of one model, by the names of their layers. Made by `add_lora` or `load_lora`."""
 
     def __init__(self, model: Any, config: LoraConfig, places: dict[str, _Place]) -> None:
         self.model, self.config = model, config
@@ -198,7 +198,7 @@ class Adapter:
         write_files(Path(directory), self.files(base))
 
     def _also_trained(self) -> dict[str, ag.Parameter]:
-        """What is trained besides the thin matrices, whole: a classifier's head."""
+        """What is trained in full, in addition to the low-rank matrices: a classifier's head."""
         thin = {id(p) for layer in self.layers.values() for p in (layer.lora_A, layer.lora_B)}
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in thin}
 
@@ -215,7 +215,7 @@ def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Ada
     modules = dict(model.named_modules())
     if any(isinstance(module, (LoraLinear, LoraEmbedding)) for module in modules.values()):
         raise InvalidInput(
-            "add_lora: the model has an adapter already, expected one at most; merge that one for good, or load the model anew"
+            "add_lora: the model has an adapter already, expected one at most; merge that one permanently, or load the model again"
         )
     layers = {name: module for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Embedding))}
     for target in config.targets:
@@ -226,7 +226,7 @@ def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Ada
     chosen = {name: module for name, module in layers.items() if any(_is_target(name, target) for target in config.targets)}
     if isinstance(model, GPT) and any(module.weight is model.lm_head.weight for module in chosen.values()):
         raise InvalidInput(
-            "LoRA target 'wte': its weights are the output layer's too, expected an embedding with weights of its own; leave wte out, or "
+            "LoRA target 'wte': its weights are shared with the output layer, expected an embedding with separate weights; leave wte out, or "
             "take a model with tie_word_embeddings False (a classifier uses no such layer and may have it)"
         )
 
@@ -247,7 +247,7 @@ def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Ada
 
 
 def load_lora(model: Any, directory: str | Path) -> Adapter:
-    """Adds a saved adapter, ours or PEFT's, to the model that it was trained for; what it holds besides (a head) is loaded too.
+    """Adds a saved adapter, ours or PEFT's, to the model that it was trained for; a head that it contains is loaded, too.
 
     All of it is checked before the model is touched. Raises FileNotFoundError if there is none, ValueError for another method than LoRA,
     for options that we do not have, for a damaged file, for a head of other labels, and, listing them together, for tensors that are
@@ -333,7 +333,7 @@ def _read_config(path: Path) -> LoraConfig:
 
 
 def _is_target(name: str, target: str) -> bool:
-    """PEFT's rule: the whole name, or its end after a dot."""
+    """PEFT's rule: the full name, or its end after a dot."""
     return name == target or name.endswith("." + target)
 
 

@@ -177,7 +177,7 @@ def label_by_prompt(
     room = (most - fixed) // (len(examples) + 1)
     if room < 1:
         raise InvalidInput(
-            f"prompt: {fixed + gpt.config.n_positions - most} tokens besides the texts, expected fewer than the context of "
+            f"prompt: {fixed + gpt.config.n_positions - most} tokens in addition to the texts, expected fewer than the context of "
             f"{gpt.config.n_positions}; give fewer examples"
         )
     chosen = []

@@ -28,7 +28,7 @@ class DecodingState:
     """Rows of tokens, and the model's logits for what may follow each. The model is in evaluation mode during the calls of `logits` only.
 
     prompts          ids per row, of any lengths
-    use_cache        keep keys and values between calls (the default); without, the whole window is computed each time
+    use_cache        keep keys and values between calls (the default); without it, the full window is computed each time
     slide            past the context, continue with the last half of the window; False: an error
     on_slide         called as on_slide(row, n_kept) when that happens
     max_new_tokens   the most tokens that a row will get: decides the size of the cache. None: as many as the context holds
@@ -147,7 +147,6 @@ class DecodingOptions(TypedDict, total=False):
     slide: bool
     alternatives: int | None
     on_slide: Callable[[int, int], None] | None
-    n_tokens: int | None
 
 
 class TokenIterator:
@@ -241,7 +240,7 @@ def generate(
     temperature ... repetition_penalty   see `Sampling`
     eos_id           an end token, or several
     seed             one number, by default 0, or one per row: a row's text depends on its own seed and prompt alone
-    use_cache        False computes the whole window for every token: slower, the same tokens
+    use_cache        False computes the full window for every token: slower, the same tokens
     slide            past the context, continue with the last half of the window (`window_length`), as by default; False: an error
     alternatives     None: no TokenInfo; else log-probabilities, with this number of alternatives
     on_slide         called as on_slide(row, n_kept) when a window was full

@@ -48,7 +48,7 @@ class FastDecoder:
     The matrices are wanted in an order in memory that depends on n_rows, see `preferred_layout` in `autograd/kernels/cpu/rows.py`. Where a
     parameter has its memory for itself, its array is replaced by one in that order (same shape, same numbers), so that all exist once.
     Where it is a part of an optimizer's buffer, it must stay: the decoder then holds copies of the blocks' matrices as long as it lives,
-    4 bytes x 12 n_layer C^2 (0.34 GB for GPT-2's smallest), for a single row a third of it; the head is then read as it lies.
+    4 bytes x 12 n_layer C^2 (0.34 GB for GPT-2's smallest), for a single row a third of it; the output layer is then read in its stored order.
     """
 
     def __init__(self, model: GPT, cache: KVCache, n_rows: int) -> None:
@@ -133,6 +133,6 @@ def _preferred_layout(weight: ag.Parameter, n_rows: int, *, out_first: bool = Fa
 
 
 def _owns_memory(array: np.ndarray) -> bool:
-    """Whether the array has its memory for itself, so that another may take its place."""
+    """Whether the array owns its memory, so that another may replace it."""
     memory = array if array.base is None else array.base
     return isinstance(memory, np.ndarray) and memory.flags.owndata and memory.size == array.size

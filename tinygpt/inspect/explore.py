@@ -217,7 +217,7 @@ def _significant(value: Any, digits: int = 4) -> float | None:
 
 
 def _text(tokenizer: Any, i: int) -> str:
-    """A token as text; bytes that are no whole character as their numbers. A row of the output layer may have no token: padding."""
+    """A token as text; bytes that are not a complete character as numbers. A row of the output layer may have no token: padding."""
     if i >= tokenizer.n_vocab:
         return f"<no token {i}>"
     token: bytes = tokenizer.token_bytes(i)

@@ -108,7 +108,7 @@ def summary(model: Any) -> Text:
     return Text(
         f"{_table(rows, n_left=2)}\n"
         f"{n_trainable:,} trainable, {n - n_trainable:,} frozen; weights {_mib(n * itemsize)}; "
-        f"with gradients and AdamW's two moments {_mib(training)}; activations besides: see trace(ids)"
+        f"with gradients and AdamW's two moments {_mib(training)}; plus activations: see trace(ids)"
     )
 
 

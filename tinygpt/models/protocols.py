@@ -30,7 +30,7 @@ class Batches(Protocol):
 
 
 class Trainable(Protocol):
-    """What a trainer needs of a model, beside being an `autograd.nn.Module`: `tinygpt.models.gpt.GPT` has it, and
+    """What a trainer needs of a model, in addition to being an `autograd.nn.Module`: `tinygpt.models.gpt.GPT` has it, and
     `tinygpt.finetuning.classifier.GPTClassifier`.
 
     loss(*batch)     mean loss over the targets of a batch that count, in nats, as a scalar

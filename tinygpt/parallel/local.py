@@ -52,7 +52,7 @@ all the time: threads parallelize those as well, and every process costs a copy 
 _MIN_STEPS = 50
 """Starting a process takes about as long as ten updates of a small model."""
 
-_CANNOT_COPY = "replica: a model with frozen weights or layers of its own, expected a plain GPT; train with --processes 1"
+_CANNOT_COPY = "replica: a model with frozen weights or custom layers, expected a plain GPT; train with --processes 1"
 
 
 def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int:

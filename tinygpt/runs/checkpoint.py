@@ -128,7 +128,7 @@ class Checkpoint:
         elif any(".lora_" in name for name, _ in optimizer.named):
             raise InvalidInput(
                 f"{self.path / 'training.safetensors'}: holds no weights of the adapter, expected them, as newer versions save them; "
-                "use the run's adapter folder, or fine-tune anew"
+                "use the run's adapter folder, or fine-tune again"
             )
         differ = sorted(stored.keys() ^ wanted.keys())
         differ += [name for name, a in wanted.items() if name in stored and (stored[name].shape != a.shape or stored[name].dtype != "F32")]

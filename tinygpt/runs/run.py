@@ -40,7 +40,7 @@ class Run:
     path         the directory
     tokenizer    saved with each checkpoint; set it before training
     adapter      LoRA's, if there is one, and `base`, the model that it belongs to
-    facts        what each checkpoint's training.json holds besides the trainer's state: fingerprints of data and tokenizer
+    facts        what each checkpoint's training.json contains in addition to the trainer's state: fingerprints of data and tokenizer
     Options of the constructor, `create` and `resume`: those of `CheckpointWriter`.
     """
 

@@ -108,7 +108,7 @@ def check_data(training: dict[str, Any], key: str, fingerprint: str, what: str, 
 
 
 def environment_changes(training: dict[str, Any], processes: int) -> str:
-    """Where this process, training on so many processes, differs from the one that saved the checkpoint in what bits depend on; or empty."""
+    """How this environment, with this number of processes, differs from that of the checkpoint in what the bits depend on; or empty."""
     before = training.get("environment")
     if not isinstance(before, dict):
         return ""

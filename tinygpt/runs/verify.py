@@ -54,7 +54,7 @@ def not_finite(tensors: dict[str, StoredTensor]) -> list[str]:
 
 
 def not_resumable(directory: Path) -> list[str]:
-    """Why training could not go on from here; empty if it can."""
+    """Why training cannot resume from here; empty if it can."""
     state, moments = directory / "training.json", directory / "training.safetensors"
     if not (state.is_file() and moments.is_file()):
         return ["cannot be resumed: no training.json with training.safetensors (it can be used and fine-tuned)"]

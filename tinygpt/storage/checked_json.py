@@ -39,7 +39,7 @@ def to_json(value: Any) -> bytes:
 
 
 class Entries:
-    """Reads entries of a checkpoint's JSON, each checked: what is there may come from anywhere."""
+    """Reads entries of a checkpoint's JSON, each checked, because the file may come from anywhere."""
 
     def __init__(self, values: Any, where: str) -> None:
         self.values, self.where = values, where

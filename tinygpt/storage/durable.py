@@ -1,4 +1,4 @@
-"""Durable files: written so that a crash, a full disk or a second process at any instant leaves the old state or the new one, whole.
+"""Durable files: written so that a crash, a full disk or a second process at any moment leaves either the old file or the new one, never a mixture.
 
     write_file(path, chunks)          all of it on the disk, or an OSError
     replace_file(path, data)          the old content or the new one, never a mixture
@@ -217,7 +217,7 @@ def _lock(file: Any) -> None:
     if os.name == "nt":
         import msvcrt
 
-        file.seek(1 << 20)  # Windows locks ranges of bytes, and what is locked cannot be read: take one that nobody reads
+        file.seek(1 << 20)  # Windows locks ranges of bytes, and a locked range cannot be read: lock one that is never read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
     else:
         import fcntl

@@ -1,4 +1,4 @@
-"""The safetensors format, in both directions: a header that says where each tensor lies, and the tensors' bytes.
+"""The safetensors format, in both directions: a header with the location of each tensor, then the tensors' bytes.
 
 Reading goes in two steps: the header is read and checked (`StoredTensor`), then each tensor is read straight into its array.
 No pickle: loading one runs whatever code its author put into it.
@@ -41,7 +41,7 @@ class TensorFile:
         self.arrays, self.metadata = dict(arrays), metadata
 
     def copy(self) -> "TensorFile":
-        """With arrays of its own: what is written later is the state of now."""
+        """A copy with its own arrays: what is written later is the state at this moment."""
         return TensorFile({name: np.array(array, order="C") for name, array in self.arrays.items()}, self.metadata)
 
     def chunks(self) -> Iterator[Any]:
@@ -204,7 +204,7 @@ def read_sharded_header(directory: Path) -> dict[str, StoredTensor]:
     for shard in sorted(set(shard_of.values())):
         path = directory / shard
         if Path(shard).name != shard or not path.is_file():
-            raise InvalidInput(f"{index}: names {shard!r}, expected a file beside it; fetch all shards into one directory")
+            raise InvalidInput(f"{index}: names {shard!r}, expected a file next to it; fetch all shards into one directory")
         held = read_safetensors_header(path)
         claimed = {name for name, file in shard_of.items() if file == shard}
         if held.keys() != claimed:
@@ -236,7 +236,7 @@ def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
 
 
 def read_tensor(tensor: StoredTensor) -> np.ndarray:
-    """A tensor in memory of its own, float32. Raises KeyError for integers."""
+    """A tensor copied to its own memory, float32. Raises KeyError for integers."""
     out = np.empty(tensor.wanted_shape, dtype=np.float32)
     read_into(tensor, out)
     return out
@@ -254,7 +254,7 @@ def read_chunks(tensor: StoredTensor) -> Iterator[np.ndarray]:
 
 
 def _chunks(tensor: StoredTensor) -> Iterator[tuple[slice, np.ndarray]]:
-    """(rows, their numbers) for the whole tensor as it is stored, a few rows at a time."""
+    """(rows, their numbers) for the stored tensor, a few rows at a time."""
     dtype, (n_rows, *columns) = FLOATS[tensor.dtype], tensor.shape
     step = max(1, CHUNK_BYTES // max(1, math.prod(columns) * dtype.itemsize))
     with tensor.path.open("rb", buffering=0) as file:

@@ -35,7 +35,7 @@ class Metrics:
 
     gradient_norm   before clipping
     update_ratio    norm of the step that AdamW took, decay aside, over the norm of the weights: near 1e-3 in a healthy run
-    elapsed_s       of the whole run, also before it was resumed
+    elapsed_s       of the entire run, including the time before it was resumed
     """
 
     step: int

@@ -60,7 +60,7 @@ class Shard(NamedTuple):
     """Some rows of a micro-batch.
 
     share       how much its mean loss counts in the loss of the update
-    first_row   which row of the micro-batch its first one is, so that its dropout masks are those of the whole micro-batch
+    first_row   which row of the micro-batch its first one is, so that its dropout masks are those of the full micro-batch
     """
 
     batch: Batch

@@ -170,7 +170,7 @@ class Trainer:
         self.model.dropout_stream.counter, self.result.tokens_seen = position.dropout_draws, position.tokens_seen
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint stores besides weights and moments, as JSON values."""
+        """What a checkpoint stores in addition to weights and moments, as JSON values."""
         stream = self.model.dropout_stream
         return {
             **self.result.state_dict(),
@@ -178,7 +178,7 @@ class Trainer:
                 "init": {"seed": self.config.seed},
                 "data_order": {"seed": self.order.seed, "batches_drawn": self.batches_drawn, "n_items": self.order.n_items},
                 "dropout": {"seed": stream.seed, "draw": stream.counter},
-                "sampling": {"seed": self.config.seed},  # each sample starts anew from it
+                "sampling": {"seed": self.config.seed},  # each sample starts from it again
             },
             **self.divergence.state_dict(),
             "train": asdict(self.config),

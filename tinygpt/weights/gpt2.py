@@ -5,7 +5,7 @@
     model = GPT.from_pretrained("gpt2")           # fetched from Hugging Face's hub; needs the extra `hub`
     model.save_pretrained("my-gpt2/", tokenizer)
 
-Reading goes in two steps. First every file's table of contents is read and checked, which says where each tensor lies
+Reading goes in two steps. First every file's table of contents is read and checked, which says where each tensor is
 (`StoredTensor`). Then names and shapes are compared with the model's, all differences reported at once, and each tensor is read
 straight into its parameter: there is never a second copy of the weights.
 
@@ -44,7 +44,7 @@ LANGUAGE_MODEL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification" 
 
 
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """Where each tensor of a checkpoint lies, by GPT-2's names.
+    """The location of each tensor of a checkpoint, by GPT-2's names.
 
     path   a Hugging Face directory (nanoGPT's names and orientation are understood, too) or llm.c's file
     Raises FileNotFoundError without weights, ValueError for damaged or pickled ones.
@@ -93,7 +93,7 @@ def _as_gpt2_turns_them(tensors: dict[str, StoredTensor]) -> dict[str, StoredTen
 
 
 class StoredModel:
-    """A model on disk: its config.json, its shape and where each tensor lies, each read once.
+    """A model on disk: its config.json, its shape and the location of each tensor, each read once.
 
     path_or_name   as `locate` takes it: a Hugging Face directory, nanoGPT's, llm.c's file, or a name on the hub
     Raises FileNotFoundError where there is none, ValueError for another architecture than GPT-2's, for a variant that GPT does not compute,
@@ -155,7 +155,7 @@ class StoredModel:
 
 
 def read_array(tensor: StoredTensor, out: Any) -> None:
-    """Reads a tensor into an array of the backend, wherever that lies."""
+    """Reads a tensor into an array of the backend, on the host or the device."""
     if isinstance(out, np.ndarray):
         read_into(tensor, out)
         return
@@ -190,7 +190,7 @@ _ALIASES = {  # GPT-2's names under those of other models, as transformers takes
     "num_attention_heads": "n_head",
     "max_position_embeddings": "n_positions",
 }
-_OUR_ARITHMETIC = {  # what other values would change, beside the values that GPT computes
+_OUR_ARITHMETIC = {  # variants that would change the result, with the values that GPT supports
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
@@ -271,7 +271,7 @@ def save_pretrained(model: Any, directory: str | Path, tokenizer: Any = None) ->
 
 
 def tokenizer_config(tokenizer: Any, n_positions: int) -> dict[str, Any]:
-    """What transformers' AutoTokenizer wants to know beside the vocabulary."""
+    """What transformers' AutoTokenizer needs in addition to the vocabulary."""
     fields: dict[str, Any] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
     if tokenizer.kind in ("bpe", "gpt2"):
         fields |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}

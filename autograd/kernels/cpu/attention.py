@@ -59,7 +59,7 @@ class AttentionBlocked(Attention):
             for rows, end in plan.query_blocks:
                 s = plan.scores(qs[:, :, rows], k_columns[..., :end], rows)  # (B', H', T', S')
                 m, total, good = exponentials(s, s, each_row=False)
-                if not good:  # some rows' scores lie far below the others'
+                if not good:  # some rows' scores are far below the others'
                     s = plan.scores(qs[:, :, rows], k_columns[..., :end], rows)
                     m, total, _ = exponentials(s, s, each_row=True)
                 out = y[unit][:, :, rows]

@@ -13,7 +13,7 @@ from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of
 from autograd.ops.matmul import Linear
 
 _FEW_ROWS = 64
-"""Up to here `few_rows_by_blas` leaves the product to BLAS: nothing beside it is large enough for threads of ours."""
+"""Up to here `few_rows_by_blas` leaves the product to BLAS: nothing else is large enough for our threads."""
 
 _by_blas: ContextVar[bool] = ContextVar("few_rows_by_blas", default=False)
 

@@ -38,7 +38,7 @@ def options(storage: str, parameter: str) -> tuple[str, ...]:
 
 
 def raw_module(code: str, compile_options: tuple[str, ...]) -> Any:
-    """A module of the CUDA driver, by CuPy; NVRTC compiles it when its first kernel is asked for."""
+    """A module of the CUDA driver, by CuPy; NVRTC compiles it when its first kernel is needed."""
     import cupy
 
     return cupy.RawModule(code=code, options=compile_options)
