@@ -11,6 +11,7 @@ import pytest
 
 import autograd as ag
 from autograd import backend
+from tests.tinygpt.helpers import load
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, gpt2_tokenizer, load_tokenizer
 from tinygpt.finetuning.classifier import GPTClassifier
@@ -19,7 +20,6 @@ from tinygpt.inference.decoding import generate
 from tinygpt.inference.likelihood import token_nats
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete
-from tinygpt.runs.checkpoint import load
 from tinygpt.weights.gpt2 import save_pretrained
 
 if backend.name != "numpy":
