@@ -135,8 +135,7 @@ def test_the_home_directory_is_expanded_in_paths_only(monkeypatch):
     config = parse_args(Settings(), None, ["--run=~/x", "--prompt=~/x", "--files", "~", "b/~", "~/c"])
     home = str(Path("/home/me"))
     assert config == Settings(run=str(Path("/home/me/x")), prompt="~/x", files=(home, "b/~", str(Path("/home/me/c"))))
-    with pytest.raises(errors.InvalidInput, match=r"^~no-such-user/x: .*, expected ~ or ~user to name a home directory"):
-        expand_home("~no-such-user/x")
+    assert expand_home("~no-such-user/x") == "~no-such-user/x"
 
 
 def test_the_home_directory_is_expanded_in_the_run_to_resume(tmp_path):

@@ -12,7 +12,6 @@ form a group, groups are never divided (see `group_near_copies`), and `residual_
 import functools
 import hashlib
 import inspect
-import os
 import pkgutil
 import platform
 import re
@@ -26,6 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tinygpt.arguments import expand_home
 from tinygpt.data.download import DOWNLOADS, fetch
 from tinygpt.data.near_copies import _shingles, group_near_copies
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
@@ -129,8 +129,8 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
 
 
 def user_path(path: str | Path) -> Path:
-    """A path that a user gave: `~` is the home directory, as a shell has it where it stands alone."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises where a user is unknown)
+    """A path that a user gave, with its `~` expanded."""
+    return Path(expand_home(str(path)))
 
 
 def run_name(name_or_path: str | Path) -> str:

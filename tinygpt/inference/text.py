@@ -89,7 +89,8 @@ class TextStream:
         self.ids: list[int] = []
         self.stop_reason = "length"
         self._ends = {*end_tokens(tokenizer.eos_id), *end_ids}
-        self._tokens = TokenIterator(model, [start], max_new_tokens, sampling, eos_id=self._ends, n_tokens=tokenizer.n_vocab, **options)
+        options["n_tokens"] = tokenizer.n_vocab
+        self._tokens = TokenIterator(model, [start], max_new_tokens, sampling, eos_id=self._ends, **options)
 
     @property
     def text(self) -> str:
@@ -134,7 +135,8 @@ def complete_all(
     """Continues several prompts at once, of any lengths; each ends on its own. The arguments are those of `TextStream`."""
     starts = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     ends = {*end_tokens(tokenizer.eos_id), *end_ids}
-    tokens = TokenIterator(model, starts, max_new_tokens, sampling, eos_id=ends, n_tokens=tokenizer.n_vocab, **options)
+    options["n_tokens"] = tokenizer.n_vocab
+    tokens = TokenIterator(model, starts, max_new_tokens, sampling, eos_id=ends, **options)
     texts = [IncrementalDetokenizer(tokenizer, stop, start[-1] if prompt else None) for prompt, start in zip(prompts, starts, strict=True)]
     ids: list[list[int]] = [[] for _ in prompts]
     reasons = ["length"] * len(prompts)
