@@ -7,9 +7,16 @@ where it changes the updates to come, but not what the weights are; nothing wher
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from tinygpt.errors import InvalidInput, WrongType, did_you_mean
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
+Json = Any
+"""The value of a setting, as JSON holds it."""
 
 PATH = "path"
 PathName = Annotated[str, PATH]
@@ -84,17 +91,16 @@ class GPTConfig:
             )
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> Self:
+    def preset(cls, name: str, **changes: Json) -> Self:
         """A named shape: gpt2, gpt2-medium, gpt2-large, gpt2-xl, laptop, shakespeare, quick; `changes` override its fields."""
         if name not in PRESETS:
             raise InvalidInput(f"GPTConfig.preset: {name!r}, expected one of {', '.join(PRESETS)}; {did_you_mean(name, PRESETS)}")
         return cls.from_dict({**PRESETS[name], **changes})
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, fields: dict[str, Json]) -> Self:
         """A config from keys and values. Raises ValueError for an unknown key, with the nearest known one."""
-        config: Self = from_dict(cls, fields)
-        return config
+        return from_dict(cls, fields)
 
     @property
     def head_size(self) -> int:
@@ -262,7 +268,7 @@ class PretrainConfig:
     """Before training, compute one step twice and compare the results bit for bit."""
 
 
-def from_dict(cls: Any, fields: dict[str, Any]) -> Any:
+def from_dict(cls: type[Config], fields: dict[str, Json]) -> Config:
     """A config dataclass from keys and values; unknown keys are errors that suggest the nearest known one."""
     known = {f.name for f in dataclasses.fields(cls)}
     for key in fields:
@@ -273,11 +279,11 @@ def from_dict(cls: Any, fields: dict[str, Any]) -> Any:
     return cls(**fields)
 
 
-def check_types(what: str, config: Any) -> None:
+def check_types(what: str, config: "DataclassInstance") -> None:
     """Raises TypeError unless each int, float and bool field holds one (an int passes for a float), ValueError if one is not finite."""
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        kind: Any = float if f.type == float | None and value is not None else f.type
+        kind: Json = float if f.type == float | None and value is not None else f.type
         legal = (float, int) if kind is float else kind
         wrong = kind in (int, float, bool) and (not isinstance(value, legal) or (isinstance(value, bool) and kind is not bool))
         if wrong:

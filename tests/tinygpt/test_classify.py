@@ -227,11 +227,11 @@ def test_accuracies_are_measured_at_each_evaluation_and_come_back_on_resume(tmp_
     model, train, validation, notes = classifier(), task(40, 0), task(24, 1), Notes()
     run = Run.create("x", tmp_path / "run")
     run.tokenizer = TOKENIZER
-    result = fit(model, train, validation, dataclasses.replace(SETTINGS, steps=6, eval_every=3), notes, run)
+    trainer = Trainer(model, dataclasses.replace(SETTINGS, steps=6, eval_every=3), train, validation)
+    result = run.train(trainer, notes)
     logged = map(json.loads, run.metrics.path.read_text(encoding="utf-8").splitlines())
     lines = [line for line in logged if "validation_nats" in line]
     assert [line["step"] for line in lines] == [3, 6] == [step for step, _, _ in result.accuracy_curve]
-    best = next(line for line in lines if line["step"] == result.best_step)  # the weights that the model has now
     for items, key in ((validation, "validation_accuracy"), (train, "training_accuracy")):
         if key == "training_accuracy":  # as many as validation has, in whole batches: a fixed sample
             size, n = SETTINGS.micro_batch, -(-len(validation) // SETTINGS.micro_batch)
@@ -239,7 +239,7 @@ def test_accuracies_are_measured_at_each_evaluation_and_come_back_on_resume(tmp_
         else:
             which = np.arange(len(items))
         right = model.logits([items.sequences[i] for i in which]).argmax(axis=1) == items.targets[which]
-        assert best[key] == pytest.approx(right.mean())
+        assert lines[-1][key] == pytest.approx(right.mean())
     assert any(note.startswith("step 3: accuracy ") and "on validation texts" in note for note in notes.notes)
     again = Result()
     run.metrics.truncate_after(3, again)

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 
@@ -26,7 +26,9 @@ from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput, WrongType
 from tinygpt.inference.sampling import softmax
 from tinygpt.models.gpt import GPT, OutputLayer
+from tinygpt.models.protocols import Array, Batch
 from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.storage.checked_json import Json
 from tinygpt.weights.gpt2 import CLASSIFIER, save_pretrained
 
 Pooling = Literal["last", "mean", "first"]
@@ -73,7 +75,7 @@ class LabeledBatches:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def batch(self, which: np.ndarray) -> tuple[Any, ...]:
+    def batch(self, which: np.ndarray) -> Batch:
         """(ids (B, T), targets (B,), mask (B, T), weights (B,) or None): the arguments of `GPTClassifier.loss`."""
         ids, mask = pad([self.sequences[i] for i in which])
         targets = self.targets[which]
@@ -133,7 +135,7 @@ class GPTClassifier(nn.Module):
         self.transformer.set_compute_dtype(dtype)
         return self
 
-    def forward(self, ids: Any, attention_mask: Any = None) -> ag.Tensor:
+    def forward(self, ids: Array, attention_mask: Array = None) -> ag.Tensor:
         """Logits (B, labels).
 
         ids              (B, T) host integers
@@ -161,17 +163,17 @@ class GPTClassifier(nn.Module):
             h = h[rows, real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)]  # (B, C)
         return self.score(ag.cast(h, self.score.weight.dtype))  # (B, labels)
 
-    def loss(self, ids: Any, targets: Any, attention_mask: Any = None, weights: Any = None) -> ag.Tensor:
+    def loss(self, ids: Array, targets: Array, attention_mask: Array = None, weights: Array = None) -> ag.Tensor:
         """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy."""
         return self._loss(self.forward(ids, attention_mask), targets, weights)
 
-    def loss_and_correct(self, ids: Any, targets: Any, attention_mask: Any = None, weights: Any = None) -> tuple[ag.Tensor, int]:
+    def loss_and_correct(self, ids: Array, targets: Array, attention_mask: Array = None, weights: Array = None) -> tuple[ag.Tensor, int]:
         """`loss`, and how many texts have their largest logit at the right label."""
         logits = self.forward(ids, attention_mask)
         correct = backend.to_host(logits.data).argmax(axis=1) == np.asarray(targets)
         return self._loss(logits, targets, weights), int(np.count_nonzero(correct))
 
-    def _loss(self, logits: ag.Tensor, targets: Any, weights: Any) -> ag.Tensor:
+    def _loss(self, logits: ag.Tensor, targets: Array, weights: Array) -> ag.Tensor:
         if weights is None:
             return ag.cross_entropy(logits, targets)
         share = backend.to_device(np.asarray(weights) / len(weights), logits.dtype)
@@ -206,7 +208,7 @@ class GPTClassifier(nn.Module):
             )
         return np.array([number[label] for label in labels], dtype=np.int64)
 
-    def pretrained_fields(self) -> dict[str, Any]:
+    def pretrained_fields(self) -> dict[str, Json]:
         """What config.json says of the head. `pooling` is a key of ours: other programs read the last token that is not `pad_token_id`."""
         return {
             "architectures": [CLASSIFIER],

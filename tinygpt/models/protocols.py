@@ -1,7 +1,7 @@
 """What other parts of the library need of a model, of a source of batches, of helpers: nothing more, whoever implements it."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tinygpt.models.cache import CacheView
 
 
-Batch = tuple[Any, ...]
+Batch = tuple[Array, ...]
 """The arguments of a model's `loss`: ids, targets, ...; host arrays with one row per item, or None."""
 
 
@@ -45,9 +45,9 @@ class Trainable(Protocol):
     def config(self) -> GPTConfig: ...
     @property
     def n_classes(self) -> int: ...
-    def loss(self, *batch: Any, **options: Any) -> Tensor: ...
+    def loss(self, *batch: Array, **options: Array) -> Tensor: ...
     def set_compute_dtype(self, dtype: str) -> "Trainable": ...
-    def train(self, training: bool = True) -> Any: ...
+    def train(self, training: bool = True) -> object: ...
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
 
 
@@ -58,7 +58,7 @@ class Classifies(Protocol):
     loss_and_correct(*batch)   what `loss` gives, and how many items of the batch got the right label
     """
 
-    def loss_and_correct(self, *batch: Any) -> tuple[Tensor, int]: ...
+    def loss_and_correct(self, *batch: Array) -> tuple[Tensor, int]: ...
 
 
 class Decodable(Protocol):

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.models.gpt import GPT
 from tinygpt.models.protocols import Array, Batch, Trainable
+from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
 
 _MIN_ROWS = 4
@@ -237,7 +238,7 @@ class _Process:
         except OSError as error:
             raise ProcessFailed(f"replica: {error}, expected to start another Python; train with --processes 1") from error
 
-    def send(self, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+    def send(self, header: dict[str, Json], arrays: Sequence[np.ndarray] = ()) -> None:
         assert self.popen.stdin is not None
         try:
             write_message(self.popen.stdin, header, arrays)
@@ -252,8 +253,8 @@ class _Process:
         except EOFError as error:
             raise self._ended() from error
         if "error" in answer:
-            kind: Any = getattr(errors, answer["error"], None) or getattr(builtins, answer["error"], RuntimeError)
-            raise (kind if issubclass(kind, Exception) else RuntimeError)(answer["message"])
+            kind = getattr(errors, answer["error"], None) or getattr(builtins, answer["error"], None)
+            raise (kind if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError)(answer["message"])
         return float(answer["loss"])
 
     def _ended(self) -> ProcessFailed:
@@ -306,7 +307,7 @@ def _shared_file(n_bytes: int) -> Iterator[Path]:
     )
 
 
-def write_message(file: IO[bytes], header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+def write_message(file: IO[bytes], header: dict[str, Json], arrays: Sequence[np.ndarray] = ()) -> None:
     """A line of JSON with the header, dtypes and shapes, followed by the bytes of the arrays."""
     kinds = [(str(a.dtype), a.shape) for a in arrays]
     file.write(json.dumps([header, kinds]).encode() + b"\n")
@@ -315,7 +316,7 @@ def write_message(file: IO[bytes], header: dict[str, Any], arrays: Sequence[np.n
     file.flush()
 
 
-def read_message(file: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
+def read_message(file: IO[bytes]) -> tuple[dict[str, Json], list[np.ndarray]]:
     """What `write_message` wrote. Raises EOFError without a complete line."""
     line = file.readline()
     if not line.endswith(b"\n"):
@@ -339,7 +340,7 @@ def serve() -> None:
             header, arrays = read_message(tasks)
         except EOFError:
             return
-        answer: dict[str, Any] = {"loss": 0.0}
+        answer: dict[str, Json] = {"loss": 0.0}
         try:
             if work is None:
                 work = _Copy(**header)
@@ -357,7 +358,7 @@ class _Copy:
     """A worker's model: its weights and gradients are views of the shared memory."""
 
     def __init__(
-        self, config: dict[str, Any], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int], row: int
+        self, config: dict[str, Json], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int], row: int
     ) -> None:  # fmt: skip
         self.model = GPT(GPTConfig(**config), _empty=True)
         for block, on in zip(self.model.h, recompute, strict=True):
@@ -368,7 +369,7 @@ class _Copy:
         self.gradient = shared[row]
         bind_to_buffers(self.parameters, shared[0], self.gradient)
 
-    def gradients(self, arrays: list[np.ndarray], tasks: list[dict[str, Any]], training: bool, seed: int, draw: int) -> float:
+    def gradients(self, arrays: list[np.ndarray], tasks: list[dict[str, Json]], training: bool, seed: int, draw: int) -> float:
         if self.model.training != training:
             self.model.train(training)
         self.model.dropout_stream.seed, self.model.dropout_stream.counter = seed, draw

@@ -8,10 +8,13 @@ from typing import Any
 
 from tinygpt.errors import InvalidInput, MissingFile
 
+Json = Any
+"""A value as JSON holds it."""
+
 MAX_JSON_BYTES = 64 << 20  # a vocabulary of a million tokens is a third of it
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Json:
     """What a JSON file holds. Raises ValueError, naming the file, for one that is too large, not UTF-8, not JSON, nested beyond reason,
     or that holds numbers JSON does not have (NaN, Infinity) or that no computer wants (thousands of digits).
     """
@@ -21,7 +24,7 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path), str(path), "restore the file")
 
 
-def parse_json(text: str, where: str, fix: str, *, nan_is_null: bool = False) -> Any:
+def parse_json(text: str, where: str, fix: str, *, nan_is_null: bool = False) -> Json:
     """What JSON text says. Raises ValueError, naming `where` and what to do, for what `read_json` refuses; pandas writes null as NaN."""
 
     def constant(name: str) -> None:
@@ -34,17 +37,17 @@ def parse_json(text: str, where: str, fix: str, *, nan_is_null: bool = False) ->
         raise InvalidInput(f"{where}: {error}, expected valid JSON; {fix}") from error
 
 
-def to_json(value: Any) -> bytes:
+def to_json(value: Json) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("utf-8")
 
 
 class Entries:
     """Reads entries of a checkpoint's JSON, each checked, because the file may come from anywhere."""
 
-    def __init__(self, values: Any, where: str) -> None:
+    def __init__(self, values: Json, where: str) -> None:
         self.values, self.where = values, where
 
-    def _find(self, *keys: str) -> Any:
+    def _find(self, *keys: str) -> Json:
         found = self.values
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
@@ -78,7 +81,7 @@ _MARKS = {  # the longer ones first: UTF-32's begins like UTF-16's
 _SAVE = "save the file as UTF-8 in your editor, or leave it out if it is no text"
 
 
-def encoding_of(data: bytes, where: Any, fix: str = _SAVE) -> str:
+def encoding_of(data: bytes, where: Json, fix: str = _SAVE) -> str:
     """The encoding that a byte order mark at the beginning of a text names; without one, UTF-8.
 
     Raises ValueError for bytes that are mostly zeros, or zeros in every other place: binary, or UTF-16 or UTF-32 without a mark. As UTF-8
@@ -96,13 +99,13 @@ def encoding_of(data: bytes, where: Any, fix: str = _SAVE) -> str:
     return "utf-8"
 
 
-def not_text(where: Any, byte: int, offset: int, encoding: str = "utf-8", fix: str = _SAVE) -> InvalidInput:
+def not_text(where: Json, byte: int, offset: int, encoding: str = "utf-8", fix: str = _SAVE) -> InvalidInput:
     """The error for a byte that text in this encoding does not have there."""
     name = encoding.upper()
     return InvalidInput(f"{where}: byte 0x{byte:02x} at offset {offset} is not {name}, expected {name} text; {fix}")
 
 
-def decode_text(data: bytes, where: Any, fix: str = _SAVE) -> str:
+def decode_text(data: bytes, where: Json, fix: str = _SAVE) -> str:
     """Text of bytes in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; its line ends as \\n.
 
     Raises ValueError, naming `where`, byte and offset, if they are not.
@@ -120,7 +123,7 @@ def read_text(path: str | Path) -> str:
     return decode_text(Path(path).read_bytes(), path)
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Json]:
     """A checkpoint's JSON file. Raises FileNotFoundError without one, ValueError, naming the file, if it holds no JSON object."""
     if not path.is_file():
         raise MissingFile(f"{path}: no such file, expected one of a checkpoint; pass a directory that save_pretrained wrote")

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from autograd import Parameter, backend
 from autograd.optim import AdamW
 from tinygpt.config import TrainConfig
 from tinygpt.errors import Diverged
-from tinygpt.storage.checked_json import Entries
+from tinygpt.storage.checked_json import Entries, Json
 
 MAX_CONSECUTIVE = 10  # updates skipped, or roll-backs without an update between them, after which training stops all the same
 
@@ -52,7 +52,7 @@ class Divergence:
             )
         return choice
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Json]:
         return {"spikes": asdict(self.spikes), "norms": list(self.norms)}
 
     def load_state_dict(self, entry: Entries) -> None:

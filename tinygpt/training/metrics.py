@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from autograd.threads import blas, n_threads
 from tinygpt.data.windows import BatchOrder, count_targets
 from tinygpt.errors import MissingPackage
 from tinygpt.models.protocols import Batches, Classifies, Trainable
-from tinygpt.storage.checked_json import Entries
+from tinygpt.storage.checked_json import Entries, Json
 from tinygpt.storage.durable import replace_file
 
 
@@ -68,7 +68,7 @@ class Result:
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
     accuracy_curve: list[tuple[int, float, float]] = field(default_factory=list)  # (step, on training items, on validation items)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Json]:
         """What a checkpoint stores, as JSON values; the curves are in the run's metrics."""
         names = ("step", "tokens_seen", "first_loss_nats", "best_step", "best_validation_nats", "last_validation_nats", "seconds")
         values = {name: getattr(self, name) for name in (*names, "n_skipped", "n_rollbacks")}
@@ -158,7 +158,7 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, values: dict[str, Any]) -> None:
+    def write(self, values: dict[str, Json]) -> None:
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(values) + "\n")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from tinygpt.config import TrainConfig
 from tinygpt.data.windows import BatchOrder
 from tinygpt.errors import Diverged, InvalidInput, NotDeterministic
 from tinygpt.models.protocols import Array, Batch, Batches, GradientWorkers, Trainable
-from tinygpt.storage.checked_json import Entries
+from tinygpt.storage.checked_json import Entries, Json
 from tinygpt.training.divergence import Divergence
 from tinygpt.training.metrics import Evaluation, Metrics, Reporter, Result, environment, measure, update_ratio
 from tinygpt.training.step import clip_and_update, compute_gradients, train_step
@@ -45,7 +45,7 @@ class Record(Protocol):
     roll_back(trainer)   restores the trainer from the last checkpoint and returns its name; FloatingPointError if there is none
     """
 
-    def log(self, values: dict[str, Any]) -> None: ...
+    def log(self, values: dict[str, Json]) -> None: ...
     def save(self, trainer: "Trainer", *, best: bool) -> None: ...
     def roll_back(self, trainer: "Trainer") -> str: ...
 
@@ -169,8 +169,13 @@ class Trainer:
         self.draw_from(position.batches_drawn)
         self.model.dropout_stream.counter, self.result.tokens_seen = position.dropout_draws, position.tokens_seen
 
+<<<<<<< HEAD
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint stores in addition to weights and moments, as JSON values."""
+=======
+    def state_dict(self) -> dict[str, Json]:
+        """What a checkpoint stores besides weights and moments, as JSON values."""
+>>>>>>> training
         stream = self.model.dropout_stream
         return {
             **self.result.state_dict(),
@@ -185,7 +190,7 @@ class Trainer:
             "environment": environment(self.processes),
         }
 
-    def load_state_dict(self, state: dict[str, Any], where: str = "state", *, other_data: bool = False) -> None:
+    def load_state_dict(self, state: dict[str, Json], where: str = "state", *, other_data: bool = False) -> None:
         """Restores what `state_dict` gave; weights and moments are loaded apart (see `tinygpt.runs.checkpoint.load_training`).
 
         where        what error messages call the source
@@ -328,7 +333,7 @@ class _Loop:
         result.last_validation_nats = found.nats
         result.validation_curve.append((step, found.nats))
         self.reporter.evaluated(step, found.nats, best)
-        line: dict[str, Any] = {"step": step, "validation_nats": found.nats}
+        line: dict[str, Json] = {"step": step, "validation_nats": found.nats}
         if found.accuracy is not None and found.training_accuracy is not None:
             result.accuracy_curve.append((step, found.training_accuracy, found.accuracy))
             line |= {"training_accuracy": found.training_accuracy, "validation_accuracy": found.accuracy}
