@@ -83,11 +83,7 @@ def test_a_terminal_that_closes_is_outlived_until_the_run_has_saved(folder):
     with start(folder, 100_000, stdout=theirs, start_new_session=True, before=adopt) as process:
         os.close(theirs)
         seen = b""
-<<<<<<< HEAD
         while b"tokens/s" not in seen.partition(b"sample before")[2]:
-=======
-        while b"first loss" not in seen:  # the bar is there before the signals are caught
->>>>>>> training
             seen += os.read(ours, 4096)
         os.close(ours)
         process.wait(timeout=120)

@@ -58,7 +58,7 @@ class Trainer:
     validation      items to measure on, or None
     workers         processes that share the rows of each micro-batch (`tinygpt.parallel.local.workers_for`); None: this process alone
 
-    Weights, moments and `state_dict()` determine everything that follows: a new trainer that `tinygpt.runs.checkpoint.load_training` restores from
+    Weights, moments and `state_dict()` determine everything that follows: a new trainer that `tinygpt.runs.checkpoint.Checkpoint.restore` restores from
     a checkpoint continues bit for bit.
     Raises ValueError if `config.processes` asks for several processes and there are no workers.
     """
@@ -169,13 +169,8 @@ class Trainer:
         self.draw_from(position.batches_drawn)
         self.model.dropout_stream.counter, self.result.tokens_seen = position.dropout_draws, position.tokens_seen
 
-<<<<<<< HEAD
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint stores in addition to weights and moments, as JSON values."""
-=======
     def state_dict(self) -> dict[str, Json]:
-        """What a checkpoint stores besides weights and moments, as JSON values."""
->>>>>>> training
+        """What a checkpoint stores in addition to weights and moments, as JSON values."""
         stream = self.model.dropout_stream
         return {
             **self.result.state_dict(),
@@ -191,7 +186,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Json], where: str = "state", *, other_data: bool = False) -> None:
-        """Restores what `state_dict` gave; weights and moments are loaded apart (see `tinygpt.runs.checkpoint.load_training`).
+        """Restores what `state_dict` gave; weights and moments are loaded apart (see `tinygpt.runs.checkpoint.Checkpoint.restore`).
 
         where        what error messages call the source
         other_data   the items differ from before: their order starts again
