@@ -113,7 +113,7 @@ def choose(model: Decodable, tokenizer: Tokenizer, prompt: str, options: Sequenc
                 f"{model.config.n_positions + 1} together; shorten the prompt"
             )
     inputs, _ = pad([[*start, *ids[:-1]] for ids in answers])
-    with nn.evaluating(model), ag.no_grad():
+    with nn.evaluating(model), inference.mode():
         hidden = model.hidden(inputs)  # (options, T, C)
         nats = [_nats(model, hidden[i, n - 1 : n - 1 + len(ids)], np.array(ids)) for i, ids in enumerate(answers)]
     found = [Likelihood(float(each.sum()), len(each), len(option.encode("utf-8"))) for each, option in zip(nats, options, strict=True)]
