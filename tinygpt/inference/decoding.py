@@ -147,6 +147,7 @@ class DecodingOptions(TypedDict, total=False):
     slide: bool
     alternatives: int | None
     on_slide: Callable[[int, int], None] | None
+    n_tokens: int | None
 
 
 class TokenIterator:
