@@ -9,7 +9,7 @@ The names below are loaded when first asked for, so that `python -m tinygpt doct
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tinygpt.models import attached
 
@@ -37,7 +37,7 @@ if _autograd is None or not (Path(_autograd.origin or "").parent / "ops" / "loss
     )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'tinygpt' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -341,3 +341,9 @@ def test_pieces_of_a_word_tokenizer_join_to_the_decoded_text(words):
     detokenizer = IncrementalDetokenizer(tokenizer)
     pieces = [detokenizer.add(id) for id in ids] + [detokenizer.finish()]
     assert "".join(pieces) == detokenizer.text == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("seed", [-1, [0, -2]])
+def test_a_negative_seed_is_refused(seed):
+    with pytest.raises(ValueError, match=r"seed: .*-\d.*, expected at least 0"):
+        PerRowRNG(seed, 2)
