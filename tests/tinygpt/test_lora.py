@@ -286,7 +286,7 @@ def test_bad_input_is_named_and_changes_nothing(tmp_path):
         ValueError, match=r"LoRA target 'c_atn': no such linear layer or embedding, expected one of attn.c_attn, .*; did you mean 'c_attn'"
     ):
         add_lora(model, LoraConfig(targets=("c_atn",)))
-    with pytest.raises(ValueError, match=r"LoRA target 'wte': its weights are the output layer's too, expected .*; leave wte out"):
+    with pytest.raises(ValueError, match=r"LoRA target 'wte': its weights are shared with the output layer, expected .*; leave wte out"):
         add_lora(model, LoraConfig(targets=("c_attn", "wte")))
     for wrong in ({"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}, {"targets": ()}):
         with pytest.raises(ValueError, match=r"expected rank >= 1, alpha > 0, 0 <= dropout < 1 and at least one target"):

@@ -161,7 +161,7 @@ def test_an_index_that_does_not_fit_its_shards_is_named(tmp_path):
         GPT.from_pretrained(tmp_path)
     for wrong in ("../outside.safetensors", "absent.safetensors"):
         (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"wte.weight": wrong}}), encoding="utf-8")
-        with pytest.raises(ValueError, match=r"names '.*', expected a file beside it"):
+        with pytest.raises(ValueError, match=r"names '.*', expected a file next to it"):
             GPT.from_pretrained(tmp_path)
     (tmp_path / INDEX).write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"no weight_map from names to files"):
