@@ -62,8 +62,11 @@ def reference_kernels() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=["reference", "experimental"])
-def each_kernel_mode(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Once with the plain math, once with every kernel there is: for laws, which hold for both."""
+def each_kernel_mode(request: pytest.FixtureRequest, reference_kernels: None) -> Iterator[None]:
+    """Once with the plain math, once with every kernel there is: for laws, which hold for both.
+
+    Inside `reference_kernels`, so that a module with both leaves them in the reverse order, and the mode as it was.
+    """
     import autograd as ag
 
     with ag.use_kernels(request.param):
