@@ -10,16 +10,17 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from autograd import backend
-from autograd.backend import xp
+from autograd.backend import Array as Array
+from autograd.backend import ArrayLike, DType, xp
 
-Array = Any
-"""An array of the backend in use: `numpy.ndarray` or `cupy.ndarray`."""
-
+Value = TypeVar("Value")
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _records: "ContextVar[list[OpRecord] | None]" = ContextVar("records", default=None)
 _serial = itertools.count()
@@ -40,7 +41,7 @@ class Tensor:
     data: Array
     grad: Array | None
 
-    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+    def __init__(self, data: ArrayLike, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise TypeError("Tensor: a Tensor, expected an array, list or number; use tensor.detach() for the same array without history")
         self.data = backend.to_device(data)
@@ -55,24 +56,6 @@ class Tensor:
         self._node: Node | None = None
         self._output = 0
         self._gradient_buffer: Array | None = None  # set by the optimizer: where the first gradient is copied to
-
-    # Attributes ------------------------------------------------------------------------------------------------------
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.data.dtype
-
-    @property
-    def ndim(self) -> int:
-        return self.data.ndim
-
-    @property
-    def size(self) -> int:
-        return self.data.size
 
     @property
     def is_leaf(self) -> bool:
@@ -90,9 +73,9 @@ class Tensor:
 
     def item(self) -> float:
         """The value of a one-element tensor as a Python number (waits for the device)."""
-        return self.data.item()
+        return self.data.item()  # type: ignore[no-any-return]
 
-    def numpy(self) -> Any:
+    def numpy(self) -> Array:
         """The values as a NumPy array on the host; shares memory with `data` on the CPU."""
         return backend.to_host(self.data)
 
@@ -100,9 +83,7 @@ class Tensor:
         """The same array in a new leaf: gradients stop here."""
         return Tensor(self.data)
 
-    # Gradients ----------------------------------------------------------------------------------------------------------
-
-    def backward(self, dy: Any = None) -> None:
+    def backward(self, dy: Array | None = None) -> None:
         """Adds the gradient of this tensor to `.grad` of every leaf that it depends on and that requires one.
 
         dy   the gradient with respect to this tensor, of its shape; default 1, allowed only for a single element (a loss)
@@ -118,7 +99,7 @@ class Tensor:
                 raise ValueError(f"backward: a tensor of shape {self.shape}, expected one element; reduce it first or pass dy")
             dy = xp.ones(self.shape, dtype=self.dtype)
         else:
-            dy = backend.to_device(dy.data if isinstance(dy, Tensor) else dy, dtype=self.dtype)
+            dy = backend.to_device(_array(dy), dtype=self.dtype)
             if dy.shape != self.shape:
                 raise ValueError(f"backward: dy of shape {dy.shape}, expected {self.shape}, that of the tensor")
         if self._node is None:
@@ -126,21 +107,21 @@ class Tensor:
         else:
             _backward_pass(self._node, self._output, dy)
 
-    # What raises, and names the alternative -------------------------------------------------------------------------------
+    # The next ones raise, and name the alternative.
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         raise TypeError(
             "Tensor: assignment to elements, expected no change after creation (saved arrays would no longer match); "
             "build the result with where, concatenate or stack, or change tensor.data of a leaf between steps"
         )
 
-    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+    def __array__(self, *args: object, **kwargs: object) -> Array:
         raise TypeError(
             "Tensor: implicit conversion to a NumPy array, expected an explicit one (it would lose the gradient in silence); "
             "use tensor.numpy() or tensor.data"
         )
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+    def __array_ufunc__(self, ufunc: Callable[..., object], method: str, *inputs: "Operand", **options: object) -> Array:
         """`array + tensor` is `Tensor.__radd__`; of NumPy's other functions, the error says what to write."""
         reflected = _REFLECTED.get(ufunc.__name__)
         if reflected and method == "__call__" and not options and not isinstance(inputs[0], Tensor):
@@ -152,7 +133,7 @@ class Tensor:
     if backend.name != "numpy":
         __array_ufunc__ = None  # type: ignore[assignment]  # what CuPy's operators ask for
 
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    def __array_function__(self, function: Callable[..., object], types: object, args: Sequence[object], kwargs: object) -> object:
         if function.__name__ in ("ndim", "shape", "size") and len(args) == 1 and not kwargs:
             return getattr(self, function.__name__)
         raise _not_an_array(function)
@@ -176,59 +157,59 @@ class Tensor:
             raise TypeError("Tensor: iteration over a single number, of shape (), expected at least one axis; use item()")
         return (self[i] for i in range(len(self)))
 
-    def __contains__(self, value: Any) -> bool:
+    def __contains__(self, value: "Operand") -> bool:
         return bool((self.data == _array(value)).any())
 
     # The differentiable operators and methods are attached by `autograd/ops/__init__.py`, which knows the ops; `draw` by `drawing.py`.
 
     if TYPE_CHECKING:
+        shape: tuple[int, ...]
+        dtype: DType
+        ndim: int
+        size: int
+        T: "Tensor"
 
-        def draw(self, path: Any = None, **options: Any) -> Any: ...
-        def __add__(self, other: Any) -> "Tensor": ...
-        def __radd__(self, other: Any) -> "Tensor": ...
-        def __sub__(self, other: Any) -> "Tensor": ...
-        def __rsub__(self, other: Any) -> "Tensor": ...
-        def __mul__(self, other: Any) -> "Tensor": ...
-        def __rmul__(self, other: Any) -> "Tensor": ...
-        def __truediv__(self, other: Any) -> "Tensor": ...
-        def __rtruediv__(self, other: Any) -> "Tensor": ...
+        def _binary(self, other: "Operand") -> "Tensor": ...
+        def _reduction(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor": ...
         def __pow__(self, exponent: float) -> "Tensor": ...
-        def __matmul__(self, other: Any) -> "Tensor": ...
-        def __rmatmul__(self, other: Any) -> "Tensor": ...
         def __neg__(self) -> "Tensor": ...
-        def __getitem__(self, key: Any) -> "Tensor": ...
-        @property
-        def T(self) -> "Tensor": ...
-        def reshape(self, *shape: Any) -> "Tensor": ...
-        def transpose(self, *axes: Any) -> "Tensor": ...
-        def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
-        def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
-        def max(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
-        def var(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
+        def __getitem__(self, key: object) -> "Tensor": ...
+        def reshape(self, *shape: int | Sequence[int]) -> "Tensor": ...
+        def transpose(self, *axes: int | Sequence[int]) -> "Tensor": ...
+
+        draw: Callable[..., str]
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _binary
+        sum = mean = max = var = _reduction
 
     # Comparisons give plain boolean arrays: nothing flows back through them. `==` of tensors is identity, so they can be dict keys.
 
     __hash__ = object.__hash__
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         if isinstance(other, (bool, int, float, backend.device_array, list, tuple)):
             raise TypeError(
                 f"Tensor: == with a {type(other).__name__}, expected a tensor (== asks for the same object); use tensor.data == ..."
             )
         return self is other
 
-    def __lt__(self, other: Any) -> Array:
+    def __lt__(self, other: "Operand") -> Array:
         return self.data < _array(other)
 
-    def __le__(self, other: Any) -> Array:
+    def __le__(self, other: "Operand") -> Array:
         return self.data <= _array(other)
 
-    def __gt__(self, other: Any) -> Array:
+    def __gt__(self, other: "Operand") -> Array:
         return self.data > _array(other)
 
-    def __ge__(self, other: Any) -> Array:
+    def __ge__(self, other: "Operand") -> Array:
         return self.data >= _array(other)
 
+
+for _name in ("shape", "dtype", "ndim", "size"):
+    setattr(Tensor, _name, property(attrgetter(f"data.{_name}")))
+
+Operand = Tensor | Array | ArrayLike
+"""What ops take as an operand: a tensor, or a constant as an array, number or list of numbers."""
 
 _REFLECTED = {
     "add": "__radd__", "subtract": "__rsub__", "multiply": "__rmul__", "divide": "__rtruediv__", "matmul": "__rmatmul__",
@@ -240,7 +221,7 @@ FUNCTIONS: list[str] = []
 """Names of the functions on tensors, for advice; `autograd/ops/__init__.py` fills it in."""
 
 
-def _not_an_array(function: Any) -> TypeError:
+def _not_an_array(function: Callable[..., object]) -> TypeError:
     name = function.__name__
     instead = f"autograd.{name}, or tensor.data" if name in FUNCTIONS else "tensor.data"
     return TypeError(f"np.{name}: a Tensor, expected an array (the gradient would be lost); use {instead}")
@@ -251,32 +232,24 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: ArrayLike) -> None:
         super().__init__(data, requires_grad=True)
 
 
+@dataclass(slots=True, eq=False)
 class Node:
     """One application of an op, for the backward pass. Refers only to leaf tensors, so arrays that no op saved can be freed."""
 
-    __slots__ = ("edges", "input_kinds", "op", "output_shapes", "record", "saved", "serial")
-
-    def __init__(
-        self,
-        op: "type[Op]",
-        saved: Any,
-        edges: "tuple[Tensor | tuple[Node, int] | None, ...]",
-        input_kinds: tuple[tuple[tuple[int, ...], Any] | None, ...],
-        output_shapes: tuple[tuple[int, ...], ...],
-    ) -> None:
-        self.op = op
-        self.saved = saved
-        self.edges = edges  # per input: a leaf, (node, which of its outputs), or None where no gradient is needed
-        self.input_kinds = input_kinds  # per input: (shape, dtype), to undo broadcasting and promotion; None like its edge
-        self.output_shapes = output_shapes
-        self.serial = next(_serial)
-        self.record: OpRecord | None = None  # inside record() only
+    op: "type[Op]"
+    saved: object
+    edges: "tuple[Tensor | tuple[Node, int] | None, ...]"  # per input: a leaf, (node, which of its outputs), None: no gradient needed
+    input_kinds: tuple[tuple[tuple[int, ...], DType] | None, ...]  # (shape, dtype), to undo broadcasting and promotion; None like its edge
+    output_shapes: tuple[tuple[int, ...], ...]
+    serial: int = field(default_factory=_serial.__next__)
+    record: "OpRecord | None" = None  # inside record() only
 
 
+@dataclass(slots=True, eq=False)
 class OpRecord:
     """One application of an op inside `record`: nothing is freed, so that a picture or a trace can show its numbers.
 
@@ -289,26 +262,34 @@ class OpRecord:
     dxs           after backward: what backward returned, one per input
     """
 
-    __slots__ = ("dxs", "dys", "inputs", "op", "options", "outputs", "saved")
-
-    def __init__(self, op: "type[Op]", inputs: tuple[Any, ...], options: dict[str, Any], outputs: tuple[Array, ...], saved: Any) -> None:
-        self.op, self.inputs, self.options, self.outputs, self.saved = op, inputs, options, outputs, saved
-        self.dys: tuple[Array | None, ...] = (None,) * len(outputs)
-        self.dxs: tuple[Array | None, ...] = (None,) * len(inputs)
+    op: "type[Op]"
+    inputs: tuple[Tensor | Array, ...]
+    options: dict[str, object]
+    outputs: tuple[Array, ...]
+    saved: Array
+    dys: tuple[Array, ...]
+    dxs: tuple[Array, ...]
 
 
 @contextmanager
-def record() -> "Iterator[list[OpRecord]]":
+def within(variable: ContextVar[Value], value: Value) -> Iterator[Value]:
+    """Within this block the context variable has this value."""
+    token = variable.set(value)
+    try:
+        yield value
+    finally:
+        variable.reset(token)
+
+
+@contextmanager
+def record() -> Iterator[list[OpRecord]]:
     """Within this block every application of an op is appended to the list that the block gets.
 
     For inspection, not for training: all arrays stay in memory as long as the list or a tensor made here does.
     """
     records: list[OpRecord] = []
-    token = _records.set(records)
-    try:
+    with within(_records, records):
         yield records
-    finally:
-        _records.reset(token)
 
 
 _FREED = object()
@@ -385,7 +366,7 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
     return result
 
 
-def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: Any, op: "type[Op]", position: int) -> Array:
+def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: DType, op: "type[Op]", position: int) -> Array:
     """Sums `dx` over the axes along which an input of `shape` was broadcast, and casts it back to the input's dtype.
 
     If y = broadcast(x), each element of x is used by several of y, so its gradient is the sum of theirs.
@@ -435,14 +416,17 @@ class Op:
     """True for ops that store float16 and bfloat16 or multiply matrices of them. All others get float32: the engine converts the inputs,
     and rounds the output back if every floating-point input had one such dtype."""
 
+    supports: ClassVar[Callable[..., bool]]
+    """Of a kernel: whether it takes these arrays and options."""
+
     forward_takes_needs: ClassVar[bool] = False
     backward_takes_needs: ClassVar[bool] = False
 
     reference: ClassVar["type[Op]"]
     """The op that a kernel implements; for an op, itself."""
 
-    forward: ClassVar[Callable[..., Any]]
-    backward: ClassVar[Callable[..., Any]]
+    forward: ClassVar[Callable[..., tuple[Array, object]]]
+    backward: ClassVar[Callable[..., Array | tuple[Array | None, ...]]]
 
     @staticmethod
     def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
@@ -450,7 +434,7 @@ class Op:
         op without one, 1 per element of the outputs."""
         return sum(math.prod(shape) for shape in outputs)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         cls.reference = cls
         for which in ("forward", "backward"):
@@ -460,14 +444,17 @@ class Op:
                 setattr(cls, f"{which}_takes_needs", takes)
 
     @classmethod
-    def dispatch(cls, *arrays: Any, **options: Any) -> "type[Op]":
+    def dispatch(cls, *arrays: Operand | None, **options: object) -> "type[Self]":
         """The class to run for these arrays: this one. `autograd/dispatch.py` attaches the choice among kernels here."""
         return cls
 
     @classmethod
-    def apply(cls, *inputs: Any, **options: Any) -> Any:
-        """Runs the op on tensors (also arrays, Python numbers and None) and records it if a gradient can be needed."""
-        arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+    def apply(cls, *inputs: Operand | None, **options: object) -> Tensor:
+        """Runs the op on tensors (also arrays, Python numbers and None) and records it if a gradient can be needed.
+
+        Gives a tuple of tensors where `returns_tuple`.
+        """
+        arrays: list[Array] = [x.data if isinstance(x, Tensor) else x for x in inputs]
         recording = _recording.get()
         needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
         for position, array in enumerate(arrays):
@@ -484,16 +471,18 @@ class Op:
                 _check_finite(f"{op.__name__}.forward", out, [(a.shape, a.dtype) for a in arrays if hasattr(a, "shape")])
         node = None
         if True in needs:
-            edges = tuple([_edge(x) if need else None for x, need in zip(inputs, needs, strict=True)])
-            kinds = tuple([(x.data.shape, x.data.dtype) if need else None for x, need in zip(inputs, needs, strict=True)])
+            sources = [x if isinstance(x, Tensor) and need else None for x, need in zip(inputs, needs, strict=True)]
+            edges = tuple([x if x is None or x._node is None else (x._node, x._output) for x in sources])
+            kinds = tuple([None if x is None else (x.data.shape, x.data.dtype) for x in sources])
             node = Node(op, saved, edges, kinds, tuple([out.shape for out in ys]))
         records = _records.get()
         if records is not None:
-            records.append(OpRecord(op, inputs, options, tuple([xp.asarray(out) for out in ys]), saved))
+            outputs, dys, dxs = tuple([xp.asarray(out) for out in ys]), (None,) * len(ys), (None,) * len(inputs)
+            records.append(OpRecord(op, inputs, options, outputs, saved, dys, dxs))
             if node is not None:
                 node.record = records[-1]
         results = tuple([_output(out, node, i) for i, out in enumerate(ys)])
-        return results if op.returns_tuple else results[0]
+        return results if op.returns_tuple else results[0]  # type: ignore[return-value]
 
 
 class Movement(Op):
@@ -506,7 +495,7 @@ class Movement(Op):
         return 0
 
 
-def saved_arrays(saved: Any) -> Iterator[Array]:
+def saved_arrays(saved: object) -> Iterator[Array]:
     """The arrays in what a forward pass saved (nested tuples, lists, dicts), each once."""
     seen: set[int] = set()
     waiting = [saved]
@@ -517,10 +506,6 @@ def saved_arrays(saved: Any) -> Iterator[Array]:
         elif isinstance(item, backend.device_array) and id(item) not in seen:
             seen.add(id(item))
             yield item
-
-
-def _edge(x: Tensor) -> "Tensor | tuple[Node, int]":
-    return x if x._node is None else (x._node, x._output)
 
 
 def _output(data: Array, node: Node | None, i: int) -> Tensor:
@@ -534,7 +519,7 @@ def _output(data: Array, node: Node | None, i: int) -> Tensor:
     return out
 
 
-def _array(x: Any) -> Any:
+def _array(x: Operand) -> Array:
     return x.data if isinstance(x, Tensor) else x
 
 
@@ -545,7 +530,7 @@ def _is_float(array: Array) -> bool:
 _HALF = tuple(d for d in (xp.dtype("float16"), backend.bfloat16) if d is not None)
 
 
-def is_half(x: Any) -> bool:
+def is_half(x: object) -> bool:
     """True for arrays of a 16-bit format: float16, and ml_dtypes' bfloat16 (of kind V for NumPy) where the backend has it."""
     return hasattr(x, "dtype") and x.dtype in _HALF
 
@@ -554,17 +539,17 @@ def _no_bfloat16(array: Array) -> str:
     return f" ({backend.name} here computes in no bfloat16)" if array.dtype.name == "bfloat16" else ""
 
 
-def float32_if_half(x: Any) -> Any:
+def float32_if_half(x: Array) -> Array:
     """16-bit arrays as float32, everything else unchanged: sums and exponentials need more bits or more range."""
     return x.astype(xp.float32) if is_half(x) else x
 
 
-def accumulator_dtype(x: Array) -> Any:
+def accumulator_dtype(x: Array) -> type | DType:
     """The dtype for a sum of many elements of x: float32 for 16-bit formats, else their own dtype."""
     return xp.float32 if is_half(x) else x.dtype
 
 
-def _without_half(arrays: list[Any]) -> tuple[list[Any], Any]:
+def _without_half(arrays: list[Array]) -> tuple[list[Array], DType | None]:
     """(the inputs with float32 for 16-bit arrays, the dtype of all floating-point arrays among them if it is one of these)."""
     if not any(map(is_half, arrays)):
         return arrays, None
@@ -575,7 +560,7 @@ def _without_half(arrays: list[Any]) -> tuple[list[Any], Any]:
 _NATIVE = (backend.device_array, int, float, type(None))
 
 
-def _check_device(op: "type[Op]", position: int, x: Any) -> None:
+def _check_device(op: "type[Op]", position: int, x: Array) -> None:
     """Raises TypeError, naming op and argument, for an array in the memory that the backend does not compute in, and for no array at all."""
     code = op.forward.__code__
     name = code.co_varnames[position] if position < code.co_argcount else f"input {position}"
@@ -589,7 +574,7 @@ def _check_device(op: "type[Op]", position: int, x: Any) -> None:
         )
 
 
-def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[Any, Any]]) -> None:
+def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[tuple[int, ...], DType]]) -> None:
     if array is None or not hasattr(array, "dtype") or not _is_float(array) or bool(xp.isfinite(array).all()):
         return
     n = int((~xp.isfinite(array)).sum())
@@ -600,14 +585,9 @@ def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[Any, A
     )
 
 
-@contextmanager
-def no_grad() -> Iterator[None]:
+def no_grad() -> AbstractContextManager[bool]:
     """Within this block ops record nothing: less memory and time where no gradient is wanted (evaluation, generation)."""
-    token = _recording.set(False)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
+    return within(_recording, False)
 
 
 def is_recording() -> bool:

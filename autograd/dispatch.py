@@ -3,22 +3,22 @@
 `Op.apply` asks `Op.dispatch`, to which the function below is attached. The files of `autograd/ops` never mention kernels.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from autograd import backend
-from autograd.core import Op
+from autograd.core import Op, Operand, within
 
-_kernels: dict[type, list[Any]] = {}
-_experimental: set[type] = set()
+_kernels: dict[type[Op], list[type[Op]]] = {}
+_experimental: set[type[Op]] = set()
 _mode: ContextVar[str] = ContextVar("kernels", default=backend.kernels)
 
-K = TypeVar("K", bound=type)
+K = TypeVar("K", bound=type[Op])
 
 
-def kernel_for(reference: type, *, experimental: bool = False) -> Callable[[K], K]:
+def kernel_for(reference: type[Op], *, experimental: bool = False) -> Callable[[K], K]:
     """Registers the decorated class, a subclass of `reference`, as a faster implementation of it.
 
     `kernel.supports(*arrays, **options)` decides call by call; where none says yes, the reference runs.
@@ -30,7 +30,7 @@ def kernel_for(reference: type, *, experimental: bool = False) -> Callable[[K], 
             raise TypeError(
                 f"kernel_for: {kernel.__name__}, expected a subclass of {reference.__name__}; derive it from the op it speeds up"
             )
-        kernel.reference = reference  # type: ignore[attr-defined]
+        kernel.reference = reference
         _kernels.setdefault(reference, []).append(kernel)
         if experimental:
             _experimental.add(kernel)
@@ -39,7 +39,7 @@ def kernel_for(reference: type, *, experimental: bool = False) -> Callable[[K], 
     return register
 
 
-def dispatch(reference: type, *arrays: Any, **options: Any) -> Any:
+def dispatch(reference: type[Op], /, *arrays: Operand | None, **options: object) -> type[Op]:
     """The class to run for this call: the first registered kernel that supports it, else `reference` itself."""
     candidates = _kernels.get(reference)
     if candidates:
@@ -53,7 +53,7 @@ def dispatch(reference: type, *arrays: Any, **options: Any) -> Any:
 setattr(Op, "dispatch", classmethod(dispatch))  # noqa: B010  (mypy takes no assignment to a method)
 
 
-def registered_kernels() -> dict[type, list[type]]:
+def registered_kernels() -> dict[type[Op], list[type[Op]]]:
     """Each op that has kernels, with them, in order of preference."""
     return {reference: list(kernels) for reference, kernels in _kernels.items()}
 
@@ -63,13 +63,8 @@ def kernel_mode() -> str:
     return _mode.get()
 
 
-@contextmanager
-def use_kernels(mode: str) -> Iterator[None]:
+def use_kernels(mode: str) -> AbstractContextManager[str]:
     """Within this block: "fast", "reference" or "experimental" kernels, whatever AUTOGRAD_KERNELS says."""
     if mode not in backend.KERNEL_MODES:
         raise ValueError(f"use_kernels: {mode!r}, expected one of {', '.join(backend.KERNEL_MODES)}; see AUTOGRAD_KERNELS")
-    token = _mode.set(mode)
-    try:
-        yield
-    finally:
-        _mode.reset(token)
+    return within(_mode, mode)

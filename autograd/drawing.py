@@ -11,11 +11,13 @@ Without `record` the picture holds shapes, and numbers of the leaves only.
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from autograd import backend
-from autograd.core import Node, Op, OpRecord, Tensor
+from autograd.core import Array, Node, Op, OpRecord, Tensor
 from autograd.core import saved_arrays as saved_arrays
+
+Item = Tensor | tuple[Node, int] | Array
+"""What becomes a box: a tensor, output i of a node, or a constant."""
 
 MAX_BOXES = 200
 _CHARACTER, _LINE, _PAD, _GAP_X, _GAP_Y = 7.3, 16, 8, 56, 14  # pixels, for 12-pixel monospace
@@ -75,9 +77,9 @@ def saved_bytes(record: OpRecord) -> int:
 
 def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
     """All boxes, inputs before their results. A stack instead of recursion: graphs can be deep."""
-    made: dict[Any, _Box] = {}
+    made: dict[int | tuple[int, int], _Box] = {}
     order: list[_Box] = []
-    waiting: list[tuple[Any, bool]] = [(tensor, False)]
+    waiting: list[tuple[Item, bool]] = [(tensor, False)]
     while waiting:
         item, inputs_done = waiting.pop()
         if _key(item) in made:
@@ -96,18 +98,18 @@ def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
     return order
 
 
-def _node_of(item: Any) -> Node | None:
+def _node_of(item: Item) -> Node | None:
     return item._node if isinstance(item, Tensor) else item[0] if isinstance(item, tuple) else None
 
 
-def _key(item: Any) -> Any:
+def _key(item: Item) -> int | tuple[int, int]:
     """Tensors made by the same node at the same output are one box, whichever object refers to them."""
     if isinstance(item, Tensor):
         return (id(item._node), item._output) if item._node is not None else id(item)
     return (id(item[0]), item[1]) if isinstance(item, tuple) else id(item)
 
 
-def _inputs(item: Any) -> list[Any]:
+def _inputs(item: Item) -> list[Item]:
     """What the op that made `item` was given: tensors and constants if it was recorded, else the edges that are left."""
     node = _node_of(item)
     if node is None:
@@ -121,17 +123,14 @@ def _inputs(item: Any) -> list[Any]:
     return [edge for edge in node.edges if edge is not None]
 
 
-def _box(item: Any, inputs: list[_Box], names: dict[int, str], digits: int) -> _Box:
+def _box(item: Item, inputs: list[_Box], names: dict[int, str], digits: int) -> _Box:
     node = _node_of(item)
     name = names.get(id(item), "")
-    value: Any = None
-    gradient: Any = None
+    value: Array = None
+    gradient: Array = None
     if node is None:
-        leaf = isinstance(item, Tensor)
-        value = item.data if leaf else item
-        gradient = item.grad if leaf else None
-        kind = "tensor" if leaf and item.requires_grad else "constant"
-        title = name or kind
+        value, gradient = (item.data, item.grad) if isinstance(item, Tensor) else (item, None)
+        title = name or ("tensor" if isinstance(item, Tensor) and item.requires_grad else "constant")
         shape: tuple[int, ...] = getattr(value, "shape", ())
     else:
         output = item._output if isinstance(item, Tensor) else item[1]
@@ -156,7 +155,7 @@ def op_name(op: type[Op]) -> str:
     return op.reference.__name__
 
 
-def _numbers(value: Any, digits: int) -> list[str]:
+def _numbers(value: Array, digits: int) -> list[str]:
     """An array as lines of text: the numbers themselves if they are few, else four statistics."""
     if not hasattr(value, "shape"):
         return [f"{value:g}"]

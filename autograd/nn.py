@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from textwrap import indent
-from typing import Any, Protocol
+from typing import Protocol
 
 import autograd.ops as ops
 from autograd import backend
-from autograd.backend import xp
+from autograd.backend import ArrayLike, xp
 from autograd.core import Array, Op, Parameter, Tensor, is_half, is_recording, no_grad
 from autograd.ops.dropout import RandomStream, default_stream
 
@@ -20,8 +20,9 @@ class Module:
     """
 
     training: bool = True
+    forward: Callable[..., Tensor]
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if isinstance(vars(self).get(name), Parameter) and not (value is None or isinstance(value, (Parameter, Module))):
             raise TypeError(
                 f"{type(self).__name__}.{name}: a {type(value).__name__} in place of a Parameter, expected a Parameter or None (it would no "
@@ -29,11 +30,10 @@ class Module:
             )
         super().__setattr__(name, value)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Tensor:
+        if not hasattr(self, "forward"):
+            raise NotImplementedError(f"{type(self).__name__}: no forward, expected one; define it in the subclass")
         return self.forward(*args, **kwargs)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(f"{type(self).__name__}: no forward, expected one; define it in the subclass")
 
     def __repr__(self) -> str:
         """A tree: this module's parameters (shapes) and settings, then the modules below it; equal neighbours in a list share a line."""
@@ -161,7 +161,7 @@ class Embedding(Module):
         shape = (n_ids, n_channels)
         self.weight = Parameter(init(shape) if init else uniform(shape, fan=n_channels))
 
-    def forward(self, ids: Any) -> Tensor:
+    def forward(self, ids: ArrayLike) -> Tensor:
         return ops.embedding(self.weight, ids)
 
 
@@ -188,6 +188,9 @@ class Dropout(Module):
         return ops.dropout(x, self.p, self.training, self.stream)
 
 
+RecomputeSaved = tuple[Array, Callable[[Tensor], Tensor], Sequence[RandomStream], list[int]]
+
+
 class Recompute(Op):
     """A function of x that is computed twice, so that nothing inside it is kept from the forward to the backward pass.
 
@@ -201,14 +204,14 @@ class Recompute(Op):
     takes_half = True  # the ops inside decide
 
     @staticmethod
-    def forward(x: Array, *, f: Callable[[Tensor], Tensor], streams: Sequence[RandomStream]) -> tuple[Array, Any]:
+    def forward(x: Array, *, f: Callable[[Tensor], Tensor], streams: Sequence[RandomStream]) -> tuple[Array, RecomputeSaved]:
         draws = [stream.counter for stream in streams]
         with no_grad():
             y = f(Tensor(x))
         return y.data, (x, f, streams, draws)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: RecomputeSaved, dy: Array) -> Array:
         x, f, streams, draws = saved
         now = [stream.counter for stream in streams]
         _set_draws(streams, draws)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypedDict
 
 from autograd.backend import xp
 from autograd.core import Array, Op, Parameter, Tensor, is_half
@@ -22,8 +22,8 @@ class AdamWUpdate(Op):
     """
 
     @staticmethod
-    def forward(
-        weight: Array, gradient: Array, m: Array, v: Array, scale: Any, *,
+    def forward(  # type: ignore[override]  # changes its arguments, and returns nothing
+        weight: Array, gradient: Array, m: Array, v: Array, scale: Array, *,
         lr: float, betas: tuple[float, float], eps: float, decay: float, t: int,
     ) -> None:  # fmt: skip
         b1, b2 = betas
@@ -51,6 +51,14 @@ class SquaredNorm(Op):
     @staticmethod
     def forward(x: Array) -> Array:
         return xp.dot(x, x)
+
+
+class AdamWState(TypedDict):
+    """What a resumed run needs in addition to the weights."""
+
+    n_steps: int
+    m: dict[str, Array]  # by parameter name, views
+    v: dict[str, Array]
 
 
 class AdamW:
@@ -147,9 +155,9 @@ class AdamW:
         self.n_steps += 1
         for part, decay in ((slice(0, self.n_decayed), self.weight_decay), (slice(self.n_decayed, None), 0.0)):
             arrays = (self.weight[part], self.gradient[part], self.m[part], self.v[part], scale)
-            options: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "decay": decay, "t": self.n_steps}
             if arrays[0].size:
-                AdamWUpdate.dispatch(*arrays, **options).forward(*arrays, **options)
+                options = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "decay": decay, "t": self.n_steps}
+                AdamWUpdate.dispatch(*arrays, **options).forward(*arrays, **options)  # type: ignore[arg-type]
         return norm
 
     def _check(self) -> None:
@@ -175,27 +183,26 @@ class AdamW:
                         f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW"
                     )
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs in addition to the weights: moments by parameter name (views) and the step count."""
-        moments: dict[str, dict[str, Array]] = {"m": {}, "v": {}}
+    def state_dict(self) -> AdamWState:
+        state: AdamWState = {"n_steps": self.n_steps, "m": {}, "v": {}}
         start = 0
         for name, p in self.named:
-            for key, flat in (("m", self.m), ("v", self.v)):
-                moments[key][name] = flat[start : start + p.size].reshape(p.shape)
+            for moments, flat in ((state["m"], self.m), (state["v"], self.v)):
+                moments[name] = flat[start : start + p.size].reshape(p.shape)
             start += p.size
-        return {"n_steps": self.n_steps, **moments}
+        return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: AdamWState) -> None:
         """Restores what `state_dict` returned. Raises ValueError naming parameters that are missing, surplus or of another shape."""
         mine = self.state_dict()
-        for key in ("m", "v"):
-            if state[key].keys() != mine[key].keys():
-                odd = sorted(state[key].keys() ^ mine[key].keys())
+        for given, own in ((state["m"], mine["m"]), (state["v"], mine["v"])):
+            if given.keys() != own.keys():
+                odd = sorted(given.keys() ^ own.keys())
                 raise ValueError(f"AdamW.load_state_dict: moments of {odd[0]} on one side only, expected the same parameters")
-            for name, moment in mine[key].items():
-                if state[key][name].shape != moment.shape:
-                    raise ValueError(f"AdamW.load_state_dict: moment of {name} of shape {state[key][name].shape}, expected {moment.shape}")
-                moment[...] = xp.asarray(state[key][name])
+            for name, moment in own.items():
+                if given[name].shape != moment.shape:
+                    raise ValueError(f"AdamW.load_state_dict: moment of {name} of shape {given[name].shape}, expected {moment.shape}")
+                moment[...] = xp.asarray(given[name])
         self.n_steps = int(state["n_steps"])
 
 

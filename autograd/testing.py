@@ -2,11 +2,11 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from autograd import backend
+from autograd.backend import Array, ArrayLike
 from autograd.core import Node, Tensor, saved_arrays
 
 # Per dtype: the step of the central difference, relative to the inputs' size, and the relative error allowed.
@@ -15,7 +15,7 @@ _STEP = {"float64": 1e-5, "float32": 1e-2}
 _TOLERANCE = {"float64": 1e-6, "float32": 3e-2}
 
 
-def check_grads(fn: Callable[..., Any], *arrays: Any, seed: int = 0, n_directions: int = 2) -> None:
+def check_grads(fn: Callable[..., Tensor | tuple[Tensor, ...]], *arrays: ArrayLike, seed: int = 0, n_directions: int = 2) -> None:
     """Raises AssertionError, naming the input, if a gradient of `fn` at `arrays` is wrong.
 
     fn       takes as many tensors as there are arrays, returns a tensor or a tuple of tensors; must be smooth near `arrays`
@@ -76,7 +76,7 @@ def check_grads(fn: Callable[..., Any], *arrays: Any, seed: int = 0, n_direction
                 )
 
 
-def _tuple(outputs: Any) -> Sequence[Tensor]:
+def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> Sequence[Tensor]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
@@ -101,7 +101,7 @@ class _CheckedOp:
         self.returns_tuple, self.backward_takes_needs = node.op.returns_tuple, node.op.backward_takes_needs
         self.takes_half = node.op.takes_half
 
-    def backward(self, saved: Any, dy: Any, **options: Any) -> Any:
+    def backward(self, saved: object, dy: Array, **options: object) -> Array | tuple[Array | None, ...]:
         arrived = list(saved_arrays(dy))
         with protected(*arrived, *saved_arrays(saved)):
             result = self.op.backward(saved, dy, **options)
@@ -116,7 +116,7 @@ class _CheckedOp:
 
 
 @contextlib.contextmanager
-def protected(*arrays: Any) -> Iterator[None]:
+def protected(*arrays: Array) -> Iterator[None]:
     """Within this block the arrays must not change: read-only under NumPy, compared before and after elsewhere."""
     host = sorted((a for a in arrays if isinstance(a, np.ndarray)), key=lambda a: a.base is not None)  # a view thaws after its base
     device = [(a, backend.to_host(a).copy()) for a in arrays if not isinstance(a, np.ndarray)]

@@ -1,16 +1,15 @@
 """How many threads the CPU's kernels and NumPy's BLAS use. AUTOGRAD_THREADS sets it for a process, `use_threads` for a block of code."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
 from autograd import backend
 
 __all__ = ["blas", "n_threads", "use_threads"]
 
-_parallel: Any = None
 if backend.name == "numpy":
     from autograd.kernels.cpu import parallel as _parallel
+else:
+    _parallel = None  # type: ignore[assignment]
 
 
 def n_threads() -> int:
@@ -23,8 +22,6 @@ def blas() -> str:
     return _parallel.blas() if _parallel else ""
 
 
-@contextmanager
-def use_threads(n: int) -> Iterator[None]:
+def use_threads(n: int) -> AbstractContextManager[None]:
     """Within this block kernels and NumPy's BLAS use n threads in all: for work that shares the cores with other processes."""
-    with _parallel.use_threads(n) if _parallel else nullcontext():
-        yield
+    return _parallel.use_threads(n) if _parallel else nullcontext()

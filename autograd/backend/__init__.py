@@ -12,9 +12,12 @@ All other code uses `from autograd.backend import xp`. What `xp` cannot express 
 """
 
 import os
-from typing import Any
 
 from autograd.backend._errors import message_only
+from autograd.backend._types import Array as Array
+from autograd.backend._types import ArrayLike as ArrayLike
+from autograd.backend._types import DType as DType
+from autograd.backend._types import DTypeLike as DTypeLike
 
 
 def _choice(variable: str, default: str, legal: tuple[str, ...]) -> str:
@@ -36,12 +39,12 @@ if name == "numpy":
     from autograd.backend._numpy import *  # noqa: F403
 else:
     from autograd.backend import _cupy as _module  # type: ignore[no-redef]
-    from autograd.backend._cupy import *  # type: ignore[assignment]  # noqa: F403
+    from autograd.backend._cupy import *  # noqa: F403
 
 __all__ = ["KERNEL_MODES", "as_mask", "debug", "kernels", "name", "reason", *_module.__all__]  # noqa: PLE0604
 
 
-def as_mask(mask: Any, what: str) -> Any:
+def as_mask(mask: Array, what: str) -> Array:
     """Booleans, in the memory where `mask` lies, from booleans or exact 0 and 1. Raises ValueError for anything else."""
     mask = mask if hasattr(mask, "dtype") else _module.to_host(mask)
     flat = mask.reshape(-1)

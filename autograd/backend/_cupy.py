@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from autograd.backend import _numpy
 from autograd.backend._errors import message_only
+from autograd.backend._types import Array, ArrayLike, DType, DTypeLike
 
 __all__ = _numpy.__all__
 
@@ -33,7 +33,7 @@ except ImportError as error:  # CuPy is there, and a library that it loads is no
 try:
     import ml_dtypes
 
-    bfloat16: Any = np.dtype(ml_dtypes.bfloat16)  # CuPy has bfloat16 where this package is
+    bfloat16: DType | None = np.dtype(ml_dtypes.bfloat16)  # CuPy has bfloat16 where this package is
 except ImportError:
     bfloat16 = None
 
@@ -101,7 +101,7 @@ def _device() -> tuple[str, int]:
     return found["name"].decode(), found["major"]
 
 
-def compute_dtype(name: str) -> np.dtype[Any]:
+def compute_dtype(name: str) -> DType:
     """The dtype in which a model is to compute, "float32" or "bfloat16". Raises ValueError, with the reason, where it cannot."""
     if name != "bfloat16":
         return np.dtype(np.float32) if name == "float32" else _numpy.compute_dtype(name)
@@ -118,7 +118,7 @@ def compute_dtype(name: str) -> np.dtype[Any]:
     return bfloat16
 
 
-def foreign_device(x: Any) -> str | None:
+def foreign_device(x: object) -> str | None:
     """Describes an array that this backend cannot use because it is on another device; None for everything else."""
     return "a NumPy array on the host" if isinstance(x, np.ndarray) else None
 
@@ -134,14 +134,14 @@ def memory_message(error: BaseException) -> str:
     )
 
 
-def to_device(array: Any, dtype: Any = None) -> Any:
+def to_device(array: ArrayLike, dtype: DTypeLike | None = None) -> Array:
     """Host data (array, list, number) as an array of this backend; no copy when it already is one."""
     return xp.asarray(array, dtype=dtype)
 
 
-def to_host(array: Any) -> np.ndarray:
+def to_host(array: ArrayLike) -> np.ndarray:
     """An array of this backend as a NumPy array; waits for the device and copies."""
-    return xp.asnumpy(array)
+    return np.asarray(xp.asnumpy(array))
 
 
 def synchronize() -> None:
@@ -149,7 +149,7 @@ def synchronize() -> None:
     xp.cuda.get_current_stream().synchronize()
 
 
-def checked_indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[Any, int]:
+def checked_indices(array: ArrayLike, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[Array, int]:
     """Integers from the host, checked to lie in [0, n) and moved to the device; see `_numpy.checked_indices`.
 
     The check is on the host because CuPy wraps an index out of range in silence.
@@ -160,7 +160,7 @@ def checked_indices(array: Any, n: int, *, what: str = "index", ignore: int | No
     return xp.asarray(host), counted
 
 
-def scatter_add(shape: Sequence[int], index: Any, values: Any) -> Any:
+def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
     """zeros(shape) with `values[i]` added to row `index[i]`; repeated rows accumulate, in a fixed order.
 
     index (N,) int, values (N, ...) -> (shape[0], ...).
@@ -185,7 +185,7 @@ def scatter_add(shape: Sequence[int], index: Any, values: Any) -> Any:
     return total.reshape(shape).astype(values.dtype, copy=False)
 
 
-def random_bits(seed: int, draw: int, start: int, n: int) -> Any:
+def random_bits(seed: int, draw: int, start: int, n: int) -> Array:
     """n uniform 16-bit integers: elements start .. start + n of the stream numbered (seed, draw).
 
     A pure function of (seed, draw, element): a 64-bit key from the host, mixed with the element's number on the device by two

@@ -4,11 +4,11 @@ import os
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from autograd.backend._errors import message_only
+from autograd.backend._types import Array, ArrayLike, DType, DTypeLike
 
 __all__ = [
     "bfloat16", "check_backend", "checked_indices", "compute_dtype", "device_array", "foreign_device", "memory_message",
@@ -18,7 +18,7 @@ __all__ = [
 xp = np
 device_array = np.ndarray
 out_of_memory_errors: tuple[type[BaseException], ...] = (MemoryError,)
-bfloat16: Any = None  # the dtype, where arrays can have it
+bfloat16: DType | None = None  # the dtype, where arrays can have it
 
 
 def check_backend(*, tf32: bool = False) -> str:
@@ -29,7 +29,7 @@ def check_backend(*, tf32: bool = False) -> str:
     return f"NumPy {np.__version__} on the CPU"
 
 
-def compute_dtype(name: str) -> np.dtype[Any]:
+def compute_dtype(name: str) -> DType:
     """The dtype in which a model is to compute, "float32" or "bfloat16". Raises ValueError, with the reason, where it cannot."""
     if name == "bfloat16":
         raise ValueError(
@@ -41,7 +41,7 @@ def compute_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(np.float32)
 
 
-def foreign_device(x: Any) -> str | None:
+def foreign_device(x: object) -> str | None:
     """Describes an array that this backend cannot use because it is on another device; None for everything else."""
     return "an array on a GPU" if hasattr(x, "__cuda_array_interface__") else None
 
@@ -53,12 +53,12 @@ def memory_message(error: BaseException) -> str:
     return f"memory: {str(error) or 'not enough'}{free}, expected room for one step; lower --micro-batch or the context, --n-positions"
 
 
-def to_device(array: Any, dtype: Any = None) -> np.ndarray:
+def to_device(array: ArrayLike, dtype: DTypeLike | None = None) -> Array:
     """Host data (array, list, number) as an array of this backend; no copy when it already is one."""
     return np.asarray(array, dtype=dtype)
 
 
-def to_host(array: Any) -> np.ndarray:
+def to_host(array: ArrayLike) -> np.ndarray:
     """An array of this backend as a NumPy array; no copy here."""
     return np.asarray(array)
 
@@ -67,7 +67,7 @@ def synchronize() -> None:
     """Waits until the device is idle. The CPU is: a NumPy call returns when its work is done."""
 
 
-def checked_indices(array: Any, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[np.ndarray, int]:
+def checked_indices(array: ArrayLike, n: int, *, what: str = "index", ignore: int | None = None) -> tuple[Array, int]:
     """Integers from the host, checked to lie in [0, n) and moved to the device.
 
     Entries equal to `ignore` pass unchecked and are not counted.
@@ -92,7 +92,7 @@ def checked_indices(array: Any, n: int, *, what: str = "index", ignore: int | No
     return host, host.size - int(np.count_nonzero(ignored))
 
 
-def scatter_add(shape: Sequence[int], index: np.ndarray, values: np.ndarray) -> np.ndarray:
+def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
     """zeros(shape) with `values[i]` added to row `index[i]`; repeated rows accumulate, in a fixed order.
 
     index (N,) int, values (N, ...) -> (shape[0], ...).
@@ -108,35 +108,28 @@ def scatter_add(shape: Sequence[int], index: np.ndarray, values: np.ndarray) -> 
     return total
 
 
-def random_bits(seed: int, draw: int, start: int, n: int) -> np.ndarray:
+def random_bits(seed: int, draw: int, start: int, n: int) -> Array:
     """n uniform 16-bit integers: elements start .. start + n of the stream numbered (seed, draw).
 
     A pure function of (seed, draw, element), so blocks, threads, recomputation and resume all see the same bits.
     PCG64 jumps to any 64-bit word in constant time (`advance`); a word holds four elements.
     Source  O'Neill 2014, PCG: A family of simple fast space-efficient statistically good algorithms, section 4.3.
     """
-    source, generator = _thread_generator()
+    if not hasattr(_thread, "source"):  # a generator per thread: making one for every draw costs ten times as much
+        _thread.source = np.random.PCG64(0)
+        _thread.generator = np.random.Generator(_thread.source)
+    source: np.random.PCG64 = _thread.source
     source.state = _start_of(seed, draw)
     first, skip = divmod(start, 4)
     if first:
         source.advance(first)
     n_words = -(-(skip + n) // 4)
-    words = generator.integers(0, 2**64, size=n_words, dtype=np.uint64)
+    words = _thread.generator.integers(0, 2**64, size=n_words, dtype=np.uint64)
     return words.view(np.uint16)[skip : skip + n]
 
 
 _thread = threading.local()
 
 
-def _thread_generator() -> tuple[Any, Any]:
-    """This thread's generator, whose state the caller sets: making a new one for every draw costs ten times as much."""
-    if not hasattr(_thread, "pair"):
-        source = np.random.PCG64(0)
-        _thread.pair = source, np.random.Generator(source)
-    return _thread.pair
-
-
-@lru_cache(maxsize=256)
-def _start_of(seed: int, draw: int) -> Any:
-    """PCG64's state at the start of a stream; blocks and the backward pass need the same one again."""
-    return np.random.PCG64([seed, draw]).state
+_start_of = lru_cache(maxsize=256)(lambda seed, draw: np.random.PCG64([seed, draw]).state)
+"""PCG64's state at the start of a stream; blocks and the backward pass need the same one again."""

@@ -13,9 +13,8 @@ The lower-case functions work on tensors and check their arguments; the classes 
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
-from autograd.core import FUNCTIONS, Op, Tensor
+from autograd.core import FUNCTIONS, Op, Operand, Tensor
 from autograd.ops.activation import gelu, log_softmax, relu, sigmoid, softmax, tanh
 from autograd.ops.attention import scaled_dot_product_attention
 from autograd.ops.dropout import RandomStream, dropout
@@ -35,24 +34,24 @@ __all__ = [
 ]  # fmt: skip
 
 
-def op_of(function: Callable[..., Any]) -> type[Op]:
+def op_of(function: Callable[..., object]) -> type[Op]:
     """The class behind a function of this package: the one of its file whose name ends its own, LayerNorm for `layer_norm`."""
     name, here = function.__name__.replace("_", ""), vars(sys.modules[function.__module__]).values()
     classes = [c for c in here if isinstance(c, type) and issubclass(c, Op) and c.__module__ == function.__module__]
     return sorted((c for c in classes if name.endswith(c.__name__.lower())), key=lambda c: len(c.__name__))[-1]
 
 
-def _reflected(function: Any) -> Any:
+def _reflected(function: Callable[..., Tensor]) -> Callable[[Tensor, Operand], Tensor]:
     return lambda self, other: function(other, self)
 
 
-def _varargs(function: Any) -> Any:
+def _varargs(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """NumPy's methods take `x.reshape(2, 3)` and `x.reshape((2, 3))` alike; so do ours."""
     return lambda self, *args: function(self, args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args)
 
 
-def _in_place(sign: str) -> Any:
-    def refuse(self: Tensor, other: Any) -> Any:
+def _in_place(sign: str) -> Callable[[Tensor, Operand], Tensor]:
+    def refuse(self: Tensor, other: Operand) -> Tensor:
         raise TypeError(
             f"Tensor: {sign}= on a tensor, expected no change after creation (it would make a new tensor, and a parameter would keep its "
             f"numbers or leave its module); write x.data {sign}= ... to change the numbers, x = x {sign} ... for a new tensor"
@@ -63,28 +62,15 @@ def _in_place(sign: str) -> Any:
 
 FUNCTIONS += __all__
 
+_operators: dict[str, tuple[str, Callable[..., Tensor]]] = {
+    "add": ("+", add), "sub": ("-", subtract), "mul": ("*", multiply), "truediv": ("/", divide), "pow": ("**", power), "matmul": ("@", matmul),
+}  # fmt: skip
+for _name, (_sign, _function) in _operators.items():
+    setattr(Tensor, f"__{_name}__", _function)
+    setattr(Tensor, f"__r{_name}__", _reflected(_function))
+    setattr(Tensor, f"__i{_name}__", _in_place(_sign))
 for _name, _value in {
-    "__add__": add,
-    "__radd__": _reflected(add),
-    "__sub__": subtract,
-    "__rsub__": _reflected(subtract),
-    "__mul__": multiply,
-    "__rmul__": _reflected(multiply),
-    "__truediv__": divide,
-    "__rtruediv__": _reflected(divide),
-    "__pow__": power,
-    "__rpow__": _reflected(power),
-    "__matmul__": matmul,
-    "__rmatmul__": _reflected(matmul),
-    "__neg__": negate,
-    "__getitem__": index,
-    "T": property(transpose),
-    **{f"__i{name}__": _in_place(s) for name, s in zip("add sub mul truediv pow matmul".split(), "+ - * / ** @".split(), strict=True)},
-    "reshape": _varargs(reshape),
-    "transpose": _varargs(lambda x, order: transpose(x, order or None)),
-    "sum": sum,
-    "mean": mean,
-    "max": max,
-    "var": var,
-}.items():
+    "__neg__": negate, "__getitem__": index, "T": property(transpose), "reshape": _varargs(reshape),
+    "transpose": _varargs(lambda x, order: transpose(x, order or None)), "sum": sum, "mean": mean, "max": max, "var": var,
+}.items():  # fmt: skip
     setattr(Tensor, _name, _value)

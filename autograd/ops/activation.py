@@ -1,7 +1,6 @@
 """Nonlinear functions: tanh, sigmoid, ReLU and GELU element by element; softmax and log-softmax along an axis."""
 
 import math
-from typing import Any
 
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor
@@ -96,12 +95,12 @@ class Softmax(Op):
     """
 
     @staticmethod
-    def forward(x: Array, *, axis: int) -> tuple[Array, Any]:
+    def forward(x: Array, *, axis: int) -> tuple[Array, tuple[Array, int]]:
         y = softmax_rows(x, axis)
         return y, (y, axis)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: tuple[Array, int], dy: Array) -> Array:
         y, axis = saved
         return y * (dy - (dy * y).sum(axis=axis, keepdims=True))
 
@@ -115,13 +114,13 @@ class LogSoftmax(Op):
     """
 
     @staticmethod
-    def forward(x: Array, *, axis: int) -> tuple[Array, Any]:
+    def forward(x: Array, *, axis: int) -> tuple[Array, tuple[Array, int]]:
         y = x - x.max(axis=axis, keepdims=True)
         y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
         return y, (y, axis)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: tuple[Array, int], dy: Array) -> Array:
         y, axis = saved
         return dy - xp.exp(y) * dy.sum(axis=axis, keepdims=True)
 

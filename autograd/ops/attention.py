@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from autograd import backend
-from autograd.backend import xp
+from autograd.backend import ArrayLike, xp
 from autograd.core import Array, Op, Tensor
 from autograd.ops.activation import softmax_rows
 from autograd.ops.dropout import Mask, RandomStream, check_probability, default_stream, dropout_mask
@@ -42,7 +42,7 @@ class Attention(Op):
     @staticmethod
     def forward(
         q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
-    ) -> tuple[Array, AttentionSaved]:
+    ) -> tuple[Array, tuple[Array, ...]]:
         scale = 1 / math.sqrt(q.shape[-1])
         scores = (q @ k.swapaxes(-1, -2)) * scale  # (..., T, S)
         if causal:
@@ -54,7 +54,7 @@ class Attention(Op):
         return dropped @ v, AttentionSaved(q, k, v, weights, Mask(p, seed, draw, start))
 
     @staticmethod
-    def backward(saved: AttentionSaved, dy: Array) -> tuple[Array, Array, Array, None]:
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array, None]:
         q, k, v, weights, dropout = saved
         scale = 1 / math.sqrt(q.shape[-1])
         dweights = dy @ v.swapaxes(-1, -2)  # (..., T, S)
@@ -81,7 +81,7 @@ def causal_mask(n_queries: int, n_keys: int) -> Array:
 
 
 def scaled_dot_product_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Any = None, *,
+    q: Tensor, k: Tensor, v: Tensor, mask: ArrayLike | None = None, *,
     causal: bool = False, dropout: float = 0.0, training: bool = True, stream: RandomStream | None = None,
 ) -> Tensor:  # fmt: skip
     """softmax(q @ k^T / sqrt(D)) @ v.

@@ -1,9 +1,10 @@
 """Dropout, and the counter-based stream that its masks come from."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from autograd import backend
+from autograd.backend import DType
 from autograd.core import Array, Op, Tensor
 from autograd.ops.elementwise import as_tensor
 
@@ -64,7 +65,7 @@ class Dropout(Op):
         return dy * dropout_mask(dy.shape, dy.dtype, *saved)
 
 
-def dropout_mask(shape: tuple[int, ...], dtype: Any, p: float, seed: int, draw: int, start: int = 0) -> Array:
+def dropout_mask(shape: tuple[int, ...], dtype: DType, p: float, seed: int, draw: int, start: int = 0) -> Array:
     """The mask of draw number `draw`, from element `start`, scaled: an array of `shape` holding 0 and 1 / (1 - p)."""
     threshold, scale = dropout_threshold(p)
     keep = backend.random_bits(seed, draw, start, math.prod(shape)) >= threshold

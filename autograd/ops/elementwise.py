@@ -1,10 +1,8 @@
 """Ops that work on each element separately. Binary ones broadcast as NumPy does; the engine sums gradients back to the inputs' shapes."""
 
-from typing import Any
-
 from autograd import backend
-from autograd.backend import xp
-from autograd.core import Array, Movement, Op, Tensor
+from autograd.backend import DType, DTypeLike, xp
+from autograd.core import Array, Movement, Op, Operand, Tensor
 
 
 class Add(Op):
@@ -46,11 +44,11 @@ class Multiply(Op):
     """
 
     @staticmethod
-    def forward(a: Array, b: Array, *, needs: tuple[bool, bool]) -> tuple[Array, Any]:
+    def forward(a: Array, b: Array, *, needs: tuple[bool, bool]) -> tuple[Array, tuple[Array, Array]]:
         return a * b, (a if needs[1] else None, b if needs[0] else None)
 
     @staticmethod
-    def backward(saved: Any, dy: Array, *, needs: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
+    def backward(saved: tuple[Array, Array], dy: Array, *, needs: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
         a, b = saved
         return dy * b if needs[0] else None, dy * a if needs[1] else None
 
@@ -62,12 +60,12 @@ class Divide(Op):
     """
 
     @staticmethod
-    def forward(a: Array, b: Array) -> tuple[Array, Any]:
+    def forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
         y = a / b
         return y, (b, y)
 
     @staticmethod
-    def backward(saved: Any, dy: Array, *, needs: tuple[bool, bool]) -> tuple[Array, Array | None]:
+    def backward(saved: tuple[Array, Array], dy: Array, *, needs: tuple[bool, bool]) -> tuple[Array, Array | None]:
         b, y = saved
         da = dy / b
         return da, -da * y if needs[1] else None
@@ -98,11 +96,11 @@ class Power(Op):
     """
 
     @staticmethod
-    def forward(x: Array, *, exponent: float) -> tuple[Array, Any]:
+    def forward(x: Array, *, exponent: float) -> tuple[Array, tuple[Array, float]]:
         return _raise(x, exponent), (x, exponent)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: tuple[Array, float], dy: Array) -> Array:
         x, exponent = saved
         if exponent == 0:
             return xp.zeros_like(dy)
@@ -178,11 +176,11 @@ class Maximum(Op):
     """
 
     @staticmethod
-    def forward(a: Array, b: Array) -> tuple[Array, Any]:
+    def forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
         return xp.maximum(a, b), (xp.greater(a, b), xp.equal(a, b))
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, Array]:
+    def backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
         a_larger, equal = saved
         da = dy * xp.where(equal, 0.5, a_larger.astype(dy.dtype))
         return da, dy - da
@@ -216,30 +214,30 @@ class Cast(Movement):
     """
 
     @staticmethod
-    def forward(x: Array, *, dtype: Any) -> tuple[Array, Any]:
+    def forward(x: Array, *, dtype: DType) -> tuple[Array, DType]:
         return x.astype(dtype, copy=False), x.dtype
 
     @staticmethod
-    def backward(dtype: Any, dy: Array) -> Array:
+    def backward(dtype: DType, dy: Array) -> Array:
         return dy.astype(dtype, copy=False)
 
 
-def add(a: Any, b: Any) -> Tensor:
+def add(a: Operand, b: Operand) -> Tensor:
     """a + b, broadcasting."""
     return Add.apply(operand("add", a), operand("add", b))
 
 
-def subtract(a: Any, b: Any) -> Tensor:
+def subtract(a: Operand, b: Operand) -> Tensor:
     """a - b, broadcasting."""
     return Subtract.apply(operand("subtract", a), operand("subtract", b))
 
 
-def multiply(a: Any, b: Any) -> Tensor:
+def multiply(a: Operand, b: Operand) -> Tensor:
     """a * b, broadcasting."""
     return Multiply.apply(operand("multiply", a), operand("multiply", b))
 
 
-def divide(a: Any, b: Any) -> Tensor:
+def divide(a: Operand, b: Operand) -> Tensor:
     """a / b, broadcasting."""
     return Divide.apply(operand("divide", a), operand("divide", b))
 
@@ -275,12 +273,12 @@ def sqrt(x: Tensor) -> Tensor:
     return Sqrt.apply(operand("sqrt", x))
 
 
-def maximum(a: Any, b: Any) -> Tensor:
+def maximum(a: Operand, b: Operand) -> Tensor:
     """The larger of a and b, element by element, broadcasting; ties share the gradient."""
     return Maximum.apply(operand("maximum", a), operand("maximum", b))
 
 
-def where(condition: Any, a: Any, b: Any) -> Tensor:
+def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
     """a where `condition` (a boolean array, no tensor) holds, else b; all three broadcast."""
     mask = operand("where", condition)
     mask = mask.data if isinstance(mask, Tensor) else backend.to_device(mask)
@@ -289,7 +287,7 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     return Where.apply(mask, operand("where", a), operand("where", b))
 
 
-def cast(x: Tensor, dtype: Any) -> Tensor:
+def cast(x: Tensor, dtype: DTypeLike) -> Tensor:
     """x in another floating-point dtype; x itself if it has it already. Raises TypeError for a dtype that carries no gradient."""
     dtype = xp.dtype(dtype)
     if dtype.kind != "f" and dtype != backend.bfloat16:
@@ -298,7 +296,7 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
     return x if x.dtype == dtype else Cast.apply(x, dtype=dtype)
 
 
-def operand(op: str, x: Any) -> Any:
+def operand(op: str, x: Operand) -> Tensor | Array | float:
     """What an op accepts as an operand: tensors and Python numbers unchanged, arrays and lists moved to the device.
 
     Python numbers stay numbers because NumPy lets them take the array's dtype: float32 stays float32.
@@ -310,6 +308,6 @@ def operand(op: str, x: Any) -> Any:
     return backend.to_device(x)
 
 
-def as_tensor(op: str, x: Any) -> Tensor:
+def as_tensor(op: str, x: Operand) -> Tensor:
     """What an op accepts where it asks for a tensor: arrays, lists and numbers too, as constants."""
     return x if isinstance(x, Tensor) else Tensor(operand(op, x))

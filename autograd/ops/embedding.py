@@ -1,8 +1,7 @@
 """Row lookup by index."""
 
-from typing import Any
-
 from autograd import backend
+from autograd.backend import ArrayLike
 from autograd.core import Array, Movement, Tensor
 from autograd.ops.elementwise import as_tensor
 
@@ -16,16 +15,16 @@ class Embedding(Movement):
     """
 
     @staticmethod
-    def forward(weight: Array, ids: Array) -> tuple[Array, Any]:
+    def forward(weight: Array, ids: Array) -> tuple[Array, tuple[Array, tuple[int, int]]]:
         return weight[ids], (ids, weight.shape)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, None]:
+    def backward(saved: tuple[Array, tuple[int, int]], dy: Array) -> tuple[Array, None]:
         ids, shape = saved
         return backend.scatter_add(shape, ids.reshape(-1), dy.reshape(ids.size, shape[1])), None
 
 
-def embedding(weight: Tensor, ids: Any) -> Tensor:
+def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
     """Rows of `weight` (V, C) for host integers `ids` (...): -> (..., C).
 
     Raises TypeError for ids that are no integers, ValueError naming the first id outside 0 .. V - 1.

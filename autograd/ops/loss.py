@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from autograd import backend
-from autograd.backend import xp
+from autograd.backend import ArrayLike, xp
 from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_half
 from autograd.ops.elementwise import as_tensor
 
@@ -62,7 +62,7 @@ class LinearCrossEntropy(Op):
     def forward(
         x: Array, weight: Array, targets: Array, *,
         n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
-    ) -> tuple[Array, Any]:  # fmt: skip
+    ) -> tuple[Array, tuple[Array | None, ...]]:  # fmt: skip
         total = xp.zeros((), dtype=accumulator_dtype(x))
         dx = xp.empty_like(x) if needs[0] else None
         dweight = xp.zeros_like(weight, dtype=accumulator_dtype(weight)) if needs[1] else None
@@ -80,7 +80,7 @@ class LinearCrossEntropy(Op):
         return total / n_counted, (dx, dweight, n_counted)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array | None, Array | None, None]:
+    def backward(saved: tuple[Array | None, ...], dy: Array) -> tuple[Array | None, Array | None, None]:
         dx, dweight, n_counted = saved
         scale = dy / n_counted
         return None if dx is None else dx * scale, None if dweight is None else dweight * scale, None
@@ -116,7 +116,7 @@ def _minus_target(p: Array, targets: Array, ignore_index: int, label_smoothing: 
     return p
 
 
-def cross_entropy(logits: Tensor, targets: Any, *, ignore_index: int = -100, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(logits: Tensor, targets: ArrayLike, *, ignore_index: int = -100, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy in nats over the targets that are not `ignore_index`.
 
     logits (..., V), targets (...) host integers in [0, V) or equal to ignore_index -> scalar
@@ -132,7 +132,7 @@ def cross_entropy(logits: Tensor, targets: Any, *, ignore_index: int = -100, lab
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Any, *, ignore_index: int = -100, label_smoothing: float = 0.0, chunk: int = 1024
+    x: Tensor, weight: Tensor, targets: ArrayLike, *, ignore_index: int = -100, label_smoothing: float = 0.0, chunk: int = 1024
 ) -> Tensor:
     """cross_entropy(x @ weight.T, targets) without holding the logits.
 
@@ -152,8 +152,8 @@ def linear_cross_entropy(
 
 
 def _targets(
-    op: str, targets: Any, shape: tuple[int, ...], n_classes: int, ignore_index: int, label_smoothing: float
-) -> tuple[Array, dict[str, Any]]:
+    op: str, targets: ArrayLike, shape: tuple[int, ...], n_classes: int, ignore_index: int, label_smoothing: float
+) -> tuple[Array, dict[str, float]]:
     """Checks what both losses share; gives flat device targets and the options of the op."""
     if isinstance(targets, Tensor):
         raise TypeError(f"{op}: targets as a Tensor, expected host integers; pass the NumPy array itself")

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from autograd.backend import xp
-from autograd.core import Array, Op, Tensor, accumulator_dtype
+from autograd.core import Array, Op, Operand, Tensor, accumulator_dtype
 from autograd.ops.elementwise import as_tensor
 
 
@@ -19,11 +18,11 @@ class MatMul(Op):
     """
 
     @staticmethod
-    def forward(a: Array, b: Array, *, needs: tuple[bool, bool]) -> tuple[Array, Any]:
+    def forward(a: Array, b: Array, *, needs: tuple[bool, bool]) -> tuple[Array, tuple[Array, Array]]:
         return xp.matmul(a, b), (a if needs[1] else None, b if needs[0] else None)
 
     @staticmethod
-    def backward(saved: Any, dy: Array, *, needs: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
+    def backward(saved: tuple[Array, Array], dy: Array, *, needs: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
         a, b = saved
         da = xp.matmul(dy, b.swapaxes(-1, -2)) if needs[0] else None
         db = xp.matmul(a.swapaxes(-1, -2), dy) if needs[1] else None
@@ -47,14 +46,16 @@ class Linear(Op):
     takes_half = True  # the sums inside a matrix product are float32
 
     @staticmethod
-    def forward(x: Array, weight: Array, bias: Array | None, *, needs: tuple[bool, bool, bool]) -> tuple[Array, Any]:
+    def forward(x: Array, weight: Array, bias: Array | None, *, needs: tuple[bool, bool, bool]) -> tuple[Array, tuple[Array, Array]]:
         y = (_rows(x) @ weight).reshape(*x.shape[:-1], weight.shape[1])
         if bias is not None:
             y += bias
         return y, (x if needs[1] else None, weight if needs[0] else None)
 
     @staticmethod
-    def backward(saved: Any, dy: Array, *, needs: tuple[bool, bool, bool]) -> tuple[Array | None, Array | None, Array | None]:
+    def backward(
+        saved: tuple[Array, Array], dy: Array, *, needs: tuple[bool, bool, bool]
+    ) -> tuple[Array | None, Array | None, Array | None]:
         x, weight = saved
         rows = _rows(dy)  # (N, O)
         dx = (rows @ weight.T).reshape(*dy.shape[:-1], weight.shape[0]) if needs[0] else None
@@ -70,7 +71,7 @@ def _rows(x: Array) -> Array:
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def matmul(a: Any, b: Any) -> Tensor:
+def matmul(a: Operand, b: Operand) -> Tensor:
     """a @ b as NumPy's: matrices in the last two axes, leading axes broadcast, a 1-D operand is a row (left) or a column (right).
 
     a (..., n, k), b (..., k, m) -> (..., n, m). Raises ValueError if k differs or an operand is a single number.

@@ -28,14 +28,14 @@ class LayerNorm(Op):
     """
 
     @staticmethod
-    def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, LayerNormSaved]:
+    def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, tuple[Array, ...]]:
         n = x - x.mean(axis=-1, keepdims=True)
         r = 1 / xp.sqrt((n * n).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
         n *= r  # n is ours, so writing in place is safe
         return gamma * n + beta, LayerNormSaved(n, r, gamma)
 
     @staticmethod
-    def backward(saved: LayerNormSaved, dy: Array) -> tuple[Array, Array, Array]:
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array]:
         n, r, gamma = saved
         rows = tuple(range(dy.ndim - 1))
         q = gamma * dy

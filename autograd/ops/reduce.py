@@ -6,7 +6,6 @@ Each backward first puts the reduced axes back as length 1 (`_expand`); broadcas
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 from autograd.backend import xp
 from autograd.core import Array, Op, Tensor
@@ -27,11 +26,11 @@ class Sum(Op):
     """
 
     @staticmethod
-    def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, Any]:
+    def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, tuple[tuple[int, ...], tuple[int, ...]]]:
         return x.sum(axis=axis, keepdims=keepdims), (x.shape, axis)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: tuple[tuple[int, ...], tuple[int, ...]], dy: Array) -> Array:
         shape, axis = saved
         return xp.broadcast_to(_expand(dy, shape, axis), shape)
 
@@ -43,11 +42,11 @@ class Mean(Op):
     """
 
     @staticmethod
-    def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, Any]:
+    def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, tuple[tuple[int, ...], tuple[int, ...]]]:
         return x.mean(axis=axis, keepdims=keepdims), (x.shape, axis)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: tuple[tuple[int, ...], tuple[int, ...]], dy: Array) -> Array:
         shape, axis = saved
         return xp.broadcast_to(_expand(dy, shape, axis) / _count(shape, axis), shape)
 
@@ -61,12 +60,12 @@ class Var(Op):
     """
 
     @staticmethod
-    def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, Any]:
+    def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
         deviation = x - x.mean(axis=axis, keepdims=True)
         return (deviation * deviation).mean(axis=axis, keepdims=keepdims), (deviation, axis)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: tuple[Array, tuple[int, ...]], dy: Array) -> Array:
         deviation, axis = saved
         return _expand(dy, deviation.shape, axis) * deviation * (2 / _count(deviation.shape, axis))
 
@@ -78,12 +77,12 @@ class Max(Op):
     """
 
     @staticmethod
-    def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, Any]:
+    def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
         y = x.max(axis=axis, keepdims=True)
         return y if keepdims else _drop(y, axis), (x == y, axis)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: tuple[Array, tuple[int, ...]], dy: Array) -> Array:
         largest, axis = saved
         share = _expand(dy, largest.shape, axis) / largest.sum(axis=axis, keepdims=True).astype(dy.dtype)
         return largest * share
@@ -99,12 +98,12 @@ class LogSumExp(Op):
     """
 
     @staticmethod
-    def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, Any]:
+    def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, tuple[Array, Array, tuple[int, ...]]]:
         y = _logsumexp(x, axis)
         return y if keepdims else _drop(y, axis), (x, y, axis)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: tuple[Array, Array, tuple[int, ...]], dy: Array) -> Array:
         x, y, axis = saved
         return _expand(dy, x.shape, axis) * xp.exp(x - xp.where(xp.isfinite(y), y, 0))
 

@@ -4,13 +4,16 @@ import builtins
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from types import EllipsisType
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Movement, Tensor
+from autograd.core import Array, Movement, Operand, Tensor
 from autograd.ops.elementwise import as_tensor
 from autograd.ops.reduce import axes
+
+Key = tuple[int | slice | EllipsisType | Array | None, ...]
+"""An index: of NumPy's kinds, with arrays of integers on the device."""
 
 
 class Reshape(Movement):
@@ -20,7 +23,7 @@ class Reshape(Movement):
     """
 
     @staticmethod
-    def forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, Any]:
+    def forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
         return x.reshape(shape), x.shape
 
     @staticmethod
@@ -35,7 +38,7 @@ class Transpose(Movement):
     """
 
     @staticmethod
-    def forward(x: Array, *, order: tuple[int, ...]) -> tuple[Array, Any]:
+    def forward(x: Array, *, order: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
         return x.transpose(order), order
 
     @staticmethod
@@ -66,14 +69,14 @@ class Concatenate(Movement):
     """
 
     @staticmethod
-    def forward(*xs: Array, axis: int) -> tuple[Array, Any]:
+    def forward(*xs: Array, axis: int) -> tuple[Array, tuple[list[int], int]]:
         ends = [0]
         for x in xs:
             ends.append(ends[-1] + x.shape[axis])
         return xp.concatenate(xs, axis=axis), (ends, axis)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, ...]:
+    def backward(saved: tuple[list[int], int], dy: Array) -> tuple[Array, ...]:
         ends, axis = saved
         return tuple(dy[_along(axis, start, end)] for start, end in itertools.pairwise(ends))
 
@@ -85,11 +88,11 @@ class Stack(Movement):
     """
 
     @staticmethod
-    def forward(*xs: Array, axis: int) -> tuple[Array, Any]:
+    def forward(*xs: Array, axis: int) -> tuple[Array, tuple[int, int]]:
         return xp.stack(xs, axis=axis), (axis, len(xs))
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, ...]:
+    def backward(saved: tuple[int, int], dy: Array) -> tuple[Array, ...]:
         axis, n = saved
         return tuple(dy[(slice(None),) * axis + (i,)] for i in range(n))
 
@@ -105,13 +108,13 @@ class Split(Movement):
     returns_tuple = True
 
     @staticmethod
-    def forward(x: Array, *, n: int, axis: int) -> tuple[tuple[Array, ...], Any]:
+    def forward(x: Array, *, n: int, axis: int) -> tuple[tuple[Array, ...], tuple[tuple[int, ...], int]]:
         size = x.shape[axis] // n
         parts = tuple(x[_along(axis, i * size, (i + 1) * size)] for i in range(n))
         return parts, (parts[0].shape, axis)
 
     @staticmethod
-    def backward(saved: Any, dys: tuple[Array | None, ...]) -> Array:
+    def backward(saved: tuple[tuple[int, ...], int], dys: tuple[Array | None, ...]) -> Array:
         shape, axis = saved
         like = next(dy for dy in dys if dy is not None)
         return xp.concatenate([xp.zeros(shape, dtype=like.dtype) if dy is None else dy for dy in dys], axis=axis)
@@ -124,11 +127,11 @@ class Index(Movement):
     """
 
     @staticmethod
-    def forward(x: Array, *, key: tuple[Any, ...]) -> tuple[Array, Any]:
+    def forward(x: Array, *, key: Key) -> tuple[Array, tuple[Key, tuple[int, ...]]]:
         return x[key], (key, x.shape)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: tuple[Key, tuple[int, ...]], dy: Array) -> Array:
         key, shape = saved
         if not any(isinstance(k, backend.device_array) for k in key):
             dx = xp.zeros(shape, dtype=dy.dtype)
@@ -193,7 +196,7 @@ def stack(xs: Sequence[Tensor], axis: int = 0) -> Tensor:
     return Stack.apply(*xs, axis=axis)
 
 
-def _tensors(op: str, xs: Sequence[Any]) -> list[Tensor]:
+def _tensors(op: str, xs: Sequence[Operand]) -> list[Tensor]:
     if not xs:
         raise ValueError(f"{op}: an empty list, expected at least one tensor")
     return [as_tensor(op, x) for x in xs]
@@ -207,17 +210,17 @@ def split(x: Tensor, n: int, axis: int = -1) -> tuple[Tensor, ...]:
         raise TypeError(f"split: {n!r}, expected a number of equal parts; slice for unequal ones, as in x[:2], x[2:]")
     if n < 1 or x.shape[axis] % n:
         raise ValueError(f"split: length {x.shape[axis]} of axis {axis} into {n} parts, expected a divisor; slice for unequal parts")
-    return Split.apply(x, n=n, axis=axis)
+    return tuple(Split.apply(x, n=n, axis=axis))
 
 
-def index(x: Tensor, key: Any) -> Tensor:
+def index(x: Tensor, key: Array) -> Tensor:
     """x[key] with integers, slices, `...`, None, integer arrays and boolean host arrays.
 
     Raises IndexError naming the first position out of range, TypeError for tensors as indices.
     """
     x = as_tensor("index", x)
     keys = key if isinstance(key, tuple) else (key,)
-    device_keys: list[Any] = []
+    device_keys: list[Array] = []
     axis = 0
     if any(isinstance(k, Tensor) for k in keys):
         raise TypeError("index: a Tensor as index, expected integers, slices or integer arrays; pass tensor.data")
@@ -247,11 +250,11 @@ def index(x: Tensor, key: Any) -> Tensor:
     return Index.apply(x, key=tuple(device_keys))
 
 
-def _is_mask(k: Any) -> bool:
+def _is_mask(k: Array) -> bool:
     return hasattr(k, "dtype") and k.dtype.kind == "b"
 
 
-def _positions(k: Any, shape: tuple[int, ...]) -> Sequence[Any]:
+def _positions(k: Array, shape: tuple[int, ...]) -> Sequence[Array]:
     """An array index as integer host arrays, one per axis that it uses; a boolean mask becomes its True positions."""
     host = backend.to_host(k)
     if _is_mask(host):

@@ -213,7 +213,7 @@ def cupy_random_bits() -> Any:
     """`random_bits` of backend/_cupy.py, run on NumPy."""
     tree = ast.parse((Path(backend.__file__).parent / "_cupy.py").read_text(encoding="utf-8"))
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "random_bits")
-    names: dict[str, Any] = {"np": np, "xp": np, "Any": Any}
+    names: dict[str, Any] = {"np": np, "xp": np, "Array": np.ndarray}
     exec(compile(ast.Module([function], []), "_cupy.py", "exec"), names)
 
     def bits(*arguments: int) -> Any:

@@ -1,9 +1,8 @@
 """GELU and softmax by blocks of rows."""
 
-from typing import Any
-
 import numpy as np
 
+from autograd.backend import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks, rows_of
 from autograd.ops.activation import GELU, GELU_CUBIC, GELU_SCALE, Softmax
@@ -17,7 +16,7 @@ class GELUBlocked(GELU):
     """
 
     @staticmethod
-    def supports(x: Any) -> bool:
+    def supports(x: Array) -> bool:
         return x.dtype in (np.float32, np.float64) and x.flags.c_contiguous
 
     @staticmethod
@@ -63,11 +62,11 @@ class SoftmaxBlocked(Softmax):
     """Softmax over the last axis, several rows at a time in cache. Reference: ops/activation.py."""
 
     @staticmethod
-    def supports(x: Any, *, axis: int) -> bool:
+    def supports(x: Array, *, axis: int) -> bool:
         return x.dtype in (np.float32, np.float64) and axis == x.ndim - 1 and x.flags.c_contiguous and x.size > 0
 
     @staticmethod
-    def forward(x: np.ndarray, *, axis: int) -> tuple[np.ndarray, Any]:
+    def forward(x: np.ndarray, *, axis: int) -> tuple[Array, tuple[Array, ...]]:
         y = np.empty(x.shape, dtype=x.dtype)
         rows, out = x.reshape(rows_of(x.shape), x.shape[-1]), y.reshape(rows_of(x.shape), x.shape[-1])
 
@@ -82,7 +81,7 @@ class SoftmaxBlocked(Softmax):
         return y, (y, axis)
 
     @staticmethod
-    def backward(saved: Any, dy: np.ndarray) -> np.ndarray:
+    def backward(saved: tuple[Array, ...], dy: np.ndarray) -> np.ndarray:
         y, _ = saved
         dx = np.empty(y.shape, dtype=y.dtype)
         shape = (rows_of(y.shape), y.shape[-1])

@@ -2,12 +2,13 @@
 
 import math
 from collections import namedtuple
+from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from autograd import backend
+from autograd.backend import Array, DType
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.activation import exponentials
 from autograd.kernels.cpu.parallel import for_each
@@ -39,7 +40,7 @@ class AttentionBlocked(Attention):
 
     @staticmethod
     def supports(
-        q: Any, k: Any, v: Any, mask: Any, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
+        q: Array, k: Array, v: Array, mask: Array, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
     ) -> bool:  # fmt: skip
         return q.ndim == 4 and mask is None and q.size > 0 and q.dtype in (np.float32, np.float64) and q.dtype == k.dtype == v.dtype
 
@@ -47,7 +48,7 @@ class AttentionBlocked(Attention):
     def forward(
         q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: None, *,
         causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0,
-    ) -> tuple[np.ndarray, Any]:  # fmt: skip
+    ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         plan = _Plan(q.shape, k.shape[2], q.itemsize, causal, (p, seed, draw, start))
         y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
         lse = np.empty(q.shape[:3], dtype=q.dtype)
@@ -74,7 +75,7 @@ class AttentionBlocked(Attention):
         return y, BlockedSaved(q, k, v, y, lse, plan)
 
     @staticmethod
-    def backward(saved: Any, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
+    def backward(saved: tuple[Array, ...], dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
         q, k, v, y, lse, plan = saved
         dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
 
@@ -129,10 +130,10 @@ class _Plan:
         self.query_blocks = [(r, r.stop + ahead if causal else n_keys) for r in rows]  # with the keys that they may attend to
         self.threaded = n_batch * self.n_head * self.n_queries * n_keys > _THREADS_PAY_SCORES
 
-    def run(self, work: Any) -> None:
+    def run(self, work: Callable[[int], None]) -> None:
         for_each(len(self.units), work, threaded=self.threaded)
 
-    def scores(self, q: np.ndarray, k_columns: np.ndarray, rows: slice) -> np.ndarray:
+    def scores(self, q: np.ndarray, k_columns: np.ndarray, rows: slice) -> Array:
         """q @ k^T / sqrt(D), (B', H', T', S'); -inf where masked: only in the square at the block's end."""
         s = np.matmul(q, k_columns)
         if self.causal:
@@ -140,7 +141,7 @@ class _Plan:
             s[..., -n:] += _not_ahead(n, s.dtype)
         return s
 
-    def dropout_mask(self, unit: tuple[slice, slice], rows: slice, end: int, dtype: Any) -> np.ndarray:
+    def dropout_mask(self, unit: tuple[slice, slice], rows: slice, end: int, dtype: DType) -> Array:
         """The part of the reference's mask that belongs to this block, (B', H', T', S')."""
         threshold, scale = dropout_threshold(self.p)
         n = (rows.stop - rows.start) * self.n_keys
@@ -154,13 +155,13 @@ class _Plan:
         return keep.astype(dtype) * dtype.type(scale)
 
 
-def _transposed(x: np.ndarray, scale: float = 1.0) -> np.ndarray:
+def _transposed(x: np.ndarray, scale: float = 1.0) -> Array:
     """scale x^T, (..., S, D) -> (..., D, S), copied: BLAS multiplies small matrices a third faster when neither is transposed."""
     return np.multiply(x.swapaxes(-1, -2), scale, order="C")
 
 
 @cache
-def _not_ahead(n: int, dtype: Any) -> np.ndarray:
+def _not_ahead(n: int, dtype: DType) -> Array:
     """(n, n): 0 on and below the diagonal, -inf above it."""
     return np.triu(np.full((n, n), -np.inf, dtype=dtype), k=1)
 

@@ -1,10 +1,9 @@
 """Dropout by blocks: bits, comparison and product while the block is in cache."""
 
-from typing import Any
-
 import numpy as np
 
 from autograd import backend
+from autograd.backend import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks
 from autograd.ops.dropout import Dropout, Mask, dropout_threshold
@@ -15,15 +14,15 @@ class DropoutBlocked(Dropout):
     """The reference's mask, generated block by block: the stream of bits has random access. Reference: ops/dropout.py."""
 
     @staticmethod
-    def supports(x: Any, *, p: float, seed: int, draw: int, start: int = 0) -> bool:
+    def supports(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> bool:
         return x.dtype in (np.float32, np.float64) and x.flags.c_contiguous
 
     @staticmethod
-    def forward(x: np.ndarray, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[np.ndarray, Any]:
+    def forward(x: np.ndarray, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[np.ndarray, Mask]:
         return _masked(x, p, seed, draw, start), Mask(p, seed, draw, start)
 
     @staticmethod
-    def backward(saved: Any, dy: np.ndarray) -> np.ndarray:
+    def backward(saved: Mask, dy: np.ndarray) -> np.ndarray:
         return _masked(dy, *saved)
 
 

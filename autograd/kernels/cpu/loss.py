@@ -1,9 +1,8 @@
 """Output layer and cross-entropy: softmax and its gradient row by row in cache, between two matrix products."""
 
-from typing import Any
-
 import numpy as np
 
+from autograd.backend import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import for_each, matmul, row_blocks
 from autograd.limits import LOGITS_BYTES as _LOGITS_BYTES
@@ -18,7 +17,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
 
     @staticmethod
     def supports(
-        x: Any, weight: Any, targets: Any, *, n_counted: int, ignore_index: int, label_smoothing: float, chunk: int
+        x: Array, weight: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float, chunk: int
     ) -> bool:  # fmt: skip
         return x.dtype in (np.float32, np.float64) and x.dtype == weight.dtype and x.size > 0 and label_smoothing == 0
 
@@ -26,7 +25,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
     def forward(
         x: np.ndarray, weight: np.ndarray, targets: np.ndarray, *,
         n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
-    ) -> tuple[np.ndarray, Any]:  # fmt: skip
+    ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
         most = max(1, min(chunk, _LOGITS_BYTES // (v * x.itemsize)))
         size = -(-n // -(-n // most))  # equal pieces: a last one of a few rows would read all the weights for them
@@ -45,7 +44,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
         return losses.sum() / n_counted, (dx, dweight)
 
     @staticmethod
-    def backward(saved: Any, dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, None]:
+    def backward(saved: tuple[Array, ...], dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, None]:
         dx, dweight = saved
         if dy == 1:  # the usual case, the loss is the output: nothing to scale
             return dx, dweight, None

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
 
 import numpy as np
 
+from autograd.backend import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of
 from autograd.ops.matmul import Linear
@@ -39,13 +39,13 @@ class LinearThreaded(Linear):
     """
 
     @staticmethod
-    def supports(x: Any, weight: Any, bias: Any) -> bool:
+    def supports(x: Array, weight: Array, bias: Array) -> bool:
         return x.dtype in (np.float32, np.float64) and x.dtype == weight.dtype and x.size > 0 and weight.size > 0
 
     @staticmethod
     def forward(
         x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, *, needs: tuple[bool, bool, bool]
-    ) -> tuple[np.ndarray, Any]:  # fmt: skip
+    ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         rows = x.reshape(rows_of(x.shape), x.shape[-1])
         y = np.empty((len(rows), weight.shape[1]), dtype=x.dtype)
 
@@ -68,12 +68,12 @@ class LinearThreaded(Linear):
 
     @staticmethod
     def backward(
-        saved: Any, dy: np.ndarray, *, needs: tuple[bool, bool, bool]
+        saved: tuple[Array, ...], dy: np.ndarray, *, needs: tuple[bool, bool, bool]
     ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:  # fmt: skip
         x, weight = saved
         dys = dy.reshape(rows_of(dy.shape), dy.shape[-1])
         row_parts = even_parts(len(dys))
-        work: list[Callable[[], Any]] = []
+        work: list[Callable[[], object]] = []
         dx = dweight = None
         if needs[0]:
             dx = np.empty((len(dys), weight.shape[0]), dtype=dy.dtype)

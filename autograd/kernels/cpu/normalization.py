@@ -1,9 +1,8 @@
 """Layer norm by blocks of rows."""
 
-from typing import Any
-
 import numpy as np
 
+from autograd.backend import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks, row_sums, rows_of
 from autograd.ops.normalization import LayerNorm, LayerNormSaved
@@ -14,11 +13,11 @@ class LayerNormBlocked(LayerNorm):
     """Rows in blocks that stay in cache through both passes, forward and backward. Reference: ops/normalization.py."""
 
     @staticmethod
-    def supports(x: Any, gamma: Any, beta: Any, *, eps: float = 1e-5) -> bool:
+    def supports(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> bool:
         return x.dtype in (np.float32, np.float64) and x.dtype == gamma.dtype == beta.dtype and x.size > 0
 
     @staticmethod
-    def forward(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, *, eps: float = 1e-5) -> tuple[np.ndarray, Any]:
+    def forward(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, *, eps: float = 1e-5) -> tuple[Array, tuple[Array, ...]]:
         c = x.shape[-1]
         rows = x.reshape(rows_of(x.shape), c)
         n, y = np.empty(rows.shape, dtype=x.dtype), np.empty(rows.shape, dtype=x.dtype)
@@ -43,7 +42,7 @@ class LayerNormBlocked(LayerNorm):
 
     @staticmethod
     def backward(
-        saved: Any, dy: np.ndarray, *, needs: tuple[bool, bool, bool] = (True, True, True)
+        saved: tuple[Array, ...], dy: np.ndarray, *, needs: tuple[bool, bool, bool] = (True, True, True)
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:  # fmt: skip
         n, r, gamma = saved
         c = n.shape[-1]

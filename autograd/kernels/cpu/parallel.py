@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import LibController, ThreadpoolController
 
+from autograd.backend import Array
 from autograd.backend._errors import message_only
 from autograd.limits import n_cores
 
@@ -75,7 +75,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 @cache
-def _blas() -> list[Any]:
+def _blas() -> list[LibController]:
     """The BLAS that NumPy calls, with get_num_threads and set_num_threads: the one in NumPy's own folder, as wheels bring it, else
     every one in this process (PyTorch, for one, brings another)."""
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
@@ -89,7 +89,7 @@ def blas() -> str:
     )  # fmt: skip
 
 
-def for_each(n: int, work: Callable[[int], Any], *, threaded: bool) -> None:
+def for_each(n: int, work: Callable[[int], object], *, threaded: bool) -> None:
     """Calls work(i) for i in 0 .. n - 1, on all threads if `threaded`: each takes the next free number.
 
     An exception in any of them is raised here. NumPy's error state and other context variables are the caller's.
@@ -120,7 +120,7 @@ class _BlasHolds:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.own: list[tuple[Any, int]] = []  # (library, number of threads that nobody asked for)
+        self.own: list[tuple[LibController, int]] = []  # (library, number of threads that nobody asked for)
         self.held: dict[object, int] = {}  # oldest first
 
     def add(self, hold: object, n: int) -> None:
@@ -159,7 +159,7 @@ def _blas_threads(n: int) -> Iterator[None]:
         _holds.remove(hold)
 
 
-def parallel(work: Sequence[Callable[[], Any]], *, n_flops: int) -> None:
+def parallel(work: Sequence[Callable[[], object]], *, n_flops: int) -> None:
     """Calls each of `work`, on all threads if n_flops, their arithmetic operations in total, make that worth it."""
     for_each(len(work), lambda i: work[i](), threaded=n_flops >= _THREADS_PAY_FLOPS)
 
@@ -182,16 +182,16 @@ def even_parts(n: int) -> list[slice]:
     return [slice(n * i // k, n * (i + 1) // k) for i in range(k)]
 
 
-def row_blocks(n_rows: int, row_bytes: int, work: Callable[[slice], Any]) -> None:
+def row_blocks(n_rows: int, row_bytes: int, work: Callable[[slice], object]) -> None:
     """Calls work(rows) for slices that cover 0 .. n_rows, each of at most BLOCK_BYTES or one row."""
     blocks = _blocks(n_rows, row_bytes)
     for_each(len(blocks), lambda i: work(blocks[i]), threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
 
 
-def row_sums(n_rows: int, row_bytes: int, work: Callable[[slice], tuple[Any, ...]]) -> tuple[Any, ...]:
+def row_sums(n_rows: int, row_bytes: int, work: Callable[[slice], tuple[Array, ...]]) -> tuple[Array, ...]:
     """Like row_blocks for work that returns arrays: their sums over all blocks, added in the order of the blocks."""
     blocks = _blocks(n_rows, row_bytes)
-    parts: list[Any] = [None] * len(blocks)
+    parts: list[Array] = [None] * len(blocks)
 
     def one(i: int) -> None:
         parts[i] = work(blocks[i])

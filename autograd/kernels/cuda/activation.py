@@ -1,7 +1,5 @@
 """GELU and softmax on the GPU; kernels: activation.cu, softmax.cu."""
 
-from typing import Any
-
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
@@ -16,7 +14,7 @@ class GELUCUDA(GELU):
     takes_half = True
 
     @staticmethod
-    def supports(x: Any) -> bool:
+    def supports(x: Array) -> bool:
         return takes(x)
 
     @staticmethod
@@ -40,18 +38,18 @@ class SoftmaxCUDA(Softmax):
     takes_half = True
 
     @staticmethod
-    def supports(x: Any, *, axis: int) -> bool:
+    def supports(x: Array, *, axis: int) -> bool:
         return takes(x) and axis == x.ndim - 1
 
     @staticmethod
-    def forward(x: Array, *, axis: int) -> tuple[Array, Any]:
+    def forward(x: Array, *, axis: int) -> tuple[Array, tuple[Array, ...]]:
         y = xp.empty(x.shape, dtype=x.dtype)
         grid, block = (rows_of(x.shape),), (row_threads(x.shape[-1], x.dtype),)
         kernel("softmax.cu", "softmax_forward", x.dtype.name)(grid, block, (y, x, i32(x.shape[-1])))
         return y, (y, axis)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: tuple[Array, ...], dy: Array) -> Array:
         y, _ = saved
         dx = xp.empty(y.shape, dtype=y.dtype)
         grid, block = (rows_of(y.shape),), (row_threads(y.shape[-1], y.dtype),)

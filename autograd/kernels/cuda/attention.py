@@ -2,7 +2,6 @@
 
 import math
 from collections import namedtuple
-from typing import Any
 
 from autograd.backend import xp
 from autograd.core import Array
@@ -25,7 +24,7 @@ class AttentionCUDA(Attention):
 
     @staticmethod
     def supports(
-        q: Any, k: Any, v: Any, mask: Any, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
+        q: Array, k: Array, v: Array, mask: Array, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
     ) -> bool:  # fmt: skip
         one_dtype = q.dtype.name in STORAGE and q.dtype == k.dtype == v.dtype
         return mask is None and q.size > 0 and k.size > 0 and one_dtype
@@ -33,7 +32,7 @@ class AttentionCUDA(Attention):
     @staticmethod
     def forward(
         q: Array, k: Array, v: Array, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, tuple[Array, ...]]:
         weights = contiguous(xp.matmul(q, k.swapaxes(-1, -2)))  # scores at first, (..., T, S)
         assert takes(weights)
         dropped = xp.empty(weights.shape, dtype=weights.dtype) if p else weights
@@ -42,7 +41,7 @@ class AttentionCUDA(Attention):
         return xp.matmul(dropped, v), CUDASaved(q, k, v, weights, dropped, rest)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array, None]:
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array, None]:
         q, k, v, weights, dropped, rest = saved
         dv = xp.matmul(dropped.swapaxes(-1, -2), dy)  # (..., S, D)
         dscores = contiguous(xp.matmul(dy, v.swapaxes(-1, -2)))  # the gradient of the weights at first, (..., T, S)
@@ -50,7 +49,7 @@ class AttentionCUDA(Attention):
         return xp.matmul(dscores, k), xp.matmul(dscores.swapaxes(-1, -2), q), dv, None
 
 
-def _run(name: str, arrays: tuple[Array, Array], n_queries: int, n_keys: int, causal: bool, scale: float, mask: tuple[Any, ...]) -> None:
+def _run(name: str, arrays: tuple[Array, Array], n_queries: int, n_keys: int, causal: bool, scale: float, mask: tuple[Array, ...]) -> None:
     shape, dtype = arrays[0].shape, arrays[0].dtype
     arguments = (*arrays, i32(n_queries), i32(n_keys), i32(causal), f32(scale), *mask)
     kernel("attention.cu", name, dtype.name)((rows_of(shape),), (row_threads(n_keys, dtype),), arguments)

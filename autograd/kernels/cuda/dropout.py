@@ -1,7 +1,5 @@
 """Dropout on the GPU; kernel: dropout.cu."""
 
-from typing import Any
-
 import numpy as np
 
 from autograd.backend import xp
@@ -18,15 +16,15 @@ class DropoutCUDA(Dropout):
     takes_half = True
 
     @staticmethod
-    def supports(x: Any, *, p: float, seed: int, draw: int, start: int = 0) -> bool:
+    def supports(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> bool:
         return takes(x)
 
     @staticmethod
-    def forward(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[Array, Any]:
+    def forward(x: Array, *, p: float, seed: int, draw: int, start: int = 0) -> tuple[Array, Mask]:
         return _masked(x, p, seed, draw, start), Mask(p, seed, draw, start)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> Array:
+    def backward(saved: Mask, dy: Array) -> Array:
         return _masked(contiguous(dy), *saved)
 
 
@@ -36,7 +34,7 @@ def _masked(x: Array, p: float, seed: int, draw: int, start: int) -> Array:
     return y
 
 
-def mask_arguments(p: float, seed: int, draw: int, start: int) -> tuple[Any, Any, Any]:
+def mask_arguments(p: float, seed: int, draw: int, start: int) -> tuple[np.uint64, np.uint32, np.float32]:
     """(key, threshold, scale) as kernels take them; the key is that of `random_bits` in backend/_cupy.py. p = 0: threshold 0.
 
     An element's hash begins with key + number times a constant, so a mask that begins at `start` has another key and no more to do.

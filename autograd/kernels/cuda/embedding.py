@@ -1,7 +1,5 @@
 """The gradient of an embedding table on the GPU; kernel: embedding.cu."""
 
-from typing import Any
-
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
@@ -16,11 +14,11 @@ class EmbeddingCUDA(Embedding):
     """The lookup is the reference's; the gradient is summed without atomics, in a fixed order. Reference: ops/embedding.py."""
 
     @staticmethod
-    def supports(weight: Any, ids: Any) -> bool:
+    def supports(weight: Array, ids: Array) -> bool:
         return weight.dtype.name in STORAGE and ids.dtype.name == "int64" and ids.size > 0 and weight.size > 0
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, None]:
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, None]:
         ids, shape = saved
         order = xp.argsort(ids.reshape(-1), kind="stable")
         sorted_ids = ids.reshape(-1)[order]

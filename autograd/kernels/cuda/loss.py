@@ -1,7 +1,5 @@
 """Output layer and cross-entropy on the GPU; kernel: loss.cu."""
 
-from typing import Any
-
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
@@ -21,7 +19,7 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
 
     @staticmethod
     def supports(
-        x: Any, weight: Any, targets: Any, *, n_counted: int, ignore_index: int, label_smoothing: float, chunk: int
+        x: Array, weight: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float, chunk: int
     ) -> bool:  # fmt: skip
         return takes(x, weight) and targets.dtype.name == "int64" and label_smoothing == 0
 
@@ -29,7 +27,7 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
     def forward(
         x: Array, weight: Array, targets: Array, *,
         n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
-    ) -> tuple[Array, Any]:  # fmt: skip
+    ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
         size = max(1, _LOGITS_BYTES // (v * x.dtype.itemsize))
         losses = xp.empty(n, dtype="float32")
@@ -52,6 +50,6 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
         return losses.sum() / n_counted, (dx, dweight)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array | None, Array | None, None]:
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array | None, Array | None, None]:
         dx, dweight = saved
         return None if dx is None else dx * dy, None if dweight is None else dweight * dy, None  # dy is float32; the engine casts

@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autograd.backend import xp
+from autograd.backend import Array, DType, xp
+
+if TYPE_CHECKING:
+    import cupy
 
 HERE = Path(__file__).parent
 
@@ -37,7 +40,7 @@ def options(storage: str, parameter: str) -> tuple[str, ...]:
     return ("-std=c++17", f"-DSTORAGE={STORAGE[storage]}", f"-DPARAMETER={STORAGE[parameter]}")
 
 
-def raw_module(code: str, compile_options: tuple[str, ...]) -> Any:
+def raw_module(code: str, compile_options: tuple[str, ...]) -> "cupy.RawModule":
     """A module of the CUDA driver, by CuPy; NVRTC compiles it when its first kernel is needed."""
     import cupy
 
@@ -45,7 +48,7 @@ def raw_module(code: str, compile_options: tuple[str, ...]) -> Any:
 
 
 @cache
-def _module(file: str, storage: str, parameter: str) -> Any:
+def _module(file: str, storage: str, parameter: str) -> "cupy.RawModule":
     return raw_module(source(file), options(storage, parameter))
 
 
@@ -56,7 +59,7 @@ def kernel(file: str, name: str, storage: str = "float32", parameter: str | None
     Raises RuntimeError, with the compiler's message, if it does not compile or load: there is no silent fallback.
     """
     try:
-        return _module(file, storage, parameter or storage).get_function(name)
+        return _module(file, storage, parameter or storage).get_function(name)  # type: ignore[no-any-return]
     except Exception as error:  # a compiler's, driver's or linker's own type
         raise RuntimeError(
             f"CUDA kernel {name} of {file} for {storage}: not loaded ({error}), expected it to compile for this device; "
@@ -64,29 +67,29 @@ def kernel(file: str, name: str, storage: str = "float32", parameter: str | None
         ) from error
 
 
-def takes(*arrays: Any) -> bool:
+def takes(*arrays: Array) -> bool:
     """True if kernels take these arrays: one dtype of STORAGE, contiguous, not empty, not 0-d. Any alignment will do."""
     first = arrays[0].dtype
     return first.name in STORAGE and all(a.dtype == first and a.flags.c_contiguous and a.size > 0 and a.ndim > 0 for a in arrays)
 
 
-def width(dtype: Any) -> int:
+def width(dtype: DType) -> int:
     """Elements in 16 bytes: what a thread takes at a time."""
     return 16 // dtype.itemsize
 
 
-def row_threads(n_columns: int, dtype: Any) -> int:
+def row_threads(n_columns: int, dtype: DType) -> int:
     """Threads of a block that works on one row: 16 bytes each if the row is short enough, a multiple of WARP, at most MAX_THREADS."""
     wanted = -(-n_columns // width(dtype))
     return min(-(-wanted // WARP) * WARP, MAX_THREADS)
 
 
-def flat_grid(n: int, dtype: Any) -> tuple[tuple[int], tuple[int]]:
+def flat_grid(n: int, dtype: DType) -> tuple[tuple[int], tuple[int]]:
     """(grid, block) for n elements of a flat array."""
     return (min(-(-n // (_FLAT_THREADS * width(dtype))), _FLAT_BLOCKS),), (_FLAT_THREADS,)
 
 
-def contiguous(array: Any) -> Any:
+def contiguous(array: Array) -> Array:
     """The array itself, or a contiguous copy; kernels ignore strides."""
     return array if array.flags.c_contiguous else xp.ascontiguousarray(array)
 

@@ -1,7 +1,6 @@
 """Layer norm on the GPU; kernels: normalization.cu."""
 
 from collections import namedtuple
-from typing import Any
 
 from autograd.backend import xp
 from autograd.core import Array
@@ -25,12 +24,12 @@ class LayerNormCUDA(LayerNorm):
     takes_half = True
 
     @staticmethod
-    def supports(x: Any, gamma: Any, beta: Any, *, eps: float = 1e-5) -> bool:
+    def supports(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> bool:
         parameters = takes(gamma, beta) and gamma.dtype.name in (x.dtype.name, "float32")
         return takes(x) and parameters and x.shape[-1] <= MAX_THREADS * width(x.dtype)
 
     @staticmethod
-    def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, Any]:
+    def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, tuple[Array, ...]]:
         n_rows, n_channels = rows_of(x.shape), x.shape[-1]
         y = xp.empty(x.shape, dtype=x.dtype)
         mean, r = (xp.empty(n_rows, dtype="float32") for _ in range(2))
@@ -39,7 +38,7 @@ class LayerNormCUDA(LayerNorm):
         return y, CUDASaved(x, mean, r, gamma)
 
     @staticmethod
-    def backward(saved: Any, dy: Array) -> tuple[Array, Array, Array]:
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array]:
         x, mean, r, gamma = saved
         n_rows, n_channels = rows_of(x.shape), x.shape[-1]
         n_blocks = min(n_rows, _BACKWARD_BLOCKS)

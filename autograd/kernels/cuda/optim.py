@@ -1,13 +1,12 @@
 """AdamW and the gradient norm on the GPU; kernels: optim.cu."""
 
 import math
-from typing import Any
 
 from autograd import backend
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
-from autograd.kernels.cuda.module import MAX_THREADS, f32, flat_grid, i32, i64, kernel, u64
+from autograd.kernels.cuda.module import MAX_THREADS, f32, flat_grid, i32, i64, kernel, takes, u64
 from autograd.optim import AdamWUpdate, SquaredNorm
 
 _NORM_BLOCKS = 1024
@@ -18,12 +17,12 @@ class AdamWUpdateCUDA(AdamWUpdate):
     """All arrays in one pass, the clip factor read where it was computed. Reference: optim.py."""
 
     @staticmethod
-    def supports(*arrays: Any, **options: Any) -> bool:
-        return all(a.dtype.name == "float32" and a.flags.c_contiguous and a.size > 0 for a in arrays[:4])
+    def supports(*arrays: Array, **options: object) -> bool:
+        return takes(*arrays[:4]) and bool(arrays[0].dtype.name == "float32")
 
     @staticmethod
-    def forward(
-        weight: Array, gradient: Array, m: Array, v: Array, scale: Any, *,
+    def forward(  # type: ignore[override]
+        weight: Array, gradient: Array, m: Array, v: Array, scale: Array, *,
         lr: float, betas: tuple[float, float], eps: float, decay: float, t: int,
     ) -> None:  # fmt: skip
         b1, b2 = betas
@@ -40,8 +39,8 @@ class SquaredNormCUDA(SquaredNorm):
     """A sum per block, then the sum of those: two kernels, always in the same order. Reference: optim.py."""
 
     @staticmethod
-    def supports(x: Any) -> bool:
-        return x.dtype.name == "float32" and x.flags.c_contiguous and x.size > 0
+    def supports(x: Array) -> bool:
+        return takes(x) and bool(x.dtype.name == "float32")
 
     @staticmethod
     def forward(x: Array) -> Array:
