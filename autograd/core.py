@@ -91,8 +91,7 @@ class Tensor:
         """
         if not self.requires_grad:
             raise RuntimeError(
-                "backward: no input of this tensor requires a gradient, expected at least one; "
-                "set requires_grad=True on a leaf, and compute outside no_grad()"
+                "backward: no input of this tensor requires a gradient, expected at least one; set requires_grad=True on a leaf, and compute outside no_grad()"
             )
         if dy is None:
             if self.size != 1:
@@ -117,8 +116,7 @@ class Tensor:
 
     def __array__(self, *args: object, **kwargs: object) -> Array:
         raise TypeError(
-            "Tensor: implicit conversion to a NumPy array, expected an explicit one (it would lose the gradient in silence); "
-            "use tensor.numpy() or tensor.data"
+            "Tensor: implicit conversion to a NumPy array, expected an explicit one (it would lose the gradient in silence); use tensor.numpy() or tensor.data"
         )
 
     def __array_ufunc__(self, ufunc: Callable[..., object], method: str, *inputs: "Operand", **options: object) -> Array:
@@ -309,13 +307,10 @@ def _backward_pass(start: Node, output: int, dy: Array) -> None:
         _, node = heapq.heappop(queue)
         arrived = gradients.pop(node)
         owned.pop(node)
-        for dx, edge, shape_and_dtype, position in zip(
-            _backward_of(node, arrived), node.edges, node.input_kinds, itertools.count(), strict=False
-        ):
-            if edge is None:
+        for position, (dx, edge, kind) in enumerate(zip(_backward_of(node, arrived), node.edges, node.input_kinds, strict=True)):
+            if edge is None or kind is None:
                 continue
-            assert shape_and_dtype is not None
-            dx = _undo_broadcasting(dx, *shape_and_dtype, node.op, position)
+            dx = _undo_broadcasting(dx, *kind, node.op, position)
             if isinstance(edge, Tensor):
                 _add_to_leaf(edge, dx)
                 continue
@@ -354,8 +349,7 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
         node.record.dys, node.record.dxs = tuple(arrived), result
     if len(result) != len(node.edges):
         raise RuntimeError(
-            f"{node.op.__name__}.backward: {len(result)} gradients, expected {len(node.edges)}, one per input; "
-            "return None for inputs without one"
+            f"{node.op.__name__}.backward: {len(result)} gradients, expected {len(node.edges)}, one per input; return None for inputs without one"
         )
     for i, dx in enumerate(result):
         if needs[i] and dx is None:

@@ -60,8 +60,7 @@ def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, 
     Raises RuntimeError if the graph has been freed by `backward` outside `record`, ValueError if it has more than 200 boxes.
     """
     boxes = _boxes(tensor, {id(t): name for name, t in (names or {}).items()}, digits)
-    boxes = _lay_out(boxes)
-    picture = Picture(_svg(boxes))
+    picture = Picture(_svg(_lay_out(boxes)))
     if path is not None:
         Path(path).write_text(picture, encoding="utf-8")
     return picture
@@ -70,9 +69,6 @@ def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, 
 def saved_bytes(record: OpRecord) -> int:
     """Bytes of the arrays that an op saved for its backward pass, whether or not they are also referenced elsewhere."""
     return sum(array.nbytes for array in saved_arrays(record.saved))
-
-
-# Boxes -----------------------------------------------------------------------------------------------------------------
 
 
 def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
@@ -171,11 +167,8 @@ def _numbers(value: Array, digits: int) -> list[str]:
     return [" ".join(v.rjust(width) for v in row) for row in text]
 
 
-# Layout: columns by depth, rows so that edges stay short ---------------------------------------------------------------------
-
-
 def _lay_out(boxes: list[_Box]) -> list[_Box]:
-    """Sets x and y; returns the boxes and the bends of long lines.
+    """Sets x and y: columns by depth, rows so that edges stay short. Returns the boxes and the bends of long lines.
 
     A box goes one column right of its last input; a leaf moves right, next to its first user.
     """
@@ -190,30 +183,27 @@ def _lay_out(boxes: list[_Box]) -> list[_Box]:
             box.column = min(u.column for u in users[id(box)]) - 1
     for box in list(boxes):
         box.inputs = [_bent(b, box, boxes, users) for b in box.inputs]
-    columns: dict[float, list[_Box]] = {}
+    by_number: dict[float, list[_Box]] = {}
     for box in boxes:
-        columns.setdefault(box.column, []).append(box)
-    for column in columns.values():
-        for row, box in enumerate(column):
-            box.row = row
+        column = by_number.setdefault(box.column, [])
+        box.row = len(column)
+        column.append(box)
+    columns = [by_number[number] for number in sorted(by_number)]
     for _ in range(4):  # barycentre heuristic: each box moves to the mean row of its neighbours (Sugiyama et al. 1981)
-        for number in sorted(columns):
-            column = columns[number]
-            wanted = {id(b): _mean([n.row for n in (*b.inputs, *users[id(b)])], b.row) for b in column}
-            column.sort(key=lambda b: (wanted[id(b)], b.row))
+        for column in columns:
+            near = {id(b): [n.row for n in (*b.inputs, *users[id(b)])] or [b.row] for b in column}
+            column.sort(key=lambda b: (sum(near[id(b)]) / len(near[id(b)]), b.row))
             for row, box in enumerate(column):
                 box.row = row
-    tallest = max(sum(b.height + _GAP_Y for b in column) for column in columns.values())
+    tallest = max(sum(b.height + _GAP_Y for b in column) for column in columns)
     x = float(_PAD)
-    for number in sorted(columns):
-        column = columns[number]
+    for column in columns:
         y = _PAD + (tallest - sum(b.height + _GAP_Y for b in column)) / 2
+        width = max(b.width for b in column)
         for box in column:
-            box.x, box.y = x, y
+            box.x, box.y = x + (width / 2 if box.bend else 0), y
             y += box.height + _GAP_Y
-        for box in column:
-            box.x += (max(b.width for b in column) / 2) if box.bend else 0
-        x += max(b.width for b in column) + _GAP_X
+        x += width + _GAP_X
     return boxes
 
 
@@ -228,10 +218,6 @@ def _bent(start: _Box, end: _Box, boxes: list[_Box], users: dict[int, list[_Box]
         boxes.append(bend)
         here = bend
     return here
-
-
-def _mean(values: list[float], default: float) -> float:
-    return sum(values) / len(values) if values else default
 
 
 def _svg(boxes: list[_Box]) -> str:

@@ -188,9 +188,6 @@ class Dropout(Module):
         return ops.dropout(x, self.p, self.training, self.stream)
 
 
-RecomputeSaved = tuple[Array, Callable[[Tensor], Tensor], Sequence[RandomStream], list[int]]
-
-
 class Recompute(Op):
     """A function of x that is computed twice, so that nothing inside it is kept from the forward to the backward pass.
 
@@ -204,14 +201,14 @@ class Recompute(Op):
     takes_half = True  # the ops inside decide
 
     @staticmethod
-    def forward(x: Array, *, f: Callable[[Tensor], Tensor], streams: Sequence[RandomStream]) -> tuple[Array, RecomputeSaved]:
+    def forward(x: Array, *, f: Callable[[Tensor], Tensor], streams: Sequence[RandomStream]) -> tuple[Array, tuple[Array, ...]]:
         draws = [stream.counter for stream in streams]
         with no_grad():
             y = f(Tensor(x))
         return y.data, (x, f, streams, draws)
 
     @staticmethod
-    def backward(saved: RecomputeSaved, dy: Array) -> Array:
+    def backward(saved: tuple[Array, ...], dy: Array) -> Array:
         x, f, streams, draws = saved
         now = [stream.counter for stream in streams]
         _set_draws(streams, draws)

@@ -166,8 +166,7 @@ class AdamW:
                 raise RuntimeError(f"AdamW: {name} was frozen after the optimizer was made, expected no change; make a new AdamW")
             if p.data is not view or not (p.grad is None or p.grad is p._gradient_buffer):
                 raise RuntimeError(
-                    f"AdamW: data or grad of {name} was replaced by another array, expected the optimizer's own; "
-                    "write into it, as in parameter.data[...] = array"
+                    f"AdamW: data or grad of {name} was replaced by another array, expected the optimizer's own; write into it, as in parameter.data[...] = array"
                 )
         missing = [name for name, p in self.named if p.grad is None]
         if missing:

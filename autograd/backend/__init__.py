@@ -14,10 +14,7 @@ All other code uses `from autograd.backend import xp`. What `xp` cannot express 
 import os
 
 from autograd.backend._errors import message_only
-from autograd.backend._types import Array as Array
-from autograd.backend._types import ArrayLike as ArrayLike
-from autograd.backend._types import DType as DType
-from autograd.backend._types import DTypeLike as DTypeLike
+from autograd.backend._types import Array, ArrayLike, DType, DTypeLike
 
 
 def _choice(variable: str, default: str, legal: tuple[str, ...]) -> str:
@@ -41,7 +38,9 @@ else:
     from autograd.backend import _cupy as _module  # type: ignore[no-redef]
     from autograd.backend._cupy import *  # noqa: F403
 
-__all__ = ["KERNEL_MODES", "as_mask", "debug", "kernels", "name", "reason", *_module.__all__]  # noqa: PLE0604
+__all__ = [  # noqa: PLE0604
+    "KERNEL_MODES", "Array", "ArrayLike", "DType", "DTypeLike", "as_mask", "debug", "kernels", "name", "reason", *_module.__all__,
+]  # fmt: skip
 
 
 def as_mask(mask: Array, what: str) -> Array:

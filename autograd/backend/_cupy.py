@@ -112,8 +112,7 @@ def compute_dtype(name: str) -> DType:
     device, capability = _device()
     if capability < _AMPERE:
         raise ValueError(
-            f"dtype: bfloat16, expected float32 on {device} (compute capability {capability}), because bfloat16 units begin with "
-            f"{_AMPERE}; leave --dtype out"
+            f"dtype: bfloat16, expected float32 on {device} (compute capability {capability}), because bfloat16 units begin with {_AMPERE}; leave --dtype out"
         )
     return bfloat16
 
@@ -128,10 +127,7 @@ def memory_message(error: BaseException) -> str:
     if not isinstance(error, xp.cuda.memory.OutOfMemoryError):
         return _numpy.memory_message(error)  # the host's memory
     free, total = xp.cuda.runtime.memGetInfo()
-    return (
-        f"GPU memory: {error} {free:,} of {total:,} bytes are free, expected room for one step; "
-        "lower --micro-batch or the context, --n-positions"
-    )
+    return f"GPU memory: {error} {free:,} of {total:,} bytes are free, expected room for one step; lower --micro-batch or the context, --n-positions"
 
 
 def to_device(array: ArrayLike, dtype: DTypeLike | None = None) -> Array:
@@ -161,9 +157,8 @@ def checked_indices(array: ArrayLike, n: int, *, what: str = "index", ignore: in
 
 
 def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
-    """zeros(shape) with `values[i]` added to row `index[i]`; repeated rows accumulate, in a fixed order.
+    """As `_numpy.scatter_add`.
 
-    index (N,) int, values (N, ...) -> (shape[0], ...).
     Sorting makes equal rows contiguous. Then doubling steps: after the one of length k, each position holds the sum of up to 2k
     positions of its row, itself the last, so after log2 N steps the last position of a row holds the row's sum. No atomic adds, whose
     order differs from run to run, and no shape that depends on the data, for which the host would have to wait.

@@ -86,8 +86,7 @@ def checked_indices(array: ArrayLike, n: int, *, what: str = "index", ignore: in
         position = tuple(int(i) for i in np.argwhere(bad)[0])
         besides = "" if ignore is None else f" or {ignore} (ignored)"
         raise ValueError(
-            f"{what}: {int(host[position])} at position {position}, expected 0 <= id < {n}{besides}; "
-            "do the ids come from the tokenizer that the model was built for?"
+            f"{what}: {int(host[position])} at position {position}, expected 0 <= id < {n}{besides}; do the ids come from the tokenizer that the model was built for?"
         )
     return host, host.size - int(np.count_nonzero(ignored))
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike as ArrayLike
-from numpy.typing import DTypeLike as DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
+
+__all__ = ["Array", "ArrayLike", "DType", "DTypeLike"]
 
 Array = Any
 """An array of the backend in use: `numpy.ndarray` or `cupy.ndarray`."""

@@ -96,15 +96,13 @@ def scaled_dot_product_attention(
     q, k, v = (as_tensor("attention", a) for a in (q, k, v))
     if q.ndim < 2 or k.shape != v.shape or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
         raise ValueError(
-            f"attention: q {q.shape}, k {k.shape}, v {v.shape}, expected (..., T, D), (..., S, D), (..., S, D) with equal leading axes; "
-            "split the heads the same way"
+            f"attention: q {q.shape}, k {k.shape}, v {v.shape}, expected (..., T, D), (..., S, D), (..., S, D) with equal leading axes; split the heads the same way"
         )
     if k.shape[-2] == 0 or q.shape[-1] == 0:
         raise ValueError(f"attention: k of shape {k.shape}, expected at least one key and one channel; skip empty input")
     if causal and q.shape[-2] > k.shape[-2]:
         raise ValueError(
-            f"attention: {q.shape[-2]} queries for {k.shape[-2]} keys with causal=True, expected no more queries than keys; "
-            "pass the keys of the earlier positions too"
+            f"attention: {q.shape[-2]} queries for {k.shape[-2]} keys with causal=True, expected no more queries than keys; pass the keys of the earlier positions too"
         )
     device_mask = None
     if mask is not None:
@@ -114,8 +112,7 @@ def scaled_dot_product_attention(
         fits = len(tail) == device_mask.ndim and all(n in (1, m) for n, m in zip(device_mask.shape, tail, strict=True))
         if not fits:
             raise ValueError(
-                f"attention: a mask of shape {device_mask.shape}, expected one that broadcasts to {scores}; "
-                "True means that the query may attend to the key"
+                f"attention: a mask of shape {device_mask.shape}, expected one that broadcasts to {scores}; True means that the query may attend to the key"
             )
     if not (training and dropout):
         return Attention.apply(q, k, v, device_mask, causal=causal)

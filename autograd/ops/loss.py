@@ -164,7 +164,6 @@ def _targets(
         raise ValueError(f"{op}: targets of shape {device_targets.shape}, expected {shape}; one target per row")
     if n_counted == 0:
         raise ValueError(
-            f"{op}: none of {device_targets.size} targets counts, expected at least one that is not {ignore_index} (ignored); "
-            "is everything masked?"
+            f"{op}: none of {device_targets.size} targets counts, expected at least one that is not {ignore_index} (ignored); is everything masked?"
         )
     return device_targets.reshape(-1), {"n_counted": n_counted, "ignore_index": ignore_index, "label_smoothing": label_smoothing}

@@ -66,9 +66,14 @@ class Linear(Op):
     flops = staticmethod(MatMul.flops)
 
 
+def rows_of(shape: tuple[int, ...]) -> int:
+    """N for (..., C): the number of rows of an array whose last axis is the row."""
+    return math.prod(shape[:-1])
+
+
 def _rows(x: Array) -> Array:
     """(..., C) -> (N, C). The count is spelled out: -1 would be ambiguous for an empty array."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return x.reshape(rows_of(x.shape), x.shape[-1])
 
 
 def matmul(a: Operand, b: Operand) -> Tensor:
@@ -81,8 +86,7 @@ def matmul(a: Operand, b: Operand) -> Tensor:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape}, expected at least one axis each; use * for numbers")
     if a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
         raise ValueError(
-            f"matmul: shapes {a.shape} and {b.shape}, expected the last axis of the first to equal the second last of the second; "
-            "transpose one of them?"
+            f"matmul: shapes {a.shape} and {b.shape}, expected the last axis of the first to equal the second last of the second; transpose one of them?"
         )
     if a.ndim == 1 and b.ndim == 1:
         return (a * b).sum()

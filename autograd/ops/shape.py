@@ -230,23 +230,22 @@ def index(x: Tensor, key: Array) -> Tensor:
         if k is None or k is Ellipsis:
             device_keys.append(k)
             axis += 0 if k is None else x.ndim - n_taken
-            continue
-        if axis >= x.ndim:
+        elif axis >= x.ndim:
             raise IndexError(f"index: {len(keys)} indices for shape {x.shape}, expected at most {x.ndim}")
-        if isinstance(k, (slice, int)):
+        elif isinstance(k, (slice, int)):
             if isinstance(k, int) and not -x.shape[axis] <= k < x.shape[axis]:
                 raise IndexError(f"index: {k} for axis {axis} of length {x.shape[axis]}, expected -{x.shape[axis]} <= i < {x.shape[axis]}")
             device_keys.append(k)
             axis += 1
-            continue
-        for positions in _positions(k, x.shape[axis:]):
-            n = x.shape[axis]
-            bad = positions[(positions < -n) | (positions >= n)]
-            if bad.size:
-                raise IndexError(f"index: {bad[0]} for axis {axis} of length {n}, expected -{n} <= i < {n}")
-            wrapped = positions + n * (positions < 0)  # NumPy's negative indices
-            device_keys.append(backend.checked_indices(wrapped, n)[0])
-            axis += 1
+        else:
+            for positions in _positions(k, x.shape[axis:]):
+                n = x.shape[axis]
+                bad = positions[(positions < -n) | (positions >= n)]
+                if bad.size:
+                    raise IndexError(f"index: {bad[0]} for axis {axis} of length {n}, expected -{n} <= i < {n}")
+                wrapped = positions + n * (positions < 0)  # NumPy's negative indices
+                device_keys.append(backend.checked_indices(wrapped, n)[0])
+                axis += 1
     return Index.apply(x, key=tuple(device_keys))
 
 

@@ -46,7 +46,7 @@ def test_both_backends_have_one_shape():
 
 
 def test_all_lists_what_the_backends_offer():
-    own = {"KERNEL_MODES", "as_mask", "debug", "kernels", "name", "reason"}
+    own = {"KERNEL_MODES", "Array", "ArrayLike", "DType", "DTypeLike", "as_mask", "debug", "kernels", "name", "reason"}
     assert set(backend.__all__) == set(public_names("_numpy.py")) | own
     assert all(hasattr(backend, name) for name in backend.__all__)
     assert set(ag.__all__) >= {"Tensor", "Parameter", "Op", "no_grad", "gelu", "layer_norm"} and all(

@@ -96,8 +96,8 @@ class SoftmaxBlocked(Softmax):
         return dx
 
 
+# If a row's sum of e^(s - m) is below this, m is too large a shift for the row: its small terms would be subnormal numbers or 0.
 _FAR_BELOW = 1e-20
-"""If a row's sum of e^(s - m) is below this, m is too large a shift for the row: its small terms would be subnormal numbers or 0."""
 
 
 def exponentials(s: np.ndarray, out: np.ndarray, *, each_row: bool) -> tuple[np.ndarray, np.ndarray, bool]:

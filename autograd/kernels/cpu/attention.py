@@ -15,11 +15,8 @@ from autograd.kernels.cpu.parallel import for_each
 from autograd.ops.attention import Attention
 from autograd.ops.dropout import dropout_threshold
 
-_SCORES_BYTES = 512 * 1024
-"""Scores that exist at once in a thread, over all its heads and sequences: they should stay in the L2 cache."""
-
+_SCORES_BYTES = 512 * 1024  # scores that exist at once in a thread, over all its heads and sequences: they should stay in the L2 cache
 _MAX_QUERIES = 128
-
 _THREADS_PAY_SCORES = 100_000
 
 BlockedSaved = namedtuple("BlockedSaved", "q k v y lse plan")
@@ -39,16 +36,13 @@ class AttentionBlocked(Attention):
     """
 
     @staticmethod
-    def supports(
-        q: Array, k: Array, v: Array, mask: Array, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
-    ) -> bool:  # fmt: skip
+    def supports(q: Array, k: Array, v: Array, mask: Array | None, **options: object) -> bool:
         return q.ndim == 4 and mask is None and q.size > 0 and q.dtype in (np.float32, np.float64) and q.dtype == k.dtype == v.dtype
 
     @staticmethod
     def forward(
-        q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: None, *,
-        causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0,
-    ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
+        q: Array, k: Array, v: Array, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
+    ) -> tuple[Array, tuple[Array, ...]]:
         plan = _Plan(q.shape, k.shape[2], q.itemsize, causal, (p, seed, draw, start))
         y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
         lse = np.empty(q.shape[:3], dtype=q.dtype)

@@ -16,9 +16,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
     """Logits of a chunk of rows become their gradient in place, a few rows in cache at a time. Reference: ops/loss.py."""
 
     @staticmethod
-    def supports(
-        x: Array, weight: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float, chunk: int
-    ) -> bool:  # fmt: skip
+    def supports(x: Array, weight: Array, targets: Array, *, label_smoothing: float, **options: object) -> bool:
         return x.dtype in (np.float32, np.float64) and x.dtype == weight.dtype and x.size > 0 and label_smoothing == 0
 
     @staticmethod
@@ -51,9 +49,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
         return None if dx is None else dx * dy, None if dweight is None else dweight * dy, None
 
 
-def _losses_and_gradient(
-    z: np.ndarray, targets: np.ndarray, losses: np.ndarray, n_counted: int, ignore_index: int, *, want_gradient: bool
-) -> None:  # fmt: skip
+def _losses_and_gradient(z: Array, targets: Array, losses: Array, n_counted: int, ignore_index: int, *, want_gradient: bool) -> None:
     """losses = cross-entropy of the rows of z; z becomes (softmax(z) - onehot(target)) / n_counted if wanted, else undefined."""
     counted = targets != ignore_index
     share = (counted / n_counted).astype(z.dtype)

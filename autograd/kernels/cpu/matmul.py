@@ -1,33 +1,27 @@
 """Linear layers: one matrix product per thread instead of one BLAS call over several threads."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import partial
 
 import numpy as np
 
 from autograd.backend import Array
+from autograd.core import within
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of
 from autograd.ops.matmul import Linear
 
-_FEW_ROWS = 64
-"""Up to here `few_rows_by_blas` leaves the product to BLAS: nothing else is large enough for our threads."""
-
+_FEW_ROWS = 64  # up to here `few_rows_by_blas` leaves the product to BLAS: nothing else is large enough for our threads
 _by_blas: ContextVar[bool] = ContextVar("few_rows_by_blas", default=False)
 
 
-@contextmanager
-def few_rows_by_blas() -> Iterator[None]:
+def few_rows_by_blas() -> AbstractContextManager[bool]:
     """Within this block BLAS divides products of a few rows among its own threads. Faster between the steps of decoding, which use
     them too. Asked for, and not read off `needs`: BLAS may round by how a product is divided (its AVX2 kernels do), and recording
     gradients must change no value."""
-    token = _by_blas.set(True)
-    try:
-        yield
-    finally:
-        _by_blas.reset(token)
+    return within(_by_blas, True)
 
 
 @kernel_for(Linear)
@@ -43,9 +37,7 @@ class LinearThreaded(Linear):
         return x.dtype in (np.float32, np.float64) and x.dtype == weight.dtype and x.size > 0 and weight.size > 0
 
     @staticmethod
-    def forward(
-        x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, *, needs: tuple[bool, bool, bool]
-    ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
+    def forward(x: Array, weight: Array, bias: Array | None, *, needs: tuple[bool, bool, bool]) -> tuple[Array, tuple[Array, ...]]:
         rows = x.reshape(rows_of(x.shape), x.shape[-1])
         y = np.empty((len(rows), weight.shape[1]), dtype=x.dtype)
 
@@ -67,9 +59,7 @@ class LinearThreaded(Linear):
         return y.reshape(*x.shape[:-1], weight.shape[1]), (x if needs[1] else None, weight if needs[0] else None)
 
     @staticmethod
-    def backward(
-        saved: tuple[Array, ...], dy: np.ndarray, *, needs: tuple[bool, bool, bool]
-    ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:  # fmt: skip
+    def backward(saved: tuple[Array, ...], dy: Array, *, needs: tuple[bool, bool, bool]) -> tuple[Array | None, Array | None, Array | None]:
         x, weight = saved
         dys = dy.reshape(rows_of(dy.shape), dy.shape[-1])
         row_parts = even_parts(len(dys))

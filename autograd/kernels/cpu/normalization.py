@@ -41,16 +41,13 @@ class LayerNormBlocked(LayerNorm):
         return y.reshape(x.shape), LayerNormSaved(n.reshape(x.shape), r.reshape(*x.shape[:-1], 1), gamma)
 
     @staticmethod
-    def backward(
-        saved: tuple[Array, ...], dy: np.ndarray, *, needs: tuple[bool, bool, bool] = (True, True, True)
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:  # fmt: skip
+    def backward(saved: tuple[Array, ...], dy: Array, *, needs: tuple[bool, ...] = (True,) * 3) -> tuple[Array, Array | None, Array | None]:
         n, r, gamma = saved
         c = n.shape[-1]
         shape = (rows_of(n.shape), c)
         ns, rs, dys = n.reshape(shape), r.reshape(-1, 1), dy.reshape(shape)
         dx = np.empty(shape, dtype=n.dtype)
         weights = gamma * (1 / c)
-
         wants_sums = needs[1] or needs[2]
 
         def block(part: slice) -> tuple[np.ndarray, ...]:

@@ -9,7 +9,6 @@ another number of threads may round differently.
 """
 
 import contextvars
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,18 +23,18 @@ from threadpoolctl import LibController, ThreadpoolController
 
 from autograd.backend import Array
 from autograd.backend._errors import message_only
+from autograd.core import within
 from autograd.limits import n_cores
+from autograd.ops.matmul import rows_of as rows_of
 
 BLOCK_BYTES = 1024 * 1024
 """Size of one array's block, at most. Threads contend for the interpreter lock after each NumPy call, and the loser sleeps for tens of
 microseconds: on two cores blocks of 1 MB, larger than the L2 cache takes, beat blocks of 256 KB by a fifth to a half."""
 
-_THREADS_PAY_BYTES = 1024 * 1024
-"""Below this, submitting work to a thread (some 50 microseconds) and contending for the lock cost more than they save."""
-
-_THREADS_PAY_FLOPS = 10_000_000
-"""The same for matrix products, which do about 100 operations per nanosecond."""
-
+_THREADS_PAY_BYTES = (
+    1024 * 1024
+)  # below this, submitting work to a thread (some 50 us) and contending for the lock cost more than they save
+_THREADS_PAY_FLOPS = 10_000_000  # the same for matrix products, which do about 100 operations per nanosecond
 
 _threads: ContextVar[int] = ContextVar("threads", default=0)
 
@@ -51,12 +50,8 @@ def n_threads() -> int:
 @contextmanager
 def use_threads(n: int) -> Iterator[None]:
     """Within this block kernels and NumPy's BLAS use n threads in all: for work that shares the cores with other processes."""
-    token = _threads.set(n)
-    try:
-        with _blas_threads(n):
-            yield
-    finally:
-        _threads.reset(token)
+    with within(_threads, n), _blas_threads(n):
+        yield
 
 
 @cache
@@ -205,8 +200,3 @@ def _blocks(n_rows: int, row_bytes: int) -> list[slice]:
     n = -(-n_rows * row_bytes // BLOCK_BYTES)
     n = min(n_rows, n if n <= 1 else n + n % 2)
     return [slice(n_rows * i // n, n_rows * (i + 1) // n) for i in range(n)]
-
-
-def rows_of(shape: tuple[int, ...]) -> int:
-    """Number of rows of an array whose last axis is the row."""
-    return math.prod(shape[:-1])

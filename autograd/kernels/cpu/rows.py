@@ -14,20 +14,14 @@ import math
 
 import numpy as np
 
+from autograd.backend import Array
 from autograd.kernels.cpu.parallel import even_parts, for_each
 from autograd.ops.activation import GELU_CUBIC, GELU_SCALE
 
-_FEW_ROWS = 16
-"""Up to here products use small blocks of weights; with 32 rows one call of BLAS is as fast."""
-
-_BLOCK_NUMBERS = 32 * 1024
-"""Weights of one block, about: 16 to 64 outputs are equally good, 128 KB stay in a core's L2 cache on every machine."""
-
-_THREADS_PAY_BYTES = 1024 * 1024
-"""Of weights: below this, submitting half of them to a thread takes longer than reading them."""
-
-_STRIP_ROWS = 128
-"""Of a matrix that is transposed: 64 to 256 are equally good."""
+_FEW_ROWS = 16  # up to here products use small blocks of weights; with 32 rows one call of BLAS is as fast
+_BLOCK_NUMBERS = 32 * 1024  # weights of one block, about: 16 to 64 outputs are equally good, 128 KB stay in every core's L2 cache
+_THREADS_PAY_BYTES = 1024 * 1024  # of weights: below this, submitting half of them to a thread takes longer than reading them
+_STRIP_ROWS = 128  # of a matrix that is transposed: 64 to 256 are equally good
 
 
 def preferred_layout(weight: np.ndarray, n_rows: int) -> np.ndarray:
@@ -118,9 +112,7 @@ def gelu(x: np.ndarray, scratch: np.ndarray) -> None:
     x *= inner
 
 
-def attention(
-    q: np.ndarray, keys: np.ndarray, values: np.ndarray, hidden: np.ndarray | None, scores: np.ndarray, column: np.ndarray, out: np.ndarray
-) -> None:  # fmt: skip
+def attention(q: Array, keys: Array, values: Array, hidden: Array | None, scores: Array, column: Array, out: Array) -> None:
     """out (B, H, 1, D): one query per row and head attends to S keys.
 
     q        (B, H, 1, D), multiplied in place by 1 / sqrt(D)

@@ -4,6 +4,4 @@ A `.cu` file mirrors the file of `autograd/ops` that it speeds up; its header gi
 measured gain yet, so all need AUTOGRAD_KERNELS=experimental; `python benchmarks/gpu.py` checks and measures them.
 """
 
-from autograd.kernels.cuda import activation, attention, dropout, embedding, loss, normalization, optim
-
-__all__ = ["activation", "attention", "dropout", "embedding", "loss", "normalization", "optim"]
+from autograd.kernels.cuda import activation, attention, dropout, embedding, loss, normalization, optim  # noqa: F401

@@ -23,11 +23,8 @@ class AttentionCUDA(Attention):
     takes_half = False
 
     @staticmethod
-    def supports(
-        q: Array, k: Array, v: Array, mask: Array, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
-    ) -> bool:  # fmt: skip
-        one_dtype = q.dtype.name in STORAGE and q.dtype == k.dtype == v.dtype
-        return mask is None and q.size > 0 and k.size > 0 and one_dtype
+    def supports(q: Array, k: Array, v: Array, mask: Array | None, **options: object) -> bool:
+        return mask is None and q.size > 0 and k.size > 0 and q.dtype.name in STORAGE and q.dtype == k.dtype == v.dtype
 
     @staticmethod
     def forward(

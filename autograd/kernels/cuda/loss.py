@@ -6,8 +6,7 @@ from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import f32, i32, i64, kernel, row_threads, takes
 from autograd.ops.loss import LinearCrossEntropy
 
-_LOGITS_BYTES = 1 << 30
-"""Logits that exist at once: enough rows to keep the matrix products at full speed."""
+_LOGITS_BYTES = 1 << 30  # logits that exist at once: enough rows to keep the matrix products at full speed
 
 
 @kernel_for(LinearCrossEntropy, experimental=True)
@@ -18,9 +17,7 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
     """
 
     @staticmethod
-    def supports(
-        x: Array, weight: Array, targets: Array, *, n_counted: int, ignore_index: int, label_smoothing: float, chunk: int
-    ) -> bool:  # fmt: skip
+    def supports(x: Array, weight: Array, targets: Array, *, label_smoothing: float, **options: object) -> bool:
         return takes(x, weight) and targets.dtype.name == "int64" and label_smoothing == 0
 
     @staticmethod

@@ -1,7 +1,6 @@
 """Loads CUDA kernels: each `.cu` file becomes one module per storage type, compiled when a kernel of it first runs."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autograd.backend import Array, DType, xp
+from autograd.ops.matmul import rows_of as rows_of
 
 if TYPE_CHECKING:
     import cupy
@@ -21,9 +21,8 @@ STORAGE = {"float32": "float", "bfloat16": "bf16"}
 WARP = 32
 MAX_THREADS = 1024
 _FLAT_THREADS = 256
+# At most this many blocks for flat arrays; each thread then takes several steps. Fixed: the bits of sums are the same on every device.
 _FLAT_BLOCKS = 4096
-"""At most this many blocks for flat arrays; each thread then takes several steps. A fixed number: sums are divided the same way on
-every device, so their bits do not depend on it."""
 
 
 def source(file: str) -> str:
@@ -92,11 +91,6 @@ def flat_grid(n: int, dtype: DType) -> tuple[tuple[int], tuple[int]]:
 def contiguous(array: Array) -> Array:
     """The array itself, or a contiguous copy; kernels ignore strides."""
     return array if array.flags.c_contiguous else xp.ascontiguousarray(array)
-
-
-def rows_of(shape: Sequence[int]) -> int:
-    """Number of rows of an array whose last axis is the row."""
-    return math.prod(shape[:-1])
 
 
 # Arguments travel by their bytes, so each has the exact type of the kernel's parameter: int, long long, unsigned, float.

@@ -8,8 +8,7 @@ from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import MAX_THREADS, contiguous, f32, i32, i64, kernel, row_threads, rows_of, takes, width
 from autograd.ops.normalization import LayerNorm
 
-_BACKWARD_BLOCKS = 1024
-"""At most this many partial sums of dgamma and dbeta; enough blocks to fill a large GPU several times over."""
+_BACKWARD_BLOCKS = 1024  # partial sums of dgamma and dbeta, at most: enough blocks to fill a large GPU several times over
 
 CUDASaved = namedtuple("CUDASaved", "x mean r gamma")
 
