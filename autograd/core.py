@@ -46,7 +46,8 @@ class Tensor:
             raise TypeError("Tensor: a Tensor, expected an array, list or number; use tensor.detach() for the same array without history")
         self.data = backend.to_device(data)
         if self.data.dtype.kind not in "fiub" and self.data.dtype != backend.bfloat16:
-            raise TypeError(f"Tensor: dtype {self.data.dtype}, expected real numbers{_no_bfloat16(self.data)}; convert the data first")
+            hint = f" ({backend.name} here computes in no bfloat16)" if self.data.dtype.name == "bfloat16" else ""
+            raise TypeError(f"Tensor: dtype {self.data.dtype}, expected real numbers{hint}; convert the data first")
         if requires_grad and not _is_float(self.data):
             raise TypeError(
                 f"Tensor: requires_grad=True with dtype {self.data.dtype}, expected floating point; use .astype(float) on the data"
@@ -366,16 +367,20 @@ def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: DType, op: "typ
     If y = broadcast(x), each element of x is used by several of y, so its gradient is the sum of theirs.
     """
     if dx.shape != shape:
-        n_new = dx.ndim - len(shape)
-        fits = n_new >= 0 and all(n in (1, dx.shape[n_new + i]) for i, n in enumerate(shape))
-        if not fits:
+        if not broadcasts(shape, dx.shape):
             raise RuntimeError(
                 f"{op.__name__}.backward: a gradient of shape {dx.shape} for input {position} of shape {shape}, "
                 "expected the input's shape (or one that it broadcasts to); fix the op's backward"
             )
+        n_new = dx.ndim - len(shape)
         stretched = tuple(range(n_new)) + tuple(n_new + i for i, n in enumerate(shape) if n == 1 and dx.shape[n_new + i] != 1)
         dx = dx.sum(axis=stretched, keepdims=True, dtype=accumulator_dtype(dx)).reshape(shape)
     return dx if dx.dtype == dtype else dx.astype(dtype)
+
+
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` broadcasts to the shape `to`."""
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
 
 
 def _add_to_leaf(leaf: Tensor, dx: Array) -> None:
@@ -527,10 +532,6 @@ _HALF = tuple(d for d in (xp.dtype("float16"), backend.bfloat16) if d is not Non
 def is_half(x: object) -> bool:
     """True for arrays of a 16-bit format: float16, and ml_dtypes' bfloat16 (of kind V for NumPy) where the backend has it."""
     return hasattr(x, "dtype") and x.dtype in _HALF
-
-
-def _no_bfloat16(array: Array) -> str:
-    return f" ({backend.name} here computes in no bfloat16)" if array.dtype.name == "bfloat16" else ""
 
 
 def float32_if_half(x: Array) -> Array:

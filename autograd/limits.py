@@ -7,6 +7,7 @@ LOGITS_BYTES is a limit that the engine sets itself.
 import math
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 LOGITS_BYTES = 128 * 1024 * 1024
@@ -43,14 +44,12 @@ def memory_limit() -> tuple[int, str]:
     """
     limits = [(sys.maxsize, "")]
     limits += [(n, f"the limit of the control group {path}") for path, n in memory_of_control_groups()]
-    try:
+    with suppress(ImportError):  # Windows
         import resource
 
         soft, _ = resource.getrlimit(resource.RLIMIT_AS)
         if soft != resource.RLIM_INFINITY:
             limits.append((soft, "the limit of this process (ulimit -v)"))
-    except ImportError:  # Windows
-        pass
     available = meminfo("MemAvailable")
     if available:
         limits.append((available + resident_bytes(), "what is free on this machine"))

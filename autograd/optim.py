@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import TypedDict
 
 from autograd.backend import xp
@@ -54,10 +55,10 @@ class SquaredNorm(Op):
 
 
 class AdamWState(TypedDict):
-    """What a resumed run needs in addition to the weights."""
+    """What a resumed run needs in addition to the weights: the step count, and moments by parameter name (views)."""
 
     n_steps: int
-    m: dict[str, Array]  # by parameter name, views
+    m: dict[str, Array]
     v: dict[str, Array]
 
 
@@ -73,13 +74,9 @@ class AdamW:
     """
 
     def __init__(
-        self,
-        parameters: Module | Iterable[tuple[str, Parameter]],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ) -> None:
+        self, parameters: Module | Iterable[tuple[str, Parameter]], lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01,
+    ) -> None:  # fmt: skip
         for name, value, legal in (
             ("lr", lr, lr >= 0), ("betas", betas, all(0 <= b < 1 for b in betas)),
             ("eps", eps, eps > 0), ("weight_decay", weight_decay, weight_decay >= 0),
@@ -106,14 +103,12 @@ class AdamW:
             raise ValueError(
                 f"AdamW: parameters of dtype {dtypes[0]}, expected float32 or float64 (small updates would be lost); use autograd.cast where 16 bits are wanted"
             )
-        self._in_model_order = trainable
+        self.named_in_model_order = trainable
         self.named = sorted(trainable, key=lambda pair: pair[1].ndim < 2)  # stable: decayed first, else in model order
         self.n_decayed = sum(p.size for _, p in self.named if p.ndim >= 2)
         n = sum(p.size for _, p in self.named)
-        self.weight = xp.empty(n, dtype=dtypes[0])
-        self.gradient = xp.empty_like(self.weight)
-        self.m = xp.zeros_like(self.weight)
-        self.v = xp.zeros_like(self.weight)
+        self.weight, self.gradient = (xp.empty(n, dtype=dtypes[0]) for _ in range(2))
+        self.m, self.v = xp.zeros_like(self.weight), xp.zeros_like(self.weight)
         xp.concatenate([p.data.reshape(-1) for _, p in self.named], out=self.weight)
         self._bind_to_buffers()
 
@@ -136,10 +131,6 @@ class AdamW:
         """Euclidean norm of all gradients together, as a 0-d array (still on the device)."""
         self._check()
         return xp.sqrt(SquaredNorm.dispatch(self.gradient).forward(self.gradient))
-
-    def named_in_model_order(self) -> list[tuple[str, Parameter]]:
-        """(name, parameter) of what is trained, in the model's order."""
-        return list(self._in_model_order)
 
     def step(self, max_norm: float | None = None, norm: Array | None = None) -> Array:
         """One update from the gradients that have been summed since `zero_grad`.
@@ -184,11 +175,8 @@ class AdamW:
 
     def state_dict(self) -> AdamWState:
         state: AdamWState = {"n_steps": self.n_steps, "m": {}, "v": {}}
-        start = 0
-        for name, p in self.named:
-            for moments, flat in ((state["m"], self.m), (state["v"], self.v)):
-                moments[name] = flat[start : start + p.size].reshape(p.shape)
-            start += p.size
+        for moments, flat in ((state["m"], self.m), (state["v"], self.v)):
+            moments.update(zip((name for name, _ in self.named), views(flat, [p for _, p in self.named]), strict=True))
         return state
 
     def load_state_dict(self, state: AdamWState) -> None:
@@ -207,13 +195,14 @@ class AdamW:
 
 def bind_to_buffers(parameters: Sequence[Parameter], weight: Array, gradient: Array) -> None:
     """Makes each parameter a view of its part of two flat arrays: of its weights, and of the gradient that `backward` will write."""
-    start = 0
-    for p in parameters:
-        part = slice(start, start + p.size)
-        p.data = weight[part].reshape(p.shape)
-        p._gradient_buffer = gradient[part].reshape(p.shape)
-        p.grad = None
-        start += p.size
+    for p, mine, buffer in zip(parameters, views(weight, parameters), views(gradient, parameters), strict=True):
+        p.data, p._gradient_buffer, p.grad = mine, buffer, None
+
+
+def views(flat: Array, parameters: Sequence[Parameter]) -> list[Array]:
+    """The part of a flat array that belongs to each parameter, in its shape."""
+    starts = accumulate((p.size for p in parameters), initial=0)
+    return [flat[start : start + p.size].reshape(p.shape) for start, p in zip(starts, parameters, strict=False)]
 
 
 def warmup_cosine(step: int, *, peak: float, warmup_steps: int, n_steps: int, floor: float | None = None) -> float:

@@ -31,11 +31,10 @@ def check_grads(fn: Callable[..., Tensor | tuple[Tensor, ...]], *arrays: ArrayLi
     """
     rng = np.random.default_rng(seed)
     inputs = [np.array(a) for a in arrays]
-    dtypes = {a.dtype.name for a in inputs}
-    if len(dtypes) != 1 or next(iter(dtypes)) not in _STEP:
-        raise TypeError(f"check_grads: inputs of dtypes {sorted(dtypes)}, expected all float64 (or all float32); convert them first")
-    dtype = next(iter(dtypes))
-
+    dtypes = sorted({a.dtype.name for a in inputs})
+    if len(dtypes) != 1 or dtypes[0] not in _STEP:
+        raise TypeError(f"check_grads: inputs of dtypes {dtypes}, expected all float64 (or all float32); convert them first")
+    step, tolerance = _STEP[dtypes[0]], _TOLERANCE[dtypes[0]]
     tensors = [Tensor(backend.to_device(a.copy()), requires_grad=True) for a in inputs]
     with protected(*(t.data for t in tensors)):
         outputs = _tuple(fn(*tensors))
@@ -60,7 +59,7 @@ def check_grads(fn: Callable[..., Tensor | tuple[Tensor, ...]], *arrays: ArrayLi
         assert gradient.shape == x.shape and gradient.dtype == x.dtype  # the engine refuses other shapes and casts; see _CheckedOp
         if x.size == 0:
             continue
-        h = _STEP[dtype] * max(1.0, float(np.abs(x).max()))
+        h = step * max(1.0, float(np.abs(x).max()))
         for _ in range(n_directions):
             u = rng.standard_normal(x.shape)
             u /= np.sqrt((u * u).sum())  # a unit direction: the step's length is h whatever the size
@@ -69,7 +68,7 @@ def check_grads(fn: Callable[..., Tensor | tuple[Tensor, ...]], *arrays: ArrayLi
             moved = (plus.astype(np.float64) - minus) / (2 * h)  # the direction as rounding left it
             claimed = float((gradient.astype(np.float64) * moved).sum())
             size = max(abs(measured), float(np.sqrt((gradient.astype(np.float64) ** 2).sum())), 1e-3)
-            if not abs(measured - claimed) <= _TOLERANCE[dtype] * size:
+            if not abs(measured - claimed) <= tolerance * size:
                 raise AssertionError(
                     f"check_grads: input {i} of shape {x.shape}: backward says {claimed:.8g} along a random direction, "
                     f"expected {measured:.8g} by central difference; the gradient of this input is wrong"

@@ -156,18 +156,17 @@ def gelu(x: Tensor) -> Tensor:
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Probabilities along `axis`. Raises ValueError for an axis of length 0."""
-    x = as_tensor("softmax", x)
-    return Softmax.apply(x, axis=_row_axis("softmax", x, axis))
+    return _along("softmax", Softmax, x, axis)
 
 
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Log-probabilities along `axis`. Raises ValueError for an axis of length 0."""
-    x = as_tensor("log_softmax", x)
-    return LogSoftmax.apply(x, axis=_row_axis("log_softmax", x, axis))
+    return _along("log_softmax", LogSoftmax, x, axis)
 
 
-def _row_axis(op: str, x: Tensor, axis: int) -> int:
+def _along(name: str, op: type[Op], x: Tensor, axis: int) -> Tensor:
+    x = as_tensor(name, x)
     (which,) = axes(axis, x.ndim)
     if x.shape[which] == 0:
-        raise ValueError(f"{op}: shape {x.shape} has length 0 along axis {axis}, expected at least 1; skip empty input")
-    return which
+        raise ValueError(f"{name}: shape {x.shape} has length 0 along axis {axis}, expected at least 1; skip empty input")
+    return op.apply(x, axis=which)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from autograd import backend
 from autograd.backend import ArrayLike, xp
-from autograd.core import Array, Op, Tensor
+from autograd.core import Array, Op, Tensor, broadcasts
 from autograd.ops.activation import softmax_rows
 from autograd.ops.dropout import Mask, RandomStream, check_probability, default_stream, dropout_mask
 from autograd.ops.elementwise import as_tensor
@@ -108,9 +108,7 @@ def scaled_dot_product_attention(
     if mask is not None:
         device_mask = backend.to_device(backend.as_mask(mask, "attention"))
         scores = (*q.shape[:-1], k.shape[-2])
-        tail = scores[len(scores) - device_mask.ndim :] if device_mask.ndim <= len(scores) else ()
-        fits = len(tail) == device_mask.ndim and all(n in (1, m) for n, m in zip(device_mask.shape, tail, strict=True))
-        if not fits:
+        if not broadcasts(device_mask.shape, scores):
             raise ValueError(
                 f"attention: a mask of shape {device_mask.shape}, expected one that broadcasts to {scores}; True means that the query may attend to the key"
             )

@@ -146,30 +146,28 @@ def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean over `axis` (all axes by default). Raises ValueError where there is nothing to average."""
-    x = as_tensor("mean", x)
-    return Mean.apply(x, axis=_not_empty("mean", x, axis), keepdims=keepdims)
+    return _not_empty(Mean, x, axis, keepdims)
 
 
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Largest element over `axis` (all axes by default). Raises ValueError where there is none."""
-    x = as_tensor("max", x)
-    return Max.apply(x, axis=_not_empty("max", x, axis), keepdims=keepdims)
+    return _not_empty(Max, x, axis, keepdims)
 
 
 def var(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Population variance over `axis` (all axes by default). Raises ValueError where there is nothing to average."""
-    x = as_tensor("var", x)
-    return Var.apply(x, axis=_not_empty("var", x, axis), keepdims=keepdims)
+    return _not_empty(Var, x, axis, keepdims)
 
 
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """ln of the sum of e^x over `axis` (all axes by default), without overflow. Raises ValueError where there is nothing to sum."""
-    x = as_tensor("logsumexp", x)
-    return LogSumExp.apply(x, axis=_not_empty("logsumexp", x, axis), keepdims=keepdims)
+    return _not_empty(LogSumExp, x, axis, keepdims)
 
 
-def _not_empty(op: str, x: Tensor, axis: Axis) -> tuple[int, ...]:
+def _not_empty(op: type[Op], x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
+    name = op.__name__.lower()
+    x = as_tensor(name, x)
     which = axes(axis, x.ndim)
     if _count(x.shape, which) == 0:
-        raise ValueError(f"{op}: shape {x.shape} has no elements along axis {axis}, expected at least one; skip empty input")
-    return which
+        raise ValueError(f"{name}: shape {x.shape} has no elements along axis {axis}, expected at least one; skip empty input")
+    return op.apply(x, axis=which, keepdims=keepdims)

@@ -8,7 +8,7 @@ from types import EllipsisType
 
 from autograd import backend
 from autograd.backend import xp
-from autograd.core import Array, Movement, Operand, Tensor
+from autograd.core import Array, Movement, Operand, Tensor, broadcasts
 from autograd.ops.elementwise import as_tensor
 from autograd.ops.reduce import axes
 
@@ -171,8 +171,7 @@ def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
     """x repeated to `shape`. Raises ValueError if it does not broadcast."""
     x = as_tensor("broadcast_to", x)
     new = tuple(shape)
-    tail = new[len(new) - x.ndim :] if len(new) >= x.ndim else ()
-    if len(tail) != x.ndim or any(n not in (1, m) for n, m in zip(x.shape, tail, strict=True)):
+    if not broadcasts(x.shape, new):
         raise ValueError(f"broadcast_to: shape {x.shape} to {new}, expected equal or 1 in each trailing axis; reshape first")
     return BroadcastTo.apply(x, shape=new)
 

@@ -67,8 +67,8 @@ class Divergence:
 
         replay   computes its gradients once more: it runs in debug mode, which names the first op that fails
         """
-        bad_gradient = first_bad_parameter(optimizer.named_in_model_order(), "grad")
-        bad_weight = first_bad_parameter(optimizer.named_in_model_order(), "data")
+        bad_gradient = first_bad_parameter(optimizer.named_in_model_order, "grad")
+        bad_weight = first_bad_parameter(optimizer.named_in_model_order, "data")
         bad_op = first_bad_op(replay)
         config, lr = self.config, optimizer.lr
         cause = likely_cause(

@@ -1,11 +1,9 @@
 """Forward passes of a few rows into the caller's arrays: no graph, no allocation, nothing per head in Python.
 
 For one row, memory bandwidth limits a matrix product, and BLAS uses its own threads: there is so little work between two products
-that submitting it to threads of our own (some 70 microseconds) would cost more than it saves.
-
-For a few rows BLAS is at its worst: it copies the matrix before it multiplies, which is right for many rows, and here takes most of the
-time. It multiplies a small block of a matrix without a copy, or with one that stays in the cache. So the product is computed in
-small blocks of the matrix, divided among the threads, and the weights are read from memory once.
+that submitting it to threads of our own (some 70 microseconds) would cost more than it saves. For a few rows BLAS is at its worst: it
+copies the matrix before it multiplies, which here takes most of the time, but a small block without a copy, or with one that stays in
+the cache. So the product is computed in small blocks, divided among the threads, and the weights are read from memory once.
 
 Formulas: the ops of the same names in autograd/ops. B rows; x (B, C) unless said.
 """
