@@ -107,8 +107,6 @@ class Tensor:
         else:
             _backward_pass(self._node, self._output, dy)
 
-    # The next ones raise, and name the alternative.
-
     def __setitem__(self, key: object, value: object) -> None:
         raise TypeError(
             "Tensor: assignment to elements, expected no change after creation (saved arrays would no longer match); "
@@ -470,7 +468,7 @@ class Op:
                 _check_finite(f"{op.__name__}.forward", out, [(a.shape, a.dtype) for a in arrays if hasattr(a, "shape")])
         node = None
         if True in needs:
-            sources = [x if isinstance(x, Tensor) and need else None for x, need in zip(inputs, needs, strict=True)]
+            sources: list[Array] = [x if need else None for x, need in zip(inputs, needs, strict=True)]
             edges = tuple([x if x is None or x._node is None else (x._node, x._output) for x in sources])
             kinds = tuple([None if x is None else (x.data.shape, x.data.dtype) for x in sources])
             node = Node(op, saved, edges, kinds, tuple([out.shape for out in ys]))

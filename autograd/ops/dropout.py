@@ -22,9 +22,7 @@ class RandomStream:
     def __init__(self, seed: int, counter: int = 0) -> None:
         if seed < 0 or counter < 0:
             raise ValueError(f"RandomStream: seed {seed}, counter {counter}, expected both >= 0")
-        self.seed = seed
-        self.counter = counter
-        self.first_row = 0
+        self.seed, self.counter, self.first_row = seed, counter, 0
 
     def next_draw(self) -> int:
         self.counter += 1

@@ -99,21 +99,17 @@ class LogSumExp(Op):
 
     @staticmethod
     def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, tuple[Array, Array, tuple[int, ...]]]:
-        y = _logsumexp(x, axis)
+        m = x.max(axis=axis, keepdims=True)
+        m = xp.where(xp.isfinite(m), m, 0)  # -inf - (-inf) would be NaN
+        total = xp.exp(x - m).sum(axis=axis, keepdims=True)
+        nothing = total == 0
+        y = xp.where(nothing, -xp.inf, m + xp.log(xp.where(nothing, 1, total)))
         return y if keepdims else _drop(y, axis), (x, y, axis)
 
     @staticmethod
     def backward(saved: tuple[Array, Array, tuple[int, ...]], dy: Array) -> Array:
         x, y, axis = saved
         return _expand(dy, x.shape, axis) * xp.exp(x - xp.where(xp.isfinite(y), y, 0))
-
-
-def _logsumexp(x: Array, axis: tuple[int, ...]) -> Array:
-    m = x.max(axis=axis, keepdims=True)
-    m = xp.where(xp.isfinite(m), m, 0)  # -inf - (-inf) would be NaN
-    total = xp.exp(x - m).sum(axis=axis, keepdims=True)
-    nothing = total == 0
-    return xp.where(nothing, -xp.inf, m + xp.log(xp.where(nothing, 1, total)))
 
 
 def _drop(y: Array, axis: tuple[int, ...]) -> Array:
