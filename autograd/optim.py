@@ -176,7 +176,7 @@ class AdamW:
     def state_dict(self) -> AdamWState:
         state: AdamWState = {"n_steps": self.n_steps, "m": {}, "v": {}}
         for moments, flat in ((state["m"], self.m), (state["v"], self.v)):
-            moments.update(zip((name for name, _ in self.named), views(flat, [p for _, p in self.named]), strict=True))
+            moments.update(zip((name for name, _ in self.named), _parts(flat, [p for _, p in self.named]), strict=True))
         return state
 
     def load_state_dict(self, state: AdamWState) -> None:
@@ -195,11 +195,11 @@ class AdamW:
 
 def bind_to_buffers(parameters: Sequence[Parameter], weight: Array, gradient: Array) -> None:
     """Makes each parameter a view of its part of two flat arrays: of its weights, and of the gradient that `backward` will write."""
-    for p, mine, buffer in zip(parameters, views(weight, parameters), views(gradient, parameters), strict=True):
+    for p, mine, buffer in zip(parameters, _parts(weight, parameters), _parts(gradient, parameters), strict=True):
         p.data, p._gradient_buffer, p.grad = mine, buffer, None
 
 
-def views(flat: Array, parameters: Sequence[Parameter]) -> list[Array]:
+def _parts(flat: Array, parameters: Sequence[Parameter]) -> list[Array]:
     """The part of a flat array that belongs to each parameter, in its shape."""
     starts = accumulate((p.size for p in parameters), initial=0)
     return [flat[start : start + p.size].reshape(p.shape) for start, p in zip(starts, parameters, strict=False)]

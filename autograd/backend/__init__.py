@@ -13,8 +13,7 @@ All other code uses `from autograd.backend import xp`. What `xp` cannot express 
 
 import os
 
-from autograd.backend._errors import message_only
-from autograd.backend._types import Array, ArrayLike, DType, DTypeLike
+from autograd.backend._common import Array, ArrayLike, DType, DTypeLike, message_only
 
 
 def _choice(variable: str, default: str, legal: tuple[str, ...]) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autograd.backend import _numpy
-from autograd.backend._errors import message_only
-from autograd.backend._types import Array, ArrayLike, DType, DTypeLike
+from autograd.backend._common import Array, ArrayLike, DType, DTypeLike, message_only
 
 __all__ = _numpy.__all__
 

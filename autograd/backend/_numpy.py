@@ -7,8 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from autograd.backend._errors import message_only
-from autograd.backend._types import Array, ArrayLike, DType, DTypeLike
+from autograd.backend._common import Array, ArrayLike, DType, DTypeLike, message_only
 
 __all__ = [
     "bfloat16", "check_backend", "checked_indices", "compute_dtype", "device_array", "foreign_device", "memory_message",

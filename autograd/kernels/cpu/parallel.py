@@ -22,7 +22,7 @@ import numpy as np
 from threadpoolctl import LibController, ThreadpoolController
 
 from autograd.backend import Array
-from autograd.backend._errors import message_only
+from autograd.backend._common import message_only
 from autograd.core import within
 from autograd.limits import n_cores
 from autograd.ops.matmul import rows_of as rows_of

@@ -1,8 +1,19 @@
-"""Errors of environment variables, which are raised while a script imports us, before the script could handle them."""
+"""What both backends share: names for annotations, and errors of environment variables, raised before a script could handle them."""
 
 import sys
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+__all__ = ["Array", "ArrayLike", "DType", "DTypeLike", "message_only"]
+
+Array = Any
+"""An array of the backend in use: `numpy.ndarray` or `cupy.ndarray`."""
+
+DType = np.dtype
+"""Of an array of either backend."""
 
 Error = TypeVar("Error", bound=BaseException)
 
