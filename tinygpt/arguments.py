@@ -6,14 +6,8 @@ import os
 import sys
 import typing
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
 
-from tinygpt.config import PATH
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Config = TypeVar("Config", bound="DataclassInstance")
+from tinygpt.config import PATH, Config
 
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
@@ -49,7 +43,7 @@ def parse_args(default: Config, description: str | None, argv: list[str] | None 
     return _expand_paths(config)
 
 
-def _field_names(config: "DataclassInstance") -> Iterator[str]:
+def _field_names(config: Config) -> Iterator[str]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         yield from _field_names(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else [field.name]

@@ -68,17 +68,13 @@ class GPTConfig:
     """Standard deviation of the initial weights."""
 
     def __post_init__(self) -> None:
-        check_types("GPTConfig", self)
-        for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"GPTConfig.{name}: {getattr(self, name)}, expected at least 1")
+        check_fields(self, {1: "n_layer n_head n_embd n_positions vocab_size"})
         if self.n_embd % self.n_head:
-            below = self.n_embd // self.n_head * self.n_head
-            legal = [str(n) for n in (below, below + self.n_head) if n]
-            heads = [str(h) for h in _nearest_divisors(self.n_embd, self.n_head)]
+            divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            heads = [n for n in divisors if n < self.n_head][-1:] + [n for n in divisors if n > self.n_head][:1]
             raise InvalidInput(
                 f"GPTConfig: n_embd {self.n_embd} with n_head {self.n_head}, expected n_head to divide n_embd; "
-                f"try n_embd {' or '.join(legal)}, or n_head {' or '.join(heads)}"
+                f"try n_embd {_multiples(self.n_head, self.n_embd)}, or n_head {' or '.join(map(str, heads))}"
             )
         for name in ("dropout", "embd_pdrop", "attn_pdrop"):
             p = getattr(self, name)
@@ -116,14 +112,8 @@ class GPTConfig:
     def block_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each parameter of a block, by its name in the block, which is GPT-2's."""
         c = self.n_embd
-        layers = {
-            "ln_1": (c,),
-            "attn.c_attn": (c, 3 * c),
-            "attn.c_proj": (c, c),
-            "ln_2": (c,),
-            "mlp.c_fc": (c, 4 * c),
-            "mlp.c_proj": (4 * c, c),
-        }
+        attention: dict[str, tuple[int, ...]] = {"ln_1": (c,), "attn.c_attn": (c, 3 * c), "attn.c_proj": (c, c)}
+        layers = attention | {"ln_2": (c,), "mlp.c_fc": (c, 4 * c), "mlp.c_proj": (4 * c, c)}
         both = {f"{name}.{kind}": n for name, shape in layers.items() for kind, n in (("weight", shape), ("bias", shape[-1:]))}
         return {name: shape for name, shape in both.items() if self.qkv_bias or name != "attn.c_attn.bias"}
 
@@ -190,25 +180,8 @@ class TrainConfig:
     """Keep only each block's input for the backward pass and recompute the rest there: less memory, a third more time."""
 
     def __post_init__(self) -> None:
-        check_types("TrainConfig", self)
-        for name in ("steps", "micro_batch", "eval_every", "log_every", "keep"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 1")
-        for name in (
-            "warmup_steps",
-            "tokens_per_update",
-            "stride",
-            "eval_batches",
-            "save_every",
-            "stop_at",
-            "patience",
-            "seed",
-            "processes",
-            "max_norm",
-            "weight_decay",
-        ):
-            if getattr(self, name) < 0:
-                raise InvalidInput(f"TrainConfig.{name}: {getattr(self, name)}, expected at least 0")
+        counts = "warmup_steps tokens_per_update stride eval_batches save_every stop_at patience seed processes max_norm weight_decay"
+        check_fields(self, {1: "steps micro_batch eval_every log_every keep", 0: counts})
         if self.on_nan not in ("stop", "skip", "rollback"):
             raise InvalidInput(f"TrainConfig.on_nan: {self.on_nan!r}, expected stop, skip or rollback; stop is the default")
         if not 0 <= self.final_lr_fraction <= 1:
@@ -234,11 +207,9 @@ class TrainConfig:
         if self.tokens_per_update == 0:
             return 1
         if self.tokens_per_update % micro:
-            below = self.tokens_per_update // micro * micro
-            legal = " or ".join(str(n) for n in (below, below + micro) if n)
             raise InvalidInput(
                 f"TrainConfig.tokens_per_update: {self.tokens_per_update}, expected a multiple of micro_batch x context = "
-                f"{self.micro_batch} x {n_positions} = {micro}; try {legal}"
+                f"{self.micro_batch} x {n_positions} = {micro}; try {_multiples(micro, self.tokens_per_update)}"
             )
         return self.tokens_per_update // micro
 
@@ -271,28 +242,30 @@ class PretrainConfig:
 def from_dict(cls: type[Config], fields: dict[str, Json]) -> Config:
     """A config dataclass from keys and values; unknown keys are errors that suggest the nearest known one."""
     known = {f.name for f in dataclasses.fields(cls)}
-    for key in fields:
-        if key not in known:
-            raise InvalidInput(
-                f"{cls.__name__}: unknown key {key!r}, expected one of {', '.join(sorted(known))}; {did_you_mean(key, known)}"
-            )
+    for key in [key for key in fields if key not in known]:
+        raise InvalidInput(f"{cls.__name__}: unknown key {key!r}, expected one of {', '.join(sorted(known))}; {did_you_mean(key, known)}")
     return cls(**fields)
 
 
-def check_types(what: str, config: "DataclassInstance") -> None:
-    """Raises TypeError unless each int, float and bool field holds one (an int passes for a float), ValueError if one is not finite."""
+def check_fields(config: "DataclassInstance", smallest: dict[int, str]) -> None:
+    """Raises TypeError unless each int, float and bool field holds one (an int passes for a float), ValueError if one is not finite, or
+    smaller than the key of `smallest` under which its name stands."""
+    what = type(config).__name__
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         kind: Json = float if f.type == float | None and value is not None else f.type
         legal = (float, int) if kind is float else kind
-        wrong = kind in (int, float, bool) and (not isinstance(value, legal) or (isinstance(value, bool) and kind is not bool))
-        if wrong:
+        if kind in (int, float, bool) and (not isinstance(value, legal) or (isinstance(value, bool) and kind is not bool)):
             raise WrongType(f"{what}.{f.name}: {value!r}, expected {kind.__name__}; write it without quotes")
         if kind is float and not math.isfinite(value):
             raise InvalidInput(f"{what}.{f.name}: {value}, expected a finite number")
+    for least, names in smallest.items():
+        for name in names.split():
+            if getattr(config, name) < least:
+                raise InvalidInput(f"{what}.{name}: {getattr(config, name)}, expected at least {least}")
 
 
-def _nearest_divisors(n: int, near: int) -> list[int]:
-    divisors = [d for d in range(1, n + 1) if n % d == 0]
-    below = [d for d in divisors if d < near][-1:]
-    return below + [d for d in divisors if d > near][:1]
+def _multiples(of: int, near: int) -> str:
+    """The positive multiples of a number next to another, for a message."""
+    below = near // of * of
+    return " or ".join(str(n) for n in (below, below + of) if n)

@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from tinygpt.data.download import DOWNLOADS, fetch
 from tinygpt.data.near_copies import _shingles, group_near_copies
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
 from tinygpt.storage.checked_json import read_text
+
+Split = Literal["train", "validation"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Corpus:
         seen = np.isin(shingles[~in_train], shingles[in_train])
         return float(seen.mean()) if seen.size else 0.0
 
-    def n_bytes(self, split: Literal["train", "validation"]) -> int:
+    def n_bytes(self, split: Split) -> int:
         """Size of one side in bytes of UTF-8."""
         return sum(len(document.text.encode()) for document in getattr(self, split))
 
@@ -94,11 +96,8 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     name, path = str(name_or_path), user_path(name_or_path)
     corpora = [name for name, download in DOWNLOADS.items() if not download.labeled]
     if name_or_path == "docs":
-        texts = _docs()
-        source = (
-            f"docstrings of the public modules of NumPy {np.__version__} and the language manual of Python {platform.python_version()} "
-            "(pydoc_data.topics)"
-        )
+        texts, python = _docs(), platform.python_version()
+        source = f"docstrings of the public modules of NumPy {np.__version__}, the language manual of Python {python} (pydoc_data.topics)"
     elif name_or_path in corpora:
         texts = {name: read_text(fetch(name, cache=cache))}
         source = f"{DOWNLOADS[name].source}, {DOWNLOADS[name].url}"
@@ -111,10 +110,8 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
         source = f"text file {name}"
     else:
         known = ["docs", *corpora]
-        raise MissingFile(
-            f"corpus {name!r}: no such file or folder, expected a path or one of {', '.join(known)}; "
-            + did_you_mean(name, known, "check the path")
-        )
+        fix = did_you_mean(name, known, "check the path")
+        raise MissingFile(f"corpus {name!r}: no such file or folder, expected a path or one of {', '.join(known)}; {fix}")
 
     empty = [title for title, text in texts.items() if not text.strip()]
     texts = {title: text for title, text in texts.items() if text.strip()}
@@ -149,8 +146,7 @@ def _split(name: str, texts: dict[str, str], fraction: float, seed: int) -> tupl
         wanted = fraction * sizes.sum()
         # The order of drawing is a hash of seed and name, not a shuffle: a document that comes or goes leaves the others where they are.
         draw = {d.group: hashlib.sha256(f"{seed} {d.name}".encode()).digest() for d in reversed(documents)}  # by first name of the group
-        chosen: set[int] = set()
-        taken = 0.0
+        chosen, taken = set[int](), 0.0
         for group in sorted(draw, key=draw.__getitem__):
             if taken + sizes[group] <= wanted:
                 chosen.add(group)
@@ -195,7 +191,7 @@ def _docs() -> dict[str, str]:
     return dict(sorted(shortest.items()))
 
 
-def _numpy_objects() -> Iterator[tuple[str, Any]]:
+def _numpy_objects() -> Iterator[tuple[str, object]]:
     """NumPy's public modules, their functions and classes, and the methods and properties of these, each with its full name.
 
     Left out, because their text differs from platform to platform: the scalar types, and two functions that ask the operating system.
@@ -223,7 +219,7 @@ def _numpy_objects() -> Iterator[tuple[str, Any]]:
 
 
 def text_files(folder: Path) -> tuple[list[Path], str]:
-    """All *.txt and *.md below a folder, by name, and what else there is (see `some_files`). Raises ValueError if there are none."""
+    """All *.txt and *.md below a folder, by name, and what else there is, for the end of a sentence. Raises ValueError if there are none."""
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
     texts = [path for path in files if path.suffix.lower() in (".txt", ".md")]
     if not texts:

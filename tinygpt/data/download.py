@@ -1,15 +1,12 @@
 """Downloads that can be trusted: fetched by pooch, checked by sha256, complete or absent, and never larger than expected."""
 
-import contextlib
 import hashlib
 import logging
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from tinygpt.errors import DownloadFailed, InvalidInput
 
@@ -19,7 +16,7 @@ class Download:
     """A file on the network that is known by its sha256.
 
     member      name of the file inside the zip archive that the address gives; empty where it gives the file itself
-    labeled    True for rows, which `tinygpt.finetuning.labeled` and `tinygpt.finetuning.instructions` read; else a corpus
+    labeled     True for rows, which `tinygpt.finetuning.labeled` and `tinygpt.finetuning.instructions` read; else a corpus
     """
 
     file_name: str
@@ -60,7 +57,6 @@ DOWNLOADS = {
     ),
 }
 
-
 MAX_DOWNLOAD_BYTES = 64 << 20  # the largest of DOWNLOADS is about a megabyte
 
 
@@ -77,7 +73,6 @@ def fetch(name: str, *, cache: str | Path | None = None) -> Path:
             if found != download.sha256:
                 raise InvalidInput(f"{path}: sha256 {found}, expected {download.sha256}; delete it, or replace it by {download.url}")
             return path
-
     try:
         if download.member:
             return _fetch_member(download, cache)
@@ -117,43 +112,30 @@ def download_file(url: str, path: Path, sha256: str = "", *, max_bytes: int = 1 
     import pooch  # here, because only a download needs them
     import requests
 
-    def fetch(url: str, output_file: str, _: Any) -> None:
+    def fetch(url: str, output_file: str, _: object) -> None:
         """A downloader as Pooch calls it."""
-        with Path(output_file).open("wb") as file:
-            pooch.HTTPDownloader(timeout=_TIMEOUT_S)(url, _AtMost(file, max_bytes, url), None)
+        with requests.get(url, timeout=30, stream=True) as response, Path(output_file).open("wb") as file:
+            response.raise_for_status()
+            for data in response.iter_content(1 << 16):
+                if file.tell() + len(data) > max_bytes:
+                    raise InvalidInput(f"{url}: more bytes than expected; is it the right address?")
+                file.write(data)
 
-    with _silent(pooch.get_logger()):
-        try:
-            pooch.retrieve(url, known_hash=sha256 or None, fname=path.name, path=path.parent, downloader=fetch)
-        except requests.RequestException as error:
-            reason = type(error).__name__ if error.response is None else error.response.reason
-            raise DownloadFailed(f"{url}: {reason}, expected a download; check address and network, and try again") from error
-        except ValueError as error:  # Pooch's, of another hash
-            if isinstance(error, InvalidInput):
-                raise
-            raise InvalidInput(f"{url}: {error}, expected sha256 {sha256}; something else answered, or the file has changed") from error
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # a download is reported by whoever asks for it
+    try:
+        pooch.retrieve(url, known_hash=sha256 or None, fname=path.name, path=path.parent, downloader=fetch)
+    except requests.RequestException as error:
+        reason = type(error).__name__ if error.response is None else error.response.reason
+        raise DownloadFailed(f"{url}: {reason}, expected a download; check address and network, and try again") from error
+    except InvalidInput:
+        raise
+    except ValueError as error:  # Pooch's, of another hash
+        raise InvalidInput(f"{url}: {error}, expected sha256 {sha256}; something else answered, or the file has changed") from error
+    finally:
+        logger.setLevel(level)
     return path
-
-
-_TIMEOUT_S = 30
-
-
-@dataclass
-class _AtMost:
-    """A file that refuses to become larger than it should."""
-
-    file: IO[bytes]
-    left: int
-    url: str
-
-    def write(self, data: bytes) -> None:
-        self.left -= len(data)
-        if self.left < 0:
-            raise InvalidInput(f"{self.url}: more bytes than expected; is it the right address?")
-        self.file.write(data)
-
-    def flush(self) -> None:
-        """As Pooch asks after each piece; the file is flushed when it is closed."""
 
 
 def cache_folder() -> Path:
@@ -164,14 +146,3 @@ def cache_folder() -> Path:
     import pooch  # knows where caches belong on each system
 
     return Path(pooch.os_cache("tinygpt"))
-
-
-@contextlib.contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    """Only warnings, for a while: a download is reported by whoever asks for it."""
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -8,34 +8,28 @@ A piece ends where a tokenizer would cut in any case, so the ids are those of th
 
 import codecs
 import hashlib
+import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
-from tinygpt.data.corpora import Corpus, load_corpus, run_name, text_files, user_path
+from tinygpt.data.corpora import Corpus, Split, load_corpus, run_name, text_files, user_path
 from tinygpt.data.download import DOWNLOADS, cache_folder
-from tinygpt.data.windows import encode_documents, read_tokens, write_tokens
+from tinygpt.data.tokenizer import Tokenizer
+from tinygpt.data.windows import encode_documents, encode_pieces, read_tokens, write_tokens
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import encoding_of, not_text
 
-STREAM_BYTES = 64 << 20
-"""Corpora above this are streamed. Below it, text, its word counts and its ids fit anywhere."""
-
-PIECE_BYTES = 4 << 20
-"""How much text is in memory at once."""
-
-MAX_UNBROKEN = 1 << 20
-"""Characters without white space after which a piece ends anyway; there, and only there, ids may differ from those of the undivided text."""
-
-SAMPLE_BYTES = 32 << 20
-"""How much of a streamed corpus a tokenizer is trained on, in pieces evenly spaced over it."""
-
-Split = Literal["train", "validation"]
+STREAM_BYTES = 64 << 20  # corpora above this are streamed; below it, text, its word counts and its ids fit anywhere
+PIECE_BYTES = 4 << 20  # how much text is in memory at once
+SAMPLE_BYTES = 32 << 20  # how much of a streamed corpus a tokenizer is trained on, in pieces evenly spaced over it
+MAX_UNBROKEN = (
+    1 << 20
+)  # characters without white space after which a piece ends anyway: only there may ids differ from the undivided text's
 
 
 @dataclass(frozen=True)
@@ -86,52 +80,41 @@ def read_pieces(path: Path, start: int = 0, end: int | None = None, piece_bytes:
 
     Raises ValueError, naming file and offset, if it is not UTF-8.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)  # keeps half a character, half a \r\n
     end = path.stat().st_size if end is None else end
     held = ""  # text after the last possible cut
-    place, at_start = start, start == 0
+    offset, at_start, final = start, start == 0, False
     with path.open("rb") as file:
         file.seek(start)
-        while place < end or place == start:
-            data = file.read(min(piece_bytes, end - place))
-            if place == 0 and (encoding := encoding_of(data, path)) != "utf-8":
+        while not final:
+            data = file.read(min(piece_bytes, end - offset))
+            if offset == 0 and (encoding := encoding_of(data, path)) != "utf-8":
                 raise InvalidInput(
                     f"{path}: {encoding.upper()}, expected UTF-8 in a corpus above {STREAM_BYTES >> 20} MiB, which is read in pieces; convert "
                     f"it: iconv -f {encoding} -t utf-8"
                 )
-            final = place + len(data) >= end or not data
+            final = offset + len(data) >= end or not data
             n_kept = len(decoder.getstate()[0])
             try:
-                text = decoder.decode(data, final)
+                held += decoder.decode(data, final)
             except UnicodeDecodeError as error:
-                raise not_text(path, error.object[error.start], place - n_kept + error.start) from None
-            held += text
+                raise not_text(path, error.object[error.start], offset - n_kept + error.start) from None
             if at_start and held:  # the file's first character, which may take more than one piece to come
                 held, at_start = held.removeprefix("\ufeff"), False
-            place += len(data)
-            if not final and held.endswith("\r"):
-                held, carriage = held[:-1], "\r"  # perhaps one half of \r\n
-            else:
-                carriage = ""
-            held = held.replace("\r\n", "\n").replace("\r", "\n")
+            offset += len(data)
             cut = len(held) if final else _last_cut(held)
             if cut:
                 yield held[:cut]
-            held = held[cut:] + carriage
-            if final:
-                return
+            held = held[cut:]
 
 
 def _last_cut(text: str) -> int:
     """Where a text can be cut so that its ids stay the same: before the last white space that follows something else; 0 if nowhere."""
     # Backwards, so that the search ends at the first match: `.*\S(?=\s)` takes quadratic time if there is none.
-    match = _SPACE_AFTER_SIGN.search(text[: -MAX_UNBROKEN - 1 : -1])
+    match = re.search(r"\s(?=\S)", text[: -MAX_UNBROKEN - 1 : -1])
     if match:
         return len(text) - match.start() - 1
     return len(text) if len(text) >= MAX_UNBROKEN else 0
-
-
-_SPACE_AFTER_SIGN = re.compile(r"\s(?=\S)")  # in a text that is written backwards
 
 
 def open_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, seed: int = 0) -> Corpus | StreamedCorpus:
@@ -141,9 +124,8 @@ def open_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
         files, left_out = text_files(path) if path.is_dir() else ([path], "")
         if sum(file.stat().st_size for file in files) > STREAM_BYTES:
             titled = [(file.relative_to(path).as_posix() if path.is_dir() else path.name, file) for file in files]
-            return _split(
-                run_name(name_or_path), titled, validation_fraction, seed, f"{len(files)} text files in {name}, streamed{left_out}"
-            )
+            source = f"{len(files)} text files in {name}, streamed{left_out}"
+            return _split(run_name(name_or_path), titled, validation_fraction, seed, source)
     return load_corpus(name_or_path, validation_fraction=validation_fraction, seed=seed)
 
 
@@ -201,11 +183,10 @@ def _line_start(part: Part, near: int) -> int:
     return near + next((i for i, byte in enumerate(data[:4]) if byte & 0xC0 != 0x80), 0)
 
 
-def token_stream(corpus: Corpus | StreamedCorpus, split: Split, tokenizer: Any, cache: str | Path | None = None) -> np.ndarray:
+def token_stream(corpus: Corpus | StreamedCorpus, split: Split, tokenizer: Tokenizer, cache: str | Path | None = None) -> np.ndarray:
     """Ids of one side of a corpus as one stream (N,), <|endoftext|> (where the tokenizer has it) after each document.
 
     A streamed corpus is encoded piece by piece into a file, found again by the fingerprints of text and tokenizer, and memory-mapped.
-
     cache   folder for these files; default: tokens/ in the user's cache folder
     """
     if not isinstance(corpus, StreamedCorpus):
@@ -215,13 +196,5 @@ def token_stream(corpus: Corpus | StreamedCorpus, split: Split, tokenizer: Any, 
     path = folder / f"{corpus.fingerprint[:16]}-{tokenizer.fingerprint()[:16]}-{split}-{cut}.bin"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_tokens(path, _encoded(corpus.pieces(split), tokenizer), tokenizer.n_vocab)
+        write_tokens(path, encode_pieces(corpus.pieces(split), tokenizer), tokenizer.n_vocab)
     return read_tokens(path, tokenizer.n_vocab)
-
-
-def _encoded(pieces: Iterable[tuple[str, bool]], tokenizer: Any) -> Iterator[np.ndarray]:
-    for piece, ends_document in pieces:
-        ids = tokenizer.encode_array(piece)
-        yield ids
-        if ends_document and tokenizer.eos_id is not None:
-            yield np.array([tokenizer.eos_id], dtype=ids.dtype)

@@ -409,12 +409,7 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def train(
-        cls,
-        texts: str | Iterable[str],
-        vocab_size: int,
-        *,
-        min_frequency: int = 2,
-        progress: Callable[[int, int], None] | None = None,
+        cls, texts: str | Iterable[str], vocab_size: int, *, min_frequency: int = 2, progress: Callable[[int, int], None] | None = None
     ) -> "BPETokenizer":
         """Learn a vocabulary from one text, or from an iterable of documents.
 

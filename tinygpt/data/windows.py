@@ -3,22 +3,26 @@
 All of it lives on the host in NumPy; the ops move a batch to the device.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.durable import PARTIAL, disk, write_file
 
+if TYPE_CHECKING:
+    from tinygpt.data.tokenizer import Tokenizer
+
 IGNORED = -100
 """The target of a position that does not count: padding, or a prompt that is only to be read."""
 
 
-def count_targets(batch: tuple[Any, ...]) -> int:
+def count_targets(batch: Sequence[np.ndarray]) -> int:
     """How many targets of a batch (ids, targets, ...) count in the loss: those that are not IGNORED."""
     return int(np.count_nonzero(batch[1] != IGNORED))
 
@@ -64,16 +68,9 @@ class BatchOrder:
     """
 
     def __init__(
-        self,
-        n_items: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
-        lengths: np.ndarray | None = None,
-        together: int = 1,
-    ) -> None:
+        self, n_items: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = True,
+        lengths: np.ndarray | None = None, together: int = 1,
+    ) -> None:  # fmt: skip
         if batch_size < 1:
             raise InvalidInput(f"BatchOrder: batch size {batch_size}, expected at least 1; it counts windows")
         if drop_last and n_items < batch_size:
@@ -107,20 +104,22 @@ class BatchOrder:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """One epoch."""
-        order = self.epoch(0)
-        for i in range(self.n_batches):
-            yield order[i * self.batch_size : (i + 1) * self.batch_size]
+        return itertools.islice(self.batches(), self.n_batches)
 
 
-def encode_documents(texts: Iterable[str], tokenizer: Any) -> np.ndarray:
+def encode_documents(texts: Iterable[str], tokenizer: "Tokenizer") -> np.ndarray:
     """All texts as one stream of ids; `<|endoftext|>`, where the tokenizer has it, after each. uint16 or uint32 (N,)."""
-    parts = []
-    for text in texts:
-        ids = tokenizer.encode_array(text)
-        parts.append(ids)
-        if tokenizer.eos_id is not None:
-            parts.append(np.array([tokenizer.eos_id], dtype=ids.dtype))
+    parts = list(encode_pieces(((text, True) for text in texts), tokenizer))
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint16)
+
+
+def encode_pieces(pieces: Iterable[tuple[str, bool]], tokenizer: "Tokenizer") -> Iterator[np.ndarray]:
+    """The same, part by part, of (piece of text, whether its document ends with it)."""
+    for piece, ends_document in pieces:
+        ids = tokenizer.encode_array(piece)
+        yield ids
+        if ends_document and tokenizer.eos_id is not None:
+            yield np.array([tokenizer.eos_id], dtype=ids.dtype)
 
 
 def write_tokens(path: str | Path, parts: Iterable[np.ndarray], n_vocab: int) -> int:
@@ -151,7 +150,7 @@ def read_tokens(path: str | Path, n_vocab: int) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r")
 
 
-def token_dtype(n_vocab: int) -> np.dtype[Any]:
+def token_dtype(n_vocab: int) -> np.dtype:
     """The smallest of uint16 and uint32 that holds every id."""
     return np.dtype("<u2" if n_vocab <= 65536 else "<u4")
 
