@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tinygpt.data.corpora import user_path
 from tinygpt.data.download import DOWNLOADS, fetch
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
-from tinygpt.storage.checked_json import parse_json, read_text
+from tinygpt.storage.checked_json import Json, parse_json, read_text
 
 
 @dataclass
@@ -24,7 +23,7 @@ class Table:
 
     path: Path
     columns: list[str]
-    rows: list[tuple[str, dict[str, Any]]]
+    rows: list[tuple[str, dict[str, Json]]]
     notes: list[str]
 
 
@@ -40,9 +39,9 @@ def find_file(name_or_path: str | Path, names: Sequence[str], *, cache: str | Pa
         return fetch(str(name_or_path), cache=cache), f"{download.source}, {download.url}"
     path = user_path(name_or_path)
     if not path.is_file():
+        known, fix = ", ".join(names), did_you_mean(str(name_or_path), names, "check the path")
         raise MissingFile(
-            f"data {str(name_or_path)!r}: no such file, expected one of {', '.join(names)}, or a txt, csv, tsv, json or jsonl file; "
-            + did_you_mean(str(name_or_path), names, "check the path")
+            f"data {str(name_or_path)!r}: no such file, expected one of {known}, or a txt, csv, tsv, json or jsonl file; {fix}"
         )
     return path, f"file {name_or_path}"
 
@@ -104,9 +103,8 @@ def _cells(path: Path, text: str, sign: str, quotes: bool = True) -> _Lines:
     """The cells of each line that has any. Raises ValueError where their number changes, or a quote is not closed."""
     name = _SIGNS.get(sign, repr(sign))
     fix = f'put a text that holds a {name} into "quotes"' if quotes else f"save texts that hold a {name} as csv or jsonl"
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=sign, strict=quotes, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    )
+    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, strict=quotes, quoting=quoting)
     lines: _Lines = []
     last = 0  # line on which the row before ended: a quoted text may go over several
     try:
@@ -128,7 +126,7 @@ def _cells(path: Path, text: str, sign: str, quotes: bool = True) -> _Lines:
             problem = f"{error}, expected columns as in the first line; {fix}"
         raise InvalidInput(f"{path}: line {last + 1}: {problem}") from None
     if not lines:
-        raise InvalidInput(f"{path}: empty, expected rows; check that it is the file that you mean")
+        raise _empty(path)
     return lines
 
 
@@ -153,16 +151,15 @@ def _with_columns(path: Path, lines: _Lines, names: tuple[set[str], set[str]], n
 
 
 def _records(path: Path, text: str) -> Table:
-    notes: list[str] = []
+    whole, notes, is_jsonl = None, [], path.suffix.lower() == ".jsonl"
     lines = [(f"line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
     try:
         whole = parse_json(text, str(path), "repair it there", nan_is_null=True)
     except InvalidInput as error:
-        whole, by_line = None, path.suffix.lower() == ".jsonl" or "Extra data" in str(error)  # a value, and another below it
-        if not by_line:
+        if not is_jsonl and "Extra data" not in str(error):  # that is a value, and another below it
             raise
-        notes += [] if path.suffix.lower() == ".jsonl" else ["one object per line, as in a file named .jsonl"]
-    if whole is None or (isinstance(whole, dict) and path.suffix.lower() == ".jsonl"):
+        notes = [] if is_jsonl else ["one object per line, as in a file named .jsonl"]
+    if whole is None or (isinstance(whole, dict) and is_jsonl):
         records = [(place, parse_json(line, f"{path}: {place}", "repair it there", nan_is_null=True)) for place, line in lines]
     else:
         records = [(f"record {i}", record) for i, record in enumerate(_listed(path, whole), start=1)]
@@ -171,11 +168,15 @@ def _records(path: Path, text: str) -> Table:
             raise InvalidInput(f"{path}: {place}: a JSON {type(record).__name__}, expected an object; write each row as {{...}}")
     columns = list(dict.fromkeys(key for _, record in records for key in record))
     if not columns:
-        raise InvalidInput(f"{path}: empty, expected rows; check that it is the file that you mean")
+        raise _empty(path)
     return Table(path, columns, records, notes)
 
 
-def _listed(path: Path, whole: Any) -> list[Any]:
+def _empty(path: Path) -> InvalidInput:
+    return InvalidInput(f"{path}: empty, expected rows; check that it is the file that you mean")
+
+
+def _listed(path: Path, whole: Json) -> list[Json]:
     """The records of a JSON list, or of an object that holds columns (pandas and Hugging Face's datasets write these)."""
     if isinstance(whole, list):
         return whole
@@ -200,7 +201,7 @@ def check_column(table: Table, name: str, option: str) -> None:
         raise InvalidInput(f"{table.path}: no column {name!r}, expected one of {', '.join(map(repr, table.columns))}; {fix}")
 
 
-def text_in(table: Table, place: str, column: str, values: dict[str, Any]) -> str:
+def text_in(table: Table, place: str, column: str, values: dict[str, Json]) -> str:
     """The text in a row's column, "" where there is none (or null). Raises ValueError, naming row and column, for anything else."""
     value = values.get(column)
     if value is None:

@@ -81,7 +81,7 @@ _MARKS = {  # the longer ones first: UTF-32's begins like UTF-16's
 _SAVE = "save the file as UTF-8 in your editor, or leave it out if it is no text"
 
 
-def encoding_of(data: bytes, where: Json, fix: str = _SAVE) -> str:
+def encoding_of(data: bytes, where: object, fix: str = _SAVE) -> str:
     """The encoding that a byte order mark at the beginning of a text names; without one, UTF-8.
 
     Raises ValueError for bytes that are mostly zeros, or zeros in every other place: binary, or UTF-16 or UTF-32 without a mark. As UTF-8
@@ -99,13 +99,13 @@ def encoding_of(data: bytes, where: Json, fix: str = _SAVE) -> str:
     return "utf-8"
 
 
-def not_text(where: Json, byte: int, offset: int, encoding: str = "utf-8", fix: str = _SAVE) -> InvalidInput:
+def not_text(where: object, byte: int, offset: int, encoding: str = "utf-8", fix: str = _SAVE) -> InvalidInput:
     """The error for a byte that text in this encoding does not have there."""
     name = encoding.upper()
     return InvalidInput(f"{where}: byte 0x{byte:02x} at offset {offset} is not {name}, expected {name} text; {fix}")
 
 
-def decode_text(data: bytes, where: Json, fix: str = _SAVE) -> str:
+def decode_text(data: bytes, where: object, fix: str = _SAVE) -> str:
     """Text of bytes in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; its line ends as \\n.
 
     Raises ValueError, naming `where`, byte and offset, if they are not.

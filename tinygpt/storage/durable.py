@@ -20,10 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, BinaryIO
+
+import numpy as np
 
 from tinygpt.errors import InUse, WriteFailed
 
+Chunk = bytes | np.ndarray  # an array that is contiguous
 PARTIAL = ".partial-"  # what is being written, or deleted, has this in front of its name
 
 
@@ -47,14 +50,12 @@ class Disk:
         os.replace(old, new)
 
 
-_disk: ContextVar[Disk] = ContextVar("disk")  # no default: it would be made at import
-
-
 _real = Disk()
+_disk: ContextVar[Disk] = ContextVar("disk", default=_real)
 
 
 def disk() -> Disk:
-    return _disk.get(_real)
+    return _disk.get()
 
 
 @contextlib.contextmanager
@@ -75,12 +76,13 @@ class Written:
     sha256: str
 
 
-def write_file(path: Path, chunks: Iterable[Any]) -> Written:
-    """Writes chunks (bytes, or contiguous arrays) one after the other and makes the file durable. Raises OSError if anything fails."""
+def write_file(path: Path, chunks: Iterable[Chunk]) -> Written:
+    """Writes chunks one after the other and makes the file durable. Raises OSError if anything fails."""
     digest, n_bytes = hashlib.sha256(), 0
     with disk().open(path) as file:
         for chunk in chunks:
-            view = memoryview(chunk).cast("B") if memoryview(chunk).nbytes else memoryview(b"")
+            view = memoryview(chunk)  # type: ignore[arg-type]
+            view = view.cast("B") if view.nbytes else memoryview(b"")
             digest.update(view)
             n_bytes += view.nbytes
             while view:
@@ -102,7 +104,7 @@ def read_digest(path: Path) -> Written:
     return Written(n_bytes, digest.hexdigest())
 
 
-def replace_file(path: Path, data: bytes | str | Iterable[Any]) -> None:
+def replace_file(path: Path, data: bytes | str | Iterable[Chunk]) -> None:
     """Gives a file new content (all of it, or chunks): a reader finds the old content or the new one, at any instant."""
     temporary = path.with_name(f"{PARTIAL}{path.name}")
     try:
@@ -115,7 +117,7 @@ def replace_file(path: Path, data: bytes | str | Iterable[Any]) -> None:
     sync_directory(path.parent)
 
 
-def write_directory(final: Path, files: Mapping[str, Iterable[Any]], manifest: Callable[[dict[str, Written]], bytes]) -> None:
+def write_directory(final: Path, files: Mapping[str, Iterable[Chunk]], manifest: Callable[[dict[str, Written]], bytes]) -> None:
     """Writes files (name: chunks) into a temporary directory next to `final`, makes it durable, and renames it: all appears, or nothing.
 
     manifest   makes the content of manifest.json, written last, from size and sha256 of each file
@@ -154,10 +156,7 @@ def remove_directory(path: Path) -> None:
 def remove_partial(directory: Path) -> None:
     """Deletes what a crash has left unfinished in a directory. Only for the one who holds its lock."""
     for path in directory.glob(PARTIAL + "*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 class Lock:
@@ -170,7 +169,7 @@ class Lock:
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory).resolve() / "lock"
-        self._file: Any = None
+        self._file: IO[str] | None = None
 
     @classmethod
     def held(cls, directory: str | Path) -> bool:
@@ -192,11 +191,9 @@ class Lock:
                 f"{self.path.parent}: in use by {holder}, expected one writer at a time; wait for it or stop it, or choose another --run"
             ) from None
         file.truncate(0)
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
-        self._file = file
-        Lock._held[self.path] = self
+        self._file, Lock._held[self.path] = file, self
         return self
 
     def release(self) -> None:
@@ -208,11 +205,11 @@ class Lock:
     def __enter__(self) -> "Lock":
         return self.acquire()
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.release()
 
 
-def _lock(file: Any) -> None:
+def _lock(file: IO[str]) -> None:
     """An exclusive lock without waiting, or an OSError."""
     if os.name == "nt":
         import msvcrt

@@ -9,25 +9,35 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from tinygpt.errors import InvalidInput
-from tinygpt.storage.checked_json import read_json
-from tinygpt.storage.durable import write_file
+from tinygpt.storage.checked_json import Json, read_json
+from tinygpt.storage.durable import Chunk, write_file
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+CHUNK_BYTES = 8 * 1024 * 1024  # how much of a tensor is in memory twice while it is widened, transposed or compared
 
-_SAFETENSORS_DTYPES = {
-    "float32": "F32",
+_MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
+_NAMES = {
     "float64": "F64",
+    "float32": "F32",
     "float16": "F16",
     "bfloat16": "BF16",
     "int64": "I64",
     "int32": "I32",
     "uint8": "U8",
-}
+}  # of dtypes
+FLOATS: dict[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}  # BF16: its 16 bits
+ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
+ITEM_BYTES |= {name: dtype.itemsize for name, dtype in FLOATS.items()}
 
 
 class TensorFile:
@@ -44,13 +54,13 @@ class TensorFile:
         """A copy with its own arrays: what is written later is the state at this moment."""
         return TensorFile({name: np.array(array, order="C") for name, array in self.arrays.items()}, self.metadata)
 
-    def chunks(self) -> Iterator[Any]:
+    def chunks(self) -> Iterator[Chunk]:
         """What the file consists of, for `write_file`. Arrays are given up one after the other, so that a copy is freed as it is written."""
-        header: dict[str, Any] = {"__metadata__": self.metadata} if self.metadata else {}
+        header: dict[str, Json] = {"__metadata__": self.metadata} if self.metadata else {}
         end = 0
         for name, array in self.arrays.items():
             start, end = end, end + array.nbytes
-            header[name] = {"dtype": _SAFETENSORS_DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
+            header[name] = {"dtype": _NAMES[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
         yield len(text).to_bytes(8, "little")
@@ -64,7 +74,7 @@ Content = bytes | TensorFile
 """What a file is to hold."""
 
 
-def chunks_of(content: Content) -> Iterable[Any]:
+def chunks_of(content: Content) -> Iterable[Chunk]:
     """For `write_file`, `replace_file` and `write_directory`."""
     return content.chunks() if isinstance(content, TensorFile) else [content]
 
@@ -74,15 +84,6 @@ def write_files(directory: Path, files: Mapping[str, Content]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_file(directory / name, chunks_of(content))
-
-
-def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes host arrays as a safetensors file."""
-    write_file(path, TensorFile(tensors, metadata).chunks())
-
-
-CHUNK_BYTES = 8 * 1024 * 1024
-"""How much of a tensor is in memory twice while it is widened, transposed or compared."""
 
 
 @dataclass(frozen=True)
@@ -107,23 +108,6 @@ class StoredTensor:
         return self.shape[::-1] if self.transposed else self.shape
 
 
-FLOATS: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-}  # BF16: its 16 bits
-
-
-ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
-
-
-ITEM_BYTES |= {name: dtype.itemsize for name, dtype in FLOATS.items()}
-
-
-_MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
-
-
 def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file by name.
 
@@ -136,10 +120,8 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     end, size = start, path.stat().st_size
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, math.prod(item[1].shape))):
         if tensor.start != end:
-            raise _damaged(
-                path,
-                f"{name} begins at byte {tensor.start}, {'inside' if tensor.start < end else 'beyond'} the end of what precedes it, {end}",
-            )
+            side = "inside" if tensor.start < end else "beyond"
+            raise _damaged(path, f"{name} begins at byte {tensor.start}, {side} the end of what precedes it, {end}")
         end += math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
     if end != size:
         raise _damaged(path, f"{size:,} bytes, where its header describes {end:,}")
@@ -152,7 +134,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+def _read_header(path: Path) -> tuple[dict[str, Json], int]:
     """The header as JSON, and where the numbers begin."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -173,14 +155,14 @@ def _damaged(path: Path, found: str) -> InvalidInput:
     return InvalidInput(f"{path}: {found}, expected an intact safetensors file; fetch or save it again")
 
 
-def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_name_twice(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise InvalidInput("a name occurs twice")
     return result
 
 
-def _entry(path: Path, name: str, fields: Any, data: int) -> StoredTensor:
+def _entry(path: Path, name: str, fields: Json, data: int) -> StoredTensor:
     """One entry of a safetensors header, each field checked; `data` is where the file's numbers begin."""
     try:
         dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
@@ -208,9 +190,9 @@ def read_sharded_header(directory: Path) -> dict[str, StoredTensor]:
         held = read_safetensors_header(path)
         claimed = {name for name, file in shard_of.items() if file == shard}
         if held.keys() != claimed:
+            more, less = some_names(held.keys() - claimed), some_names(claimed - held.keys())
             raise InvalidInput(
-                f"{path}: holds {some_names(held.keys() - claimed)} beyond its index and lacks {some_names(claimed - held.keys())}, expected the tensors "
-                f"that {INDEX} lists; fetch index and shards together"
+                f"{path}: holds {more} beyond its index and lacks {less}, expected the tensors that {INDEX} lists; fetch index and shards together"
             )
         tensors |= held
     return tensors
@@ -262,14 +244,9 @@ def _chunks(tensor: StoredTensor) -> Iterator[tuple[slice, np.ndarray]]:
         for start in range(0, n_rows, step):
             raw = np.empty((min(step, n_rows - start), *columns), dtype=dtype)
             _fill(file, raw)
-            yield slice(start, start + len(raw)), _widened_bfloat16(raw) if tensor.dtype == "BF16" else raw
-
-
-def _widened_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """bfloat16 is the upper half of a float32."""
-    wide = bits.astype(np.uint32)
-    wide <<= 16
-    return wide.view(np.float32)
+            if tensor.dtype == "BF16":
+                raw = np.left_shift(raw, 16, dtype=np.uint32).view(np.float32)  # bfloat16 is the upper half of a float32
+            yield slice(start, start + len(raw)), raw
 
 
 def _fill(file: BinaryIO, array: np.ndarray) -> None:

@@ -14,16 +14,17 @@ No pickle: loading one runs whatever code its author put into it.
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from autograd import backend
+from autograd import Array, Parameter, backend
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput, MissingFile
-from tinygpt.storage.checked_json import read_json_object, to_json
+from tinygpt.storage.checked_json import Json, read_json_object, to_json
 from tinygpt.storage.safetensors import (
     FLOATS,
     WEIGHTS,
@@ -41,6 +42,28 @@ from tinygpt.weights.hub import has_weights, locate, refuse_pickle
 from tinygpt.weights.llmc import read_llm_c_header
 
 LANGUAGE_MODEL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"  # architectures, by Hugging Face's names
+
+
+class Storable(Protocol):
+    """What reading and writing need of a model: a GPT, or a module that holds one. `pretrained_fields()`: more keys for config.json."""
+
+    @property
+    def config(self) -> GPTConfig: ...
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
+
+
+class StorableTokenizer(Protocol):
+    """What writing needs of a `tinygpt.data.tokenizer.Tokenizer`."""
+
+    kind: str
+    eos_id: int | None
+
+    def token_bytes(self, id: int) -> bytes: ...
+    def files(self) -> dict[str, str]: ...
+    def check_directory(self, directory: Path) -> None: ...
+
+
+M = TypeVar("M", bound=Storable)
 
 
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:
@@ -61,7 +84,7 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
         short = canonical_name(name)
         if short in tensors:
             raise InvalidInput(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
-        if not _is_causal_mask(short):
+        if not (short.startswith("h.") and short.endswith((".attn.bias", ".attn.masked_bias"))):  # older files' causal masks: no weights
             tensors[short] = tensor
     return _as_gpt2_turns_them(tensors)
 
@@ -74,11 +97,6 @@ def canonical_name(name: str) -> str:
     while name.startswith(_PREFIXES):
         name = name.partition(".")[2]
     return name
-
-
-def _is_causal_mask(name: str) -> bool:
-    """Older files hold attention's triangle of ones in each layer. It is no weight."""
-    return name.startswith("h.") and name.endswith((".attn.bias", ".attn.masked_bias"))
 
 
 def _as_gpt2_turns_them(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -127,8 +145,8 @@ class StoredModel:
                 )
         return config
 
-    def load_into(self, model: Any) -> None:
-        """Reads the weights into a model's parameters, which decide what is expected: a GPT, or a module that holds one, with its `config`.
+    def load_into(self, model: Storable) -> None:
+        """Reads the weights into a model's parameters, which decide what is expected.
 
         Biases that the file lacks are 0 where it says so (nanoGPT without biases). Raises ValueError that lists missing, unexpected and
         wrongly shaped tensors together, or for a damaged file, FileNotFoundError without weights.
@@ -154,7 +172,7 @@ class StoredModel:
             )
 
 
-def read_array(tensor: StoredTensor, out: Any) -> None:
+def read_array(tensor: StoredTensor, out: Array) -> None:
     """Reads a tensor into an array of the backend, on the host or the device."""
     if isinstance(out, np.ndarray):
         read_into(tensor, out)
@@ -169,19 +187,12 @@ def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tupl
     missing = [f"{name} {shape}" for name, shape in wanted.items() if name not in stored]
     unexpected = [f"{name} {tensor.wanted_shape}" for name, tensor in stored.items() if name not in wanted]
     both = [(name, stored[name], shape) for name, shape in wanted.items() if name in stored]
-    misshapen = [
-        f"{name} of shape {tensor.wanted_shape} instead of {shape}" for name, tensor, shape in both if tensor.wanted_shape != shape
-    ]
-    strange = [f"{name} of dtype {tensor.dtype}" for name, tensor, _ in both if tensor.dtype not in FLOATS]
-    problems = [
-        f"{kind}{some_names(names)}"
-        for kind, names in (("missing ", missing), ("unexpected ", unexpected), ("", misshapen), ("", strange))
-        if names
-    ]
+    misshapen = [f"{name} of shape {t.wanted_shape} instead of {shape}" for name, t, shape in both if t.wanted_shape != shape]
+    strange = [f"{name} of dtype {t.dtype}" for name, t, _ in both if t.dtype not in FLOATS]
+    kinds = (("missing ", missing), ("unexpected ", unexpected), ("", misshapen), ("", strange))
+    problems = "; ".join(f"{kind}{some_names(names)}" for kind, names in kinds if names)
     if problems:
-        raise InvalidInput(
-            f"{path}: {'; '.join(problems)}, expected the tensors of {config} as {', '.join(FLOATS)}; is it another model's file?"
-        )
+        raise InvalidInput(f"{path}: {problems}, expected the tensors of {config} as {', '.join(FLOATS)}; is it another model's file?")
 
 
 _ALIASES = {  # GPT-2's names under those of other models, as transformers takes them
@@ -198,19 +209,19 @@ _OUR_ARITHMETIC = {  # variants that would change the result, with the values th
 }
 
 
-def _config_of(directory: Path, fields: dict[str, Any]) -> GPTConfig:
+def _config_of(directory: Path, fields: dict[str, Json]) -> GPTConfig:
     """The shape that the fields of a config.json describe, Hugging Face's GPT-2 or nanoGPT's `model_args`."""
     path = directory / "config.json"
     fields = fields | {name: fields[alias] for alias, name in _ALIASES.items() if alias in fields}
-    if "block_size" in fields and "model_type" not in fields:
-        return _nanogpt_config(fields)
+    if "block_size" in fields and "model_type" not in fields:  # nanoGPT's
+        shape = {key: fields[key] for key in ("n_layer", "n_head", "n_embd", "vocab_size") if key in fields}
+        return GPTConfig(n_positions=fields["block_size"], dropout=fields.get("dropout", 0.0), **shape)
     if fields.get("model_type") != "gpt2":
         raise InvalidInput(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
     for key, legal in _OUR_ARITHMETIC.items():
         if key in fields and fields[key] not in legal:
-            raise InvalidInput(
-                f"{path}: {key} {fields[key]!r}, expected {' or '.join(map(repr, legal))}; this variant of GPT-2 is not supported"
-            )
+            rule = " or ".join(map(repr, legal))
+            raise InvalidInput(f"{path}: {key} {fields[key]!r}, expected {rule}; this variant of GPT-2 is not supported")
     if fields.get("n_inner") not in (None, 4 * fields.get("n_embd", 768)):
         raise InvalidInput(f"{path}: n_inner {fields['n_inner']}, expected 4 n_embd; this variant of GPT-2 is not supported")
     dropouts = {"dropout" if key == "resid_pdrop" else key: fields.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
@@ -221,47 +232,30 @@ def _config_of(directory: Path, fields: dict[str, Any]) -> GPTConfig:
     return GPTConfig(**dropouts, **kept)
 
 
-def _nanogpt_config(fields: dict[str, Any]) -> GPTConfig:
-    shape = {key: fields[key] for key in ("n_layer", "n_head", "n_embd", "vocab_size") if key in fields}
-    return GPTConfig(n_positions=fields["block_size"], dropout=fields.get("dropout", 0.0), **shape)
-
-
-def gpt2_config(config: GPTConfig, tokenizer: Any = None) -> dict[str, Any]:
+def gpt2_config(config: GPTConfig, tokenizer: StorableTokenizer | None = None) -> dict[str, Json]:
     """The model's shape under the keys of GPT-2's config.json."""
-    fields = dataclasses.asdict(config)
+    fields = dataclasses.asdict(config) | config.dropouts
     del fields["dropout"]
     eos = None if tokenizer is None else tokenizer.eos_id
-    return {
-        "model_type": "gpt2",
-        "architectures": [LANGUAGE_MODEL],
-        "activation_function": "gelu_new",
-        **fields,
-        **config.dropouts,
-        **{"bos_token_id": eos, "eos_token_id": eos},
-    }
+    named = {"model_type": "gpt2", "architectures": [LANGUAGE_MODEL], "activation_function": "gelu_new"}
+    return named | fields | {"bos_token_id": eos, "eos_token_id": eos}
 
 
-def pretrained_files(model: Any, tokenizer: Any = None) -> dict[str, Content]:
-    """The files of a Hugging Face checkpoint, by name: config.json, model.safetensors and, if given, the tokenizer's.
-
-    model   a GPT, or a module that holds one, has its `config`, and in `pretrained_fields()` more keys for config.json
-    """
+def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None) -> dict[str, Content]:
+    """The files of a Hugging Face checkpoint, by name: config.json, model.safetensors and, if given, the tokenizer's."""
     weights = {name: backend.to_host(p.data) for name, p in model.named_parameters()}
     if not model.config.qkv_bias:  # GPT-2's format always has this bias
         for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
             weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
-    more = model.pretrained_fields() if hasattr(model, "pretrained_fields") else {}
-    files: dict[str, Content] = {
-        WEIGHTS: TensorFile(weights, {"format": "pt"}),
-        "config.json": to_json(gpt2_config(model.config, tokenizer) | more),
-    }
+    fields = gpt2_config(model.config, tokenizer) | getattr(model, "pretrained_fields", dict)()
+    files: dict[str, Content] = {WEIGHTS: TensorFile(weights, {"format": "pt"}), "config.json": to_json(fields)}
     if tokenizer is not None:
         files |= {name: text.encode("utf-8") for name, text in tokenizer.files().items()}
         files["tokenizer_config.json"] = to_json(tokenizer_config(tokenizer, model.config.n_positions))
     return files
 
 
-def save_pretrained(model: Any, directory: str | Path, tokenizer: Any = None) -> None:
+def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableTokenizer | None = None) -> None:
     """Writes a checkpoint into `directory` (made if need be) that Hugging Face's transformers loads, model and tokenizer."""
     directory = Path(directory)
     files = pretrained_files(model, tokenizer)
@@ -270,9 +264,9 @@ def save_pretrained(model: Any, directory: str | Path, tokenizer: Any = None) ->
     write_files(directory, files)
 
 
-def tokenizer_config(tokenizer: Any, n_positions: int) -> dict[str, Any]:
+def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
     """What transformers' AutoTokenizer needs in addition to the vocabulary."""
-    fields: dict[str, Any] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
+    fields: dict[str, Json] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
     if tokenizer.kind in ("bpe", "gpt2"):
         fields |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
     else:
@@ -283,7 +277,7 @@ def tokenizer_config(tokenizer: Any, n_positions: int) -> dict[str, Any]:
     return fields
 
 
-def from_pretrained(cls: Any, path_or_name: str | Path) -> Any:
+def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:
     """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2".
 
     cls   GPT, whose class method this is

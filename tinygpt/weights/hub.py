@@ -6,8 +6,6 @@ from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, MissingPac
 from tinygpt.storage.safetensors import INDEX, WEIGHTS
 
 TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"]
-
-
 HUB_NAMES = {
     **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
     "distilgpt2": "distilbert/distilgpt2",

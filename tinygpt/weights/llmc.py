@@ -12,8 +12,6 @@ from tinygpt.storage.safetensors import ITEM_BYTES, StoredTensor
 from tinygpt.weights.hub import is_pickle, refuse_pickle
 
 _LLM_C_MAGIC, _LLM_C_HEADER_BYTES = 20240326, 1024
-
-
 _LLM_C_DTYPES = {3: "F32", 5: "BF16"}  # by version of the file
 
 
@@ -28,26 +26,22 @@ def read_llm_c_header(path: Path) -> tuple[GPTConfig, dict[str, StoredTensor]]:
         header = np.frombuffer(file.read(_LLM_C_HEADER_BYTES).ljust(_LLM_C_HEADER_BYTES, b"\0"), dtype="<i4")
     magic, version, t, v, n_layer, n_head, c, padded = (int(number) for number in header[:8])
     if magic != _LLM_C_MAGIC:
-        raise (
-            refuse_pickle(path)
-            if is_pickle(path)
-            else ValueError(
-                f"{path}: begins with {magic}, expected {_LLM_C_MAGIC}, as llm.c's model files do; pass a Hugging Face directory or such a file"
-            )
+        if is_pickle(path):
+            raise refuse_pickle(path)
+        raise InvalidInput(
+            f"{path}: begins with {magic}, expected {_LLM_C_MAGIC}, as llm.c's model files do; pass a Hugging Face directory or such a file"
         )
     if version not in _LLM_C_DTYPES:
         raise InvalidInput(
             f"{path}: llm.c's version {version}, expected 3 (float32) or 5 (bfloat16); write it again with llm.c's train_gpt2.py"
         )
     config = GPTConfig(n_layer=n_layer, n_head=n_head, n_embd=c, n_positions=t, vocab_size=v)
-    dtype = _LLM_C_DTYPES[version]
     tensors: dict[str, StoredTensor] = {}
-    start = _LLM_C_HEADER_BYTES
+    start, dtype = _LLM_C_HEADER_BYTES, _LLM_C_DTYPES[version]
     for name, shape, stored in _llm_c_order(config, padded):
-        transposed = len(shape) == 2 and name.startswith("h.")
-        names = [name.replace("*", str(i)) for i in range(n_layer)] if "*" in name else [name]
-        for full_name in names:
-            tensors[full_name] = StoredTensor(path, start, dtype, shape, transposed)
+        for i in range(n_layer if "*" in name else 1):
+            transposed = len(shape) == 2 and name.startswith("h.")
+            tensors[name.replace("*", str(i))] = StoredTensor(path, start, dtype, shape, transposed)
             start += stored * ITEM_BYTES[dtype]
     if start != path.stat().st_size:
         raise InvalidInput(f"{path}: {path.stat().st_size:,} bytes, expected {start:,} for {config}; fetch or write it again")
