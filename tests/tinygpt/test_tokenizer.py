@@ -539,7 +539,7 @@ def test_bad_single_files(tmp_path: Path) -> None:
         return data | {"model": {"type": "WordLevel", "vocab": vocabulary}}
 
     for data, found in (
-        ([], "a JSON list, expected an object; this is no tokenizer file"),
+        ([], "a JSON list, expected an object; is it the right file?"),
         ({"model": "BPE"}, "no model, expected one of type"),
         (bpe, "model 'BPE' with pre_tokenizer {'add_prefix_space': True, 'type': 'ByteLevel'}, expected what CharacterTokenizer"),
         (characters | {"normalizer": {"type": "Lowercase"}}, "model 'WordLevel' with pre_tokenizer"),

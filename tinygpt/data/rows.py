@@ -69,6 +69,7 @@ def read_table(path: Path, usual: Iterable[str], asked: Iterable[str] = ()) -> T
 
 
 _SIGNS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_EMPTY = "{}: empty, expected rows; check that it is the file that you mean"
 _Lines = list[tuple[str, list[str]]]  # (place, cells)
 
 
@@ -92,9 +93,8 @@ def _lines(path: Path, text: str, usual: str) -> tuple[_Lines, list[str]]:
         raise InvalidInput(f"{path}: columns separated by {signs}, expected one way to read it; write the line sep={tables[0]} at its top")
     if tables:
         return found[tables[0]], [f"columns separated by {_SIGNS[tables[0]]}s"]
-    first_line = text.lstrip().partition("\n")[0]
     for sign in (usual, *sorted(failures)):
-        if sign in failures and (sign == usual or sign in first_line):
+        if sign in failures and (sign == usual or sign in text.lstrip().partition("\n")[0]):
             raise failures[sign]
     return found[usual], []
 
@@ -103,8 +103,8 @@ def _cells(path: Path, text: str, sign: str, quotes: bool = True) -> _Lines:
     """The cells of each line that has any. Raises ValueError where their number changes, or a quote is not closed."""
     name = _SIGNS.get(sign, repr(sign))
     fix = f'put a text that holds a {name} into "quotes"' if quotes else f"save texts that hold a {name} as csv or jsonl"
-    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, strict=quotes, quoting=quoting)
+    source = io.StringIO(text, newline="")
+    reader = csv.reader(source, delimiter=sign, strict=quotes, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
     lines: _Lines = []
     last = 0  # line on which the row before ended: a quoted text may go over several
     try:
@@ -126,7 +126,7 @@ def _cells(path: Path, text: str, sign: str, quotes: bool = True) -> _Lines:
             problem = f"{error}, expected columns as in the first line; {fix}"
         raise InvalidInput(f"{path}: line {last + 1}: {problem}") from None
     if not lines:
-        raise _empty(path)
+        raise InvalidInput(_EMPTY.format(path))
     return lines
 
 
@@ -168,12 +168,8 @@ def _records(path: Path, text: str) -> Table:
             raise InvalidInput(f"{path}: {place}: a JSON {type(record).__name__}, expected an object; write each row as {{...}}")
     columns = list(dict.fromkeys(key for _, record in records for key in record))
     if not columns:
-        raise _empty(path)
+        raise InvalidInput(_EMPTY.format(path))
     return Table(path, columns, records, notes)
-
-
-def _empty(path: Path) -> InvalidInput:
-    return InvalidInput(f"{path}: empty, expected rows; check that it is the file that you mean")
 
 
 def _listed(path: Path, whole: Json) -> list[Json]:
@@ -188,10 +184,8 @@ def _listed(path: Path, whole: Json) -> list[Json]:
         return [{name: value[row] for name, value in whole.items()} for row in values[0]]
     if len(values) > 1 and all(isinstance(value, list) and len(value) == len(values[0]) for value in values):
         return [dict(zip(whole, row, strict=True)) for row in zip(*values, strict=True)]
-    found = f" with {', '.join(map(repr, list(whole)[:5]))}" if values else ""
-    raise InvalidInput(
-        f"{path}: a JSON {type(whole).__name__}{found}, expected a list of objects; save the rows as a list, or one object per line as jsonl"
-    )
+    kind = type(whole).__name__ + (f" with {', '.join(map(repr, list(whole)[:5]))}" if values else "")
+    raise InvalidInput(f"{path}: a JSON {kind}, expected a list of objects; save the rows as a list, or one object per line as jsonl")
 
 
 def check_column(table: Table, name: str, option: str) -> None:

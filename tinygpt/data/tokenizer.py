@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from reprlib import repr as _short  # repr, cut to what an error message can hold
-from typing import Any
 
 import numpy as np
 import regex
@@ -31,10 +30,10 @@ import tiktoken
 from numpy.typing import NDArray
 
 from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, WrongType
-from tinygpt.storage.checked_json import read_json, read_text
+from tinygpt.storage.checked_json import Json, read_json, read_json_object, read_text
 
-END_OF_TEXT = "<|endoftext|>"
-UNKNOWN = "<unk>"
+Ids = Sequence[int] | NDArray[np.integer]  # of tokens, in one dimension
+END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<unk>"
 
 # The GPT-2 report's way to cut text into words: English contractions; then letters, digits or other signs, each with at most one space in
 # front; then white space, of which the last one is left to the word that follows.
@@ -75,22 +74,20 @@ class Tokenizer(abc.ABC):
         for text, id in sorted((self.special | self.added).items(), key=lambda item: item[1]):
             if id == len(self._tokens):
                 self._tokens.append(text.encode())
-            if not (text and 0 <= id < len(self._tokens) and self._tokens[id] == text.encode()):
-                raise InvalidInput(
-                    f"added token {text!r}: id {id}, expected {len(self._tokens)}, the next one; restore the file that adds it"
-                )
+            if not (text and 0 <= id < (n := len(self._tokens)) and self._tokens[id] == text.encode()):
+                raise InvalidInput(f"added token {text!r}: id {id}, expected {n}, the next one; restore the file that adds it")
 
     @property
     def n_vocab(self) -> int:
         return len(self._tokens)
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype:
         return np.dtype(np.uint16 if self.n_vocab <= 65536 else np.uint32)
 
     @abc.abstractmethod
-    def _encode(self, text: str) -> Any:
-        """Ids of ordinary text that has passed `_check_text`, as any one-dimensional sequence or array of integers."""
+    def _encode(self, text: str) -> Ids:
+        """Ids of ordinary text that has passed `_check_text`."""
 
     @abc.abstractmethod
     def files(self) -> dict[str, str]:
@@ -114,15 +111,14 @@ class Tokenizer(abc.ABC):
         """Token ids of a text.
 
         Text is ordinary text: a literal <|endoftext|> in it becomes the special token only with allow_special=True (characters have
-        none and ignore this). Of special tokens that begin at the same place, the longest counts.
-
+        none and ignore this). Of special tokens that begin at the same position, the longest counts.
         Raises TypeError if text is no str; ValueError for a lone surrogate, naming its position, and, with a character vocabulary, for
         characters outside it.
         """
         ids: list[int] = self.encode_array(text, allow_special=allow_special).tolist()
         return ids
 
-    def encode_array(self, text: str, *, allow_special: bool = False) -> NDArray[Any]:
+    def encode_array(self, text: str, *, allow_special: bool = False) -> NDArray[np.integer]:
         """`encode` as an array of shape (tokens,) and type `dtype`: for entire corpora."""
         _check_text("encode", text)
         whole = self.added | self.special if allow_special else self.added
@@ -132,14 +128,14 @@ class Tokenizer(abc.ABC):
         parts = re.split(f"({pattern})", text)  # text, token, text, ...
         return np.concatenate([np.array([whole[part]] if n % 2 else self._encode(part), dtype=self.dtype) for n, part in enumerate(parts)])
 
-    def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
+    def decode(self, ids: Ids) -> str:
         """Text of token ids. Bytes that are no UTF-8, as when a character is cut in half, become U+FFFD.
 
         Raises TypeError if ids are no integers in one dimension; ValueError for an id outside the vocabulary, naming it and the size.
         """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def decode_bytes(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
+    def decode_bytes(self, ids: Ids) -> bytes:
         """Bytes of token ids, exact where `decode` has to replace. Raises as `decode`."""
         return b"".join([self._tokens[id] for id in self._check_ids(ids)])
 
@@ -158,18 +154,16 @@ class Tokenizer(abc.ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(kind={self.kind!r}, n_vocab={self.n_vocab:,}, fingerprint={self.fingerprint()[:8]!r})"
 
-    def _check_ids(self, ids: Sequence[int] | NDArray[Any]) -> list[int]:
+    def _check_ids(self, ids: Ids) -> list[int]:
         try:
             array = np.asarray(ids)
         except (ValueError, OverflowError):  # ragged, or beyond 64 bits
             array = np.asarray(None)  # which the check below refuses
-        if array.size == 0 and array.ndim == 1:
+        if array.shape == (0,):
             return []
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise WrongType(
-                f"decode: {type(ids).__name__} of shape {array.shape} and type {array.dtype}, expected token ids in one dimension; "
-                "decode a batch row by row"
-            )
+            found = f"{type(ids).__name__} of shape {array.shape} and type {array.dtype}"
+            raise WrongType(f"decode: {found}, expected token ids in one dimension; decode a batch row by row")
         outside = (array < 0) | (array >= self.n_vocab)
         if outside.any():
             position = int(np.argmax(outside))
@@ -206,7 +200,7 @@ class CharacterTokenizer(Tokenizer):
         """The characters of a text, or of several. Raises ValueError if there are none."""
         return cls(_texts(texts))
 
-    def _encode(self, text: str) -> NDArray[Any]:
+    def _encode(self, text: str) -> NDArray[np.integer]:
         codes = _code_points(text)  # (characters,)
         ids = np.searchsorted(self._codes, codes)
         unknown = self._codes[np.minimum(ids, len(self._codes) - 1)] != codes
@@ -268,7 +262,7 @@ class WordTokenizer(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         return [self._ids.get(word, self.unknown_id) for word in self._find(text)]
 
-    def decode_bytes(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
+    def decode_bytes(self, ids: Ids) -> bytes:
         text = " ".join(self._tokens[id].decode() for id in self._check_ids(ids))
         text = re.sub(r" (?=[,.;:!?)\]}%\n])", "", text)  # no space before these
         text = re.sub(r"(?<=[(\[{\n]) ", "", text)  # nor after these
@@ -276,9 +270,6 @@ class WordTokenizer(Tokenizer):
 
     def files(self) -> dict[str, str]:
         return _single_file(self, _word_level([*self.words, UNKNOWN, END_OF_TEXT]), _split_by(self.split, by_match=True), None)
-
-
-# ---- byte-level BPE: learning the merges -------------------------------------------------------------------------------------------------
 
 
 def count_words(texts: str | Iterable[str]) -> Counter[bytes]:
@@ -303,7 +294,6 @@ def learn_merges(word_counts: Mapping[bytes, int], n_merges: int, min_frequency:
     Counting all pairs again in each step would cost (words x merges). A step changes only the words that hold the merged pair, so
     `words_with` finds them, `pair_counts` is corrected by what they lose and gain, and a heap keeps the most frequent pair on top. An
     entry of the heap is a claim that may have become too high, never too low: it is checked when it surfaces.
-
     Source: Sennrich, Haddow and Birch 2016, arXiv:1508.07909, algorithm 1.
     """
     words = [[word[i : i + 1] for i in range(len(word))] for word in word_counts]  # each word as its tokens
@@ -343,19 +333,13 @@ def learn_merges(word_counts: Mapping[bytes, int], n_merges: int, min_frequency:
 
 def _join_pair(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
     """The tokens of a word with each `left, right`, from left to right, joined into one token."""
-    joined = []
+    joined: list[bytes] = []
     i = 0
     while i < len(word):
-        if i + 1 < len(word) and word[i] == left and word[i + 1] == right:
-            joined.append(left + right)
-            i += 2
-        else:
-            joined.append(word[i])
-            i += 1
+        found = word[i] == left and word[i + 1 : i + 2] == [right]
+        joined.append(left + right if found else word[i])
+        i += 2 if found else 1
     return joined
-
-
-# ---- byte-level BPE: encoding ------------------------------------------------------------------------------------------------------------
 
 
 class BPETokenizer(Tokenizer):
@@ -366,7 +350,6 @@ class BPETokenizer(Tokenizer):
              GPT-2's order, then one per merge, and <|endoftext|> last
     eos      the special token that ends a text
     Every text can be encoded, and decodes to itself. `kind` is "gpt2" if the merges are GPT-2's, else "bpe".
-
     Raises ValueError if a merge uses a token that no earlier merge made, makes a token for the second time, or could never be reached.
     """
 
@@ -380,9 +363,8 @@ class BPETokenizer(Tokenizer):
         for number, (left, right) in enumerate(self.merges, start=1):
             for part in (left, right):
                 if part not in ranks:
-                    raise InvalidInput(
-                        f"merge {number}: {part!r} is no token yet, expected a byte or the result of an earlier merge; a merge is missing"
-                    )
+                    rule = "expected a byte or the result of an earlier merge; a merge is missing"
+                    raise InvalidInput(f"merge {number}: {part!r} is no token yet, {rule}")
             if left + right in ranks:
                 raise InvalidInput(f"merge {number}: makes {left + right!r} for the second time, expected once; remove the duplicate")
             if not _is_reachable(left, right, ranks, halves):
@@ -415,7 +397,6 @@ class BPETokenizer(Tokenizer):
 
         vocab_size counts the 256 bytes, the merges and <|endoftext|>; it comes out smaller if no pair is left that occurs min_frequency
         times. `progress(merges learned, merges wanted)` is called after every merge.
-
         Raises ValueError if the text is empty, vocab_size below 257 or min_frequency below 1.
         """
         _check_integer("vocab_size", vocab_size, 257, f"256 bytes and {END_OF_TEXT}")
@@ -428,7 +409,7 @@ class BPETokenizer(Tokenizer):
                 progress(len(merges), n_merges)
         return cls(merges)
 
-    def _encode(self, text: str) -> NDArray[Any]:
+    def _encode(self, text: str) -> NDArray[np.integer]:
         arrays = [self._encoding.encode_to_numpy(piece, disallowed_special=()) for piece in _cut_whitespace(text)]
         ranks = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         return ranks if self._id_of_rank is None else self._id_of_rank[ranks]
@@ -513,10 +494,7 @@ def _visible(token: bytes) -> str:
     return "".join([BYTE_TO_CHARACTER[byte] for byte in token])
 
 
-# ---- files -------------------------------------------------------------------------------------------------------------------------------
-
-
-def _split_by(pattern: str, *, by_match: bool) -> dict[str, Any]:
+def _split_by(pattern: str, *, by_match: bool) -> dict[str, Json]:
     """How Hugging Face's tokenizers library says: each match is a token (by_match: and the rest is left out)."""
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed" if by_match else "Isolated", "invert": by_match}
 
@@ -538,7 +516,6 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     """The tokenizer saved in a directory: vocab.json and merges.txt (byte-level BPE, ours or Hugging Face's GPT-2), else tokenizer.json
     (our characters and words; also Hugging Face's byte-level BPE). Ids are the file's. Tokens that were added later are read as well, from
     tokenizer.json, added_tokens.json, special_tokens_map.json and tokenizer_config.json.
-
     Raises FileNotFoundError if the files are not there, ValueError, naming the file, if they are no tokenizer or do not fit each other.
     """
     directory = Path(directory)
@@ -560,10 +537,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
 def _read_added(directory: Path) -> _Added:
     """Tokens that were added to the vocabulary. One that is only named, without an id anywhere, is left out: no model was trained on it."""
     files = {name: directory / f"{name}.json" for name in ("tokenizer", "tokenizer_config", "added_tokens", "special_tokens_map")}
-    data = {name: read_json(path) if path.is_file() else {} for name, path in files.items()}
-    for name, value in data.items():
-        if not isinstance(value, dict):
-            raise InvalidInput(f"{files[name]}: a JSON {type(value).__name__}, expected an object; this is no tokenizer file")
+    data = {name: read_json_object(path) if path.is_file() else {} for name, path in files.items()}
     found = _Added({}, {}, {})
     for file in ("special_tokens_map", "tokenizer_config"):
         for role, value in data[file].items():
@@ -571,7 +545,7 @@ def _read_added(directory: Path) -> _Added:
             if role.endswith("_token") and isinstance(text, str):
                 found.roles[role] = text
 
-    def listed(file: str, key: str, kind: type) -> Any:
+    def listed(file: str, key: str, kind: type) -> Json:
         value = data[file].get(key) or kind()
         if not isinstance(value, kind):
             raise InvalidInput(f"{files[file]}: {key} is a {type(value).__name__}, expected a {kind.__name__}; this is no tokenizer file")
@@ -579,44 +553,41 @@ def _read_added(directory: Path) -> _Added:
 
     more = [value for file in ("special_tokens_map", "tokenizer_config") for value in listed(file, "additional_special_tokens", list)]
     special = [*found.roles.values(), *(value.get("content") if isinstance(value, dict) else value for value in more)]
-    entries: list[tuple[str, Any]] = [("tokenizer", entry) for entry in listed("tokenizer", "added_tokens", list)]
+    entries: list[tuple[str, Json]] = [("tokenizer", entry) for entry in listed("tokenizer", "added_tokens", list)]
     for id, entry in listed("tokenizer_config", "added_tokens_decoder", dict).items():
         entries.append(("tokenizer_config", {"id": int(id), **entry} if isinstance(entry, dict) and id.isdecimal() else entry))
     entries += [("added_tokens", {"content": text, "id": id}) for text, id in data["added_tokens"].items()]
-    for file, entry in entries:
+    for path, entry in ((files[file], entry) for file, entry in entries):
         text, id = (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         if not isinstance(text, str) or type(id) is not int:
-            raise InvalidInput(f"{files[file]}: added token {_short(entry)}, expected one with content and id; restore the file")
-        _check_text(str(files[file]), text)
+            raise InvalidInput(f"{path}: added token {_short(entry)}, expected one with content and id; restore the file")
+        _check_text(str(path), text)
         if any(known.get(text, id) != id for known in (found.special, found.added)):
-            raise InvalidInput(f"{files[file]}: id {id} for {text!r}, expected the same as in the other files; restore them")
+            raise InvalidInput(f"{path}: id {id} for {text!r}, expected the same as in the other files; restore them")
         is_special = bool(entry.get("special")) or text in special
         if not is_special and any(entry.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
-            raise InvalidInput(f"{files[file]}: added token {text!r} with lstrip, rstrip or single_word, expected neither; not supported")
+            raise InvalidInput(f"{path}: added token {text!r} with lstrip, rstrip or single_word, expected neither; not supported")
         (found.special if is_special else found.added)[text] = id
     return found
 
 
-def _load_bpe(vocab_path: Path, vocabulary: Any, merges_path: Path, pairs: list[Any], more: _Added) -> BPETokenizer:
+def _load_bpe(vocab_path: Path, vocabulary: Json, merges_path: Path, pairs: list[Json], more: _Added) -> BPETokenizer:
     merges = []
     for number, pair in enumerate(pairs, start=1):
         parts = pair.split(" ") if isinstance(pair, str) else pair
         try:
             left, right = (bytes([CHARACTER_TO_BYTE[character] for character in part]) for part in parts)
         except (TypeError, ValueError, KeyError):
-            raise InvalidInput(
-                f"{merges_path}: merge {number} is {_short(parts)}, expected two tokens in GPT-2's letters for bytes; "
-                "these are no merges of byte-level BPE"
-            ) from None
+            rule = "expected two tokens in GPT-2's letters for bytes; these are no merges of byte-level BPE"
+            raise InvalidInput(f"{merges_path}: merge {number} is {_short(parts)}, {rule}") from None
         merges.append((left, right))
     vocabulary = _check_vocabulary(vocab_path, vocabulary, more)
     ids = {token: vocabulary.get(_visible(token)) for token in [*BYTE_TOKENS, *(left + right for left, right in merges)]}
-    for token, id in ids.items():
-        if id is None:
-            raise InvalidInput(
-                f"{vocab_path}: no id for {_short(_visible(token))}, expected one for each of the 256 bytes and {len(merges)} merges; take "
-                "vocabulary and merges from the same tokenizer"
-            )
+    if missing := [_visible(token) for token, id in ids.items() if id is None]:
+        raise InvalidInput(
+            f"{vocab_path}: no id for {_short(missing[0])}, expected one for each of the 256 bytes and {len(merges)} merges; take "
+            "vocabulary and merges from the same tokenizer"
+        )
     special = dict(more.special)
     for text in vocabulary.keys() - {_visible(token) for token in ids} - special.keys() - more.added.keys():
         # What GPT-2's pattern cuts, like <s> or [PAD], no merge can make: a special token. Anything else should have been made by one.
@@ -648,17 +619,15 @@ def _load_single(path: Path, more: _Added) -> Tokenizer:
     vocabulary = sorted(model["vocab"], key=model["vocab"].__getitem__)
     special = {text: id for text, id in more.special.items() if text not in model["vocab"]}
     if split:
-        if vocabulary[-2:] != [UNKNOWN, END_OF_TEXT]:
-            raise InvalidInput(
-                f"{path}: ends with {_short(vocabulary[-2:])}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer again"
-            )
+        if (end := vocabulary[-2:]) != [UNKNOWN, END_OF_TEXT]:
+            raise InvalidInput(f"{path}: ends with {_short(end)}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer again")
         return WordTokenizer(vocabulary[:-2], split=split, special=special, added=more.added)
     if vocabulary != sorted(vocabulary) or any(len(character) != 1 for character in vocabulary):
         raise InvalidInput(f"{path}: other tokens or another order, expected single characters by code point; save the tokenizer again")
     return CharacterTokenizer(vocabulary, special, more.added)
 
 
-def _check_vocabulary(path: Path, vocabulary: Any, more: _Added) -> dict[str, int]:
+def _check_vocabulary(path: Path, vocabulary: Json, more: _Added) -> dict[str, int]:
     """A file's vocabulary with the tokens that were added to it. The ids must be 0, 1, 2, ..., in any order."""
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise InvalidInput(f"{path}: {_short(vocabulary)}, expected a vocabulary that maps tokens to ids; this is no tokenizer file")
@@ -673,13 +642,11 @@ def _check_vocabulary(path: Path, vocabulary: Any, more: _Added) -> dict[str, in
     return whole
 
 
-def _word_level(tokens: list[str]) -> dict[str, Any]:
+def _word_level(tokens: list[str]) -> dict[str, Json]:
     return {"type": "WordLevel", "vocab": {token: id for id, token in enumerate(tokens)}, "unk_token": UNKNOWN}
 
 
-def _single_file(
-    tokenizer: Tokenizer, model: Mapping[str, Any], split: Mapping[str, Any], decoder: Mapping[str, Any] | None
-) -> dict[str, str]:
+def _single_file(tokenizer: Tokenizer, model: dict[str, Json], split: dict[str, Json], decoder: dict[str, Json] | None) -> dict[str, str]:
     """tokenizer.json, as Hugging Face's tokenizers library reads it."""
     special = tokenizer.special | {token: id for token, id in model["vocab"].items() if token == UNKNOWN}
     flags = {"single_word": False, "lstrip": False, "rstrip": False}
@@ -687,39 +654,26 @@ def _single_file(
         {"id": id, "content": text, **flags, "normalized": text not in special, "special": text in special}
         for text, id in sorted((special | tokenizer.added).items(), key=lambda item: item[1])
     ]
-    data = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": split,
-        "post_processor": None,
-        "decoder": decoder,
-        "model": model,
-    }
+    data: dict[str, Json] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None}
+    data |= {"pre_tokenizer": split, "post_processor": None, "decoder": decoder, "model": model}
     return {"tokenizer.json": json.dumps(data, ensure_ascii=False)}
 
 
-# ---- checks ------------------------------------------------------------------------------------------------------------------------------
-
-
-def _check_text(what: str, text: Any) -> None:
+def _check_text(what: str, text: object) -> None:
     if not isinstance(text, str):
         raise WrongType(f"{what}: {type(text).__name__}, expected str; decode bytes with data.decode('utf-8')")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        byte = ord(text[error.start]) - 0xDC00
+        at, byte = f"at position {error.start}", ord(text[error.start]) - 0xDC00
+        found, fix = f"lone surrogate {text[error.start]!r} {at}, expected Unicode text", "read the text as UTF-8, or replace it with "
+        fix += "text.encode('utf-8', 'replace').decode('utf-8')"
         if 0x80 <= byte <= 0xFF:  # how Python writes a byte of a command line or a standard input that it cannot decode
-            raise InvalidInput(
-                f"{what}: byte 0x{byte:02x} at position {error.start} is not UTF-8, expected UTF-8 text; convert it, for example with "
-                "iconv -f latin1 -t utf-8"
-            ) from None
-        raise InvalidInput(
-            f"{what}: lone surrogate {text[error.start]!r} at position {error.start}, expected Unicode text; read the text as UTF-8, "
-            "or replace it with text.encode('utf-8', 'replace').decode('utf-8')"
-        ) from None
+            found, fix = (
+                f"byte 0x{byte:02x} {at} is not UTF-8, expected UTF-8 text",
+                "convert it, for example with iconv -f latin1 -t utf-8",
+            )
+        raise InvalidInput(f"{what}: {found}; {fix}") from None
 
 
 def _rules(special: Mapping[str, int], added: Mapping[str, int]) -> str:
@@ -738,7 +692,7 @@ def _texts(texts: str | Iterable[str]) -> Iterator[str]:
         raise InvalidInput("train: empty text, expected at least one character; check the path and the filters of your corpus")
 
 
-def _check_integer(name: str, value: Any, smallest: int, why: str) -> None:
+def _check_integer(name: str, value: object, smallest: int, why: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise WrongType(f"{name}: {value!r}, expected an integer; write {smallest} or more")
     if value < smallest:
