@@ -15,13 +15,10 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Config = TypeVar("Config", bound="DataclassInstance")
-Json = Any
-"""The value of a setting, as JSON holds it."""
+Json = Any  # the value of a setting, as JSON holds it
 
-PATH = "path"
+PATH = "path"  # a field that holds a path, or one of the names that may stand for it: on the command line `~` is expanded in it
 PathName = Annotated[str, PATH]
-"""A field that holds a path, or one of the names that may stand for it: on the command line `~` is expanded in it."""
-
 FREE = {"resume": "free"}
 WITH_OVERRIDE = {"resume": "override"}
 
@@ -81,10 +78,8 @@ class GPTConfig:
             if p is not None and not 0 <= p < 1:
                 raise InvalidInput(f"GPTConfig.{name}: {p}, expected 0 <= {name} < 1; 0 switches it off")
         if not (self.layer_norm_epsilon > 0 and self.initializer_range > 0):
-            raise InvalidInput(
-                f"GPTConfig: layer_norm_epsilon {self.layer_norm_epsilon}, initializer_range {self.initializer_range}, "
-                "expected both > 0; the defaults are 1e-5 and 0.02"
-            )
+            found = f"layer_norm_epsilon {self.layer_norm_epsilon}, initializer_range {self.initializer_range}"
+            raise InvalidInput(f"GPTConfig: {found}, expected both > 0; the defaults are 1e-5 and 0.02")
 
     @classmethod
     def preset(cls, name: str, **changes: Json) -> Self:
@@ -195,11 +190,8 @@ class TrainConfig:
         """A warning if training ends within the warm-up, so that the learning rate never reaches its peak; else an empty string."""
         if self.steps >= self.warmup_steps:
             return ""
-        reached = self.lr * self.steps / self.warmup_steps
-        return (
-            f"the learning rate never reaches --lr {self.lr:g}: --steps {self.steps} end within --warmup-steps {self.warmup_steps}, "
-            f"at {reached:.2g}; lower --warmup-steps"
-        )
+        within = f"--steps {self.steps} end within --warmup-steps {self.warmup_steps}, at {self.lr * self.steps / self.warmup_steps:.2g}"
+        return f"the learning rate never reaches --lr {self.lr:g}: {within}; lower --warmup-steps"
 
     def accumulation(self, n_positions: int) -> int:
         """Micro-batches per update. Raises ValueError, naming legal values, if tokens_per_update is no multiple of one."""

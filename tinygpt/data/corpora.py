@@ -6,10 +6,9 @@
     corpus.train, corpus.validation                             # lists of Document(name, text, group)
 
 A validation text that is nearly a copy of a training text measures memory, not learning. So documents that share much of their wording
-form a group, groups are never divided (see `group_near_copies`), and `residual_overlap` says how much wording the two sides still share.
+form a group, and groups are never divided (see `group_near_copies`).
 """
 
-import functools
 import hashlib
 import inspect
 import pkgutil
@@ -27,7 +26,7 @@ import numpy as np
 
 from tinygpt.arguments import expand_home
 from tinygpt.data.download import DOWNLOADS, fetch
-from tinygpt.data.near_copies import _shingles, group_near_copies
+from tinygpt.data.near_copies import group_near_copies
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
 from tinygpt.storage.checked_json import read_text
 
@@ -57,15 +56,6 @@ class Corpus:
     validation: list[Document]
     fingerprint: str
     source: str
-
-    @functools.cached_property
-    def residual_overlap(self) -> float:
-        """Share of the 8-word pieces of the validation text, counted as often as they occur, that the training text contains too."""
-        documents = self.train + self.validation
-        shingles, document = _shingles([document.text for document in documents])
-        in_train = document < len(self.train)
-        seen = np.isin(shingles[~in_train], shingles[in_train])
-        return float(seen.mean()) if seen.size else 0.0
 
     def n_bytes(self, split: Split) -> int:
         """Size of one side in bytes of UTF-8."""

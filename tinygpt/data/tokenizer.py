@@ -333,12 +333,15 @@ def learn_merges(word_counts: Mapping[bytes, int], n_merges: int, min_frequency:
 
 def _join_pair(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
     """The tokens of a word with each `left, right`, from left to right, joined into one token."""
-    joined: list[bytes] = []
+    joined = []
     i = 0
     while i < len(word):
-        found = word[i] == left and word[i + 1 : i + 2] == [right]
-        joined.append(left + right if found else word[i])
-        i += 2 if found else 1
+        if i + 1 < len(word) and word[i] == left and word[i + 1] == right:
+            joined.append(left + right)
+            i += 2
+        else:
+            joined.append(word[i])
+            i += 1
     return joined
 
 

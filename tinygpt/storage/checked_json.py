@@ -8,9 +8,7 @@ from typing import Any
 
 from tinygpt.errors import InvalidInput, MissingFile
 
-Json = Any
-"""A value as JSON holds it."""
-
+Json = Any  # a value as JSON holds it
 MAX_JSON_BYTES = 64 << 20  # a vocabulary of a million tokens is a third of it
 
 
@@ -53,12 +51,13 @@ class Entries:
             found = found.get(key) if isinstance(found, dict) else None
         return found
 
+    def _wrong(self, keys: tuple[str, ...], found: Json, rule: str) -> InvalidInput:
+        return InvalidInput(f"{self.where}: {'.'.join(keys)} is {found!r:.50}, expected {rule}; use another checkpoint of the run")
+
     def integer(self, *keys: str) -> int:
         found = self._find(*keys)
         if type(found) is not int or not 0 <= found < 1 << 62:
-            raise InvalidInput(
-                f"{self.where}: {'.'.join(keys)} is {found!r:.50}, expected an integer >= 0; use another checkpoint of the run"
-            )
+            raise self._wrong(keys, found, "an integer >= 0")
         return found
 
     def number(self, *keys: str, default: float) -> float:
@@ -66,36 +65,27 @@ class Entries:
         if found is None:
             return default
         if type(found) not in (int, float) or not abs(found) < math.inf:
-            raise InvalidInput(
-                f"{self.where}: {'.'.join(keys)} is {found!r:.50}, expected a finite number; use another checkpoint of the run"
-            )
+            raise self._wrong(keys, found, "a finite number")
         return float(found)
 
 
-_MARKS = {  # the longer ones first: UTF-32's begins like UTF-16's
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+# Byte order marks, the longer ones first: UTF-32's begins like UTF-16's.
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _SAVE = "save the file as UTF-8 in your editor, or leave it out if it is no text"
 
 
 def encoding_of(data: bytes, where: object, fix: str = _SAVE) -> str:
-    """The encoding that a byte order mark at the beginning of a text names; without one, UTF-8.
-
-    Raises ValueError for bytes that are mostly zeros, or zeros in every other place: binary, or UTF-16 or UTF-32 without a mark. As UTF-8
-    they would decode to NULs. A stray zero passes.
+    """The encoding that a byte order mark at the beginning of a text names; without one, UTF-8. Raises ValueError for bytes that are mostly
+    zeros, or every other one: binary, or UTF-16 or UTF-32 without a mark. As UTF-8 they would decode to NULs. A stray zero passes.
     """
     for mark, name in _MARKS.items():
         if data.startswith(mark):
             return name
     zeros = [data[start:4096:2].count(0) for start in (0, 1)]
-    n = sum(zeros)
-    if n >= 16 and (2 * n > len(data[:4096]) or (16 * n >= len(data[:4096]) and 0 in zeros)):
-        raise InvalidInput(
-            f"{where}: {n} of the first {len(data[:4096])} bytes are 0, as in UTF-16 without a byte order mark, expected UTF-8; {fix}"
-        )
+    n, of = sum(zeros), min(len(data), 4096)
+    if n >= 16 and (2 * n > of or (16 * n >= of and 0 in zeros)):
+        found = f"{n} of the first {of} bytes are 0, as in UTF-16 without a byte order mark"
+        raise InvalidInput(f"{where}: {found}, expected UTF-8; {fix}")
     return "utf-8"
 
 
@@ -106,10 +96,8 @@ def not_text(where: object, byte: int, offset: int, encoding: str = "utf-8", fix
 
 
 def decode_text(data: bytes, where: object, fix: str = _SAVE) -> str:
-    """Text of bytes in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; its line ends as \\n.
-
-    Raises ValueError, naming `where`, byte and offset, if they are not.
-    """
+    """Text of bytes in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; its line ends as \\n. Raises ValueError, naming `where`, byte and
+    offset, if they are not."""
     encoding = encoding_of(data, where, fix)
     try:
         text = data.decode(encoding)

@@ -41,11 +41,7 @@ ITEM_BYTES |= {name: dtype.itemsize for name, dtype in FLOATS.items()}
 
 
 class TensorFile:
-    """A safetensors file before it is written: host arrays by name, and metadata.
-
-    Format  the length of a JSON header (8 bytes, little-endian), the header, and the arrays' bytes one after the other.
-    Source  https://huggingface.co/docs/safetensors, "Format"
-    """
+    """A safetensors file before it is written: host arrays by name, and metadata. Its format: see `read_safetensors_header`."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
         self.arrays, self.metadata = dict(arrays), metadata
@@ -70,8 +66,7 @@ class TensorFile:
             yield np.ascontiguousarray(arrays.pop(next(iter(arrays)))).reshape(-1).view(np.uint8)
 
 
-Content = bytes | TensorFile
-"""What a file is to hold."""
+Content = bytes | TensorFile  # what a file is to hold
 
 
 def chunks_of(content: Content) -> Iterable[Chunk]:
@@ -113,7 +108,7 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
 
     The file: 8 bytes, the header's length N (little-endian); N bytes of JSON, {name: {dtype, shape, data_offsets: [begin, end]}}, offsets
     counted from the header's end; the numbers, without gaps. Raises ValueError, naming the file, for anything else.
-    Source  https://github.com/huggingface/safetensors, section Format.
+    Source  https://huggingface.co/docs/safetensors and https://github.com/huggingface/safetensors, section Format.
     """
     header, start = _read_header(path)
     tensors = {name: _entry(path, name, fields, start) for name, fields in header.items() if name != "__metadata__"}
@@ -201,8 +196,7 @@ def read_sharded_header(directory: Path) -> dict[str, StoredTensor]:
 def some_names(names: Iterable[str], most: int = 8) -> str:
     """The first few of many, and how many more there are."""
     names = sorted(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + rest
+    return (", ".join(names[:most]) or "none") + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
@@ -256,6 +250,6 @@ def _fill(file: BinaryIO, array: np.ndarray) -> None:
         n = file.readinto(buffer)  # type: ignore[attr-defined]
         if not n:
             raise InvalidInput(
-                f"{file.name}: ends {len(buffer):,} bytes early, expected the file that its header described; fetch it again"
+                f"{file.name}: ends {len(buffer):,} bytes early, expected the file that its header describes; fetch it again"
             )
         buffer = buffer[n:]

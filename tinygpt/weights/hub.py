@@ -36,16 +36,14 @@ def _fetch(repository: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise MissingPackage(
-            f"{repository}: huggingface_hub is not installed, expected it for names on the hub; pip install 'tinygpt[hub]', or {by_hand}"
-        ) from error
+        rule = "huggingface_hub is not installed, expected it for names on the hub"
+        raise MissingPackage(f"{repository}: {rule}; pip install 'tinygpt[hub]', or {by_hand}") from error
     try:
         return Path(snapshot_download(repository, allow_patterns=["config.json", "model*.safetensors", INDEX, *TOKENIZER_FILES]))
     except Exception as error:  # whatever its HTTP library raises: all of it means that the files did not come
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise DownloadFailed(
-            f"{repository}: not fetched ({reason}), expected the hub to answer; check the name and network, or {by_hand}"
-        ) from error
+        rule = "expected the hub to answer; check the name and network"
+        raise DownloadFailed(f"{repository}: not fetched ({reason}), {rule}, or {by_hand}") from error
 
 
 def has_weights(path: Path) -> bool:
