@@ -69,8 +69,7 @@ def fetch(name: str, *, cache: str | Path | None = None) -> Path:
     cache = Path(cache) if cache is not None else cache_folder()
     for folder in (os.environ.get("TINYGPT_DATA"), cache):
         if folder and (path := Path(folder, download.file_name)).is_file():
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-            if found != download.sha256:
+            if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != download.sha256:
                 raise InvalidInput(f"{path}: sha256 {found}, expected {download.sha256}; delete it, or replace it by {download.url}")
             return path
     try:
@@ -93,8 +92,7 @@ def _fetch_member(download: Download, cache: Path) -> Path:
             content = member.read(MAX_DOWNLOAD_BYTES + 1)
     if len(content) > MAX_DOWNLOAD_BYTES:
         raise InvalidInput(f"{download.member}: more than {MAX_DOWNLOAD_BYTES:,} bytes, expected at most that; the archive has changed")
-    found = hashlib.sha256(content).hexdigest()
-    if found != download.sha256:
+    if (found := hashlib.sha256(content).hexdigest()) != download.sha256:
         raise InvalidInput(f"{download.member}: sha256 {found}, expected {download.sha256}; the archive at {download.url} has changed")
     cache.mkdir(parents=True, exist_ok=True)
     partial = cache / f".{download.file_name}.partial"
@@ -140,8 +138,7 @@ def download_file(url: str, path: Path, sha256: str = "", *, max_bytes: int = 1 
 
 def cache_folder() -> Path:
     """Where tinygpt keeps what it can fetch or make again: TINYGPT_CACHE, else the user's cache folder of this system."""
-    folder = os.environ.get("TINYGPT_CACHE")
-    if folder:
+    if folder := os.environ.get("TINYGPT_CACHE"):
         return Path(folder)
     import pooch  # knows where caches belong on each system
 

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinygpt.errors import InvalidInput
-from tinygpt.storage.durable import PARTIAL, disk, write_file
+from tinygpt.storage.durable import replace_file
 
 if TYPE_CHECKING:
     from tinygpt.data.tokenizer import Tokenizer
 
-IGNORED = -100
-"""The target of a position that does not count: padding, or a prompt that is only to be read."""
+IGNORED = -100  # the target of a position that does not count: padding, or a prompt that is only to be read
 
 
 def count_targets(batch: Sequence[np.ndarray]) -> int:
@@ -127,26 +126,17 @@ def write_tokens(path: str | Path, parts: Iterable[np.ndarray], n_vocab: int) ->
 
     The file appears when all of it is on the disk. Raises OSError if it cannot be written: nothing is left behind then.
     """
-    path, dtype = Path(path), token_dtype(n_vocab)
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
-    try:
-        written = write_file(partial, (np.ascontiguousarray(part, dtype=dtype).view(np.uint8) for part in parts))
-        disk().replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return written.n_bytes // dtype.itemsize
+    dtype = token_dtype(n_vocab)
+    chunks = (np.ascontiguousarray(part, dtype=dtype).view(np.uint8) for part in parts)
+    return replace_file(Path(path), chunks, writer=f"{os.getpid()}-").n_bytes // dtype.itemsize
 
 
 def read_tokens(path: str | Path, n_vocab: int) -> np.ndarray:
     """A file of ids as a memory map (N,), read from disk as it is used: for corpora larger than memory."""
-    path, dtype = Path(path), token_dtype(n_vocab)
-    size_bytes = path.stat().st_size
+    dtype, size_bytes = token_dtype(n_vocab), Path(path).stat().st_size
     if size_bytes == 0 or size_bytes % dtype.itemsize:
-        raise InvalidInput(
-            f"{path}: {size_bytes} bytes, expected a positive multiple of {dtype.itemsize} ({dtype.name} ids); was it written for "
-            f"another vocabulary than {n_vocab} tokens?"
-        )
+        rule = f"expected a positive multiple of {dtype.itemsize} ({dtype.name} ids)"
+        raise InvalidInput(f"{path}: {size_bytes} bytes, {rule}; was it written for another vocabulary than {n_vocab} tokens?")
     return np.memmap(path, dtype=dtype, mode="r")
 
 
@@ -168,8 +158,8 @@ def bigram_nats(train: np.ndarray, validation: np.ndarray, n_vocab: int) -> floa
     pairs, counts = np.unique(a * n_vocab + b, return_counts=True)
     va, vb = validation[:-1].astype(np.int64), validation[1:].astype(np.int64)
     wanted = va * n_vocab + vb
-    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-    count = np.where(pairs[place] == wanted, counts[place], 0)
+    nearest = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    count = np.where(pairs[nearest] == wanted, counts[nearest], 0)
     return min(float(-np.log((count + k * unigram[vb]) / (followers[va] + k)).mean()) for k in (1, 3, 10, 30, 100, 300, 1000))
 
 

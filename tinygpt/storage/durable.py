@@ -18,9 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -68,8 +67,7 @@ def use_disk(faulty: Disk) -> Iterator[None]:
         _disk.reset(token)
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What a file came to: its size and sha256, in hex."""
 
     n_bytes: int
@@ -104,17 +102,21 @@ def read_digest(path: Path) -> Written:
     return Written(n_bytes, digest.hexdigest())
 
 
-def replace_file(path: Path, data: bytes | str | Iterable[Chunk]) -> None:
-    """Gives a file new content (all of it, or chunks): a reader finds the old content or the new one, at any instant."""
-    temporary = path.with_name(f"{PARTIAL}{path.name}")
+def replace_file(path: Path, data: bytes | str | Iterable[Chunk], *, writer: str = "") -> Written:
+    """Gives a file new content (all of it, or chunks): a reader finds the old content or the new one, at any instant.
+
+    writer   distinguishes those that may do so at the same time
+    """
+    temporary = path.with_name(f"{PARTIAL}{writer}{path.name}")
     try:
-        write_file(temporary, [data.encode("utf-8")] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)
+        written = write_file(temporary, [data.encode("utf-8")] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)
         disk().replace(temporary, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     sync_directory(path.parent)
+    return written
 
 
 def write_directory(final: Path, files: Mapping[str, Iterable[Chunk]], manifest: Callable[[dict[str, Written]], bytes]) -> None:

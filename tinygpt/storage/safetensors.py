@@ -102,6 +102,9 @@ class StoredTensor:
         """As GPT-2 has it."""
         return self.shape[::-1] if self.transposed else self.shape
 
+    def equals(self, array: np.ndarray) -> bool:
+        return all(np.array_equal(array[rows], numbers) for rows, numbers in _chunks(self))
+
 
 def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file by name.
@@ -171,8 +174,10 @@ def _entry(path: Path, name: str, fields: Json, data: int) -> StoredTensor:
     return StoredTensor(path, data + begin, dtype, tuple(shape))
 
 
-def read_sharded_header(directory: Path) -> dict[str, StoredTensor]:
-    """The tensors of all shards that a directory's index names. Raises ValueError where index and shards disagree."""
+def read_headers(directory: Path) -> dict[str, StoredTensor]:
+    """The tensors of a directory's one file, or of all shards that its index names. Raises ValueError where index and shards disagree."""
+    if (directory / WEIGHTS).is_file():
+        return read_safetensors_header(directory / WEIGHTS)
     index = directory / INDEX
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
@@ -216,10 +221,6 @@ def read_tensor(tensor: StoredTensor) -> np.ndarray:
     out = np.empty(tensor.wanted_shape, dtype=np.float32)
     read_into(tensor, out)
     return out
-
-
-def equals(tensor: StoredTensor, array: np.ndarray) -> bool:
-    return all(np.array_equal(array[rows], numbers) for rows, numbers in _chunks(tensor))
 
 
 def read_chunks(tensor: StoredTensor) -> Iterator[np.ndarray]:

@@ -14,6 +14,7 @@ No pickle: loading one runs whatever code its author put into it.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -25,19 +26,7 @@ from autograd import Array, Parameter, backend
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json_object, to_json
-from tinygpt.storage.safetensors import (
-    FLOATS,
-    WEIGHTS,
-    Content,
-    StoredTensor,
-    TensorFile,
-    equals,
-    read_into,
-    read_safetensors_header,
-    read_sharded_header,
-    some_names,
-    write_files,
-)
+from tinygpt.storage.safetensors import FLOATS, WEIGHTS, Content, StoredTensor, TensorFile, read_headers, read_into, some_names, write_files
 from tinygpt.weights.hub import has_weights, locate, refuse_pickle
 from tinygpt.weights.llmc import read_llm_c_header
 
@@ -78,15 +67,19 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
         for file in sorted([*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"), *path.glob("*.ckpt")]):
             raise refuse_pickle(file)
         raise MissingFile(f"{path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
-    found = read_safetensors_header(path / WEIGHTS) if (path / WEIGHTS).is_file() else read_sharded_header(path)
     tensors: dict[str, StoredTensor] = {}
-    for name, tensor in found.items():
+    for name, tensor in read_headers(path).items():
         short = canonical_name(name)
         if short in tensors:
             raise InvalidInput(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
         if not (short.startswith("h.") and short.endswith((".attn.bias", ".attn.masked_bias"))):  # older files' causal masks: no weights
             tensors[short] = tensor
-    return _as_gpt2_turns_them(tensors)
+    # nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C).
+    first = tensors.get("h.0.attn.c_attn.weight")
+    if first is not None and len(first.shape) == 2 and first.shape[0] == 3 * first.shape[1]:
+        turned = re.compile(r"h\..*(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+        return {name: dataclasses.replace(tensor, transposed=bool(turned.fullmatch(name))) for name, tensor in tensors.items()}
+    return tensors
 
 
 _PREFIXES = ("transformer.", "_orig_mod.", "module.")  # GPT2LMHeadModel, torch.compile, DistributedDataParallel
@@ -97,17 +90,6 @@ def canonical_name(name: str) -> str:
     while name.startswith(_PREFIXES):
         name = name.partition(".")[2]
     return name
-
-
-def _as_gpt2_turns_them(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C)."""
-    first = tensors.get("h.0.attn.c_attn.weight")
-    if first is None or len(first.shape) != 2 or first.shape[0] != 3 * first.shape[1]:
-        return tensors
-    matrices = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-    return {
-        name: dataclasses.replace(tensor, transposed=name.startswith("h.") and name.endswith(matrices)) for name, tensor in tensors.items()
-    }
 
 
 class StoredModel:
@@ -136,13 +118,12 @@ class StoredModel:
 
     def _checked(self, config: GPTConfig) -> GPTConfig:
         """Raises ValueError for a shape far beyond the weights, before a model of it is made: a typing error, or an attack."""
-        if has_weights(self.path):
-            held = sum(math.prod(tensor.shape) for tensor in self.tensors.values())
-            if config.n_parameters() > 2 * held + 10_000:
-                raise InvalidInput(
-                    f"{self.path / 'config.json'}: describes {config.n_parameters():,} weights, expected about {held:,}, as many as the "
-                    "file of weights holds; take both files from the same model"
-                )
+        held = sum(math.prod(tensor.shape) for tensor in self.tensors.values()) if has_weights(self.path) else math.inf
+        if config.n_parameters() > 2 * held + 10_000:
+            raise InvalidInput(
+                f"{self.path / 'config.json'}: describes {config.n_parameters():,} weights, expected about {held:,}, as many as the "
+                "file of weights holds; take both files from the same model"
+            )
         return config
 
     def load_into(self, model: Storable) -> None:
@@ -165,7 +146,7 @@ class StoredModel:
                 p.data[...] = 0
             else:
                 read_array(stored[name], p.data)
-        if head is not None and not equals(head, backend.to_host(wanted["wte.weight"].data)):
+        if head is not None and not head.equals(backend.to_host(wanted["wte.weight"].data)):
             raise InvalidInput(
                 f"{head.path}: lm_head.weight differs from wte.weight, expected equal ones where the output layer is tied to the embedding; "
                 'write "tie_word_embeddings": false into config.json'
@@ -267,10 +248,8 @@ def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableT
 def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
     """What transformers' AutoTokenizer needs in addition to the vocabulary."""
     fields: dict[str, Json] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
-    if tokenizer.kind in ("bpe", "gpt2"):
-        fields |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
-    else:
-        fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+    is_bpe = tokenizer.kind in ("bpe", "gpt2")
+    fields |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False} if is_bpe else {"tokenizer_class": "PreTrainedTokenizerFast"}
     if tokenizer.eos_id is not None:
         end = tokenizer.token_bytes(tokenizer.eos_id).decode()
         fields |= {"bos_token": end, "eos_token": end}
