@@ -19,10 +19,10 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from reprlib import repr as _short  # repr, cut to what an error message can hold
+from typing import NamedTuple
 
 import numpy as np
 import regex
@@ -46,10 +46,8 @@ HIDDEN_BYTES = sorted(set(range(256)) - set(VISIBLE_BYTES))
 BYTE_TOKENS = [bytes([byte]) for byte in VISIBLE_BYTES + HIDDEN_BYTES]
 BYTE_TO_CHARACTER = {byte: chr(byte) for byte in VISIBLE_BYTES} | {byte: chr(256 + n) for n, byte in enumerate(HIDDEN_BYTES)}
 CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
-
 # sha256 of GPT-2's own merges.txt (OpenAI's vocab.bpe): how a BPETokenizer knows that it is GPT-2's.
 GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-
 MAX_WHITESPACE_RUN = 100_000  # characters; tiktoken's pattern recurses over a run of white space and panics on a million
 
 
@@ -129,10 +127,8 @@ class Tokenizer(abc.ABC):
         return np.concatenate([np.array([whole[part]] if n % 2 else self._encode(part), dtype=self.dtype) for n, part in enumerate(parts)])
 
     def decode(self, ids: Ids) -> str:
-        """Text of token ids. Bytes that are no UTF-8, as when a character is cut in half, become U+FFFD.
-
-        Raises TypeError if ids are no integers in one dimension; ValueError for an id outside the vocabulary, naming it and the size.
-        """
+        """Text of token ids. Bytes that are no UTF-8, as when a character is cut in half, become U+FFFD. Raises TypeError if ids are no
+        integers in one dimension; ValueError for an id outside the vocabulary, naming it and the size."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Ids) -> bytes:
@@ -166,23 +162,18 @@ class Tokenizer(abc.ABC):
             raise WrongType(f"decode: {found}, expected token ids in one dimension; decode a batch row by row")
         outside = (array < 0) | (array >= self.n_vocab)
         if outside.any():
-            position = int(np.argmax(outside))
-            raise InvalidInput(
-                f"decode: id {array[position]} at position {position}, expected 0 <= id < {self.n_vocab} (the size of the vocabulary); "
-                "use the tokenizer that the model was trained with"
-            )
+            found = f"id {array[np.argmax(outside)]} at position {np.argmax(outside)}"
+            rule = f"expected 0 <= id < {self.n_vocab} (the size of the vocabulary)"
+            raise InvalidInput(f"decode: {found}, {rule}; use the tokenizer that the model was trained with")
         checked: list[int] = array.tolist()
         return checked
 
 
 class CharacterTokenizer(Tokenizer):
-    """One token per character, in the order of their code points, as nanoGPT does for tinyshakespeare.
+    """One token per character, in the order of their code points, as nanoGPT does for tinyshakespeare. `encode` raises ValueError for
+    characters that the training text did not have."""
 
-    Raises ValueError, in `encode`, for characters that the training text did not have.
-    """
-
-    kind = "characters"
-    eos_id = None
+    kind, eos_id = "characters", None
 
     def __init__(self, characters: Iterable[str], special: Mapping[str, int] = {}, added: Mapping[str, int] = {}) -> None:
         found: set[str] = set()
@@ -205,12 +196,11 @@ class CharacterTokenizer(Tokenizer):
         ids = np.searchsorted(self._codes, codes)
         unknown = self._codes[np.minimum(ids, len(self._codes) - 1)] != codes
         if unknown.any():
-            first = int(np.argmax(unknown))
             found = list(dict.fromkeys(text[i] for i in np.flatnonzero(unknown)))
             shown = ", ".join(map(repr, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
             raise InvalidInput(
-                f"encode: {len(found)} unknown character{'s' if len(found) > 1 else ''} {shown} (first at position {first}), expected only "
-                f"the {len(self._codes)} characters of the training text; leave them out, or use BPE, which knows every text"
+                f"encode: {len(found)} unknown character{'s' if len(found) > 1 else ''} {shown} (first at position {np.argmax(unknown)}), expected "
+                f"only the {len(self._codes)} characters of the training text; leave them out, or use BPE, which knows every text"
             )
         return ids
 
@@ -247,10 +237,8 @@ class WordTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts: str | Iterable[str], vocab_size: int | None = None) -> "WordTokenizer":
-        """The most frequent words of a text, or of several; all of them if vocab_size (which counts the two special tokens) is None.
-
-        Raises ValueError if the text is empty or vocab_size is below 3.
-        """
+        """The most frequent words of a text, or of several; all of them if vocab_size (which counts the two special tokens) is None. Raises
+        ValueError if the text is empty or vocab_size is below 3."""
         if vocab_size is not None:
             _check_integer("vocab_size", vocab_size, 3, f"one word, {UNKNOWN} and {END_OF_TEXT}")
         counts: Counter[str] = Counter()
@@ -277,10 +265,9 @@ def count_words(texts: str | Iterable[str]) -> Counter[bytes]:
 
     BPE never merges across words, so these counts are all it needs to know of the text. Raises ValueError if there is no text.
     """
-    split = regex.compile(GPT2_SPLIT)
     counts: Counter[str] = Counter()
     for text in _texts(texts):
-        counts.update(split.findall(text))
+        counts.update(regex.findall(GPT2_SPLIT, text))
     return Counter({word.encode(): count for word, count in counts.items()})
 
 
@@ -371,12 +358,10 @@ class BPETokenizer(Tokenizer):
             if left + right in ranks:
                 raise InvalidInput(f"merge {number}: makes {left + right!r} for the second time, expected once; remove the duplicate")
             if not _is_reachable(left, right, ranks, halves):
-                raise InvalidInput(
-                    f"merge {number}: {left!r} never meets {right!r}, because an earlier merge joins bytes across their border, expected "
-                    "merges in the order in which BPE learns them; do not reorder or mix merges"
-                )
-            ranks[left + right] = len(ranks)
-            halves[left + right] = (left, right)
+                found = f"{left!r} never meets {right!r}, because an earlier merge joins bytes across their border"
+                rule = "expected merges in the order in which BPE learns them; do not reorder or mix merges"
+                raise InvalidInput(f"merge {number}: {found}, {rule}")
+            ranks[left + right], halves[left + right] = len(ranks), (left, right)
 
         ids, special = (ranks, {END_OF_TEXT: len(ranks)}) if ids is None else (ids, special)
         by_id = {id: token.encode() for token, id in {**special, **added}.items()} | {ids[token]: token for token in ranks}
@@ -404,12 +389,11 @@ class BPETokenizer(Tokenizer):
         """
         _check_integer("vocab_size", vocab_size, 257, f"256 bytes and {END_OF_TEXT}")
         _check_integer("min_frequency", min_frequency, 1, "a pair must occur to be merged")
-        n_merges = vocab_size - 257
         merges = []
-        for pair, _ in learn_merges(count_words(texts), n_merges, min_frequency):
+        for pair, _ in learn_merges(count_words(texts), vocab_size - 257, min_frequency):
             merges.append(pair)
             if progress is not None:
-                progress(len(merges), n_merges)
+                progress(len(merges), vocab_size - 257)
         return cls(merges)
 
     def _encode(self, text: str) -> NDArray[np.integer]:
@@ -506,8 +490,7 @@ CHARACTERS_SPLIT = _split_by(r"[\s\S]", by_match=False)
 BYTES_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
-@dataclass
-class _Added:
+class _Added(NamedTuple):
     """What files say of tokens that another program added to a vocabulary, and of the part that tokens play (`eos_token`)."""
 
     special: dict[str, int]
@@ -530,11 +513,9 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         return _load_bpe(vocab, read_json(vocab), merges, [line for line in lines if line], _read_added(directory))
     if single.is_file():
         return _load_single(single, _read_added(directory))
-    found = [path.name for path in (vocab, merges) if path.is_file()]
-    raise MissingFile(
-        f"{directory}: {'only ' + found[0] if found else 'no tokenizer'}, expected vocab.json and merges.txt, or tokenizer.json; "
-        "write them with tokenizer.save(directory)"
-    )
+    found = next((f"only {path.name}" for path in (vocab, merges) if path.is_file()), "no tokenizer")
+    rule = "expected vocab.json and merges.txt, or tokenizer.json; write them with tokenizer.save(directory)"
+    raise MissingFile(f"{directory}: {found}, {rule}")
 
 
 def _read_added(directory: Path) -> _Added:
@@ -587,10 +568,8 @@ def _load_bpe(vocab_path: Path, vocabulary: Json, merges_path: Path, pairs: list
     vocabulary = _check_vocabulary(vocab_path, vocabulary, more)
     ids = {token: vocabulary.get(_visible(token)) for token in [*BYTE_TOKENS, *(left + right for left, right in merges)]}
     if missing := [_visible(token) for token, id in ids.items() if id is None]:
-        raise InvalidInput(
-            f"{vocab_path}: no id for {_short(missing[0])}, expected one for each of the 256 bytes and {len(merges)} merges; take "
-            "vocabulary and merges from the same tokenizer"
-        )
+        rule = f"expected one for each of the 256 bytes and {len(merges)} merges; take vocabulary and merges from the same tokenizer"
+        raise InvalidInput(f"{vocab_path}: no id for {_short(missing[0])}, {rule}")
     special = dict(more.special)
     for text in vocabulary.keys() - {_visible(token) for token in ids} - special.keys() - more.added.keys():
         # What GPT-2's pattern cuts, like <s> or [PAD], no merge can make: a special token. Anything else should have been made by one.
@@ -614,10 +593,8 @@ def _load_single(path: Path, more: _Added) -> Tokenizer:
         return _load_bpe(path, model.get("vocab"), path, model["merges"], more)
     split = next((s for s in (WordTokenizer.SPLIT, WordTokenizer.FORMER_SPLIT) if kind[1] == _split_by(s, by_match=True)), None)
     if kind[0] != "WordLevel" or kind[2] is not None or not (split or kind[1] == CHARACTERS_SPLIT):
-        raise InvalidInput(
-            f"{path}: model {_short(kind[0])} with pre_tokenizer {_short(kind[1])}, expected what CharacterTokenizer or WordTokenizer "
-            "saves, or GPT-2's byte-level BPE; others are not supported"
-        )
+        rule = "expected what CharacterTokenizer or WordTokenizer saves, or GPT-2's byte-level BPE; others are not supported"
+        raise InvalidInput(f"{path}: model {_short(kind[0])} with pre_tokenizer {_short(kind[1])}, {rule}")
     _check_vocabulary(path, model.get("vocab"), more)
     vocabulary = sorted(model["vocab"], key=model["vocab"].__getitem__)
     special = {text: id for text, id in more.special.items() if text not in model["vocab"]}
