@@ -69,10 +69,8 @@ class GPTConfig:
         if self.n_embd % self.n_head:
             divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
             heads = [n for n in divisors if n < self.n_head][-1:] + [n for n in divisors if n > self.n_head][:1]
-            raise InvalidInput(
-                f"GPTConfig: n_embd {self.n_embd} with n_head {self.n_head}, expected n_head to divide n_embd; "
-                f"try n_embd {_multiples(self.n_head, self.n_embd)}, or n_head {' or '.join(map(str, heads))}"
-            )
+            fix = f"try n_embd {_multiples(self.n_head, self.n_embd)}, or n_head {' or '.join(map(str, heads))}"
+            raise InvalidInput(f"GPTConfig: n_embd {self.n_embd} with n_head {self.n_head}, expected n_head to divide n_embd; {fix}")
         for name in ("dropout", "embd_pdrop", "attn_pdrop"):
             p = getattr(self, name)
             if p is not None and not 0 <= p < 1:
@@ -199,10 +197,9 @@ class TrainConfig:
         if self.tokens_per_update == 0:
             return 1
         if self.tokens_per_update % micro:
-            raise InvalidInput(
-                f"TrainConfig.tokens_per_update: {self.tokens_per_update}, expected a multiple of micro_batch x context = "
-                f"{self.micro_batch} x {n_positions} = {micro}; try {_multiples(micro, self.tokens_per_update)}"
-            )
+            rule = f"expected a multiple of micro_batch x context = {self.micro_batch} x {n_positions} = {micro}"
+            fix = f"try {_multiples(micro, self.tokens_per_update)}"
+            raise InvalidInput(f"TrainConfig.tokens_per_update: {self.tokens_per_update}, {rule}; {fix}")
         return self.tokens_per_update // micro
 
 

@@ -77,10 +77,9 @@ def fetch(name: str, *, cache: str | Path | None = None) -> Path:
             return _fetch_member(download, cache)
         return download_file(download.url, cache / download.file_name, download.sha256, max_bytes=MAX_DOWNLOAD_BYTES)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # no network; or something else answered, and its sha256 is wrong
-        raise DownloadFailed(
-            f"corpus {name!r}: found nowhere and not downloaded ({type(error).__name__}), expected {download.url} "
-            f"(sha256 {download.sha256}); put the file as {download.file_name} into {cache}, or into a folder named by TINYGPT_DATA"
-        ) from error
+        rule = f"expected {download.url} (sha256 {download.sha256})"
+        fix = f"put the file as {download.file_name} into {cache}, or into a folder named by TINYGPT_DATA"
+        raise DownloadFailed(f"corpus {name!r}: found nowhere and not downloaded ({type(error).__name__}), {rule}; {fix}") from error
 
 
 def _fetch_member(download: Download, cache: Path) -> Path:

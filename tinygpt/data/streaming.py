@@ -43,10 +43,7 @@ class Part:
 
 @dataclass
 class StreamedCorpus:
-    """Like `tinygpt.data.corpora.Corpus`, but the texts stay in their files.
-
-    fingerprint   sha256, in hex, of all names and bytes
-    """
+    """Like `tinygpt.data.corpora.Corpus`, but the texts stay in their files. fingerprint: sha256, in hex, of all names and bytes."""
 
     name: str
     train: list[Part]
@@ -76,10 +73,8 @@ class StreamedCorpus:
 
 
 def read_pieces(path: Path, start: int = 0, end: int | None = None, piece_bytes: int = PIECE_BYTES) -> Iterator[str]:
-    """The text of a stretch of a UTF-8 file, line ends as \\n, in pieces that end before white space that follows something else.
-
-    Raises ValueError, naming file and offset, if it is not UTF-8.
-    """
+    """The text of a stretch of a UTF-8 file, line ends as \\n, in pieces that end before white space that follows something else. Raises
+    ValueError, naming file and offset, if it is not UTF-8."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)  # keeps half a character, half a \r\n
     end = path.stat().st_size if end is None else end
     held = ""  # text after the last possible cut
@@ -89,10 +84,8 @@ def read_pieces(path: Path, start: int = 0, end: int | None = None, piece_bytes:
         while not final:
             data = file.read(min(piece_bytes, end - offset))
             if offset == 0 and (encoding := encoding_of(data, path)) != "utf-8":
-                raise InvalidInput(
-                    f"{path}: {encoding.upper()}, expected UTF-8 in a corpus above {STREAM_BYTES >> 20} MiB, which is read in pieces; convert "
-                    f"it: iconv -f {encoding} -t utf-8"
-                )
+                rule = f"expected UTF-8 in a corpus above {STREAM_BYTES >> 20} MiB, which is read in pieces"
+                raise InvalidInput(f"{path}: {encoding.upper()}, {rule}; convert it: iconv -f {encoding} -t utf-8")
             final = offset + len(data) >= end or not data
             n_kept = len(decoder.getstate()[0])
             try:
@@ -133,8 +126,8 @@ def texts_for_tokenizer(corpus: Corpus | StreamedCorpus, kind: str) -> Iterable[
     """What a tokenizer of this kind is trained on: the training text (a sample of it, if streamed); an alphabet needs every character."""
     everything = kind == "characters"
     if isinstance(corpus, StreamedCorpus):
-        both: tuple[Split, ...] = ("train", "validation")
-        return (piece for split in both for piece, _ in corpus.pieces(split)) if everything else corpus.sample()
+        both = itertools.chain(corpus.pieces("train"), corpus.pieces("validation"))
+        return (piece for piece, _ in both) if everything else corpus.sample()
     return [document.text for document in (corpus.train + corpus.validation if everything else corpus.train)]
 
 
@@ -142,8 +135,7 @@ def _split(name: str, files: Sequence[tuple[str, Path]], fraction: float, seed: 
     """A corpus of (name, file), split: complete files drawn by seed if that comes close to the fraction, else the last part of each.
 
     Near-copies are not looked for, as they are in smaller corpora; files with equal bytes stay together.
-    Raises ValueError for text that is not UTF-8, or too short.
-    """
+    Raises ValueError for text that is not UTF-8, or too short."""
     digest = hashlib.sha256()
     groups: dict[str, list[Part]] = {}  # parts by content
     for title, path in files:

@@ -40,10 +40,9 @@ class Windows:
         if context < 1 or stride < 1:
             raise InvalidInput(f"Windows: context {context}, stride {stride}, expected both >= 1; stride = context means no overlap")
         if len(tokens) < context + 1:
-            raise InvalidInput(
-                f"Windows: a corpus of {len(tokens)} tokens, expected at least {context + 1} (a context of {context} and the token "
-                f"after it); take more text or a context of at most {max(len(tokens) - 1, 0)}"
-            )
+            rule = f"expected at least {context + 1} (a context of {context} and the token after it)"
+            fix = f"take more text or a context of at most {max(len(tokens) - 1, 0)}"
+            raise InvalidInput(f"Windows: a corpus of {len(tokens)} tokens, {rule}; {fix}")
         self.tokens, self.context, self.stride = tokens, context, stride
 
     def __len__(self) -> int:
@@ -73,9 +72,9 @@ class BatchOrder:
         if batch_size < 1:
             raise InvalidInput(f"BatchOrder: batch size {batch_size}, expected at least 1; it counts windows")
         if drop_last and n_items < batch_size:
+            fix = f"lower the micro-batch to {max(n_items, 1)} or less, the context or the stride, or take more text"
             raise InvalidInput(
-                f"BatchOrder: {n_items} windows for a batch of {batch_size} with drop_last, expected at least one batch; "
-                f"lower the micro-batch to {max(n_items, 1)} or less, the context or the stride, or take more text"
+                f"BatchOrder: {n_items} windows for a batch of {batch_size} with drop_last, expected at least one batch; {fix}"
             )
         self.n_items, self.batch_size, self.seed, self.shuffle = n_items, batch_size, seed, shuffle
         self.lengths, self.together = lengths, together
@@ -164,10 +163,8 @@ def bigram_nats(train: np.ndarray, validation: np.ndarray, n_vocab: int) -> floa
 
 
 def pad(sequences: Sequence[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences of ids as one array, as long as the longest: ids (B, T) int64, and a mask (B, T) that is True for real tokens.
-
-    Padding is on the right and has id 0; any id would do, because no real token attends to it.
-    """
+    """Sequences of ids as one array, as long as the longest: ids (B, T) int64, and a mask (B, T) that is True for real tokens. Padding is on
+    the right and has id 0; any id would do, because no real token attends to it."""
     lengths = np.array([len(ids) for ids in sequences])
     mask = np.arange(lengths.max()) < lengths[:, None]
     ids = np.zeros(mask.shape, dtype=np.int64)

@@ -51,10 +51,7 @@ class Disk:
 
 _real = Disk()
 _disk: ContextVar[Disk] = ContextVar("disk", default=_real)
-
-
-def disk() -> Disk:
-    return _disk.get()
+disk = _disk.get
 
 
 @contextlib.contextmanager
@@ -189,9 +186,8 @@ class Lock:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
             file.close()
-            raise InUse(
-                f"{self.path.parent}: in use by {holder}, expected one writer at a time; wait for it or stop it, or choose another --run"
-            ) from None
+            rule = "expected one writer at a time; wait for it or stop it, or choose another --run"
+            raise InUse(f"{self.path.parent}: in use by {holder}, {rule}") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()

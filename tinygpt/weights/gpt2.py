@@ -8,8 +8,6 @@
 Reading goes in two steps. First every file's table of contents is read and checked, which says where each tensor is
 (`StoredTensor`). Then names and shapes are compared with the model's, all differences reported at once, and each tensor is read
 straight into its parameter: there is never a second copy of the weights.
-
-No pickle: loading one runs whatever code its author put into it.
 """
 
 import dataclasses
@@ -120,10 +118,8 @@ class StoredModel:
         """Raises ValueError for a shape far beyond the weights, before a model of it is made: a typing error, or an attack."""
         held = sum(math.prod(tensor.shape) for tensor in self.tensors.values()) if has_weights(self.path) else math.inf
         if config.n_parameters() > 2 * held + 10_000:
-            raise InvalidInput(
-                f"{self.path / 'config.json'}: describes {config.n_parameters():,} weights, expected about {held:,}, as many as the "
-                "file of weights holds; take both files from the same model"
-            )
+            rule = f"expected about {held:,}, as many as the file of weights holds; take both files from the same model"
+            raise InvalidInput(f"{self.path / 'config.json'}: describes {config.n_parameters():,} weights, {rule}")
         return config
 
     def load_into(self, model: Storable) -> None:
@@ -147,10 +143,9 @@ class StoredModel:
             else:
                 read_array(stored[name], p.data)
         if head is not None and not head.equals(backend.to_host(wanted["wte.weight"].data)):
-            raise InvalidInput(
-                f"{head.path}: lm_head.weight differs from wte.weight, expected equal ones where the output layer is tied to the embedding; "
-                'write "tie_word_embeddings": false into config.json'
-            )
+            rule = "expected equal ones where the output layer is tied to the embedding"
+            fix = 'write "tie_word_embeddings": false into config.json'
+            raise InvalidInput(f"{head.path}: lm_head.weight differs from wte.weight, {rule}; {fix}")
 
 
 def read_array(tensor: StoredTensor, out: Array) -> None:
@@ -257,11 +252,8 @@ def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str
 
 
 def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:
-    """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2".
-
-    cls   GPT, whose class method this is
-    Raises as `StoredModel` and its `load_into`.
-    """
+    """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2". cls is GPT, whose class
+    method this is. Raises as `StoredModel` and its `load_into`."""
     stored = StoredModel(path_or_name)
     model = cls(stored.config, _empty=True)
     stored.load_into(model)

@@ -6,10 +6,8 @@ from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, MissingPac
 from tinygpt.storage.safetensors import INDEX, WEIGHTS
 
 TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"]
-HUB_NAMES = {
-    **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
-    "distilgpt2": "distilbert/distilgpt2",
-}
+HUB_NAMES = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+HUB_NAMES["distilgpt2"] = "distilbert/distilgpt2"
 
 
 def locate(path_or_name: str | Path) -> Path:
@@ -24,10 +22,8 @@ def locate(path_or_name: str | Path) -> Path:
     name = str(path_or_name)
     owner, _, rest = name.partition("/")
     if name not in HUB_NAMES and not (owner and rest and "/" not in rest and owner[0] not in ".~" and not Path(owner).exists()):
-        raise MissingFile(
-            f"{name}: no such file or directory, expected weights on this machine, {', '.join(HUB_NAMES)}, or owner/name on Hugging Face's "
-            "hub; check the path"
-        )
+        rule = f"expected weights on this machine, {', '.join(HUB_NAMES)}, or owner/name on Hugging Face's hub"
+        raise MissingFile(f"{name}: no such file or directory, {rule}; check the path")
     return _fetch(HUB_NAMES.get(name, name))
 
 
@@ -62,7 +58,6 @@ def refuse_pickle(path: Path) -> InvalidInput:
         f"import torch, safetensors.torch as s; w = torch.load('{path.name}', weights_only=True, map_location='cpu'); "
         f"s.save_file({{k: v.clone().contiguous() for k, v in w.get('model', w).items()}}, '{WEIGHTS}')"
     )
-    return InvalidInput(
-        f"{path}: pickled weights, expected {WEIGHTS}, because reading a pickle runs any code that its author put into it; if you trust "
-        f'the file, convert it where PyTorch is installed: python -c "{code}"'
-    )
+    rule = f"expected {WEIGHTS}, because reading a pickle runs any code that its author put into it"
+    fix = f'if you trust the file, convert it where PyTorch is installed: python -c "{code}"'
+    return InvalidInput(f"{path}: pickled weights, {rule}; {fix}")

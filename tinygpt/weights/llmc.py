@@ -28,13 +28,11 @@ def read_llm_c_header(path: Path) -> tuple[GPTConfig, dict[str, StoredTensor]]:
     if magic != _LLM_C_MAGIC:
         if is_pickle(path):
             raise refuse_pickle(path)
-        raise InvalidInput(
-            f"{path}: begins with {magic}, expected {_LLM_C_MAGIC}, as llm.c's model files do; pass a Hugging Face directory or such a file"
-        )
+        rule = f"expected {_LLM_C_MAGIC}, as llm.c's model files do; pass a Hugging Face directory or such a file"
+        raise InvalidInput(f"{path}: begins with {magic}, {rule}")
     if version not in _LLM_C_DTYPES:
-        raise InvalidInput(
-            f"{path}: llm.c's version {version}, expected 3 (float32) or 5 (bfloat16); write it again with llm.c's train_gpt2.py"
-        )
+        rule = "expected 3 (float32) or 5 (bfloat16); write it again with llm.c's train_gpt2.py"
+        raise InvalidInput(f"{path}: llm.c's version {version}, {rule}")
     config = GPTConfig(n_layer=n_layer, n_head=n_head, n_embd=c, n_positions=t, vocab_size=v)
     tensors: dict[str, StoredTensor] = {}
     start, dtype = _LLM_C_HEADER_BYTES, _LLM_C_DTYPES[version]
