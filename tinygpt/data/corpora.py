@@ -76,13 +76,11 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
 
     "docs", the default corpus, is English that every installation has: the docstrings of NumPy's public modules and the language manual
     that comes with Python. It is the same on every platform, and changes with the versions of NumPy and Python.
-
     Raises ValueError for text that is empty, too short to split or not UTF-8, and for a fraction outside 0 to 1; FileNotFoundError for
     an unknown name or path; ConnectionError for a download that fails.
     """
     if not 0 < validation_fraction < 1:
         raise InvalidInput(f"validation_fraction: {validation_fraction}, expected more than 0 and less than 1; the default is 0.1")
-
     name, path = str(name_or_path), user_path(name_or_path)
     corpora = [name for name, download in DOWNLOADS.items() if not download.labeled]
     if name_or_path == "docs":

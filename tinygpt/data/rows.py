@@ -62,7 +62,7 @@ def read_table(path: Path, usual: Iterable[str], asked: Iterable[str] = ()) -> T
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv", ".txt"):
         lines, notes = _lines(path, read_text(path), "," if suffix == ".csv" else "\t")
-        return _with_columns(path, lines, (set(usual), {name for name in asked if name}), notes)
+        return _with_columns(path, lines, set(usual), {name for name in asked if name}, notes)
     if suffix in (".json", ".jsonl"):
         return _records(path, read_text(path))
     raise InvalidInput(f"{path}: format {suffix!r}, expected .txt, .csv, .tsv, .json or .jsonl; rename or convert the file")
@@ -130,13 +130,12 @@ def _cells(path: Path, text: str, sign: str, quotes: bool = True) -> _Lines:
     return lines
 
 
-def _with_columns(path: Path, lines: _Lines, names: tuple[set[str], set[str]], notes: list[str]) -> Table:
+def _with_columns(path: Path, lines: _Lines, usual: set[str], asked: set[str], notes: list[str]) -> Table:
     n = len(lines[0][1])
     kept = [i for i in range(n) if any(cells[i].strip() for _, cells in lines)]
-    if len(kept) < n:
-        notes.append(f"{n - len(kept)} empty column{'s' if n - len(kept) > 1 else ''} left out")
+    if n_empty := n - len(kept):
+        notes.append(f"{n_empty} empty column{'s' if n_empty > 1 else ''} left out")
     first, *rest = [[cells[i] for i in kept] for _, cells in lines]
-    usual, asked = names
     again = [bool(cell.strip()) and cell in {cells[i] for cells in rest} for i, cell in enumerate(first)]
     named = any(cell.strip() in asked or (cell.strip().casefold() in usual and not twice) for cell, twice in zip(first, again, strict=True))
     has_header = not any(name.isdecimal() for name in asked) and (named or not any(again))
@@ -145,8 +144,7 @@ def _with_columns(path: Path, lines: _Lines, names: tuple[set[str], set[str]], n
         twice = next(name for name in columns if columns.count(name) > 1)
         raise InvalidInput(f"{path}: {lines[0][0]}: column {twice!r} twice, expected different names; rename one")
     notes.append(f"first line taken as {'the names of the columns' if has_header else 'data, columns named by number'}")
-    texts = zip(lines, [first, *rest], strict=True)
-    rows = [(place, dict(zip(columns, cells, strict=True))) for (place, _), cells in texts]
+    rows = [(place, dict(zip(columns, cells, strict=True))) for (place, _), cells in zip(lines, [first, *rest], strict=True)]
     return Table(path, columns, rows[has_header:], notes)
 
 

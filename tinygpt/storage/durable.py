@@ -100,10 +100,8 @@ def read_digest(path: Path) -> Written:
 
 
 def replace_file(path: Path, data: bytes | str | Iterable[Chunk], *, writer: str = "") -> Written:
-    """Gives a file new content (all of it, or chunks): a reader finds the old content or the new one, at any instant.
-
-    writer   distinguishes those that may do so at the same time
-    """
+    """Gives a file new content (all of it, or chunks): a reader finds the old content or the new one, at any instant. `writer` tells apart
+    those that may do so at the same time."""
     temporary = path.with_name(f"{PARTIAL}{writer}{path.name}")
     try:
         written = write_file(temporary, [data.encode("utf-8")] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)
@@ -118,9 +116,7 @@ def replace_file(path: Path, data: bytes | str | Iterable[Chunk], *, writer: str
 
 def write_directory(final: Path, files: Mapping[str, Iterable[Chunk]], manifest: Callable[[dict[str, Written]], bytes]) -> None:
     """Writes files (name: chunks) into a temporary directory next to `final`, makes it durable, and renames it: all appears, or nothing.
-
-    manifest   makes the content of manifest.json, written last, from size and sha256 of each file
-    """
+    `manifest` makes the content of manifest.json, written last, from size and sha256 of each file."""
     temporary = final.with_name(f"{PARTIAL}{final.name}")
     try:
         temporary.mkdir()

@@ -21,21 +21,9 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CHUNK_BYTES = 8 * 1024 * 1024  # how much of a tensor is in memory twice while it is widened, transposed or compared
 
 _MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
-_NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-}  # of dtypes
-FLOATS: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-}  # BF16: its 16 bits
+# The format's names of dtypes: of those that are written; of those that are read, BF16 as its 16 bits; and of all, with their sizes.
+_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32", "uint8": "U8"}
+FLOATS: dict[str, np.dtype] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
 ITEM_BYTES |= {name: dtype.itemsize for name, dtype in FLOATS.items()}
 
@@ -164,14 +152,12 @@ def _entry(path: Path, name: str, fields: Json, data: int) -> StoredTensor:
     """One entry of a safetensors header, each field checked; `data` is where the file's numbers begin."""
     try:
         dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
-        numbers = [begin, end, *shape]
-        legal = all(type(number) is int and number >= 0 for number in numbers) and isinstance(shape, list)
-        legal = legal and end - begin == math.prod(shape) * ITEM_BYTES[dtype]
+        legal = all(type(number) is int and number >= 0 for number in [begin, end, *shape]) and isinstance(shape, list)
+        if legal and end - begin == math.prod(shape) * ITEM_BYTES[dtype]:
+            return StoredTensor(path, data + begin, dtype, tuple(shape))
     except (TypeError, KeyError, ValueError):
-        legal = False
-    if not legal:
-        raise _damaged(path, f"{name}: {json.dumps(fields)[:200]}")
-    return StoredTensor(path, data + begin, dtype, tuple(shape))
+        pass
+    raise _damaged(path, f"{name}: {json.dumps(fields)[:200]}")
 
 
 def read_headers(directory: Path) -> dict[str, StoredTensor]:
@@ -190,10 +176,8 @@ def read_headers(directory: Path) -> dict[str, StoredTensor]:
         held = read_safetensors_header(path)
         claimed = {name for name, file in shard_of.items() if file == shard}
         if held.keys() != claimed:
-            more, less = some_names(held.keys() - claimed), some_names(claimed - held.keys())
-            raise InvalidInput(
-                f"{path}: holds {more} beyond its index and lacks {less}, expected the tensors that {INDEX} lists; fetch index and shards together"
-            )
+            found = f"holds {some_names(held.keys() - claimed)} beyond its index and lacks {some_names(claimed - held.keys())}"
+            raise InvalidInput(f"{path}: {found}, expected the tensors that {INDEX} lists; fetch index and shards together")
         tensors |= held
     return tensors
 
