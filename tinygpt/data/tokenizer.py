@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, WrongType
 from tinygpt.storage.checked_json import Json, read_json, read_json_object, read_text
+from tinygpt.storage.safetensors import write_files
 
 Ids = Sequence[int] | NDArray[np.integer]  # of tokens, in one dimension
 END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<unk>"
@@ -93,11 +94,8 @@ class Tokenizer(abc.ABC):
 
     def save(self, directory: str | Path) -> None:
         """Write the tokenizer into a directory (made where missing), for `load_tokenizer`. Raises ValueError as `check_directory` does."""
-        directory = Path(directory)
-        self.check_directory(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in self.files().items():
-            (directory / name).write_text(text, encoding="utf-8", newline="\n")
+        self.check_directory(Path(directory))
+        write_files(Path(directory), {name: text.encode() for name, text in self.files().items()})
 
     def check_directory(self, directory: Path) -> None:
         """Raises ValueError where a directory already holds the files of another kind of tokenizer: `load_tokenizer` could not tell which."""
