@@ -163,9 +163,10 @@ def test_an_index_that_does_not_fit_its_shards_is_named(tmp_path):
         (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"wte.weight": wrong}}), encoding="utf-8")
         with pytest.raises(ValueError, match=r"names '.*', expected a file next to it"):
             GPT.from_pretrained(tmp_path)
-    (tmp_path / INDEX).write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"no weight_map from names to files"):
-        GPT.from_pretrained(tmp_path)
+    for content, found in (("{}", "no weight_map from names to files"), ("[]", "index.json: a JSON list, expected an object")):
+        (tmp_path / INDEX).write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=found):
+            GPT.from_pretrained(tmp_path)
 
 
 def test_a_tied_models_file_may_hold_the_head_if_it_is_the_same(tmp_path):

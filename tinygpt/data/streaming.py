@@ -58,13 +58,9 @@ class StreamedCorpus:
     def pieces(self, split: Split) -> Iterator[tuple[str, bool]]:
         """(piece of text, whether its document ends with it), one after the other."""
         for part in getattr(self, split):
-            last = ""
-            for piece in read_pieces(part.path, part.start, part.end):
-                if last:
-                    yield last, False
-                last = piece
-            if last:
-                yield last, True
+            pieces = read_pieces(part.path, part.start, part.end)  # none of them empty
+            for piece, following in itertools.pairwise(itertools.chain(pieces, [""])):
+                yield piece, not following
 
     def sample(self, n_bytes: int = SAMPLE_BYTES) -> Iterator[str]:
         """Training text up to n_bytes, in pieces evenly spaced over it."""

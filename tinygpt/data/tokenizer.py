@@ -645,8 +645,8 @@ def _check_text(what: str, text: object) -> None:
     except UnicodeEncodeError as error:
         at, byte = f"at position {error.start}", ord(text[error.start]) - 0xDC00
         if 0x80 <= byte <= 0xFF:  # how Python writes a byte of a command line or a standard input that it cannot decode
-            rule = "expected UTF-8 text; convert it, for example with iconv -f latin1 -t utf-8"
-            raise InvalidInput(f"{what}: byte 0x{byte:02x} {at} is not UTF-8, {rule}") from None
+            rule = "is not UTF-8, expected UTF-8 text; convert it, for example with iconv -f latin1 -t utf-8"
+            raise InvalidInput(f"{what}: byte 0x{byte:02x} {at} {rule}") from None
         fix = "read the text as UTF-8, or replace it with text.encode('utf-8', 'replace').decode('utf-8')"
         raise InvalidInput(f"{what}: lone surrogate {text[error.start]!r} {at}, expected Unicode text; {fix}") from None
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from tinygpt.errors import InvalidInput
-from tinygpt.storage.checked_json import Json, read_json
+from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.storage.durable import Chunk, write_file
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -165,7 +165,7 @@ def read_headers(directory: Path) -> dict[str, StoredTensor]:
     if (directory / WEIGHTS).is_file():
         return read_safetensors_header(directory / WEIGHTS)
     index = directory / INDEX
-    shard_of = read_json(index).get("weight_map")
+    shard_of = read_json_object(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
         raise InvalidInput(f"{index}: no weight_map from names to files, expected one; fetch the index again")
     tensors: dict[str, StoredTensor] = {}
@@ -210,8 +210,7 @@ def read_tensor(tensor: StoredTensor) -> np.ndarray:
 def read_chunks(tensor: StoredTensor) -> Iterator[np.ndarray]:
     """The tensor's numbers as they are stored, in order, CHUNK_BYTES or so at a time."""
     if tensor.dtype in FLOATS and tensor.shape:
-        for _, numbers in _chunks(tensor):
-            yield numbers
+        yield from (numbers for _, numbers in _chunks(tensor))
 
 
 def _chunks(tensor: StoredTensor) -> Iterator[tuple[slice, np.ndarray]]:
