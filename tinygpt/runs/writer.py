@@ -7,12 +7,21 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 from tinygpt.runs import layout
 from tinygpt.storage import durable
 from tinygpt.storage.checked_json import to_json
 from tinygpt.storage.durable import Written, replace_file
 from tinygpt.storage.safetensors import Content, TensorFile, chunks_of
+
+
+class WriterOptions(TypedDict, total=False):
+    """Options of `CheckpointWriter`."""
+
+    keep: int
+    background: bool
+    note: Callable[[str], None]
 
 
 class CheckpointWriter:
@@ -40,10 +49,9 @@ class CheckpointWriter:
         if not self.background:
             self._write(step, files, best, adapter)
             return
-        files, adapter = _copied(files), _copied(adapter)
-        context = contextvars.copy_context()
+        job = (self._write, step, _copied(files), best, _copied(adapter))
         # A daemon: a second Ctrl-C ends the program at once, and what is half-written then is not yet a checkpoint.
-        self._thread = threading.Thread(target=context.run, args=(self._write, step, files, best, adapter), daemon=True)
+        self._thread = threading.Thread(target=contextvars.copy_context().run, args=job, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -100,9 +108,6 @@ def _point_and_prune(run: Path, name: str, best: bool, keep: int) -> None:
     for old in newest:
         if old.name not in kept:
             durable.remove_directory(old)
-
-
-# ---- errors of the system ----------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
