@@ -44,13 +44,15 @@ class Run:
     tokenizer    saved with each checkpoint; set it before training
     adapter      LoRA's, if there is one, and `base`, the model that it belongs to
     facts        what each checkpoint's training.json contains in addition to the trainer's state: fingerprints of data and tokenizer
+    log(values)  writes a line of metrics.jsonl
+    wait()       returns when no checkpoint is being written any more; finish(), too, or raises OSError if the last one was not written
     options      of the constructor, `create` and `resume`: those of `CheckpointWriter`
     """
 
     def __init__(self, path: Path, **options: Unpack[WriterOptions]) -> None:
         self.path = path
         self.writer = CheckpointWriter(path, **options)
-        self.wait = self.writer.wait
+        self.wait, self.finish = self.writer.wait, self.writer.finish
         self.metrics = MetricsFile(path / "metrics.jsonl")
         self.log = self.metrics.write
         self.tokenizer: Tokenizer | None = None
@@ -92,7 +94,7 @@ class Run:
         directory = Path(path).expanduser()
         if not (directory / "checkpoints").is_dir():
             raise MissingFile(
-                f"{directory}: no checkpoints, expected a run's directory; check the path, or start a new run without --resume"
+                f"{directory}: no checkpoints, expected the directory of a run; check the path, or start a new run without --resume"
             )
         with explained(directory):
             Lock(directory).acquire()
@@ -129,7 +131,7 @@ class Run:
             self.wait()
             self.log({"step": trainer.result.step, "ended": "diverged"})
             raise Diverged(f"{error}; the last good checkpoint: {self._last_name() or 'none was written yet'}") from error
-        self.writer.finish()
+        self.finish()
         how = "interrupted" if result.interrupted else "stopped early" if result.stopped_early else "finished"
         self.log({"step": result.step, "ended": how})
         return result
