@@ -63,16 +63,13 @@ def token_nats(model: Decodable, ids: Sequence[int], stride: int | None = None) 
     tokens = np.asarray(ids)
     if len(tokens) < 2:
         raise InvalidInput(f"likelihood: {len(tokens)} tokens, expected at least 2; the first has nothing before it")
-    nats = np.zeros(len(tokens) - 1)
+    nats, start, done = np.zeros(len(tokens) - 1), 0, 0  # done: predictions made so far; prediction i is of token i + 1
     with nn.evaluating(model), inference.mode():
-        done = 0  # predictions made so far; prediction i is of token i + 1
-        for start in range(0, len(tokens) - 1, stride):
-            end = min(start + n_positions, len(tokens) - 1)
+        while done < len(nats):
+            end = min(start + n_positions, len(nats))
             hidden = model.hidden(tokens[None, start:end])[0, done - start :]
             nats[done:end] = _nats(model, hidden, tokens[done + 1 : end + 1])
-            done = end
-            if done == len(tokens) - 1:
-                break
+            start, done = start + stride, end
     return nats
 
 
@@ -105,12 +102,12 @@ def choose(model: Decodable, tokenizer: Tokenizer, prompt: str, options: Sequenc
     if not options:
         raise InvalidInput("choose: no option, expected at least one")
     start, answers = prompt_ids(tokenizer, prompt), [tokenizer.encode(option) for option in options]
-    n = len(start)
+    n, most = len(start), model.config.n_positions + 1
     for option, ids in zip(options, answers, strict=True):
-        if not n or not ids or n + len(ids) > model.config.n_positions + 1:
+        if not n or not ids or n + len(ids) > most:
             raise InvalidInput(
-                f"choose: {n} tokens of prompt and {len(ids)} of {option!r}, expected at least one of each and at most "
-                f"{model.config.n_positions + 1} together; shorten the prompt"
+                f"choose: {n} tokens of prompt and {len(ids)} of {option!r}, expected at least one of each and at most {most} together; "
+                "shorten the prompt"
             )
     inputs, _ = pad([[*start, *ids[:-1]] for ids in answers])
     with nn.evaluating(model), inference.mode():
@@ -126,17 +123,9 @@ def few_shot_prompt(
 ) -> str:
     """A prompt that shows the task by examples (few-shot) or only names it (zero-shot), and ends where the answer begins.
 
-        Say the opposite.
-
-        Input: hot
-        Output: cold
-
-        Input: up
-        Output:
-
-    task    one line at the top, or ""
-    names   the words before question and answer
-    The answer then starts with a space and ends with its line: stop=["\\n"].
+    few_shot_prompt("up", [("hot", "cold")], task="Say the opposite.") is, with empty lines in between,
+    "Say the opposite.", "Input: hot\\nOutput: cold", "Input: up\\nOutput:". The answer then starts with a space and ends with its line:
+    stop=["\\n"]. names: the words before question and answer.
     Source  Brown et al. 2020, arXiv:2005.14165, section 2.
     """
     asked, answered = names

@@ -29,28 +29,27 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise InvalidInput(f"temperature: {self.temperature}, expected a finite number >= 0; 0 is greedy")
-        if self.top_k < 0:
-            raise InvalidInput(f"top_k: {self.top_k}, expected >= 0; 0 allows all tokens")
-        if not 0 < self.top_p <= 1:
-            raise InvalidInput(f"top_p: {self.top_p}, expected 0 < top_p <= 1; 1 allows all tokens")
-        if not 0 <= self.min_p <= 1:
-            raise InvalidInput(f"min_p: {self.min_p}, expected 0 <= min_p <= 1; 0 allows all tokens")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise InvalidInput(f"repetition_penalty: {self.repetition_penalty}, expected a finite number > 0; 1 leaves the logits alone")
+        for name, legal, rule in (
+            ("temperature", 0 <= self.temperature < float("inf"), "a finite number >= 0; 0 is greedy"),
+            ("top_k", self.top_k >= 0, ">= 0; 0 allows all tokens"),
+            ("top_p", 0 < self.top_p <= 1, "0 < top_p <= 1; 1 allows all tokens"),
+            ("min_p", 0 <= self.min_p <= 1, "0 <= min_p <= 1; 0 allows all tokens"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "a finite number > 0; 1 leaves the logits alone"),
+        ):
+            if not legal:
+                raise InvalidInput(f"{name}: {getattr(self, name)}, expected {rule}")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities along the last axis of logits (..., V), on the host, float64."""
-    p = np.exp(np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64))
+    p: np.ndarray = np.exp(np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64))
     p /= p.sum(axis=-1, keepdims=True)
     return p
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Logarithms of `softmax`, which keep what it rounds to 0."""
-    scores = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64)
+    scores: np.ndarray = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64)
     scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
     return scores
 
@@ -73,7 +72,7 @@ def sample(
     if sampling.repetition_penalty != 1 and seen is not None:
         logits = np.stack([penalized(row, ids, sampling.repetition_penalty) for row, ids in zip(logits, seen, strict=True)])
     if sampling.temperature == 0:
-        return logits.argmax(axis=-1)
+        return np.asarray(logits.argmax(axis=-1))
     uniform = rng.random(len(logits))
     return np.array([_draw(*candidates(row, sampling), u) for row, u in zip(logits, uniform, strict=True)], dtype=np.int64)
 

@@ -30,7 +30,7 @@ from typing import IO
 
 import numpy as np
 
-from autograd import backend, kernel_mode, nn
+from autograd import Array, backend, kernel_mode, nn
 from autograd.limits import private_peak_bytes
 from autograd.optim import AdamW, bind_to_buffers
 from autograd.threads import n_threads, use_threads
@@ -39,7 +39,7 @@ from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.models.gpt import GPT
-from tinygpt.models.protocols import Array, Batch, Trainable
+from tinygpt.models.protocols import Batch, Trainable
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
 
@@ -60,9 +60,7 @@ def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int
     """How many processes share each micro-batch; 1: no replicas.
 
     `config.processes`, at most one per row; if that is 0, one per thread (see `autograd.threads`) where that is faster, else 1.
-    n_weights        trained weights
-    tokens_per_row   approximately: the context
-    Raises ValueError for several processes on a GPU.
+    n_weights are the trained ones, tokens_per_row approximately the context. Raises ValueError for several processes on a GPU.
     """
     asked, rows = config.processes, config.micro_batch
     if asked > 1 and backend.name != "numpy":
@@ -132,8 +130,7 @@ class LocalWorkers:
             self.replicas.close()
 
     def peak_bytes(self) -> int:
-        pids = [] if self.replicas is None or self.replicas.closed else self.replicas.pids
-        return sum(private_peak_bytes(pid) for pid in pids)
+        return 0 if self.replicas is None or self.replicas.closed else sum(map(private_peak_bytes, self.replicas.pids))
 
 
 class Replicas:
@@ -154,14 +151,9 @@ class Replicas:
             optimizer.move_weights(self.shared[0])
             self._processes = [_Process(self.n_threads) for _ in range(1, n)]
             self._end = weakref.finalize(self, _close, self._processes)
-            copy = {
-                "config": asdict(model.config),
-                "recompute": [block.recompute for block in model.h],
-                "names": [name for name, _ in optimizer.named],
-                "path": str(path),
-                "dtype": str(self.shared.dtype),
-                "shape": self.shared.shape,
-            }
+            copy = {"config": asdict(model.config), "recompute": [block.recompute for block in model.h]}
+            copy |= {"names": [name for name, _ in optimizer.named]}
+            copy |= {"path": str(path), "dtype": str(self.shared.dtype), "shape": self.shared.shape}
             try:
                 for row, process in enumerate(self._processes, start=1):
                     process.send(copy | {"row": row})
@@ -185,11 +177,9 @@ class Replicas:
         stream = self.model.dropout_stream
         try:
             for process, mine in zip(self._processes, tasks[1:], strict=True):
-                parts = [
-                    {"share": share, "first_row": first_row, "given": [a is not None for a in part]} for part, share, first_row in mine
-                ]
+                parts = [{"share": s.share, "first_row": s.first_row, "given": [a is not None for a in s.batch]} for s in mine]
                 header = {"tasks": parts, "training": self.model.training, "seed": stream.seed, "draw": stream.counter}
-                process.send(header, [a for part, _, _ in mine for a in part if a is not None])
+                process.send(header, [a for shard in mine for a in shard.batch if a is not None])
             with use_threads(self.n_threads):
                 total = accumulate(self.model, tasks[0])
             for process, gradient in zip(self._processes, self.shared[1:], strict=True):
@@ -227,29 +217,24 @@ class _Process:
         # Not multiprocessing: it would run the caller's script again in the new process. Not fork: threads do not survive it.
         code = f"import sys; sys.path[:] = {sys.path!r}; from tinygpt.parallel.local import serve; serve()"
         threads = {"AUTOGRAD_THREADS": str(n_threads), "OPENBLAS_NUM_THREADS": str(n_threads)}
-        try:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=os.environ | threads,
-                start_new_session=True,  # Ctrl-C is for the parent, which saves
-            )
+        command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+        try:  # a session of its own: Ctrl-C is for the parent, which saves
+            self.popen = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=os.environ | threads, start_new_session=True)
         except OSError as error:
             raise ProcessFailed(f"replica: {error}, expected to start another Python; train with --processes 1") from error
+        assert self.popen.stdin is not None and self.popen.stdout is not None
+        self.stdin, self.stdout = self.popen.stdin, self.popen.stdout
 
     def send(self, header: dict[str, Json], arrays: Sequence[np.ndarray] = ()) -> None:
-        assert self.popen.stdin is not None
         try:
-            write_message(self.popen.stdin, header, arrays)
+            write_message(self.stdin, header, arrays)
         except OSError as error:
             raise self._ended() from error
 
     def receive(self) -> float:
         """The loss. Raises the error that the worker reports."""
-        assert self.popen.stdout is not None
         try:
-            answer, _ = read_message(self.popen.stdout)
+            answer, _ = read_message(self.stdout)
         except EOFError as error:
             raise self._ended() from error
         if "error" in answer:
@@ -268,10 +253,9 @@ class _Process:
 
 def _close(processes: list[_Process]) -> None:
     for process in processes:
-        assert process.popen.stdin is not None and process.popen.stdout is not None
         with contextlib.suppress(OSError):
-            process.popen.stdin.close()  # the worker reads the end of its tasks and ends
-        process.popen.stdout.close()
+            process.stdin.close()  # the worker reads the end of its tasks and ends
+        process.stdout.close()
     for process in processes:
         try:
             process.popen.wait(timeout=5)
@@ -322,11 +306,7 @@ def read_message(file: IO[bytes]) -> tuple[dict[str, Json], list[np.ndarray]]:
     if not line.endswith(b"\n"):
         raise EOFError
     header, kinds = json.loads(line)
-    arrays = []
-    for dtype, shape in kinds:
-        n_bytes = np.dtype(dtype).itemsize * math.prod(shape)
-        arrays.append(np.frombuffer(file.read(n_bytes), dtype).reshape(shape))
-    return header, arrays
+    return header, [np.frombuffer(file.read(np.dtype(kind).itemsize * math.prod(n)), kind).reshape(n) for kind, n in kinds]
 
 
 def serve() -> None:
@@ -336,16 +316,15 @@ def serve() -> None:
     os.dup2(2, 1)  # output of prints must not mix with the answers
     work: _Copy | None = None
     while True:
-        try:
-            header, arrays = read_message(tasks)
-        except EOFError:
-            return
         answer: dict[str, Json] = {"loss": 0.0}
         try:
+            header, arrays = read_message(tasks)
             if work is None:
                 work = _Copy(**header)
             else:
                 answer["loss"] = work.gradients(arrays, **header)
+        except EOFError:
+            return
         except Exception as error:
             answer = {"error": type(error).__name__, "message": str(error)}
         try:
