@@ -93,10 +93,8 @@ class GradientWorkers(Protocol):
     note: str
 
     def gradients(self, optimizer: AdamW, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
-        """Adds to the gradients those of the sum of share times mean loss over the batches, and returns that sum.
-
-        None, and nothing done, where this process computes these batches better (or as well) alone.
-        """
+        """Adds to the gradients those of the sum of share times mean loss over the batches, and returns that sum. None, and nothing done,
+        where this process computes these batches better (or as well) alone."""
 
     def close(self) -> None:
         """Ends the other processes; the next `gradients` starts them again."""

@@ -89,9 +89,7 @@ def can_copy(model: Trainable) -> bool:
 
 def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers":
     """The processes that train a model, as many as `n_processes` says; 1, with a note that says why, for a model that cannot be copied.
-
-    Raises ValueError if `config.processes` asks for several and the model cannot be copied, or the backend is not the CPU's.
-    """
+    Raises ValueError if `config.processes` asks for several and the model cannot be copied, or the backend is not the CPU's."""
     n_weights = sum(p.size for _, p in model.named_parameters() if p.requires_grad)
     n, note = n_processes(config, n_weights, model.config.n_positions), ""
     if n > 1 and not can_copy(model):
@@ -164,10 +162,8 @@ class Replicas:
                 raise
 
     def gradients(self, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
-        """Adds the gradients of the sum of share times mean loss over the batches to those of the parameters. Returns that sum.
-
-        Raises what a process raised, and RuntimeError if one has ended.
-        """
+        """Adds the gradients of the sum of share times mean loss over the batches to those of the parameters. Returns that sum. Raises what
+        a process raised, and RuntimeError if one has ended."""
         n = len(self._processes) + 1
         tasks: list[list[Shard]] = [[] for _ in range(n)]
         for batch, share in zip(batches, shares, strict=True):

@@ -52,10 +52,8 @@ def read_pointer(run: Path, which: str) -> str:
 
 
 def integrity_errors(directory: Path) -> list[str]:
-    """What is wrong with a checkpoint's files, by its manifest: missing, of another size, or of another sha256. Empty: intact.
-
-    A directory without a manifest (another program's) passes if it has weights.
-    """
+    """What is wrong with a checkpoint's files, by its manifest: missing, of another size, or of another sha256. Empty: intact. A directory
+    without a manifest (another program's) passes if it has weights."""
     if not directory.is_dir():
         return ["missing, though a pointer names it"]
     if not (directory / "manifest.json").is_file():

@@ -87,10 +87,8 @@ class Run:
 
     @classmethod
     def resume(cls, path: str | Path, **options: Unpack[WriterOptions]) -> "Run":
-        """A run to train on, locked until this process ends and cleaned of what a crash has left unfinished.
-
-        Raises FileNotFoundError if there is no run, BlockingIOError if another process has it.
-        """
+        """A run to train on, locked until this process ends and cleaned of what a crash has left unfinished. Raises FileNotFoundError if
+        there is no run, BlockingIOError if another process has it."""
         directory = Path(path).expanduser()
         if not (directory / "checkpoints").is_dir():
             raise MissingFile(
@@ -120,10 +118,8 @@ class Run:
         return Checkpoint.open(self.path, which) if layout.list_checkpoints(self.path) else None
 
     def train(self, trainer: Trainer, reporter: Reporter) -> Result:
-        """`trainer.run`, with this run to log and save to; returns when the last checkpoint is on the disk.
-
-        Raises OSError if that was not written, FloatingPointError, naming the last good checkpoint, for numbers that are not finite.
-        """
+        """`trainer.run`, with this run to log and save to; returns when the last checkpoint is on the disk. Raises OSError if that was not
+        written, FloatingPointError, naming the last good checkpoint, for numbers that are not finite."""
         self.writer.note = reporter.note
         try:
             result = trainer.run(reporter, self)

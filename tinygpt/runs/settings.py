@@ -22,10 +22,8 @@ _WHERE = ("run", "resume", "override")  # settings that are not the run's
 
 
 def stored_settings(kind: type[Config], run: str | Path) -> Config:
-    """The settings that a run began with, or was last resumed with, as the dataclass `kind` of its script.
-
-    Raises FileNotFoundError without config.json, ValueError for a run of another script and for a file that holds other things.
-    """
+    """The settings that a run began with, or was last resumed with, as the dataclass `kind` of its script. Raises FileNotFoundError without
+    config.json, ValueError for a run of another script and for a file that holds other things."""
     path = Path(run).expanduser() / "config.json"
     if not path.is_file():
         raise MissingFile(f"{run}: no config.json, expected the directory of a run; check the path")

@@ -71,10 +71,8 @@ def estimate(
 
 
 def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, checkpoints: bool = True, processes: int = 1) -> str:
-    """A sentence on the memory that training will need and the limit; call it before the model is made.
-
-    Raises ValueError, naming the two settings to lower and values that would fit, if it does not fit.
-    """
+    """A sentence on the memory that training will need and the limit; call it before the model is made. Raises ValueError, naming the two
+    settings to lower and values that would fit, if it does not fit."""
     if backend.name != "numpy" or backend.kernels == "reference":
         return "not estimated: the formula holds for the CPU's fast kernels"
 

@@ -246,10 +246,8 @@ class _Loop:
         return result
 
     def update(self) -> tuple[float, float] | None:
-        """The next update, made only if its numbers are finite. Returns (loss, gradient norm), or None if `on_nan` skipped it.
-
-        A skipped update moves schedule and data on, not the weights. After a roll-back the next update from there is made.
-        """
+        """The next update, made only if its numbers are finite. Returns (loss, gradient norm), or None if `on_nan` skipped it. A skipped
+        update moves schedule and data on, not the weights. After a roll-back the next update from there is made."""
         trainer, result = self.trainer, self.result
         while True:
             before = trainer.position()
@@ -327,10 +325,8 @@ class _Loop:
 
 
 def check_deterministic(trainer: Trainer) -> str:
-    """Computes the loss and all gradients of the next update twice and compares the bits; leaves the trainer unchanged.
-
-    Returns a sentence with the result. Raises ArithmeticError naming the first parameter whose gradients differ.
-    """
+    """Computes the loss and all gradients of the next update twice and compares the bits; leaves the trainer unchanged. Returns a sentence
+    with the result. Raises ArithmeticError naming the first parameter whose gradients differ."""
     before, runs = trainer.position(), []
     for _ in range(2):
         loss = trainer.gradients()
