@@ -69,8 +69,7 @@ class DecodingState:
                 ids, _ = pad([self.window(row) for row in range(len(self.rows))])
                 return self._output(self.model.hidden(ids)[np.arange(len(ids)), np.array(self.lengths) - 1])
             if self.stale_rows:
-                rows = sorted(self.stale_rows)
-                self.stale_rows.clear()
+                rows, self.stale_rows = sorted(self.stale_rows), set()
                 if len(rows) == len(self.rows) and len(set(self.lengths)) == 1:  # the last position of each is that of the next token
                     ids = np.array([self.window(row) for row in rows])
                     return self._output(self.model.hidden(ids, cache=self.cache.view_for_prefill(rows, ids.shape[1]), last_only=True)[:, 0])
@@ -87,12 +86,12 @@ class DecodingState:
         for row, token in enumerate(tokens):
             if token is None:
                 continue
-            self.rows[row].append(int(token))
-            n = window_length(len(self.rows[row]), self.n_positions)
-            if n <= self.lengths[row]:
-                self._check_length(row, len(self.rows[row]))
+            ids = self.rows[row]
+            ids.append(int(token))
+            before, self.lengths[row] = self.lengths[row], window_length(len(ids), self.n_positions)
+            if self.lengths[row] <= before:
+                self._check_length(row, len(ids))
                 self.stale_rows.add(row)
-            self.lengths[row] = n
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row i becomes a copy of row rows[i]."""
@@ -272,9 +271,7 @@ def _prompts(ids: ArrayLike, attention_mask: ArrayLike | None) -> list[list[int]
     tokens = np.asarray(ids)
     if tokens.ndim != 2:
         raise InvalidInput(f"generate: ids of shape {tokens.shape}, expected (batch, positions); wrap one prompt as [ids]")
-    if attention_mask is None:
-        return [row.tolist() for row in tokens]
-    real = backend.as_mask(np.asarray(attention_mask), "generate: attention_mask")
+    real = backend.as_mask(np.asarray(np.ones_like(tokens) if attention_mask is None else attention_mask), "generate: attention_mask")
     if real.shape != tokens.shape:
         raise InvalidInput(f"generate: attention_mask of shape {real.shape}, expected {tokens.shape}, that of ids; one entry per token")
     return [row[kept].tolist() for row, kept in zip(tokens, real, strict=True)]

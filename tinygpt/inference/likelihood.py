@@ -82,8 +82,7 @@ def _nats(model: Decodable, hidden: ag.Tensor, targets: np.ndarray) -> np.ndarra
 
 def log_likelihood(model: Decodable, tokenizer: Tokenizer, text: str, stride: int | None = None) -> Likelihood:
     """How likely the model finds a text. Where the tokenizer has <|endoftext|>, it stands in front, so that every token is predicted."""
-    ids = tokenizer.encode(text)
-    n_bytes = len(text.encode("utf-8"))
+    ids, n_bytes = tokenizer.encode(text), len(text.encode("utf-8"))
     if tokenizer.eos_id is not None:
         ids = [tokenizer.eos_id, *ids]
     elif ids:

@@ -92,7 +92,7 @@ def candidates(logits: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.n
         kept = _nucleus(p, sampling.top_p)
         ids, p = ids[kept], p[kept]
     if sampling.min_p > 0:
-        kept = np.flatnonzero(p >= sampling.min_p * p.max())
+        kept = p >= sampling.min_p * p.max()
         ids, p = ids[kept], p[kept]
     order = np.argsort(ids)
     return ids[order], p[order] / p.sum()
@@ -126,12 +126,9 @@ class PerRowRNG:
     """One stream of random numbers per row, so that a row's text depends on its own seed alone, whatever batch it is in."""
 
     def __init__(self, seed: int | Sequence[int], n_rows: int) -> None:
-        if isinstance(seed, (int, np.integer)):
-            entropy = [[int(seed), row] for row in range(n_rows)]
-        else:
-            entropy = [[int(s), 0] for s in seed]
-            if len(entropy) != n_rows:
-                raise InvalidInput(f"seed: {len(entropy)} seeds for {n_rows} prompts, expected one each; or pass a single number")
+        entropy = [[int(seed), row] for row in range(n_rows)] if isinstance(seed, (int, np.integer)) else [[int(s), 0] for s in seed]
+        if len(entropy) != n_rows:
+            raise InvalidInput(f"seed: {len(entropy)} seeds for {n_rows} prompts, expected one each; or pass a single number")
         if any(s < 0 for s, _ in entropy):
             raise InvalidInput(f"seed: {seed}, expected at least 0")
         self.generators = [np.random.default_rng(e) for e in entropy]

@@ -53,12 +53,10 @@ class Trainable(Protocol):
 
 @runtime_checkable
 class Classifies(Protocol):
-    """A model whose predictions are right or wrong, as a classifier's are.
+    """A model whose predictions are right or wrong, as a classifier's are."""
 
-    loss_and_correct(*batch)   what `loss` gives, and how many items of the batch got the right label
-    """
-
-    def loss_and_correct(self, *batch: Array) -> tuple[Tensor, int]: ...
+    def loss_and_correct(self, *batch: Array) -> tuple[Tensor, int]:
+        """What `loss` gives, and how many items of the batch got the right label."""
 
 
 class Decodable(Protocol):

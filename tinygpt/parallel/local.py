@@ -30,7 +30,7 @@ from typing import IO
 
 import numpy as np
 
-from autograd import Array, backend, kernel_mode, nn
+from autograd import Array, backend, kernel_mode
 from autograd.limits import private_peak_bytes
 from autograd.optim import AdamW, bind_to_buffers
 from autograd.threads import n_threads, use_threads
@@ -43,16 +43,11 @@ from tinygpt.models.protocols import Batch, Trainable
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
 
-_MIN_ROWS = 4
-"""Least rows per process, unless more processes are asked for: with fewer rows, call overhead dominates."""
-
+_MIN_ROWS = 4  # per process, unless more processes are asked for: with fewer rows, call overhead dominates
+_MIN_STEPS = 50  # starting a process takes about as long as ten updates of a small model
 _MIN_FLOPS, _MAX_WEIGHTS = 500_000_000, 16_000_000
 """Below the first, an update takes a few milliseconds, less than synchronizing the processes. Above the second, matrix products take nearly
 all the time: threads parallelize those as well, and every process costs a copy of all gradients."""
-
-_MIN_STEPS = 50
-"""Starting a process takes about as long as ten updates of a small model."""
-
 _CANNOT_COPY = "replica: a model with frozen weights or custom layers, expected a plain GPT; train with --processes 1"
 
 
@@ -81,10 +76,10 @@ def split(batch: Batch, n: int) -> list[tuple[int, Batch]]:
 
 def can_copy(model: Trainable) -> bool:
     """Whether another process can build the same model from its config: a plain GPT whose weights are all trained."""
-    assert isinstance(model, nn.Module)
+    if type(model) is not GPT:
+        return False
     plain = all(type(module).__module__ in ("tinygpt.models.gpt", "autograd.nn") for _, module in model.named_modules())
-    kind: type = type(model)
-    return kind is GPT and plain and all(p.requires_grad for p in model.parameters())
+    return plain and all(p.requires_grad for p in model.parameters())
 
 
 def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers":
@@ -267,7 +262,7 @@ def _shared_file(n_bytes: int) -> Iterator[Path]:
     Windows cannot delete a file that is mapped: there it stays in the folder for temporary files. (`tempfile.TemporaryDirectory` would try
     for ever.) Raises RuntimeError if there is room in neither: writing to a mapped file without room would kill the process.
     """
-    errors = []
+    failed = []
     for parent in ("/dev/shm", tempfile.gettempdir()):
         with contextlib.ExitStack() as stack:
             try:
@@ -278,13 +273,12 @@ def _shared_file(n_bytes: int) -> Iterator[Path]:
                     if hasattr(os, "posix_fallocate"):
                         os.posix_fallocate(file.fileno(), 0, n_bytes)
             except OSError as error:
-                errors.append(str(error))
+                failed.append(str(error))
                 continue
             yield folder / "shared"
             return
-    raise ProcessFailed(
-        f"replica: no room for {n_bytes:,} bytes of shared memory ({'; '.join(errors)}), expected it; train with --processes 1"
-    )
+    why = f"no room for {n_bytes:,} bytes of shared memory ({'; '.join(failed)})"
+    raise ProcessFailed(f"replica: {why}, expected it; train with --processes 1")
 
 
 def write_message(file: IO[bytes], header: dict[str, Json], arrays: Sequence[np.ndarray] = ()) -> None:
@@ -340,8 +334,7 @@ class _Copy:
             block.recompute = on
         shared = np.asarray(np.memmap(path, dtype, mode="r+", shape=tuple(shape)))
         named = dict(self.model.named_parameters())
-        self.parameters = [named[name] for name in names]
-        self.gradient = shared[row]
+        self.parameters, self.gradient = [named[name] for name in names], shared[row]
         bind_to_buffers(self.parameters, shared[0], self.gradient)
 
     def gradients(self, arrays: list[np.ndarray], tasks: list[dict[str, Json]], training: bool, seed: int, draw: int) -> float:

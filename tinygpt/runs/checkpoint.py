@@ -60,10 +60,9 @@ class Checkpoint:
         names = [read_pointer(path, which), read_pointer(path, "last"), *(p.name for p in reversed(list_checkpoints(path)))]
         directory, damage = first_intact(path, names)
         if directory is None and not damage:
-            raise MissingFile(
-                f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; "
-                + ("an adapter: open the model that it belongs to" if (path / "adapter_config.json").is_file() else "check the path")
-            )
+            adapter = (path / "adapter_config.json").is_file()
+            fix = "an adapter: open the model that it belongs to" if adapter else "check the path"
+            raise MissingFile(f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; {fix}")
         if directory is None:
             raise InvalidInput(
                 f"{path}: no intact checkpoint ({'; '.join(damage)}), expected at least one; python -m tinygpt verify {path} lists all"
@@ -114,26 +113,23 @@ class Checkpoint:
         The trainer must have been made for the same model and parameters, and, without `other_data`, for the same batches.
         Returns all of training.json. Raises ValueError, naming what differs, for another model's or another data set's checkpoint.
         """
-        where = str(self.path / "training.json")
+        where, path, optimizer = str(self.path / "training.json"), self.path / "training.safetensors", trainer.optimizer
         n_steps = Entries(self.training, where).integer("n_steps")
-        optimizer = trainer.optimizer
-        state = optimizer.state_dict()
-        stored = read_safetensors_header(self.path / "training.safetensors")
-        own_weights = any(name.startswith("w.") for name in stored)
+        stored, state = read_safetensors_header(path), optimizer.state_dict()
         wanted = {f"{key}.{name}": array for key in ("m", "v") for name, array in state[key].items()}
-        if own_weights:  # an adapter's: model.safetensors holds them merged into the layers
+        if any(name.startswith("w.") for name in stored):  # an adapter's: model.safetensors holds them merged into the layers
             wanted |= {f"w.{name}": p.data for name, p in optimizer.named}
         elif any(".lora_" in name for name, _ in optimizer.named):
             raise InvalidInput(
-                f"{self.path / 'training.safetensors'}: holds no weights of the adapter, expected them, as newer versions save them; "
+                f"{path}: holds no weights of the adapter, expected them, as newer versions save them; "
                 "use the run's adapter folder, or fine-tune again"
             )
         differ = sorted(stored.keys() ^ wanted.keys())
         differ += [name for name, a in wanted.items() if name in stored and (stored[name].shape != a.shape or stored[name].dtype != "F32")]
         if differ:
             raise InvalidInput(
-                f"{self.path / 'training.safetensors'}: {differ[0]} is in the file or in the model only, or of another shape or dtype, as are "
-                f"{len(differ) - 1} more, expected the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
+                f"{path}: {differ[0]} is in the file or in the model only, or of another shape or dtype, as are {len(differ) - 1} more, expected "
+                "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
             )
         self.restore_weights(trainer)
         moments = {key: {name: read_tensor(stored[f"{key}.{name}"]) for name in state[key]} for key in ("m", "v")}

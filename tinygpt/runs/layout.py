@@ -37,11 +37,9 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted((p for p in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name)), key=step_and_repeat)
 
 
-def step_and_repeat(directory: Path) -> tuple[int, int]:
-    """The two numbers of a checkpoint's name."""
-    match = _NAME.fullmatch(directory.name)
-    assert match is not None
-    return int(match[1]), int(match[2] or 1)
+def step_and_repeat(directory: Path) -> tuple[int, ...]:
+    """The numbers of a checkpoint's name."""
+    return tuple(map(int, directory.name.split("-")[1:]))
 
 
 def read_pointer(run: Path, which: str) -> str:

@@ -70,11 +70,8 @@ class Run:
         while True:
             directory = Path(path).expanduser() if path else _next_free(name)
             if directory.exists() and (not directory.is_dir() or Lock.held(directory) or not _is_blank(directory)):
-                resumable = (directory / "checkpoints").is_dir()
-                raise PathExists(
-                    f"{directory}: already holds a run (or other files), expected a new or empty directory; choose another --run"
-                    + (f", or resume it: --resume {directory}" if resumable else "")
-                )
+                fix = "choose another --run" + (f", or resume it: --resume {directory}" if (directory / "checkpoints").is_dir() else "")
+                raise PathExists(f"{directory}: already holds a run (or other files), expected a new or empty directory; {fix}")
             with explained(directory):
                 try:
                     directory.mkdir(parents=True, exist_ok=bool(path))

@@ -45,12 +45,8 @@ def check_checkpoint(directory: Path) -> list[str]:
 
 def not_finite(tensors: dict[str, StoredTensor]) -> list[str]:
     """Names the tensors that hold numbers that are not finite; reads them piece by piece."""
-    bad = []
-    for name, tensor in tensors.items():
-        n = sum(int((~np.isfinite(numbers)).sum()) for numbers in read_chunks(tensor))
-        if n:
-            bad.append(f"{name} holds {n:,} numbers that are not finite")
-    return bad
+    bad = {name: sum(int((~np.isfinite(numbers)).sum()) for numbers in read_chunks(tensor)) for name, tensor in tensors.items()}
+    return [f"{name} holds {n:,} numbers that are not finite" for name, n in bad.items() if n]
 
 
 def not_resumable(directory: Path) -> list[str]:
@@ -74,20 +70,18 @@ def not_resumable(directory: Path) -> list[str]:
 
 def verify(path: Path) -> Iterator[tuple[bool, str]]:
     """(all well, a line to print) for all there is to say about a run, or about a checkpoint by itself."""
-    if has_weights(path):
-        yield _said(str(path), check_checkpoint(path))
-        return
-    checkpoints = list_checkpoints(path)
+    checkpoints = [path] if has_weights(path) else list_checkpoints(path)
     if not checkpoints:
         yield False, f"{path}: no checkpoint, expected a run or a checkpoint; check the path"
         return
-    named = {which: read_pointer(path, which) for which in ("last", "best")}
+    named = {} if has_weights(path) else {which: read_pointer(path, which) for which in ("last", "best")}
     for directory in checkpoints:
         found = check_checkpoint(directory)
         roles = [which for which, name in named.items() if name == directory.name]
-        title = f"{directory.name}{' (' + ', '.join(roles) + ')' if roles else ''}"
-        fine, line = _said(title, found)
-        yield fine or not roles, line
+        title = f"{directory.name}{' (' + ', '.join(roles) + ')' if roles else ''}" if named else str(path)
+        yield not found or bool(named and not roles), f"{title}: {'; '.join(found) or 'intact, finite, resumable'}"
+    if not named:
+        return
     for which, name in named.items():
         if name not in {directory.name for directory in checkpoints}:
             yield which == "best" and not name, f"{which}: names {name or 'nothing'}, expected one of the checkpoints above"
@@ -95,7 +89,11 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
     if unfinished:
         yield True, f"{len(unfinished)} unfinished files of an interrupted save, which --resume removes: {', '.join(unfinished[:3])}"
     yield True, f"run: {status(path)}"
-    yield from _metrics(path / "metrics.jsonl")
+    metrics = path / "metrics.jsonl"
+    if metrics.is_file():
+        lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        bad = sum(not _is_json(line) for line in lines)
+        yield True, f"metrics.jsonl: {len(lines):,} lines" + (f", {bad} of them cut short or damaged (--resume drops them)" if bad else "")
     try:
         with Lock(path):
             pass
@@ -105,22 +103,12 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
         yield True, f"lock: {error}"
 
 
-def _said(title: str, found: list[str]) -> tuple[bool, str]:
-    return not found, f"{title}: {'; '.join(found) or 'intact, finite, resumable'}"
-
-
-def _metrics(path: Path) -> Iterator[tuple[bool, str]]:
-    if not path.is_file():
-        return
-    n, bad = 0, 0
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            n += 1
-            try:
-                json.loads(line)
-            except (ValueError, RecursionError):
-                bad += 1
-    yield True, f"metrics.jsonl: {n:,} lines" + (f", {bad} of them cut short or damaged (--resume drops them)" if bad else "")
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,9 +116,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_parser("verify", __doc__)
     parser.add_argument("run", help="a run or checkpoint directory")
     path = expand_home(parser.parse_args(argv).run)
-    well = True
+    failed = 0
     for fine, line in verify(Path(path)):
-        well &= fine
+        failed |= not fine
         print(("" if fine else "BAD  ") + line)
-    print("OK" if well else "FAILED")
-    return 0 if well else 1
+    print("FAILED" if failed else "OK")
+    return failed

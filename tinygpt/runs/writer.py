@@ -67,8 +67,9 @@ class CheckpointWriter:
             raise self.failure
 
     def _write(self, step: int, files: Mapping[str, Content], best: bool, adapter: Mapping[str, Content]) -> None:
-        final = self.run / "checkpoints" / _free_name(self.run, step)
-        self.failure = None
+        names = [f"step-{step:08d}", *(f"step-{step:08d}-{n}" for n in range(2, 10_000))]
+        folder, self.failure = self.run / "checkpoints", None
+        final = next(folder / name for name in names if not (folder / name).exists())  # one that is there is never replaced
         try:
             with explained(self.run):
                 durable.write_directory(final, {name: chunks_of(content) for name, content in files.items()}, _manifest)
@@ -80,7 +81,7 @@ class CheckpointWriter:
         except OSError as error:
             self.failure = error
             last = layout.read_pointer(self.run, "last")
-            left = f"the last intact checkpoint is {self.run / 'checkpoints' / last}" if last else "there is no checkpoint yet"
+            left = f"the last intact checkpoint is {folder / last}" if last else "there is no checkpoint yet"
             self.note(f"checkpoint {final.name} was not saved: {error}; {left}; training continues")
 
 
@@ -92,21 +93,13 @@ def _manifest(written: dict[str, Written]) -> bytes:
     return to_json({"format": 1, "files": {name: {"bytes": w.n_bytes, "sha256": w.sha256} for name, w in written.items()}})
 
 
-def _free_name(run: Path, step: int) -> str:
-    """A name that no checkpoint of the run has: one that is there is never replaced."""
-    names = [f"step-{step:08d}", *(f"step-{step:08d}-{n}" for n in range(2, 10_000))]
-    return next(name for name in names if not (run / "checkpoints" / name).exists())
-
-
 def _point_and_prune(run: Path, name: str, best: bool, keep: int) -> None:
     checkpoints = run / "checkpoints"
     for which in ("best", "last") if best else ("last",):
         replace_file(checkpoints / which, name + "\n")
-    kept = {name, layout.read_pointer(run, "best")}
     newest = sorted(layout.list_checkpoints(run), key=lambda p: (p.stat().st_mtime_ns, layout.step_and_repeat(p)), reverse=True)
-    kept |= {p.name for p in newest[: max(keep, 1)]}
-    for old in newest:
-        if old.name not in kept:
+    for old in newest[max(keep, 1) :]:
+        if old.name not in (name, layout.read_pointer(run, "best")):
             durable.remove_directory(old)
 
 

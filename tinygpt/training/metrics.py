@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -143,11 +143,10 @@ def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:
     return nats_per_token * n_tokens / n_bytes / math.log(2)
 
 
-class MetricsFile:
+class MetricsFile(NamedTuple):
     """A run's metrics.jsonl: one JSON object per line, appended."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def write(self, values: dict[str, Json]) -> None:
         with self.path.open("a", encoding="utf-8", newline="\n") as file:

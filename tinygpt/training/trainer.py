@@ -6,6 +6,7 @@ What one update does is in `step.py`.
 import contextlib
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -58,9 +59,8 @@ class Trainer:
     validation      items to measure on, or None
     workers         processes that share the rows of each micro-batch (`tinygpt.parallel.local.workers_for`); None: this process alone
 
-    Weights, moments and `state_dict()` determine everything that follows: a new trainer that `tinygpt.runs.checkpoint.Checkpoint.restore` restores from
-    a checkpoint continues bit for bit.
-    Raises ValueError if `config.processes` asks for several processes and there are no workers.
+    Weights, moments and `state_dict()` determine everything that follows: a new trainer that `tinygpt.runs.checkpoint.Checkpoint.restore`
+    restores continues bit for bit. Raises ValueError if `config.processes` asks for several processes and there are no workers.
     """
 
     def __init__(
@@ -183,17 +183,15 @@ class Trainer:
         Raises ValueError, naming the entry, for values that no trainer writes, and for another number of items than now.
         """
         entry = Entries(state, where)
-        n_items = entry.integer("streams", "data_order", "n_items")
+        n_items, seed, drawn = (entry.integer("streams", "data_order", key) for key in ("n_items", "seed", "batches_drawn"))
         if n_items != self.order.n_items and not other_data:
             raise InvalidInput(
                 f"{where}: saved with {n_items} items to learn from, expected {self.order.n_items} as there are now; "
                 "the data has changed (or the context, or the stride): resume with what the run began with"
             )
         self.result.load_state_dict(entry)  # the object stays: `run` and its caller hold it
-        self.order.seed = entry.integer("streams", "data_order", "seed")
-        drawn = entry.integer("streams", "data_order", "batches_drawn")
+        self.order.seed, stream = seed, self.model.dropout_stream
         self.draw_from(0 if other_data else drawn)
-        stream = self.model.dropout_stream
         stream.seed, stream.counter = entry.integer("streams", "dropout", "seed"), entry.integer("streams", "dropout", "draw")
         self.divergence.load_state_dict(entry)
 
@@ -284,11 +282,10 @@ class _Loop:
             self.reporter.note(self.noted)
 
     def log(self, loss_nats: float, norm: float) -> None:
-        result, optimizer, now = self.result, self.trainer.optimizer, time.perf_counter()
+        result, optimizer, ratio, now = self.result, self.trainer.optimizer, update_ratio(self.trainer.optimizer), time.perf_counter()
         result.seconds = now - self.begin
         tokens_per_s = (result.tokens_seen - self.tokens) / max(now - self.since - self.pause_s, 1e-9)
         self.since, self.tokens, self.pause_s = now, result.tokens_seen, 0.0
-        ratio = update_ratio(optimizer)
         metrics = Metrics(result.step, loss_nats, optimizer.lr, norm, ratio, tokens_per_s, result.seconds, result.tokens_seen)
         result.train_curve.append((result.step, loss_nats))
         self.reporter.update(metrics)
@@ -314,11 +311,10 @@ class _Loop:
         self.reporter.evaluated(step, found.nats, best)
         line: dict[str, Json] = {"step": step, "validation_nats": found.nats}
         if found.accuracy is not None and found.training_accuracy is not None:
-            result.accuracy_curve.append((step, found.training_accuracy, found.accuracy))
-            line |= {"training_accuracy": found.training_accuracy, "validation_accuracy": found.accuracy}
-            self.reporter.note(
-                f"step {step}: accuracy {found.training_accuracy:.1%} on training texts, {found.accuracy:.1%} on validation texts"
-            )
+            trained, validated = found.training_accuracy, found.accuracy
+            result.accuracy_curve.append((step, trained, validated))
+            line |= {"training_accuracy": trained, "validation_accuracy": validated}
+            self.reporter.note(f"step {step}: accuracy {trained:.1%} on training texts, {validated:.1%} on validation texts")
         if self.run:
             self.run.log(line)
         return best
@@ -359,12 +355,10 @@ def _finish_step_on_signal() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    try:
-        for number in before:
-            signal.signal(number, handler)
-    except ValueError:  # not the main thread, which alone may handle signals
-        yield caught
-        return
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        before = {}
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield caught
     finally:
