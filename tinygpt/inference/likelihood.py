@@ -51,9 +51,8 @@ class Likelihood:
 def token_nats(model: Decodable, ids: Sequence[int], stride: int | None = None) -> np.ndarray:
     """Minus the log-probability of each token of ids (T,) but the first, in nats: (T - 1,).
 
-    stride   distance between the starts of the windows in which a text longer than the context is read: each token is predicted once,
-             from at least n_positions - stride tokens before it (in the first window, from those there are). Smaller is slower, with
-             more context per token; by default half the context
+    stride   distance between the starts of the windows in which a text longer than the context is read, by default half the context: each
+             token is predicted once, from at least n_positions - stride tokens before it (in the first window, from those there are)
     Raises ValueError for fewer than two tokens, or a stride outside 1 .. n_positions.
     """
     n_positions = model.config.n_positions
@@ -92,10 +91,8 @@ def log_likelihood(model: Decodable, tokenizer: Tokenizer, text: str, stride: in
 
 
 def choose(model: Decodable, tokenizer: Tokenizer, prompt: str, options: Sequence[str]) -> tuple[str, list[Likelihood]]:
-    """The option with the highest likelihood per token after the prompt, and the likelihood of each option.
-
-    Per token, because a longer option is less likely merely by being longer. Raises ValueError without an option, or if prompt and
-    option together exceed the context.
+    """The option with the highest likelihood per token after the prompt, and the likelihood of each option. Per token, because a longer
+    option is less likely merely by being longer. Raises ValueError without an option, or if prompt and option together exceed the context.
     Source  Brown et al. 2020, arXiv:2005.14165, section 2.4.
     """
     if not options:
@@ -113,8 +110,7 @@ def choose(model: Decodable, tokenizer: Tokenizer, prompt: str, options: Sequenc
         hidden = model.hidden(inputs)  # (options, T, C)
         nats = [_nats(model, hidden[i, n - 1 : n - 1 + len(ids)], np.array(ids)) for i, ids in enumerate(answers)]
     found = [Likelihood(float(each.sum()), len(each), len(option.encode("utf-8"))) for each, option in zip(nats, options, strict=True)]
-    best = min(range(len(options)), key=lambda i: found[i].nats_per_token)
-    return options[best], found
+    return min(zip(options, found, strict=True), key=lambda pair: pair[1].nats_per_token)[0], found
 
 
 def few_shot_prompt(

@@ -12,14 +12,13 @@ from tinygpt.errors import Diverged, InvalidInput
 class Sampling:
     """How the next token is chosen from the model's distribution. The rules apply in this order:
 
-    repetition_penalty   logits of tokens that occurred already are divided by it where positive, multiplied where negative; 1: off.
-                         Source  Keskar et al. 2019, arXiv:1909.05858, section 4.1
+    repetition_penalty   logits of tokens that occurred already are divided by it where positive, multiplied where negative; 1: off
     temperature          divides the logits: below 1 prefers likely tokens more, above 1 less; 0: always the likeliest (greedy)
     top_k                only the k likeliest tokens; 0: all
-    top_p                only the likeliest tokens that together reach this probability; 1: all.
-                         Source  Holtzman et al. 2020, arXiv:1904.09751, section 3.1
-    min_p                only tokens with at least this share of the likeliest one's probability; 0: all.
-                         Source  Nguyen et al. 2024, arXiv:2407.01082, section 3
+    top_p                only the likeliest tokens that together reach this probability; 1: all
+    min_p                only tokens with at least this share of the likeliest one's probability; 0: all
+    Source  penalty: Keskar et al. 2019, arXiv:1909.05858, section 4.1; top_p: Holtzman et al. 2020, arXiv:1904.09751, section 3.1;
+            min_p: Nguyen et al. 2024, arXiv:2407.01082, section 3
     """
 
     temperature: float = 0.8

@@ -283,8 +283,7 @@ def _shared_file(n_bytes: int) -> Iterator[Path]:
 
 def write_message(file: IO[bytes], header: dict[str, Json], arrays: Sequence[np.ndarray] = ()) -> None:
     """A line of JSON with the header, dtypes and shapes, followed by the bytes of the arrays."""
-    kinds = [(str(a.dtype), a.shape) for a in arrays]
-    file.write(json.dumps([header, kinds]).encode() + b"\n")
+    file.write(json.dumps([header, [(str(a.dtype), a.shape) for a in arrays]]).encode() + b"\n")
     for a in arrays:
         file.write(a.tobytes())
     file.flush()

@@ -121,17 +121,13 @@ def status(run: Path) -> str:
 
 
 def newest_run(
-    below: str | Path = RUNS,
-    architecture: str = LANGUAGE_MODEL,
-    accept: Callable[[Path], bool] = lambda run: True,
-    note: Callable[[str], None] = print,
-) -> Path:
+    below: str | Path = RUNS, architecture: str = LANGUAGE_MODEL,
+    accept: Callable[[Path], bool] = lambda run: True, note: Callable[[str], None] = print,
+) -> Path:  # fmt: skip
     """The run whose last checkpoint is the newest, among those of one architecture (as config.json names it), wherever it was made.
 
-    A run that was interrupted, diverged or is in progress is taken only where no finished one is left; `note` is told of it.
-
-    accept   says of a run's directory whether it may be chosen
-    Raises FileNotFoundError, saying what to do, if there is none.
+    A run that was interrupted, diverged or is in progress is taken only where no finished one is left; `note` is told of it. `accept` says
+    of a run's directory whether it may be chosen. Raises FileNotFoundError, saying what to do, if there is none.
     """
     runs = [run for run in _every_run(Path(below)) if _holds(run, architecture) and accept(run)]
     runs.sort(key=lambda run: (run / "checkpoints" / "last").stat().st_mtime, reverse=True)

@@ -15,8 +15,7 @@ import numpy as np
 from tinygpt.arguments import command_parser, expand_home
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer, status
-from tinygpt.storage.checked_json import Entries
-from tinygpt.storage.checked_json import read_json_object as read_json
+from tinygpt.storage.checked_json import Entries, read_json_object
 from tinygpt.storage.durable import PARTIAL, Lock
 from tinygpt.storage.safetensors import StoredTensor, read_chunks, read_safetensors_header
 from tinygpt.weights.hub import has_weights
@@ -33,9 +32,9 @@ def check_checkpoint(directory: Path) -> list[str]:
         checkpoint = Checkpoint(directory)
         config, tensors = checkpoint.config, checkpoint.stored.tensors
         n = sum(int(np.prod(tensor.shape)) for name, tensor in tensors.items() if not name.startswith("score."))
-        biases = 0 if config.qkv_bias else config.n_layer * 3 * config.n_embd  # the format always has them
-        if n != config.n_parameters() + biases:
-            found.append(f"model.safetensors holds {n:,} weights, config.json describes {config.n_parameters() + biases:,}")
+        described = config.n_parameters() + (0 if config.qkv_bias else config.n_layer * 3 * config.n_embd)  # the format always has biases
+        if n != described:
+            found.append(f"model.safetensors holds {n:,} weights, config.json describes {described:,}")
         found += not_finite(tensors)
         checkpoint.tokenizer()
     except ERRORS as error:
@@ -55,7 +54,7 @@ def not_resumable(directory: Path) -> list[str]:
     if not (state.is_file() and moments.is_file()):
         return ["cannot be resumed: no training.json with training.safetensors (it can be used and fine-tuned)"]
     try:
-        entry = Entries(read_json(state), str(state))
+        entry = Entries(read_json_object(state), str(state))
         for keys in (("step",), ("n_steps",), ("tokens_seen",), ("streams", "data_order", "batches_drawn"), ("streams", "dropout", "draw")):
             entry.integer(*keys)
         held = read_safetensors_header(moments)
@@ -97,10 +96,8 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
     try:
         with Lock(path):
             pass
-    except BlockingIOError as error:
-        yield True, str(error).split(", expected")[0]
     except OSError as error:
-        yield True, f"lock: {error}"
+        yield True, str(error).split(", expected")[0] if isinstance(error, BlockingIOError) else f"lock: {error}"
 
 
 def _is_json(line: str) -> bool:
