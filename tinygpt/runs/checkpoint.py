@@ -116,7 +116,7 @@ class Checkpoint:
         where, path, optimizer = str(self.path / "training.json"), self.path / "training.safetensors", trainer.optimizer
         n_steps = Entries(self.training, where).integer("n_steps")
         stored, state = read_safetensors_header(path), optimizer.state_dict()
-        wanted = {f"{key}.{name}": array for key in ("m", "v") for name, array in state[key].items()}
+        wanted = {f"{key}.{name}": array for key, moments in (("m", state["m"]), ("v", state["v"])) for name, array in moments.items()}
         if any(name.startswith("w.") for name in stored):  # an adapter's: model.safetensors holds them merged into the layers
             wanted |= {f"w.{name}": p.data for name, p in optimizer.named}
         elif any(".lora_" in name for name, _ in optimizer.named):
@@ -132,8 +132,8 @@ class Checkpoint:
                 "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
             )
         self.restore_weights(trainer)
-        moments = {key: {name: read_tensor(stored[f"{key}.{name}"]) for name in state[key]} for key in ("m", "v")}
-        optimizer.load_state_dict({"n_steps": n_steps, **moments})
+        m, v = ({name: read_tensor(stored[f"{key}.{name}"]) for name in state["m"]} for key in ("m", "v"))
+        optimizer.load_state_dict({"n_steps": n_steps, "m": m, "v": v})
         trainer.load_state_dict(self.training, where, other_data=other_data)
         return self.training
 

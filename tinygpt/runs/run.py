@@ -163,7 +163,9 @@ class Run:
         with self.adapter.merged() if self.adapter else contextlib.nullcontext():
             files: dict[str, Content] = pretrained_files(trainer.model, self.tokenizer)
         state = trainer.optimizer.state_dict()
-        arrays = {f"{key}.{name}": backend.to_host(a) for key in ("m", "v") for name, a in state[key].items()}
+        arrays = {
+            f"{key}.{name}": backend.to_host(a) for key, moments in (("m", state["m"]), ("v", state["v"])) for name, a in moments.items()
+        }
         if self.adapter:  # model.safetensors holds its weights merged into others
             arrays |= {f"w.{name}": backend.to_host(p.data) for name, p in trainer.optimizer.named}
         adapter = self.adapter.files(self.base) if self.adapter and best else {}
