@@ -37,7 +37,7 @@ class DecodingState:
         on_slide: Callable[[int, int], None] | None = None, max_new_tokens: int | None = None,
     ) -> None:  # fmt: skip
         self.model, self.slide, self.on_slide, self.n_positions = model, slide, on_slide, model.config.n_positions
-        self._evaluating = nn.evaluating(model)
+        self._evaluating, self.n_slides = nn.evaluating(model), 0  # n_slides: as in `Generated`
         if not len(prompts) or not all(map(len, prompts)):
             raise InvalidInput("generate: an empty prompt, expected at least one token; start with <|endoftext|> for a text from nothing")
         self.rows: list[list[int]] = []
@@ -107,6 +107,7 @@ class DecodingState:
                 f"generate: {n} tokens, expected at most {self.n_positions}, the model's context; shorten the prompt, ask for fewer new "
                 "tokens, or let the window slide"
             )
+        self.n_slides += n > self.n_positions
         if n > self.n_positions and self.on_slide is not None:
             self.on_slide(row, window_length(n, self.n_positions))
 
@@ -158,8 +159,8 @@ class GenerateOptions(DecodingOptions, total=False):
 class TokenIterator:
     """Iterator over the new tokens, (B,) int64 at a time; a row that has ended repeats its end token.
 
-    done              (B,) booleans: rows that have ended. Set an entry to end a row from outside
-    infos, n_slides   as in `Generated`
+    done    (B,) booleans: rows that have ended. Set an entry to end a row from outside
+    infos   per row, a TokenInfo per token, where asked for
     Ends after max_new_tokens, or when all rows are done. The arguments are those of `generate`. Between two tokens the model is in the
     caller's mode, so nothing has to be restored if the iterator is abandoned.
     """
@@ -172,17 +173,11 @@ class TokenIterator:
         if max_new_tokens < 0:
             raise InvalidInput(f"max_new_tokens: {max_new_tokens}, expected >= 0")
         self.max_new_tokens, self.sampling = max_new_tokens, sampling or Sampling()
-        self.n_slides, self._on_slide = 0, on_slide
-        self.state = DecodingState(model, prompts, use_cache=use_cache, slide=slide, on_slide=self._slid, max_new_tokens=max_new_tokens)
+        self.state = DecodingState(model, prompts, use_cache=use_cache, slide=slide, on_slide=on_slide, max_new_tokens=max_new_tokens)
         n = len(self.state.rows)
         self.done, self._rng, self._ends = np.zeros(n, bool), PerRowRNG(seed, n), end_tokens(eos_id)
         self.infos: list[list[TokenInfo]] = [[] for _ in range(n)]
         self._alternatives, self._n_tokens = alternatives, n_tokens
-
-    def _slid(self, row: int, n_kept: int) -> None:
-        self.n_slides += 1
-        if self._on_slide is not None:
-            self._on_slide(row, n_kept)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         tokens = np.zeros(len(self.done), dtype=np.int64)
@@ -256,7 +251,7 @@ def generate(
         running = ~iterator.done
     all_ids = np.concatenate(columns, axis=1)
     sequences = [row[n_prompt : n_prompt + n] for row, n in zip(all_ids, lengths, strict=True)]
-    return Generated(all_ids, sequences, ["eos" if d else "length" for d in iterator.done], iterator.infos, iterator.n_slides)
+    return Generated(all_ids, sequences, ["eos" if d else "length" for d in iterator.done], iterator.infos, iterator.state.n_slides)
 
 
 def generate_ids(model: Decodable, ids: ArrayLike, max_new_tokens: int, **options: Unpack[GenerateOptions]) -> np.ndarray:

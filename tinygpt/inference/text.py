@@ -48,10 +48,8 @@ class IncrementalDetokenizer:
 
     def _bytes(self, token: int) -> bytes:
         """What the token adds after the one before it."""
-        if self._before is None:
-            return self._tokenizer.decode_bytes([token])
-        before = self._tokenizer.decode_bytes([self._before])
-        return self._tokenizer.decode_bytes([self._before, token])[len(before) :]
+        before = [] if self._before is None else [self._before]
+        return self._tokenizer.decode_bytes([*before, token])[len(self._tokenizer.decode_bytes(before)) :]
 
     def _release(self, n: int) -> str:
         ready, self._pending = self._pending[:n], self._pending[n:]

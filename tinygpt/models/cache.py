@@ -34,11 +34,6 @@ class KVCache:
         self.keys = backend.xp.zeros(shape, dtype=dtype)
         self.values = backend.xp.zeros(shape, dtype=dtype)
 
-    @property
-    def n_bytes(self) -> int:
-        """2 x layers x rows x channels x slots x bytes per number."""
-        return int(self.keys.nbytes + self.values.nbytes)
-
     def view_for_prefill(self, rows: Sequence[int], n_tokens: int) -> "CacheView":
         """For a call with n_tokens tokens of each of `rows`, from position 0 on.
 

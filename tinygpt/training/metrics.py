@@ -69,11 +69,11 @@ class Result:
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
     accuracy_curve: list[tuple[int, float, float]] = field(default_factory=list)  # (step, on training items, on validation items)
 
-    _COUNTS: ClassVar = ("step", "tokens_seen", "best_step", "n_skipped", "n_rollbacks")  # what a checkpoint stores; the curves
-    _NUMBERS: ClassVar = ("first_loss_nats", "best_validation_nats", "last_validation_nats", "seconds")  # are in the run's metrics
+    _COUNTS: ClassVar = ("step", "tokens_seen", "best_step", "n_skipped", "n_rollbacks")  # what a checkpoint stores: integers,
+    _NUMBERS: ClassVar = ("first_loss_nats", "best_validation_nats", "last_validation_nats", "seconds")  # and others; not the curves
 
     def state_dict(self) -> dict[str, Json]:
-        """What a checkpoint stores, as JSON values."""
+        """What a checkpoint stores, as JSON values; the curves are in the run's metrics."""
         values = {name: getattr(self, name) for name in (*self._COUNTS, *self._NUMBERS)}
         return {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
 
