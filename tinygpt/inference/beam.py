@@ -51,28 +51,24 @@ def beam_search(
         totals = log_probs[:, None] + log_softmax(state.logits()[:, :n_tokens])  # (beams, V)
         v = totals.shape[1]
         best = top_ids(totals.reshape(-1), min(n_beams * (1 + len(ends)), totals.size))  # enough that n_beams stay open
-        rows: list[int] = []
-        tokens: list[int] = []
-        log_probs_next: list[float] = []
+        still_open: list[tuple[int, int, float]] = []  # row, token, log-probability
         for rank, index in enumerate(best.tolist()):
             row, token, log_prob = index // v, index % v, float(totals.reshape(-1)[index])
             if log_prob == -math.inf:
                 continue
-            if token in ends:
-                if rank < n_beams:
-                    beam = [*state.rows[row][n_prompt:], token]
-                    finished.append(Beam(beam, log_prob, log_prob / length**length_penalty, "eos"))
-            elif len(rows) < n_beams:
-                rows.append(row)
-                tokens.append(token)
-                log_probs_next.append(log_prob)
+            if token not in ends:
+                still_open.append((row, token, log_prob))
+            elif rank < n_beams:
+                finished.append(Beam([*state.rows[row][n_prompt:], token], log_prob, log_prob / length**length_penalty, "eos"))
         finished = sorted(finished, key=lambda beam: -beam.score)[:n_beams]
-        if not rows:
+        if not still_open:
             break
-        missing = n_beams - len(rows)  # a vocabulary smaller than the beam
-        state.reorder(rows + rows[:1] * missing)
-        state.append(tokens + tokens[:1] * missing)
-        log_probs = np.array(log_probs_next + [-math.inf] * missing)
+        row, token, _ = still_open[0]
+        still_open += [(row, token, -math.inf)] * n_beams  # for a vocabulary smaller than the beam
+        rows, tokens, nexts = zip(*still_open[:n_beams], strict=True)
+        state.reorder(rows)
+        state.append(tokens)
+        log_probs = np.array(nexts)
         if len(finished) == n_beams and log_probs[0] / length**length_penalty <= finished[-1].score:
             break
     else:

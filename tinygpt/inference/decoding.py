@@ -8,7 +8,7 @@ chooses the tokens (sampling.py says how); `generate` collects them. The loop wi
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,20 +28,16 @@ class DecodingState:
     """Rows of tokens, and the model's logits for what may follow each. The model is in evaluation mode during the calls of `logits` only.
 
     prompts          ids per row, of any lengths
-    use_cache        keep keys and values between calls (the default); without it, the full window is computed each time
-    slide            past the context, continue with the last half of the window; False: an error
-    on_slide         called as on_slide(row, n_kept) when that happens
     max_new_tokens   the most tokens that a row will get: decides the size of the cache. None: as many as the context holds
-    Raises ValueError for an empty prompt, and for one beyond the context with slide off.
+    The other options are those of `generate`. Raises ValueError for an empty prompt, and for one beyond the context with slide off.
     """
 
     def __init__(
         self, model: Decodable, prompts: Sequence[Sequence[int]], *, use_cache: bool = True, slide: bool = True,
         on_slide: Callable[[int, int], None] | None = None, max_new_tokens: int | None = None,
     ) -> None:  # fmt: skip
-        self.model, self.slide, self.on_slide = model, slide, on_slide
-        self._evaluating = nn.evaluating(model)
-        self.n_positions = model.config.n_positions
+        self.model, self.slide, self.on_slide, self.n_positions = model, slide, on_slide, model.config.n_positions
+        self._evaluating, self.n_slides = nn.evaluating(model), 0  # n_slides: as in `Generated`
         if not len(prompts) or not all(map(len, prompts)):
             raise InvalidInput("generate: an empty prompt, expected at least one token; start with <|endoftext|> for a text from nothing")
         self.rows: list[list[int]] = []
@@ -73,8 +69,7 @@ class DecodingState:
                 ids, _ = pad([self.window(row) for row in range(len(self.rows))])
                 return self._output(self.model.hidden(ids)[np.arange(len(ids)), np.array(self.lengths) - 1])
             if self.stale_rows:
-                rows = sorted(self.stale_rows)
-                self.stale_rows.clear()
+                rows, self.stale_rows = sorted(self.stale_rows), set()
                 if len(rows) == len(self.rows) and len(set(self.lengths)) == 1:  # the last position of each is that of the next token
                     ids = np.array([self.window(row) for row in rows])
                     return self._output(self.model.hidden(ids, cache=self.cache.view_for_prefill(rows, ids.shape[1]), last_only=True)[:, 0])
@@ -91,12 +86,12 @@ class DecodingState:
         for row, token in enumerate(tokens):
             if token is None:
                 continue
-            self.rows[row].append(int(token))
-            n = window_length(len(self.rows[row]), self.n_positions)
-            if n <= self.lengths[row]:
-                self._check_length(row, len(self.rows[row]))
+            ids = self.rows[row]
+            ids.append(int(token))
+            before, self.lengths[row] = self.lengths[row], window_length(len(ids), self.n_positions)
+            if self.lengths[row] <= before:
+                self._check_length(row, len(ids))
                 self.stale_rows.add(row)
-            self.lengths[row] = n
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row i becomes a copy of row rows[i]."""
@@ -107,14 +102,13 @@ class DecodingState:
         self.stale_rows = {i for i, row in enumerate(rows) if row in self.stale_rows}
 
     def _check_length(self, row: int, n: int) -> None:
-        if n <= self.n_positions:
-            return
-        if not self.slide:
+        if n > self.n_positions and not self.slide:
             raise InvalidInput(
                 f"generate: {n} tokens, expected at most {self.n_positions}, the model's context; shorten the prompt, ask for fewer new "
                 "tokens, or let the window slide"
             )
-        if self.on_slide is not None:
+        self.n_slides += n > self.n_positions
+        if n > self.n_positions and self.on_slide is not None:
             self.on_slide(row, window_length(n, self.n_positions))
 
     def _last_tokens(self) -> tuple[np.ndarray, np.ndarray]:
@@ -150,12 +144,23 @@ class DecodingOptions(TypedDict, total=False):
     n_tokens: int | None
 
 
+class GenerateOptions(DecodingOptions, total=False):
+    """All options of `generate`."""
+
+    attention_mask: ArrayLike | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    eos_id: int | Collection[int] | None
+
+
 class TokenIterator:
     """Iterator over the new tokens, (B,) int64 at a time; a row that has ended repeats its end token.
 
-    done           (B,) booleans: rows that have ended. Set an entry to end a row from outside
-    infos          per row, a TokenInfo per token, where asked for
-    n_slides       how often the window of any row was full and was cut
+    done    (B,) booleans: rows that have ended. Set an entry to end a row from outside
+    infos   per row, a TokenInfo per token, where asked for
     Ends after max_new_tokens, or when all rows are done. The arguments are those of `generate`. Between two tokens the model is in the
     caller's mode, so nothing has to be restored if the iterator is abandoned.
     """
@@ -168,17 +173,11 @@ class TokenIterator:
         if max_new_tokens < 0:
             raise InvalidInput(f"max_new_tokens: {max_new_tokens}, expected >= 0")
         self.max_new_tokens, self.sampling = max_new_tokens, sampling or Sampling()
-        self.n_slides, self._on_slide = 0, on_slide
-        self.state = DecodingState(model, prompts, use_cache=use_cache, slide=slide, on_slide=self._slid, max_new_tokens=max_new_tokens)
-        self.done = np.zeros(len(self.state.rows), bool)
-        self.infos: list[list[TokenInfo]] = [[] for _ in self.state.rows]
-        self._ends, self._alternatives, self._rng = end_tokens(eos_id), alternatives, PerRowRNG(seed, len(self.state.rows))
-        self._n_tokens = n_tokens
-
-    def _slid(self, row: int, n_kept: int) -> None:
-        self.n_slides += 1
-        if self._on_slide is not None:
-            self._on_slide(row, n_kept)
+        self.state = DecodingState(model, prompts, use_cache=use_cache, slide=slide, on_slide=on_slide, max_new_tokens=max_new_tokens)
+        n = len(self.state.rows)
+        self.done, self._rng, self._ends = np.zeros(n, bool), PerRowRNG(seed, n), end_tokens(eos_id)
+        self.infos: list[list[TokenInfo]] = [[] for _ in range(n)]
+        self._alternatives, self._n_tokens = alternatives, n_tokens
 
     def __iter__(self) -> Iterator[np.ndarray]:
         tokens = np.zeros(len(self.done), dtype=np.int64)
@@ -189,7 +188,9 @@ class TokenIterator:
             tokens = np.where(ended, tokens, drawn)
             if self._alternatives is not None:
                 for row in np.flatnonzero(~ended):
-                    self.infos[row].append(token_info(logits[row], int(tokens[row]), self._alternatives))
+                    log_p, token = log_softmax(logits[row]), int(tokens[row])
+                    best = top_ids(logits[row], min(self._alternatives, len(log_p))) if self._alternatives else ()
+                    self.infos[row].append(TokenInfo(token, float(log_p[token]), tuple((int(i), float(log_p[i])) for i in best)))
             self.done |= [int(token) in self._ends for token in tokens]
             yield tokens
             if self.done.all():
@@ -199,16 +200,7 @@ class TokenIterator:
 
 def end_tokens(eos_id: int | Collection[int] | None) -> frozenset[int]:
     """The tokens that end a text, of one, several or none."""
-    if eos_id is None:
-        return frozenset()
-    return frozenset([int(eos_id)] if isinstance(eos_id, (int, np.integer)) else eos_id)
-
-
-def token_info(logits: np.ndarray, id: int, n_alternatives: int) -> TokenInfo:
-    """What the model's logits (V,) say of token `id` and of the likeliest ones."""
-    log_p = log_softmax(logits)
-    best = top_ids(logits, min(n_alternatives, len(logits))) if n_alternatives else ()
-    return TokenInfo(id, float(log_p[id]), tuple((int(i), float(log_p[i])) for i in best))
+    return frozenset([int(eos_id)] if isinstance(eos_id, (int, np.integer)) else () if eos_id is None else eos_id)
 
 
 @dataclass(frozen=True)
@@ -219,7 +211,7 @@ class Generated:
     sequences     per row, the new tokens without repetition, the end token included
     stop_reason   per row: "eos" or "length"
     infos         per row, a TokenInfo per new token, where asked for
-    n_slides      how often the window of a row was full and was cut to its last half
+    n_slides      how often the window of any row was full and was cut to its last half
     """
 
     ids: np.ndarray
@@ -251,20 +243,18 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     iterator = TokenIterator(model, prompts, max_new_tokens, sampling, eos_id=eos_id, **options)
     n_prompt = max(map(len, prompts))
-    tokens = np.zeros((len(prompts), n_prompt), dtype=np.int64)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[n_prompt - len(prompt) :] = prompt
-    columns, running, lengths = [tokens], np.ones(len(prompts), bool), np.zeros(len(prompts), int)
+    columns = [np.array([[0] * (n_prompt - len(prompt)) + prompt for prompt in prompts], dtype=np.int64)]
+    running, lengths = np.ones(len(prompts), bool), np.zeros(len(prompts), int)
     for new in iterator:
         columns.append(new[:, None])
         lengths += running
         running = ~iterator.done
     all_ids = np.concatenate(columns, axis=1)
     sequences = [row[n_prompt : n_prompt + n] for row, n in zip(all_ids, lengths, strict=True)]
-    return Generated(all_ids, sequences, ["eos" if d else "length" for d in iterator.done], iterator.infos, iterator.n_slides)
+    return Generated(all_ids, sequences, ["eos" if d else "length" for d in iterator.done], iterator.infos, iterator.state.n_slides)
 
 
-def generate_ids(model: Decodable, ids: ArrayLike, max_new_tokens: int, **options: Any) -> np.ndarray:
+def generate_ids(model: Decodable, ids: ArrayLike, max_new_tokens: int, **options: Unpack[GenerateOptions]) -> np.ndarray:
     """`model.generate`: the prompts ids (B, T) and what follows them, (B, T + new); the arguments are those of `generate`."""
     return generate(model, ids, max_new_tokens, **options).ids
 
@@ -276,9 +266,7 @@ def _prompts(ids: ArrayLike, attention_mask: ArrayLike | None) -> list[list[int]
     tokens = np.asarray(ids)
     if tokens.ndim != 2:
         raise InvalidInput(f"generate: ids of shape {tokens.shape}, expected (batch, positions); wrap one prompt as [ids]")
-    if attention_mask is None:
-        return [row.tolist() for row in tokens]
-    real = backend.as_mask(np.asarray(attention_mask), "generate: attention_mask")
+    real = backend.as_mask(np.asarray(np.ones_like(tokens) if attention_mask is None else attention_mask), "generate: attention_mask")
     if real.shape != tokens.shape:
         raise InvalidInput(f"generate: attention_mask of shape {real.shape}, expected {tokens.shape}, that of ids; one entry per token")
     return [row[kept].tolist() for row, kept in zip(tokens, real, strict=True)]

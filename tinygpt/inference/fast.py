@@ -52,12 +52,10 @@ class FastDecoder:
     """
 
     def __init__(self, model: GPT, cache: KVCache, n_rows: int) -> None:
-        config = model.config
+        config, head, dtype = model.config, model.lm_head.weight, model.wte.weight.dtype
         self.model, self.cache = model, cache
-        dtype = model.wte.weight.dtype
         b, c, h, d = n_rows, config.n_embd, config.n_head, config.head_size
         self.layers = [_Layer(block, b) for block in model.h]
-        head = model.lm_head.weight
         self.head = _preferred_layout(head, b, out_first=True) if _owns_memory(head.data) else head.data
         self.x, self.normed, self.attended = (np.empty((b, c), dtype) for _ in range(3))
         self.qkv, self.wide = np.empty((b, 3 * c), dtype), np.empty((b, 4 * c), dtype)
@@ -71,12 +69,11 @@ class FastDecoder:
 
     def step(self, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Logits (B, V) after `tokens` (B,) at `positions` (B,). The array is overwritten by the next call."""
-        model, n = self.model, int(positions.max()) + 1
+        model, n, x = self.model, int(positions.max()) + 1, self.x
         hidden = None  # slots that a row must not see
         if int(positions.min()) + 1 != n:
             hidden = (np.arange(n) > positions[:, None])[:, None, None]  # (B, 1, 1, S)
         slots = (self.rows, slice(None), positions) if len(positions) > 1 else (0, slice(None), n - 1)  # plain numbers are found faster
-        x = self.x
         x[...] = model.wte.weight.data[tokens]
         x += model.wpe.weight.data[positions]
         for i, layer in enumerate(self.layers):
@@ -115,12 +112,10 @@ class _Layer:
 
     def __init__(self, block: Block, n_rows: int) -> None:
         self.ln_1, self.ln_2 = block.ln_1, block.ln_2
-        self.c_attn, self.attn_proj = _linear(block.attn.c_attn, n_rows), _linear(block.attn.c_proj, n_rows)
-        self.c_fc, self.mlp_proj = _linear(block.mlp.c_fc, n_rows), _linear(block.mlp.c_proj, n_rows)
-
-
-def _linear(layer: nn.Linear, n_rows: int) -> tuple[np.ndarray, np.ndarray | None]:
-    return _preferred_layout(layer.weight, n_rows), None if layer.bias is None else layer.bias.data
+        self.c_attn, self.attn_proj, self.c_fc, self.mlp_proj = (
+            (_preferred_layout(layer.weight, n_rows), None if layer.bias is None else layer.bias.data)
+            for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+        )
 
 
 def _preferred_layout(weight: ag.Parameter, n_rows: int, *, out_first: bool = False) -> np.ndarray:

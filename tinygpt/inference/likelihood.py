@@ -51,9 +51,8 @@ class Likelihood:
 def token_nats(model: Decodable, ids: Sequence[int], stride: int | None = None) -> np.ndarray:
     """Minus the log-probability of each token of ids (T,) but the first, in nats: (T - 1,).
 
-    stride   distance between the starts of the windows in which a text longer than the context is read: each token is predicted once,
-             from at least n_positions - stride tokens before it (in the first window, from those there are). Smaller is slower, with
-             more context per token; by default half the context
+    stride   distance between the starts of the windows in which a text longer than the context is read, by default half the context: each
+             token is predicted once, from at least n_positions - stride tokens before it (in the first window, from those there are)
     Raises ValueError for fewer than two tokens, or a stride outside 1 .. n_positions.
     """
     n_positions = model.config.n_positions
@@ -63,16 +62,13 @@ def token_nats(model: Decodable, ids: Sequence[int], stride: int | None = None) 
     tokens = np.asarray(ids)
     if len(tokens) < 2:
         raise InvalidInput(f"likelihood: {len(tokens)} tokens, expected at least 2; the first has nothing before it")
-    nats = np.zeros(len(tokens) - 1)
+    nats, start, done = np.zeros(len(tokens) - 1), 0, 0  # done: predictions made so far; prediction i is of token i + 1
     with nn.evaluating(model), inference.mode():
-        done = 0  # predictions made so far; prediction i is of token i + 1
-        for start in range(0, len(tokens) - 1, stride):
-            end = min(start + n_positions, len(tokens) - 1)
+        while done < len(nats):
+            end = min(start + n_positions, len(nats))
             hidden = model.hidden(tokens[None, start:end])[0, done - start :]
             nats[done:end] = _nats(model, hidden, tokens[done + 1 : end + 1])
-            done = end
-            if done == len(tokens) - 1:
-                break
+            start, done = start + stride, end
     return nats
 
 
@@ -85,8 +81,7 @@ def _nats(model: Decodable, hidden: ag.Tensor, targets: np.ndarray) -> np.ndarra
 
 def log_likelihood(model: Decodable, tokenizer: Tokenizer, text: str, stride: int | None = None) -> Likelihood:
     """How likely the model finds a text. Where the tokenizer has <|endoftext|>, it stands in front, so that every token is predicted."""
-    ids = tokenizer.encode(text)
-    n_bytes = len(text.encode("utf-8"))
+    ids, n_bytes = tokenizer.encode(text), len(text.encode("utf-8"))
     if tokenizer.eos_id is not None:
         ids = [tokenizer.eos_id, *ids]
     elif ids:
@@ -96,29 +91,26 @@ def log_likelihood(model: Decodable, tokenizer: Tokenizer, text: str, stride: in
 
 
 def choose(model: Decodable, tokenizer: Tokenizer, prompt: str, options: Sequence[str]) -> tuple[str, list[Likelihood]]:
-    """The option with the highest likelihood per token after the prompt, and the likelihood of each option.
-
-    Per token, because a longer option is less likely merely by being longer. Raises ValueError without an option, or if prompt and
-    option together exceed the context.
+    """The option with the highest likelihood per token after the prompt, and the likelihood of each option. Per token, because a longer
+    option is less likely merely by being longer. Raises ValueError without an option, or if prompt and option together exceed the context.
     Source  Brown et al. 2020, arXiv:2005.14165, section 2.4.
     """
     if not options:
         raise InvalidInput("choose: no option, expected at least one")
     start, answers = prompt_ids(tokenizer, prompt), [tokenizer.encode(option) for option in options]
-    n = len(start)
+    n, most = len(start), model.config.n_positions + 1
     for option, ids in zip(options, answers, strict=True):
-        if not n or not ids or n + len(ids) > model.config.n_positions + 1:
+        if not n or not ids or n + len(ids) > most:
             raise InvalidInput(
-                f"choose: {n} tokens of prompt and {len(ids)} of {option!r}, expected at least one of each and at most "
-                f"{model.config.n_positions + 1} together; shorten the prompt"
+                f"choose: {n} tokens of prompt and {len(ids)} of {option!r}, expected at least one of each and at most {most} together; "
+                "shorten the prompt"
             )
     inputs, _ = pad([[*start, *ids[:-1]] for ids in answers])
     with nn.evaluating(model), inference.mode():
         hidden = model.hidden(inputs)  # (options, T, C)
         nats = [_nats(model, hidden[i, n - 1 : n - 1 + len(ids)], np.array(ids)) for i, ids in enumerate(answers)]
     found = [Likelihood(float(each.sum()), len(each), len(option.encode("utf-8"))) for each, option in zip(nats, options, strict=True)]
-    best = min(range(len(options)), key=lambda i: found[i].nats_per_token)
-    return options[best], found
+    return min(zip(options, found, strict=True), key=lambda pair: pair[1].nats_per_token)[0], found
 
 
 def few_shot_prompt(
@@ -126,17 +118,9 @@ def few_shot_prompt(
 ) -> str:
     """A prompt that shows the task by examples (few-shot) or only names it (zero-shot), and ends where the answer begins.
 
-        Say the opposite.
-
-        Input: hot
-        Output: cold
-
-        Input: up
-        Output:
-
-    task    one line at the top, or ""
-    names   the words before question and answer
-    The answer then starts with a space and ends with its line: stop=["\\n"].
+    few_shot_prompt("up", [("hot", "cold")], task="Say the opposite.") is, with empty lines in between,
+    "Say the opposite.", "Input: hot\\nOutput: cold", "Input: up\\nOutput:". The answer then starts with a space and ends with its line:
+    stop=["\\n"]. names: the words before question and answer.
     Source  Brown et al. 2020, arXiv:2005.14165, section 2.
     """
     asked, answered = names

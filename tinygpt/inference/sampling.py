@@ -12,14 +12,13 @@ from tinygpt.errors import Diverged, InvalidInput
 class Sampling:
     """How the next token is chosen from the model's distribution. The rules apply in this order:
 
-    repetition_penalty   logits of tokens that occurred already are divided by it where positive, multiplied where negative; 1: off.
-                         Source  Keskar et al. 2019, arXiv:1909.05858, section 4.1
+    repetition_penalty   logits of tokens that occurred already are divided by it where positive, multiplied where negative; 1: off
     temperature          divides the logits: below 1 prefers likely tokens more, above 1 less; 0: always the likeliest (greedy)
     top_k                only the k likeliest tokens; 0: all
-    top_p                only the likeliest tokens that together reach this probability; 1: all.
-                         Source  Holtzman et al. 2020, arXiv:1904.09751, section 3.1
-    min_p                only tokens with at least this share of the likeliest one's probability; 0: all.
-                         Source  Nguyen et al. 2024, arXiv:2407.01082, section 3
+    top_p                only the likeliest tokens that together reach this probability; 1: all
+    min_p                only tokens with at least this share of the likeliest one's probability; 0: all
+    Source  penalty: Keskar et al. 2019, arXiv:1909.05858, section 4.1; top_p: Holtzman et al. 2020, arXiv:1904.09751, section 3.1;
+            min_p: Nguyen et al. 2024, arXiv:2407.01082, section 3
     """
 
     temperature: float = 0.8
@@ -29,28 +28,27 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise InvalidInput(f"temperature: {self.temperature}, expected a finite number >= 0; 0 is greedy")
-        if self.top_k < 0:
-            raise InvalidInput(f"top_k: {self.top_k}, expected >= 0; 0 allows all tokens")
-        if not 0 < self.top_p <= 1:
-            raise InvalidInput(f"top_p: {self.top_p}, expected 0 < top_p <= 1; 1 allows all tokens")
-        if not 0 <= self.min_p <= 1:
-            raise InvalidInput(f"min_p: {self.min_p}, expected 0 <= min_p <= 1; 0 allows all tokens")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise InvalidInput(f"repetition_penalty: {self.repetition_penalty}, expected a finite number > 0; 1 leaves the logits alone")
+        for name, legal, rule in (
+            ("temperature", 0 <= self.temperature < float("inf"), "a finite number >= 0; 0 is greedy"),
+            ("top_k", self.top_k >= 0, ">= 0; 0 allows all tokens"),
+            ("top_p", 0 < self.top_p <= 1, "0 < top_p <= 1; 1 allows all tokens"),
+            ("min_p", 0 <= self.min_p <= 1, "0 <= min_p <= 1; 0 allows all tokens"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "a finite number > 0; 1 leaves the logits alone"),
+        ):
+            if not legal:
+                raise InvalidInput(f"{name}: {getattr(self, name)}, expected {rule}")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities along the last axis of logits (..., V), on the host, float64."""
-    p = np.exp(np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64))
+    p: np.ndarray = np.exp(np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64))
     p /= p.sum(axis=-1, keepdims=True)
     return p
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Logarithms of `softmax`, which keep what it rounds to 0."""
-    scores = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64)
+    scores: np.ndarray = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64)
     scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
     return scores
 
@@ -73,7 +71,7 @@ def sample(
     if sampling.repetition_penalty != 1 and seen is not None:
         logits = np.stack([penalized(row, ids, sampling.repetition_penalty) for row, ids in zip(logits, seen, strict=True)])
     if sampling.temperature == 0:
-        return logits.argmax(axis=-1)
+        return np.asarray(logits.argmax(axis=-1))
     uniform = rng.random(len(logits))
     return np.array([_draw(*candidates(row, sampling), u) for row, u in zip(logits, uniform, strict=True)], dtype=np.int64)
 
@@ -93,7 +91,7 @@ def candidates(logits: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.n
         kept = _nucleus(p, sampling.top_p)
         ids, p = ids[kept], p[kept]
     if sampling.min_p > 0:
-        kept = np.flatnonzero(p >= sampling.min_p * p.max())
+        kept = p >= sampling.min_p * p.max()
         ids, p = ids[kept], p[kept]
     order = np.argsort(ids)
     return ids[order], p[order] / p.sum()
@@ -127,12 +125,9 @@ class PerRowRNG:
     """One stream of random numbers per row, so that a row's text depends on its own seed alone, whatever batch it is in."""
 
     def __init__(self, seed: int | Sequence[int], n_rows: int) -> None:
-        if isinstance(seed, (int, np.integer)):
-            entropy = [[int(seed), row] for row in range(n_rows)]
-        else:
-            entropy = [[int(s), 0] for s in seed]
-            if len(entropy) != n_rows:
-                raise InvalidInput(f"seed: {len(entropy)} seeds for {n_rows} prompts, expected one each; or pass a single number")
+        entropy = [[int(seed), row] for row in range(n_rows)] if isinstance(seed, (int, np.integer)) else [[int(s), 0] for s in seed]
+        if len(entropy) != n_rows:
+            raise InvalidInput(f"seed: {len(entropy)} seeds for {n_rows} prompts, expected one each; or pass a single number")
         if any(s < 0 for s, _ in entropy):
             raise InvalidInput(f"seed: {seed}, expected at least 0")
         self.generators = [np.random.default_rng(e) for e in entropy]

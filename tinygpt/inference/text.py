@@ -37,25 +37,19 @@ class IncrementalDetokenizer:
         self._pending += self._decoder.decode(self._bytes(token))
         self._before = token
         end = min((i for s in self._stop if (i := self._pending.find(s)) >= 0), default=-1)
-        if end >= 0:
-            self.stopped = True
-            return self._release(end)
+        self.stopped = end >= 0
         held = max((n for s in self._stop for n in range(1, len(s)) if self._pending.endswith(s[:n])), default=0)
-        return self._release(len(self._pending) - held)
+        return self._release(end if self.stopped else len(self._pending) - held)
 
     def finish(self) -> str:
         """The remaining text, when no token follows."""
-        if self.stopped:
-            return ""
         self._pending += self._decoder.decode(b"", final=True)
-        return self._release(len(self._pending))
+        return "" if self.stopped else self._release(len(self._pending))
 
     def _bytes(self, token: int) -> bytes:
         """What the token adds after the one before it."""
-        if self._before is None:
-            return self._tokenizer.decode_bytes([token])
-        before = self._tokenizer.decode_bytes([self._before])
-        return self._tokenizer.decode_bytes([self._before, token])[len(before) :]
+        before = [] if self._before is None else [self._before]
+        return self._tokenizer.decode_bytes([*before, token])[len(self._tokenizer.decode_bytes(before)) :]
 
     def _release(self, n: int) -> str:
         ready, self._pending = self._pending[:n], self._pending[n:]
@@ -67,6 +61,13 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Ids of a prompt; an empty one starts from <|endoftext|>, where the tokenizer has it."""
     ids = tokenizer.encode(prompt)
     return [tokenizer.eos_id] if not ids and tokenizer.eos_id is not None else ids
+
+
+class TextOptions(DecodingOptions, total=False):
+    """Options of everything that generates text; `TextStream` says what they mean."""
+
+    stop: Sequence[str]
+    end_ids: Collection[int]
 
 
 class TextStream:
@@ -107,14 +108,12 @@ class TextStream:
                 self.stop_reason = "eos"
                 break
             self.ids.append(token)
-            piece = self._detokenizer.add(token)
-            if piece:
+            if piece := self._detokenizer.add(token):
                 yield piece
             if self._detokenizer.stopped:
                 self.stop_reason = "stop string"
-                return
-        rest = self._detokenizer.finish()
-        if rest:
+                break
+        if rest := self._detokenizer.finish():
             yield rest
 
 
@@ -140,28 +139,28 @@ def complete_all(
     texts = [IncrementalDetokenizer(tokenizer, stop, start[-1] if prompt else None) for prompt, start in zip(prompts, starts, strict=True)]
     ids: list[list[int]] = [[] for _ in prompts]
     reasons = ["length"] * len(prompts)
-    running = set(range(len(prompts)))
     for new in tokens:
-        for row in sorted(running):
+        for row in [row for row, reason in enumerate(reasons) if reason == "length"]:
             token = int(new[row])
             if token in ends:
                 reasons[row] = "eos"
-                running.discard(row)
                 continue
             ids[row].append(token)
             texts[row].add(token)
             if texts[row].stopped:
-                reasons[row] = "stop string"
-                tokens.done[row] = True
-                running.discard(row)
+                reasons[row], tokens.done[row] = "stop string", True
     for text in texts:
         text.finish()
     return [Completion(text.text, ids[row], reasons[row], tokens.infos[row][: len(ids[row])]) for row, text in enumerate(texts)]
 
 
 def complete(
-    model: Decodable, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, *,
-    stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Unpack[DecodingOptions],
-) -> Completion:  # fmt: skip
+    model: Decodable,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    **options: Unpack[TextOptions],
+) -> Completion:
     """Continues one prompt; the arguments are those of `TextStream`."""
-    return complete_all(model, tokenizer, [prompt], max_new_tokens, sampling, stop=stop, end_ids=end_ids, **options)[0]
+    return complete_all(model, tokenizer, [prompt], max_new_tokens, sampling, **options)[0]

@@ -4,7 +4,6 @@
 """
 
 import importlib
-from typing import Any
 
 HOMES: dict[str, str] = {}
 """Method -> "module:function" that implements it."""
@@ -22,7 +21,6 @@ class Attached:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
+    def __get__(self, instance: object, owner: type | None = None) -> object:
         module, function = HOMES[self.name].split(":")
-        found = getattr(importlib.import_module(module), function)
-        return found.__get__(owner if self.to_class else instance, owner)
+        return getattr(importlib.import_module(module), function).__get__(owner if self.to_class else instance, owner)

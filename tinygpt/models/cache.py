@@ -11,6 +11,7 @@ A token's slot is its position, in every row. Rows of different lengths need no 
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -33,18 +34,19 @@ class KVCache:
         self.keys = backend.xp.zeros(shape, dtype=dtype)
         self.values = backend.xp.zeros(shape, dtype=dtype)
 
-    @property
-    def n_bytes(self) -> int:
-        """2 x layers x rows x channels x slots x bytes per number."""
-        return int(self.keys.nbytes + self.values.nbytes)
-
     def view_for_prefill(self, rows: Sequence[int], n_tokens: int) -> "CacheView":
         """For a call with n_tokens tokens of each of `rows`, from position 0 on.
 
         Shorter prompts are padded on the right, where no real token looks. What the padding leaves in the cache is overwritten by the
         tokens that follow, or hidden.
         """
-        return CacheView(self, np.arange(n_tokens), None, _Prefill(rows, n_tokens))
+        rows = list(rows)
+
+        def write(buffer: Array, new: Array) -> Array:
+            buffer[rows, :, :n_tokens] = new
+            return new
+
+        return CacheView(self, np.arange(n_tokens), None, write)
 
     def step(self, positions: Sequence[int] | np.ndarray) -> "CacheView":
         """For a call with one token of every row, at `positions` (rows,): each sees its own row's slots up to its own."""
@@ -53,7 +55,13 @@ class KVCache:
         mask = None
         if int(positions.min()) != last:
             mask = backend.to_device((np.arange(last + 1) <= positions[:, None])[:, None, None])  # (B, 1, 1, S)
-        return CacheView(self, positions[:, None], mask, _Step(positions))
+        rows, slots = backend.to_device(np.arange(len(positions))), backend.to_device(positions)
+
+        def write(buffer: Array, new: Array) -> Array:
+            buffer[rows, :, slots] = new[:, :, 0]
+            return buffer[:, :, : last + 1]
+
+        return CacheView(self, positions[:, None], mask, write)
 
     def reorder(self, rows: Sequence[int], n_tokens: int) -> None:
         """Row i becomes a copy of row rows[i], as far as n_tokens: beam search drops some beams and doubles others."""
@@ -65,48 +73,29 @@ class KVCache:
                     layer[moved, :, :n_tokens] = layer[sources, :, :n_tokens]
 
 
-class _Prefill:
-    """Writes slots 0 .. n_tokens - 1 of some rows; attention sees just these."""
-
-    def __init__(self, rows: Sequence[int], n_tokens: int) -> None:
-        self.rows, self.n_tokens = list(rows), n_tokens
-
-    def __call__(self, buffer: Array, new: Array) -> Array:
-        buffer[self.rows, :, : self.n_tokens] = new
-        return new
-
-
-class _Step:
-    """Writes one slot of each row; attention sees all slots up to the last one in use."""
-
-    def __init__(self, positions: np.ndarray) -> None:
-        self.n = int(positions.max()) + 1
-        self.rows, self.slots = backend.to_device(np.arange(len(positions))), backend.to_device(positions)
-
-    def __call__(self, buffer: Array, new: Array) -> Array:
-        buffer[self.rows, :, self.slots] = new[:, :, 0]
-        return buffer[:, :, : self.n]
-
-
-class CacheView:
+class CacheView(NamedTuple):
     """The cache as one forward call uses it.
 
     positions   of the call's tokens, for the position embedding
     mask        booleans, True where a query may look, or None
+    write       write(a layer's buffer, new keys or values) stores these and returns those that attention sees
     """
 
-    def __init__(self, cache: KVCache, positions: np.ndarray, mask: Array | None, write: Callable[[Array, Array], Array]) -> None:
-        self.cache, self.positions, self.mask, self.write = cache, positions, mask, write
+    cache: KVCache
+    positions: np.ndarray
+    mask: Array | None
+    write: Callable[[Array, Array], Array]
 
     def layer(self, i: int) -> "LayerCache":
         return LayerCache(self.cache.keys[i], self.cache.values[i], self.write)
 
 
-class LayerCache:
-    """One layer's part: `update` stores the new keys and values and returns those that attention sees."""
+class LayerCache(NamedTuple):
+    """One layer's part of a `CacheView`."""
 
-    def __init__(self, keys: Array, values: Array, write: Callable[[Array, Array], Array]) -> None:
-        self.keys, self.values, self.write = keys, values, write
+    keys: Array
+    values: Array
+    write: Callable[[Array, Array], Array]
 
     def update(self, k: ag.Tensor, v: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor]:
         """k and v (B, H, T, D) of the call's tokens -> those of all tokens that they may see, (B, H, S, D)."""

@@ -53,12 +53,10 @@ class Trainable(Protocol):
 
 @runtime_checkable
 class Classifies(Protocol):
-    """A model whose predictions are right or wrong, as a classifier's are.
+    """A model whose predictions are right or wrong, as a classifier's are."""
 
-    loss_and_correct(*batch)   what `loss` gives, and how many items of the batch got the right label
-    """
-
-    def loss_and_correct(self, *batch: Array) -> tuple[Tensor, int]: ...
+    def loss_and_correct(self, *batch: Array) -> tuple[Tensor, int]:
+        """What `loss` gives, and how many items of the batch got the right label."""
 
 
 class Decodable(Protocol):
@@ -93,10 +91,8 @@ class GradientWorkers(Protocol):
     note: str
 
     def gradients(self, optimizer: AdamW, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
-        """Adds to the gradients those of the sum of share times mean loss over the batches, and returns that sum.
-
-        None, and nothing done, where this process computes these batches better (or as well) alone.
-        """
+        """Adds to the gradients those of the sum of share times mean loss over the batches, and returns that sum. None, and nothing done,
+        where this process computes these batches better (or as well) alone."""
 
     def close(self) -> None:
         """Ends the other processes; the next `gradients` starts them again."""

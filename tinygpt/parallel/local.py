@@ -30,7 +30,7 @@ from typing import IO
 
 import numpy as np
 
-from autograd import backend, kernel_mode, nn
+from autograd import Array, backend, kernel_mode
 from autograd.limits import private_peak_bytes
 from autograd.optim import AdamW, bind_to_buffers
 from autograd.threads import n_threads, use_threads
@@ -39,20 +39,15 @@ from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.models.gpt import GPT
-from tinygpt.models.protocols import Array, Batch, Trainable
+from tinygpt.models.protocols import Batch, Trainable
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
 
-_MIN_ROWS = 4
-"""Least rows per process, unless more processes are asked for: with fewer rows, call overhead dominates."""
-
+_MIN_ROWS = 4  # per process, unless more processes are asked for: with fewer rows, call overhead dominates
+_MIN_STEPS = 50  # starting a process takes about as long as ten updates of a small model
 _MIN_FLOPS, _MAX_WEIGHTS = 500_000_000, 16_000_000
 """Below the first, an update takes a few milliseconds, less than synchronizing the processes. Above the second, matrix products take nearly
 all the time: threads parallelize those as well, and every process costs a copy of all gradients."""
-
-_MIN_STEPS = 50
-"""Starting a process takes about as long as ten updates of a small model."""
-
 _CANNOT_COPY = "replica: a model with frozen weights or custom layers, expected a plain GPT; train with --processes 1"
 
 
@@ -60,9 +55,7 @@ def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int
     """How many processes share each micro-batch; 1: no replicas.
 
     `config.processes`, at most one per row; if that is 0, one per thread (see `autograd.threads`) where that is faster, else 1.
-    n_weights        trained weights
-    tokens_per_row   approximately: the context
-    Raises ValueError for several processes on a GPU.
+    n_weights are the trained ones, tokens_per_row approximately the context. Raises ValueError for several processes on a GPU.
     """
     asked, rows = config.processes, config.micro_batch
     if asked > 1 and backend.name != "numpy":
@@ -83,17 +76,15 @@ def split(batch: Batch, n: int) -> list[tuple[int, Batch]]:
 
 def can_copy(model: Trainable) -> bool:
     """Whether another process can build the same model from its config: a plain GPT whose weights are all trained."""
-    assert isinstance(model, nn.Module)
+    if type(model) is not GPT:
+        return False
     plain = all(type(module).__module__ in ("tinygpt.models.gpt", "autograd.nn") for _, module in model.named_modules())
-    kind: type = type(model)
-    return kind is GPT and plain and all(p.requires_grad for p in model.parameters())
+    return plain and all(p.requires_grad for p in model.parameters())
 
 
 def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers":
     """The processes that train a model, as many as `n_processes` says; 1, with a note that says why, for a model that cannot be copied.
-
-    Raises ValueError if `config.processes` asks for several and the model cannot be copied, or the backend is not the CPU's.
-    """
+    Raises ValueError if `config.processes` asks for several and the model cannot be copied, or the backend is not the CPU's."""
     n_weights = sum(p.size for _, p in model.named_parameters() if p.requires_grad)
     n, note = n_processes(config, n_weights, model.config.n_positions), ""
     if n > 1 and not can_copy(model):
@@ -132,8 +123,7 @@ class LocalWorkers:
             self.replicas.close()
 
     def peak_bytes(self) -> int:
-        pids = [] if self.replicas is None or self.replicas.closed else self.replicas.pids
-        return sum(private_peak_bytes(pid) for pid in pids)
+        return 0 if self.replicas is None or self.replicas.closed else sum(map(private_peak_bytes, self.replicas.pids))
 
 
 class Replicas:
@@ -154,14 +144,9 @@ class Replicas:
             optimizer.move_weights(self.shared[0])
             self._processes = [_Process(self.n_threads) for _ in range(1, n)]
             self._end = weakref.finalize(self, _close, self._processes)
-            copy = {
-                "config": asdict(model.config),
-                "recompute": [block.recompute for block in model.h],
-                "names": [name for name, _ in optimizer.named],
-                "path": str(path),
-                "dtype": str(self.shared.dtype),
-                "shape": self.shared.shape,
-            }
+            copy = {"config": asdict(model.config), "recompute": [block.recompute for block in model.h]}
+            copy |= {"names": [name for name, _ in optimizer.named]}
+            copy |= {"path": str(path), "dtype": str(self.shared.dtype), "shape": self.shared.shape}
             try:
                 for row, process in enumerate(self._processes, start=1):
                     process.send(copy | {"row": row})
@@ -172,10 +157,8 @@ class Replicas:
                 raise
 
     def gradients(self, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
-        """Adds the gradients of the sum of share times mean loss over the batches to those of the parameters. Returns that sum.
-
-        Raises what a process raised, and RuntimeError if one has ended.
-        """
+        """Adds the gradients of the sum of share times mean loss over the batches to those of the parameters. Returns that sum. Raises what
+        a process raised, and RuntimeError if one has ended."""
         n = len(self._processes) + 1
         tasks: list[list[Shard]] = [[] for _ in range(n)]
         for batch, share in zip(batches, shares, strict=True):
@@ -185,11 +168,9 @@ class Replicas:
         stream = self.model.dropout_stream
         try:
             for process, mine in zip(self._processes, tasks[1:], strict=True):
-                parts = [
-                    {"share": share, "first_row": first_row, "given": [a is not None for a in part]} for part, share, first_row in mine
-                ]
+                parts = [{"share": s.share, "first_row": s.first_row, "given": [a is not None for a in s.batch]} for s in mine]
                 header = {"tasks": parts, "training": self.model.training, "seed": stream.seed, "draw": stream.counter}
-                process.send(header, [a for part, _, _ in mine for a in part if a is not None])
+                process.send(header, [a for shard in mine for a in shard.batch if a is not None])
             with use_threads(self.n_threads):
                 total = accumulate(self.model, tasks[0])
             for process, gradient in zip(self._processes, self.shared[1:], strict=True):
@@ -227,29 +208,24 @@ class _Process:
         # Not multiprocessing: it would run the caller's script again in the new process. Not fork: threads do not survive it.
         code = f"import sys; sys.path[:] = {sys.path!r}; from tinygpt.parallel.local import serve; serve()"
         threads = {"AUTOGRAD_THREADS": str(n_threads), "OPENBLAS_NUM_THREADS": str(n_threads)}
-        try:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=os.environ | threads,
-                start_new_session=True,  # Ctrl-C is for the parent, which saves
-            )
+        command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+        try:  # a session of its own: Ctrl-C is for the parent, which saves
+            self.popen = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=os.environ | threads, start_new_session=True)
         except OSError as error:
             raise ProcessFailed(f"replica: {error}, expected to start another Python; train with --processes 1") from error
+        assert self.popen.stdin is not None and self.popen.stdout is not None
+        self.stdin, self.stdout = self.popen.stdin, self.popen.stdout
 
     def send(self, header: dict[str, Json], arrays: Sequence[np.ndarray] = ()) -> None:
-        assert self.popen.stdin is not None
         try:
-            write_message(self.popen.stdin, header, arrays)
+            write_message(self.stdin, header, arrays)
         except OSError as error:
             raise self._ended() from error
 
     def receive(self) -> float:
         """The loss. Raises the error that the worker reports."""
-        assert self.popen.stdout is not None
         try:
-            answer, _ = read_message(self.popen.stdout)
+            answer, _ = read_message(self.stdout)
         except EOFError as error:
             raise self._ended() from error
         if "error" in answer:
@@ -268,10 +244,9 @@ class _Process:
 
 def _close(processes: list[_Process]) -> None:
     for process in processes:
-        assert process.popen.stdin is not None and process.popen.stdout is not None
         with contextlib.suppress(OSError):
-            process.popen.stdin.close()  # the worker reads the end of its tasks and ends
-        process.popen.stdout.close()
+            process.stdin.close()  # the worker reads the end of its tasks and ends
+        process.stdout.close()
     for process in processes:
         try:
             process.popen.wait(timeout=5)
@@ -287,7 +262,7 @@ def _shared_file(n_bytes: int) -> Iterator[Path]:
     Windows cannot delete a file that is mapped: there it stays in the folder for temporary files. (`tempfile.TemporaryDirectory` would try
     for ever.) Raises RuntimeError if there is room in neither: writing to a mapped file without room would kill the process.
     """
-    errors = []
+    failed = []
     for parent in ("/dev/shm", tempfile.gettempdir()):
         with contextlib.ExitStack() as stack:
             try:
@@ -298,19 +273,17 @@ def _shared_file(n_bytes: int) -> Iterator[Path]:
                     if hasattr(os, "posix_fallocate"):
                         os.posix_fallocate(file.fileno(), 0, n_bytes)
             except OSError as error:
-                errors.append(str(error))
+                failed.append(str(error))
                 continue
             yield folder / "shared"
             return
-    raise ProcessFailed(
-        f"replica: no room for {n_bytes:,} bytes of shared memory ({'; '.join(errors)}), expected it; train with --processes 1"
-    )
+    why = f"no room for {n_bytes:,} bytes of shared memory ({'; '.join(failed)})"
+    raise ProcessFailed(f"replica: {why}, expected it; train with --processes 1")
 
 
 def write_message(file: IO[bytes], header: dict[str, Json], arrays: Sequence[np.ndarray] = ()) -> None:
     """A line of JSON with the header, dtypes and shapes, followed by the bytes of the arrays."""
-    kinds = [(str(a.dtype), a.shape) for a in arrays]
-    file.write(json.dumps([header, kinds]).encode() + b"\n")
+    file.write(json.dumps([header, [(str(a.dtype), a.shape) for a in arrays]]).encode() + b"\n")
     for a in arrays:
         file.write(a.tobytes())
     file.flush()
@@ -322,11 +295,7 @@ def read_message(file: IO[bytes]) -> tuple[dict[str, Json], list[np.ndarray]]:
     if not line.endswith(b"\n"):
         raise EOFError
     header, kinds = json.loads(line)
-    arrays = []
-    for dtype, shape in kinds:
-        n_bytes = np.dtype(dtype).itemsize * math.prod(shape)
-        arrays.append(np.frombuffer(file.read(n_bytes), dtype).reshape(shape))
-    return header, arrays
+    return header, [np.frombuffer(file.read(np.dtype(kind).itemsize * math.prod(n)), kind).reshape(n) for kind, n in kinds]
 
 
 def serve() -> None:
@@ -336,16 +305,15 @@ def serve() -> None:
     os.dup2(2, 1)  # output of prints must not mix with the answers
     work: _Copy | None = None
     while True:
-        try:
-            header, arrays = read_message(tasks)
-        except EOFError:
-            return
         answer: dict[str, Json] = {"loss": 0.0}
         try:
+            header, arrays = read_message(tasks)
             if work is None:
                 work = _Copy(**header)
             else:
                 answer["loss"] = work.gradients(arrays, **header)
+        except EOFError:
+            return
         except Exception as error:
             answer = {"error": type(error).__name__, "message": str(error)}
         try:
@@ -365,8 +333,7 @@ class _Copy:
             block.recompute = on
         shared = np.asarray(np.memmap(path, dtype, mode="r+", shape=tuple(shape)))
         named = dict(self.model.named_parameters())
-        self.parameters = [named[name] for name in names]
-        self.gradient = shared[row]
+        self.parameters, self.gradient = [named[name] for name in names], shared[row]
         bind_to_buffers(self.parameters, shared[0], self.gradient)
 
     def gradients(self, arrays: list[np.ndarray], tasks: list[dict[str, Json]], training: bool, seed: int, draw: int) -> float:

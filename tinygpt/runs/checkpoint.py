@@ -10,9 +10,7 @@ import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import ClassVar
 
 from autograd import nn
 from tinygpt.config import GPTConfig
@@ -20,8 +18,9 @@ from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.models.gpt import GPT
 from tinygpt.runs.layout import first_intact, list_checkpoints, read_pointer, status, verify_integrity
-from tinygpt.storage.checked_json import Entries, read_json_object
-from tinygpt.storage.safetensors import read_into, read_safetensors_header
+from tinygpt.storage.checked_json import Entries, Json, read_json_object
+from tinygpt.storage.safetensors import read_safetensors_header, read_tensor
+from tinygpt.training.trainer import Trainer
 from tinygpt.weights.gpt2 import LANGUAGE_MODEL, StoredModel, read_array
 from tinygpt.weights.hub import HUB_NAMES, has_weights, locate
 
@@ -35,7 +34,7 @@ class Checkpoint:
     kind      the architecture, by Hugging Face's name: GPT2LMHeadModel, GPT2ForSequenceClassification
     """
 
-    builders: dict[str, Callable[["Checkpoint"], nn.Module]] = {}  # noqa: RUF012 (one for all: by architecture)
+    builders: ClassVar[dict[str, Callable[["Checkpoint"], nn.Module]]] = {}  # by architecture
 
     def __init__(self, path: Path, run: Path | None = None) -> None:
         self.path, self.run = path, run
@@ -57,15 +56,13 @@ class Checkpoint:
         if has_weights(path):
             if path.is_dir():
                 verify_integrity(path)
-            inside_run = path.parent.name == "checkpoints"
-            return cls(path, path.parent.parent if inside_run else None)
+            return cls(path, path.parent.parent if path.parent.name == "checkpoints" else None)
         names = [read_pointer(path, which), read_pointer(path, "last"), *(p.name for p in reversed(list_checkpoints(path)))]
         directory, damage = first_intact(path, names)
         if directory is None and not damage:
-            raise MissingFile(
-                f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; "
-                + ("an adapter: open the model that it belongs to" if (path / "adapter_config.json").is_file() else "check the path")
-            )
+            adapter = (path / "adapter_config.json").is_file()
+            fix = "an adapter: open the model that it belongs to" if adapter else "check the path"
+            raise MissingFile(f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; {fix}")
         if directory is None:
             raise InvalidInput(
                 f"{path}: no intact checkpoint ({'; '.join(damage)}), expected at least one; python -m tinygpt verify {path} lists all"
@@ -74,7 +71,7 @@ class Checkpoint:
             warnings.warn(f"{'; '.join(damage)}; falling back to {directory}, the newest intact checkpoint", stacklevel=2)
         return cls(directory, path)
 
-    def model(self) -> Any:
+    def model(self) -> nn.Module:
         """The model with its weights: a GPT, or what has registered itself in `builders` for this architecture."""
         if self.kind not in self.builders:
             raise InvalidInput(
@@ -101,59 +98,54 @@ class Checkpoint:
         return tokenizer
 
     @cached_property
-    def training(self) -> dict[str, Any]:
+    def training(self) -> dict[str, Json]:
         """What training.json holds. Raises FileNotFoundError for a checkpoint that came without the state of training."""
-        if not (self.path / "training.json").is_file() or not (self.path / "training.safetensors").is_file():
+        if not all((self.path / name).is_file() for name in ("training.json", "training.safetensors")):
             raise MissingFile(
                 f"{self.path}: no training.json with training.safetensors, expected the training state of a run's checkpoint; "
                 "a checkpoint that came without one can be fine-tuned, not resumed"
             )
         return read_json_object(self.path / "training.json")
 
-    def restore(self, trainer: Any, *, other_data: bool = False) -> dict[str, Any]:
+    def restore(self, trainer: Trainer, *, other_data: bool = False) -> dict[str, Json]:
         """Puts a trainer where the checkpoint was saved: weights, moments, random streams, position in the data, best score.
 
         The trainer must have been made for the same model and parameters, and, without `other_data`, for the same batches.
         Returns all of training.json. Raises ValueError, naming what differs, for another model's or another data set's checkpoint.
         """
-        where = str(self.path / "training.json")
+        where, path, optimizer = str(self.path / "training.json"), self.path / "training.safetensors", trainer.optimizer
         n_steps = Entries(self.training, where).integer("n_steps")
-        optimizer = trainer.optimizer
-        state = optimizer.state_dict()
-        stored = read_safetensors_header(self.path / "training.safetensors")
-        own_weights = any(name.startswith("w.") for name in stored)
-        wanted = {f"{key}.{name}": array for key in ("m", "v") for name, array in state[key].items()}
-        if own_weights:  # an adapter's: model.safetensors holds them merged into the layers
+        stored, state = read_safetensors_header(path), optimizer.state_dict()
+        wanted = {f"{key}.{name}": array for key, moments in (("m", state["m"]), ("v", state["v"])) for name, array in moments.items()}
+        if any(name.startswith("w.") for name in stored):  # an adapter's: model.safetensors holds them merged into the layers
             wanted |= {f"w.{name}": p.data for name, p in optimizer.named}
         elif any(".lora_" in name for name, _ in optimizer.named):
             raise InvalidInput(
-                f"{self.path / 'training.safetensors'}: holds no weights of the adapter, expected them, as newer versions save them; "
+                f"{path}: holds no weights of the adapter, expected them, as newer versions save them; "
                 "use the run's adapter folder, or fine-tune again"
             )
         differ = sorted(stored.keys() ^ wanted.keys())
         differ += [name for name, a in wanted.items() if name in stored and (stored[name].shape != a.shape or stored[name].dtype != "F32")]
         if differ:
             raise InvalidInput(
-                f"{self.path / 'training.safetensors'}: {differ[0]} is in the file or in the model only, or of another shape or dtype, as are "
-                f"{len(differ) - 1} more, expected the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
+                f"{path}: {differ[0]} is in the file or in the model only, or of another shape or dtype, as are {len(differ) - 1} more, expected "
+                "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
             )
         self.restore_weights(trainer)
-        moments: dict[str, Any] = {"m": {}, "v": {}}
-        for key, values in moments.items():
-            for name, array in state[key].items():
-                values[name] = np.empty(array.shape, dtype=np.float32)
-                read_into(stored[f"{key}.{name}"], values[name])
-        optimizer.load_state_dict({"n_steps": n_steps, **moments})
+        m, v = ({name: read_tensor(stored[f"{key}.{name}"]) for name in state["m"]} for key in ("m", "v"))
+        optimizer.load_state_dict({"n_steps": n_steps, "m": m, "v": v})
         trainer.load_state_dict(self.training, where, other_data=other_data)
         return self.training
 
-    def restore_weights(self, trainer: Any) -> None:
+    def restore_weights(self, trainer: Trainer) -> None:
         """The trained weights alone, for a trainer of the same model."""
-        stored = read_safetensors_header(self.path / "training.safetensors") if (self.path / "training.safetensors").is_file() else {}
+        path = self.path / "training.safetensors"
+        stored = read_safetensors_header(path) if path.is_file() else {}
         own = {name: p for name, p in trainer.optimizer.named if f"w.{name}" in stored}
         for name, p in own.items():
             read_array(stored[f"w.{name}"], p.data)
         if not own:
+            assert isinstance(trainer.model, nn.Module)
             self.stored.load_into(trainer.model)
 
     def describe(self) -> str:

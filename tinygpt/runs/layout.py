@@ -19,10 +19,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tinygpt.errors import InvalidInput, MissingFile
-from tinygpt.storage.checked_json import read_json_object
+from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.storage.durable import Lock, read_digest
 from tinygpt.weights.gpt2 import LANGUAGE_MODEL
 from tinygpt.weights.hub import has_weights
@@ -38,30 +37,21 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted((p for p in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name)), key=step_and_repeat)
 
 
-def step_and_repeat(directory: Path) -> tuple[int, int]:
-    """The two numbers of a checkpoint's name."""
-    match = _NAME.fullmatch(directory.name)
-    assert match is not None
-    return int(match[1]), int(match[2] or 1)
+def step_and_repeat(directory: Path) -> tuple[int, ...]:
+    """The numbers of a checkpoint's name."""
+    return tuple(map(int, directory.name.split("-")[1:]))
 
 
 def read_pointer(run: Path, which: str) -> str:
     """The checkpoint's name in a pointer file; empty if there is none. A name with anything else in it counts as none."""
     path = run / "checkpoints" / which
-    if not path.is_file():
-        return ""
-    name = path.read_bytes()[:100].decode("utf-8", errors="replace").strip()
+    name = path.read_bytes()[:100].decode("utf-8", errors="replace").strip() if path.is_file() else ""
     return name if _NAME.fullmatch(name) else ""
 
 
-# ---- integrity ---------------------------------------------------------------------------------------------------------------------------
-
-
 def integrity_errors(directory: Path) -> list[str]:
-    """What is wrong with a checkpoint's files, by its manifest: missing, of another size, or of another sha256. Empty: intact.
-
-    A directory without a manifest (another program's) passes if it has weights.
-    """
+    """What is wrong with a checkpoint's files, by its manifest: missing, of another size, or of another sha256. Empty: intact. A directory
+    without a manifest (another program's) passes if it has weights."""
     if not directory.is_dir():
         return ["missing, though a pointer names it"]
     if not (directory / "manifest.json").is_file():
@@ -105,9 +95,6 @@ def read_manifest(directory: Path) -> dict[str, tuple[int, str]]:
     return {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
 
 
-# ---- which run ---------------------------------------------------------------------------------------------------------------------------
-
-
 def is_pretraining_run(run: Path) -> bool:
     """Whether a directory is a run of pretraining: fine-tunings note the model that they started from."""
     settings = run / "config.json"
@@ -116,13 +103,12 @@ def is_pretraining_run(run: Path) -> bool:
 
 def status(run: Path) -> str:
     """How a run stands, for a person: "finished", "stopped early", "interrupted at step 5 of 9", "diverged after step 5", "in progress"."""
-    last = run / "checkpoints" / read_pointer(run, "last")
-    ended = next((values["ended"] for values in reversed(_metrics(run)) if "ended" in values), "")
+    ended = _ended(run)
     if ended in ("finished", "stopped early") or (run / "report.txt").is_file():
         return ended or "finished"
-    progress: dict[str, Any] = {}
+    progress: dict[str, Json] = {}
     with contextlib.suppress(ValueError, OSError):
-        progress = read_json_object(last / "training.json")
+        progress = read_json_object(run / "checkpoints" / read_pointer(run, "last") / "training.json")
     step, steps = progress.get("step"), (progress.get("train") or {}).get("steps")
     if steps is None or step == steps:
         return "finished"
@@ -135,23 +121,19 @@ def status(run: Path) -> str:
 
 
 def newest_run(
-    below: str | Path = RUNS,
-    architecture: str = LANGUAGE_MODEL,
-    accept: Callable[[Path], bool] = lambda run: True,
-    note: Callable[[str], None] = print,
-) -> Path:
+    below: str | Path = RUNS, architecture: str = LANGUAGE_MODEL,
+    accept: Callable[[Path], bool] = lambda run: True, note: Callable[[str], None] = print,
+) -> Path:  # fmt: skip
     """The run whose last checkpoint is the newest, among those of one architecture (as config.json names it), wherever it was made.
 
-    A run that was interrupted, diverged or is in progress is taken only where no finished one is left; `note` is told of it.
-
-    accept   says of a run's directory whether it may be chosen
-    Raises FileNotFoundError, saying what to do, if there is none.
+    A run that was interrupted, diverged or is in progress is taken only where no finished one is left; `note` is told of it. `accept` says
+    of a run's directory whether it may be chosen. Raises FileNotFoundError, saying what to do, if there is none.
     """
-    runs = sorted((run for run in _every_run(Path(below)) if _holds(run, architecture) and accept(run)), key=_saved, reverse=True)
+    runs = [run for run in _every_run(Path(below)) if _holds(run, architecture) and accept(run)]
+    runs.sort(key=lambda run: (run / "checkpoints" / "last").stat().st_mtime, reverse=True)
     if not runs:
         raise MissingFile(f"{below}: no run with a checkpoint, expected one; train first: python examples/pretrain.py")
-    finished = [run for run in runs if status(run) in ("finished", "stopped early")]
-    chosen = (finished or runs)[0]
+    chosen = next((run for run in runs if status(run) in ("finished", "stopped early")), runs[0])
     if chosen != runs[0]:
         note(f"note       {runs[0]} is newer but {status(runs[0])}; to take it: --run {runs[0]}")
     return chosen
@@ -178,24 +160,20 @@ def _every_run(below: Path) -> Iterator[Path]:
     yield from (run for run in _elsewhere(below) if (run / "checkpoints" / "last").is_file())
 
 
-def _saved(run: Path) -> float:
-    return (run / "checkpoints" / "last").stat().st_mtime
-
-
 def _holds(run: Path, architecture: str) -> bool:
     path = run / "checkpoints" / read_pointer(run, "last") / "config.json"
     return path.is_file() and architecture in (read_json_object(path).get("architectures") or [LANGUAGE_MODEL])
 
 
-def _metrics(run: Path) -> list[dict[str, Any]]:
-    """The last lines of metrics.jsonl, as far as they can be read."""
+def _ended(run: Path) -> str:
+    """How training ended, by the last lines of metrics.jsonl, as far as they can be read; empty where they do not say."""
     path = run / "metrics.jsonl"
-    found = []
-    for line in path.read_bytes()[-4096:].splitlines() if path.is_file() else []:
+    for line in reversed(path.read_bytes()[-4096:].splitlines() if path.is_file() else []):
         with contextlib.suppress(ValueError):
-            values: Any = json.loads(line)
-            found += [values] if isinstance(values, dict) else []
-    return found
+            values = json.loads(line)
+            if isinstance(values, dict) and "ended" in values:
+                return str(values["ended"])
+    return ""
 
 
 def first_intact(run: Path, names: Iterable[str]) -> tuple[Path | None, list[str]]:

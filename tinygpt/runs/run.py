@@ -9,22 +9,25 @@ result = run.train(trainer, reporter)          # metrics and checkpoints are wri
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 from autograd import backend
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import Diverged, MissingFile, PathExists
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint
-from tinygpt.runs.writer import CheckpointWriter, explained
+from tinygpt.runs.writer import CheckpointWriter, WriterOptions, explained
 from tinygpt.storage import durable
-from tinygpt.storage.checked_json import to_json
+from tinygpt.storage.checked_json import Json, to_json
 from tinygpt.storage.durable import Lock, replace_file
 from tinygpt.storage.safetensors import Content, TensorFile
 from tinygpt.training.metrics import MetricsFile, Reporter, Result
+from tinygpt.training.trainer import Trainer
 from tinygpt.weights.gpt2 import pretrained_files
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Mergeable(Protocol):
@@ -41,22 +44,24 @@ class Run:
     tokenizer    saved with each checkpoint; set it before training
     adapter      LoRA's, if there is one, and `base`, the model that it belongs to
     facts        what each checkpoint's training.json contains in addition to the trainer's state: fingerprints of data and tokenizer
-    Options of the constructor, `create` and `resume`: those of `CheckpointWriter`.
+    log(values)  writes a line of metrics.jsonl
+    wait()       returns when no checkpoint is being written any more; finish(), too, or raises OSError if the last one was not written
+    options      of the constructor, `create` and `resume`: those of `CheckpointWriter`
     """
 
-    def __init__(self, path: Path, *, keep: int = 2, background: bool = True, note: Callable[[str], None] = print) -> None:
+    def __init__(self, path: Path, **options: Unpack[WriterOptions]) -> None:
         self.path = path
-        self.writer = CheckpointWriter(path, keep=keep, background=background, note=note)
+        self.writer = CheckpointWriter(path, **options)
+        self.wait, self.finish = self.writer.wait, self.writer.finish
+        self.metrics = MetricsFile(path / "metrics.jsonl")
+        self.log = self.metrics.write
         self.tokenizer: Tokenizer | None = None
         self.adapter: Mergeable | None = None
         self.base = ""
-        self.facts: dict[str, Any] = {}
-        self.metrics = MetricsFile(path / "metrics.jsonl")
-
-    # ---- the directory -------------------------------------------------------------------------------------------------------------------
+        self.facts: dict[str, Json] = {}
 
     @classmethod
-    def create(cls, name: str, path: str | Path = "", **options: Any) -> "Run":
+    def create(cls, name: str, path: str | Path = "", **options: Unpack[WriterOptions]) -> "Run":
         """Makes a run's directory, `path` or the next free `runs/<name>-001`, and locks it until this process ends.
 
         Raises FileExistsError if the directory already holds a run, so that nothing is overwritten; BlockingIOError if another process
@@ -65,11 +70,8 @@ class Run:
         while True:
             directory = Path(path).expanduser() if path else _next_free(name)
             if directory.exists() and (not directory.is_dir() or Lock.held(directory) or not _is_blank(directory)):
-                resumable = (directory / "checkpoints").is_dir()
-                raise PathExists(
-                    f"{directory}: already holds a run (or other files), expected a new or empty directory; choose another --run"
-                    + (f", or resume it: --resume {directory}" if resumable else "")
-                )
+                fix = "choose another --run" + (f", or resume it: --resume {directory}" if (directory / "checkpoints").is_dir() else "")
+                raise PathExists(f"{directory}: already holds a run (or other files), expected a new or empty directory; {fix}")
             with explained(directory):
                 try:
                     directory.mkdir(parents=True, exist_ok=bool(path))
@@ -81,11 +83,9 @@ class Run:
             return cls(directory, **options)
 
     @classmethod
-    def resume(cls, path: str | Path, **options: Any) -> "Run":
-        """A run to train on, locked until this process ends and cleaned of what a crash has left unfinished.
-
-        Raises FileNotFoundError if there is no run, BlockingIOError if another process has it.
-        """
+    def resume(cls, path: str | Path, **options: Unpack[WriterOptions]) -> "Run":
+        """A run to train on, locked until this process ends and cleaned of what a crash has left unfinished. Raises FileNotFoundError if
+        there is no run, BlockingIOError if another process has it."""
         directory = Path(path).expanduser()
         if not (directory / "checkpoints").is_dir():
             raise MissingFile(
@@ -97,7 +97,7 @@ class Run:
                 durable.remove_partial(folder)
         return cls(directory, **options)
 
-    def keep_settings(self, settings: Any, **facts: Any) -> None:
+    def keep_settings(self, settings: "DataclassInstance", **facts: Json) -> None:
         """Writes config.json: a settings dataclass, and other facts about the run."""
         replace_file(self.path / "config.json", to_json(dataclasses.asdict(settings) | facts))
 
@@ -114,16 +114,12 @@ class Run:
     def _checkpoint(self, which: str) -> Checkpoint | None:
         return Checkpoint.open(self.path, which) if layout.list_checkpoints(self.path) else None
 
-    # ---- while it trains -----------------------------------------------------------------------------------------------------------------
-
-    def train(self, trainer: Any, reporter: Reporter) -> Result:
-        """`trainer.run`, with this run to log and save to; returns when the last checkpoint is on the disk.
-
-        Raises OSError if that was not written, FloatingPointError, naming the last good checkpoint, for numbers that are not finite.
-        """
+    def train(self, trainer: Trainer, reporter: Reporter) -> Result:
+        """`trainer.run`, with this run to log and save to; returns when the last checkpoint is on the disk. Raises OSError if that was not
+        written, FloatingPointError, naming the last good checkpoint, for numbers that are not finite."""
         self.writer.note = reporter.note
         try:
-            result: Result = trainer.run(reporter, self)
+            result = trainer.run(reporter, self)
         except FloatingPointError as error:
             self.wait()
             self.log({"step": trainer.result.step, "ended": "diverged"})
@@ -133,16 +129,12 @@ class Run:
         self.log({"step": result.step, "ended": how})
         return result
 
-    def log(self, values: dict[str, Any]) -> None:
-        """A line of metrics.jsonl."""
-        self.metrics.write(values)
-
     def add_sample(self, title: str, text: str) -> None:
         """Appends a text that the model wrote to samples.txt."""
         with (self.path / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(f"=== {title}\n{text}\n\n")
 
-    def restore(self, trainer: Any, *, other_data: bool = False) -> dict[str, Any]:
+    def restore(self, trainer: Trainer, *, other_data: bool = False) -> dict[str, Json]:
         """Puts trainer and metrics where the last checkpoint was saved; returns what its training.json holds."""
         last = self.last
         assert last, "restore: a run without a checkpoint"
@@ -150,7 +142,7 @@ class Run:
         self.metrics.truncate_after(trainer.result.step, trainer.result)
         return training
 
-    def roll_back(self, trainer: Any) -> str:
+    def roll_back(self, trainer: Trainer) -> str:
         """As `restore`, for an update with numbers that are not finite; returns the checkpoint's path."""
         self.wait()
         if not self._last_name():
@@ -158,35 +150,28 @@ class Run:
         self.restore(trainer)
         return self._last_name()
 
-    def restore_best(self, trainer: Any) -> None:
+    def restore_best(self, trainer: Trainer) -> None:
         """Gives a trainer's model the weights of the best checkpoint."""
         best = self.best
         assert best, "restore_best: a run without a checkpoint"
         best.restore_weights(trainer)
 
-    def save(self, trainer: Any, *, best: bool) -> None:
+    def save(self, trainer: Trainer, *, best: bool) -> None:
         """Adds a checkpoint: copies the state and begins to write it. Waits for the one before, if that is still being written."""
         self.wait()
         assert self.tokenizer is not None, "a run saves its tokenizer with the model"
         with self.adapter.merged() if self.adapter else contextlib.nullcontext():
             files: dict[str, Content] = pretrained_files(trainer.model, self.tokenizer)
         state = trainer.optimizer.state_dict()
-        arrays = {f"{key}.{name}": backend.to_host(a) for key in ("m", "v") for name, a in state[key].items()}
-        adapter: dict[str, Content] = {}
+        arrays = {
+            f"{key}.{name}": backend.to_host(a) for key, moments in (("m", state["m"]), ("v", state["v"])) for name, a in moments.items()
+        }
         if self.adapter:  # model.safetensors holds its weights merged into others
             arrays |= {f"w.{name}": backend.to_host(p.data) for name, p in trainer.optimizer.named}
-            adapter = self.adapter.files(self.base) if best else {}
+        adapter = self.adapter.files(self.base) if self.adapter and best else {}
         files["training.safetensors"] = TensorFile(arrays)
         files["training.json"] = to_json({"n_steps": state["n_steps"], **trainer.state_dict(), **self.facts})
         self.writer.write(trainer.result.step, files, best=best, adapter=adapter)
-
-    def wait(self) -> None:
-        """Returns when nothing is being written any more."""
-        self.writer.wait()
-
-    def finish(self) -> None:
-        """Waits. Raises OSError if the last checkpoint was not written."""
-        self.writer.finish()
 
     def _last_name(self) -> str:
         name = layout.read_pointer(self.path, "last")

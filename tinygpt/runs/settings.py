@@ -8,45 +8,40 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
-from tinygpt.config import GPTConfig, from_dict
+from tinygpt.config import Config, GPTConfig, from_dict
 from tinygpt.errors import InvalidInput, MissingFile
-from tinygpt.storage.checked_json import read_json_object
+from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.training.metrics import environment
 
-Settings = TypeVar("Settings")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_WHERE = ("run", "resume", "override")  # settings that are not the run's
 
 
-def stored_settings(kind: type[Settings], run: str | Path) -> Settings:
-    """The settings that a run began with, or was last resumed with, as the dataclass `kind` of its script.
-
-    Raises FileNotFoundError without config.json, ValueError for a run of another script and for a file that holds other things.
-    """
+def stored_settings(kind: type[Config], run: str | Path) -> Config:
+    """The settings that a run began with, or was last resumed with, as the dataclass `kind` of its script. Raises FileNotFoundError without
+    config.json, ValueError for a run of another script and for a file that holds other things."""
     path = Path(run).expanduser() / "config.json"
     if not path.is_file():
         raise MissingFile(f"{run}: no config.json, expected the directory of a run; check the path")
     fields = read_json_object(path)
-    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = {field.name for field in dataclasses.fields(kind)}
+    # Before a config.json named its script, a fine-tuning had a base, and a classifier labels.
+    before = "examples/finetune_classifier.py" if "labels" in fields else "examples/finetune_instructions.py"
+    script, wanted = fields.get("script", before if "base" in fields else "examples/pretrain.py"), getattr(kind, "script", "")
     try:
-        script = _script_of(fields)
-        if script != kind.script:  # type: ignore[attr-defined]
-            raise InvalidInput(f"a run of {script}, expected one of {kind.script}")  # type: ignore[attr-defined]
-        settings: Settings = _build(kind, {key: value for key, value in fields.items() if key in known})
-        return settings
+        if script != wanted:
+            raise InvalidInput(f"a run of {script}, expected one of {wanted}")
+        return _build(kind, {key: value for key, value in fields.items() if key in known})
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{path}: {error}, expected the settings of a run of this script; use the run's own script") from error
 
 
-def _script_of(fields: dict[str, Any]) -> str:
-    """The script that wrote a config.json. Before it was noted there, a fine-tuning had a base, and a classifier labels."""
-    before = "examples/finetune_classifier.py" if "labels" in fields else "examples/finetune_instructions.py"
-    return str(fields.get("script", before if "base" in fields else "examples/pretrain.py"))
-
-
-def _build(kind: Any, fields: dict[str, Any]) -> Any:
-    hints = typing.get_type_hints(kind)
-    values = dict(fields)
+def _build(kind: type[Config], fields: dict[str, Json]) -> Config:
+    values, hints = dict(fields), typing.get_type_hints(kind)
     for name, value in fields.items():
         if dataclasses.is_dataclass(hints.get(name)):
             values[name] = GPTConfig.from_dict(value) if hints[name] is GPTConfig else _build(hints[name], dict(value))
@@ -55,33 +50,30 @@ def _build(kind: Any, fields: dict[str, Any]) -> Any:
     return from_dict(kind, values)
 
 
-def check_changes(stored: Any, wanted: Any) -> None:
+def check_changes(stored: "DataclassInstance", wanted: "DataclassInstance") -> None:
     """Raises ValueError if `wanted` differs from `stored` in what resuming may not change."""
     before = {name: value for name, value, _ in flat_settings(stored)}
-    refused = []
+    override, refused = getattr(wanted, "override", False), []
     for name, value, rule in flat_settings(wanted):
-        if value == before[name] or rule == "free" or (wanted.override and rule == "override"):
+        if value == before[name] or rule == "free" or (override and rule == "override"):
             continue
         flag = "--" + name.replace("_", "-")
         refused.append(f"{flag} {value!r}, expected {before[name]!r} as in the run" + (" (or --override)" if rule == "override" else ""))
     if refused:
-        by_rule = {
-            rule: [name for name, _, r in flat_settings(wanted) if r == rule and name not in _WHERE] for rule in ("free", "override")
-        }
+        free, with_override = (
+            ", ".join(name for name, _, r in flat_settings(wanted) if r == rule and name not in _WHERE) for rule in ("free", "override")
+        )
         raise InvalidInput(
-            f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {', '.join(by_rule['free'])}; "
-            f"with --override: {', '.join(by_rule['override'])}; for anything else start a new run"
+            f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {free}; with --override: {with_override}; "
+            "for anything else start a new run"
         )
 
 
-_WHERE = ("run", "resume", "override")
-
-
-def flat_settings(settings: Any) -> Iterator[tuple[str, Any, str]]:
+def flat_settings(settings: "DataclassInstance") -> Iterator[tuple[str, Json, str]]:
     """(name, value, rule) of every setting, those of nested dataclasses too."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from flat_settings(value)
         else:
             yield field.name, value, _rule(type(settings), field.name)
@@ -93,7 +85,7 @@ def _rule(kind: type, name: str) -> str:
     return next((field.metadata["resume"] for field in fields if field is not None and "resume" in field.metadata), "fixed")
 
 
-def check_data(training: dict[str, Any], key: str, fingerprint: str, what: str, *, override: bool) -> None:
+def check_data(training: dict[str, Json], key: str, fingerprint: str, what: str, *, override: bool) -> None:
     """Raises ValueError if the data is not what the run has learned from so far, unless --override says that it may differ.
 
     training   what the checkpoint's training.json holds; `key` names the fingerprint in it
@@ -107,7 +99,7 @@ def check_data(training: dict[str, Any], key: str, fingerprint: str, what: str, 
         )
 
 
-def environment_changes(training: dict[str, Any], processes: int) -> str:
+def environment_changes(training: dict[str, Json], processes: int) -> str:
     """How this environment, with this number of processes, differs from that of the checkpoint in what the bits depend on; or empty."""
     before = training.get("environment")
     if not isinstance(before, dict):

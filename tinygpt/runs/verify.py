@@ -15,8 +15,7 @@ import numpy as np
 from tinygpt.arguments import command_parser, expand_home
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer, status
-from tinygpt.storage.checked_json import Entries
-from tinygpt.storage.checked_json import read_json_object as read_json
+from tinygpt.storage.checked_json import Entries, read_json_object
 from tinygpt.storage.durable import PARTIAL, Lock
 from tinygpt.storage.safetensors import StoredTensor, read_chunks, read_safetensors_header
 from tinygpt.weights.hub import has_weights
@@ -33,9 +32,9 @@ def check_checkpoint(directory: Path) -> list[str]:
         checkpoint = Checkpoint(directory)
         config, tensors = checkpoint.config, checkpoint.stored.tensors
         n = sum(int(np.prod(tensor.shape)) for name, tensor in tensors.items() if not name.startswith("score."))
-        biases = 0 if config.qkv_bias else config.n_layer * 3 * config.n_embd  # the format always has them
-        if n != config.n_parameters() + biases:
-            found.append(f"model.safetensors holds {n:,} weights, config.json describes {config.n_parameters() + biases:,}")
+        described = config.n_parameters() + (0 if config.qkv_bias else config.n_layer * 3 * config.n_embd)  # the format always has biases
+        if n != described:
+            found.append(f"model.safetensors holds {n:,} weights, config.json describes {described:,}")
         found += not_finite(tensors)
         checkpoint.tokenizer()
     except ERRORS as error:
@@ -45,12 +44,8 @@ def check_checkpoint(directory: Path) -> list[str]:
 
 def not_finite(tensors: dict[str, StoredTensor]) -> list[str]:
     """Names the tensors that hold numbers that are not finite; reads them piece by piece."""
-    bad = []
-    for name, tensor in tensors.items():
-        n = sum(int((~np.isfinite(numbers)).sum()) for numbers in read_chunks(tensor))
-        if n:
-            bad.append(f"{name} holds {n:,} numbers that are not finite")
-    return bad
+    bad = {name: sum(int((~np.isfinite(numbers)).sum()) for numbers in read_chunks(tensor)) for name, tensor in tensors.items()}
+    return [f"{name} holds {n:,} numbers that are not finite" for name, n in bad.items() if n]
 
 
 def not_resumable(directory: Path) -> list[str]:
@@ -59,7 +54,7 @@ def not_resumable(directory: Path) -> list[str]:
     if not (state.is_file() and moments.is_file()):
         return ["cannot be resumed: no training.json with training.safetensors (it can be used and fine-tuned)"]
     try:
-        entry = Entries(read_json(state), str(state))
+        entry = Entries(read_json_object(state), str(state))
         for keys in (("step",), ("n_steps",), ("tokens_seen",), ("streams", "data_order", "batches_drawn"), ("streams", "dropout", "draw")):
             entry.integer(*keys)
         held = read_safetensors_header(moments)
@@ -74,20 +69,18 @@ def not_resumable(directory: Path) -> list[str]:
 
 def verify(path: Path) -> Iterator[tuple[bool, str]]:
     """(all well, a line to print) for all there is to say about a run, or about a checkpoint by itself."""
-    if has_weights(path):
-        yield _said(str(path), check_checkpoint(path))
-        return
-    checkpoints = list_checkpoints(path)
+    checkpoints = [path] if has_weights(path) else list_checkpoints(path)
     if not checkpoints:
         yield False, f"{path}: no checkpoint, expected a run or a checkpoint; check the path"
         return
-    named = {which: read_pointer(path, which) for which in ("last", "best")}
+    named = {} if has_weights(path) else {which: read_pointer(path, which) for which in ("last", "best")}
     for directory in checkpoints:
         found = check_checkpoint(directory)
         roles = [which for which, name in named.items() if name == directory.name]
-        title = f"{directory.name}{' (' + ', '.join(roles) + ')' if roles else ''}"
-        fine, line = _said(title, found)
-        yield fine or not roles, line
+        title = f"{directory.name}{' (' + ', '.join(roles) + ')' if roles else ''}" if named else str(path)
+        yield not found or bool(named and not roles), f"{title}: {'; '.join(found) or 'intact, finite, resumable'}"
+    if not named:
+        return
     for which, name in named.items():
         if name not in {directory.name for directory in checkpoints}:
             yield which == "best" and not name, f"{which}: names {name or 'nothing'}, expected one of the checkpoints above"
@@ -95,32 +88,24 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
     if unfinished:
         yield True, f"{len(unfinished)} unfinished files of an interrupted save, which --resume removes: {', '.join(unfinished[:3])}"
     yield True, f"run: {status(path)}"
-    yield from _metrics(path / "metrics.jsonl")
+    metrics = path / "metrics.jsonl"
+    if metrics.is_file():
+        lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        bad = sum(not _is_json(line) for line in lines)
+        yield True, f"metrics.jsonl: {len(lines):,} lines" + (f", {bad} of them cut short or damaged (--resume drops them)" if bad else "")
     try:
         with Lock(path):
             pass
-    except BlockingIOError as error:
-        yield True, str(error).split(", expected")[0]
     except OSError as error:
-        yield True, f"lock: {error}"
+        yield True, str(error).split(", expected")[0] if isinstance(error, BlockingIOError) else f"lock: {error}"
 
 
-def _said(title: str, found: list[str]) -> tuple[bool, str]:
-    return not found, f"{title}: {'; '.join(found) or 'intact, finite, resumable'}"
-
-
-def _metrics(path: Path) -> Iterator[tuple[bool, str]]:
-    if not path.is_file():
-        return
-    n, bad = 0, 0
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            n += 1
-            try:
-                json.loads(line)
-            except (ValueError, RecursionError):
-                bad += 1
-    yield True, f"metrics.jsonl: {n:,} lines" + (f", {bad} of them cut short or damaged (--resume drops them)" if bad else "")
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,9 +113,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_parser("verify", __doc__)
     parser.add_argument("run", help="a run or checkpoint directory")
     path = expand_home(parser.parse_args(argv).run)
-    well = True
+    failed = 0
     for fine, line in verify(Path(path)):
-        well &= fine
+        failed |= not fine
         print(("" if fine else "BAD  ") + line)
-    print("OK" if well else "FAILED")
-    return 0 if well else 1
+    print("FAILED" if failed else "OK")
+    return failed

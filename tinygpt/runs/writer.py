@@ -7,12 +7,21 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 from tinygpt.runs import layout
 from tinygpt.storage import durable
 from tinygpt.storage.checked_json import to_json
 from tinygpt.storage.durable import Written, replace_file
 from tinygpt.storage.safetensors import Content, TensorFile, chunks_of
+
+
+class WriterOptions(TypedDict, total=False):
+    """Options of `CheckpointWriter`."""
+
+    keep: int
+    background: bool
+    note: Callable[[str], None]
 
 
 class CheckpointWriter:
@@ -40,10 +49,9 @@ class CheckpointWriter:
         if not self.background:
             self._write(step, files, best, adapter)
             return
-        files, adapter = _copied(files), _copied(adapter)
-        context = contextvars.copy_context()
+        job = (self._write, step, _copied(files), best, _copied(adapter))
         # A daemon: a second Ctrl-C ends the program at once, and what is half-written then is not yet a checkpoint.
-        self._thread = threading.Thread(target=context.run, args=(self._write, step, files, best, adapter), daemon=True)
+        self._thread = threading.Thread(target=contextvars.copy_context().run, args=job, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -59,8 +67,9 @@ class CheckpointWriter:
             raise self.failure
 
     def _write(self, step: int, files: Mapping[str, Content], best: bool, adapter: Mapping[str, Content]) -> None:
-        final = self.run / "checkpoints" / _free_name(self.run, step)
-        self.failure = None
+        names = [f"step-{step:08d}", *(f"step-{step:08d}-{n}" for n in range(2, 10_000))]
+        folder, self.failure = self.run / "checkpoints", None
+        final = next(folder / name for name in names if not (folder / name).exists())  # one that is there is never replaced
         try:
             with explained(self.run):
                 durable.write_directory(final, {name: chunks_of(content) for name, content in files.items()}, _manifest)
@@ -72,7 +81,7 @@ class CheckpointWriter:
         except OSError as error:
             self.failure = error
             last = layout.read_pointer(self.run, "last")
-            left = f"the last intact checkpoint is {self.run / 'checkpoints' / last}" if last else "there is no checkpoint yet"
+            left = f"the last intact checkpoint is {folder / last}" if last else "there is no checkpoint yet"
             self.note(f"checkpoint {final.name} was not saved: {error}; {left}; training continues")
 
 
@@ -84,25 +93,14 @@ def _manifest(written: dict[str, Written]) -> bytes:
     return to_json({"format": 1, "files": {name: {"bytes": w.n_bytes, "sha256": w.sha256} for name, w in written.items()}})
 
 
-def _free_name(run: Path, step: int) -> str:
-    """A name that no checkpoint of the run has: one that is there is never replaced."""
-    names = [f"step-{step:08d}", *(f"step-{step:08d}-{n}" for n in range(2, 10_000))]
-    return next(name for name in names if not (run / "checkpoints" / name).exists())
-
-
 def _point_and_prune(run: Path, name: str, best: bool, keep: int) -> None:
     checkpoints = run / "checkpoints"
     for which in ("best", "last") if best else ("last",):
         replace_file(checkpoints / which, name + "\n")
-    kept = {name, layout.read_pointer(run, "best")}
     newest = sorted(layout.list_checkpoints(run), key=lambda p: (p.stat().st_mtime_ns, layout.step_and_repeat(p)), reverse=True)
-    kept |= {p.name for p in newest[: max(keep, 1)]}
-    for old in newest:
-        if old.name not in kept:
+    for old in newest[max(keep, 1) :]:
+        if old.name not in (name, layout.read_pointer(run, "best")):
             durable.remove_directory(old)
-
-
-# ---- errors of the system ----------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -28,16 +28,11 @@ class Divergence:
 
     def succeeded(self, step: int, loss_nats: float, norm: float) -> str:
         """Takes in an update with finite numbers. Returns a note if its loss is a spike, else an empty string."""
-        self.n_failures = 0
+        self.n_failures, mean = 0, self.spikes.mean
         self.norms.append(norm)
-        mean = self.spikes.mean
         height = self.spikes.update(loss_nats)
-        if not height:
-            return ""
-        return (
-            f"step {step}: loss {loss_nats:.3f} is a spike, {height:.0f} standard deviations above the recent mean {mean:.3f}; "
-            "if it does not fall again, lower --lr"
-        )
+        what = f"loss {loss_nats:.3f} is a spike, {height:.0f} standard deviations above the recent mean {mean:.3f}"
+        return f"step {step}: {what}; if it does not fall again, lower --lr" if height else ""
 
     def failed(self, report: str, *, can_roll_back: bool) -> Literal["skip", "rollback"]:
         """What to do about an update that is not finite, its weights not yet changed. Raises FloatingPointError with the report to stop."""
@@ -67,13 +62,10 @@ class Divergence:
 
         replay   computes its gradients once more: it runs in debug mode, which names the first op that fails
         """
-        bad_gradient = first_bad_parameter(optimizer.named_in_model_order, "grad")
-        bad_weight = first_bad_parameter(optimizer.named_in_model_order, "data")
-        bad_op = first_bad_op(replay)
-        config, lr = self.config, optimizer.lr
-        cause = likely_cause(
-            bad_weight=bad_weight, bad_op=bad_op, lr=lr, norms=list(self.norms), max_norm=config.max_norm, dtype=config.dtype
-        )
+        bad_gradient, bad_weight = (first_bad_parameter(optimizer.named_in_model_order, what) for what in ("grad", "data"))
+        bad_op, lr, norms = first_bad_op(replay), optimizer.lr, list(self.norms)
+        max_norm, dtype = self.config.max_norm, self.config.dtype
+        cause = likely_cause(bad_weight=bad_weight, bad_op=bad_op, lr=lr, norms=norms, max_norm=max_norm, dtype=dtype)
         return (
             f"step {step}: loss {loss}, gradient norm {norm} (learning rate {lr:.2e}), expected finite numbers; "
             f"first bad parameter: {bad_gradient or 'none, each gradient is finite by itself'}; "
@@ -111,12 +103,12 @@ class SpikeDetector:
         return height
 
 
-def first_bad_parameter(named: Iterable[tuple[str, Parameter]], what: Literal["data", "grad"]) -> str:
+def first_bad_parameter(named: Iterable[tuple[str, Parameter]], what: str) -> str:
     """The first parameter, in the model's order, whose `data` or `grad` holds a number that is not finite; empty if there is none."""
     for name, p in named:
         array = getattr(p, what)
-        if array is not None and not bool(backend.xp.isfinite(array).all()):
-            n = int((~backend.xp.isfinite(array)).sum())
+        n = 0 if array is None else int((~backend.xp.isfinite(array)).sum())
+        if n:
             return f"{name} ({n} of {p.size} values)"
     return ""
 
@@ -142,10 +134,8 @@ def likely_cause(*, bad_weight: str, bad_op: str, lr: float, norms: list[float],
     if bad_weight:
         return f"the weights themselves are not finite ({bad_weight}): they were loaded that way, or an update overflowed"
     usual = float(np.median(norms[:-3])) if len(norms) > 6 else math.nan
-    if len(norms) > 6 and max(norms[-3:]) > 10 * usual:
-        return (
-            f"training diverged: the gradient norm rose from {usual:.2g} to {max(norms[-3:]):.2g}; the learning rate {lr:.1e} is too high"
-        )
+    if len(norms) > 6 and (recent := max(norms[-3:])) > 10 * usual:
+        return f"training diverged: the gradient norm rose from {usual:.2g} to {recent:.2g}; the learning rate {lr:.1e} is too high"
     if max_norm == 0:
         return f"clipping is off (max_norm 0), so one large gradient at learning rate {lr:.1e} was enough"
     if dtype != "float32":

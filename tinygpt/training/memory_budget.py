@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 from autograd import backend
 from autograd.limits import LOGITS_BYTES, file_bytes, memory_limit, resident_bytes
@@ -34,14 +35,9 @@ class Memory:
 
 
 def estimate(
-    config: GPTConfig,
-    micro_batch: int,
-    *,
-    recompute: bool = False,
-    checkpoints: bool = False,
-    processes: int = 1,
-    program: int | None = None,
-) -> Memory:
+    config: GPTConfig, micro_batch: int, *,
+    recompute: bool = False, checkpoints: bool = False, processes: int = 1, program: int | None = None,
+) -> Memory:  # fmt: skip
     """The peak of a training step on the CPU's kernels, in bytes.
 
     A block saves for its backward pass, in numbers per token, C channels: the normalized inputs of its two norms (2C) and their outputs
@@ -56,7 +52,6 @@ def estimate(
     c, n_tokens, p = config.n_embd, micro_batch * config.n_positions, config.n_parameters()
     block = 16 * c + config.n_head + 2
     blocks = config.n_layer * c + block if recompute else config.n_layer * block
-    activations = n_tokens * (blocks + 3 * c) + config.vocab_size * c
     # In addition: logits of a chunk of rows at the loss; in a block's backward pass the gradients of both sides of the MLP
     # (4C each), of the residual stream and of the sum (C each); and a weight's gradient before it is added to the flat buffer.
     logits = min(n_tokens * config.vocab_size * FLOAT_BYTES, LOGITS_BYTES)
@@ -67,7 +62,7 @@ def estimate(
         weights=p * FLOAT_BYTES,
         gradients=p * FLOAT_BYTES,
         moments=2 * p * FLOAT_BYTES,
-        activations=activations * FLOAT_BYTES,
+        activations=(n_tokens * (blocks + 3 * c) + config.vocab_size * c) * FLOAT_BYTES,
         temporary=max(logits, backward),
         checkpoint=3 * p * FLOAT_BYTES if checkpoints else 0,
         # Each has its own gradients and its own program, except for the files of Python and its libraries.
@@ -76,28 +71,22 @@ def estimate(
 
 
 def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, checkpoints: bool = True, processes: int = 1) -> str:
-    """A sentence on the memory that training will need and the limit; call it before the model is made.
-
-    Raises ValueError, naming the two settings to lower and values that would fit, if it does not fit.
-    """
+    """A sentence on the memory that training will need and the limit; call it before the model is made. Raises ValueError, naming the two
+    settings to lower and values that would fit, if it does not fit."""
     if backend.name != "numpy" or backend.kernels == "reference":
         return "not estimated: the formula holds for the CPU's fast kernels"
 
-    def with_batch(n: int) -> Memory:
-        return estimate(config, n, recompute=recompute, checkpoints=checkpoints, processes=processes)
-
+    with_batch = partial(estimate, config, recompute=recompute, checkpoints=checkpoints, processes=processes)
     needed = with_batch(micro_batch)
     limit, whose = memory_limit()
     if needed.total <= limit:
         return f"about {needed} of {readable(limit)}, {whose}" if limit < sys.maxsize else f"about {needed}"
     fits = [n for n in range(1, micro_batch) if with_batch(n).total <= limit]
     batch = f"--micro-batch (to {fits[-1]})" if fits else "--micro-batch"
-    raise InvalidInput(
-        f"memory: training needs about {needed}, expected at most {readable(limit)}, {whose}; lower {batch} or --n-positions (from "
-        f"{config.n_positions})"
-        + ("" if fits else ", or take a smaller model: even a micro-batch of 1 does not fit")
-        + ("" if recompute else ", or add --recompute")
-    )
+    fix = f"lower {batch} or --n-positions (from {config.n_positions})"
+    fix += "" if fits else ", or take a smaller model: even a micro-batch of 1 does not fit"
+    fix += "" if recompute else ", or add --recompute"
+    raise InvalidInput(f"memory: training needs about {needed}, expected at most {readable(limit)}, {whose}; {fix}")
 
 
 def readable(n_bytes: int) -> str:

@@ -1,12 +1,13 @@
 """What training measures and reports: metrics per update, evaluation, the result of a run, bits per byte, and the curves."""
 
+import contextlib
 import json
 import math
 import platform
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -68,34 +69,29 @@ class Result:
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
     accuracy_curve: list[tuple[int, float, float]] = field(default_factory=list)  # (step, on training items, on validation items)
 
+    _COUNTS: ClassVar = ("step", "tokens_seen", "best_step", "n_skipped", "n_rollbacks")  # what a checkpoint stores: integers,
+    _NUMBERS: ClassVar = ("first_loss_nats", "best_validation_nats", "last_validation_nats", "seconds")  # and others; not the curves
+
     def state_dict(self) -> dict[str, Json]:
         """What a checkpoint stores, as JSON values; the curves are in the run's metrics."""
-        names = ("step", "tokens_seen", "first_loss_nats", "best_step", "best_validation_nats", "last_validation_nats", "seconds")
-        values = {name: getattr(self, name) for name in (*names, "n_skipped", "n_rollbacks")}
+        values = {name: getattr(self, name) for name in (*self._COUNTS, *self._NUMBERS)}
         return {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
 
     def load_state_dict(self, entry: Entries) -> None:
         """Restores what `state_dict` gave. Raises ValueError, naming the entry, for values that it never gives."""
-        for name in ("step", "tokens_seen", "best_step", "n_skipped", "n_rollbacks"):
+        for name in self._COUNTS:
             setattr(self, name, entry.integer(name))
-        self.first_loss_nats = entry.number("first_loss_nats", default=math.nan)
-        self.best_validation_nats = entry.number("best_validation_nats", default=math.inf)
-        self.last_validation_nats = entry.number("last_validation_nats", default=math.nan)
-        self.seconds = entry.number("seconds", default=0.0)
+        for name in self._NUMBERS:
+            setattr(self, name, entry.number(name, default=getattr(Result, name)))
 
 
 def environment(processes: int) -> dict[str, str]:
     """What else bits depend on: resumed in another environment, a run continues equally well, but not bit for bit."""
+    machine = f"{platform.system()} {platform.machine()}"
     return {
-        "backend": backend.reason,
-        "kernels": backend.kernels,
-        "threads": str(n_threads()),
-        "blas": blas(),
-        "processes": str(processes),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
+        "backend": backend.reason, "kernels": backend.kernels, "threads": str(n_threads()), "blas": blas(), "processes": str(processes),
+        "numpy": np.__version__, "python": platform.python_version(), "machine": machine,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,14 +114,9 @@ def measure(model: Trainable, items: Batches, batch_size: int, n_batches: int = 
     with nn.evaluating(model), ag.no_grad():
         for which in islice(order, n_batches or None):
             batch = items.batch(which)
-            if isinstance(model, Classifies):
-                loss, correct = model.loss_and_correct(*batch)
-                n_correct += correct
-            else:
-                loss = model.loss(*batch)
+            loss, correct = model.loss_and_correct(*batch) if isinstance(model, Classifies) else (model.loss(*batch), 0)
             n = count_targets(batch)
-            total += loss.item() * n
-            n_targets += n
+            total, n_targets, n_correct = total + loss.item() * n, n_targets + n, n_correct + correct
     return Evaluation(total / n_targets, n_correct / n_targets if isinstance(model, Classifies) else None)
 
 
@@ -152,11 +143,10 @@ def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:
     return nats_per_token * n_tokens / n_bytes / math.log(2)
 
 
-class MetricsFile:
+class MetricsFile(NamedTuple):
     """A run's metrics.jsonl: one JSON object per line, appended."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def write(self, values: dict[str, Json]) -> None:
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
@@ -167,18 +157,16 @@ class MetricsFile:
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.is_file() else []
         kept = []
         for line in lines:
-            try:
+            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                 values = json.loads(line)
-                fits = values["step"] <= step and "ended" not in values
+                if values["step"] > step or "ended" in values:
+                    continue
                 for key, curve in (("loss_nats", result.train_curve), ("validation_nats", result.validation_curve)):
-                    if fits and key in values:
+                    if key in values:
                         curve.append((int(values["step"]), float(values[key])))
-                if fits and "training_accuracy" in values:
+                if "training_accuracy" in values:
                     accuracies = float(values["training_accuracy"]), float(values["validation_accuracy"])
                     result.accuracy_curve.append((int(values["step"]), *accuracies))
-            except (ValueError, TypeError, KeyError, RecursionError):
-                continue
-            if fits:
                 kept.append(line + "\n")
         replace_file(self.path, "".join(kept))
 

@@ -21,9 +21,10 @@ Source  clipping: Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from autograd import Array
 from autograd.optim import AdamW
 from tinygpt.data.windows import count_targets
-from tinygpt.models.protocols import Array, Batch, GradientWorkers, Trainable
+from tinygpt.models.protocols import Batch, GradientWorkers, Trainable
 
 
 def train_step(

@@ -6,6 +6,7 @@ What one update does is in `step.py`.
 import contextlib
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -14,13 +15,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from autograd import backend, nn
+from autograd import Array, backend, nn
 from autograd.limits import peak_bytes
 from autograd.optim import AdamW, warmup_cosine
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import BatchOrder
 from tinygpt.errors import Diverged, InvalidInput, NotDeterministic
-from tinygpt.models.protocols import Array, Batch, Batches, GradientWorkers, Trainable
+from tinygpt.models.protocols import Batch, Batches, GradientWorkers, Trainable
 from tinygpt.storage.checked_json import Entries, Json
 from tinygpt.training.divergence import Divergence
 from tinygpt.training.metrics import Evaluation, Metrics, Reporter, Result, environment, measure, update_ratio
@@ -58,9 +59,8 @@ class Trainer:
     validation      items to measure on, or None
     workers         processes that share the rows of each micro-batch (`tinygpt.parallel.local.workers_for`); None: this process alone
 
-    Weights, moments and `state_dict()` determine everything that follows: a new trainer that `tinygpt.runs.checkpoint.Checkpoint.restore` restores from
-    a checkpoint continues bit for bit.
-    Raises ValueError if `config.processes` asks for several processes and there are no workers.
+    Weights, moments and `state_dict()` determine everything that follows: a new trainer that `tinygpt.runs.checkpoint.Checkpoint.restore`
+    restores continues bit for bit. Raises ValueError if `config.processes` asks for several processes and there are no workers.
     """
 
     def __init__(
@@ -80,10 +80,8 @@ class Trainer:
         lengths = getattr(train, "lengths", None)
         self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=self.accumulation)
         self.optimizer = AdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-        self.divergence = Divergence(config)
-        self.result = Result()
-        self.batches_drawn = 0  # micro-batches taken from the order: the position in the data
-        self._batches = self.order.batches()
+        self.divergence, self.result = Divergence(config), Result()
+        self.draw_from(0)
 
     @property
     def tokens_per_update(self) -> int:
@@ -96,23 +94,19 @@ class Trainer:
 
     def update(self) -> tuple[Array, Array]:
         """The next update, whatever its numbers. Returns (mean loss in nats per target, gradient norm before clipping), on the device."""
-        self._set_learning_rate()
-        loss, norm = train_step(self.model, self.optimizer, self._next_batches(), max_norm=self.config.max_norm, workers=self.workers)
+        loss, norm = train_step(self.model, self.optimizer, self._next(), max_norm=self.config.max_norm, workers=self.workers)
         self.result.step += 1
         return loss, norm
 
     def gradients(self) -> Array:
         """The first half of `update`, weights unchanged: sets learning rate and gradients, returns the mean loss, on the device."""
-        self._set_learning_rate()
-        return compute_gradients(self.model, self.optimizer, self._next_batches(), self.workers)
+        return compute_gradients(self.model, self.optimizer, self._next(), self.workers)
 
-    def _set_learning_rate(self) -> None:
-        c = self.config
-        self.optimizer.lr = warmup_cosine(
-            self.result.step, peak=c.lr, warmup_steps=c.warmup_steps, n_steps=c.steps, floor=c.lr * c.final_lr_fraction
-        )
-
-    def _next_batches(self) -> list[Batch]:
+    def _next(self) -> list[Batch]:
+        """Sets the next update's learning rate and draws its batches."""
+        c, step = self.config, self.result.step
+        floor = c.lr * c.final_lr_fraction
+        self.optimizer.lr = warmup_cosine(step, peak=c.lr, warmup_steps=c.warmup_steps, n_steps=c.steps, floor=floor)
         batches = [self.train_items.batch(next(self._batches)) for _ in range(self.accumulation)]
         self.batches_drawn += self.accumulation
         self.result.tokens_seen += sum(batch[0].size for batch in batches)
@@ -130,13 +124,11 @@ class Trainer:
     def evaluate(self) -> Evaluation:
         """Loss on the validation items, or `eval_batches` batches of them (nan without any); a classifier's accuracy there and on a sample of
         the training items."""
-        if self.validation_items is None:
-            return Evaluation(math.nan)
-        size = self.config.micro_batch
-        found = measure(self.model, self.validation_items, size, self.config.eval_batches)
-        if found.accuracy is None:
+        size, items = self.config.micro_batch, self.validation_items
+        found = Evaluation(math.nan) if items is None else measure(self.model, items, size, self.config.eval_batches)
+        if items is None or found.accuracy is None:
             return found
-        n_batches = -(-min(len(self.validation_items), _TRAINING_SAMPLE) // size)
+        n_batches = -(-min(len(items), _TRAINING_SAMPLE) // size)
         return replace(found, training_accuracy=measure(self.model, self.train_items, size, n_batches).accuracy)
 
     def run(self, reporter: Reporter, run: Record | None = None) -> Result:
@@ -159,8 +151,6 @@ class Trainer:
         found = self.divergence.diagnosis(self.optimizer, replay, step=self.result.step + 1, loss=loss, norm=norm)
         self.go_to(after)
         return found
-
-    # What a checkpoint stores ----------------------------------------------------------------------------------------------
 
     def position(self) -> Position:
         return Position(self.batches_drawn, self.model.dropout_stream.counter, self.result.tokens_seen)
@@ -193,23 +183,21 @@ class Trainer:
         Raises ValueError, naming the entry, for values that no trainer writes, and for another number of items than now.
         """
         entry = Entries(state, where)
-        n_items = entry.integer("streams", "data_order", "n_items")
+        n_items, seed, drawn = (entry.integer("streams", "data_order", key) for key in ("n_items", "seed", "batches_drawn"))
         if n_items != self.order.n_items and not other_data:
             raise InvalidInput(
                 f"{where}: saved with {n_items} items to learn from, expected {self.order.n_items} as there are now; "
                 "the data has changed (or the context, or the stride): resume with what the run began with"
             )
         self.result.load_state_dict(entry)  # the object stays: `run` and its caller hold it
-        self.order.seed = entry.integer("streams", "data_order", "seed")
-        drawn = entry.integer("streams", "data_order", "batches_drawn")
+        self.order.seed, stream = seed, self.model.dropout_stream
         self.draw_from(0 if other_data else drawn)
-        stream = self.model.dropout_stream
         stream.seed, stream.counter = entry.integer("streams", "dropout", "seed"), entry.integer("streams", "dropout", "draw")
         self.divergence.load_state_dict(entry)
 
     def draw_from(self, batches_drawn: int) -> None:
-        self.batches_drawn = batches_drawn
-        self._batches = self.order.batches(batches_drawn)
+        """The next micro-batch is number `batches_drawn` of the order."""
+        self.batches_drawn, self._batches = batches_drawn, self.order.batches(batches_drawn)
 
 
 class _Loop:
@@ -218,8 +206,10 @@ class _Loop:
     def __init__(self, trainer: Trainer, reporter: Reporter, run: Record | None) -> None:
         self.trainer, self.reporter, self.run = trainer, reporter, run
         self.result, self.config = trainer.result, trainer.config
-        self.clock = _Clock(self.result)
         self.noted = ""
+        self.begin = time.perf_counter() - self.result.seconds  # of the run, the time before it was resumed included
+        # Since the last log: when it was, the tokens seen then, and the pauses for measuring and saving.
+        self.since, self.tokens, self.pause_s = time.perf_counter(), self.result.tokens_seen, 0.0
 
     def train(self, signals: list[int]) -> Result:
         """Updates until the last step, or until there is a number in `signals`."""
@@ -233,14 +223,14 @@ class _Loop:
             stopping = bool(signals) or result.step == config.stop_at
             if updated and (result.step == 1 or result.step % config.log_every == 0 or ending or stopping):
                 self.log(*updated)
-            with self.clock.paused():
-                measured, best = result.step % config.eval_every == 0 or (ending and not stopping), False
-                if measured:
-                    best = self.measure()
-                due = bool(config.save_every) and result.step % config.save_every == 0
-                if run and (measured or due or ending or stopping):
-                    result.seconds = self.clock.elapsed_s()
-                    run.save(self.trainer, best=best)
+            paused = time.perf_counter()
+            measured = result.step % config.eval_every == 0 or (ending and not stopping)
+            best = measured and self.measure()
+            due = bool(config.save_every) and result.step % config.save_every == 0
+            if run and (measured or due or ending or stopping):
+                result.seconds = time.perf_counter() - self.begin
+                run.save(self.trainer, best=best)
+            self.pause_s += time.perf_counter() - paused
             if stopping and not ending:
                 result.interrupted, result.signal = True, signals[0] if signals else 0
                 self.reporter.note(f"interrupted: step {result.step} of {config.steps} finished{' and saved' if run else ''}")
@@ -250,14 +240,12 @@ class _Loop:
                 result.stopped_early = True
                 self.reporter.note(f"stopped early: no better validation since step {result.best_step}")
                 break
-        result.seconds = self.clock.elapsed_s()
+        result.seconds = time.perf_counter() - self.begin
         return result
 
     def update(self) -> tuple[float, float] | None:
-        """The next update, made only if its numbers are finite. Returns (loss, gradient norm), or None if `on_nan` skipped it.
-
-        A skipped update moves schedule and data on, not the weights. After a roll-back the next update from there is made.
-        """
+        """The next update, made only if its numbers are finite. Returns (loss, gradient norm), or None if `on_nan` skipped it. A skipped
+        update moves schedule and data on, not the weights. After a roll-back the next update from there is made."""
         trainer, result = self.trainer, self.result
         while True:
             before = trainer.position()
@@ -294,18 +282,11 @@ class _Loop:
             self.reporter.note(self.noted)
 
     def log(self, loss_nats: float, norm: float) -> None:
-        result, optimizer = self.result, self.trainer.optimizer
-        result.seconds = self.clock.elapsed_s()
-        metrics = Metrics(
-            step=result.step,
-            loss_nats=loss_nats,
-            lr=optimizer.lr,
-            gradient_norm=norm,
-            update_ratio=update_ratio(optimizer),
-            tokens_per_s=self.clock.tokens_per_s(result.tokens_seen),
-            elapsed_s=result.seconds,
-            tokens_seen=result.tokens_seen,
-        )
+        result, optimizer, ratio, now = self.result, self.trainer.optimizer, update_ratio(self.trainer.optimizer), time.perf_counter()
+        result.seconds = now - self.begin
+        tokens_per_s = (result.tokens_seen - self.tokens) / max(now - self.since - self.pause_s, 1e-9)
+        self.since, self.tokens, self.pause_s = now, result.tokens_seen, 0.0
+        metrics = Metrics(result.step, loss_nats, optimizer.lr, norm, ratio, tokens_per_s, result.seconds, result.tokens_seen)
         result.train_curve.append((result.step, loss_nats))
         self.reporter.update(metrics)
         if self.run:
@@ -330,47 +311,18 @@ class _Loop:
         self.reporter.evaluated(step, found.nats, best)
         line: dict[str, Json] = {"step": step, "validation_nats": found.nats}
         if found.accuracy is not None and found.training_accuracy is not None:
-            result.accuracy_curve.append((step, found.training_accuracy, found.accuracy))
-            line |= {"training_accuracy": found.training_accuracy, "validation_accuracy": found.accuracy}
-            self.reporter.note(
-                f"step {step}: accuracy {found.training_accuracy:.1%} on training texts, {found.accuracy:.1%} on validation texts"
-            )
+            trained, validated = found.training_accuracy, found.accuracy
+            result.accuracy_curve.append((step, trained, validated))
+            line |= {"training_accuracy": trained, "validation_accuracy": validated}
+            self.reporter.note(f"step {step}: accuracy {trained:.1%} on training texts, {validated:.1%} on validation texts")
         if self.run:
             self.run.log(line)
         return best
 
 
-class _Clock:
-    """Seconds of a run, including those before it was resumed, and tokens per second, excluding pauses for measuring and saving."""
-
-    def __init__(self, result: Result) -> None:
-        self.begin = time.perf_counter() - result.seconds
-        self.since, self.tokens, self.pause_s = time.perf_counter(), result.tokens_seen, 0.0
-
-    def elapsed_s(self) -> float:
-        return time.perf_counter() - self.begin
-
-    def tokens_per_s(self, tokens_seen: int) -> float:
-        """Since the last call."""
-        now = time.perf_counter()
-        rate = (tokens_seen - self.tokens) / max(now - self.since - self.pause_s, 1e-9)
-        self.since, self.tokens, self.pause_s = now, tokens_seen, 0.0
-        return rate
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.pause_s += time.perf_counter() - started
-
-
 def check_deterministic(trainer: Trainer) -> str:
-    """Computes the loss and all gradients of the next update twice and compares the bits; leaves the trainer unchanged.
-
-    Returns a sentence with the result. Raises ArithmeticError naming the first parameter whose gradients differ.
-    """
+    """Computes the loss and all gradients of the next update twice and compares the bits; leaves the trainer unchanged. Returns a sentence
+    with the result. Raises ArithmeticError naming the first parameter whose gradients differ."""
     before, runs = trainer.position(), []
     for _ in range(2):
         loss = trainer.gradients()
@@ -379,10 +331,9 @@ def check_deterministic(trainer: Trainer) -> str:
     trainer.optimizer.zero_grad()
     (loss_1, gradient_1), (loss_2, gradient_2) = runs
     if loss_1 != loss_2 or gradient_1.tobytes() != gradient_2.tobytes():
-        sizes = [p.size for _, p in trainer.optimizer.named]
-        pieces = [np.split(gradient, np.cumsum(sizes)[:-1]) for gradient in (gradient_1, gradient_2)]
-        differ = [one.tobytes() != two.tobytes() for one, two in zip(*pieces, strict=True)]
-        name = trainer.optimizer.named[differ.index(True)][0] if True in differ else "none, only in the loss"
+        ends = np.cumsum([p.size for _, p in trainer.optimizer.named])
+        pieces = zip(trainer.optimizer.named, *(np.split(gradient, ends[:-1]) for gradient in (gradient_1, gradient_2)), strict=True)
+        name = next((name for (name, _), one, two in pieces if one.tobytes() != two.tobytes()), "none, only in the loss")
         raise NotDeterministic(
             f"deterministic check: two runs of one step differ, first in the gradient of {name} (losses {loss_1!r} and {loss_2!r}), expected equal "
             "bits; an op on this backend is not deterministic: runs will agree to rounding only"
@@ -404,12 +355,10 @@ def _finish_step_on_signal() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    try:
-        for number in before:
-            signal.signal(number, handler)
-    except ValueError:  # not the main thread, which alone may handle signals
-        yield caught
-        return
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        before = {}
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield caught
     finally:
