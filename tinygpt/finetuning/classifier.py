@@ -20,13 +20,13 @@ from typing import Literal, Self, get_args
 import numpy as np
 
 import autograd as ag
-from autograd import backend, inference, nn
+from autograd import Array, backend, inference, nn
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput, WrongType
 from tinygpt.inference.sampling import softmax
 from tinygpt.models.gpt import GPT, OutputLayer
-from tinygpt.models.protocols import Array, Batch
+from tinygpt.models.protocols import Batch
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import Json
 from tinygpt.weights.gpt2 import CLASSIFIER, save_pretrained

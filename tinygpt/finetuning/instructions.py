@@ -80,7 +80,8 @@ def load_instructions(
     columns = _choose_columns(table, asked)
 
     def parse(place: str, values: dict[str, Json]) -> Instruction | None:
-        row = Instruction(**{key: text_in(table, place, column, values) if column else "" for key, column in columns.items()}, place=place)
+        fields = {key: text_in(table, place, column, values) if column else "" for key, column in columns.items()}
+        row = Instruction(fields["instruction"], fields["output"], fields["input"], place)
         return row if row.instruction.strip() and row.output.strip() else None
 
     rows = complete_rows(table, parse, "instruction and answer", "without an instruction or an answer")

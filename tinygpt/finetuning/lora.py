@@ -20,16 +20,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 import autograd as ag
-from autograd import backend, nn
+from autograd import Array, backend, nn
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
+from tinygpt.finetuning.classifier import GPTClassifier
 from tinygpt.models.gpt import GPT, OutputLayer
 from tinygpt.storage.checked_json import read_json_object, to_json
 from tinygpt.storage.safetensors import Content, TensorFile, read_metadata, read_safetensors_header, read_tensor, write_files
+
+Model = GPT | GPTClassifier
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class LoraEmbedding(nn.Module):
         self.lora_B = ag.Parameter(backend.to_device(b))
         self.scale = config.alpha / config.rank
 
-    def forward(self, ids: Any) -> ag.Tensor:
+    def forward(self, ids: Array) -> ag.Tensor:
         thin = ag.embedding(self.lora_A, ids) * self.scale  # (..., rank)
         return ag.embedding(self.weight, ids) + ag.linear(thin, self.lora_B)
 
@@ -107,34 +110,31 @@ class LoraEmbedding(nn.Module):
         return merged
 
 
-@dataclass
-class _Place:
+LoraLayer = LoraLinear | LoraEmbedding
+
+
+class _Place(NamedTuple):
     """Where a layer hangs in the model: `getattr(parent, attribute)`."""
 
     parent: nn.Module
     attribute: str
-    layer: LoraLinear | LoraEmbedding
+    layer: LoraLayer
 
-    def put(self, module: Any) -> None:
+    def put(self, module: nn.Linear | nn.Embedding | LoraLayer) -> None:
         """Installs a layer there. A classifier's output layer, which it never uses, keeps sharing the weights of the embedding."""
         before = getattr(self.parent, self.attribute)
         setattr(self.parent, self.attribute, module)
-        head = getattr(self.parent, "lm_head", None)
-        if head is not None and head.weight is before.weight:
-            self.parent.lm_head = OutputLayer(module.weight)  # type: ignore[attr-defined]
+        if isinstance(self.parent, GPT) and self.parent.lm_head.weight is before.weight:
+            self.parent.lm_head = OutputLayer(module.weight)
 
 
 class Adapter:
     """The adapters of one model, by the names of their layers. Made by `add_lora` or `load_lora`."""
 
-    def __init__(self, model: Any, config: LoraConfig, places: dict[str, _Place]) -> None:
-        self.model, self.config = model, config
-        self._places = places
+    def __init__(self, model: Model, config: LoraConfig, places: dict[str, _Place]) -> None:
+        self.model, self.config, self._places = model, config, places
+        self.layers = {name: place.layer for name, place in places.items()}
         self.is_merged = False
-
-    @property
-    def layers(self) -> dict[str, LoraLinear | LoraEmbedding]:
-        return {name: place.layer for name, place in self._places.items()}
 
     def merge(self) -> None:
         """Puts plain layers into the model that hold W + s A B. The original layers are kept as they are, for `unmerge`."""
@@ -162,13 +162,11 @@ class Adapter:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What `save` writes, by PEFT's names and in PEFT's (out, in) layout: A (rank, in), B (out, rank), and what else is trained."""
-        found: dict[str, ag.Parameter] = {}
+        found: dict[str, Array] = {}
         for name, layer in self.layers.items():
-            found |= zip(_names_in_file(self.model, name, layer), (layer.lora_A, layer.lora_B), strict=True)
-        arrays = {name: np.ascontiguousarray(backend.to_host(p.data).T) for name, p in found.items()}
-        for name, p in self._also_trained().items():
-            arrays[_peft_name(self.model, name)] = np.ascontiguousarray(backend.to_host(p.data))
-        return arrays
+            found |= zip(_names_in_file(self.model, name, layer), (layer.lora_A.data.T, layer.lora_B.data.T), strict=True)
+        found |= {_peft_name(self.model, name): p.data for name, p in self._also_trained().items()}
+        return {name: np.ascontiguousarray(backend.to_host(array)) for name, array in found.items()}
 
     def files(self, base: str = "") -> dict[str, Content]:
         """adapter_config.json and adapter_model.safetensors, which PEFT's `PeftModel.from_pretrained` reads.
@@ -189,7 +187,7 @@ class Adapter:
             "fan_in_fan_out": True,  # GPT-2's layers are stored (in, out)
             "inference_mode": True,
         }
-        labels = {"labels": json.dumps(self.model.labels)} if hasattr(self.model, "labels") else {}
+        labels = {"labels": json.dumps(self.model.labels)} if isinstance(self.model, GPTClassifier) else {}
         tensors = TensorFile(self.tensors(), {"format": "pt", **labels})
         return {"adapter_model.safetensors": tensors, "adapter_config.json": to_json(fields)}
 
@@ -203,17 +201,17 @@ class Adapter:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in thin}
 
 
-def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Adapter:
+def add_lora(model: Model, config: LoraConfig | None = None, seed: int = 0) -> Adapter:
     """Freezes all weights of a model and gives the layers that `config.targets` names matrices to train.
 
-    model   a GPT, or a module that holds one (a classifier): its layers are replaced in place
+    model   its layers are replaced in place
     seed    decides the initial A
     Call it before an optimizer is made. Raises ValueError if a target names no linear layer and no embedding, or an embedding whose weights
     are the output layer's too, or if the model has an adapter already.
     """
     config = config or LoraConfig()
     modules = dict(model.named_modules())
-    if any(isinstance(module, (LoraLinear, LoraEmbedding)) for module in modules.values()):
+    if any(isinstance(module, LoraLayer) for module in modules.values()):
         raise InvalidInput(
             "add_lora: the model has an adapter already, expected one at most; merge that one permanently, or load the model again"
         )
@@ -236,17 +234,16 @@ def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Ada
     places = {}
     for name, module in chosen.items():
         parent, _, attribute = name.rpartition(".")
-        if isinstance(module, nn.Embedding):
-            layer: LoraLinear | LoraEmbedding = LoraEmbedding(module, config, rng)
-        else:
-            layer = LoraLinear(module, config, model.dropout_stream, rng)
+        layer = (
+            LoraLinear(module, config, model.dropout_stream, rng) if isinstance(module, nn.Linear) else LoraEmbedding(module, config, rng)
+        )
         layer.train(module.training)
         places[name] = _Place(modules[parent], attribute, layer)
         places[name].put(layer)
     return Adapter(model, config, places)
 
 
-def load_lora(model: Any, directory: str | Path) -> Adapter:
+def load_lora(model: Model, directory: str | Path) -> Adapter:
     """Adds a saved adapter, ours or PEFT's, to the model that it was trained for; a head that it contains is loaded, too.
 
     All of it is checked before the model is touched. Raises FileNotFoundError if there is none, ValueError for another method than LoRA,
@@ -265,7 +262,7 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
         arrays = {name: read_tensor(tensor) for name, tensor in read_safetensors_header(path).items()}
     except (KeyError, ValueError) as error:
         raise InvalidInput(f"{path}: {error}, expected an intact safetensors file; copy or save it again") from error
-    if labels is not None and labels != getattr(model, "labels", labels):
+    if isinstance(model, GPTClassifier) and labels not in (None, model.labels):
         raise InvalidInput(
             f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; "
             "make the classifier with the adapter's labels, or train a new one"
@@ -280,11 +277,8 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
     wanted |= {name: own[name].shape for name in arrays if name in own}
     problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
     problems += [f"unexpected {name} {array.shape}" for name, array in arrays.items() if name not in wanted]
-    problems += [
-        f"{name} of shape {arrays[name].shape} instead of {shape}"
-        for name, shape in wanted.items()
-        if name in arrays and arrays[name].shape != shape
-    ]
+    found = [(name, arrays[name].shape, shape) for name, shape in wanted.items() if name in arrays]
+    problems += [f"{name} of shape {shape} instead of {right}" for name, shape, right in found if shape != right]
     if problems:
         some = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise InvalidInput(f"{path}: {some}, expected the tensors of an adapter for {model.config}; is it another model's?")
@@ -337,12 +331,12 @@ def _is_target(name: str, target: str) -> bool:
     return name == target or name.endswith("." + target)
 
 
-def _peft_name(model: Any, name: str) -> str:
+def _peft_name(model: Model, name: str) -> str:
     """A tensor's name in an adapter file; Hugging Face's language model holds our GPT's parts in its `transformer`."""
     return "base_model.model." + ("transformer." if isinstance(model, GPT) else "") + name
 
 
-def _names_in_file(model: Any, name: str, layer: nn.Module) -> tuple[str, str]:
+def _names_in_file(model: Model, name: str, layer: nn.Module) -> tuple[str, str]:
     """What PEFT calls A and B of the layer of this name."""
     embedding = isinstance(layer, (nn.Embedding, LoraEmbedding))
     ends = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
