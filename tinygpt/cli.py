@@ -63,7 +63,7 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text reach the tokenizer, which says what to do
     outputs = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)
     warnings.showwarning = _show_warning
     try:
         status = main()
@@ -127,9 +127,7 @@ class _Output:
         return getattr(self._stream, name)
 
 
-def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
-) -> None:
+def _show_warning(message: Warning | str, *position: object, **more: object) -> None:
     """A warning in one line, without its position in the code."""
     print(f"warning: {message}", file=sys.stderr)
 
@@ -164,10 +162,9 @@ def exit_if_interrupted(result: "Result", what_now: str) -> None:
 def prompt_lines() -> Iterator[str]:
     """Lines typed at a prompt, until an empty one or the end of the input (Ctrl-D)."""
     while True:
-        try:
+        line = ""
+        with contextlib.suppress(EOFError):
             line = input("> ").strip()
-        except EOFError:
-            return
         if not line:
             return
         yield line
@@ -183,15 +180,10 @@ class Progress:
 
         self.console = Console(highlight=False, soft_wrap=True)
         self.n_steps, self.unit = n_steps, unit
-        self.bar: Bar | None = None
-        if self.console.is_terminal:
-            self.bar = Bar(
-                TextColumn("step {task.completed}/{task.total}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(compact=True),
-                console=self.console,
-            )
+        step, loss = TextColumn("step {task.completed}/{task.total}"), TextColumn("{task.description}")
+        columns = step, BarColumn(bar_width=None), loss, TimeRemainingColumn(compact=True)
+        self.bar = Bar(*columns, console=self.console) if self.console.is_terminal else None
+        if self.bar:
             self.task = self.bar.add_task("", total=n_steps, completed=first_step)
 
     def __enter__(self) -> "Progress":
@@ -208,17 +200,12 @@ class Progress:
         text = f"loss {m.loss_nats:.3f}  lr {m.lr:.1e}  norm {m.gradient_norm:.2f}  {m.tokens_per_s:,.0f} tokens/s"
         if self.bar:
             self.bar.update(self.task, completed=m.step, description=text)
-            return
-        left_s = (self.n_steps - m.step) * m.elapsed_s / m.step
-        self.note(f"step {m.step:>5}/{self.n_steps}  {text}  left {_clock(left_s)}")
+        else:
+            minutes, seconds = divmod(round((self.n_steps - m.step) * m.elapsed_s / m.step), 60)
+            self.note(f"step {m.step:>5}/{self.n_steps}  {text}  left {minutes}:{seconds:02d}")
 
     def evaluated(self, step: int, validation_nats: float, best: bool) -> None:
         self.note(f"step {step:>5}/{self.n_steps}  validation {validation_nats:.4f} {self.unit}{'  best so far, saved' if best else ''}")
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

@@ -201,8 +201,10 @@ def _smoke_test(backend: str) -> tuple[dict[str, Json] | None, str]:
 
 def _run(command: list[str], *, timeout_s: float, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs a command with these environment variables changed."""
-    options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "check": False}
-    return subprocess.run(command, timeout=timeout_s, env={**os.environ, **variables}, **options)
+    pipe, variables = subprocess.PIPE, {**os.environ, **variables}
+    return subprocess.run(
+        command, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace", timeout=timeout_s, env=variables, check=False
+    )
 
 
 def _one_line(said: object) -> str:
