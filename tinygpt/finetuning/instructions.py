@@ -96,10 +96,11 @@ def _choose_columns(table: Table, asked: dict[str, str]) -> dict[str, str]:
             check_column(table, name, f"--{key}-column")
         chosen[key] = name or next((c for c in table.columns if c.casefold() in COLUMN_NAMES[key] and c not in asked.values()), "")
         if not chosen[key] and key != "input":
-            raise InvalidInput(
-                f"{table.path}: columns {', '.join(map(repr, table.columns))}, expected to recognize the {key} by its name "
-                f"({', '.join(COLUMN_NAMES[key])}); name it with --{key}-column"
+            found, rule = (
+                f"columns {', '.join(map(repr, table.columns))}",
+                f"to recognize the {key} by its name ({', '.join(COLUMN_NAMES[key])})",
             )
+            raise InvalidInput(f"{table.path}: {found}, expected {rule}; name it with --{key}-column")
     if not all(asked[key] for key, name in chosen.items() if name):
         said = ", ".join(f"{key} in {name!r}" for key, name in chosen.items() if name)
         table.notes.append(f"columns guessed: {said}")
@@ -237,20 +238,17 @@ def encode_instructions(
         head = tokenizer.encode_array(prompt(row, style))
         ids = np.concatenate([head, tokenizer.encode_array(row.output.strip()), [end]]).astype(np.int64)
         if len(head) >= n_positions:
-            raise InvalidInput(
-                f"{place}: a prompt of {len(head)} tokens, expected fewer than the {n_positions} that are read, so that some of the answer fits "
-                "(else there are zero trainable tokens); shorten it, or choose --prompt-style phi3, which is shorter"
-            )
+            rule = f"fewer than the {n_positions} that are read, so that some of the answer fits (else there are zero trainable tokens)"
+            fix = "shorten it, or choose --prompt-style phi3, which is shorter"
+            raise InvalidInput(f"{place}: a prompt of {len(head)} tokens, expected {rule}; {fix}")
         if len(ids) > limit:
             over_long.append((place, len(ids)))
         sequences.append(Encoded(ids[:limit], len(head), max(len(ids) - limit, 0)))
     if over_long and not truncate:
         place, n = over_long[0]
         others = f" (and {len(over_long) - 1} more rows)" if len(over_long) > 1 else ""
-        raise InvalidInput(
-            f"{place}: {n} tokens with the prompt, expected at most {limit}, as many as the context allows{others}; shorten the row, choose "
-            "--prompt-style phi3, or choose to cut long answers with --truncate"
-        )
+        fix = "shorten the row, choose --prompt-style phi3, or choose to cut long answers with --truncate"
+        raise InvalidInput(f"{place}: {n} tokens with the prompt, expected at most {limit}, as many as the context allows{others}; {fix}")
     return sequences
 
 
@@ -310,9 +308,8 @@ def generate_answers(
         rooms = [n_positions - len(tokenizer.encode(text)) for text in prompts]
         for row, room in zip(some, rooms, strict=True):
             if room < 1:
-                raise InvalidInput(
-                    f"{row.place or 'prompt'}: {n_positions - room} tokens, expected fewer than the context of {n_positions}; shorten it"
-                )
+                found = f"{row.place or 'prompt'}: {n_positions - room} tokens"
+                raise InvalidInput(f"{found}, expected fewer than the context of {n_positions}; shorten it")
         n_new = min(max_new_tokens, max(rooms))
         completions = complete_all(gpt, tokenizer, prompts, n_new, sampling or Sampling(temperature=0.0), **options)
         for made, room in zip(completions, rooms, strict=True):
