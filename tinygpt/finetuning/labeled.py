@@ -3,7 +3,7 @@
     data = load_labeled("doc-sections")                     # what every installation already has; no network
     data = load_labeled("sms-spam")                         # downloaded once, checked by sha256
     data = load_labeled("my.csv", text_column="message")    # txt, csv, tsv, json, jsonl
-    print(table("data", check(data.rows).lines()))
+    print(table("data", check(data.rows, lengths, limit)))    # counts, duplicates, conflicts; lengths in tokens
     parts = split(data, seed=0)                              # parts.train, parts.validation, parts.test
 
 A test text that is a copy of a training text measures memory, not learning. So equal texts (but for case and white space) form a group,
@@ -123,52 +123,26 @@ def _sections(document: Document, max_characters: int) -> Iterator[LabeledText]:
             yield LabeledText(text.rstrip(), name, f"{document.name}, {name}", document.group)
 
 
-@dataclass
-class Check:
-    """What a person should know of labeled texts before training on them.
+def check(rows: Sequence[LabeledText], lengths: Sequence[int], limit: int) -> dict[str, str]:
+    """What a person should know before training, as name and value of each line of a table.
 
-    label_counts    rows per label, most frequent first
-    n_duplicates    rows with the text of an earlier row, but for case and white space
-    conflicts       (place, place) of equal texts with different labels
-    over_long       places of texts with more tokens than the model's context
-    longest         tokens of the longest text; 0 where lengths were not given
+    lengths   tokens of each text, before any are cut;  limit: how many the model's context allows
     """
-
-    n_rows: int
-    label_counts: dict[str, int]
-    n_duplicates: int
-    conflicts: list[tuple[str, str]]
-    over_long: list[str]
-    longest: int = 0
-
-    def lines(self) -> dict[str, str]:
-        """Name and value of each line of a table."""
-        lines = {
-            "rows": f"{self.n_rows:,}",
-            "labels": ", ".join(f"{label} {n:,} ({n / self.n_rows:.0%})" for label, n in self.label_counts.items()),
-            "duplicates": f"{self.n_duplicates:,} rows repeat an earlier text; copies stay on one side of the split",
-        }
-        if self.conflicts:
-            lines["conflicts"] = f"{len(self.conflicts):,} equal texts with different labels, as {' and '.join(self.conflicts[0])}"
-        if self.longest:
-            lines["lengths"] = f"at most {self.longest:,} tokens; {len(self.over_long):,} texts are longer than the context"
-        rare = [label for label, n in self.label_counts.items() if n < 50]
-        if rare:
-            lines["warning"] = f"fewer than 50 rows of {', '.join(rare)}: expect figures that change a lot with the seed"
-        return lines
-
-
-def check(rows: Sequence[LabeledText], lengths: Sequence[int] | None = None, limit: int | None = None) -> Check:
-    """Count labels, duplicates, conflicts and, given the texts' lengths in tokens and the model's context, over-long texts."""
-    counts = Counter(row.label for row in rows)
+    counts = Counter(row.label for row in rows).most_common()
     first: dict[str, LabeledText] = {}
-    conflicts = []
-    for row in rows:
-        earlier = first.setdefault(plain(row.text), row)
-        if earlier.label != row.label:
-            conflicts.append((earlier.place, row.place))
-    over_long = [row.place for row, n in zip(rows, lengths, strict=True) if limit and n > limit] if lengths is not None else []
-    return Check(len(rows), dict(counts.most_common()), len(rows) - len(first), conflicts, over_long, max(lengths or [0]))
+    pairs = [(first.setdefault(plain(row.text), row), row) for row in rows]
+    conflicts = [f"{one.place} and {other.place}" for one, other in pairs if one.label != other.label]
+    lines = {
+        "rows": f"{len(rows):,}",
+        "labels": ", ".join(f"{label} {n:,} ({n / len(rows):.0%})" for label, n in counts),
+        "duplicates": f"{len(rows) - len(first):,} rows repeat an earlier text; copies stay on one side of the split",
+    }
+    if conflicts:
+        lines["conflicts"] = f"{len(conflicts):,} equal texts with different labels, as {conflicts[0]}"
+    lines["lengths"] = f"at most {max(lengths):,} tokens; {sum(n > limit for n in lengths):,} texts are longer than the context"
+    if rare := [label for label, n in counts if n < 50]:
+        lines["warning"] = f"fewer than 50 rows of {', '.join(rare)}: expect figures that change a lot with the seed"
+    return lines
 
 
 def balance(rows: Sequence[LabeledText], how: Literal["none", "under", "over"], seed: int = 0) -> list[LabeledText]:
@@ -182,9 +156,7 @@ def balance(rows: Sequence[LabeledText], how: Literal["none", "under", "over"], 
     if how == "none":
         return list(rows)
     rng = np.random.default_rng(seed)
-    of_label: defaultdict[str, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        of_label[row.label].append(i)
+    of_label = {label: [i for i, row in enumerate(rows) if row.label == label] for label in {row.label for row in rows}}
     sizes = [len(numbers) for numbers in of_label.values()]
     kept: list[int] = []
     for _, numbers in sorted(of_label.items()):
@@ -210,20 +182,15 @@ def split(data: LabeledData, fractions: Shares = (0.7, 0.1, 0.2), *, seed: int =
     for label in labels:
         n = len({row.group for row in data.rows if row.label == label})
         if n < len(parts):
-            raise InvalidInput(
-                f"label {label!r}: {n} different text{'s' if n > 1 else ''}, expected at least {len(parts)}, one each for "
-                f"{', '.join(parts)}; add rows, or leave the label out"
-            )
+            found, rule = f"{n} different text{'s' if n > 1 else ''}", f"at least {len(parts)}, one each for {', '.join(parts)}"
+            raise InvalidInput(f"label {label!r}: {found}, expected {rule}; add rows, or leave the label out")
     of_label: defaultdict[str, set[int]] = defaultdict(set)
     for group, label in {row.group: row.label for row in reversed(data.rows)}.items():  # a group counts for its first row's label
         of_label[label].add(group)
     found = split_groups(data, fractions, seed, [of_label[label] for label in labels] if stratified else [set().union(*of_label.values())])
-    unseen = sorted({row.label for row in found.validation + found.test} - {row.label for row in found.train})
-    if unseen:
-        raise InvalidInput(
-            f"split: label {unseen[0]!r} has no training row, expected each label there; split by another --seed"
-            + ("" if stratified else ", or with --stratified")
-        )
+    if unseen := sorted({row.label for row in found.validation + found.test} - {row.label for row in found.train}):
+        fix = "split by another --seed" + ("" if stratified else ", or with --stratified")
+        raise InvalidInput(f"split: label {unseen[0]!r} has no training row, expected each label there; {fix}")
     return found
 
 
@@ -246,10 +213,8 @@ def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[
     if text_column and text_column == label_column:
         raise InvalidInput(f"{table.path}: column {text_column!r} for texts and for labels, expected two different ones; name the other")
     if not text_column or not label_column:
-        raise InvalidInput(
-            f"{table.path}: columns {', '.join(map(repr, table.columns))}, expected to recognize one of texts and one of labels; "
-            "name them with --text-column and --label-column"
-        )
+        found, fix = f"columns {', '.join(map(repr, table.columns))}", "name them with --text-column and --label-column"
+        raise InvalidInput(f"{table.path}: {found}, expected to recognize one of texts and one of labels; {fix}")
     if guessed:
         table.notes.append(f"texts guessed to be in column {text_column!r}, labels in {label_column!r}")
     return text_column, label_column
@@ -271,13 +236,10 @@ def _check_alike(table: Table, column: str, labels: Sequence[str]) -> None:
     kinds = {isinstance(values.get(column), bool): f"{values[column]} ({place})" for place, values in reversed(table.rows)
              if isinstance(values.get(column), bool | int | float)}  # fmt: skip
     if len(kinds) > 1:
-        raise InvalidInput(
-            f"{table.path}: labels {kinds[True]} and {kinds[False]}, expected truth values or numbers; write all of one kind"
-        )
+        found = f"labels {kinds[True]} and {kinds[False]}"
+        raise InvalidInput(f"{table.path}: {found}, expected truth values or numbers; write all of one kind")
     alike: defaultdict[str, set[str]] = defaultdict(set)
     for label in labels:
         alike[re.sub(r"^([+-]?\d+)\.0*$", r"\1", label.casefold())].add(label)
-    for same in alike.values():
-        if len(same) > 1:
-            said = " and ".join(map(repr, sorted(same)))
-            table.notes.append(f"labels {said} differ in writing only and count as different classes; write them alike if they are one")
+    for said in [" and ".join(map(repr, sorted(same))) for same in alike.values() if len(same) > 1]:
+        table.notes.append(f"labels {said} differ in writing only and count as different classes; write them alike if they are one")

@@ -212,31 +212,27 @@ def add_lora(model: Model, config: LoraConfig | None = None, seed: int = 0) -> A
     config = config or LoraConfig()
     modules = dict(model.named_modules())
     if any(isinstance(module, LoraLayer) for module in modules.values()):
-        raise InvalidInput(
-            "add_lora: the model has an adapter already, expected one at most; merge that one permanently, or load the model again"
-        )
-    layers = {name: module for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Embedding))}
+        fix = "merge that one permanently, or load the model again"
+        raise InvalidInput(f"add_lora: the model has an adapter already, expected one at most; {fix}")
     for target in config.targets:
-        if not any(_is_target(name, target) for name in layers):
+        if not _targets(model, dataclasses.replace(config, targets=(target,))):
+            layers = [name for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Embedding))]
             ends = sorted({end for name in layers for end in (name.rpartition(".")[2], ".".join(name.split(".")[-2:]))})
             fix = did_you_mean(target, ends, "name layers by the end of their names")
             raise InvalidInput(f"LoRA target {target!r}: no such linear layer or embedding, expected one of {', '.join(ends)}; {fix}")
-    chosen = {name: module for name, module in layers.items() if any(_is_target(name, target) for target in config.targets)}
+    chosen = _targets(model, config)
     if isinstance(model, GPT) and any(module.weight is model.lm_head.weight for module in chosen.values()):
-        raise InvalidInput(
-            "LoRA target 'wte': its weights are shared with the output layer, expected an embedding with separate weights; leave wte out, or "
-            "take a model with tie_word_embeddings False (a classifier uses no such layer and may have it)"
-        )
+        found = "its weights are shared with the output layer, expected an embedding with separate weights"
+        fix = "leave wte out, or take a model with tie_word_embeddings False (a classifier uses no such layer and may have it)"
+        raise InvalidInput(f"LoRA target 'wte': {found}; {fix}")
 
     for p in model.parameters():
         p.requires_grad = False
-    rng = np.random.default_rng([seed, 2])
+    rng, stream = np.random.default_rng([seed, 2]), model.dropout_stream
     places = {}
     for name, module in chosen.items():
         parent, _, attribute = name.rpartition(".")
-        layer = (
-            LoraLinear(module, config, model.dropout_stream, rng) if isinstance(module, nn.Linear) else LoraEmbedding(module, config, rng)
-        )
+        layer = LoraLinear(module, config, stream, rng) if isinstance(module, nn.Linear) else LoraEmbedding(module, config, rng)
         layer.train(module.training)
         places[name] = _Place(modules[parent], attribute, layer)
         places[name].put(layer)
@@ -263,16 +259,13 @@ def load_lora(model: Model, directory: str | Path) -> Adapter:
     except (KeyError, ValueError) as error:
         raise InvalidInput(f"{path}: {error}, expected an intact safetensors file; copy or save it again") from error
     if isinstance(model, GPTClassifier) and labels not in (None, model.labels):
-        raise InvalidInput(
-            f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; "
-            "make the classifier with the adapter's labels, or train a new one"
-        )
+        fix = "make the classifier with the adapter's labels, or train a new one"
+        raise InvalidInput(f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; {fix}")
 
     wanted: dict[str, tuple[int, ...]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)) and any(_is_target(name, target) for target in config.targets):
-            n_in, n_out = module.weight.shape
-            wanted |= zip(_names_in_file(model, name, module), ((config.rank, n_in), (n_out, config.rank)), strict=True)
+    for name, module in _targets(model, config).items():
+        n_in, n_out = module.weight.shape
+        wanted |= zip(_names_in_file(model, name, module), ((config.rank, n_in), (n_out, config.rank)), strict=True)
     own = {_peft_name(model, name): p for name, p in model.named_parameters()}
     wanted |= {name: own[name].shape for name in arrays if name in own}
     problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
@@ -294,17 +287,16 @@ def load_lora(model: Model, directory: str | Path) -> Adapter:
     return adapter
 
 
+# PEFT's ways to start an adapter that take what it starts with from the model's own weights: it fits those changed weights only.
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""PEFT's ways to start an adapter that take what it starts with from the model's own weights: it fits those changed weights only."""
 
 
 def _read_config(path: Path) -> LoraConfig:
     """What an adapter_config.json says. Raises ValueError for what would change the result and is not supported."""
     fields = read_json_object(path)
     if fields.get("peft_type") != "LORA" or not all(key in fields for key in ("r", "lora_alpha", "target_modules")):
-        raise InvalidInput(
-            f"{path}: peft_type {fields.get('peft_type')!r}, expected 'LORA' with r, lora_alpha and target_modules; re-save it"
-        )
+        found = f"peft_type {fields.get('peft_type')!r}"
+        raise InvalidInput(f"{path}: {found}, expected 'LORA' with r, lora_alpha and target_modules; re-save it")
     plain = {"bias": "none", "use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None}
     plain |= {"layer_replication": None, "alora_invocation_tokens": None}
     for key, value in plain.items():
@@ -312,10 +304,9 @@ def _read_config(path: Path) -> LoraConfig:
             raise InvalidInput(f"{path}: {key} {fields[key]!r}, expected {value!r}; only plain LoRA is supported")
     start = fields.get("init_lora_weights", True)
     if isinstance(start, str) and start.startswith(_CHANGE_THE_BASE):
-        raise InvalidInput(
-            f"{path}: init_lora_weights {start!r}, expected a start that leaves the model's weights alone, as true or 'gaussian'; convert the "
-            "adapter with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
-        )
+        rule = "a start that leaves the model's weights alone, as true or 'gaussian'"
+        fix = "convert the adapter with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        raise InvalidInput(f"{path}: init_lora_weights {start!r}, expected {rule}; {fix}")
     targets = fields["target_modules"]
     if not isinstance(targets, list):
         raise InvalidInput(f"{path}: target_modules {targets!r}, expected a list of names; write the names out")
@@ -326,9 +317,11 @@ def _read_config(path: Path) -> LoraConfig:
     return LoraConfig(*numbers, tuple(sorted(targets)))
 
 
-def _is_target(name: str, target: str) -> bool:
-    """PEFT's rule: the full name, or its end after a dot."""
-    return name == target or name.endswith("." + target)
+def _targets(model: Model, config: LoraConfig) -> dict[str, nn.Linear | nn.Embedding]:
+    """The layers that a config names, by PEFT's rule: by the full name, or its end after a dot."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
+    ends = tuple(f".{target}" for target in config.targets)
+    return {name: module for name, module in layers.items() if f".{name}".endswith(ends)}
 
 
 def _peft_name(model: Model, name: str) -> str:
