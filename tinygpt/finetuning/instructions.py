@@ -301,7 +301,7 @@ def generate_answers(
     options   as `tinygpt.inference.text.complete_all` takes them
     Raises ValueError for a prompt that leaves no room.
     """
-    n_positions, found = gpt.config.n_positions, []
+    n_positions, answers = gpt.config.n_positions, []
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
         prompts = [prompt(row, style) for row in some]
@@ -313,5 +313,5 @@ def generate_answers(
         n_new = min(max_new_tokens, max(rooms))
         completions = complete_all(gpt, tokenizer, prompts, n_new, sampling or Sampling(temperature=0.0), **options)
         for made, room in zip(completions, rooms, strict=True):
-            found.append((made.text if len(made.ids) <= room else tokenizer.decode(made.ids[:room])).strip())
-    return found
+            answers.append((made.text if len(made.ids) <= room else tokenizer.decode(made.ids[:room])).strip())
+    return answers

@@ -180,18 +180,17 @@ def split(data: LabeledData, fractions: Shares = (0.7, 0.1, 0.2), *, seed: int =
         raise InvalidInput(f"labels: only {labels} in {len(data.rows)} rows, expected at least 2 different; check the label column")
     parts = ("training", "validation") if data.held_out else ("training", "validation", "test")
     for label in labels:
-        n = len({row.group for row in data.rows if row.label == label})
-        if n < len(parts):
+        if (n := len({row.group for row in data.rows if row.label == label})) < len(parts):
             found, rule = f"{n} different text{'s' if n > 1 else ''}", f"at least {len(parts)}, one each for {', '.join(parts)}"
             raise InvalidInput(f"label {label!r}: {found}, expected {rule}; add rows, or leave the label out")
     of_label: defaultdict[str, set[int]] = defaultdict(set)
     for group, label in {row.group: row.label for row in reversed(data.rows)}.items():  # a group counts for its first row's label
         of_label[label].add(group)
-    found = split_groups(data, fractions, seed, [of_label[label] for label in labels] if stratified else [set().union(*of_label.values())])
-    if unseen := sorted({row.label for row in found.validation + found.test} - {row.label for row in found.train}):
+    parted = split_groups(data, fractions, seed, [of_label[label] for label in labels] if stratified else [set().union(*of_label.values())])
+    if unseen := sorted({row.label for row in parted.validation + parted.test} - {row.label for row in parted.train}):
         fix = "split by another --seed" + ("" if stratified else ", or with --stratified")
         raise InvalidInput(f"split: label {unseen[0]!r} has no training row, expected each label there; {fix}")
-    return found
+    return parted
 
 
 def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[str, str]:

@@ -49,17 +49,20 @@ class Scores:
     @property
     def precision(self) -> np.ndarray:
         """(labels,) share of the texts given a label that have it; 0 where none was given."""
-        return np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=0), 1)
+        return self._right_of(self.confusion.sum(axis=0))
 
     @property
     def recall(self) -> np.ndarray:
         """(labels,) share of the texts of a label that were given it; 0 where there are none."""
-        return np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=1), 1)
+        return self._right_of(self.confusion.sum(axis=1))
 
     @property
     def f1(self) -> np.ndarray:
         """(labels,) harmonic mean of precision and recall."""
-        return 2 * np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=0) + self.confusion.sum(axis=1), 1)
+        return 2 * self._right_of(self.confusion.sum(axis=0) + self.confusion.sum(axis=1))
+
+    def _right_of(self, n: NDArray[np.int64]) -> np.ndarray:
+        return np.asarray(np.diag(self.confusion) / np.maximum(n, 1))
 
     def table(self) -> str:
         """Precision, recall and F1 per label."""
