@@ -114,17 +114,10 @@ def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: 
     per_epoch = n_rows // batch
     steps = config.epochs * per_epoch
     return TrainConfig(
-        steps=steps,
-        lr=config.lr,
-        warmup_steps=min(config.warmup_steps, steps // 2),
-        weight_decay=config.weight_decay,
-        micro_batch=micro_batch,
-        tokens_per_update=batch * n_positions,
-        eval_every=-(-per_epoch // 2),  # rounded up
-        patience=config.patience,
-        log_every=max(per_epoch // 8, 1),
-        seed=config.seed,
-    )
+        steps=steps, lr=config.lr, warmup_steps=min(config.warmup_steps, steps // 2), weight_decay=config.weight_decay,
+        micro_batch=micro_batch, tokens_per_update=batch * n_positions, patience=config.patience, seed=config.seed,
+        log_every=max(per_epoch // 8, 1), eval_every=-(-per_epoch // 2),  # rounded up
+    )  # fmt: skip
 
 
 def shorten(text: str, n: int) -> str:
@@ -214,13 +207,11 @@ class KeepBest:
         raise Diverged("rollback: no run, expected one with a checkpoint; use --on-nan skip")
 
 
-class ShowingReporter(Reporter, AbstractContextManager[object], Protocol):
+class Display(Reporter, AbstractContextManager[object], Protocol):
     """A `Reporter` that shows progress within its block, as `tinygpt.cli.Progress` does."""
 
 
-def starting_point(
-    config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], ShowingReporter]
-) -> tuple[GPT, Tokenizer, str]:  # fmt: skip
+def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Display]) -> tuple[GPT, Tokenizer, str]:
     """Model, tokenizer, and the checkpoint that they come from ("random": random weights), as `config.base` says; where there is none yet,
     a small model is pretrained first.
 
@@ -234,9 +225,8 @@ def starting_point(
         base = config.base or newest_run(accept=is_pretraining_run)
     except FileNotFoundError:
         progress = reporter(config.pretrain_steps)
-        progress.note(
-            "base       no pretrained run yet: pretraining a small model first (python examples/pretrain.py makes a better one)\n"
-        )
+        better = "(python examples/pretrain.py makes a better one)"
+        progress.note(f"base       no pretrained run yet: pretraining a small model first {better}\n")
         base = pretrain_small(config.pretrain_steps, progress, config.seed)
         progress.note("")
     checkpoint = Checkpoint.open(base)
@@ -245,7 +235,7 @@ def starting_point(
     return model, checkpoint.tokenizer(), str(base) if str(base) in HUB_NAMES else str(checkpoint.path)
 
 
-def pretrain_small(steps: int, progress: ShowingReporter, seed: int = 0) -> Path:
+def pretrain_small(steps: int, progress: Display, seed: int = 0) -> Path:
     """A minute's worth of examples/pretrain.py, where every step is explained: a small model of the default corpus. Returns its run.
 
     Raises KeyboardInterrupt if it is interrupted; nothing is kept then.

@@ -174,18 +174,14 @@ class Adapter:
         base   name or path of the model that the adapter belongs to, for whoever reads the file
         A classifier's labels are noted in the metadata of the safetensors file, where PEFT does not look.
         """
+        config = self.config
         fields = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM" if isinstance(self.model, GPT) else "SEQ_CLS",
             "base_model_name_or_path": base or None,
-            "r": self.config.rank,
-            "lora_alpha": self.config.alpha,
-            "lora_dropout": self.config.dropout,
-            "target_modules": list(self.config.targets),
+            **{"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "target_modules": list(config.targets)},
             "modules_to_save": sorted({name.rpartition(".")[0] for name in self._also_trained()}) or None,
-            "bias": "none",
-            "fan_in_fan_out": True,  # GPT-2's layers are stored (in, out)
-            "inference_mode": True,
+            **{"bias": "none", "fan_in_fan_out": True, "inference_mode": True},  # fan_in_fan_out: GPT-2's layers are stored (in, out)
         }
         labels = {"labels": json.dumps(self.model.labels)} if isinstance(self.model, GPTClassifier) else {}
         tensors = TensorFile(self.tensors(), {"format": "pt", **labels})

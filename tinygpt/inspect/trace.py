@@ -4,8 +4,7 @@ print(model.summary())
 print(model.trace(ids))            # a table: step, shape, parameters, FLOPs, bytes saved for backward
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import autograd as ag
@@ -86,15 +85,36 @@ def trace(model: GPT, ids: Array, targets: Array | None = None) -> Trace:
 
 def watched(model: nn.Module, run: Callable[[], object]) -> Steps:
     """Calls `run` and gives every op of it, named by the modules of `model`."""
-    marks: list[tuple[int, str]] = []  # (number of the step, name of the module running from there on)
-    with ag.record() as steps, _reporting(model, lambda name: marks.append((len(steps), name))):
-        run()
-    found, module = [], ""
-    for number, step in enumerate(steps):
-        while marks and marks[0][0] <= number:
-            module = marks.pop(0)[1]
-        found.append((module, step))
-    return found
+    modules = [(name, module) for name, module in model.named_modules() if name]
+    running = [""]
+    names: list[str] = []
+
+    def name_steps() -> None:
+        """What was recorded since the last call is of the module that is running."""
+        names.extend([running[-1]] * (len(steps) - len(names)))
+
+    def watch(name: str, forward: Callable[..., Array]) -> Callable[..., Array]:
+        def watched_forward(*args: Array, **kwargs: Array) -> Array:
+            name_steps()
+            running.append(name)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                name_steps()
+                running.pop()
+
+        return watched_forward
+
+    with ag.record() as steps:
+        for name, module in modules:
+            module.forward = watch(name, module.forward)  # type: ignore[method-assign]
+        try:
+            run()
+        finally:
+            for _, module in modules:
+                del module.forward  # the class's own again
+    name_steps()
+    return list(zip(names, steps, strict=True))
 
 
 def summary(model: GPT) -> Text:
@@ -109,35 +129,6 @@ def summary(model: GPT) -> Text:
         f"{n_trainable:,} trainable, {n - n_trainable:,} frozen; weights {_mib(n * itemsize)}; "
         f"with gradients and AdamW's two moments {_mib((n + 3 * n_trainable) * itemsize)}; plus activations: see trace(ids)"
     )
-
-
-@contextmanager
-def _reporting(model: nn.Module, report: Callable[[str], None]) -> Iterator[None]:
-    """Within this block each module calls report(its name) when it begins, and report(its caller's name) when it ends."""
-    running = [""]
-    modules = [(name, module) for name, module in model.named_modules() if name]
-
-    def wrap(name: str, module: nn.Module) -> None:
-        forward = module.forward
-
-        def named(*args: Array, **kwargs: Array) -> Array:
-            running.append(name)
-            report(name)
-            try:
-                return forward(*args, **kwargs)
-            finally:
-                running.pop()
-                report(running[-1])
-
-        module.forward = named  # type: ignore[method-assign]
-
-    for name, module in modules:
-        wrap(name, module)
-    try:
-        yield
-    finally:
-        for _, module in modules:
-            del module.forward  # the class's own again
 
 
 def _memory_of(array: Array) -> Array:
