@@ -3,6 +3,7 @@
 Imports neither backend nor model, so that commands can report on a backend that does not start.
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -31,23 +32,15 @@ def settings(default: Config, description: str | None, argv: list[str] | None = 
     argv = sys.argv[1:] if argv is None else argv
     from tinygpt.runs.settings import check_changes, stored_settings  # here, because it imports the backend
 
-    run = expand_home(_value_of("--resume", argv))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", nargs="?", const="", default="")
+    run = expand_home(parser.parse_known_args(argv)[0].resume)
     if not run:
         return parse_args(default, description, argv)
     stored = stored_settings(type(default), run)
     config = parse_args(stored, description, argv)
     check_changes(stored, config)
     return config
-
-
-def _value_of(flag: str, argv: list[str]) -> str:
-    """The value that a flag is given on the command line, before the rest is parsed."""
-    for i, argument in enumerate(argv):
-        if argument == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.removeprefix(f"{flag}=")
-    return ""
 
 
 def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
@@ -161,13 +154,9 @@ def exit_if_interrupted(result: "Result", what_now: str) -> None:
 
 def prompt_lines() -> Iterator[str]:
     """Lines typed at a prompt, until an empty one or the end of the input (Ctrl-D)."""
-    while True:
-        line = ""
-        with contextlib.suppress(EOFError):
-            line = input("> ").strip()
-        if not line:
-            return
-        yield line
+    with contextlib.suppress(EOFError):
+        while line := input("> ").strip():
+            yield line
 
 
 class Progress:

@@ -41,10 +41,8 @@ def exercises(folder: Path = FOLDER) -> dict[int, Path]:
     """Number -> file. Raises FileNotFoundError where the folder holds none."""
     found = {int(path.name[:2]): path for path in sorted(folder.glob("[0-9][0-9]_*.py"))}
     if not found:
-        raise MissingFile(
-            f"{folder}: no exercises, expected files such as 01_tanh.py, which are in the source repository, not in the installed package; "
-            "pass --folder CHECKOUT/examples/exercises"
-        )
+        rule = "files such as 01_tanh.py, which are in the source repository, not in the installed package"
+        raise MissingFile(f"{folder}: no exercises, expected {rule}; pass --folder CHECKOUT/examples/exercises")
     return found
 
 

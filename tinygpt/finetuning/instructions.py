@@ -241,8 +241,7 @@ def encode_instructions(
             rule = f"fewer than the {n_positions} that are read, so that some of the answer fits (else there are zero trainable tokens)"
             fix = "shorten it, or choose --prompt-style phi3, which is shorter"
             raise InvalidInput(f"{place}: a prompt of {len(head)} tokens, expected {rule}; {fix}")
-        if len(ids) > limit:
-            over_long.append((place, len(ids)))
+        over_long += [(place, len(ids))] if len(ids) > limit else []
         sequences.append(Encoded(ids[:limit], len(head), max(len(ids) - limit, 0)))
     if over_long and not truncate:
         place, n = over_long[0]

@@ -45,24 +45,19 @@ def explore(model: GPT, tokenizer: Tokenizer, prompt: str, path: str | Path, *, 
     Raises ValueError for a prompt that the model cannot take, or one so long that the page would exceed 3 MB; FileExistsError if
     `path` is a file that is no such page, FileNotFoundError if its folder does not exist.
     """
-    _check_place(Path(path))
-    data = collect(model, tokenizer, prompt) | {"title": title}
-    page = render(data)
-    n_bytes = len(page.encode("utf-8"))
-    if n_bytes > MAX_PAGE_BYTES:
-        raise InvalidInput(
-            f"explore: a page of {n_bytes:,} bytes for {len(data['tokens'])} tokens, expected at most {MAX_PAGE_BYTES:,}; shorten the prompt"
-        )
-    Path(path).write_text(page, encoding="utf-8")
-    return data
-
-
-def _check_place(path: Path) -> None:
-    """Nothing but an earlier page is overwritten; known before anything is computed."""
+    path = Path(path)
     if not path.parent.is_dir():
         raise MissingFile(f"{path}: no folder {path.parent}, expected one; make it, or choose another --out")
     if path.exists() and (path.is_dir() or b"<title>Inside a GPT</title>" not in path.read_bytes()[:1000]):
         raise PathExists(f"{path}: already there and no page of this kind, expected a new file or an earlier page; choose another --out")
+    data = collect(model, tokenizer, prompt) | {"title": title}
+    page = render(data)
+    n_bytes = len(page.encode("utf-8"))
+    if n_bytes > MAX_PAGE_BYTES:
+        found = f"a page of {n_bytes:,} bytes for {len(data['tokens'])} tokens"
+        raise InvalidInput(f"explore: {found}, expected at most {MAX_PAGE_BYTES:,}; shorten the prompt")
+    path.write_text(page, encoding="utf-8")
+    return data
 
 
 def collect(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Json]:
@@ -102,7 +97,7 @@ def collect(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Json]:
                 "lens": [_predictions(model, tokenizer, x, ids[0]) for x in streams],
                 "gradients": _input_gradients(steps),
                 "ops": [_op(number, module, step) for number, (module, step) in enumerate(steps)],
-                "formulas": {op_name(step.op): _formula(step.op) for _, step in steps},
+                "formulas": {op_name(step.op): inspect.cleandoc(step.op.reference.__doc__ or "") for _, step in steps},
             }
     finally:
         for p, grad in kept:
@@ -184,10 +179,6 @@ def _shown(named: list[tuple[str, Array]]) -> list[dict[str, Json]]:
         rows = np.atleast_2d(corner)[:_CORNER, :_CORNER].tolist()
         found.append({"name": name, "shape": list(host.shape), "rows": [[_significant(v) for v in row] for row in rows]})
     return found
-
-
-def _formula(op: type[ag.Op]) -> str:
-    return inspect.cleandoc(op.reference.__doc__ or "")
 
 
 def _significant(value: float) -> float | None:
