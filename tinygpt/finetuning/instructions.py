@@ -96,14 +96,11 @@ def _choose_columns(table: Table, asked: dict[str, str]) -> dict[str, str]:
             check_column(table, name, f"--{key}-column")
         chosen[key] = name or next((c for c in table.columns if c.casefold() in COLUMN_NAMES[key] and c not in asked.values()), "")
         if not chosen[key] and key != "input":
-            found, rule = (
-                f"columns {', '.join(map(repr, table.columns))}",
-                f"to recognize the {key} by its name ({', '.join(COLUMN_NAMES[key])})",
-            )
-            raise InvalidInput(f"{table.path}: {found}, expected {rule}; name it with --{key}-column")
-    if not all(asked[key] for key, name in chosen.items() if name):
-        said = ", ".join(f"{key} in {name!r}" for key, name in chosen.items() if name)
-        table.notes.append(f"columns guessed: {said}")
+            found = f"{table.path}: columns {', '.join(map(repr, table.columns))}"
+            rule = f"to recognize the {key} by its name ({', '.join(COLUMN_NAMES[key])})"
+            raise InvalidInput(f"{found}, expected {rule}; name it with --{key}-column")
+    if any(name and not asked[key] for key, name in chosen.items()):
+        table.notes.append("columns guessed: " + ", ".join(f"{key} in {name!r}" for key, name in chosen.items() if name))
     return chosen
 
 
@@ -165,11 +162,10 @@ def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limi
         "rows": f"{len(rows):,}, {sum(bool(row.input.strip()) for row in rows):,} of them with an input",
         "duplicates": f"{len(rows) - len(groups):,} rows ask what an earlier one asks; copies stay on one side of the split",
     }
-    several = sum(len(outputs) > 1 for outputs in groups.values())
-    if several:
+    if several := sum(len(outputs) > 1 for outputs in groups.values()):
         lines["conflicts"] = f"{several:,} instructions have several different answers"
-    over_long = sum(n > limit for n in lengths)
-    lines["lengths"] = f"at most {max(lengths):,} tokens with the prompt; {over_long:,} rows are longer than the {limit:,} that fit"
+    over_long = f"{sum(n > limit for n in lengths):,} rows are longer than the {limit:,} that fit"
+    lines["lengths"] = f"at most {max(lengths):,} tokens with the prompt; {over_long}"
     if len(rows) < 200:
         lines["warning"] = "fewer than 200 rows: expect the form of an answer to be learned, hardly more"
     return lines
