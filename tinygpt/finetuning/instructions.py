@@ -42,11 +42,7 @@ COLUMN_NAMES = {
 
 @dataclass(frozen=True)
 class Instruction:
-    """What is asked, perhaps with an input that it is about, and what to answer.
-
-    place    its location ("record 7", a document's name), for messages
-    group    rows of one group are never on different sides of a split
-    """
+    """What is asked, perhaps with an input that it is about, and what to answer; place and group as in `tinygpt.finetuning.rows.Located`."""
 
     instruction: str
     output: str

@@ -35,11 +35,7 @@ LABEL_NAMES = ("label", "class", "category", "target", "sentiment", "topic", "ta
 
 @dataclass(frozen=True)
 class LabeledText:
-    """One text and its label.
-
-    place    its location ("line 7", "record 7", a document's name), for messages
-    group    texts of one group are never on different sides of a split
-    """
+    """One text and its label; place and group as in `tinygpt.finetuning.rows.Located`."""
 
     text: str
     label: str

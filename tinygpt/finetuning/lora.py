@@ -75,14 +75,6 @@ class LoraLinear(nn.Module):
         thin = ag.linear(self.dropout(x), nn.cast_like(self.lora_A, x)) * self.scale  # (..., rank)
         return y + ag.linear(thin, nn.cast_like(self.lora_B, x))
 
-    def merged(self) -> nn.Linear:
-        """One plain layer that gives the same y (but for rounding, and without dropout)."""
-        n_in, n_out = self.weight.shape
-        merged = nn.Linear(n_in, n_out, bias=False, init=lambda _: self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
-        merged.bias = self.bias
-        merged.weight.requires_grad = False
-        return merged
-
 
 class LoraEmbedding(nn.Module):
     """A frozen embedding and its trained correction: y = W[ids] + s A[ids] B, with s = alpha / rank.
@@ -103,14 +95,21 @@ class LoraEmbedding(nn.Module):
         thin = ag.embedding(self.lora_A, ids) * self.scale  # (..., rank)
         return ag.embedding(self.weight, ids) + ag.linear(thin, self.lora_B)
 
-    def merged(self) -> nn.Embedding:
-        """One plain embedding that gives the same y, but for rounding."""
-        merged = nn.Embedding(*self.weight.shape, init=lambda _: self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
-        merged.weight.requires_grad = False
-        return merged
-
 
 LoraLayer = LoraLinear | LoraEmbedding
+
+
+def merged_layer(layer: LoraLayer) -> nn.Linear | nn.Embedding:
+    """One plain layer that gives the same y (but for rounding, and without dropout)."""
+    (n_in, n_out), weight = layer.weight.shape, layer.weight.data + layer.scale * (layer.lora_A.data @ layer.lora_B.data)
+    merged: nn.Linear | nn.Embedding
+    if isinstance(layer, LoraEmbedding):
+        merged = nn.Embedding(n_in, n_out, init=lambda _: weight)
+    else:
+        merged = nn.Linear(n_in, n_out, bias=False, init=lambda _: weight)
+        merged.bias = layer.bias
+    merged.weight.requires_grad = False
+    return merged
 
 
 class _Place(NamedTuple):
@@ -139,7 +138,7 @@ class Adapter:
     def merge(self) -> None:
         """Puts plain layers into the model that hold W + s A B. The original layers are kept as they are, for `unmerge`."""
         for place in self._places.values():
-            place.put(place.layer.merged())
+            place.put(merged_layer(place.layer))
         self.is_merged = True
 
     def unmerge(self) -> None:

@@ -12,14 +12,20 @@ from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import Json
 
 
-class Grouped(Protocol):
-    """A row; rows of one group are never in different parts of a split."""
+class Located(Protocol):
+    """A row.
 
+    place    its location ("line 7", "record 7", a document's name), for messages
+    group    rows of one group are never in different parts of a split
+    """
+
+    @property
+    def place(self) -> str: ...
     @property
     def group(self) -> int: ...
 
 
-Row = TypeVar("Row", bound=Grouped)
+Row = TypeVar("Row", bound=Located)
 Shares = tuple[float, float, float]
 """Of training, validation and test rows."""
 
