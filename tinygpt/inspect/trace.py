@@ -107,7 +107,7 @@ def watched(model: nn.Module, run: Callable[[], object]) -> Steps:
 
     with ag.record() as steps:
         for name, module in modules:
-            module.forward = watch(name, module.forward)  # type: ignore[method-assign]
+            module.forward = watch(name, module.forward)
         try:
             run()
         finally:
