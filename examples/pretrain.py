@@ -27,15 +27,12 @@ from tinygpt.training.memory_budget import check as check_memory
 from tinygpt.training.metrics import bits_per_byte, plot_loss
 from tinygpt.training.trainer import Trainer, check_deterministic
 
-DEFAULT = PretrainConfig(
-    model=GPTConfig.preset("laptop"), train=TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
-)
-
+TRAIN = TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
 BIGRAM_TOKENS = 5_000_000  # of the corpus, for the baseline: all of it, unless the corpus is streamed
 
 
 def main() -> None:
-    config = settings(DEFAULT, __doc__)
+    config = settings(PretrainConfig(model=GPTConfig.preset("laptop"), train=TRAIN), __doc__)
     print(f"backend    {backend.reason}")
 
     # Text, split into training and validation documents; a corpus too large for memory is read in pieces.
@@ -47,8 +44,7 @@ def main() -> None:
         print(f"resume     {a_run.path} has no checkpoint yet: starting from step 0")
 
     # Tokenizer, trained on the training part only (but an alphabet needs every character there is).
-    started = time.perf_counter()
-    texts = texts_for_tokenizer(corpus, config.tokenizer)
+    started, texts = time.perf_counter(), texts_for_tokenizer(corpus, config.tokenizer)
     tokenizer = last.tokenizer() if last else train_tokenizer(config.tokenizer, texts, config.model.vocab_size)
     print(f"tokenizer  {tokenizer} in {time.perf_counter() - started:.1f} s")
 
@@ -56,9 +52,8 @@ def main() -> None:
     train_ids, validation_ids = token_stream(corpus, "train", tokenizer), token_stream(corpus, "validation", tokenizer)
     n_bytes, context = corpus.n_bytes("validation"), config.model.n_positions
     train, validation = Windows(train_ids, context, config.train.stride or context), Windows(validation_ids, context)
-    print(
-        f"tokens     {len(train_ids):,} for training, {len(validation_ids):,} for validation, {n_bytes / len(validation_ids):.2f} bytes each"
-    )
+    each = f"{n_bytes / len(validation_ids):.2f} bytes each"
+    print(f"tokens     {len(train_ids):,} for training, {len(validation_ids):,} for validation, {each}")
 
     # Model and trainer, if they fit into memory.
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
@@ -66,12 +61,10 @@ def main() -> None:
     print(f"memory     {check_memory(shape, config.train.micro_batch, recompute=config.train.recompute, processes=processes)}")
     model = GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute)
     trainer = Trainer(model, config.train, train, validation, workers_for(model, config.train))
-    print(
-        f"model      {model.n_parameters():,} weights: {shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, "
-        f"context {context}, vocabulary {shape.vocab_size}\n"
-        f"updates    {config.train.steps}, each micro-batch {config.train.micro_batch} x accumulation {trainer.accumulation} x "
-        f"context {context} = {trainer.tokens_per_update:,} tokens" + (f", shared by {processes} processes" if processes > 1 else "")
-    )
+    size = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, context {context}, vocabulary {shape.vocab_size}"
+    print(f"model      {model.n_parameters():,} weights: {size}")
+    tokens = f"micro-batch {config.train.micro_batch} x accumulation {trainer.accumulation} x context {context} = {trainer.tokens_per_update:,} tokens"
+    print(f"updates    {config.train.steps}, each {tokens}" + (f", shared by {processes} processes" if processes > 1 else ""))
 
     # The run's directory. A run that is resumed continues from its last checkpoint: weights, moments, random streams, position in the data.
     a_run = a_run or Run.create(corpus.name, config.run)
@@ -79,8 +72,7 @@ def main() -> None:
     a_run.facts = {"corpus_fingerprint": corpus.fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}
     print(f"run        {a_run.path}")
     if last:
-        what = f"corpus {config.corpus!r}"
-        check_data(last.training, "corpus_fingerprint", corpus.fingerprint, what, override=config.override)
+        check_data(last.training, "corpus_fingerprint", corpus.fingerprint, f"corpus {config.corpus!r}", override=config.override)
         training = a_run.restore(trainer, other_data=config.override)
         step, seen = trainer.result.step, trainer.result.tokens_seen
         print(f"resume     from {last.path}, step {step:,} of {config.train.steps:,}, {seen:,} tokens seen")
@@ -89,7 +81,6 @@ def main() -> None:
     a_run.keep_settings(config, script=config.script, corpus_fingerprint=corpus.fingerprint, corpus_source=corpus.source)
     if config.deterministic_check:
         print(f"bits       {check_deterministic(trainer)}")
-    print()
 
     def sample(title: str) -> None:
         prompt = "" if tokenizer.eos_id is not None else tokenizer.decode(train_ids[:1])
@@ -97,31 +88,32 @@ def main() -> None:
         a_run.add_sample(title, text)
         print(f"--- {title}\n{text}\n---\n")
 
+    print()
     if not last:
         sample("sample before training")
     with Progress(config.train.steps, trainer.result.step) as progress:
         result = a_run.train(trainer, progress)
     exit_if_interrupted(result, f"resume with: python examples/pretrain.py --resume {a_run.path}")
-
-    # Results: the validation loss compared with a uniform guess and a bigram model.
     print()
     sample("sample after training")
+
+    # Results: the validation loss compared with a uniform guess and a bigram model.
     bigram = bigram_nats(train_ids[:BIGRAM_TOKENS], validation_ids[:BIGRAM_TOKENS], shape.vocab_size)
-    measured = {"bigram model": (bigram, ""), "validation": (result.best_validation_nats, f" (best, step {result.best_step})")}
-    report: dict[str, object] = {
-        name: f"{nats:.3f} nats per token, {bits_per_byte(nats, len(validation_ids), n_bytes):.3f} bits per byte{more}"
-        for name, (nats, more) in measured.items()
-    }
-    rate = result.tokens_seen / result.seconds
-    report["time"] = f"{result.seconds / 60:.1f} minutes, {rate:,.0f} tokens/s, evaluation and saving included"
-    report["checkpoint"] = a_run.path / "checkpoints"
-    report["loss curve"] = a_run.path / "loss.png"
+    picture = a_run.path / "loss.png"
+    report: dict[str, object] = {}
+    for name, nats, more in (
+        ("bigram model", bigram, ""),
+        ("validation", result.best_validation_nats, f" (best, step {result.best_step})"),
+    ):
+        report[name] = f"{nats:.3f} nats per token, {bits_per_byte(nats, len(validation_ids), n_bytes):.3f} bits per byte{more}"
+    rate = f"{result.tokens_seen / result.seconds:,.0f} tokens/s"
+    report["time"] = f"{result.seconds / 60:.1f} minutes, {rate}, evaluation and saving included"
+    report |= {"checkpoint": a_run.path / "checkpoints", "loss curve": picture}
     try:
-        plot_loss(result, a_run.path / "loss.png", first_guess_nats=math.log(shape.vocab_size), bigram_nats=bigram)
+        plot_loss(result, picture, first_guess_nats=math.log(shape.vocab_size), bigram_nats=bigram)
     except ImportError as error:
         report["loss curve"] = f"not drawn: {error}"
-    print(table("result", report))
-    print("\nnext: python examples/generate.py")
+    print(f"{table('result', report)}\n\nnext: python examples/generate.py")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Imports neither backend nor model, so that commands can report on a backend that does not start.
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -31,23 +32,15 @@ def settings(default: Config, description: str | None, argv: list[str] | None = 
     argv = sys.argv[1:] if argv is None else argv
     from tinygpt.runs.settings import check_changes, stored_settings  # here, because it imports the backend
 
-    run = expand_home(_value_of("--resume", argv))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", nargs="?", const="", default="")
+    run = expand_home(parser.parse_known_args(argv)[0].resume)
     if not run:
         return parse_args(default, description, argv)
     stored = stored_settings(type(default), run)
     config = parse_args(stored, description, argv)
     check_changes(stored, config)
     return config
-
-
-def _value_of(flag: str, argv: list[str]) -> str:
-    """The value that a flag is given on the command line, before the rest is parsed."""
-    for i, argument in enumerate(argv):
-        if argument == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.removeprefix(f"{flag}=")
-    return ""
 
 
 def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
@@ -63,7 +56,7 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text reach the tokenizer, which says what to do
     outputs = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)
     warnings.showwarning = _show_warning
     try:
         status = main()
@@ -127,9 +120,7 @@ class _Output:
         return getattr(self._stream, name)
 
 
-def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
-) -> None:
+def _show_warning(message: Warning | str, *position: object, **more: object) -> None:
     """A warning in one line, without its position in the code."""
     print(f"warning: {message}", file=sys.stderr)
 
@@ -163,14 +154,9 @@ def exit_if_interrupted(result: "Result", what_now: str) -> None:
 
 def prompt_lines() -> Iterator[str]:
     """Lines typed at a prompt, until an empty one or the end of the input (Ctrl-D)."""
-    while True:
-        try:
-            line = input("> ").strip()
-        except EOFError:
-            return
-        if not line:
-            return
-        yield line
+    with contextlib.suppress(EOFError):
+        while line := input("> ").strip():
+            yield line
 
 
 class Progress:
@@ -183,15 +169,10 @@ class Progress:
 
         self.console = Console(highlight=False, soft_wrap=True)
         self.n_steps, self.unit = n_steps, unit
-        self.bar: Bar | None = None
-        if self.console.is_terminal:
-            self.bar = Bar(
-                TextColumn("step {task.completed}/{task.total}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(compact=True),
-                console=self.console,
-            )
+        step, loss = TextColumn("step {task.completed}/{task.total}"), TextColumn("{task.description}")
+        columns = step, BarColumn(bar_width=None), loss, TimeRemainingColumn(compact=True)
+        self.bar = Bar(*columns, console=self.console) if self.console.is_terminal else None
+        if self.bar:
             self.task = self.bar.add_task("", total=n_steps, completed=first_step)
 
     def __enter__(self) -> "Progress":
@@ -208,17 +189,12 @@ class Progress:
         text = f"loss {m.loss_nats:.3f}  lr {m.lr:.1e}  norm {m.gradient_norm:.2f}  {m.tokens_per_s:,.0f} tokens/s"
         if self.bar:
             self.bar.update(self.task, completed=m.step, description=text)
-            return
-        left_s = (self.n_steps - m.step) * m.elapsed_s / m.step
-        self.note(f"step {m.step:>5}/{self.n_steps}  {text}  left {_clock(left_s)}")
+        else:
+            minutes, seconds = divmod(round((self.n_steps - m.step) * m.elapsed_s / m.step), 60)
+            self.note(f"step {m.step:>5}/{self.n_steps}  {text}  left {minutes}:{seconds:02d}")
 
     def evaluated(self, step: int, validation_nats: float, best: bool) -> None:
         self.note(f"step {step:>5}/{self.n_steps}  validation {validation_nats:.4f} {self.unit}{'  best so far, saved' if best else ''}")
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

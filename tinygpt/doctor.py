@@ -22,16 +22,15 @@ from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
 
-from tinygpt.arguments import command_parser
+from tinygpt.arguments import command_parser, load_file
+from tinygpt.storage.checked_json import Json
 
 Rows = dict[str, str]
 
-_GIB = 1 << 30
-_SMOKE_TEST_TIMEOUT_S = 180
-
+_NOT_INSTALLED = "not installed as a package; pip install -e . in its directory"
 _OUR_VARIABLES = ("AUTOGRAD_BACKEND", "AUTOGRAD_KERNELS", "AUTOGRAD_THREADS", "AUTOGRAD_DEBUG", "AUTOGRAD_TF32")
 _BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "GOTO_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-
+_SMOKE_TEST_TIMEOUT_S = 180
 _SMOKE_TEST = """
 import json, time
 start = time.perf_counter()
@@ -39,7 +38,6 @@ import numpy as np
 from autograd import backend
 from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
-facts = {"reason": backend.reason}
 model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=32, dropout=0.1), seed=0)
 optimizer = AdamW(model, lr=0.01)
 ids = np.random.default_rng(0).integers(0, 32, (4, 9))
@@ -52,7 +50,7 @@ for _ in range(5):
     losses.append(loss.item())
 model.generate(ids[:, :4], 2)
 assert losses[-1] < losses[0], f"the loss rose from {losses[0]:.4f} to {losses[-1]:.4f}"
-facts |= {"first": losses[0], "last": losses[-1], "seconds": time.perf_counter() - start}
+facts = {"reason": backend.reason, "first": losses[0], "last": losses[-1], "seconds": time.perf_counter() - start}
 if backend.name == "cupy":
     cuda = backend.xp.cuda
     free, total = cuda.runtime.memGetInfo()
@@ -93,12 +91,8 @@ def report() -> tuple[str, bool]:
 def _versions() -> Rows:
     """Python, this package and what it requires."""
     rows = {"Python": f"{platform.python_version()} ({platform.python_implementation()})", "platform": platform.platform()}
-    try:
-        rows["tinygpt"] = metadata.version("tinygpt")
-        needed = [name for name, extra in _requirements() if extra is None]
-    except metadata.PackageNotFoundError:
-        rows["tinygpt"] = "not installed as a package; pip install -e . in its directory"
-        needed = ["numpy"]
+    rows["tinygpt"] = _version_of("tinygpt") or _NOT_INSTALLED
+    needed = [name for name, extra in _requirements() if extra is None] or ["numpy"]
     return rows | {name: _version_of(name) or "missing: pip install tinygpt" for name in needed}
 
 
@@ -114,9 +108,8 @@ def _machine() -> Rows:
     return rows
 
 
-def _blas(environment: dict[str, str] | None = None) -> Rows:
+def _blas() -> Rows:
     """Which BLAS NumPy calls, on how many threads, and which variables say so."""
-    environment = dict(os.environ) if environment is None else environment
     import numpy  # noqa: F401  (loads the BLAS that threadpoolctl then finds)
     from threadpoolctl import threadpool_info
 
@@ -124,16 +117,13 @@ def _blas(environment: dict[str, str] | None = None) -> Rows:
     for library in threadpool_info():
         if library.get("user_api") == "blas":
             core = f", core type {library['architecture']}" if library.get("architecture") else ""
-            rows["BLAS"] = (
-                f"{library['internal_api']} {library.get('version')}{core}, {library['num_threads']} threads "
-                f"({library.get('threading_layer', 'unknown')})"
-            )
+            threads = f"{library['num_threads']} threads ({library.get('threading_layer', 'unknown')})"
+            rows["BLAS"] = f"{library['internal_api']} {library.get('version')}{core}, {threads}"
     rows.setdefault("BLAS", "unknown to threadpoolctl (Accelerate, for one)")
-    pins = [f"{name}={environment[name]}" for name in _BLAS_VARIABLES if environment.get(name)]
-    rows["thread limits"] = ", ".join(pins) if pins else f"none set ({', '.join(_BLAS_VARIABLES)})"
-    for name in _OUR_VARIABLES:
-        rows[name] = environment.get(name) or "not set"
-    if not environment.get("AUTOGRAD_THREADS"):
+    pins = [f"{name}={os.environ[name]}" for name in _BLAS_VARIABLES if os.environ.get(name)]
+    rows["thread limits"] = ", ".join(pins) or f"none set ({', '.join(_BLAS_VARIABLES)})"
+    rows |= {name: os.environ.get(name) or "not set" for name in _OUR_VARIABLES}
+    if not os.environ.get("AUTOGRAD_THREADS"):
         rows["AUTOGRAD_THREADS"] += ": one thread for each core of this process"
     return rows
 
@@ -165,23 +155,20 @@ def _backends() -> tuple[Rows, bool]:
         if facts is None:
             rows[name] = f"does not run: {error}"
             continue
-        rows[name] = (
-            f"works: {facts['reason']}; loss {facts['first']:.3f} -> {facts['last']:.3f} in 5 steps, {facts['seconds']:.1f} s with imports"
-        )
+        fell = f"loss {facts['first']:.3f} -> {facts['last']:.3f} in 5 steps, {facts['seconds']:.1f} s with imports"
+        rows[name] = f"works: {facts['reason']}; {fell}"
         if "runtime" in facts:
-            version = f"{facts['runtime'] // 1000}.{facts['runtime'] % 1000 // 10}"
-            rows["cupy facts"] = f"{version}, {_gib(facts['free_bytes'])} of {_gib(facts['total_bytes'])} free"
+            free = f"{_gib(facts['free_bytes'])} of {_gib(facts['total_bytes'])} free"
+            rows["cupy facts"] = f"{_cuda_version(facts['runtime'])}, {free}"
     asked = os.environ.get("AUTOGRAD_BACKEND", "").strip().lower() or "numpy"
     return rows, works.get(asked, False)
 
 
 def _optional() -> Rows:
     """For each extra: its libraries, and the command that adds what is missing."""
-    try:
-        requirements = _requirements()
-    except metadata.PackageNotFoundError:
-        return {"unknown": "tinygpt is not installed as a package; pip install -e . in its directory"}
     extras: dict[str, list[str]] = {}
+    if not (requirements := _requirements()):
+        return {"unknown": f"tinygpt is {_NOT_INSTALLED}"}
     for name, extra in requirements:
         if extra is not None:
             extras.setdefault(extra, []).append(name)
@@ -191,42 +178,32 @@ def _optional() -> Rows:
         major = re.match(r"CUDA (\d+)", _cuda_driver())
         wanted = [extra for extra in of_cuda if major and extra == f"cuda{major.group(1)}"] or of_cuda
     rows = {}
-    for extra, names in extras.items():
-        if extra in of_cuda and extra not in wanted:
-            continue
-        versions = {name: _version_of(name) for name in names}
-        present = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-        missing = [name for name, version in versions.items() if not version]
-        add = f'{", ".join(missing)} missing: pip install "tinygpt[{extra}]"' if missing else ""
-        if missing and extra in of_cuda and len(wanted) > 1:
-            add += f" (for drivers of CUDA {extra.removeprefix('cuda')})"
-        rows[extra] = "; ".join(part for part in (present, add) if part)
+    for extra in [extra for extra in extras if extra in wanted or extra not in of_cuda]:
+        versions = {name: _version_of(name) for name in extras[extra]}
+        rows[extra] = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        if missing := ", ".join(name for name, version in versions.items() if not version):
+            which = f" (for drivers of CUDA {extra.removeprefix('cuda')})" if extra in of_cuda and len(wanted) > 1 else ""
+            rows[extra] += f'{"; " if rows[extra] else ""}{missing} missing: pip install "tinygpt[{extra}]"{which}'
     return rows
 
 
-# How each fact is found ---------------------------------------------------------------------------------------------------
-
-
-def _smoke_test(backend: str) -> tuple[dict | None, str]:
+def _smoke_test(backend: str) -> tuple[dict[str, Json] | None, str]:
     """(facts, "") from a short run in a separate process, or (None, why it failed)."""
     started = time.perf_counter()
-    environment = {**os.environ, "AUTOGRAD_BACKEND": backend}
     try:
-        done = _run([sys.executable, "-c", _SMOKE_TEST], timeout_s=_SMOKE_TEST_TIMEOUT_S, environment=environment)
+        done = _run([sys.executable, "-c", _SMOKE_TEST], timeout_s=_SMOKE_TEST_TIMEOUT_S, AUTOGRAD_BACKEND=backend)
     except subprocess.TimeoutExpired:
         return None, f"no answer within {time.perf_counter() - started:.0f} s"
-    if done.returncode < 0:
-        return None, f"killed by signal {-done.returncode}; {_one_line(done.stderr)}"
     if done.returncode:
-        return None, _one_line(done.stderr)
+        return None, (f"killed by signal {-done.returncode}; " if done.returncode < 0 else "") + _one_line(done.stderr)
     return json.loads(done.stdout.splitlines()[-1]), ""
 
 
-def _run(
-    command: list[str], *, timeout_s: float, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:  # fmt: skip
+def _run(command: list[str], *, timeout_s: float, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command with these environment variables changed."""
+    pipe, variables = subprocess.PIPE, {**os.environ, **variables}
     return subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=timeout_s, env=environment, check=False
+        command, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace", timeout=timeout_s, env=variables, check=False
     )
 
 
@@ -237,13 +214,10 @@ def _one_line(said: object) -> str:
 
 
 def _requirements() -> list[tuple[str, str | None]]:
-    """(library, extra that brings it or None) as the installed package declares them."""
-    found = []
-    for line in metadata.requires("tinygpt") or ():
-        name, extra = re.match(r"[\w.-]+", line), re.search(r"extra\s*==\s*['\"](.+?)['\"]", line)
-        assert name is not None
-        found.append((name.group(), extra.group(1) if extra else None))
-    return found
+    """(library, extra that brings it or None) as the installed package declares them; none where it is not installed."""
+    declared = (metadata.requires("tinygpt") or ()) if _version_of("tinygpt") else ()
+    found = [re.match(r"([\w.-]+)(?:.*extra\s*==\s*['\"](.+?)['\"])?", line) for line in declared]
+    return [(line[1], line[2]) for line in found if line]
 
 
 def _version_of(library: str) -> str | None:
@@ -253,11 +227,11 @@ def _version_of(library: str) -> str | None:
         return None
 
 
-def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({platform.machine()})"
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
+    if name := re.search(r"^model name\s*:(.*)", text, re.MULTILINE):
+        return f"{name[1].strip()} ({platform.machine()})"
     return platform.processor() or platform.machine() or "unknown"
 
 
@@ -265,11 +239,7 @@ def _limits() -> ModuleType:
     """autograd/limits.py alone: the package around it does not start where its backend does not."""
     package = util.find_spec("autograd")
     assert package is not None and package.origin is not None
-    spec = util.spec_from_file_location("autograd_limits", Path(package.origin).with_name("limits.py"))
-    assert spec is not None and spec.loader is not None
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file(Path(package.origin).with_name("limits.py"))
 
 
 def _cuda_driver() -> str:
@@ -281,8 +251,12 @@ def _cuda_driver() -> str:
         return f"not installed ({name} not found)"
     version = ctypes.c_int()
     status = driver.cuDriverGetVersion(ctypes.byref(version))
-    return f"cuDriverGetVersion failed with code {status}" if status else f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+    return f"cuDriverGetVersion failed with code {status}" if status else f"CUDA {_cuda_version(version.value)}"
+
+
+def _cuda_version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / _GIB:.1f} GiB"
+    return f"{n_bytes / (1 << 30):.1f} GiB"

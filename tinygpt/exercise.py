@@ -4,29 +4,28 @@ python -m tinygpt exercise        # the list, and your progress
 python -m tinygpt exercise 3      # one of them
 """
 
-import importlib.util
 import re
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 import autograd as ag
-from autograd import backend
-from tinygpt.arguments import command_parser
+from autograd import Array, backend
+from tinygpt.arguments import command_parser, load_file
 from tinygpt.errors import InvalidInput, MissingFile
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "exercises"
 
+Function = Callable[..., ag.Tensor]
+Arrays = dict[str, np.ndarray]
 _STEP = 1e-5  # of the central difference, for numbers of about 1 in float64
 _TOLERANCE = {"float64": 1e-6, "float32": 1e-4}  # relative to the largest gradient
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What came out for one exercise.
 
     right   every gradient has its input's shape and dtype and fits what moving the input shows, in float64 and in float32; backward
@@ -42,17 +41,15 @@ def exercises(folder: Path = FOLDER) -> dict[int, Path]:
     """Number -> file. Raises FileNotFoundError where the folder holds none."""
     found = {int(path.name[:2]): path for path in sorted(folder.glob("[0-9][0-9]_*.py"))}
     if not found:
-        raise MissingFile(
-            f"{folder}: no exercises, expected files such as 01_tanh.py, which are in the source repository, not in the installed package; "
-            "pass --folder CHECKOUT/examples/exercises"
-        )
+        rule = "files such as 01_tanh.py, which are in the source repository, not in the installed package"
+        raise MissingFile(f"{folder}: no exercises, expected {rule}; pass --folder CHECKOUT/examples/exercises")
     return found
 
 
 def check(path: Path, seed: int = 0) -> Verdict:
     """Runs the op of an exercise file on random inputs and compares what backward returns with central differences, element by element."""
     try:
-        function, arrays = _load(path)(np.random.default_rng(seed))
+        function, arrays = load_file(path).inputs(np.random.default_rng(seed))
         y, dy, gradients, changed = _passes(function, arrays)
         expected = {name: _measured(function, arrays, name, dy) for name in arrays}
         single = {name: x.astype(np.float32) for name, x in arrays.items()}
@@ -66,38 +63,29 @@ def check(path: Path, seed: int = 0) -> Verdict:
         return Verdict(False, ["forward or inputs() computes something else than at first, expected a change in backward alone"])
     found = {name: _fault(name, gradients[name], x, expected[name]) for name, x in arrays.items()}
     lines = [f"gradient of {name} {x.shape}: {found[name] or 'right'}" for name, x in arrays.items()]
-    if not any(found.values()) and changed:
-        return Verdict(False, [*lines, f"all gradients are right, but backward wrote into {changed}, which others may still need"])
     if not any(found.values()):
+        if changed:
+            return Verdict(False, [*lines, f"all gradients are right, but backward wrote into {changed}, which others may still need"])
         found = {name: _fault(name, of_single[name], x, expected[name]) for name, x in single.items()}
         lines += [f"gradient of {name} {single[name].shape}, once more in float32: {fault}" for name, fault in found.items() if fault]
     return Verdict(not any(found.values()), lines)
 
 
-def _load(path: Path) -> Callable[..., Any]:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    inputs: Callable[..., Any] = module.inputs
-    return inputs
-
-
-def _is_as_given(path: Path, seed: int, arrays: dict[str, np.ndarray], y: np.ndarray) -> bool:
+def _is_as_given(path: Path, seed: int, arrays: Arrays, y: np.ndarray) -> bool:
     """Whether inputs and output are those of the solution: a forward changed to suit a wrong backward is another exercise."""
     if not (solution := FOLDER / "solutions" / path.name).exists():
         return True
-    function, given = _load(solution)(np.random.default_rng(seed))
+    function, given = load_file(solution).inputs(np.random.default_rng(seed))
     same = list(given) == list(arrays) and all(np.array_equal(given[name], arrays[name]) for name in given)
     return same and np.allclose(_forward(function, given), y, rtol=1e-9, atol=1e-12)
 
 
-def _forward(function: Any, arrays: dict[str, np.ndarray]) -> np.ndarray:
+def _forward(function: Function, arrays: Arrays) -> np.ndarray:
     with ag.no_grad():
         return backend.to_host(function(*(ag.Tensor(backend.to_device(x)) for x in arrays.values())).data)
 
 
-def _passes(function: Any, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[str, Any], str]:
+def _passes(function: Function, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, dict[str, Array], str]:
     """The output, a random dy, what backward itself returns for each input, and which given array it changed ("" for none).
 
     Backward is called by hand: the engine would sum a gradient of a broadcast shape down to the input's.
@@ -119,7 +107,7 @@ def _passes(function: Any, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, n
     return y, dy, gradients, changed
 
 
-def _measured(function: Any, arrays: dict[str, np.ndarray], name: str, dy: np.ndarray) -> np.ndarray:
+def _measured(function: Function, arrays: Arrays, name: str, dy: np.ndarray) -> np.ndarray:
     """The gradient of <dy, y> towards one input, by moving each of its elements to both sides."""
     gradient = np.zeros_like(arrays[name])
     for index in np.ndindex(*gradient.shape):
@@ -130,7 +118,7 @@ def _measured(function: Any, arrays: dict[str, np.ndarray], name: str, dy: np.nd
     return gradient
 
 
-def _fault(name: str, dx: Any, x: np.ndarray, expected: np.ndarray) -> str:
+def _fault(name: str, dx: Array, x: np.ndarray, expected: np.ndarray) -> str:
     """What is wrong with dx as the gradient of input x; empty if nothing is."""
     if not isinstance(dx, backend.device_array):
         return f"backward returned {'None' if dx is None else type(dx).__name__}, expected an array of this shape"
@@ -144,10 +132,10 @@ def _fault(name: str, dx: Any, x: np.ndarray, expected: np.ndarray) -> str:
     worst = np.unravel_index(int(np.argmax(np.where(np.isnan(difference), np.inf, difference))), found.shape)
     at = ", ".join(str(int(i)) for i in worst)
     rows = f", in rows {', '.join(map(str, np.flatnonzero(wrong.any(axis=1))))}" if found.ndim == 2 and not wrong.any(axis=1).all() else ""
-    return (
-        f"wrong in {int(wrong.sum())} of {found.size} elements{rows}; worst at [{at}]: "
+    both = (
         f"backward says {found[worst]:.4f}, moving {name}[{at}] gives {expected[worst]:.4f}, off by {found[worst] - expected[worst]:+.4f}"
     )
+    return f"wrong in {int(wrong.sum())} of {found.size} elements{rows}; worst at [{at}]: {both}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -156,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the exercise files are")
     arguments = parser.parse_args(argv)
     found = exercises(arguments.folder.expanduser())
-    if arguments.number is not None and arguments.number not in found:
+    if arguments.number not in (None, *found):
         raise InvalidInput(f"exercise: {arguments.number}, expected one of {min(found)} to {max(found)}; leave it out for the list")
     if arguments.number is None:
         verdicts = {n: check(path) for n, path in found.items()}
@@ -167,7 +155,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     path = found[arguments.number]
     verdict = check(path)
-    print(f"exercise {arguments.number}, {path}")
-    print("\n".join(f"  {line}" for line in verdict.lines))
-    print("fixed: every gradient is right" if verdict.right else "not yet")
+    end = "fixed: every gradient is right" if verdict.right else "not yet"
+    print("\n".join([f"exercise {arguments.number}, {path}", *(f"  {line}" for line in verdict.lines), end]))
     return 0 if verdict.right else 1

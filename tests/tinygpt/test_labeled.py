@@ -253,10 +253,14 @@ labeled = st.lists(
 def test_check_counts_what_a_person_should_know():
     data = data_of([("a", "Same text"), ("a", "same  TEXT"), ("b", "same text"), ("a", "other")])
     found = check(data.rows, lengths=[2, 2, 2, 9], limit=8)
-    assert (found.n_rows, found.label_counts, found.n_duplicates) == (4, {"a": 3, "b": 1}, 2)
-    assert found.conflicts == [("line 1", "line 3")] and found.over_long == ["line 4"] and found.longest == 9
-    text = "\n".join(found.lines().values())
-    assert "a 3 (75%), b 1 (25%)" in text and "1 texts are longer" in text and "line 1 and line 3" in text and "fewer than 50" in text
+    assert (found["rows"], found["labels"], found["duplicates"].split(";")[0]) == (
+        "4",
+        "a 3 (75%), b 1 (25%)",
+        "2 rows repeat an earlier text",
+    )
+    assert found["conflicts"] == "1 equal texts with different labels, as line 1 and line 3"
+    assert found["lengths"] == "at most 9 tokens; 1 texts are longer than the context" and "fewer than 50 rows of a, b" in found["warning"]
+    assert "conflicts" not in check(data.rows[:2], lengths=[2, 2], limit=8)
 
 
 def test_near_copies_can_be_grouped_too():
@@ -354,7 +358,7 @@ def test_doc_sections_has_five_classes_and_no_text_twice(sections):
     for rows, least in ((sections.rows, 200), (sections.held_out, 20)):
         assert all(n >= least for n in Counter(row.label for row in rows).values())
     everything = sections.rows + sections.held_out
-    assert check(everything).n_duplicates == 0
+    assert check(everything, [1] * len(everything), 1)["duplicates"].startswith("0 rows")
     assert not any(row.text.startswith(SECTIONS) and row.text.split("\n")[0] in SECTIONS for row in everything)  # no heading gives it away
     assert doc_sections(80).rows != sections.rows and max(len(row.text) for row in doc_sections(80).rows) <= 80
 

@@ -20,13 +20,13 @@ from typing import Literal, Self, get_args
 import numpy as np
 
 import autograd as ag
-from autograd import backend, inference, nn
+from autograd import Array, backend, inference, nn
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput, WrongType
 from tinygpt.inference.sampling import softmax
 from tinygpt.models.gpt import GPT, OutputLayer
-from tinygpt.models.protocols import Array, Batch
+from tinygpt.models.protocols import Batch
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import Json
 from tinygpt.weights.gpt2 import CLASSIFIER, save_pretrained
@@ -44,20 +44,14 @@ def encode(
     places        what error messages call the texts; by default their numbers
     Raises ValueError for a text without a token, and, without truncate, for one that is longer than the context.
     """
-    sequences, n_cut = [], 0
-    for i, text in enumerate(texts):
-        ids = tokenizer.encode_array(text)
-        place = places[i] if places else f"text {i}"
+    sequences = [tokenizer.encode_array(text) for text in texts]
+    for place, ids in zip(places or (f"text {i}" for i in range(len(texts))), sequences, strict=True):
         if not ids.size:
             raise InvalidInput(f"{place}: no token, expected at least one; leave empty texts out")
         if ids.size > n_positions and not truncate:
-            raise InvalidInput(
-                f"{place}: {ids.size} tokens, expected at most {n_positions}, the model's context; shorten the text, or choose to cut "
-                "long ones with --truncate"
-            )
-        n_cut += ids.size > n_positions
-        sequences.append(ids[:n_positions])
-    return sequences, n_cut
+            rule = f"at most {n_positions}, the model's context"
+            raise InvalidInput(f"{place}: {ids.size} tokens, expected {rule}; shorten the text, or choose to cut long ones with --truncate")
+    return [ids[:n_positions] for ids in sequences], sum(ids.size > n_positions for ids in sequences)
 
 
 class LabeledBatches:
@@ -147,21 +141,18 @@ class GPTClassifier(nn.Module):
         real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask)
         real = backend.as_mask(real, "GPTClassifier: attention_mask")
         if real.shape != ids.shape or ids.ndim != 2 or not real.any(axis=1).all():
-            raise InvalidInput(
-                f"GPTClassifier: ids {ids.shape} with attention_mask {real.shape}, expected two of (batch, positions) with a real token in "
-                "every row; leave empty texts out"
-            )
+            rule = "two of (batch, positions) with a real token in every row"
+            raise InvalidInput(f"GPTClassifier: ids {ids.shape} with attention_mask {real.shape}, expected {rule}; leave empty texts out")
         padded_left = not real[:, 0].all()
         h = self.transformer.hidden(ids, real if padded_left else None)  # (B, T, C)
-        rows = np.arange(len(ids))
         if self.pooling == "mean":
             share = real / real.sum(axis=1, keepdims=True)  # (B, T), 0 for padding
             h = (h * ag.Tensor(backend.to_device(share[:, :, None], h.dtype))).sum(axis=1)  # (B, C)
-        elif self.pooling == "first":
-            h = h[rows, real.argmax(axis=1)]  # (B, C)
         else:
-            h = h[rows, real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)]  # (B, C)
-        return self.score(ag.cast(h, self.score.weight.dtype))  # (B, labels)
+            first, last = real.argmax(axis=1), real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)  # (B,) real tokens
+            h = h[np.arange(len(ids)), first if self.pooling == "first" else last]  # (B, C)
+        logits: ag.Tensor = self.score(ag.cast(h, self.score.weight.dtype))  # (B, labels)
+        return logits
 
     def loss(self, ids: Array, targets: Array, attention_mask: Array = None, weights: Array = None) -> ag.Tensor:
         """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy."""
@@ -200,12 +191,10 @@ class GPTClassifier(nn.Module):
 
     def label_ids(self, labels: Sequence[str]) -> np.ndarray:
         """(N,) numbers of labels. Raises ValueError for one that this head was not made for."""
+        if unknown := sorted(set(labels) - set(self.labels)):
+            found = f"label {unknown[0]!r}: not among those of the head"
+            raise InvalidInput(f"{found}, expected one of {', '.join(self.labels)}; train a new head on this data")
         number = {label: i for i, label in enumerate(self.labels)}
-        unknown = sorted(set(labels) - number.keys())
-        if unknown:
-            raise InvalidInput(
-                f"label {unknown[0]!r}: not among those of the head, expected one of {', '.join(self.labels)}; train a new head on this data"
-            )
         return np.array([number[label] for label in labels], dtype=np.int64)
 
     def pretrained_fields(self) -> dict[str, Json]:
@@ -233,10 +222,8 @@ class GPTClassifier(nn.Module):
         fields = checkpoint.stored.fields
         id2label = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out what it takes for the default
         if checkpoint.kind != CLASSIFIER or not isinstance(id2label, dict):
-            raise InvalidInput(
-                f"{checkpoint.path}: architectures {fields.get('architectures')}, expected {CLASSIFIER} with id2label; "
-                "train one: python examples/finetune_classifier.py"
-            )
+            found = f"{checkpoint.path}: architectures {fields.get('architectures')}"
+            raise InvalidInput(f"{found}, expected {CLASSIFIER} with id2label; train one: python examples/finetune_classifier.py")
         labels = [label for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
         gpt = GPT(checkpoint.config, _empty=True)
         classifier = cls(gpt, checkpoint.tokenizer(), labels, pooling=fields.get("pooling", "last"))

@@ -3,16 +3,21 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
+from autograd import Array
 from tinygpt.config import FREE, GPTConfig, PathName, PretrainConfig, TrainConfig
 from tinygpt.data.corpora import load_corpus, run_name
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
 from tinygpt.errors import Diverged, InvalidInput
-from tinygpt.finetuning.lora import Adapter, LoraConfig, add_lora
+from tinygpt.finetuning.classifier import GPTClassifier
+from tinygpt.finetuning.lora import Adapter, LoraConfig, Model, add_lora
+from tinygpt.finetuning.rows import Shares
+from tinygpt.models import protocols
 from tinygpt.models.gpt import GPT
 from tinygpt.parallel.local import workers_for
 from tinygpt.runs import layout
@@ -20,13 +25,13 @@ from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.layout import is_pretraining_run, newest_run
 from tinygpt.runs.run import Run
 from tinygpt.runs.settings import check_data, environment_changes
+from tinygpt.storage.checked_json import Json
 from tinygpt.training.metrics import Reporter, Result
 from tinygpt.training.trainer import Trainer
 from tinygpt.weights.hub import HUB_NAMES
 
 Trainable = Literal["head", "last-block", "all", "lora"]
-
-# ---- settings ----------------------------------------------------------------------------------------------------------------------------
+RANDOM = "random"  # the base of a model with random weights
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class FinetuneConfig:
     """Probability of dropping the inputs of LoRA's matrices while training."""
     targets: tuple[str, ...] = ("c_attn",)
     """Layers that get LoRA adapters: c_attn, attn.c_proj, c_fc, mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    fractions: Shares = (0.7, 0.1, 0.2)
     """Shares of training, validation and test rows."""
     max_length: str = "context"
     """Tokens that are read of each text, longer ones cut: a number, longest-training (as many as the longest training text has), or context."""
@@ -104,27 +109,15 @@ def length_limit(config: FinetuneConfig, most: int, training_lengths: Sequence[i
 def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: int, n_positions: int) -> TrainConfig:
     """The settings in updates instead of epochs: two evaluations and about eight lines of metrics per epoch.
 
-    n_rows       training rows
-    batch        rows per update, at most n_rows; computed `micro_batch` at a time, which must divide it
-    n_positions  the model's context
+    batch   rows per update, at most n_rows, the training rows; computed `micro_batch` at a time, which must divide it
     """
     per_epoch = n_rows // batch
     steps = config.epochs * per_epoch
     return TrainConfig(
-        steps=steps,
-        lr=config.lr,
-        warmup_steps=min(config.warmup_steps, steps // 2),
-        weight_decay=config.weight_decay,
-        micro_batch=micro_batch,
-        tokens_per_update=batch * n_positions,
-        eval_every=-(-per_epoch // 2),  # rounded up
-        patience=config.patience,
-        log_every=max(per_epoch // 8, 1),
-        seed=config.seed,
-    )
-
-
-# ---- texts and batches -------------------------------------------------------------------------------------------------------------------
+        steps=steps, lr=config.lr, warmup_steps=min(config.warmup_steps, steps // 2), weight_decay=config.weight_decay,
+        micro_batch=micro_batch, tokens_per_update=batch * n_positions, patience=config.patience, seed=config.seed,
+        log_every=max(per_epoch // 8, 1), eval_every=-(-per_epoch // 2),  # rounded up
+    )  # fmt: skip
 
 
 def shorten(text: str, n: int) -> str:
@@ -133,17 +126,14 @@ def shorten(text: str, n: int) -> str:
     return flat if len(flat) <= n else flat[: n - 4] + " ..."
 
 
-# ---- which weights -----------------------------------------------------------------------------------------------------------------------
-
-
-def set_trainable(model: Any, which: Trainable, lora: LoraConfig | None = None, seed: int = 0) -> Adapter | None:
+def set_trainable(model: Model, which: Trainable, lora: LoraConfig | None = None, seed: int = 0) -> Adapter | None:
     """Freezes all weights but some. Call it before an optimizer is made.
 
     which   "head": a classifier's head alone; "last-block": also the last block and the final norm; "all": every weight;
             "lora": the head and low-rank matrices that are added to the layers named by `lora`, drawn by `seed`
     Returns the adapter of "lora", else None. Raises ValueError for another choice, and for the head of a model that has none.
     """
-    has_head = hasattr(model, "score")
+    has_head = isinstance(model, GPTClassifier)
     if which not in get_args(Trainable) or (which == "head" and not has_head):
         legal = [choice for choice in get_args(Trainable) if has_head or choice != "head"]
         raise InvalidInput(f"trainable: {which!r}, expected one of {', '.join(legal)}; fewer weights train faster, more fit better")
@@ -157,27 +147,19 @@ def set_trainable(model: Any, which: Trainable, lora: LoraConfig | None = None, 
     return adapter
 
 
-def n_trainable(model: Any) -> int:
+def n_trainable(model: Model) -> int:
     """How many weights are not frozen."""
     return sum(p.size for p in model.parameters() if p.requires_grad)
 
 
-# ---- training ----------------------------------------------------------------------------------------------------------------------------
-
-
 def fit(
-    model: Any,
-    train: Any,
-    validation: Any,
-    config: TrainConfig,
-    reporter: Reporter,
+    model: protocols.Trainable, train: protocols.Batches, validation: protocols.Batches, config: TrainConfig, reporter: Reporter,
     run: Run | None = None,
-) -> Result:
+) -> Result:  # fmt: skip
     """Trains, and leaves the model with the weights of the best validation loss. Losses are in nats per target (a text or a token).
 
-    train, validation   `tinygpt.models.protocols.Batches`
-    config              micro_batch counts texts; `patience` stops early
-    run                 where metrics and checkpoints go; where it has a checkpoint already, training resumes from there
+    config   micro_batch counts texts; `patience` stops early
+    run      where metrics and checkpoints go; where it has a checkpoint already, training resumes from there
     Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so.
     """
     trainer = Trainer(model, config, train, validation, workers_for(model, config))
@@ -204,7 +186,7 @@ def resume(run: Run, trainer: Trainer) -> None:
         print(f"           not bit for bit, because this is another environment: {changed}")
 
 
-def fingerprint(rows: Any) -> str:
+def fingerprint(rows: object) -> str:
     """sha256 of the rows of all parts of a split, in order."""
     return hashlib.sha256(repr(rows).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -212,9 +194,9 @@ def fingerprint(rows: Any) -> str:
 class KeepBest:
     """A `Record` in memory: a copy of the best weights, for a training without a run."""
 
-    weights: Any = None
+    weights: Array | None = None
 
-    def log(self, values: dict[str, Any]) -> None:
+    def log(self, values: dict[str, Json]) -> None:
         pass
 
     def save(self, trainer: Trainer, *, best: bool) -> None:
@@ -225,26 +207,26 @@ class KeepBest:
         raise Diverged("rollback: no run, expected one with a checkpoint; use --on-nan skip")
 
 
-# ---- the model to start from -------------------------------------------------------------------------------------------------------------
+class Display(Reporter, AbstractContextManager[object], Protocol):
+    """A `Reporter` that shows progress within its block, as `tinygpt.cli.Progress` does."""
 
 
-def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Any]) -> tuple[GPT, Tokenizer, str]:
+def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Display]) -> tuple[GPT, Tokenizer, str]:
     """Model, tokenizer, and the checkpoint that they come from ("random": random weights), as `config.base` says; where there is none yet,
     a small model is pretrained first.
 
     texts      what the tokenizer of a model with random weights is trained on
-    reporter   makes a context manager that is a `Reporter` from a number of updates, as `tinygpt.cli.Progress` does
+    reporter   makes one from a number of updates
     """
-    if config.base == "random":
+    if config.base == RANDOM:
         tokenizer = train_tokenizer("bpe", texts, 2048)
         return GPT(GPTConfig.preset("laptop", vocab_size=tokenizer.n_vocab), seed=config.seed), tokenizer, RANDOM
     try:
         base = config.base or newest_run(accept=is_pretraining_run)
     except FileNotFoundError:
         progress = reporter(config.pretrain_steps)
-        progress.note(
-            "base       no pretrained run yet: pretraining a small model first (python examples/pretrain.py makes a better one)\n"
-        )
+        better = "(python examples/pretrain.py makes a better one)"
+        progress.note(f"base       no pretrained run yet: pretraining a small model first {better}\n")
         base = pretrain_small(config.pretrain_steps, progress, config.seed)
         progress.note("")
     checkpoint = Checkpoint.open(base)
@@ -253,13 +235,9 @@ def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Calla
     return model, checkpoint.tokenizer(), str(base) if str(base) in HUB_NAMES else str(checkpoint.path)
 
 
-RANDOM = "random"
-
-
-def pretrain_small(steps: int, progress: Any, seed: int = 0) -> Path:
+def pretrain_small(steps: int, progress: Display, seed: int = 0) -> Path:
     """A minute's worth of examples/pretrain.py, where every step is explained: a small model of the default corpus. Returns its run.
 
-    progress   a context manager that is a `Reporter`
     Raises KeyboardInterrupt if it is interrupted; nothing is kept then.
     """
     corpus = load_corpus("docs")
@@ -280,16 +258,12 @@ def pretrain_small(steps: int, progress: Any, seed: int = 0) -> Path:
     return run.path
 
 
-# ---- the run -----------------------------------------------------------------------------------------------------------------------------
-
-
-def open_run(config: FinetuneConfig, base: str, tokenizer: Tokenizer, adapter: Adapter | None, data_fingerprint: str, **facts: Any) -> Run:
+def open_run(config: FinetuneConfig, base: str, tokenizer: Tokenizer, adapter: Adapter | None, data_fingerprint: str, **facts: Json) -> Run:
     """The run to write to: the one that is resumed, or a new one, by default named after the data; config.json holds settings and facts."""
     if config.resume and not layout.list_checkpoints(Path(config.resume)):
         print(f"resume     {config.resume} has no checkpoint yet: starting from step 0")
     run = Run.resume(config.resume, keep=1) if config.resume else Run.create(run_name(config.data), config.run, keep=1)
-    record = {"base": base, "script": config.script, **facts}
-    run.keep_settings(dataclasses.replace(config, base=base, run=str(run.path), resume=""), **record)
+    run.keep_settings(dataclasses.replace(config, base=base, run=str(run.path), resume=""), script=config.script, **{"base": base, **facts})
     run.tokenizer, run.adapter, run.base = tokenizer, adapter, "" if base == RANDOM else base
     run.facts = {"data_fingerprint": data_fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}
     return run

@@ -14,7 +14,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Unpack, get_args
 
@@ -25,26 +25,24 @@ from tinygpt.data.rows import Table, check_column, find_file, read_table, text_i
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED, pad
 from tinygpt.errors import InvalidInput
-from tinygpt.finetuning.labeled import deal_groups
+from tinygpt.finetuning.rows import Data, Shares, Split, check_shares, complete_rows, group_equal, plain, split_groups
 from tinygpt.inference.decoding import DecodingOptions
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete_all
 from tinygpt.models.gpt import GPT
+from tinygpt.models.protocols import Batch
+from tinygpt.storage.checked_json import Json
 
-INSTRUCTION_NAMES = ("instruction", "question", "prompt", "query")
-INPUT_NAMES = ("input", "context")
-OUTPUT_NAMES = ("output", "answer", "response", "completion")
-
-# ---- the data ----------------------------------------------------------------------------------------------------------------------------
+COLUMN_NAMES = {
+    "instruction": ("instruction", "question", "prompt", "query"),
+    "input": ("input", "context"),
+    "output": ("output", "answer", "response", "completion"),
+}
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """What is asked, perhaps with an input that it is about, and what to answer.
-
-    place    its location ("record 7", a document's name), for messages
-    group    rows of one group are never on different sides of a split
-    """
+    """What is asked, perhaps with an input that it is about, and what to answer; place and group as in `tinygpt.finetuning.rows.Located`."""
 
     instruction: str
     output: str
@@ -53,25 +51,13 @@ class Instruction:
     group: int = -1
 
 
-@dataclass
-class InstructionData:
-    """Rows from one source; `held_out`, `source` and `notes` as in `tinygpt.finetuning.labeled.LabeledData`."""
-
-    name: str
-    rows: list[Instruction]
-    source: str
-    held_out: list[Instruction] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+InstructionData = Data[Instruction]
 
 
 def load_instructions(
-    name_or_path: str | Path,
-    *,
-    instruction_column: str = "",
-    input_column: str = "",
-    output_column: str = "",
+    name_or_path: str | Path, *, instruction_column: str = "", input_column: str = "", output_column: str = "",
     cache: str | Path | None = None,
-) -> InstructionData:
+) -> InstructionData:  # fmt: skip
     """Read instructions and answers.
 
     name_or_path   "doc-questions", "instructions", or a file (.json, .jsonl, .csv, .tsv, .txt; see `tinygpt.data.rows`)
@@ -86,50 +72,41 @@ def load_instructions(
         return doc_questions()
     path, source = find_file(name_or_path, ["doc-questions", "instructions"], cache=cache)
     asked = {"instruction": instruction_column, "input": input_column, "output": output_column}
-    table = read_table(path, {*INSTRUCTION_NAMES, *INPUT_NAMES, *OUTPUT_NAMES}, asked.values())
+    table = read_table(path, {name for names in COLUMN_NAMES.values() for name in names}, asked.values())
     columns = _choose_columns(table, asked)
-    rows, empty = [], []
-    for place, values in table.rows:
+
+    def parse(place: str, values: dict[str, Json]) -> Instruction | None:
         fields = {key: text_in(table, place, column, values) if column else "" for key, column in columns.items()}
-        if fields["instruction"].strip() and fields["output"].strip():
-            rows.append(Instruction(fields["instruction"], fields["output"], fields["input"], place))
-        else:
-            empty.append(place)
-    if not rows:
-        raise InvalidInput(f"{path}: no row with instruction and answer, expected some; check that it is the file that you mean")
-    if empty:
-        some = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
-        table.notes.append(f"{len(empty)} rows without an instruction or an answer left out ({some})")
+        row = Instruction(fields["instruction"], fields["output"], fields["input"], place)
+        return row if row.instruction.strip() and row.output.strip() else None
+
+    rows = complete_rows(table, parse, "instruction and answer", "without an instruction or an answer")
     return InstructionData(str(name_or_path), group_instructions(rows), source, notes=table.notes)
 
 
 def _choose_columns(table: Table, asked: dict[str, str]) -> dict[str, str]:
     """The column of each field: the requested one, else by its name; "" if there is no input column."""
-    known = {"instruction": INSTRUCTION_NAMES, "input": INPUT_NAMES, "output": OUTPUT_NAMES}
     chosen = {}
     for key, name in asked.items():
         if name:
             check_column(table, name, f"--{key}-column")
-        chosen[key] = name or next((c for c in table.columns if c.casefold() in known[key] and c not in asked.values()), "")
+        chosen[key] = name or next((c for c in table.columns if c.casefold() in COLUMN_NAMES[key] and c not in asked.values()), "")
         if not chosen[key] and key != "input":
-            raise InvalidInput(
-                f"{table.path}: columns {', '.join(map(repr, table.columns))}, expected to recognize the {key} by its name "
-                f"({', '.join(known[key])}); name it with --{key}-column"
-            )
-    if not all(asked[key] for key, name in chosen.items() if name):
-        said = ", ".join(f"{key} in {name!r}" for key, name in chosen.items() if name)
-        table.notes.append(f"columns guessed: {said}")
+            found = f"{table.path}: columns {', '.join(map(repr, table.columns))}"
+            rule = f"to recognize the {key} by its name ({', '.join(COLUMN_NAMES[key])})"
+            raise InvalidInput(f"{found}, expected {rule}; name it with --{key}-column")
+    if any(name and not asked[key] for key, name in chosen.items()):
+        table.notes.append("columns guessed: " + ", ".join(f"{key} in {name!r}" for key, name in chosen.items() if name))
     return chosen
 
 
 def group_instructions(rows: Sequence[Instruction]) -> list[Instruction]:
     """The rows with group numbers: those that ask the same (but for case and white space) get the same."""
-    numbers: dict[str, int] = {}
-    return [dataclasses.replace(row, group=numbers.setdefault(_asked(row), len(numbers))) for row in rows]
+    return [dataclasses.replace(row, group=group) for row, group in zip(rows, group_equal(map(_asked, rows)), strict=True)]
 
 
 def _asked(row: Instruction) -> str:
-    return "\n".join(" ".join(text.casefold().split()) for text in (row.instruction, row.input))
+    return "\n".join(map(plain, (row.instruction, row.input)))
 
 
 def doc_questions() -> InstructionData:
@@ -140,27 +117,19 @@ def doc_questions() -> InstructionData:
     """
     corpus = load_corpus("docs")
     seen: set[str] = set()
-    sides: list[list[Instruction]] = []
+    sides: tuple[list[Instruction], list[Instruction]] = [], []
     n_repeated = 0
-    for documents in (corpus.train, corpus.validation):
-        sides.append([])
+    for side, documents in zip(sides, (corpus.train, corpus.validation), strict=True):
         for document in documents:
             summary = _summary(document)
-            key = " ".join(summary.casefold().split())
-            n_repeated += key in seen
-            if summary and key not in seen:
-                seen.add(key)
-                sides[-1].append(Instruction(f"What does {document.name} do?", summary, "", document.name, document.group))
-    return InstructionData(
-        "doc-questions",
-        sides[0],
-        f"the first sentences of NumPy's docstrings; {corpus.source}",
-        held_out=sides[1],
-        notes=[
-            "test questions come from the validation documents of the corpus alone",
-            f"{n_repeated} rows whose answer an earlier row has left out",
-        ],
-    )
+            n_repeated += plain(summary) in seen
+            if summary and plain(summary) not in seen:
+                seen.add(plain(summary))
+                side.append(Instruction(f"What does {document.name} do?", summary, "", document.name, document.group))
+    source = f"the first sentences of NumPy's docstrings; {corpus.source}"
+    notes = ["test questions come from the validation documents of the corpus alone"]
+    notes.append(f"{n_repeated} rows whose answer an earlier row has left out")
+    return InstructionData("doc-questions", sides[0], source, sides[1], notes)
 
 
 def _summary(document: Document) -> str:
@@ -177,9 +146,6 @@ def _summary(document: Document) -> str:
     return ""
 
 
-# ---- checking and splitting --------------------------------------------------------------------------------------------------------------
-
-
 def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limit: int) -> dict[str, str]:
     """What a person should know before training, as name and value of each line of a table.
 
@@ -192,43 +158,26 @@ def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limi
         "rows": f"{len(rows):,}, {sum(bool(row.input.strip()) for row in rows):,} of them with an input",
         "duplicates": f"{len(rows) - len(groups):,} rows ask what an earlier one asks; copies stay on one side of the split",
     }
-    several = sum(len(outputs) > 1 for outputs in groups.values())
-    if several:
+    if several := sum(len(outputs) > 1 for outputs in groups.values()):
         lines["conflicts"] = f"{several:,} instructions have several different answers"
-    over_long = sum(n > limit for n in lengths)
-    lines["lengths"] = f"at most {max(lengths):,} tokens with the prompt; {over_long:,} rows are longer than the {limit:,} that fit"
+    over_long = f"{sum(n > limit for n in lengths):,} rows are longer than the {limit:,} that fit"
+    lines["lengths"] = f"at most {max(lengths):,} tokens with the prompt; {over_long}"
     if len(rows) < 200:
         lines["warning"] = "fewer than 200 rows: expect the form of an answer to be learned, hardly more"
     return lines
 
 
-@dataclass
-class InstructionSplit:
-    train: list[Instruction]
-    validation: list[Instruction]
-    test: list[Instruction]
+def split_instructions(data: InstructionData, fractions: Shares = (0.85, 0.05, 0.1), *, seed: int = 0) -> Split[Instruction]:
+    """Training, validation and test rows, as `tinygpt.finetuning.rows.split_groups` draws them; rows that ask the same stay together.
 
-
-def split_instructions(
-    data: InstructionData, fractions: tuple[float, float, float] = (0.85, 0.05, 0.1), *, seed: int = 0
-) -> InstructionSplit:
-    """Training, validation and test rows, drawn by seed; rows that ask the same stay together.
-
-    fractions   shares of the rows; the last is not used where the data brings its own test rows
     Raises ValueError if shares are not positive, or if there are fewer different instructions than parts.
     """
-    if not all(share > 0 for share in fractions):
-        raise InvalidInput(f"split: fractions {fractions}, expected three positive shares; the default is 0.85, 0.05, 0.1")
-    n_parts = 2 if data.held_out else 3
-    groups = [row.group for row in data.rows]
-    if len(set(groups)) < n_parts:
-        raise InvalidInput(f"split: {len(set(groups))} different instructions, expected at least {n_parts}, one for each part; add rows")
-    part_of = deal_groups(groups, fractions[:n_parts], np.random.default_rng(seed))
-    sides = [[row for row in data.rows if part_of[row.group] == part] for part in range(n_parts)]
-    return InstructionSplit(sides[0], sides[1], data.held_out or sides[-1])
+    check_shares(fractions, (0.85, 0.05, 0.1))
+    n_parts, groups = 2 if data.held_out else 3, {row.group for row in data.rows}
+    if len(groups) < n_parts:
+        raise InvalidInput(f"split: {len(groups)} different instructions, expected at least {n_parts}, one for each part; add rows")
+    return split_groups(data, fractions, seed, [groups])
 
-
-# ---- prompts -----------------------------------------------------------------------------------------------------------------------------
 
 Style = Literal["alpaca", "phi3"]
 
@@ -243,11 +192,9 @@ def prompt(row: Instruction, style: Style) -> str:
     has_input = bool(row.input.strip())
     if style == "alpaca":
         purpose = "an instruction that describes a task" + (", paired with an input that provides further context" if has_input else "")
+        beginning = f"Below is {purpose}. Write a response that appropriately completes the request."
         given = f"### Input:\n{row.input}\n\n" if has_input else ""
-        return (
-            f"Below is {purpose}. Write a response that appropriately completes the request.\n\n"
-            f"### Instruction:\n{row.instruction}\n\n{given}### Response:\n"
-        )
+        return f"{beginning}\n\n### Instruction:\n{row.instruction}\n\n{given}### Response:\n"
     if style == "phi3":
         given = f"\n{row.input}" if has_input else ""
         return f"<|user|>\n{row.instruction}{given}<|end|>\n<|assistant|>\n"
@@ -264,14 +211,9 @@ class Encoded:
 
 
 def encode_instructions(
-    rows: Sequence[Instruction],
-    tokenizer: Tokenizer,
-    n_positions: int,
-    *,
-    style: Style = "alpaca",
-    truncate: bool = False,
+    rows: Sequence[Instruction], tokenizer: Tokenizer, n_positions: int, *, style: Style = "alpaca", truncate: bool = False,
     places: Sequence[str] | None = None,
-) -> list[Encoded]:
+) -> list[Encoded]:  # fmt: skip
     """Each row as one sequence of ids.
 
     Prompt and answer are encoded apart, so that no token reaches over the border: the model then meets the prompt as it will when asked.
@@ -288,20 +230,16 @@ def encode_instructions(
         head = tokenizer.encode_array(prompt(row, style))
         ids = np.concatenate([head, tokenizer.encode_array(row.output.strip()), [end]]).astype(np.int64)
         if len(head) >= n_positions:
-            raise InvalidInput(
-                f"{place}: a prompt of {len(head)} tokens, expected fewer than the {n_positions} that are read, so that some of the answer fits "
-                "(else there are zero trainable tokens); shorten it, or choose --prompt-style phi3, which is shorter"
-            )
-        if len(ids) > limit:
-            over_long.append((place, len(ids)))
+            rule = f"fewer than the {n_positions} that are read, so that some of the answer fits (else there are zero trainable tokens)"
+            fix = "shorten it, or choose --prompt-style phi3, which is shorter"
+            raise InvalidInput(f"{place}: a prompt of {len(head)} tokens, expected {rule}; {fix}")
+        over_long += [(place, len(ids))] if len(ids) > limit else []
         sequences.append(Encoded(ids[:limit], len(head), max(len(ids) - limit, 0)))
     if over_long and not truncate:
         place, n = over_long[0]
         others = f" (and {len(over_long) - 1} more rows)" if len(over_long) > 1 else ""
-        raise InvalidInput(
-            f"{place}: {n} tokens with the prompt, expected at most {limit}, as many as the context allows{others}; shorten the row, choose "
-            "--prompt-style phi3, or choose to cut long answers with --truncate"
-        )
+        fix = "shorten the row, choose --prompt-style phi3, or choose to cut long answers with --truncate"
+        raise InvalidInput(f"{place}: {n} tokens with the prompt, expected at most {limit}, as many as the context allows{others}; {fix}")
     return sequences
 
 
@@ -323,7 +261,7 @@ class InstructionBatches:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def batch(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, which: np.ndarray) -> Batch:
         """ids and targets (B, T): target t is the token after id t, or IGNORED where it is padding or masked."""
         some = [self.sequences[i] for i in which]
         rows, real = pad([sequence.ids for sequence in some])
@@ -344,9 +282,6 @@ def show_masked(sequence: Encoded, tokenizer: Tokenizer, *, mask_prompt: bool = 
     return parts
 
 
-# ---- answers -----------------------------------------------------------------------------------------------------------------------------
-
-
 def generate_answers(
     gpt: GPT, tokenizer: Tokenizer, rows: Sequence[Instruction], *, style: Style = "alpaca", max_new_tokens: int = 64, batch_size: int = 16,
     sampling: Sampling | None = None, **options: Unpack[DecodingOptions],
@@ -357,18 +292,17 @@ def generate_answers(
     options   as `tinygpt.inference.text.complete_all` takes them
     Raises ValueError for a prompt that leaves no room.
     """
-    n_positions, found = gpt.config.n_positions, []
+    n_positions, answers = gpt.config.n_positions, []
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
         prompts = [prompt(row, style) for row in some]
         rooms = [n_positions - len(tokenizer.encode(text)) for text in prompts]
         for row, room in zip(some, rooms, strict=True):
             if room < 1:
-                raise InvalidInput(
-                    f"{row.place or 'prompt'}: {n_positions - room} tokens, expected fewer than the context of {n_positions}; shorten it"
-                )
+                found = f"{row.place or 'prompt'}: {n_positions - room} tokens"
+                raise InvalidInput(f"{found}, expected fewer than the context of {n_positions}; shorten it")
         n_new = min(max_new_tokens, max(rooms))
         completions = complete_all(gpt, tokenizer, prompts, n_new, sampling or Sampling(temperature=0.0), **options)
         for made, room in zip(completions, rooms, strict=True):
-            found.append((made.text if len(made.ids) <= room else tokenizer.decode(made.ids[:room])).strip())
-    return found
+            answers.append((made.text if len(made.ids) <= room else tokenizer.decode(made.ids[:room])).strip())
+    return answers

@@ -3,7 +3,7 @@
     data = load_labeled("doc-sections")                     # what every installation already has; no network
     data = load_labeled("sms-spam")                         # downloaded once, checked by sha256
     data = load_labeled("my.csv", text_column="message")    # txt, csv, tsv, json, jsonl
-    print(table("data", check(data.rows).lines()))
+    print(table("data", check(data.rows, lengths, limit)))    # counts, duplicates, conflicts; lengths in tokens
     parts = split(data, seed=0)                              # parts.train, parts.validation, parts.test
 
 A test text that is a copy of a training text measures memory, not learning. So equal texts (but for case and white space) form a group,
@@ -15,9 +15,9 @@ import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from tinygpt.data.corpora import Document, load_corpus
 from tinygpt.data.near_copies import group_near_copies
 from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in, unicode_in
 from tinygpt.errors import InvalidInput
+from tinygpt.finetuning.rows import Data, Shares, Split, check_shares, complete_rows, group_equal, plain, split_groups
+from tinygpt.storage.checked_json import Json
 
 SECTIONS = ("Parameters", "Returns", "Notes", "Examples", "See Also")  # the labels of doc-sections, as numpydoc names them
 TEXT_NAMES = ("text", "message", "sentence", "content", "body", "review", "comment", "document", "passage", "question", "sms", "tweet")
@@ -33,11 +35,7 @@ LABEL_NAMES = ("label", "class", "category", "target", "sentiment", "topic", "ta
 
 @dataclass(frozen=True)
 class LabeledText:
-    """One text and its label.
-
-    place    its location ("line 7", "record 7", a document's name), for messages
-    group    texts of one group are never on different sides of a split
-    """
+    """One text and its label; place and group as in `tinygpt.finetuning.rows.Located`."""
 
     text: str
     label: str
@@ -45,22 +43,7 @@ class LabeledText:
     group: int = -1
 
 
-@dataclass
-class LabeledData:
-    """Labeled texts from one source.
-
-    rows        to be split
-    held_out    test texts that were fixed beforehand; where there are some, rows are split into training and validation only
-    source      where they come from, as a sentence for people
-    notes       what was guessed and what was left out, as sentences
-    """
-
-    name: str
-    rows: list[LabeledText]
-    source: str
-    held_out: list[LabeledText] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
+class LabeledData(Data[LabeledText]):
     @property
     def labels(self) -> list[str]:
         """All labels, each once, sorted: the order of the head's outputs."""
@@ -72,14 +55,10 @@ def load_labeled(
 ) -> LabeledData:
     """Read labeled texts.
 
-    name_or_path    "doc-sections", "sms-spam", or a file. The end of its name tells the format (more: `tinygpt.data.rows.read_table`):
-                    .csv           commas, "quotes" around a text that holds one
-                    .tsv, .txt     one tab between columns, quotes mean themselves
-                    .json          a list of objects;  .jsonl: one object per line
-    text_column     name of the column (or key) that holds the text; by default guessed, and `notes` says how. Columns of a file without a
-    label_column    header are named 1, 2, ...
-    near_copies     group texts that share much of their wording too (see `group_near_copies`), not only equal ones
-    cache           folder for downloads; by default the user's cache folder
+    name_or_path                 "doc-sections", "sms-spam", or a file, as `tinygpt.data.rows.read_table` reads it
+    text_column, label_column    names of the columns (or keys); by default guessed, and `notes` says how
+    near_copies                  group texts that share much of their wording too (see `group_near_copies`), not only equal ones
+    cache                        folder for downloads; by default the user's cache folder
 
     Rows whose text is empty are left out, and counted in `notes`.
     Raises ValueError, naming file, row, field and problem, for ragged rows, missing columns or values, texts that are no text and a file
@@ -92,34 +71,20 @@ def load_labeled(
         text_column, label_column = text_column or "2", label_column or "1"
     table = read_table(path, {*TEXT_NAMES, *LABEL_NAMES}, {text_column, label_column})
     text_column, label_column = _choose_columns(table, text_column, label_column)
-    rows, empty = [], []
-    for place, values in table.rows:
-        text, label = text_in(table, place, text_column, values), _label(table, place, label_column, values)
-        if text.strip():
-            rows.append(LabeledText(text, label, place))
-        else:
-            empty.append(place)
+
+    def parse(place: str, values: dict[str, Json]) -> LabeledText | None:
+        row = LabeledText(text_in(table, place, text_column, values), _label(table, place, label_column, values), place)
+        return row if row.text.strip() else None
+
+    rows = complete_rows(table, parse, "text", "with an empty text")
     _check_alike(table, label_column, [row.label for row in rows])
-    if not rows:
-        raise InvalidInput(f"{path}: no row with text, expected some; check that it is the file that you mean")
-    if empty:
-        table.notes.append(f"{len(empty)} rows with an empty text left out ({', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''})")
     return LabeledData(str(name_or_path), group_copies(rows, near_copies=near_copies), source, notes=table.notes)
 
 
 def group_copies(rows: Sequence[LabeledText], *, near_copies: bool = False) -> list[LabeledText]:
     """The rows with group numbers: texts that are equal but for case and white space get the same; with near_copies, similar ones too."""
-    texts = [_normal(row.text) for row in rows]
-    numbers: dict[str, int] = {}
-    groups = group_near_copies(texts) if near_copies else [numbers.setdefault(text, len(numbers)) for text in texts]
+    groups = (group_near_copies if near_copies else group_equal)([plain(row.text) for row in rows])
     return [dataclasses.replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-# ---- the default set ---------------------------------------------------------------------------------------------------------------------
 
 
 def doc_sections(max_characters: int = 160) -> LabeledData:
@@ -133,20 +98,14 @@ def doc_sections(max_characters: int = 160) -> LabeledData:
     corpus = load_corpus("docs")
     train = [row for document in corpus.train for row in _sections(document, max_characters)]
     test = [row for document in corpus.validation for row in _sections(document, max_characters)]
-    groups = group_near_copies([_normal(row.text) for row in train + test])
+    groups = group_near_copies([plain(row.text) for row in train + test])
     first = [i == groups.index(group) for i, group in enumerate(groups)]
     kept = [row for row, is_first in zip(train + test, first, strict=True) if is_first]
     n_train = sum(first[: len(train)])
-    return LabeledData(
-        "doc-sections",
-        kept[:n_train],
-        f"the beginnings of sections of NumPy's docstrings; {corpus.source}",
-        held_out=kept[n_train:],
-        notes=[
-            "test texts come from the validation documents of the corpus alone",
-            f"{len(first) - len(kept)} near-copies of earlier texts left out",
-        ],
-    )
+    source = f"the beginnings of sections of NumPy's docstrings; {corpus.source}"
+    notes = ["test texts come from the validation documents of the corpus alone"]
+    notes.append(f"{len(first) - len(kept)} near-copies of earlier texts left out")
+    return LabeledData("doc-sections", kept[:n_train], source, kept[n_train:], notes)
 
 
 def _sections(document: Document, max_characters: int) -> Iterator[LabeledText]:
@@ -160,58 +119,26 @@ def _sections(document: Document, max_characters: int) -> Iterator[LabeledText]:
             yield LabeledText(text.rstrip(), name, f"{document.name}, {name}", document.group)
 
 
-# ---- checking ----------------------------------------------------------------------------------------------------------------------------
+def check(rows: Sequence[LabeledText], lengths: Sequence[int], limit: int) -> dict[str, str]:
+    """What a person should know before training, as name and value of each line of a table.
 
-
-@dataclass
-class Check:
-    """What a person should know of labeled texts before training on them.
-
-    label_counts    rows per label, most frequent first
-    n_duplicates    rows with the text of an earlier row, but for case and white space
-    conflicts       (place, place) of equal texts with different labels
-    over_long       places of texts with more tokens than the model's context
-    longest         tokens of the longest text; 0 where lengths were not given
+    lengths   tokens of each text, before any are cut;  limit: how many the model's context allows
     """
-
-    n_rows: int
-    label_counts: dict[str, int]
-    n_duplicates: int
-    conflicts: list[tuple[str, str]]
-    over_long: list[str]
-    longest: int = 0
-
-    def lines(self) -> dict[str, str]:
-        """Name and value of each line of a table."""
-        lines = {
-            "rows": f"{self.n_rows:,}",
-            "labels": ", ".join(f"{label} {n:,} ({n / self.n_rows:.0%})" for label, n in self.label_counts.items()),
-            "duplicates": f"{self.n_duplicates:,} rows repeat an earlier text; copies stay on one side of the split",
-        }
-        if self.conflicts:
-            lines["conflicts"] = f"{len(self.conflicts):,} equal texts with different labels, as {' and '.join(self.conflicts[0])}"
-        if self.longest:
-            lines["lengths"] = f"at most {self.longest:,} tokens; {len(self.over_long):,} texts are longer than the context"
-        rare = [label for label, n in self.label_counts.items() if n < 50]
-        if rare:
-            lines["warning"] = f"fewer than 50 rows of {', '.join(rare)}: expect figures that change a lot with the seed"
-        return lines
-
-
-def check(rows: Sequence[LabeledText], lengths: Sequence[int] | None = None, limit: int | None = None) -> Check:
-    """Count labels, duplicates, conflicts and, given the texts' lengths in tokens and the model's context, over-long texts."""
-    counts = Counter(row.label for row in rows)
+    counts = Counter(row.label for row in rows).most_common()
     first: dict[str, LabeledText] = {}
-    conflicts = []
-    for row in rows:
-        earlier = first.setdefault(_normal(row.text), row)
-        if earlier.label != row.label:
-            conflicts.append((earlier.place, row.place))
-    over_long = [row.place for row, n in zip(rows, lengths, strict=True) if limit and n > limit] if lengths is not None else []
-    return Check(len(rows), dict(counts.most_common()), len(rows) - len(first), conflicts, over_long, max(lengths or [0]))
-
-
-# ---- balancing and splitting -------------------------------------------------------------------------------------------------------------
+    pairs = [(first.setdefault(plain(row.text), row), row) for row in rows]
+    conflicts = [f"{one.place} and {other.place}" for one, other in pairs if one.label != other.label]
+    lines = {
+        "rows": f"{len(rows):,}",
+        "labels": ", ".join(f"{label} {n:,} ({n / len(rows):.0%})" for label, n in counts),
+        "duplicates": f"{len(rows) - len(first):,} rows repeat an earlier text; copies stay on one side of the split",
+    }
+    if conflicts:
+        lines["conflicts"] = f"{len(conflicts):,} equal texts with different labels, as {conflicts[0]}"
+    lines["lengths"] = f"at most {max(lengths):,} tokens; {sum(n > limit for n in lengths):,} texts are longer than the context"
+    if rare := [label for label, n in counts if n < 50]:
+        lines["warning"] = f"fewer than 50 rows of {', '.join(rare)}: expect figures that change a lot with the seed"
+    return lines
 
 
 def balance(rows: Sequence[LabeledText], how: Literal["none", "under", "over"], seed: int = 0) -> list[LabeledText]:
@@ -225,9 +152,7 @@ def balance(rows: Sequence[LabeledText], how: Literal["none", "under", "over"], 
     if how == "none":
         return list(rows)
     rng = np.random.default_rng(seed)
-    of_label: defaultdict[str, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        of_label[row.label].append(i)
+    of_label = {label: [i for i, row in enumerate(rows) if row.label == label] for label in {row.label for row in rows}}
     sizes = [len(numbers) for numbers in of_label.values()]
     kept: list[int] = []
     for _, numbers in sorted(of_label.items()):
@@ -238,75 +163,30 @@ def balance(rows: Sequence[LabeledText], how: Literal["none", "under", "over"], 
     return [rows[i] for i in sorted(kept)]
 
 
-@dataclass
-class Split:
-    train: list[LabeledText]
-    validation: list[LabeledText]
-    test: list[LabeledText]
+def split(data: LabeledData, fractions: Shares = (0.7, 0.1, 0.2), *, seed: int = 0, stratified: bool = False) -> Split[LabeledText]:
+    """Training, validation and test rows, as `tinygpt.finetuning.rows.split_groups` draws them.
 
-
-def split(data: LabeledData, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), *, seed: int = 0, stratified: bool = False) -> Split:
-    """Training, validation and test rows, drawn by seed; groups are never split, so the shares are met up to the size of a group.
-
-    fractions     shares of the rows; the last is not used where the data brings its own test rows
     stratified    draw within each label, so that all parts have its share of each
-
     Raises ValueError if shares are not positive, if there is one label only, if a label has fewer groups than there are parts, and if a
     label has no training row.
     """
-    if not all(share > 0 for share in fractions):
-        raise InvalidInput(f"split: fractions {fractions}, expected three positive shares; the default is 0.7, 0.1, 0.2")
+    check_shares(fractions, (0.7, 0.1, 0.2))
     labels = sorted({row.label for row in data.rows})
     if len(labels) < 2:
         raise InvalidInput(f"labels: only {labels} in {len(data.rows)} rows, expected at least 2 different; check the label column")
     parts = ("training", "validation") if data.held_out else ("training", "validation", "test")
     for label in labels:
-        n = len({row.group for row in data.rows if row.label == label})
-        if n < len(parts):
-            raise InvalidInput(
-                f"label {label!r}: {n} different text{'s' if n > 1 else ''}, expected at least {len(parts)}, one each for "
-                f"{', '.join(parts)}; add rows, or leave the label out"
-            )
-
-    rng = np.random.default_rng(seed)
-    label_of = {row.group: row.label for row in reversed(data.rows)}  # of a group's first row
-    part_of: dict[int, int] = {}
-    for together in [{label} for label in labels] if stratified else [set(labels)]:
-        part_of |= deal_groups([row.group for row in data.rows if label_of[row.group] in together], fractions[: len(parts)], rng)
-    sides = [[row for row in data.rows if part_of[row.group] == part] for part in range(len(parts))]
-    train, validation, test = sides[0], sides[1], data.held_out or sides[-1]
-    unseen = sorted({row.label for row in validation + test} - {row.label for row in train})
-    if unseen:
-        raise InvalidInput(
-            f"split: label {unseen[0]!r} has no training row, expected each label there; split by another --seed"
-            + ("" if stratified else ", or with --stratified")
-        )
-    return Split(train, validation, test)
-
-
-def deal_groups(groups: Sequence[int], shares: Sequence[float], rng: np.random.Generator) -> dict[int, int]:
-    """The part of each group, given the group of each row (rows,): whole groups in random order, each to the first part that has room.
-
-    shares   of the rows, one per part; met exactly unless large groups prevent it. No part stays empty if there are enough groups.
-    """
-    sizes = Counter(groups)  # in order of appearance
-    if not sizes:
-        return {}
-    ends = np.rint(np.cumsum(shares) / sum(shares) * len(groups))
-    room = np.diff(ends, prepend=0)  # (parts,) rows that each may still take
-    drawn = [list(sizes)[i] for i in rng.permutation(len(sizes))]
-    part_of: dict[int, int] = {}
-    for group in drawn:
-        fits = np.flatnonzero(room >= sizes[group])
-        part_of[group] = int(fits[0] if len(fits) else room.argmax())
-        room[part_of[group]] -= sizes[group]
-    for empty in set(range(len(shares))) - set(part_of.values()):
-        largest = Counter(part_of.values()).most_common(1)[0][0]
-        part_of[next(group for group in reversed(drawn) if part_of[group] == largest)] = empty
-    return part_of
-
-
-# ---- columns ---------------------------------------------------------------------------------------------------------------------------
+        if (n := len({row.group for row in data.rows if row.label == label})) < len(parts):
+            found, rule = f"{n} different text{'s' if n > 1 else ''}", f"at least {len(parts)}, one each for {', '.join(parts)}"
+            raise InvalidInput(f"label {label!r}: {found}, expected {rule}; add rows, or leave the label out")
+    of_label: defaultdict[str, set[int]] = defaultdict(set)
+    for group, label in {row.group: row.label for row in reversed(data.rows)}.items():  # a group counts for its first row's label
+        of_label[label].add(group)
+    parted = split_groups(data, fractions, seed, [of_label[label] for label in labels] if stratified else [set().union(*of_label.values())])
+    if unseen := sorted({row.label for row in parted.validation + parted.test} - {row.label for row in parted.train}):
+        fix = "split by another --seed" + ("" if stratified else ", or with --stratified")
+        raise InvalidInput(f"split: label {unseen[0]!r} has no training row, expected each label there; {fix}")
+    return parted
 
 
 def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[str, str]:
@@ -328,16 +208,14 @@ def _choose_columns(table: Table, text_column: str, label_column: str) -> tuple[
     if text_column and text_column == label_column:
         raise InvalidInput(f"{table.path}: column {text_column!r} for texts and for labels, expected two different ones; name the other")
     if not text_column or not label_column:
-        raise InvalidInput(
-            f"{table.path}: columns {', '.join(map(repr, table.columns))}, expected to recognize one of texts and one of labels; name them with --text-column and "
-            "--label-column"
-        )
+        found, fix = f"columns {', '.join(map(repr, table.columns))}", "name them with --text-column and --label-column"
+        raise InvalidInput(f"{table.path}: {found}, expected to recognize one of texts and one of labels; {fix}")
     if guessed:
         table.notes.append(f"texts guessed to be in column {text_column!r}, labels in {label_column!r}")
     return text_column, label_column
 
 
-def _label(table: Table, place: str, column: str, values: dict[str, Any]) -> str:
+def _label(table: Table, place: str, column: str, values: dict[str, Json]) -> str:
     value = values.get(column)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas writes 1 as 1.0 where a number is missing elsewhere in the column
@@ -353,13 +231,10 @@ def _check_alike(table: Table, column: str, labels: Sequence[str]) -> None:
     kinds = {isinstance(values.get(column), bool): f"{values[column]} ({place})" for place, values in reversed(table.rows)
              if isinstance(values.get(column), bool | int | float)}  # fmt: skip
     if len(kinds) > 1:
-        raise InvalidInput(
-            f"{table.path}: labels {kinds[True]} and {kinds[False]}, expected truth values or numbers; write all of one kind"
-        )
+        found = f"labels {kinds[True]} and {kinds[False]}"
+        raise InvalidInput(f"{table.path}: {found}, expected truth values or numbers; write all of one kind")
     alike: defaultdict[str, set[str]] = defaultdict(set)
     for label in labels:
         alike[re.sub(r"^([+-]?\d+)\.0*$", r"\1", label.casefold())].add(label)
-    for same in alike.values():
-        if len(same) > 1:
-            said = " and ".join(map(repr, sorted(same)))
-            table.notes.append(f"labels {said} differ in writing only and count as different classes; write them alike if they are one")
+    for said in [" and ".join(map(repr, sorted(same))) for same in alike.values() if len(same) > 1]:
+        table.notes.append(f"labels {said} differ in writing only and count as different classes; write them alike if they are one")

@@ -20,16 +20,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 import autograd as ag
-from autograd import backend, nn
+from autograd import Array, backend, nn
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
+from tinygpt.finetuning.classifier import GPTClassifier
 from tinygpt.models.gpt import GPT, OutputLayer
 from tinygpt.storage.checked_json import read_json_object, to_json
 from tinygpt.storage.safetensors import Content, TensorFile, read_metadata, read_safetensors_header, read_tensor, write_files
+
+Model = GPT | GPTClassifier
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,6 @@ class LoraLinear(nn.Module):
         thin = ag.linear(self.dropout(x), nn.cast_like(self.lora_A, x)) * self.scale  # (..., rank)
         return y + ag.linear(thin, nn.cast_like(self.lora_B, x))
 
-    def merged(self) -> nn.Linear:
-        """One plain layer that gives the same y (but for rounding, and without dropout)."""
-        n_in, n_out = self.weight.shape
-        merged = nn.Linear(n_in, n_out, bias=False, init=lambda _: self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
-        merged.bias = self.bias
-        merged.weight.requires_grad = False
-        return merged
-
 
 class LoraEmbedding(nn.Module):
     """A frozen embedding and its trained correction: y = W[ids] + s A[ids] B, with s = alpha / rank.
@@ -96,50 +91,54 @@ class LoraEmbedding(nn.Module):
         self.lora_B = ag.Parameter(backend.to_device(b))
         self.scale = config.alpha / config.rank
 
-    def forward(self, ids: Any) -> ag.Tensor:
+    def forward(self, ids: Array) -> ag.Tensor:
         thin = ag.embedding(self.lora_A, ids) * self.scale  # (..., rank)
         return ag.embedding(self.weight, ids) + ag.linear(thin, self.lora_B)
 
-    def merged(self) -> nn.Embedding:
-        """One plain embedding that gives the same y, but for rounding."""
-        merged = nn.Embedding(*self.weight.shape, init=lambda _: self.weight.data + self.scale * (self.lora_A.data @ self.lora_B.data))
-        merged.weight.requires_grad = False
-        return merged
+
+LoraLayer = LoraLinear | LoraEmbedding
 
 
-@dataclass
-class _Place:
+def merged_layer(layer: LoraLayer) -> nn.Linear | nn.Embedding:
+    """One plain layer that gives the same y (but for rounding, and without dropout)."""
+    (n_in, n_out), weight = layer.weight.shape, layer.weight.data + layer.scale * (layer.lora_A.data @ layer.lora_B.data)
+    merged: nn.Linear | nn.Embedding
+    if isinstance(layer, LoraEmbedding):
+        merged = nn.Embedding(n_in, n_out, init=lambda _: weight)
+    else:
+        merged = nn.Linear(n_in, n_out, bias=False, init=lambda _: weight)
+        merged.bias = layer.bias
+    merged.weight.requires_grad = False
+    return merged
+
+
+class _Place(NamedTuple):
     """Where a layer hangs in the model: `getattr(parent, attribute)`."""
 
     parent: nn.Module
     attribute: str
-    layer: LoraLinear | LoraEmbedding
+    layer: LoraLayer
 
-    def put(self, module: Any) -> None:
+    def put(self, module: nn.Linear | nn.Embedding | LoraLayer) -> None:
         """Installs a layer there. A classifier's output layer, which it never uses, keeps sharing the weights of the embedding."""
         before = getattr(self.parent, self.attribute)
         setattr(self.parent, self.attribute, module)
-        head = getattr(self.parent, "lm_head", None)
-        if head is not None and head.weight is before.weight:
-            self.parent.lm_head = OutputLayer(module.weight)  # type: ignore[attr-defined]
+        if isinstance(self.parent, GPT) and self.parent.lm_head.weight is before.weight:
+            self.parent.lm_head = OutputLayer(module.weight)
 
 
 class Adapter:
     """The adapters of one model, by the names of their layers. Made by `add_lora` or `load_lora`."""
 
-    def __init__(self, model: Any, config: LoraConfig, places: dict[str, _Place]) -> None:
-        self.model, self.config = model, config
-        self._places = places
+    def __init__(self, model: Model, config: LoraConfig, places: dict[str, _Place]) -> None:
+        self.model, self.config, self._places = model, config, places
+        self.layers = {name: place.layer for name, place in places.items()}
         self.is_merged = False
-
-    @property
-    def layers(self) -> dict[str, LoraLinear | LoraEmbedding]:
-        return {name: place.layer for name, place in self._places.items()}
 
     def merge(self) -> None:
         """Puts plain layers into the model that hold W + s A B. The original layers are kept as they are, for `unmerge`."""
         for place in self._places.values():
-            place.put(place.layer.merged())
+            place.put(merged_layer(place.layer))
         self.is_merged = True
 
     def unmerge(self) -> None:
@@ -162,13 +161,11 @@ class Adapter:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What `save` writes, by PEFT's names and in PEFT's (out, in) layout: A (rank, in), B (out, rank), and what else is trained."""
-        found: dict[str, ag.Parameter] = {}
+        found: dict[str, Array] = {}
         for name, layer in self.layers.items():
-            found |= zip(_names_in_file(self.model, name, layer), (layer.lora_A, layer.lora_B), strict=True)
-        arrays = {name: np.ascontiguousarray(backend.to_host(p.data).T) for name, p in found.items()}
-        for name, p in self._also_trained().items():
-            arrays[_peft_name(self.model, name)] = np.ascontiguousarray(backend.to_host(p.data))
-        return arrays
+            found |= zip(_names_in_file(self.model, name, layer), (layer.lora_A.data.T, layer.lora_B.data.T), strict=True)
+        found |= {_peft_name(self.model, name): p.data for name, p in self._also_trained().items()}
+        return {name: np.ascontiguousarray(backend.to_host(array)) for name, array in found.items()}
 
     def files(self, base: str = "") -> dict[str, Content]:
         """adapter_config.json and adapter_model.safetensors, which PEFT's `PeftModel.from_pretrained` reads.
@@ -176,20 +173,16 @@ class Adapter:
         base   name or path of the model that the adapter belongs to, for whoever reads the file
         A classifier's labels are noted in the metadata of the safetensors file, where PEFT does not look.
         """
+        config = self.config
         fields = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM" if isinstance(self.model, GPT) else "SEQ_CLS",
             "base_model_name_or_path": base or None,
-            "r": self.config.rank,
-            "lora_alpha": self.config.alpha,
-            "lora_dropout": self.config.dropout,
-            "target_modules": list(self.config.targets),
+            **{"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "target_modules": list(config.targets)},
             "modules_to_save": sorted({name.rpartition(".")[0] for name in self._also_trained()}) or None,
-            "bias": "none",
-            "fan_in_fan_out": True,  # GPT-2's layers are stored (in, out)
-            "inference_mode": True,
+            **{"bias": "none", "fan_in_fan_out": True, "inference_mode": True},  # fan_in_fan_out: GPT-2's layers are stored (in, out)
         }
-        labels = {"labels": json.dumps(self.model.labels)} if hasattr(self.model, "labels") else {}
+        labels = {"labels": json.dumps(self.model.labels)} if isinstance(self.model, GPTClassifier) else {}
         tensors = TensorFile(self.tensors(), {"format": "pt", **labels})
         return {"adapter_model.safetensors": tensors, "adapter_config.json": to_json(fields)}
 
@@ -203,50 +196,45 @@ class Adapter:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in thin}
 
 
-def add_lora(model: Any, config: LoraConfig | None = None, seed: int = 0) -> Adapter:
+def add_lora(model: Model, config: LoraConfig | None = None, seed: int = 0) -> Adapter:
     """Freezes all weights of a model and gives the layers that `config.targets` names matrices to train.
 
-    model   a GPT, or a module that holds one (a classifier): its layers are replaced in place
+    model   its layers are replaced in place
     seed    decides the initial A
     Call it before an optimizer is made. Raises ValueError if a target names no linear layer and no embedding, or an embedding whose weights
     are the output layer's too, or if the model has an adapter already.
     """
     config = config or LoraConfig()
     modules = dict(model.named_modules())
-    if any(isinstance(module, (LoraLinear, LoraEmbedding)) for module in modules.values()):
-        raise InvalidInput(
-            "add_lora: the model has an adapter already, expected one at most; merge that one permanently, or load the model again"
-        )
-    layers = {name: module for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Embedding))}
+    if any(isinstance(module, LoraLayer) for module in modules.values()):
+        fix = "merge that one permanently, or load the model again"
+        raise InvalidInput(f"add_lora: the model has an adapter already, expected one at most; {fix}")
     for target in config.targets:
-        if not any(_is_target(name, target) for name in layers):
+        if not _targets(model, dataclasses.replace(config, targets=(target,))):
+            layers = [name for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Embedding))]
             ends = sorted({end for name in layers for end in (name.rpartition(".")[2], ".".join(name.split(".")[-2:]))})
             fix = did_you_mean(target, ends, "name layers by the end of their names")
             raise InvalidInput(f"LoRA target {target!r}: no such linear layer or embedding, expected one of {', '.join(ends)}; {fix}")
-    chosen = {name: module for name, module in layers.items() if any(_is_target(name, target) for target in config.targets)}
+    chosen = _targets(model, config)
     if isinstance(model, GPT) and any(module.weight is model.lm_head.weight for module in chosen.values()):
-        raise InvalidInput(
-            "LoRA target 'wte': its weights are shared with the output layer, expected an embedding with separate weights; leave wte out, or "
-            "take a model with tie_word_embeddings False (a classifier uses no such layer and may have it)"
-        )
+        found = "its weights are shared with the output layer, expected an embedding with separate weights"
+        fix = "leave wte out, or take a model with tie_word_embeddings False (a classifier uses no such layer and may have it)"
+        raise InvalidInput(f"LoRA target 'wte': {found}; {fix}")
 
     for p in model.parameters():
         p.requires_grad = False
-    rng = np.random.default_rng([seed, 2])
+    rng, stream = np.random.default_rng([seed, 2]), model.dropout_stream
     places = {}
     for name, module in chosen.items():
         parent, _, attribute = name.rpartition(".")
-        if isinstance(module, nn.Embedding):
-            layer: LoraLinear | LoraEmbedding = LoraEmbedding(module, config, rng)
-        else:
-            layer = LoraLinear(module, config, model.dropout_stream, rng)
+        layer = LoraLinear(module, config, stream, rng) if isinstance(module, nn.Linear) else LoraEmbedding(module, config, rng)
         layer.train(module.training)
         places[name] = _Place(modules[parent], attribute, layer)
         places[name].put(layer)
     return Adapter(model, config, places)
 
 
-def load_lora(model: Any, directory: str | Path) -> Adapter:
+def load_lora(model: Model, directory: str | Path) -> Adapter:
     """Adds a saved adapter, ours or PEFT's, to the model that it was trained for; a head that it contains is loaded, too.
 
     All of it is checked before the model is touched. Raises FileNotFoundError if there is none, ValueError for another method than LoRA,
@@ -265,26 +253,20 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
         arrays = {name: read_tensor(tensor) for name, tensor in read_safetensors_header(path).items()}
     except (KeyError, ValueError) as error:
         raise InvalidInput(f"{path}: {error}, expected an intact safetensors file; copy or save it again") from error
-    if labels is not None and labels != getattr(model, "labels", labels):
-        raise InvalidInput(
-            f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; "
-            "make the classifier with the adapter's labels, or train a new one"
-        )
+    if isinstance(model, GPTClassifier) and labels not in (None, model.labels):
+        fix = "make the classifier with the adapter's labels, or train a new one"
+        raise InvalidInput(f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; {fix}")
 
     wanted: dict[str, tuple[int, ...]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)) and any(_is_target(name, target) for target in config.targets):
-            n_in, n_out = module.weight.shape
-            wanted |= zip(_names_in_file(model, name, module), ((config.rank, n_in), (n_out, config.rank)), strict=True)
+    for name, module in _targets(model, config).items():
+        n_in, n_out = module.weight.shape
+        wanted |= zip(_names_in_file(model, name, module), ((config.rank, n_in), (n_out, config.rank)), strict=True)
     own = {_peft_name(model, name): p for name, p in model.named_parameters()}
     wanted |= {name: own[name].shape for name in arrays if name in own}
     problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
     problems += [f"unexpected {name} {array.shape}" for name, array in arrays.items() if name not in wanted]
-    problems += [
-        f"{name} of shape {arrays[name].shape} instead of {shape}"
-        for name, shape in wanted.items()
-        if name in arrays and arrays[name].shape != shape
-    ]
+    found = [(name, arrays[name].shape, shape) for name, shape in wanted.items() if name in arrays]
+    problems += [f"{name} of shape {shape} instead of {right}" for name, shape, right in found if shape != right]
     if problems:
         some = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise InvalidInput(f"{path}: {some}, expected the tensors of an adapter for {model.config}; is it another model's?")
@@ -300,17 +282,16 @@ def load_lora(model: Any, directory: str | Path) -> Adapter:
     return adapter
 
 
+# PEFT's ways to start an adapter that take what it starts with from the model's own weights: it fits those changed weights only.
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""PEFT's ways to start an adapter that take what it starts with from the model's own weights: it fits those changed weights only."""
 
 
 def _read_config(path: Path) -> LoraConfig:
     """What an adapter_config.json says. Raises ValueError for what would change the result and is not supported."""
     fields = read_json_object(path)
     if fields.get("peft_type") != "LORA" or not all(key in fields for key in ("r", "lora_alpha", "target_modules")):
-        raise InvalidInput(
-            f"{path}: peft_type {fields.get('peft_type')!r}, expected 'LORA' with r, lora_alpha and target_modules; re-save it"
-        )
+        found = f"peft_type {fields.get('peft_type')!r}"
+        raise InvalidInput(f"{path}: {found}, expected 'LORA' with r, lora_alpha and target_modules; re-save it")
     plain = {"bias": "none", "use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None}
     plain |= {"layer_replication": None, "alora_invocation_tokens": None}
     for key, value in plain.items():
@@ -318,10 +299,9 @@ def _read_config(path: Path) -> LoraConfig:
             raise InvalidInput(f"{path}: {key} {fields[key]!r}, expected {value!r}; only plain LoRA is supported")
     start = fields.get("init_lora_weights", True)
     if isinstance(start, str) and start.startswith(_CHANGE_THE_BASE):
-        raise InvalidInput(
-            f"{path}: init_lora_weights {start!r}, expected a start that leaves the model's weights alone, as true or 'gaussian'; convert the "
-            "adapter with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
-        )
+        rule = "a start that leaves the model's weights alone, as true or 'gaussian'"
+        fix = "convert the adapter with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        raise InvalidInput(f"{path}: init_lora_weights {start!r}, expected {rule}; {fix}")
     targets = fields["target_modules"]
     if not isinstance(targets, list):
         raise InvalidInput(f"{path}: target_modules {targets!r}, expected a list of names; write the names out")
@@ -332,17 +312,19 @@ def _read_config(path: Path) -> LoraConfig:
     return LoraConfig(*numbers, tuple(sorted(targets)))
 
 
-def _is_target(name: str, target: str) -> bool:
-    """PEFT's rule: the full name, or its end after a dot."""
-    return name == target or name.endswith("." + target)
+def _targets(model: Model, config: LoraConfig) -> dict[str, nn.Linear | nn.Embedding]:
+    """The layers that a config names, by PEFT's rule: by the full name, or its end after a dot."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
+    ends = tuple(f".{target}" for target in config.targets)
+    return {name: module for name, module in layers.items() if f".{name}".endswith(ends)}
 
 
-def _peft_name(model: Any, name: str) -> str:
+def _peft_name(model: Model, name: str) -> str:
     """A tensor's name in an adapter file; Hugging Face's language model holds our GPT's parts in its `transformer`."""
     return "base_model.model." + ("transformer." if isinstance(model, GPT) else "") + name
 
 
-def _names_in_file(model: Any, name: str, layer: nn.Module) -> tuple[str, str]:
+def _names_in_file(model: Model, name: str, layer: nn.Module) -> tuple[str, str]:
     """What PEFT calls A and B of the layer of this name."""
     embedding = isinstance(layer, (nn.Embedding, LoraEmbedding))
     ends = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import regex
+from numpy.typing import NDArray
 
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput, MissingPackage
@@ -26,7 +27,7 @@ class Scores:
     """
 
     labels: list[str]
-    confusion: np.ndarray
+    confusion: NDArray[np.int64]
 
     @classmethod
     def of(cls, labels: Sequence[str], true: np.ndarray, predicted: np.ndarray) -> "Scores":
@@ -48,17 +49,20 @@ class Scores:
     @property
     def precision(self) -> np.ndarray:
         """(labels,) share of the texts given a label that have it; 0 where none was given."""
-        return np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=0), 1)
+        return self._right_of(self.confusion.sum(axis=0))
 
     @property
     def recall(self) -> np.ndarray:
         """(labels,) share of the texts of a label that were given it; 0 where there are none."""
-        return np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=1), 1)
+        return self._right_of(self.confusion.sum(axis=1))
 
     @property
     def f1(self) -> np.ndarray:
         """(labels,) harmonic mean of precision and recall."""
-        return 2 * np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=0) + self.confusion.sum(axis=1), 1)
+        return 2 * self._right_of(self.confusion.sum(axis=0) + self.confusion.sum(axis=1))
+
+    def _right_of(self, n: NDArray[np.int64]) -> np.ndarray:
+        return np.asarray(np.diag(self.confusion) / np.maximum(n, 1))
 
     def table(self) -> str:
         """Precision, recall and F1 per label."""
@@ -70,33 +74,24 @@ class Scores:
 
     def confusion_table(self) -> str:
         """The confusion matrix as text, predicted labels as numbered columns."""
-        width = max(map(len, self.labels)) + 4
-        cell = max(5, len(str(self.confusion.max())) + 1)
-        lines = [f"{'true / predicted':<{max(width, 16)}}" + "".join(f"{i:>{cell}}" for i in range(1, len(self.labels) + 1))]
-        for i, (label, counts) in enumerate(zip(self.labels, self.confusion, strict=True), start=1):
-            lines.append(f"{f'{i:>2}  {label}':<{max(width, 16)}}" + "".join(f"{n:>{cell}}" for n in counts))
-        return "\n".join(lines)
+        names = ["true / predicted", *(f"{i:>2}  {label}" for i, label in enumerate(self.labels, start=1))]
+        width, cell = max(map(len, names)), max(5, len(str(self.confusion.max())) + 1)
+        rows = [range(1, len(self.labels) + 1), *self.confusion]
+        return "\n".join(f"{name:<{width}}" + "".join(f"{n:>{cell}}" for n in row) for name, row in zip(names, rows, strict=True))
 
 
 def worst_mistakes(
-    texts: Sequence[str],
-    true: np.ndarray,
-    probabilities: np.ndarray,
-    labels: Sequence[str],
-    n: int = 5,
+    texts: Sequence[str], true: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], n: int = 5,
     places: Sequence[str] | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """The wrongly labeled texts to whose true label the model gave the least probability, as text: worst first."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != true)
     wrong = wrong[np.argsort(probabilities[wrong, true[wrong]], kind="stable")][:n]
     blocks = []
     for i in wrong.tolist():
-        said = int(probabilities[i].argmax())
-        place = f" ({places[i]})" if places else ""
-        blocks.append(
-            f"{labels[true[i]]}, taken for {labels[said]} with probability {probabilities[i, said]:.3f}{place}\n"
-            + f"    {shorten(texts[i], 300)}"
-        )
+        said, place = int(probabilities[i].argmax()), f" ({places[i]})" if places else ""
+        blocks.append(f"{labels[true[i]]}, taken for {labels[said]} with probability {probabilities[i, said]:.3f}{place}")
+        blocks.append(f"    {shorten(texts[i], 300)}")
     return "\n".join(blocks) or "none"
 
 
@@ -151,8 +146,7 @@ def tfidf_baseline(
     options = {"analyzer": "char_wb", "ngram_range": (2, 5)} if analyzer == "characters" else {"tokenizer": _WORDS, "token_pattern": None}
     vectorizer = TfidfVectorizer(sublinear_tf=True, **options)
     model = LogisticRegression(C=10, max_iter=1000).fit(vectorizer.fit_transform(train_texts), train)
-    predicted: np.ndarray = model.predict(vectorizer.transform(test_texts))
-    return predicted
+    return np.asarray(model.predict(vectorizer.transform(test_texts)))
 
 
 def label_by_prompt(
@@ -176,10 +170,8 @@ def label_by_prompt(
     fixed = len(tokenizer.encode(prompt("", 0)))
     room = (most - fixed) // (len(examples) + 1)
     if room < 1:
-        raise InvalidInput(
-            f"prompt: {fixed + gpt.config.n_positions - most} tokens in addition to the texts, expected fewer than the context of "
-            f"{gpt.config.n_positions}; give fewer examples"
-        )
+        found = f"{fixed + gpt.config.n_positions - most} tokens in addition to the texts"
+        raise InvalidInput(f"prompt: {found}, expected fewer than the context of {gpt.config.n_positions}; give fewer examples")
     chosen = []
     for text in texts:
         n = room

@@ -8,6 +8,7 @@ Counting compares words, not meaning: it tells better from worse on the same que
 model run by other means) reads answers.json and writes scores.json; nothing here talks to one.
 """
 
+import contextlib
 import json
 import re
 import string
@@ -15,10 +16,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tinygpt.errors import InvalidInput, MissingFile, MissingPackage
 from tinygpt.finetuning.instructions import Instruction
+from tinygpt.finetuning.rows import plain
 from tinygpt.storage.checked_json import parse_json, read_text
 
 
@@ -36,11 +37,7 @@ def exact_match(given: str, expected: str) -> bool:
 
     Stricter than SQuAD's, which takes -5 for 5 and an answer "A" for no answer: `normal_words` would leave nothing of it.
     """
-
-    def plain(text: str) -> str:
-        return " ".join(text.casefold().split()).removesuffix(".")
-
-    return plain(given) == plain(expected)
+    return plain(given).removesuffix(".") == plain(expected).removesuffix(".")
 
 
 def token_f1(given: str, expected: str) -> float:
@@ -85,16 +82,11 @@ def score_answers(given: Sequence[str], expected: Sequence[str]) -> AnswerScores
     """All scores of answers against the expected ones. Raises ValueError if there are none, or not as many."""
     if not given or len(given) != len(expected):
         raise InvalidInput(f"score_answers: {len(given)} answers and {len(expected)} expected ones, expected as many, and at least one")
-    n = len(given)
-    pairs = list(zip(given, expected, strict=True))
-    try:
+    together = None
+    with contextlib.suppress(ImportError):
         together = bleu(given, expected)
-    except ImportError:
-        together = None
-    return AnswerScores(n, sum(exact_match(*pair) for pair in pairs) / n, sum(token_f1(*pair) for pair in pairs) / n, together)
-
-
-# ---- an outside judge --------------------------------------------------------------------------------------------------------------------
+    n = len(given)
+    return AnswerScores(n, sum(map(exact_match, given, expected)) / n, sum(map(token_f1, given, expected)) / n, together)
 
 
 def judge_prompt(row: Instruction, answer: str) -> str:
@@ -114,13 +106,10 @@ def write_answers(path: str | Path, rows: Sequence[Instruction], before: Sequenc
     judge_prompt                            what to ask a judge about model_response
     A judge's scores.json: a list of {"id": 0, "score": 85}, or of bare numbers in the order of the records.
     """
-    records = [
-        {
-            **{"id": i, "place": row.place, "instruction": row.instruction, "input": row.input, "output": row.output},
-            **{"before": old, "model_response": new, "judge_prompt": judge_prompt(row, new)},
-        }
-        for i, (row, old, new) in enumerate(zip(rows, before, after, strict=True))
-    ]
+    records = []
+    for i, (row, old, new) in enumerate(zip(rows, before, after, strict=True)):
+        asked = {"id": i, "place": row.place, "instruction": row.instruction, "input": row.input, "output": row.output}
+        records.append(asked | {"before": old, "model_response": new, "judge_prompt": judge_prompt(row, new)})
     Path(path).write_text(json.dumps(records, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
@@ -147,15 +136,10 @@ def read_scores(path: str | Path, n: int) -> dict[int, float]:
     for place, entry in enumerate(entries):
         id, score = (entry.get("id"), entry.get("score")) if isinstance(entry, dict) else (place, entry)
         if type(id) is not int or not 0 <= id < n or id in scores:
-            found = "again" if type(id) is int and id in scores else "which no record has"
-            raise InvalidInput(
-                f"{path}: entry {place}: id {id!r}, {found}, expected each of 0 to {n - 1} once; are these other answers' scores?"
-            )
-        scores[id] = _score(path, place, score)
+            found = f"id {id!r}, {'again' if type(id) is int and id in scores else 'which no record has'}"
+            raise InvalidInput(f"{path}: entry {place}: {found}, expected each of 0 to {n - 1} once; are these other answers' scores?")
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
+            found = f"entry {place}: score {score!r}"
+            raise InvalidInput(f"{path}: {found}, expected a number from 0 to 100; ask the judge again, or leave it out")
+        scores[id] = float(score)
     return scores
-
-
-def _score(path: Path, place: int, score: Any) -> float:
-    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
-        raise InvalidInput(f"{path}: entry {place}: score {score!r}, expected a number from 0 to 100; ask the judge again, or leave it out")
-    return float(score)

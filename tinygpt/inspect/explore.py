@@ -16,19 +16,22 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import autograd as ag
-from autograd import backend, nn
+from autograd import Array, backend, nn
 from autograd.drawing import op_name
 from tinygpt.arguments import parse_args
 from tinygpt.config import PathName
+from tinygpt.data.tokenizer import Tokenizer
+from tinygpt.data.windows import IGNORED
 from tinygpt.errors import InvalidInput, MissingFile, PathExists
-from tinygpt.inspect.trace import watched
+from tinygpt.inspect.trace import Steps, watched
+from tinygpt.models.gpt import GPT
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.layout import newest_run
+from tinygpt.storage.checked_json import Json
 
 MAX_PAGE_BYTES = 3_000_000
 _TOP = 8  # tokens shown per prediction
@@ -36,34 +39,28 @@ _CORNER = 5  # rows and columns shown of an op's arrays
 _WEIGHT_UNITS = 65535  # an attention weight is stored in 16 bits: exact to 1 / 65535
 
 
-def explore(model: Any, tokenizer: Any, prompt: str, path: str | Path, *, title: str = "") -> dict[str, Any]:
+def explore(model: GPT, tokenizer: Tokenizer, prompt: str, path: str | Path, *, title: str = "") -> dict[str, Json]:
     """Writes the page and returns the numbers in it (see `collect`).
 
     Raises ValueError for a prompt that the model cannot take, or one so long that the page would exceed 3 MB; FileExistsError if
     `path` is a file that is no such page, FileNotFoundError if its folder does not exist.
     """
-    _check_place(Path(path))
-    data = collect(model, tokenizer, prompt)
-    data["title"] = title
-    page = render(data)
-    n_bytes = len(page.encode("utf-8"))
-    if n_bytes > MAX_PAGE_BYTES:
-        raise InvalidInput(
-            f"explore: a page of {n_bytes:,} bytes for {len(data['tokens'])} tokens, expected at most {MAX_PAGE_BYTES:,}; shorten the prompt"
-        )
-    Path(path).write_text(page, encoding="utf-8")
-    return data
-
-
-def _check_place(path: Path) -> None:
-    """Nothing but an earlier page is overwritten; known before anything is computed."""
+    path = Path(path)
     if not path.parent.is_dir():
         raise MissingFile(f"{path}: no folder {path.parent}, expected one; make it, or choose another --out")
     if path.exists() and (path.is_dir() or b"<title>Inside a GPT</title>" not in path.read_bytes()[:1000]):
         raise PathExists(f"{path}: already there and no page of this kind, expected a new file or an earlier page; choose another --out")
+    data = collect(model, tokenizer, prompt) | {"title": title}
+    page = render(data)
+    n_bytes = len(page.encode("utf-8"))
+    if n_bytes > MAX_PAGE_BYTES:
+        found = f"a page of {n_bytes:,} bytes for {len(data['tokens'])} tokens"
+        raise InvalidInput(f"explore: {found}, expected at most {MAX_PAGE_BYTES:,}; shorten the prompt")
+    path.write_text(page, encoding="utf-8")
+    return data
 
 
-def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
+def collect(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Json]:
     """All numbers of the page, ready for JSON.
 
     tokens      T texts                             ids          T integers
@@ -77,11 +74,9 @@ def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
     ids = np.array([tokenizer.encode(prompt)], dtype=np.int64)  # (1, T)
     n_tokens, config = ids.shape[1], model.config
     if not 2 <= n_tokens <= config.n_positions:
-        raise InvalidInput(
-            f"explore: a prompt of {n_tokens} tokens, expected 2 to {config.n_positions} (the model's context), one to read and one to "
-            "predict at least; change the prompt"
-        )
-    targets = np.concatenate([ids[:, 1:], [[-100]]], axis=1)  # nothing is known to follow the last token
+        rule = f"2 to {config.n_positions} (the model's context), one to read and one to predict at least"
+        raise InvalidInput(f"explore: a prompt of {n_tokens} tokens, expected {rule}; change the prompt")
+    targets = np.concatenate([ids[:, 1:], [[IGNORED]]], axis=1)  # nothing is known to follow the last token
     kept = [(p, p.grad) for p in model.parameters()]
     for p, _ in kept:
         p.grad = None
@@ -91,7 +86,7 @@ def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
             steps = watched(model, lambda: losses.append(model.loss(ids, targets)))
             losses[0].backward()
             streams = _residual_streams(steps, config.n_layer)
-            data = {
+            return {
                 "prompt": prompt,
                 "loss": losses[0].item(),
                 "model": f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, {model.n_parameters():,} weights",
@@ -102,25 +97,21 @@ def collect(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
                 "lens": [_predictions(model, tokenizer, x, ids[0]) for x in streams],
                 "gradients": _input_gradients(steps),
                 "ops": [_op(number, module, step) for number, (module, step) in enumerate(steps)],
-                "formulas": {op_name(step.op): _formula(step.op) for _, step in steps},
+                "formulas": {op_name(step.op): inspect.cleandoc(step.op.reference.__doc__ or "") for _, step in steps},
             }
     finally:
         for p, grad in kept:
             p.grad = grad
-    return data
 
 
-def render(data: dict[str, Any]) -> str:
+def render(data: dict[str, Json]) -> str:
     """The page: the template with the numbers inside. `<` cannot end the script element that holds them."""
     template = Path(__file__).with_name("explore.html").read_text(encoding="utf-8")
     numbers = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return template.replace("/*DATA*/null", numbers)
 
 
-# The numbers --------------------------------------------------------------------------------------------------------------------
-
-
-def _residual_streams(steps: list[tuple[str, ag.OpRecord]], n_layer: int) -> list[np.ndarray]:
+def _residual_streams(steps: Steps, n_layer: int) -> list[np.ndarray]:
     """(T, C) after the embeddings and after each block: what the first block reads, then the last result of each block."""
     first_of_block_0 = next(step for module, step in steps if module.startswith("h.0"))
     streams = [first_of_block_0.inputs[0].data]
@@ -129,59 +120,45 @@ def _residual_streams(steps: list[tuple[str, ag.OpRecord]], n_layer: int) -> lis
     return [backend.to_host(x)[0].astype(np.float64) for x in streams]
 
 
-def _attention(steps: list[tuple[str, ag.OpRecord]]) -> list[list[str]]:
+def _attention(steps: Steps) -> list[list[str]]:
     found = []
-    for _, step in steps:
-        if op_name(step.op) == "Attention":
-            weights = backend.to_host(step.saved.weights)[0].astype(np.float64)  # (H, T, T)
-            lower = np.tril_indices(weights.shape[-1])
-            units = np.rint(weights[:, lower[0], lower[1]] * _WEIGHT_UNITS).astype("<u2")
-            found.append([base64.b64encode(head.tobytes()).decode() for head in units])
+    for weights in [backend.to_host(step.saved.weights)[0] for _, step in steps if op_name(step.op) == "Attention"]:  # (H, T, T)
+        lower = weights.astype(np.float64)[:, *np.tril_indices(weights.shape[-1])]
+        found.append([base64.b64encode(head.tobytes()).decode() for head in np.rint(lower * _WEIGHT_UNITS).astype("<u2")])
     return found
 
 
-def _predictions(model: Any, tokenizer: Any, stream: np.ndarray, ids: np.ndarray) -> list[dict[str, Any]]:
+def _predictions(model: GPT, tokenizer: Tokenizer, stream: np.ndarray, ids: np.ndarray) -> list[dict[str, Json]]:
     """What the model's own last norm and output layer make of the residual stream (T, C) at some depth."""
     with ag.no_grad():
         x = ag.Tensor(backend.to_device(stream[None].astype(np.float32)))
         p = backend.to_host(ag.softmax(model.lm_head(model.ln_f(x))).data)[0].astype(np.float64)  # (T, V)
     found = []
-    for t, row in enumerate(p):
-        top = np.argsort(-row, kind="stable")[:_TOP]
-        following = None
-        if t + 1 < len(ids):
-            following = [_significant(row[ids[t + 1]]), int((row > row[ids[t + 1]]).sum()) + 1]
-        found.append({"top": [[_text(tokenizer, int(i)), _significant(row[i])] for i in top], "next": following})
+    for row, following in zip(p, [*ids[1:], None], strict=True):
+        top = [[_text(tokenizer, int(i)), _significant(row[i])] for i in np.argsort(-row, kind="stable")[:_TOP]]
+        its_own = None if following is None else [_significant(row[following]), int((row > row[following]).sum()) + 1]
+        found.append({"top": top, "next": its_own})
     return found
 
 
-def _input_gradients(steps: list[tuple[str, ag.OpRecord]]) -> list[float | None]:
+def _input_gradients(steps: Steps) -> list[float | None]:
     embedding = next(step for module, step in steps if module == "wte")
     dy = backend.to_host(embedding.dys[0])[0].astype(np.float64)  # (T, C)
     return [_significant(v) for v in np.sqrt((dy * dy).sum(axis=-1))]
 
 
-def _op(number: int, module: str, step: ag.OpRecord) -> dict[str, Any]:
+def _op(number: int, module: str, step: ag.OpRecord) -> dict[str, Json]:
     """One op: its name, module and arrays, each as {"name", "shape", "rows"} with the first rows and columns."""
     names = list(inspect.signature(step.op.forward).parameters)
     arrays = [(names[i] if i < len(names) else f"input {i}", x.data if isinstance(x, ag.Tensor) else x) for i, x in enumerate(step.inputs)]
     gradients = [(f"d{name}", dx) for (name, _), dx in zip(arrays, step.dxs, strict=False)]
-    several = len(step.outputs) > 1
-    outputs = [(f"y{i + 1}" if several else "y", y) for i, y in enumerate(step.outputs)]
+    outputs = [(f"y{i + 1}" if len(step.outputs) > 1 else "y", y) for i, y in enumerate(step.outputs)]
     dys = [(f"d{name}", dy) for (name, _), dy in zip(outputs, step.dys, strict=True)]
-    return {
-        "number": number,
-        "op": op_name(step.op),
-        "module": module,
-        "inputs": _shown(arrays),
-        "outputs": _shown(outputs),
-        "saved": _shown(_saved(step)),
-        "dy": _shown(dys),
-        "dx": _shown(gradients),
-    }
+    shown = {"inputs": arrays, "outputs": outputs, "saved": _saved(step), "dy": dys, "dx": gradients}
+    return {"number": number, "op": op_name(step.op), "module": module, **{kind: _shown(named) for kind, named in shown.items()}}
 
 
-def _saved(step: ag.OpRecord) -> list[tuple[str, Any]]:
+def _saved(step: ag.OpRecord) -> list[tuple[str, Array]]:
     """What the forward pass kept, by the fields of a named tuple, else by the names to which backward unpacks it, else by number."""
     parameter = next(iter(inspect.signature(step.op.backward).parameters))
     if not isinstance(step.saved, tuple):
@@ -194,33 +171,26 @@ def _saved(step: ag.OpRecord) -> list[tuple[str, Any]]:
     return list(zip(names or [f"saved {i + 1}" for i in range(len(step.saved))], step.saved, strict=False))
 
 
-def _shown(named: list[tuple[str, Any]]) -> list[dict[str, Any]]:
+def _shown(named: list[tuple[str, Array]]) -> list[dict[str, Json]]:
+    """All but numbers, and None where there is no gradient."""
     found = []
-    for name, array in named:
-        if not hasattr(array, "shape"):
-            continue  # a number, or None where there is no gradient
-        host = backend.to_host(array)
+    for name, host in [(name, backend.to_host(array)) for name, array in named if hasattr(array, "shape")]:
         corner = host[(0,) * max(0, host.ndim - 2)] if host.size else host.reshape(0, 0)  # the first matrix of a stack
         rows = np.atleast_2d(corner)[:_CORNER, :_CORNER].tolist()
         found.append({"name": name, "shape": list(host.shape), "rows": [[_significant(v) for v in row] for row in rows]})
     return found
 
 
-def _formula(op: type[ag.Op]) -> str:
-    return inspect.cleandoc(op.reference.__doc__ or "")
-
-
-def _significant(value: Any, digits: int = 4) -> float | None:
+def _significant(value: float) -> float | None:
     """A number with few digits, so that the page stays small; None for what JSON has no number for."""
-    number = float(value)
-    return float(f"{number:.{digits}g}") if math.isfinite(number) else None
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _text(tokenizer: Any, i: int) -> str:
+def _text(tokenizer: Tokenizer, i: int) -> str:
     """A token as text; bytes that are not a complete character as numbers. A row of the output layer may have no token: padding."""
     if i >= tokenizer.n_vocab:
         return f"<no token {i}>"
-    token: bytes = tokenizer.token_bytes(i)
+    token = tokenizer.token_bytes(i)
     try:
         return token.decode("utf-8")
     except UnicodeDecodeError:
@@ -244,6 +214,5 @@ def main(argv: list[str] | None = None) -> None:
     model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
     print(f"backend  {backend.reason}\nmodel    {checkpoint.describe()}, {model.n_parameters():,} weights")
     data = explore(model, tokenizer, config.prompt, config.out, title=str(checkpoint.run or checkpoint.path))
-    n_bytes = Path(config.out).stat().st_size
     print(f"prompt   {len(data['tokens'])} tokens, {data['loss']:.3f} nats for each that follows")
-    print(f"page     {config.out}, {n_bytes / 1e6:.2f} MB: open it in a browser")
+    print(f"page     {config.out}, {Path(config.out).stat().st_size / 1e6:.2f} MB: open it in a browser")

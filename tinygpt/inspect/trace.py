@@ -4,14 +4,16 @@ print(model.summary())
 print(model.trace(ids))            # a table: step, shape, parameters, FLOPs, bytes saved for backward
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import autograd as ag
-from autograd import nn
+from autograd import Array, nn
 from autograd.drawing import op_name, saved_arrays
+from tinygpt.models.gpt import GPT
+
+Steps = list[tuple[str, ag.OpRecord]]
+"""Every op in order, with the dotted name of the module that ran it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Trace:
         return _table(rows, n_left=3)
 
 
-def trace(model: Any, ids: Any, targets: Any = None) -> Trace:
+def trace(model: GPT, ids: Array, targets: Array | None = None) -> Trace:
     """Runs one forward pass as training would and lists its ops in order.
 
     ids, targets   (B, T) host integers; with targets the loss is computed, else the logits
@@ -81,69 +83,55 @@ def trace(model: Any, ids: Any, targets: Any = None) -> Trace:
     return Trace(found)
 
 
-def watched(model: Any, run: Callable[[], Any]) -> list[tuple[str, ag.OpRecord]]:
-    """Calls `run` and gives every op of it in order, each with the dotted name of the module of `model` that ran it."""
-    marks: list[tuple[int, str]] = []  # (number of the step, name of the module running from there on)
-    with ag.record() as steps, _reporting(model, lambda name: marks.append((len(steps), name))):
-        run()
-    found, module = [], ""
-    for number, step in enumerate(steps):
-        while marks and marks[0][0] <= number:
-            module = marks.pop(0)[1]
-        found.append((module, step))
-    return found
-
-
-def summary(model: Any) -> Text:
-    """A table of every parameter (shape, number of weights, trainable or frozen), with the sums that memory planning needs."""
-    rows: list[tuple[str, ...]] = [("parameter", "shape", "weights", "")]
-    n_trainable = 0
-    for name, p in model.named_parameters():
-        rows.append((name, str(p.shape), f"{p.size:,}", "" if p.requires_grad else "frozen"))
-        n_trainable += p.size if p.requires_grad else 0
-    n = model.n_parameters()
-    itemsize = model.parameters()[0].dtype.itemsize
-    rows.append(("sum", "", f"{n:,}", ""))
-    training = n * itemsize + 3 * n_trainable * itemsize
-    return Text(
-        f"{_table(rows, n_left=2)}\n"
-        f"{n_trainable:,} trainable, {n - n_trainable:,} frozen; weights {_mib(n * itemsize)}; "
-        f"with gradients and AdamW's two moments {_mib(training)}; plus activations: see trace(ids)"
-    )
-
-
-@contextmanager
-def _reporting(model: Any, report: Callable[[str], None]) -> Iterator[None]:
-    """Within this block each module calls report(its name) when it begins, and report(its caller's name) when it ends."""
+def watched(model: nn.Module, run: Callable[[], object]) -> Steps:
+    """Calls `run` and gives every op of it, named by the modules of `model`."""
+    modules = [(name, module) for name, module in model.named_modules() if name]
     running = [""]
-    wrapped = []
+    names: list[str] = []
 
-    def wrap(name: str, module: nn.Module) -> None:
-        forward = module.forward
+    def name_steps() -> None:
+        """What was recorded since the last call is of the module that is running."""
+        names.extend([running[-1]] * (len(steps) - len(names)))
 
-        def named(*args: Any, **kwargs: Any) -> Any:
+    def watch(name: str, forward: Callable[..., Array]) -> Callable[..., Array]:
+        def watched_forward(*args: Array, **kwargs: Array) -> Array:
+            name_steps()
             running.append(name)
-            report(name)
             try:
                 return forward(*args, **kwargs)
             finally:
+                name_steps()
                 running.pop()
-                report(running[-1])
 
-        module.forward = named  # type: ignore[method-assign]
-        wrapped.append(module)
+        return watched_forward
 
-    for name, module in model.named_modules():
-        if name:
-            wrap(name, module)
-    try:
-        yield
-    finally:
-        for module in wrapped:
-            del module.forward  # the class's own again
+    with ag.record() as steps:
+        for name, module in modules:
+            module.forward = watch(name, module.forward)
+        try:
+            run()
+        finally:
+            for _, module in modules:
+                del module.forward  # the class's own again
+    name_steps()
+    return list(zip(names, steps, strict=True))
 
 
-def _memory_of(array: Any) -> Any:
+def summary(model: GPT) -> Text:
+    """A table of every parameter (shape, number of weights, trainable or frozen), with the sums that memory planning needs."""
+    rows: list[tuple[str, ...]] = [("parameter", "shape", "weights", "")]
+    rows += [(name, str(p.shape), f"{p.size:,}", "" if p.requires_grad else "frozen") for name, p in model.named_parameters()]
+    n, itemsize = model.n_parameters(), model.parameters()[0].dtype.itemsize
+    n_trainable = sum(p.size for p in model.parameters() if p.requires_grad)
+    rows.append(("sum", "", f"{n:,}", ""))
+    return Text(
+        f"{_table(rows, n_left=2)}\n"
+        f"{n_trainable:,} trainable, {n - n_trainable:,} frozen; weights {_mib(n * itemsize)}; "
+        f"with gradients and AdamW's two moments {_mib((n + 3 * n_trainable) * itemsize)}; plus activations: see trace(ids)"
+    )
+
+
+def _memory_of(array: Array) -> Array:
     """The array whose memory a view looks into: that is what stays alive as long as the view does."""
     while getattr(array, "base", None) is not None and hasattr(array.base, "dtype"):
         array = array.base
