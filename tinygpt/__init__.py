@@ -16,10 +16,13 @@ from tinygpt.models import attached
 if TYPE_CHECKING:
     from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig
     from tinygpt.models.gpt import GPT
+    from tinygpt.runs.checkpoint import Checkpoint
+    from tinygpt.runs.run import Run
 
-__all__ = ["GPT", "GPTConfig", "PretrainConfig", "TrainConfig"]
+__all__ = ["GPT", "Checkpoint", "GPTConfig", "PretrainConfig", "Run", "TrainConfig"]
 
 _HOME = {"GPT": "tinygpt.models.gpt", "GPTConfig": "tinygpt.config", "PretrainConfig": "tinygpt.config", "TrainConfig": "tinygpt.config"}
+_HOME |= {"Checkpoint": "tinygpt.runs.checkpoint", "Run": "tinygpt.runs.run"}
 
 attached.HOMES.update(
     generate="tinygpt.inference.decoding:generate_ids",
@@ -27,6 +30,7 @@ attached.HOMES.update(
     trace="tinygpt.inspect.trace:trace",
     save_pretrained="tinygpt.weights.gpt2:save_pretrained",
     from_pretrained="tinygpt.weights.gpt2:from_pretrained",
+    GPT2ForSequenceClassification="tinygpt.finetuning.classifier:GPTClassifier",
 )
 
 _autograd = importlib.util.find_spec("autograd")

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -491,3 +493,13 @@ def test_a_model_that_is_asked_in_words_goes_on_writing():
     written = gpt.generate([tokenizer.encode(question)], 5, temperature=0.0)[0, len(tokenizer.encode(question)) :]
     assert asked == question + tokenizer.decode(written)
     assert "not asked: " in ask_in_words(GPT(TINY), TOKENIZER, "win", "spam")  # its characters lack some of the question's
+
+
+def test_a_checkpoint_knows_its_own_kind_of_model(tmp_path):
+    """Without the classifier's module having been imported."""
+    classifier().save_pretrained(tmp_path)
+    code = (
+        f"from tinygpt import Checkpoint; c = Checkpoint.open({str(tmp_path)!r}); print(c.kind, type(c.model()).__name__, c.model().labels)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split(maxsplit=2)[:2] == ["GPT2ForSequenceClassification", "GPTClassifier"], done.stderr

@@ -229,6 +229,3 @@ class GPTClassifier(nn.Module):
         classifier = cls(gpt, checkpoint.tokenizer(), labels, pooling=fields.get("pooling", "last"))
         checkpoint.stored.load_into(classifier)
         return classifier
-
-
-Checkpoint.builders[CLASSIFIER] = GPTClassifier.from_checkpoint

@@ -6,7 +6,7 @@
 import importlib
 
 HOMES: dict[str, str] = {}
-"""Method -> "module:function" that implements it."""
+"""Method -> "module:function" that implements it; architecture of a checkpoint -> "module:class" with a class method `from_checkpoint`."""
 
 
 class Attached:

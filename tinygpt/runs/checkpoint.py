@@ -5,17 +5,17 @@ model, tokenizer = checkpoint.model(), checkpoint.tokenizer()
 checkpoint.restore(trainer)
 """
 
+import importlib
 import math
 import warnings
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 from autograd import nn
 from tinygpt.config import GPTConfig
 from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.models.attached import HOMES
 from tinygpt.models.gpt import GPT
 from tinygpt.runs.layout import first_intact, list_checkpoints, read_pointer, status, verify_integrity
 from tinygpt.storage.checked_json import Entries, Json, read_json_object
@@ -33,8 +33,6 @@ class Checkpoint:
     config    the model's shape
     kind      the architecture, by Hugging Face's name: GPT2LMHeadModel, GPT2ForSequenceClassification
     """
-
-    builders: ClassVar[dict[str, Callable[["Checkpoint"], nn.Module]]] = {}  # by architecture
 
     def __init__(self, path: Path, run: Path | None = None) -> None:
         self.path, self.run = path, run
@@ -72,12 +70,12 @@ class Checkpoint:
         return cls(directory, path)
 
     def model(self) -> nn.Module:
-        """The model with its weights: a GPT, or what has registered itself in `builders` for this architecture."""
-        if self.kind not in self.builders:
-            raise InvalidInput(
-                f"{self.path}: architecture {self.kind}, expected one of {', '.join(self.builders)}; import what implements it"
-            )
-        return self.builders[self.kind](self)
+        """The model with its weights: a GPT, or the class that `tinygpt/__init__.py` names for another architecture."""
+        if self.kind == LANGUAGE_MODEL:
+            return self.language_model()
+        module, name = HOMES[self.kind].split(":")
+        made: nn.Module = getattr(importlib.import_module(module), name).from_checkpoint(self)
+        return made
 
     def language_model(self) -> GPT:
         """Raises ValueError, saying what it is, for anything but a language model."""
@@ -158,6 +156,3 @@ class Checkpoint:
         if isinstance(nats, float) and math.isfinite(nats):
             parts.append(f"validation loss {nats:.3f} nats")
         return ", ".join([*parts, status(self.run)])
-
-
-Checkpoint.builders[LANGUAGE_MODEL] = Checkpoint.language_model
