@@ -3,9 +3,26 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+
+from autograd import backend
+from tinygpt import GPTConfig
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.run import Run
+
+TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
+"""A stream that can be learned: 50 ids below 11, repeated."""
+
+
+def tiny(**changes):
+    """The smallest GPT that does everything: 11 tokens, as in TOKENS, and 8 positions; `changes` to its settings."""
+    return GPTConfig(**{"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 8, "vocab_size": 11, **changes})
+
+
+def weights(model):
+    """Copies of all parameters on the host, by name."""
+    return {name: np.array(backend.to_host(p.data)) for name, p in model.named_parameters()}
 
 
 def new_run(path, name="x"):

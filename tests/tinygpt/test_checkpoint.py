@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from autograd import backend
 from autograd.optim import AdamW
-from tests.tinygpt.helpers import checkpoint_directory, load, new_run, save_checkpoint
+from tests.tinygpt.helpers import checkpoint_directory, load, new_run, save_checkpoint, weights
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.inference.beam import beam_search
@@ -19,10 +19,6 @@ from tinygpt.weights.gpt2 import StoredModel
 
 TOKENIZER = CharacterTokenizer.train("abcdefgh\n")
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)
-
-
-def weights(model):
-    return {name: backend.to_host(p.data) for name, p in model.named_parameters()}
 
 
 def save(run, step, *, best=False, model=None):

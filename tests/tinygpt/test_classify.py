@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW
-from tests.tinygpt.helpers import FunctionRecord, Notes, load, new_run, save_checkpoint
+from tests.tinygpt.helpers import FunctionRecord, Notes, load, new_run, save_checkpoint, weights
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.data.windows import BatchOrder, Windows, pad
@@ -44,10 +44,6 @@ LABELS = ["ham", "eggs", "spam"]
 
 def classifier(seed=0, labels=LABELS, config=TINY, **options):
     return GPTClassifier(GPT(config, seed=seed), TOKENIZER, labels, seed=seed, **options)
-
-
-def weights(model):
-    return {name: backend.to_host(p.data).copy() for name, p in model.named_parameters()}
 
 
 poolings = st.sampled_from(["last", "mean", "first"])

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autograd import backend
 from benchmarks.reliability import FaultyDisk, kill_and_resume, save_under_faults
 from tests.autograd.checks import numpy_only
-from tests.tinygpt.helpers import FunctionRecord, Notes, checkpoint_directory, load, new_run, save_checkpoint
+from tests.tinygpt.helpers import FunctionRecord, Notes, checkpoint_directory, load, new_run, save_checkpoint, weights
 from tests.tinygpt.test_resume import FLAGS, SHAPE, TOKENIZER, pretrain, saver, text, trainer  # noqa: F401 (a fixture)
 from tinygpt.runs.layout import integrity_errors, verify_integrity
 from tinygpt.runs.run import Run
@@ -25,10 +24,6 @@ from tinygpt.storage.durable import Lock, replace_file, use_disk, write_file
 from tinygpt.training.metrics import MetricsFile
 
 CI_KILLS, CI_FAULTS = 20, 50
-
-
-def weights(model):
-    return {name: backend.to_host(p.data) for name, p in model.named_parameters()}
 
 
 def save(run, t, *, best=True, keep=2):

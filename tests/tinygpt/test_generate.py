@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autograd import backend
-from tinygpt import GPT, GPTConfig
+from tests.tinygpt.helpers import tiny
+from tinygpt import GPT
 from tinygpt.data.tokenizer import CharacterTokenizer, WordTokenizer
 from tinygpt.inference.beam import beam_search
 from tinygpt.inference.decoding import TokenIterator, generate
@@ -15,7 +16,7 @@ from tinygpt.inference.sampling import PerRowRNG, Sampling, candidates, penalize
 from tinygpt.inference.text import IncrementalDetokenizer, TextStream, complete, complete_all
 from tinygpt.models.gpt import generate_plain
 
-TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
+TINY = tiny(vocab_size=17)
 
 
 def rng():
@@ -144,7 +145,7 @@ def test_text_ends_where_the_first_stop_string_begins(text, stop):
 
 
 def test_an_empty_prompt_starts_from_the_end_token():
-    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=257))
+    model = GPT(tiny(vocab_size=257))
     assert complete(model, Bytes(), "", 3).stop_reason in ("length", "eos")
 
 

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW
+from tests.tinygpt.helpers import weights
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.finetuning.classifier import GPTClassifier
@@ -34,10 +35,6 @@ def logits(model, ids=IDS):
         found = model(ids).numpy().copy()
     model.train(was_training)
     return found
-
-
-def weights(model):
-    return {name: backend.to_host(p.data).copy() for name, p in model.named_parameters()}
 
 
 def trained(config=None, seed=0, model=None):

@@ -18,7 +18,7 @@ from autograd import backend
 from autograd.optim import AdamW
 from autograd.threads import n_threads
 from tests.autograd.checks import numpy_only
-from tests.tinygpt.helpers import Notes
+from tests.tinygpt.helpers import TOKENS, Notes
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import IGNORED, Windows
 from tinygpt.finetuning.common import set_trainable
@@ -30,7 +30,6 @@ from tinygpt.training.trainer import Trainer
 pytestmark = numpy_only
 
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=11, dropout=0.1)
-TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
 
 
 def trainer(model=None, **changes):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from autograd import backend
 from tests.autograd.checks import numpy_only
-from tests.tinygpt.helpers import Notes, checkpoint_directory, load_training, new_run, save_checkpoint
-from tinygpt import GPT, GPTConfig, TrainConfig
+from tests.tinygpt.helpers import TOKENS, Notes, checkpoint_directory, load_training, new_run, save_checkpoint, tiny
+from tinygpt import GPT, TrainConfig
 from tinygpt.config import PretrainConfig
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.data.windows import Windows
@@ -32,8 +32,7 @@ pytestmark = pytest.mark.exact
 
 ROOT = Path(__file__).parent.parent.parent
 TOKENIZER = CharacterTokenizer.train("abcdefghijk")
-SHAPE = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=11, dropout=0.2)
-TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
+SHAPE = tiny(dropout=0.2)
 
 
 def trainer(seed=0, **changes):

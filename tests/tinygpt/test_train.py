@@ -6,15 +6,14 @@ import pytest
 
 from autograd import backend
 from autograd.optim import AdamW
-from tests.tinygpt.helpers import FunctionRecord, Notes
-from tinygpt import GPT, GPTConfig, TrainConfig
+from tests.tinygpt.helpers import TOKENS, FunctionRecord, Notes, tiny
+from tinygpt import GPT, TrainConfig
 from tinygpt.data.windows import IGNORED, BatchOrder, Windows
 from tinygpt.training.metrics import MetricsFile, Result, bits_per_byte, evaluate, plot_loss
 from tinygpt.training.step import train_step
 from tinygpt.training.trainer import Trainer
 
-TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=11)
-TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
+TINY = tiny()
 
 
 def trainer(config=None, model=TINY, **changes):

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from autograd import backend
 from tests.strategies import seeds
-from tests.tinygpt.helpers import load
+from tests.tinygpt.helpers import load, weights
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.storage import safetensors
@@ -26,17 +26,13 @@ from tinygpt.weights.hub import WEIGHTS, locate
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=19)
 
 
-def weights_of(model):
-    return {name: np.array(backend.to_host(p.data)) for name, p in model.named_parameters()}
-
-
 def saved(directory, config=TINY, seed=3):
     """A saved model, its tensors as found in the file, and its weights."""
     model = GPT(config, seed=seed)
     for _, p in model.named_parameters():  # biases and norms, too, are numbers of their own
         p.data += backend.to_device(np.random.default_rng(p.size).standard_normal(p.shape, dtype=np.float32) * 0.1)
     model.save_pretrained(directory)
-    return load_file(directory / WEIGHTS), weights_of(model)
+    return load_file(directory / WEIGHTS), weights(model)
 
 
 def header_of(path):
@@ -101,7 +97,7 @@ def test_every_way_to_read_gives_the_same_numbers(tmp_path_factory, shape, chunk
 def test_half_precision_is_widened(tmp_path):
     tensors, _ = saved(tmp_path)
     save_file({name: array.astype(np.float16) for name, array in tensors.items()}, tmp_path / WEIGHTS)
-    for name, array in weights_of(GPT.from_pretrained(tmp_path)).items():
+    for name, array in weights(GPT.from_pretrained(tmp_path)).items():
         assert array.dtype == np.float32
         np.testing.assert_array_equal(array, tensors[name].astype(np.float16))
 
@@ -114,7 +110,7 @@ def test_bfloat16_is_widened(tmp_path):
         header[name] = {"dtype": "BF16", "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(half)]}
         data += half
     write(tmp_path / WEIGHTS, header, data)
-    for name, array in weights_of(GPT.from_pretrained(tmp_path)).items():
+    for name, array in weights(GPT.from_pretrained(tmp_path)).items():
         np.testing.assert_allclose(array, tensors[name], rtol=2**-7)
         assert not (np.ascontiguousarray(array).view(np.uint32) & 0xFFFF).any()
 
@@ -126,7 +122,7 @@ def test_bfloat16_is_widened(tmp_path):
 def test_a_wrappers_prefix_is_ignored(tmp_path, prefix):
     tensors, expected = saved(tmp_path)
     save_file({prefix + name: array for name, array in tensors.items()}, tmp_path / WEIGHTS)
-    np.testing.assert_equal(weights_of(GPT.from_pretrained(tmp_path)), expected)
+    np.testing.assert_equal(weights(GPT.from_pretrained(tmp_path)), expected)
     assert canonical_name(prefix + "h.0.mlp.c_fc.bias") == "h.0.mlp.c_fc.bias"
 
 
@@ -134,7 +130,7 @@ def test_attentions_triangle_is_no_weight(tmp_path):
     tensors, expected = saved(tmp_path)
     tensors |= {"h.0.attn.bias": np.ones((1, 1, 12, 12), np.uint8), "h.1.attn.masked_bias": np.array(-1e4, np.float32)}
     save_file(tensors, tmp_path / WEIGHTS)
-    np.testing.assert_equal(weights_of(GPT.from_pretrained(tmp_path)), expected)
+    np.testing.assert_equal(weights(GPT.from_pretrained(tmp_path)), expected)
 
 
 def shard(directory, tensors, n=3):
@@ -150,7 +146,7 @@ def shard(directory, tensors, n=3):
 def test_shards_are_read_through_their_index(tmp_path):
     tensors, expected = saved(tmp_path)
     shard(tmp_path, tensors)
-    np.testing.assert_equal(weights_of(GPT.from_pretrained(tmp_path)), expected)
+    np.testing.assert_equal(weights(GPT.from_pretrained(tmp_path)), expected)
 
 
 def test_an_index_that_does_not_fit_its_shards_is_named(tmp_path):
@@ -172,9 +168,9 @@ def test_an_index_that_does_not_fit_its_shards_is_named(tmp_path):
 def test_a_tied_models_file_may_hold_the_head_if_it_is_the_same(tmp_path):
     tensors, expected = saved(tmp_path)
     save_file(tensors | {"lm_head.weight": tensors["wte.weight"]}, tmp_path / WEIGHTS)
-    np.testing.assert_equal(weights_of(GPT.from_pretrained(tmp_path)), expected)
+    np.testing.assert_equal(weights(GPT.from_pretrained(tmp_path)), expected)
     save_file({"lm_head.weight" if name == "wte.weight" else name: array for name, array in tensors.items()}, tmp_path / WEIGHTS)
-    np.testing.assert_equal(weights_of(GPT.from_pretrained(tmp_path)), expected)
+    np.testing.assert_equal(weights(GPT.from_pretrained(tmp_path)), expected)
     save_file(tensors | {"lm_head.weight": tensors["wte.weight"] + 1}, tmp_path / WEIGHTS)
     with pytest.raises(ValueError, match=r"lm_head.weight differs from wte.weight, expected equal ones .*tie_word_embeddings\": false"):
         GPT.from_pretrained(tmp_path)
@@ -195,7 +191,7 @@ def test_nanogpts_names_and_orientation(tmp_path, bias):
     arguments = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12, "vocab_size": 19, "dropout": 0.2, "bias": bias}
     (tmp_path / "config.json").write_text(json.dumps(arguments), encoding="utf-8")
     model = GPT.from_pretrained(tmp_path)
-    np.testing.assert_equal(weights_of(model), expected)
+    np.testing.assert_equal(weights(model), expected)
     assert model.config.n_positions == 12 and model.config.dropout == 0.2
 
 
@@ -219,9 +215,9 @@ def test_llm_c_files(tmp_path):
     llm_c_file(tmp_path / "gpt2_124M.bin", tensors)
     model = GPT.from_pretrained(tmp_path / "gpt2_124M.bin")
     assert model.config == TINY
-    np.testing.assert_equal(weights_of(model), expected)
+    np.testing.assert_equal(weights(model), expected)
     llm_c_file(tmp_path / "half.bin", tensors, version=5)
-    for name, array in weights_of(GPT.from_pretrained(tmp_path / "half.bin")).items():
+    for name, array in weights(GPT.from_pretrained(tmp_path / "half.bin")).items():
         np.testing.assert_allclose(array, expected[name], rtol=2**-7)
 
 
@@ -405,7 +401,7 @@ def test_names_are_fetched(tmp_path, monkeypatch):
 
     _, expected = saved(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
-    np.testing.assert_equal(weights_of(GPT.from_pretrained("gpt2")), expected)
+    np.testing.assert_equal(weights(GPT.from_pretrained("gpt2")), expected)
     assert locate("gpt2-xl") == locate("owner/name") == tmp_path
     assert asked == ["openai-community/gpt2", "openai-community/gpt2-xl", "owner/name"]
     with pytest.raises(
