@@ -151,7 +151,7 @@ def main() -> None:
     train = LabeledBatches(sequences["train"], targets["train"], weights)
     validation = LabeledBatches(sequences["validation"], targets["validation"], weights)
     with Progress(plan.steps, unit="nats per text") as progress:
-        result = fit(classifier, train, validation, plan, progress, a_run)
+        result = fit(classifier, train, validation, plan, progress, a_run, config.override)
     exit_if_interrupted(result, f"no report yet; resume with: python {config.script} --resume {directory}")
 
     # After training: the same test texts.

@@ -167,7 +167,7 @@ def main() -> None:
     print(f"\ntraining   {config.trainable}: {n_trainable(gpt):,} of {gpt.n_parameters():,} weights, {plan.steps} updates of {batch} rows")
 
     with Progress(plan.steps) as progress:
-        result = fit(gpt, train, validation, plan, progress, a_run)
+        result = fit(gpt, train, validation, plan, progress, a_run, config.override)
     exit_if_interrupted(result, f"no report yet; resume with: python {config.script} --resume {directory}")
 
     # After training: the same rows.

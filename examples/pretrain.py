@@ -32,6 +32,7 @@ BIGRAM_TOKENS = 5_000_000  # of the corpus, for the baseline: all of it, unless 
 
 
 def main() -> None:
+    # Flags from the command line; with --resume, the run's own settings are the defaults.
     config = settings(PretrainConfig(model=GPTConfig.preset("laptop"), train=TRAIN), __doc__)
     print(f"backend    {backend.reason}")
 
@@ -43,7 +44,7 @@ def main() -> None:
     if a_run and not last:
         print(f"resume     {a_run.path} has no checkpoint yet: starting from step 0")
 
-    # Tokenizer, trained on the training part only (but an alphabet needs every character there is).
+    # Tokenizer, trained on the training part only (--tokenizer characters reads both parts: every character needs an id).
     started, texts = time.perf_counter(), texts_for_tokenizer(corpus, config.tokenizer)
     tokenizer = last.tokenizer() if last else train_tokenizer(config.tokenizer, texts, config.model.vocab_size)
     print(f"tokenizer  {tokenizer} in {time.perf_counter() - started:.1f} s")
@@ -55,7 +56,7 @@ def main() -> None:
     each = f"{n_bytes / len(validation_ids):.2f} bytes each"
     print(f"tokens     {len(train_ids):,} for training, {len(validation_ids):,} for validation, {each}")
 
-    # Model and trainer, if they fit into memory.
+    # Model and trainer, if they fit into memory. Several processes may share each micro-batch (tinygpt/parallel/local.py).
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
     processes = n_processes(config.train, shape.n_parameters(), context)
     print(f"memory     {check_memory(shape, config.train.micro_batch, recompute=config.train.recompute, processes=processes)}")
@@ -83,6 +84,7 @@ def main() -> None:
         print(f"bits       {check_deterministic(trainer)}")
 
     def sample(title: str) -> None:
+        # without an end token to start from, the text's first token
         prompt = "" if tokenizer.eos_id is not None else tokenizer.decode(train_ids[:1])
         text = complete(model, tokenizer, prompt, config.sample_tokens, seed=config.train.seed).text
         a_run.add_sample(title, text)
@@ -91,6 +93,7 @@ def main() -> None:
     print()
     if not last:
         sample("sample before training")
+    # The loop is tinygpt/training/trainer.py, one update of it tinygpt/training/step.py.
     with Progress(config.train.steps, trainer.result.step) as progress:
         result = a_run.train(trainer, progress)
     exit_if_interrupted(result, f"resume with: python examples/pretrain.py --resume {a_run.path}")

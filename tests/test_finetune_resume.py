@@ -101,13 +101,15 @@ def test_what_contradicts_the_run_or_has_changed_is_refused(folder):
         assert process.returncode == 1 and err.count("\n") == 1, err
         return err
 
+    assert "--lr 0.1, expected 0.0005 as in the run (or --override)" in refused("finetune_classifier.py", "--resume", "done", "--lr", "0.1")
     assert "resume: --batch 4, expected 8 as in the run" in refused("finetune_classifier.py", "--resume", "done", "--batch", "4")
     assert "a run of examples/finetune_classifier.py, expected one of" in refused("finetune_instructions.py", "--resume", "done")
     assert "a run of examples/finetune_classifier.py, expected one of examples/pretrain.py" in refused("pretrain.py", "--resume", "done")
     rows = (folder / "rows.csv").read_text(encoding="utf-8")
     (folder / "rows.csv").write_text(rows.replace("blue", "pink"), encoding="utf-8")
     message = refused("finetune_classifier.py", "--resume", "done", "--epochs", "5")
+    finish(folder, "finetune_classifier.py", "--resume", "done", "--epochs", "5", "--override", "--lr", "0.001")
     (folder / "rows.csv").write_text(rows, encoding="utf-8")
     assert "as when the run began; the text has changed since" in message
-    out = finish(folder, "finetune_classifier.py", "--resume", "done", "--epochs", "5")
+    out = finish(folder, "finetune_classifier.py", "--resume", "done", "--epochs", "6", "--override")
     assert re.search(r"resume     from step \d+ of \d+", out)

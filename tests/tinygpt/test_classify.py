@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW
+from tests.autograd.checks import numpy_only
 from tests.tinygpt.helpers import FunctionRecord, Notes, load, new_run, save_checkpoint, weights
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
@@ -491,6 +492,7 @@ def test_a_model_that_is_asked_in_words_goes_on_writing():
     assert "not asked: " in ask_in_words(GPT(TINY), TOKENIZER, "win", "spam")  # its characters lack some of the question's
 
 
+@numpy_only
 def test_a_checkpoint_knows_its_own_kind_of_model(tmp_path):
     """Without the classifier's module having been imported."""
     classifier().save_pretrained(tmp_path)

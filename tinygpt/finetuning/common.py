@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Protocol, get_args
 
 from autograd import Array
-from tinygpt.config import FREE, GPTConfig, PathName, PretrainConfig, TrainConfig
+from tinygpt.config import FREE, WITH_OVERRIDE, GPTConfig, PathName, PretrainConfig, TrainConfig
 from tinygpt.data.corpora import load_corpus, run_name
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
@@ -65,13 +65,13 @@ class FinetuneConfig:
     """Passes over the training rows, at most."""
     batch: int = 16
     """Texts per update."""
-    lr: float = 5e-4
+    lr: float = field(default=5e-4, metadata=WITH_OVERRIDE)
     """Peak learning rate."""
-    warmup_steps: int = 50
+    warmup_steps: int = field(default=50, metadata=WITH_OVERRIDE)
     """Updates over which the learning rate rises from 0."""
-    weight_decay: float = 0.1
+    weight_decay: float = field(default=0.1, metadata=WITH_OVERRIDE)
     """AdamW's decay, on matrices only."""
-    patience: int = 4
+    patience: int = field(default=4, metadata=FREE)
     """Evaluations (two per epoch) without a better one after which training ends."""
     seed: int = 0
     """Seed of split, order and new weights."""
@@ -80,7 +80,7 @@ class FinetuneConfig:
     resume: PathName = field(default="", metadata=FREE)
     """Run directory to resume from its last intact checkpoint; its settings become the defaults of all flags."""
     override: bool = field(default=False, metadata=FREE)
-    """With --resume: allow other settings of the optimizer than the run began with."""
+    """With --resume: allow other settings of the optimizer, and other data, than the run began with."""
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("seed", 0)):  # TrainConfig checks the others
@@ -154,18 +154,18 @@ def n_trainable(model: Model) -> int:
 
 def fit(
     model: protocols.Trainable, train: protocols.Batches, validation: protocols.Batches, config: TrainConfig, reporter: Reporter,
-    run: Run | None = None,
+    run: Run | None = None, override: bool = False,
 ) -> Result:  # fmt: skip
     """Trains, and leaves the model with the weights of the best validation loss. Losses are in nats per target (a text or a token).
 
     config   micro_batch counts texts; `patience` stops early
-    run      where metrics and checkpoints go; where it has a checkpoint already, training resumes from there
+    run      where metrics and checkpoints go; where it has a checkpoint already, training resumes from there, on other rows with `override`
     Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so.
     """
     trainer = Trainer(model, config, train, validation, workers_for(model, config))
     if run is not None:
         if layout.list_checkpoints(run.path):
-            resume(run, trainer)
+            resume(run, trainer, override)
         result = run.train(trainer, reporter)
         if result.best_step:
             run.restore_best(trainer)
@@ -177,10 +177,10 @@ def fit(
     return result
 
 
-def resume(run: Run, trainer: Trainer) -> None:
+def resume(run: Run, trainer: Trainer, override: bool) -> None:
     """Puts a trainer where a fine-tuning was stopped, and says so. Raises ValueError if the data is not what it was."""
-    training = run.restore(trainer)
-    check_data(training, "data_fingerprint", str(run.facts.get("data_fingerprint")), "data", override=False)
+    training = run.restore(trainer, other_data=override)
+    check_data(training, "data_fingerprint", str(run.facts.get("data_fingerprint")), "data", override=override)
     print(f"resume     from step {trainer.result.step:,} of {trainer.config.steps:,}")
     if changed := environment_changes(training, trainer.processes):
         print(f"           not bit for bit, because this is another environment: {changed}")
