@@ -14,7 +14,9 @@ from tinygpt.inference.beam import beam_search
 from tinygpt.inference.decoding import generate
 from tinygpt.inference.text import complete, complete_all
 from tinygpt.inspect.explore import collect
-from tinygpt.runs.layout import newest_run
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.layout import newest_run, status
+from tinygpt.storage.durable import Lock
 from tinygpt.weights.gpt2 import StoredModel
 
 TOKENIZER = CharacterTokenizer.train("abcdefgh\n")
@@ -174,3 +176,32 @@ def test_byte_level_tokenizers_travel_with_the_model(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert config["eos_token_id"] == config["bos_token_id"] == tokenizer.eos_id
     assert load(tmp_path)[1].encode("the cat") == tokenizer.encode("the cat")
+
+
+def test_an_interrupted_run_is_not_preferred_to_a_finished_one_and_a_run_elsewhere_is_found(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    finished, interrupted = new_run(None, "docs"), new_run(None, "docs")
+    for age, (run, step) in enumerate([(finished, 9), (interrupted, 5)]):
+        save_checkpoint(run, step, model := GPT(TINY), AdamW(model), TOKENIZER, {"step": step, "train": {"steps": 9}}, best=True)
+        os.utime(run / "checkpoints" / "last", (age, age))
+    (interrupted / "metrics.jsonl").write_text('{"step": 5, "ended": "interrupted"}\n', encoding="utf-8")
+    said = []
+    assert newest_run(note=said.append) == finished
+    assert said and f"{interrupted} is newer but " in said[0] and f"--run {interrupted}" in said[0]
+
+    far = new_run(tmp_path / "far" / "away", "docs")  # neither below runs/ nor in the working directory
+    save_checkpoint(far, 9, model := GPT(TINY), AdamW(model), TOKENIZER, {"step": 9, "train": {"steps": 9}}, best=True)
+    assert newest_run() == far
+    assert Checkpoint.open(far).describe() == f"{far}, step 9, finished"
+
+
+def test_how_a_run_ended_is_said(tmp_path):
+    run = new_run(tmp_path / "run")
+    save_checkpoint(run, 5, model := GPT(TINY), AdamW(model), TOKENIZER, {"step": 5, "train": {"steps": 9}}, best=True)
+    held = Lock(run).acquire()
+    held.release()
+    assert status(run) == "interrupted at step 5 of 9"
+    for ended, words in (("diverged", "diverged after step 5 of 9"), ("stopped early", "stopped early"), ("finished", "finished")):
+        (run / "metrics.jsonl").write_text('{"step": 5}\n' + json.dumps({"step": 5, "ended": ended}) + "\n", encoding="utf-8")
+        assert status(run) == words

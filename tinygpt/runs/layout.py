@@ -113,10 +113,12 @@ def status(run: Path) -> str:
     if steps is None or step == steps:
         return "finished"
     try:
-        with Lock(run):
+        with Lock(run):  # does nothing where this process holds it
             pass
-    except OSError:
+    except BlockingIOError:
         return f"in progress, step {step} of {steps}"
+    except OSError:  # a directory that cannot be written to: nobody trains in it
+        pass
     return f"diverged after step {step} of {steps}" if ended == "diverged" else f"interrupted at step {step} of {steps}"
 
 
