@@ -74,7 +74,6 @@ class Call:
     options: dict[str, Any]
     needs: bool = False  # forward takes `needs`
     moved: tuple[float, float] = (2, 3)  # arrays of the first input's size that forward and backward must at least read or write
-    float32_only: bool = False
 
 
 def calls(rng: np.random.Generator, rows: int, columns: int, *, only: str | None = None) -> Iterator[Call]:
@@ -84,6 +83,8 @@ def calls(rng: np.random.Generator, rows: int, columns: int, *, only: str | None
         return rng.standard_normal(shape, dtype=np.float32)
 
     makers: dict[str, Callable[[], Call]] = {
+        "Add": lambda: Call("Add", [normal(rows, columns), normal(rows, columns)], {}, moved=(3, 0)),
+        "Linear": lambda: Call("Linear", [normal(rows, 24), normal(24, columns), normal(columns)], {}, needs=True),
         "GELU": lambda: Call("GELU", [normal(rows, columns)], {}),
         "Softmax": lambda: Call("Softmax", [normal(rows, columns)], {"axis": 1}),
         "LayerNorm": lambda: Call("LayerNorm", [3 + normal(rows, columns), normal(columns), normal(columns)], {}),
@@ -97,14 +98,16 @@ def calls(rng: np.random.Generator, rows: int, columns: int, *, only: str | None
             {"n_counted": rows - len(range(3, rows, 7)), "ignore_index": -100, "label_smoothing": 0.0, "chunk": 1024},
             needs=True,
         ),
-        "Attention": lambda: Call(
-            "Attention", [*(normal(2, 2, min(rows, columns), 8) for _ in range(3)), None], {"causal": True}, float32_only=True
+        "Attention": lambda: Call("Attention", [*(normal(2, 2, min(rows, columns), 8) for _ in range(3)), None], {"causal": True}),
+        "Attention in 16 bits": lambda: Call(
+            "Attention",
+            [*(a.transpose(0, 2, 1, 3) for a in np.split(normal(2, max(64, min(rows, columns)), 6, 64), 3, axis=2)), None],
+            {"causal": True},
         ),
         "Attention with dropout": lambda: Call(
             "Attention",
             [normal(2, 2, max(1, min(rows, columns) // 2), 8), *(normal(2, 2, min(rows, columns), 8) for _ in range(2)), None],
             {"causal": bool(rows % 2), "p": 0.1, "seed": 1, "draw": 2},
-            float32_only=True,
         ),
     }
     for name, make in makers.items():
@@ -144,7 +147,7 @@ def forward_and_backward(op: Any, call: Call, arrays: list[Any], xp: Any, dy: An
     if dy is None:
         rng = np.random.default_rng(0)
         dy = xp.asarray(rng.standard_normal(y.shape, dtype=np.float32)).astype(y.dtype)
-    gradients = op.backward(saved, dy)
+    gradients = op.backward(saved, dy, **(needs if op.backward_takes_needs else {}))
     return [y, *(g for g in (gradients if isinstance(gradients, tuple) else (gradients,)) if g is not None)], dy
 
 
@@ -186,7 +189,7 @@ def check(report: Report, options: argparse.Namespace) -> None:
                 arrays = on_device(call, xp, dtype)
                 for kernel in kernels:
                     name = {"kernel": kernel.__name__, "shape": [rows, columns], "dtype": dtype.name}
-                    if (call.float32_only and dtype.name != "float32") or not kernel.supports(*arrays, **call.options):
+                    if (dtype.name != "float32" and not kernel.takes_half) or not kernel.supports(*arrays, **call.options):
                         continue
                     try:
                         with poisoned(xp):
@@ -600,7 +603,7 @@ def tests(report: Report, options: argparse.Namespace) -> None:
         "-p",
         "no:cacheprovider",
         "-n",
-        "6",
+        "8",
         "--maxfail=30",
         "-rfE",
         "--tb=line",

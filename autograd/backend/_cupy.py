@@ -155,6 +155,19 @@ def checked_indices(array: ArrayLike, n: int, *, what: str = "index", ignore: in
     return xp.asarray(host), counted
 
 
+def join(parts: Sequence[Array], axis: int) -> Array:
+    """As `_numpy.join`. The gradients of q, k and v, say, are parts of one array, which this gives back."""
+    first, n = parts[0], len(parts)
+    step = first.shape[axis] * first.strides[axis]  # bytes from one part to the next, if they lie side by side
+    if any(
+        p.data.mem is not first.data.mem or p.data.ptr != first.data.ptr + i * step or p.strides != first.strides
+        for i, p in enumerate(parts)
+    ):
+        return xp.concatenate(parts, axis=axis)
+    shape = tuple(n * length if i == axis % first.ndim else length for i, length in enumerate(first.shape))
+    return xp.ndarray(shape, first.dtype, first.data, first.strides)
+
+
 def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
     """As `_numpy.scatter_add`.
 

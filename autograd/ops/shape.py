@@ -117,7 +117,7 @@ class Split(Movement):
     def backward(saved: tuple[tuple[int, ...], int], dys: tuple[Array | None, ...]) -> Array:
         shape, axis = saved
         like = next(dy for dy in dys if dy is not None)
-        return xp.concatenate([xp.zeros(shape, dtype=like.dtype) if dy is None else dy for dy in dys], axis=axis)
+        return backend.join([xp.zeros(shape, dtype=like.dtype) if dy is None else dy for dy in dys], axis)
 
 
 class Index(Movement):

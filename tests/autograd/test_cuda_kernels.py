@@ -12,6 +12,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -39,8 +40,10 @@ def registered_apart() -> tuple[dict[type, list[Any]], set[type], ModuleType]:
     before = dispatch._kernels, dispatch._experimental
     dispatch._kernels, dispatch._experimental = {}, set()
     try:
-        from autograd.kernels.cuda import module
+        from autograd.kernels.cuda import attention_cudnn, module
 
+        dispatch._kernels[Attention].remove(attention_cudnn.AttentionCuDNN)  # NVIDIA's code: it runs on a device alone
+        dispatch._experimental.remove(attention_cudnn.AttentionCuDNN)
         return dispatch._kernels, dispatch._experimental, module
     finally:
         dispatch._kernels, dispatch._experimental = before
@@ -48,6 +51,7 @@ def registered_apart() -> tuple[dict[type, list[Any]], set[type], ModuleType]:
 
 pytestmark = numpy_only
 KERNELS, EXPERIMENTAL, module = registered_apart() if backend.name == "numpy" else ({}, set(), ModuleType("unused"))
+matmul: Any = sys.modules.get("autograd.kernels.cuda.matmul")
 DIRECTORY = Path(ag.__file__).parent / "kernels" / "cuda"
 FILES = sorted(path.name for path in DIRECTORY.glob("*.cu"))
 TYPES = [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")]  # (storage, parameter)
@@ -262,7 +266,12 @@ each_storage = pytest.mark.parametrize("storage", ["float", "bf16"])
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
-OWN_TESTS = {"Attention", "Embedding", "LinearCrossEntropy"}  # below: they index, or multiply matrices, which the bits of bfloat16 cannot
+OWN_TESTS = {
+    "Attention",
+    "Embedding",
+    "Linear",
+    "LinearCrossEntropy",
+}  # below: they index, or multiply matrices, which the bits of bfloat16 cannot
 CALLED = sorted({call.op for call in gpu.calls(np.random.default_rng(0), 2, 2)})
 
 
@@ -378,6 +387,25 @@ def test_embedding_gradient(n_channels, storage, host_either):
     expected, _ = Embedding.backward((ids, (9, n_channels)), to_float(dy))
     assert_near(dweight, expected, dy.dtype)
     assert (dweight[4] == 0).all()
+
+
+@on_host
+@each_storage
+@each_shape
+def test_bias_and_its_gradient(shape, storage, host_either):
+    rng = np.random.default_rng(5)
+    y, bias = stored(host_either, storage, rng.standard_normal(shape), rng.standard_normal(shape[-1]))
+    sums = matmul.column_sums(y)
+    assert_near(sums, to_float(y).reshape(-1, shape[-1]).sum(axis=0), np.dtype("float32"))
+    expected = to_float(y) + to_float(bias)
+    matmul.add_bias(y, bias)
+    assert_near(y, expected, y.dtype)
+
+
+@on_host
+def test_columns_of_more_rows_than_blocks(host):
+    (x,) = stored(host, "bf16", np.random.default_rng(6).standard_normal((2500, 70)))
+    assert_near(matmul.column_sums(x), to_float(x).sum(axis=0), np.dtype("float32"))
 
 
 @on_host

@@ -325,6 +325,17 @@ def test_scatter_add_waits_for_nothing_and_repeats(seed, n, n_rows):
 
 
 @on_device
+def test_parts_of_one_array_are_joined_without_a_copy():
+    whole = to_device(np.arange(24.0).reshape(2, 3, 4))
+    parts = [whole[..., :2], whole[..., 2:]]
+    joined = backend.join(parts, -1)
+    assert joined.data.ptr == whole.data.ptr and joined.flags.c_contiguous
+    assert_close(joined, to_host(whole))
+    assert_close(backend.join(parts[::-1], -1), np.roll(to_host(whole), 2, axis=-1))
+    assert_close(backend.join([parts[0], parts[0]], 1), np.concatenate([to_host(parts[0])] * 2, axis=1))
+
+
+@on_device
 @has_bfloat16
 def test_scatter_add_of_bfloat16_adds_in_float32():
     total = backend.scatter_add((1, 1), to_device(np.zeros(1000, int)), xp.ones((1000, 1), dtype=backend.bfloat16))

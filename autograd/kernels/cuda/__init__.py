@@ -4,4 +4,4 @@ A `.cu` file mirrors the file of `autograd/ops` that it speeds up; its header gi
 measured gain yet, so all need AUTOGRAD_KERNELS=experimental; `python benchmarks/gpu.py` checks and measures them.
 """
 
-from autograd.kernels.cuda import activation, attention, dropout, embedding, loss, normalization, optim  # noqa: F401
+from autograd.kernels.cuda import activation, attention, dropout, elementwise, embedding, loss, matmul, normalization, optim  # noqa: F401

@@ -6,6 +6,7 @@ from collections import namedtuple
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
+from autograd.kernels.cuda import attention_cudnn  # noqa: F401  registered first: the first choice where it fits
 from autograd.kernels.cuda.dropout import mask_arguments
 from autograd.kernels.cuda.module import STORAGE, contiguous, f32, i32, kernel, row_threads, rows_of, takes
 from autograd.ops.attention import Attention

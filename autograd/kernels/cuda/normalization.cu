@@ -36,7 +36,7 @@ extern "C" __global__ void layer_norm_forward(
     }
 }
 
-// dx of all rows; and for each block the sums over its rows of dy n and dy, which `layer_norm_sum_blocks` adds up: no atomics,
+// dx of all rows; and for each block the sums over its rows of dy n and dy, which `sum_parts` of matmul.cu adds up: no atomics,
 // so the same bits every time. dgamma_parts and dbeta_parts are (blocks, channels).
 extern "C" __global__ void layer_norm_backward(
     storage* dx, float* dgamma_parts, float* dbeta_parts, const storage* x, const float* mean, const float* r,
@@ -69,20 +69,4 @@ extern "C" __global__ void layer_norm_backward(
     }
     store(dgamma_parts + (long long)blockIdx.x * n_channels, c, n_channels, dgamma);
     store(dbeta_parts + (long long)blockIdx.x * n_channels, c, n_channels, dbeta);
-}
-
-// total[c] = sum over parts of parts[part][c]. One warp's lanes take 32 neighbouring channels, the block's warps every
-// (number of warps)-th part; the warps' sums are then added in order. Blocks of 32 to 1024 threads.
-extern "C" __global__ void layer_norm_sum_blocks(parameter* total, const float* parts, int n_parts, int n_channels) {
-    __shared__ float of_warp[32][32];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32, c = blockIdx.x * 32 + lane;
-    float sum = 0.0f;
-    if (c < n_channels)
-        for (int part = warp; part < n_parts; part += n_warps) sum += parts[(long long)part * n_channels + c];
-    of_warp[warp][lane] = sum;
-    __syncthreads();
-    if (warp == 0 && c < n_channels) {
-        for (int w = 1; w < n_warps; w++) sum += of_warp[w][lane];
-        from_float(sum, total[c]);
-    }
 }

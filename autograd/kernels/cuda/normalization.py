@@ -5,6 +5,7 @@ from collections import namedtuple
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
+from autograd.kernels.cuda.matmul import sum_parts
 from autograd.kernels.cuda.module import MAX_THREADS, contiguous, f32, i32, i64, kernel, row_threads, rows_of, takes, width
 from autograd.ops.normalization import LayerNorm
 
@@ -46,8 +47,5 @@ class LayerNormCUDA(LayerNorm):
         run = kernel("normalization.cu", "layer_norm_backward", x.dtype.name, gamma.dtype.name)
         arguments = (dx, *parts, x, mean, r, gamma, contiguous(dy), i64(n_rows), i32(n_channels))
         run((n_blocks,), (row_threads(n_channels, x.dtype),), arguments)
-        dgamma, dbeta = (xp.empty(n_channels, dtype=gamma.dtype) for _ in range(2))
-        add = kernel("normalization.cu", "layer_norm_sum_blocks", x.dtype.name, gamma.dtype.name)
-        for total, part in zip((dgamma, dbeta), parts, strict=True):
-            add((-(-n_channels // 32),), (MAX_THREADS,), (total, part, i32(n_blocks), i32(n_channels)))
+        dgamma, dbeta = (sum_parts(part, gamma.dtype) for part in parts)
         return dx, dgamma, dbeta

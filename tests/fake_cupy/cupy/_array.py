@@ -148,8 +148,8 @@ class ndarray:
     __hash__ = None  # type: ignore[assignment]
     _host: np.ndarray
 
-    def __init__(self, shape: Any, dtype: Any = float) -> None:
-        self._host = np.empty(shape, dtype)
+    def __init__(self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None) -> None:
+        self._host = np.empty(shape, dtype) if memptr is None else np.lib.stride_tricks.as_strided(memptr.host, shape, strides)
 
     # What CuPy refuses: to become a NumPy array by itself, to be handed to NumPy's functions.
 
@@ -177,6 +177,14 @@ class ndarray:
     strides = property(lambda self: self._host.strides)
     T = property(lambda self: wrap(self._host.T))
     mT = property(lambda self: wrap(self._host.mT))
+
+    @property
+    def data(self) -> Any:
+        """CuPy's MemoryPointer: an address in an allocation, which views share."""
+        mem: Any = self._host
+        while isinstance(mem.base, np.ndarray):
+            mem = mem.base
+        return types.SimpleNamespace(mem=mem, ptr=self._host.__array_interface__["data"][0], host=self._host)
 
     @property
     def flags(self) -> Any:

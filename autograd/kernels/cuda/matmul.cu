@@ -1,0 +1,50 @@
+// What stands beside the matrix products of a linear layer: its bias, and the sums of columns that are the bias's gradient.
+// Reference: ops/matmul.py, class Linear.
+//
+// Layout  a thread takes 16 bytes of neighbouring columns, in every gridDim.y-th row; blocks of 32 to 1024 threads.
+// Bytes   per element, b = 4 (float) or 2 (bf16): add_bias reads and writes y: 2 b; column_sums reads x: b.
+#include "common.cuh"
+
+// y[row, c] += bias[c]
+extern "C" __global__ void add_bias(storage* y, const storage* bias, long long n_rows, int n_columns) {
+    const int c = (blockIdx.x * blockDim.x + threadIdx.x) * WIDTH;
+    float v[WIDTH], b[WIDTH];
+    load(b, bias, c, n_columns);
+    for (long long row = blockIdx.y; row < n_rows; row += gridDim.y) {
+        load(v, y + row * n_columns, c, n_columns);
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) v[k] += b[k];
+        store(y + row * n_columns, c, n_columns, v);
+    }
+}
+
+// parts[j, c] = sum of x[row, c] over the rows j, j + gridDim.y, ...; `sum_parts` adds them up: no atomics, the same bits every time.
+extern "C" __global__ void column_sums(float* parts, const storage* x, long long n_rows, int n_columns) {
+    const int c = (blockIdx.x * blockDim.x + threadIdx.x) * WIDTH;
+    float v[WIDTH], sum[WIDTH];
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) sum[k] = 0.0f;
+#pragma unroll 4
+    for (long long row = blockIdx.y; row < n_rows; row += gridDim.y) {
+        load(v, x + row * n_columns, c, n_columns);
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) sum[k] += v[k];
+    }
+    store(parts + (long long)blockIdx.y * n_columns, c, n_columns, sum);
+}
+
+// total[c] = sum over parts of parts[part, c]. One warp's lanes take 32 neighbouring columns, the block's warps every
+// (number of warps)-th part; the warps' sums are then added in order.
+extern "C" __global__ void sum_parts(parameter* total, const float* parts, int n_parts, int n_columns) {
+    __shared__ float of_warp[32][32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32, c = blockIdx.x * 32 + lane;
+    float sum = 0.0f;
+    if (c < n_columns)
+        for (int part = warp; part < n_parts; part += n_warps) sum += parts[(long long)part * n_columns + c];
+    of_warp[warp][lane] = sum;
+    __syncthreads();
+    if (warp == 0 && c < n_columns) {
+        for (int w = 1; w < n_warps; w++) sum += of_warp[w][lane];
+        from_float(sum, total[c]);
+    }
+}
