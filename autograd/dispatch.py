@@ -12,17 +12,15 @@ from autograd import backend
 from autograd.core import Op, Operand, within
 
 _kernels: dict[type[Op], list[type[Op]]] = {}
-_experimental: set[type[Op]] = set()
 _mode: ContextVar[str] = ContextVar("kernels", default=backend.kernels)
 
 K = TypeVar("K", bound=type[Op])
 
 
-def kernel_for(reference: type[Op], *, experimental: bool = False) -> Callable[[K], K]:
+def kernel_for(reference: type[Op]) -> Callable[[K], K]:
     """Registers the decorated class, a subclass of `reference`, as a faster implementation of it.
 
     `kernel.supports(*arrays, **options)` decides call by call; where none says yes, the reference runs.
-    experimental   no benchmark has shown a gain yet: the kernel runs only under AUTOGRAD_KERNELS=experimental
     """
 
     def register(kernel: K) -> K:
@@ -32,8 +30,6 @@ def kernel_for(reference: type[Op], *, experimental: bool = False) -> Callable[[
             )
         kernel.reference = reference
         _kernels.setdefault(reference, []).append(kernel)
-        if experimental:
-            _experimental.add(kernel)
         return kernel
 
     return register
@@ -43,9 +39,8 @@ def dispatch(reference: type[Op], /, *arrays: Operand | None, **options: object)
     """The class to run for this call: the first registered kernel that supports it, else `reference` itself."""
     candidates = _kernels.get(reference)
     if candidates:
-        mode = _mode.get()
-        for kernel in candidates if mode != "reference" else ():
-            if (mode == "experimental" or kernel not in _experimental) and kernel.supports(*arrays, **options):
+        for kernel in candidates if _mode.get() == "fast" else ():
+            if kernel.supports(*arrays, **options):
                 return kernel
     return reference
 
@@ -59,12 +54,12 @@ def registered_kernels() -> dict[type[Op], list[type[Op]]]:
 
 
 def kernel_mode() -> str:
-    """ "fast", "reference" or "experimental": the mode of AUTOGRAD_KERNELS or of the innermost `use_kernels`."""
+    """ "fast" or "reference": the mode of AUTOGRAD_KERNELS or of the innermost `use_kernels`."""
     return _mode.get()
 
 
 def use_kernels(mode: str) -> AbstractContextManager[str]:
-    """Within this block: "fast", "reference" or "experimental" kernels, whatever AUTOGRAD_KERNELS says."""
+    """Within this block: "fast" or "reference" kernels, whatever AUTOGRAD_KERNELS says."""
     if mode not in backend.KERNEL_MODES:
         raise ValueError(f"use_kernels: {mode!r}, expected one of {', '.join(backend.KERNEL_MODES)}; see AUTOGRAD_KERNELS")
     return within(_mode, mode)

@@ -84,6 +84,7 @@ def calls(rng: np.random.Generator, rows: int, columns: int, *, only: str | None
 
     makers: dict[str, Callable[[], Call]] = {
         "Add": lambda: Call("Add", [normal(rows, columns), normal(rows, columns)], {}, moved=(3, 0)),
+        "Cast": lambda: Call("Cast", [normal(rows, columns)], {"dtype": np.dtype("float32")}, moved=(3, 3)),
         "Linear": lambda: Call("Linear", [normal(rows, 24), normal(24, columns), normal(columns)], {}, needs=True),
         "GELU": lambda: Call("GELU", [normal(rows, columns)], {}),
         "Softmax": lambda: Call("Softmax", [normal(rows, columns)], {"axis": 1}),
@@ -271,7 +272,7 @@ def speed(report: Report, options: argparse.Namespace) -> None:
         report(name=f"matrix product {size}", dtype=dtype.name, ms=1e3 * product_s, tflop_per_s=2 * size**3 / product_s / 1e12)
     tokens = 256 if options.quick else 32 * CONTEXT
     shapes = {"GELU": (tokens, 3072), "LayerNorm": (tokens, 768), "Softmax": (tokens * 3, 1024), "Dropout": (tokens, 768),
-              "Embedding": (tokens, 768)}  # fmt: skip
+              "Embedding": (tokens, 768), "Add": (tokens, 768), "Cast": (tokens, 768)}  # fmt: skip
     for name, (rows, columns) in shapes.items():
         (call,) = calls(rng, rows // (16 if options.quick else 1), columns, only=name)
         for dtype in dtypes(xp):
@@ -332,7 +333,7 @@ def time_in_place(report: Report, xp: Any, bandwidth: float, rows: int, classes:
     for dtype in dtypes(xp):
         z = xp.asarray(rng.standard_normal((rows, classes), dtype=np.float32)).astype(dtype)
         scores = z.reshape(-1)[: n_scores * n_keys].reshape(n_scores, n_keys)
-        no_dropout = (i32(n_keys), i32(n_keys), i32(1), f32(0.125), u64(0), u32(0), f32(1))
+        no_dropout = (i32(n_keys), i32(n_keys), i32(1), f32(0.125), u64(0), i64(0), u32(0), f32(1))
         p = scores.copy()
         for file, name, moved, arguments, shape in (
             ("loss.cu", "cross_entropy_in_place", 2, (losses, z, targets, i32(classes), i64(-100), f32(1 / rows), i32(1)), z.shape),
@@ -374,8 +375,8 @@ def agreement(report: Report, options: argparse.Namespace) -> None:
     variants = [
         ("numpy", "fast", "float32"),
         ("cupy", "reference", "float32"),
-        ("cupy", "experimental", "float32"),
-        ("cupy", "experimental", "bfloat16"),
+        ("cupy", "fast", "float32"),
+        ("cupy", "fast", "bfloat16"),
     ]
     losses = {}
     for backend_name, kernels, dtype in variants:
@@ -433,7 +434,7 @@ def train(report: Report, options: argparse.Namespace) -> None:
         optimizer.step(max_norm=1.0)
         return loss
 
-    cases = [(dtype, "experimental", batch) for dtype in reversed(dtypes(xp)) for batch in batches(options)]
+    cases = [(dtype, "fast", batch) for dtype in reversed(dtypes(xp)) for batch in batches(options)]
     cases += [(dtype, "reference", min(batches(options))) for dtype in reversed(dtypes(xp))]
     for dtype, kernels, batch in cases:
         row = {"dtype": dtype.name, "kernels": kernels, "batch": batch, "context": config.n_positions}
@@ -489,7 +490,7 @@ def generate(report: Report, options: argparse.Namespace) -> None:
     for dtype in dtypes(xp):
         for batch in (1, 2) if options.quick else (1, 16):
             row = {"dtype": dtype.name, "batch": batch, "new_tokens": new}
-            with reported_failure(report, **row), ag.use_kernels("experimental"):
+            with reported_failure(report, **row), ag.use_kernels("fast"):
                 model = GPT(config, seed=0).set_compute_dtype(dtype.name)
                 prompt = np.random.default_rng(0).integers(0, config.vocab_size, (batch, 16))
                 begin = time.perf_counter()
@@ -627,7 +628,7 @@ def tests(report: Report, options: argparse.Namespace) -> None:
             report(ok=False, error=line)
 
 
-CUPY = {"AUTOGRAD_BACKEND": "cupy", "AUTOGRAD_KERNELS": "experimental"}
+CUPY = {"AUTOGRAD_BACKEND": "cupy"}
 SECTIONS = {
     "check": Section(check, 60, CUPY),
     "speed": Section(speed, 60, CUPY),
@@ -636,7 +637,7 @@ SECTIONS = {
     "torch-eager": Section(torch_eager, 45, {}),
     "torch-compile": Section(torch_compile, 130, {}),
     "generate": Section(generate, 35, CUPY),
-    "tests": Section(tests, 200, {"AUTOGRAD_BACKEND": "cupy"}),
+    "tests": Section(tests, 200, CUPY),
 }
 
 
@@ -778,9 +779,7 @@ def verdicts(sections: dict[str, Row]) -> list[str]:
     for row in shares:
         if row["share_of_copy"] < SHARE_WANTED:
             lines.append(f"{row['name']} ({row['dtype']}): {row['share_of_copy']:.0%} of the copy bandwidth, {SHARE_WANTED:.0%} wanted")
-    ours = {
-        row["batch"]: row for row in rows_of(sections, "train") if row.get("kernels") == "experimental" and row.get("dtype") == "bfloat16"
-    }
+    ours = {row["batch"]: row for row in rows_of(sections, "train") if row.get("kernels") == "fast" and row.get("dtype") == "bfloat16"}
     for rival in ("torch-eager", "torch-compile"):
         for row in rows_of(sections, rival):
             mine = ours.get(row.get("batch", 0), {}).get("tokens_per_s")

@@ -14,6 +14,7 @@
 #define __global__
 #define __device__
 #define __shared__ static
+#define __launch_bounds__(...)
 
 struct Dim3 { unsigned int x, y, z; };
 struct alignas(16) uint4 { unsigned int x, y, z, w; };
@@ -21,6 +22,9 @@ static Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline unsigned int __float_as_uint(float x) { unsigned int u; memcpy(&u, &x, 4); return u; }
 inline float __uint_as_float(unsigned int u) { float x; memcpy(&x, &u, 4); return x; }
+
+inline float __expf(float x) { return expf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
 
 namespace host {
 constexpr unsigned int MAX_THREADS = 1024, STACK = 64 * 1024;

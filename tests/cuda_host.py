@@ -41,7 +41,7 @@ def _directory() -> tuple[Path, Any]:
 def _library(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
     if COMPILER is None:
         raise RuntimeError("CUDA on the host: no g++, expected one on PATH; install it, or skip these tests")
-    names = re.findall(r'extern "C" __global__ void (\w+)\(', code)
+    names = re.findall(r'extern "C" __global__ (?:__launch_bounds__\(.*?\) )?void (\w+)\(', code)
     assert names and len(names) == code.count("__global__"), "every kernel is found by its name"
     text = f'#include "{HEADER}"\n{code}\n' + "".join(f"HOST_LAUNCHER({name})\n" for name in names)
     library = _directory()[0] / (hashlib.sha256((text + " ".join(options)).encode()).hexdigest()[:16] + ".so")

@@ -66,6 +66,7 @@ def test_on_the_fake_device_every_kernel_is_right(fake_device, capsys):
         f"{op}CUDA"
         for op in (
             "Add",
+            "Cast",
             "Linear",
             "GELU",
             "Softmax",
@@ -159,7 +160,7 @@ def test_verdicts_and_page_hold_only_what_was_measured():
         "check": {"rows": [{"kernel": "A", "ok": True}, {"kernel": "B", "ok": False, "error": "x | y"}], "problem": None, "seconds": 1.0},
         "speed": {"rows": [{"name": "A", "dtype": "float32", "share_of_copy": 0.5}], "problem": None, "seconds": 1.0},
         "train": {
-            "rows": [{"kernels": "experimental", "dtype": "bfloat16", "batch": 16, "tokens_per_s": 300.0}],
+            "rows": [{"kernels": "fast", "dtype": "bfloat16", "batch": 16, "tokens_per_s": 300.0}],
             "problem": None,
             "seconds": 1.0,
         },

@@ -2,7 +2,7 @@
 
 AUTOGRAD_BACKEND   numpy (default) or cupy. Read here, once, at import: one backend per process.
 AUTOGRAD_KERNELS   fast (default): ops run on the kernels of `autograd/kernels` where one fits; reference: on the definitions in
-                   `autograd/ops` everywhere; experimental: also on kernels without a measured gain.
+                   `autograd/ops` everywhere.
 AUTOGRAD_DEBUG     1: stop at the first non-finite output or gradient, naming the op.
 AUTOGRAD_THREADS   number of CPU threads of the kernels; default: the cores this process may use.
 AUTOGRAD_TF32      1: float32 matrix products on the GPU round their inputs to TF32. Faster and coarser; 0 (default) does not.
@@ -24,7 +24,7 @@ def _choice(variable: str, default: str, legal: tuple[str, ...]) -> str:
 
 
 name = _choice("AUTOGRAD_BACKEND", "numpy", ("numpy", "cupy"))
-KERNEL_MODES = ("fast", "reference", "experimental")
+KERNEL_MODES = ("fast", "reference")
 kernels = _choice("AUTOGRAD_KERNELS", "fast", KERNEL_MODES)
 debug = _choice("AUTOGRAD_DEBUG", "0", ("0", "1")) == "1"
 _tf32 = _choice("AUTOGRAD_TF32", "0", ("0", "1")) == "1"

@@ -195,12 +195,13 @@ def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
 def random_bits(seed: int, draw: int, start: int, n: int) -> Array:
     """n uniform 16-bit integers: elements start .. start + n of the stream numbered (seed, draw).
 
-    A pure function of (seed, draw, element): a 64-bit key from the host, mixed with the element's number on the device by two
-    rounds of a multiply-xorshift hash. Other bits than the CPU's, by design.
+    A pure function of (seed, draw, element): a 64-bit key from the host, mixed with a quarter of the element's number on the device
+    by two rounds of a multiply-xorshift hash, which gives the bits of four elements. Other bits than the CPU's, by design.
     Source  Steele, Lea and Flood 2014, Fast splittable pseudorandom number generators, figure 15 (the variant-13 mixer).
     """
     key = int(np.random.SeedSequence([seed, draw]).generate_state(1, np.uint64)[0])
-    z = xp.arange(start, start + n, dtype=xp.uint64) * xp.uint64(0x9E3779B97F4A7C15) + xp.uint64(key)
+    first = start // 4
+    z = xp.arange(first, -(-(start + n) // 4), dtype=xp.uint64) * xp.uint64(0x9E3779B97F4A7C15) + xp.uint64(key)
     z = (z ^ (z >> xp.uint64(30))) * xp.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> xp.uint64(27))) * xp.uint64(0x94D049BB133111EB)
-    return (z >> xp.uint64(48)).astype(xp.uint16)
+    return (z ^ (z >> xp.uint64(31))).view(xp.uint16)[start - 4 * first :][:n]

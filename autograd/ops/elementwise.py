@@ -22,6 +22,13 @@ class Add(Op):
         return dy, dy
 
 
+def _sum_of(a: Array, b: Array) -> Array:
+    return Add.dispatch(a, b).forward(a, b)[0]
+
+
+setattr(Op, "sum_of", staticmethod(_sum_of))  # noqa: B010  (mypy takes no assignment to a method)
+
+
 class Subtract(Op):
     """Forward     y = a - b
     Backward    da = dy,  db = -dy

@@ -89,7 +89,7 @@ def assert_kernels_agree(call: Callable[..., Any], arrays: Sequence[np.ndarray],
     exact, plain, fast = (
         [*values, *gradients]
         for values, gradients in (run(call, arrays, "float64", "reference"), run(call, arrays, dtype, "reference"),
-                                     run(call, arrays, dtype, "experimental"))
+                                     run(call, arrays, dtype, "fast"))
     )  # fmt: skip
     for i, (e, p, f) in enumerate(zip(exact, plain, fast, strict=True)):
         assert e is not None and p is not None and f is not None

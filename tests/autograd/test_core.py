@@ -768,9 +768,8 @@ def test_debug_is_switched_by_the_environment():
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """An op, a kernel of it, and an experimental one."""
+    """An op and a kernel of it."""
     monkeypatch.setattr(dispatch, "_kernels", {})
-    monkeypatch.setattr(dispatch, "_experimental", set())
 
     class Shown(ag.Op):
         @staticmethod
@@ -787,20 +786,13 @@ def kernels(monkeypatch):
         def supports(x):
             return x.shape == (2,)
 
-    @ag.kernel_for(Shown, experimental=True)
-    class Experimental(Shown):
-        @staticmethod
-        def supports(x):
-            return x.shape != (1,)
-
-    return Shown, ForPairs, Experimental
+    return Shown, ForPairs
 
 
 @pytest.mark.parametrize(
     ("mode", "n", "expected"),
     [
         ("fast", 2, "ForPairs"), ("fast", 3, "Shown"), ("fast", 1, "Shown"),
-        ("experimental", 2, "ForPairs"), ("experimental", 3, "Experimental"), ("experimental", 1, "Shown"),
         ("reference", 2, "Shown"), ("reference", 3, "Shown"),
     ],
 )  # fmt: skip
@@ -824,7 +816,7 @@ def test_modes_nest_and_end():
             assert dispatch._mode.get() == "fast"
         assert dispatch._mode.get() == "reference"
     with (
-        pytest.raises(ValueError, match=r"use_kernels: 'quick', expected one of fast, reference, experimental; see AUTOGRAD_KERNELS"),
+        pytest.raises(ValueError, match=r"use_kernels: 'quick', expected one of fast, reference; see AUTOGRAD_KERNELS"),
         ag.use_kernels("quick"),
     ):
         pass
@@ -842,7 +834,7 @@ def test_a_kernel_must_derive_from_its_op():
     ("variable", "legal", "default"),
     [
         ("AUTOGRAD_BACKEND", "numpy, cupy", "numpy"),
-        ("AUTOGRAD_KERNELS", "fast, reference, experimental", "fast"),
+        ("AUTOGRAD_KERNELS", "fast, reference", "fast"),
         ("AUTOGRAD_DEBUG", "0, 1", "0"),
     ],
 )

@@ -64,7 +64,7 @@ def test_every_call_fits_the_table():
         known = {*API.functions, *API.ufuncs, *API.others, "ndarray", "__version__"}
         problems += [f"{path.name}: xp.{name} is not in CuPy" for name in names(source) - known]
         for name, call in calls(source):
-            if name not in API.others and name in known:
+            if name not in API.others and name != "ndarray" and name in known:
                 n_calls += 1
                 why = problem(name, call, API.functions.get(name), API.ufuncs.get(name))
                 problems += [f"{path.name}:{call.lineno}: xp.{name}: {why}"] if why else []

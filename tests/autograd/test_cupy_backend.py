@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd import backend, core, nn
 from autograd.backend import to_device, to_host, xp
+from autograd.ops.attention import Attention
 from autograd.ops.elementwise import Cast, Exp
 from autograd.ops.matmul import MatMul
 from autograd.optim import AdamW
@@ -308,6 +309,43 @@ def test_rounding_to_bfloat16():
     assert as_float(y.data).tolist() == [1.0, 1.0, 1 + 2**-6]  # ties go to even
     y.backward(np.ones(3))
     assert x.grad.dtype == np.float32
+
+
+# Kernels that take 16 bits alone -------------------------------------------------------------------------------------------------------
+
+
+def near_the_definition(op, name, arrays, **options):
+    """The kernel of that name against the definition in float64 on the same bfloat16 numbers, and against itself: the same bits again."""
+    kernel = next((kernel for kernel in ag.registered_kernels().get(op, []) if kernel.__name__ == name), None)
+    if kernel is None:
+        pytest.skip("the fake device runs no CUDA code")
+    if not kernel.supports(*arrays, **options):
+        pytest.skip(f"{name} takes nothing here: its library is not installed")
+
+    def exact(array):
+        return xp.asarray(to_host(array).astype(np.float64)) if hasattr(array, "dtype") else array
+
+    y, saved = kernel.forward(*arrays, **options)
+    dy = xp.asarray(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)).astype(y.dtype)
+    found = [[y, *kernel.backward(saved, dy)[:3]] for _ in range(2)]
+    right, saved = op.forward(*map(exact, arrays), **options)
+    expected = [right, *op.backward(saved, exact(dy))[:3]]
+    for first, second, wanted in zip(*found, expected, strict=True):
+        assert (to_host(first).view(np.uint16) == to_host(second).view(np.uint16)).all()
+        first, wanted = to_host(first).astype(np.float64), to_host(wanted)
+        assert np.abs(first - wanted).max() <= 2**-6 * np.abs(wanted).max()
+
+
+@on_device
+@has_bfloat16
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 64, 8), (2, 3, 200, 64), (1, 2, 129, 128)])
+def test_attention_by_cudnn(shape, causal):
+    b, h, t, d = shape
+    rng = np.random.default_rng(0)
+    joined = to_device(rng.standard_normal((b, t, 3 * h * d)).astype(np.float32)).astype(backend.bfloat16)
+    q, k, v = (part.reshape(b, t, h, d).transpose(0, 2, 1, 3) for part in xp.split(joined, 3, axis=-1))
+    near_the_definition(Attention, "AttentionCuDNN", [q, k, v, None], causal=causal)
 
 
 # Sums by row, and random bits: laws of both backends are in test_backend.py and test_dropout.py -------------------------------------------

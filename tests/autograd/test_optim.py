@@ -110,7 +110,7 @@ def test_kernels_of_the_update_equal_the_definition(seed, n, dtype):
     options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "decay": 0.1, "t": 3}
     scale = np.dtype(dtype).type(0.7)
     results = []
-    for mode in ("reference", "experimental"):
+    for mode in ("reference", "fast"):
         mine = [to_device(a.copy()) for a in arrays]
         with ag.use_kernels(mode):
             AdamWUpdate.dispatch(*mine, scale, **options).forward(*mine, scale, **options)
@@ -129,7 +129,7 @@ def test_kernels_of_the_update_are_taken(kernel):
     model = Model(np.float32)
     optimizer = AdamW(model)
     model.loss().backward()
-    with ag.use_kernels("experimental"), takes_fast_path(kernel):
+    with ag.use_kernels("fast"), takes_fast_path(kernel):
         optimizer.step()
 
 

@@ -11,7 +11,7 @@ constexpr float GELU_SCALE = 0.7978845608028654f;  // sqrt(2 / pi)
 constexpr float GELU_CUBIC = 0.044715f;
 
 __device__ inline float sigmoid_of_2u(float x) {
-    return 1.0f / (1.0f + expf(-2.0f * GELU_SCALE * (x + GELU_CUBIC * x * x * x)));
+    return INVERSE(1.0f + EXP(-2.0f * GELU_SCALE * (x + GELU_CUBIC * x * x * x)));
 }
 
 __device__ inline float gelu(float x) { return x * sigmoid_of_2u(x); }

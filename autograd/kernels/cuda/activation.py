@@ -7,7 +7,7 @@ from autograd.kernels.cuda.module import contiguous, flat_grid, i32, i64, kernel
 from autograd.ops.activation import GELU, Softmax
 
 
-@kernel_for(GELU, experimental=True)
+@kernel_for(GELU)
 class GELUCUDA(GELU):
     """One kernel per direction. Reference: ops/activation.py."""
 
@@ -31,7 +31,7 @@ class GELUCUDA(GELU):
         return dx
 
 
-@kernel_for(Softmax, experimental=True)
+@kernel_for(Softmax)
 class SoftmaxCUDA(Softmax):
     """Softmax over the last axis, one kernel per direction, one block per row. Reference: ops/activation.py."""
 

@@ -16,9 +16,10 @@ __device__ inline int keys_seen(int n_queries, int n_keys, int causal) {
 
 // p overwrites s. threshold = 0: no dropout, and pm is not written.
 extern "C" __global__ void attention_softmax_forward(
-    storage* p, storage* pm, int n_queries, int n_keys, int causal, float scale, unsigned long long key, unsigned int threshold,
-    float keep_scale) {
+    storage* p, storage* pm, int n_queries, int n_keys, int causal, float scale, unsigned long long key, long long first,
+    unsigned int threshold, float keep_scale) {
     const long long start = (long long)blockIdx.x * n_keys;
+    const Mask mask = {key, first, threshold, keep_scale};
     const int n_seen = keys_seen(n_queries, n_keys, causal);
     p += start;
     pm += start;
@@ -35,11 +36,10 @@ extern "C" __global__ void attention_softmax_forward(
     for (int i = threadIdx.x * WIDTH; i < n_keys; i += blockDim.x * WIDTH) {
         load(v, p, i, n_seen, minus_infinity());  // masked keys: e^-infinity = 0
 #pragma unroll
-        for (int k = 0; k < WIDTH; k++) v[k] = expf(scale * v[k] - softmax.shift()) * factor;
+        for (int k = 0; k < WIDTH; k++) v[k] = EXP(scale * v[k] - softmax.shift()) * factor;
         store(p, i, n_keys, v);
         if (threshold) {
-#pragma unroll
-            for (int k = 0; k < WIDTH; k++) v[k] *= dropout_factor(key, start + i + k, threshold, keep_scale);
+            mask.apply(v, start + i);
             store(pm, i, n_keys, v);
         }
     }
@@ -47,9 +47,10 @@ extern "C" __global__ void attention_softmax_forward(
 
 // ds overwrites dp.
 extern "C" __global__ void attention_softmax_backward(
-    storage* ds, const storage* p, int n_queries, int n_keys, int causal, float scale, unsigned long long key, unsigned int threshold,
-    float keep_scale) {
+    storage* ds, const storage* p, int n_queries, int n_keys, int causal, float scale, unsigned long long key, long long first,
+    unsigned int threshold, float keep_scale) {
     const long long start = (long long)blockIdx.x * n_keys;
+    const Mask mask = {key, first, threshold, keep_scale};
     const int n_seen = keys_seen(n_queries, n_keys, causal);
     p += start;
     ds += start;
@@ -57,16 +58,17 @@ extern "C" __global__ void attention_softmax_backward(
     for (int i = threadIdx.x * WIDTH; i < n_seen; i += blockDim.x * WIDTH) {
         load(v, p, i, n_seen);
         load(d, ds, i, n_seen);
+        if (threshold) mask.apply(d, start + i);
 #pragma unroll
-        for (int k = 0; k < WIDTH; k++) dot += v[k] * d[k] * (threshold ? dropout_factor(key, start + i + k, threshold, keep_scale) : 1.0f);
+        for (int k = 0; k < WIDTH; k++) dot += v[k] * d[k];
     }
     dot = block_sum(dot);
     for (int i = threadIdx.x * WIDTH; i < n_keys; i += blockDim.x * WIDTH) {
         load(v, p, i, n_seen);  // masked keys: 0
         load(d, ds, i, n_seen);
+        if (threshold) mask.apply(d, start + i);
 #pragma unroll
-        for (int k = 0; k < WIDTH; k++)
-            d[k] = scale * v[k] * (d[k] * (threshold ? dropout_factor(key, start + i + k, threshold, keep_scale) : 1.0f) - dot);
+        for (int k = 0; k < WIDTH; k++) d[k] = scale * v[k] * (d[k] - dot);
         store(ds, i, n_keys, d);
     }
 }

@@ -14,7 +14,7 @@ from autograd.ops.attention import Attention
 CUDASaved = namedtuple("CUDASaved", "q k v weights dropped rest")
 
 
-@kernel_for(Attention, experimental=True)
+@kernel_for(Attention)
 class AttentionCUDA(Attention):
     """Scaling, mask, softmax and dropout in one kernel, in place. Reference: ops/attention.py.
 

@@ -12,13 +12,13 @@ from autograd.ops.attention import Attention
 try:
     import cudnn
 except ImportError:
-    cudnn = None
+    cudnn = None  # without it, attention in 16 bits runs as AttentionCUDA, in float32
 
 CuDNNSaved = namedtuple("CuDNNSaved", "q k v y statistics causal")
 Layout = tuple[tuple[int, ...], tuple[int, ...]]  # shape, strides in elements
 
 
-@kernel_for(Attention, experimental=True)
+@kernel_for(Attention)
 class AttentionCuDNN(Attention):
     """One fused kernel per direction, on strided views of the projection's output. Reference: ops/attention.py.
 
@@ -29,12 +29,12 @@ class AttentionCuDNN(Attention):
     takes_half = True
 
     @staticmethod
-    def supports(q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, **dropout: object) -> bool:
+    def supports(q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, p: float = 0.0, **dropout: object) -> bool:
         fits = q.ndim == 4 and q.shape == k.shape and q.shape[-2] >= _SHORTEST and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-        return cudnn is not None and mask is None and not dropout and fits and all(a.dtype.name == "bfloat16" for a in (q, k, v))
+        return cudnn is not None and mask is None and not p and fits and all(a.dtype.name == "bfloat16" for a in (q, k, v))
 
     @staticmethod
-    def forward(q: Array, k: Array, v: Array, mask: None, *, causal: bool) -> tuple[Array, tuple[Array, ...]]:
+    def forward(q: Array, k: Array, v: Array, mask: None, *, causal: bool, **no_dropout: object) -> tuple[Array, tuple[Array, ...]]:
         q, k, v = (_with_whole_rows(a) for a in (q, k, v))
         b, h, t, d = q.shape
         y = xp.empty((b, t, h, d), dtype=q.dtype).transpose(0, 2, 1, 3)  # so that joining the heads needs no copy
@@ -47,9 +47,9 @@ class AttentionCuDNN(Attention):
         q, k, v, y, statistics, causal = saved
         b, h, t, d = q.shape
         together = xp.empty((b, t, 3, h, d), dtype=q.dtype)  # as the projection's output: joining the three again needs no copy
-        gradients = tuple(together[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
-        _run("backward", (q, k, v, y, _with_whole_rows(dy), statistics), gradients, causal)
-        return (*gradients, None)
+        dq, dk, dv = (together[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+        _run("backward", (q, k, v, y, _with_whole_rows(dy), statistics), (dq, dk, dv), causal)
+        return dq, dk, dv, None
 
 
 _SHORTEST = 64  # a plan is made once per shape, which takes longer than a few short rows do
@@ -63,11 +63,11 @@ def _with_whole_rows(x: Array) -> Array:
 def _run(which: str, inputs: tuple[Array, ...], outputs: tuple[Array, ...], causal: bool) -> None:
     layouts = tuple((a.shape, tuple(s // a.itemsize for s in a.strides)) for a in (*inputs, *outputs))
     graph, tensors, n_bytes = plan(which, layouts, causal, 1 / inputs[0].shape[-1] ** 0.5)
-    workspace = xp.empty(max(n_bytes, 1), dtype="uint8")
-    pointers = {tensor: a.data.ptr for tensor, a in zip(tensors, (*inputs, *outputs), strict=True)}
-    handle = _handle()
-    cudnn.set_stream(handle=handle, stream=xp.cuda.get_current_stream().ptr)
-    graph.execute(pointers, workspace.data.ptr, handle=handle)
+    workspace: Any = xp.empty(max(n_bytes, 1), dtype="uint8")
+    arrays: tuple[Any, ...] = (*inputs, *outputs)
+    handle, cuda = _handle(), xp.cuda  # type: ignore[attr-defined]
+    cudnn.set_stream(handle=handle, stream=cuda.get_current_stream().ptr)
+    graph.execute({tensor: a.data.ptr for tensor, a in zip(tensors, arrays, strict=True)}, workspace.data.ptr, handle=handle)
 
 
 @cache
@@ -91,7 +91,8 @@ def plan(
     options = {"attn_scale": scale, "use_causal_mask": causal}
     if which == "forward":
         y, statistics = graph.sdpa(q=q, k=k, v=v, generate_stats=True, name="attention", **options)
-        inputs, outputs = (q, k, v), (y, statistics.set_data_type(single))
+        inputs: tuple[Any, ...] = (q, k, v)
+        outputs = (y, statistics.set_data_type(single))
     else:
         y, dy, statistics = tensor("y", layouts[3]), tensor("dy", layouts[4]), tensor("statistics", layouts[5], single)
         outputs = graph.sdpa_backward(

@@ -22,6 +22,14 @@ constexpr int WIDTH = 16 / sizeof(storage);
 
 __device__ inline float minus_infinity() { return __uint_as_float(0xff800000u); }
 
+// e^x, and 1 / x for x >= 1: for bf16, which rounds more coarsely than they do, by the hardware's own instructions.
+__device__ inline float exp_for(float x, const float*) { return expf(x); }
+__device__ inline float exp_for(float x, const bf16*) { return __expf(x); }
+__device__ inline float inverse_for(float x, const float*) { return 1.0f / x; }
+__device__ inline float inverse_for(float x, const bf16*) { return __fdividef(1.0f, x); }
+#define EXP(x) exp_for(x, (const storage*)0)
+#define INVERSE(x) inverse_for(x, (const storage*)0)
+
 // bf16 and back -----------------------------------------------------------------------------------------------------------
 
 __device__ inline float to_float(float x) { return x; }
@@ -139,9 +147,9 @@ struct OnlineSoftmax {
         const float before = largest;
 #pragma unroll
         for (int k = 0; k < N; k++) largest = fmaxf(largest, v[k]);
-        sum *= expf(before - shift());
+        sum *= EXP(before - shift());
 #pragma unroll
-        for (int k = 0; k < N; k++) sum += expf(v[k] - shift());
+        for (int k = 0; k < N; k++) sum += EXP(v[k] - shift());
     }
 
     // Combines the results of a block's threads; all of them then hold the same two numbers.
@@ -153,16 +161,40 @@ struct OnlineSoftmax {
 };
 
 // Dropout: 16 random bits for each element, a pure function of the stream's key and the element's number ------------------------
-// The same bits as `random_bits` of backend/_cupy.py, which names the source.
+// The same bits as `random_bits` of backend/_cupy.py, which names the source: one hash serves four neighbouring elements.
 
-__device__ inline unsigned int random_bits(unsigned long long key, unsigned long long element) {
-    unsigned long long z = element * 0x9E3779B97F4A7C15ull + key;
+__device__ inline unsigned long long random_word(unsigned long long key, unsigned long long number) {
+    unsigned long long z = number * 0x9E3779B97F4A7C15ull + key;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    return (unsigned int)(z >> 48);
+    return z ^ (z >> 31);
 }
 
-// 0 with probability threshold / 65536, else `scale`.
-__device__ inline float dropout_factor(unsigned long long key, unsigned long long element, unsigned int threshold, float scale) {
-    return random_bits(key, element) >= threshold ? scale : 0.0f;
-}
+// The dropout mask of one draw: factors 0 with probability threshold / 65536, else `scale`. Its elements begin at `start`.
+struct Mask {
+    unsigned long long key;
+    long long start;
+    unsigned int threshold;
+    float scale;
+
+    // v[k] *= the factor of element i + k
+    template <int N>
+    __device__ void apply(float (&v)[N], long long i) const {
+        const unsigned long long first = start + i;
+        if (first % 4 == 0) {
+#pragma unroll
+            for (int k = 0; k < N; k += 4) {
+                const unsigned long long word = random_word(key, (first + k) / 4);
+#pragma unroll
+                for (int j = 0; j < 4; j++) v[k + j] *= factor(word, j);
+            }
+        } else {
+#pragma unroll
+            for (int k = 0; k < N; k++) v[k] *= factor(random_word(key, (first + k) / 4), (first + k) % 4);
+        }
+    }
+
+    __device__ float factor(unsigned long long word, int quarter) const {
+        return ((unsigned int)(word >> 16 * quarter) & 0xffffu) >= threshold ? scale : 0.0f;
+    }
+};

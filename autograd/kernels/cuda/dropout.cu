@@ -6,13 +6,13 @@
 #include "common.cuh"
 
 extern "C" __global__ void dropout(
-    storage* y, const storage* x, long long n, unsigned long long key, unsigned int threshold, float scale) {
+    storage* y, const storage* x, long long n, unsigned long long key, long long start, unsigned int threshold, float scale) {
+    const Mask mask = {key, start, threshold, scale};
     const long long step = (long long)gridDim.x * blockDim.x * WIDTH;
     for (long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * WIDTH; i < n; i += step) {
         float v[WIDTH];
         load(v, x, i, n);
-#pragma unroll
-        for (int k = 0; k < WIDTH; k++) v[k] *= dropout_factor(key, i + k, threshold, scale);
+        mask.apply(v, i);
         store(y, i, n, v);
     }
 }

@@ -9,7 +9,7 @@ from autograd.kernels.cuda.module import contiguous, f32, flat_grid, i64, kernel
 from autograd.ops.dropout import Dropout, Mask, dropout_threshold
 
 
-@kernel_for(Dropout, experimental=True)
+@kernel_for(Dropout)
 class DropoutCUDA(Dropout):
     """The mask is hashed from each element's number inside the kernel, never stored. Reference: ops/dropout.py."""
 
@@ -34,11 +34,8 @@ def _masked(x: Array, p: float, seed: int, draw: int, start: int) -> Array:
     return y
 
 
-def mask_arguments(p: float, seed: int, draw: int, start: int) -> tuple[np.uint64, np.uint32, np.float32]:
-    """(key, threshold, scale) as kernels take them; the key is that of `random_bits` in backend/_cupy.py. p = 0: threshold 0.
-
-    An element's hash begins with key + number times a constant, so a mask that begins at `start` has another key and no more to do.
-    """
+def mask_arguments(p: float, seed: int, draw: int, start: int) -> tuple[np.uint64, np.int64, np.uint32, np.float32]:
+    """(key, start, threshold, scale) as kernels take them; the key is that of `random_bits` in backend/_cupy.py. p = 0: threshold 0."""
     key = int(np.random.SeedSequence([seed, draw]).generate_state(1, np.uint64)[0])
     threshold, scale = dropout_threshold(p)
-    return u64((key + start * 0x9E3779B97F4A7C15) % 2**64), u32(threshold), f32(scale)
+    return u64(key), i64(start), u32(threshold), f32(scale)

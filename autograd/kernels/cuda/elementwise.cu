@@ -1,7 +1,7 @@
-// Sums of two arrays of one shape. Reference: ops/elementwise.py, class Add.
+// Sums of two arrays of one shape, and casts between float and bf16. Reference: ops/elementwise.py, classes Add and Cast.
 //
-// Layout  a thread takes 16 bytes at a time, in steps of the whole grid.
-// Bytes   per element, b = 4 (float) or 2 (bf16): reads a, b, writes y: 3 b.
+// Layout  a thread takes 16 bytes, or the eight elements of a cast, at a time, in steps of the whole grid.
+// Bytes   per element, b = 4 (float) or 2 (bf16): add reads a, b, writes y: 3 b; a cast 6.
 #include "common.cuh"
 
 extern "C" __global__ void add(storage* y, const storage* a, const storage* b, long long n) {
@@ -15,3 +15,17 @@ extern "C" __global__ void add(storage* y, const storage* a, const storage* b, l
         store(y, i, n, v);
     }
 }
+
+template <class To, class From>
+__device__ inline void cast(To* y, const From* x, long long n) {
+    const long long step = (long long)gridDim.x * blockDim.x * 8;
+    for (long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * 8; i < n; i += step) {
+        float v[8];
+        load(v, x, i, n);
+        store(y, i, n, v);
+    }
+}
+
+extern "C" __global__ void cast_to_bf16(bf16* y, const float* x, long long n) { cast(y, x, n); }
+
+extern "C" __global__ void cast_to_float(float* y, const bf16* x, long long n) { cast(y, x, n); }

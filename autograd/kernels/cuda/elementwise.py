@@ -1,13 +1,13 @@
-"""Addition on the GPU; kernel: elementwise.cu."""
+"""Addition and casts on the GPU; kernels: elementwise.cu."""
 
 from autograd import backend
-from autograd.backend import Array, xp
+from autograd.backend import Array, DType, xp
 from autograd.dispatch import kernel_for
-from autograd.kernels.cuda.module import flat_grid, i64, kernel, takes
-from autograd.ops.elementwise import Add
+from autograd.kernels.cuda.module import contiguous, flat_grid, i64, is_stored, kernel, takes
+from autograd.ops.elementwise import Add, Cast
 
 
-@kernel_for(Add, experimental=True)
+@kernel_for(Add)
 class AddCUDA(Add):
     """16 bytes per thread, where CuPy's own sum takes one element: it matters in 16 bits. Reference: ops/elementwise.py."""
 
@@ -21,3 +21,27 @@ class AddCUDA(Add):
         y = xp.empty(a.shape, dtype=a.dtype)
         kernel("elementwise.cu", "add", a.dtype.name)(*flat_grid(a.size, a.dtype), (y, a, b, i64(a.size)))
         return y, None
+
+
+@kernel_for(Cast)
+class CastCUDA(Cast):
+    """Eight elements per thread. Reference: ops/elementwise.py."""
+
+    @staticmethod
+    def supports(x: Array, *, dtype: DType) -> bool:
+        return takes(x) and x.dtype != dtype and is_stored(dtype)
+
+    @staticmethod
+    def forward(x: Array, *, dtype: DType) -> tuple[Array, DType]:
+        return _cast(x, dtype), x.dtype
+
+    @staticmethod
+    def backward(dtype: DType, dy: Array) -> Array:
+        return _cast(contiguous(dy), dtype)
+
+
+def _cast(x: Array, dtype: DType) -> Array:
+    y = xp.empty(x.shape, dtype=dtype)
+    name = "cast_to_bf16" if y.itemsize < x.itemsize else "cast_to_float"
+    kernel("elementwise.cu", name)(*flat_grid(x.size, min(x.dtype, y.dtype, key=lambda d: d.itemsize)), (y, x, i64(x.size)))
+    return y

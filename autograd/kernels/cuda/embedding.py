@@ -9,7 +9,7 @@ from autograd.ops.embedding import Embedding
 _BACKWARD_THREADS = 256  # 32 * N_WARPS of the kernel
 
 
-@kernel_for(Embedding, experimental=True)
+@kernel_for(Embedding)
 class EmbeddingCUDA(Embedding):
     """The lookup is the reference's; the gradient is summed without atomics, in a fixed order. Reference: ops/embedding.py."""
 

@@ -32,7 +32,7 @@ extern "C" __global__ void cross_entropy_in_place(
 #pragma unroll
             for (int k = 0; k < WIDTH; k++) {
                 const float shifted = v[k] - softmax.shift();
-                v[k] = expf(shifted) * factor;
+                v[k] = EXP(shifted) * factor;
                 if (i + k == target) {
                     losses[blockIdx.x] = logf(softmax.sum) - shifted;
                     v[k] -= gradient_scale;

@@ -9,7 +9,7 @@ from autograd.ops.loss import LinearCrossEntropy
 _LOGITS_BYTES = 1 << 30  # logits that exist at once: enough rows to keep the matrix products at full speed
 
 
-@kernel_for(LinearCrossEntropy, experimental=True)
+@kernel_for(LinearCrossEntropy)
 class LinearCrossEntropyCUDA(LinearCrossEntropy):
     """Logits of a chunk of rows become their gradient in place, in one kernel between two matrix products. Reference: ops/loss.py.
 

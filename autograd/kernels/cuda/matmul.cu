@@ -33,18 +33,19 @@ extern "C" __global__ void column_sums(float* parts, const storage* x, long long
     store(parts + (long long)blockIdx.y * n_columns, c, n_columns, sum);
 }
 
-// total[c] = sum over parts of parts[part, c]. One warp's lanes take 32 neighbouring columns, the block's warps every
-// (number of warps)-th part; the warps' sums are then added in order.
+// total[i, c] = sum over parts of parts[i, part, c], i = blockIdx.y. One warp's lanes take 32 neighbouring columns, the block's
+// warps every (number of warps)-th part; the warps' sums are then added in order.
 extern "C" __global__ void sum_parts(parameter* total, const float* parts, int n_parts, int n_columns) {
     __shared__ float of_warp[32][32];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32, c = blockIdx.x * 32 + lane;
     float sum = 0.0f;
+    parts += (long long)blockIdx.y * n_parts * n_columns;
     if (c < n_columns)
         for (int part = warp; part < n_parts; part += n_warps) sum += parts[(long long)part * n_columns + c];
     of_warp[warp][lane] = sum;
     __syncthreads();
     if (warp == 0 && c < n_columns) {
         for (int w = 1; w < n_warps; w++) sum += of_warp[w][lane];
-        from_float(sum, total[c]);
+        from_float(sum, total[(long long)blockIdx.y * n_columns + c]);
     }
 }

@@ -8,7 +8,7 @@ from autograd.ops.matmul import Linear
 _ROW_BLOCKS = 1024  # rows are divided among at most so many blocks
 
 
-@kernel_for(Linear, experimental=True)
+@kernel_for(Linear)
 class LinearCUDA(Linear):
     """The bias and the sum of its gradient at the speed of memory, which CuPy's own do not reach in 16 bits. Reference: ops/matmul.py."""
 
@@ -41,17 +41,17 @@ def column_sums(x: Array) -> Array:
     """Sums over all axes but the last of a contiguous array, (..., C) -> (C,) in float32."""
     n_rows, n_columns = rows_of(x.shape), x.shape[-1]
     grid, block = _column_grid(n_rows, n_columns, x.dtype)
-    parts = xp.empty((grid[1], n_columns), dtype="float32")
+    parts = xp.empty((1, grid[1], n_columns), dtype="float32")
     kernel("matmul.cu", "column_sums", x.dtype.name)(grid, block, (parts, x, i64(n_rows), i32(n_columns)))
-    return sum_parts(parts, parts.dtype)
+    return sum_parts(parts, parts.dtype)[0]
 
 
 def sum_parts(parts: Array, dtype: DType) -> Array:
-    """(n, C) float32 -> (C,) in `dtype`: the sums that blocks have made of their rows, added in a fixed order."""
-    n_parts, n_columns = parts.shape
-    total = xp.empty(n_columns, dtype=dtype)
+    """(k, n, C) float32 -> (k, C) in `dtype`: k times n sums that blocks have made of their rows, added in a fixed order."""
+    k, n_parts, n_columns = parts.shape
+    total = xp.empty((k, n_columns), dtype=dtype)
     run = kernel("matmul.cu", "sum_parts", "float32", total.dtype.name)
-    run((-(-n_columns // 32),), (MAX_THREADS,), (total, parts, i32(n_parts), i32(n_columns)))
+    run((-(-n_columns // 32), k), (MAX_THREADS,), (total, parts, i32(n_parts), i32(n_columns)))
     return total
 
 

@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 STORAGE = {"float32": "float", "bfloat16": "bf16"}
 """The dtypes that kernels read and write, by their names in `common.cuh`."""
 
+Constants = tuple[tuple[str, int], ...]
 WARP = 32
 MAX_THREADS = 1024
 _FLAT_THREADS = 256
@@ -34,9 +35,10 @@ def source(file: str) -> str:
     return f'{before}#line 1 "common.cuh"\n{common}#line {next_line} "{file}"\n{after}'
 
 
-def options(storage: str, parameter: str) -> tuple[str, ...]:
-    """Compiler options for the element types; `storage` and `parameter` are dtype names."""
-    return ("-std=c++17", f"-DSTORAGE={STORAGE[storage]}", f"-DPARAMETER={STORAGE[parameter]}")
+def options(storage: str, parameter: str, constants: Constants = ()) -> tuple[str, ...]:
+    """Compiler options for the element types, `storage` and `parameter` being dtype names, and for constants of the kernel."""
+    types = (f"-DSTORAGE={STORAGE[storage]}", f"-DPARAMETER={STORAGE[parameter]}")
+    return ("-std=c++17", *types, *(f"-D{name}={value}" for name, value in constants))
 
 
 def raw_module(code: str, compile_options: tuple[str, ...]) -> "cupy.RawModule":
@@ -47,29 +49,37 @@ def raw_module(code: str, compile_options: tuple[str, ...]) -> "cupy.RawModule":
 
 
 @cache
-def _module(file: str, storage: str, parameter: str) -> "cupy.RawModule":
-    return raw_module(source(file), options(storage, parameter))
+def _module(file: str, storage: str, parameter: str, constants: Constants) -> "cupy.RawModule":
+    return raw_module(source(file), options(storage, parameter, constants))
 
 
 @cache
-def kernel(file: str, name: str, storage: str = "float32", parameter: str | None = None) -> Callable[..., None]:
+def kernel(file: str, name: str, storage: str = "float32", parameter: str | None = None, constants: Constants = ()) -> Callable[..., None]:
     """The kernel `name` of `file` for arrays of dtype `storage` (and parameters of dtype `parameter`, by default the same).
+
+    constants   (name, value) pairs that the file leaves to its caller, fixed when it is compiled
 
     Raises RuntimeError, with the compiler's message, if it does not compile or load: there is no silent fallback.
     """
     try:
-        return _module(file, storage, parameter or storage).get_function(name)  # type: ignore[no-any-return]
+        return _module(file, storage, parameter or storage, constants).get_function(name)  # type: ignore[no-any-return]
     except Exception as error:  # a compiler's, driver's or linker's own type
         raise RuntimeError(
             f"CUDA kernel {name} of {file} for {storage}: not loaded ({error}), expected it to compile for this device; "
-            "AUTOGRAD_KERNELS=fast runs without experimental kernels, =reference without any; is the CUDA toolkit of CuPy complete?"
+            "AUTOGRAD_KERNELS=reference runs without kernels; is the CUDA toolkit of CuPy complete?"
         ) from error
+
+
+@cache
+def is_stored(dtype: DType) -> bool:
+    """True if kernels take arrays of this dtype."""
+    return dtype.name in STORAGE  # `name` is slow: it is put together at each call
 
 
 def takes(*arrays: Array) -> bool:
     """True if kernels take these arrays: one dtype of STORAGE, contiguous, not empty, not 0-d. Any alignment will do."""
     first = arrays[0].dtype
-    return first.name in STORAGE and all(a.dtype == first and a.flags.c_contiguous and a.size > 0 and a.ndim > 0 for a in arrays)
+    return is_stored(first) and all(a.dtype == first and a.flags.c_contiguous and a.size > 0 and a.ndim > 0 for a in arrays)
 
 
 def width(dtype: DType) -> int:

@@ -1,72 +1,100 @@
 // Layer norm and its gradients. Reference: ops/normalization.py, class LayerNorm; same letters.
 //
-// Layout  one block per row at a time; each thread holds 16 bytes of the row in registers, so a row is read once. With 1024
-//         threads at most, rows are limited to 1024 * WIDTH channels.
+// Layout  `row_threads` threads per row, 32 if it fits: then a block takes several rows, each summed by its warp alone. A thread
+//         holds CHUNKS times 16 bytes of its row in registers, so a row is read once.
 // Bytes   per element, b = 4 (float) or 2 (bf16): forward reads x, writes y: 2 b; backward reads x, dy, writes dx: 3 b.
 #include "common.cuh"
 
+#ifndef CHUNKS
+#define CHUNKS 3
+#endif
+constexpr int MAX_WARPS = 4;
+
+__device__ inline float row_sum(float x, int row_threads) { return row_threads == 32 ? warp_reduce<Add>(x) : block_sum(x); }
+
 extern "C" __global__ void layer_norm_forward(
-    storage* y, float* mean, float* r, const storage* x, const parameter* gamma, const parameter* beta, int n_channels, float eps) {
-    const long long row = blockIdx.x;
-    const int c = threadIdx.x * WIDTH;
-    float v[WIDTH], g[WIDTH], b[WIDTH];
-    load(v, x + row * n_channels, c, n_channels);
-
-    float sum = 0.0f;
+    storage* y, float* mean, float* r, const storage* x, const parameter* gamma, const parameter* beta, long long n_rows,
+    int n_channels, float eps, int row_threads) {
+    const long long row = (long long)blockIdx.x * (blockDim.x / row_threads) + threadIdx.x / row_threads;
+    if (row >= n_rows) return;
+    const int first = threadIdx.x % row_threads * WIDTH, step = row_threads * WIDTH;
+    float v[CHUNKS][WIDTH], sum = 0.0f, squares = 0.0f;
 #pragma unroll
-    for (int k = 0; k < WIDTH; k++) sum += v[k];  // past the end v is 0
-    const float row_mean = block_sum(sum) / n_channels;
-
-    float squares = 0.0f;
+    for (int j = 0; j < CHUNKS; j++) load(v[j], x + row * n_channels, first + j * step, n_channels);
 #pragma unroll
-    for (int k = 0; k < WIDTH; k++) {
-        v[k] -= row_mean;
-        if (c + k < n_channels) squares += v[k] * v[k];
+    for (int j = 0; j < CHUNKS; j++)
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) sum += v[j][k];  // past the end v is 0
+    const float row_mean = row_sum(sum, row_threads) / n_channels;
+#pragma unroll
+    for (int j = 0; j < CHUNKS; j++)
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) {
+            v[j][k] -= row_mean;
+            if (first + j * step + k < n_channels) squares += v[j][k] * v[j][k];
+        }
+    const float row_r = 1.0f / sqrtf(row_sum(squares, row_threads) / n_channels + eps);
+#pragma unroll
+    for (int j = 0; j < CHUNKS; j++) {
+        float g[WIDTH], b[WIDTH];
+        load(g, gamma, first + j * step, n_channels);
+        load(b, beta, first + j * step, n_channels);
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) v[j][k] = g[k] * (v[j][k] * row_r) + b[k];
+        store(y + row * n_channels, first + j * step, n_channels, v[j]);
     }
-    const float row_r = 1.0f / sqrtf(block_sum(squares) / n_channels + eps);
-
-    load(g, gamma, c, n_channels);
-    load(b, beta, c, n_channels);
-#pragma unroll
-    for (int k = 0; k < WIDTH; k++) v[k] = g[k] * (v[k] * row_r) + b[k];
-    store(y + row * n_channels, c, n_channels, v);
-    if (threadIdx.x == 0) {
+    if (threadIdx.x % row_threads == 0) {
         mean[row] = row_mean;
         r[row] = row_r;
     }
 }
 
 // dx of all rows; and for each block the sums over its rows of dy n and dy, which `sum_parts` of matmul.cu adds up: no atomics,
-// so the same bits every time. dgamma_parts and dbeta_parts are (blocks, channels).
-extern "C" __global__ void layer_norm_backward(
-    storage* dx, float* dgamma_parts, float* dbeta_parts, const storage* x, const float* mean, const float* r,
-    const parameter* gamma, const storage* dy, long long n_rows, int n_channels) {
-    const int c = threadIdx.x * WIDTH;
-    float g[WIDTH], dgamma[WIDTH], dbeta[WIDTH];
-    load(g, gamma, c, n_channels);
-#pragma unroll
-    for (int k = 0; k < WIDTH; k++) dgamma[k] = dbeta[k] = 0.0f;
+// so the same bits every time. parts is (2, blocks, channels): of dgamma, then of dbeta. Blocks of at most MAX_WARPS warps.
+extern "C" __global__ __launch_bounds__(128, 3) void layer_norm_backward(
+    storage* dx, float* parts, const storage* x, const float* mean, const float* r, const parameter* gamma, const storage* dy,
+    long long n_rows, int n_channels, int row_threads) {
+    __shared__ float sums[2][MAX_WARPS][CHUNKS * WIDTH][32];  // each thread adds to its own; neighbouring lanes to neighbouring banks
+    const int rows = blockDim.x / row_threads, first = threadIdx.x % row_threads * WIDTH, step = row_threads * WIDTH;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    for (int i = 0; i < CHUNKS * WIDTH; i++) sums[0][warp][i][lane] = sums[1][warp][i][lane] = 0.0f;
 
-    for (long long row = blockIdx.x; row < n_rows; row += gridDim.x) {
-        float n[WIDTH], q[WIDTH];
-        load(n, x + row * n_channels, c, n_channels);
-        load(q, dy + row * n_channels, c, n_channels);
-        const float row_mean = mean[row], row_r = r[row];
-        float sum_q = 0.0f, sum_qn = 0.0f;
+    for (long long row = (long long)blockIdx.x * rows + threadIdx.x / row_threads; row < n_rows; row += (long long)gridDim.x * rows) {
+        float n[CHUNKS][WIDTH], q[CHUNKS][WIDTH], sum_q = 0.0f, sum_qn = 0.0f;
 #pragma unroll
-        for (int k = 0; k < WIDTH; k++) {
-            n[k] = (n[k] - row_mean) * row_r;
-            dgamma[k] += q[k] * n[k];  // here q is still dy, and past the end 0
-            dbeta[k] += q[k];
-            q[k] *= g[k];
-            sum_q += q[k];
-            sum_qn += q[k] * n[k];
+        for (int j = 0; j < CHUNKS; j++) {
+            load(n[j], x + row * n_channels, first + j * step, n_channels);
+            load(q[j], dy + row * n_channels, first + j * step, n_channels);
         }
-        const float mean_q = block_sum(sum_q) / n_channels, mean_qn = block_sum(sum_qn) / n_channels;
+        const float row_mean = mean[row], row_r = r[row];
 #pragma unroll
-        for (int k = 0; k < WIDTH; k++) q[k] = row_r * (q[k] - mean_q - n[k] * mean_qn);
-        store(dx + row * n_channels, c, n_channels, q);
+        for (int j = 0; j < CHUNKS; j++) {
+            float g[WIDTH];
+            load(g, gamma, first + j * step, n_channels);
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) {
+                n[j][k] = (n[j][k] - row_mean) * row_r;
+                sums[0][warp][j * WIDTH + k][lane] += q[j][k] * n[j][k];  // here q is still dy, and past the end 0
+                sums[1][warp][j * WIDTH + k][lane] += q[j][k];
+                q[j][k] *= g[k];
+                sum_q += q[j][k];
+                sum_qn += q[j][k] * n[j][k];
+            }
+        }
+        const float mean_q = row_sum(sum_q, row_threads) / n_channels, mean_qn = row_sum(sum_qn, row_threads) / n_channels;
+#pragma unroll
+        for (int j = 0; j < CHUNKS; j++) {
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) q[j][k] = row_r * (q[j][k] - mean_q - n[j][k] * mean_qn);
+            store(dx + row * n_channels, first + j * step, n_channels, q[j]);
+        }
     }
-    store(dgamma_parts + (long long)blockIdx.x * n_channels, c, n_channels, dgamma);
-    store(dbeta_parts + (long long)blockIdx.x * n_channels, c, n_channels, dbeta);
+    __syncthreads();
+    for (int i = threadIdx.x; i < 2 * n_channels; i += blockDim.x) {
+        const int which = i / n_channels, c = i % n_channels, owner = c / WIDTH % row_threads;  // the thread of a row that has channel c
+        float sum = 0.0f;
+        for (int w = owner / 32; w < blockDim.x / 32; w += row_threads / 32)
+            sum += sums[which][w][c / step * WIDTH + c % WIDTH][owner % 32];
+        parts[((long long)which * gridDim.x + blockIdx.x) * n_channels + c] = sum;
+    }
 }

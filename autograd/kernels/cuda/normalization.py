@@ -1,20 +1,23 @@
 """Layer norm on the GPU; kernels: normalization.cu."""
 
 from collections import namedtuple
+from collections.abc import Callable
 
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.matmul import sum_parts
-from autograd.kernels.cuda.module import MAX_THREADS, contiguous, f32, i32, i64, kernel, row_threads, rows_of, takes, width
+from autograd.kernels.cuda.module import WARP, contiguous, f32, i32, i64, kernel, rows_of, takes, width
 from autograd.ops.normalization import LayerNorm
 
-_BACKWARD_BLOCKS = 1024  # partial sums of dgamma and dbeta, at most: enough blocks to fill a large GPU several times over
+_BACKWARD_BLOCKS = 1024  # partial sums of dgamma and dbeta, at most: enough blocks to fill a large GPU
+_WARPS = 4  # of a block, at most; rows per block, where a warp holds a row
+_IN_REGISTERS = 24  # numbers of a row that a thread holds, at most
 
 CUDASaved = namedtuple("CUDASaved", "x mean r gamma")
 
 
-@kernel_for(LayerNorm, experimental=True)
+@kernel_for(LayerNorm)
 class LayerNormCUDA(LayerNorm):
     """A row is read once and stays in registers; the normalized rows are recomputed, not saved. Reference: ops/normalization.py.
 
@@ -26,26 +29,34 @@ class LayerNormCUDA(LayerNorm):
     @staticmethod
     def supports(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> bool:
         parameters = takes(gamma, beta) and gamma.dtype.name in (x.dtype.name, "float32")
-        return takes(x) and parameters and x.shape[-1] <= MAX_THREADS * width(x.dtype)
+        return takes(x) and parameters and x.shape[-1] <= WARP * _WARPS * _IN_REGISTERS
 
     @staticmethod
     def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, tuple[Array, ...]]:
         n_rows, n_channels = rows_of(x.shape), x.shape[-1]
+        run, row_threads, rows = _by_rows("layer_norm_forward", x, gamma)
         y = xp.empty(x.shape, dtype=x.dtype)
         mean, r = (xp.empty(n_rows, dtype="float32") for _ in range(2))
-        run = kernel("normalization.cu", "layer_norm_forward", x.dtype.name, gamma.dtype.name)
-        run((n_rows,), (row_threads(n_channels, x.dtype),), (y, mean, r, x, gamma, beta, i32(n_channels), f32(eps)))
+        arguments = (y, mean, r, x, gamma, beta, i64(n_rows), i32(n_channels), f32(eps), i32(row_threads))
+        run((-(-n_rows // rows),), (row_threads * rows,), arguments)
         return y, CUDASaved(x, mean, r, gamma)
 
     @staticmethod
     def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array]:
         x, mean, r, gamma = saved
         n_rows, n_channels = rows_of(x.shape), x.shape[-1]
-        n_blocks = min(n_rows, _BACKWARD_BLOCKS)
-        dx = xp.empty(x.shape, dtype=x.dtype)
-        parts = [xp.empty((n_blocks, n_channels), dtype="float32") for _ in range(2)]
-        run = kernel("normalization.cu", "layer_norm_backward", x.dtype.name, gamma.dtype.name)
-        arguments = (dx, *parts, x, mean, r, gamma, contiguous(dy), i64(n_rows), i32(n_channels))
-        run((n_blocks,), (row_threads(n_channels, x.dtype),), arguments)
-        dgamma, dbeta = (sum_parts(part, gamma.dtype) for part in parts)
+        run, row_threads, rows = _by_rows("layer_norm_backward", x, gamma)
+        n_blocks = min(-(-n_rows // rows), _BACKWARD_BLOCKS)
+        dx, parts = xp.empty(x.shape, dtype=x.dtype), xp.empty((2, n_blocks, n_channels), dtype="float32")
+        arguments = (dx, parts, x, mean, r, gamma, contiguous(dy), i64(n_rows), i32(n_channels), i32(row_threads))
+        run((n_blocks,), (row_threads * rows,), arguments)
+        dgamma, dbeta = sum_parts(parts, gamma.dtype)
         return dx, dgamma, dbeta
+
+
+def _by_rows(name: str, x: Array, gamma: Array) -> tuple[Callable[..., None], int, int]:
+    """(kernel, threads per row, rows per block): a warp per row if its channels fit into the warp's registers."""
+    warps = 1 << max(0, (-(-x.shape[-1] // (WARP * _IN_REGISTERS)) - 1).bit_length())
+    chunks = -(-x.shape[-1] // (WARP * warps * width(x.dtype)))
+    run = kernel("normalization.cu", name, x.dtype.name, gamma.dtype.name, (("CHUNKS", chunks),))
+    return run, WARP * warps, _WARPS if warps == 1 else 1

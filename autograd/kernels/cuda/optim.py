@@ -12,7 +12,7 @@ from autograd.optim import AdamWUpdate, SquaredNorm
 _NORM_BLOCKS = 1024
 
 
-@kernel_for(AdamWUpdate, experimental=True)
+@kernel_for(AdamWUpdate)
 class AdamWUpdateCUDA(AdamWUpdate):
     """All arrays in one pass, the clip factor read where it was computed. Reference: optim.py."""
 
@@ -34,7 +34,7 @@ class AdamWUpdateCUDA(AdamWUpdate):
         kernel("optim.cu", "adamw_update")(*flat_grid(weight.size, weight.dtype), arguments)
 
 
-@kernel_for(SquaredNorm, experimental=True)
+@kernel_for(SquaredNorm)
 class SquaredNormCUDA(SquaredNorm):
     """A sum per block, then the sum of those: two kernels, always in the same order. Reference: optim.py."""
 

@@ -20,7 +20,7 @@ extern "C" __global__ void softmax_forward(storage* y, const storage* x, int n_c
     for (int i = threadIdx.x * WIDTH; i < n_columns; i += blockDim.x * WIDTH) {
         load(v, x, i, n_columns);
 #pragma unroll
-        for (int k = 0; k < WIDTH; k++) v[k] = expf(v[k] - softmax.shift()) * factor;
+        for (int k = 0; k < WIDTH; k++) v[k] = EXP(v[k] - softmax.shift()) * factor;
         store(y, i, n_columns, v);
     }
 }
