@@ -227,10 +227,11 @@ def _not_an_array(function: Callable[..., object]) -> TypeError:
 class Parameter(Tensor):
     """A leaf that training changes; `autograd.nn.Module` finds parameters by this type."""
 
-    __slots__ = ()
+    __slots__ = ("narrow",)
 
     def __init__(self, data: ArrayLike) -> None:
         super().__init__(data, requires_grad=True)
+        self.narrow: Tensor | None = None  # this parameter in 16 bits, within `nn.weights_in`
 
 
 @dataclass(slots=True, eq=False)
@@ -309,10 +310,11 @@ def _backward_pass(start: Node, output: int, dy: Array) -> None:
         for position, (dx, edge, kind) in enumerate(zip(_backward_of(node, arrived), node.edges, node.input_kinds, strict=True)):
             if edge is None or kind is None:
                 continue
-            dx = _undo_broadcasting(dx, *kind, node.op, position)
             if isinstance(edge, Tensor):
+                dx = _undo_broadcasting(dx, kind[0], dx.dtype if is_half(dx) else kind[1], node.op, position)
                 _add_to_leaf(edge, dx)
                 continue
+            dx = _undo_broadcasting(dx, *kind, node.op, position)
             parent, i = edge
             if parent not in gradients:
                 gradients[parent] = [None] * len(parent.output_shapes)
@@ -389,7 +391,7 @@ def _add_to_leaf(leaf: Tensor, dx: Array) -> None:
         leaf._gradient_buffer[...] = dx
         leaf.grad = leaf._gradient_buffer
     else:
-        leaf.grad = xp.array(dx, order="C")  # not dx.copy(): NumPy's 0-d results are scalars, and .grad is an array
+        leaf.grad = xp.array(dx, dtype=leaf.data.dtype, order="C")  # not dx.copy(): NumPy's 0-d results are scalars, and .grad is an array
 
 
 class Op:

@@ -338,6 +338,33 @@ def near_the_definition(op, name, arrays, **options):
 
 @on_device
 @has_bfloat16
+@pytest.mark.parametrize("flat", [False, True])
+def test_weights_cast_together_equal_those_cast_one_by_one(flat):
+    """Values and gradients; `flat`: the weights lie in an optimizer's buffer, as in training."""
+    results = []
+    for together in (False, True):
+        layers = [nn.Linear(5, 3), nn.Linear(3, 4, bias=False), nn.LayerNorm(4)]
+        module = nn.Module()
+        module.layers = layers
+        rng = np.random.default_rng(0)
+        for p in module.parameters():
+            p.data[...] = to_device(rng.standard_normal(p.shape).astype(np.float32))
+        optimizer = AdamW(module) if flat else None
+        x = ag.cast(tensor(rng.standard_normal((2, 5)).astype(np.float32)), backend.bfloat16)
+        for _ in range(2):  # gradients add up in float32
+            with nn.weights_in(module, backend.bfloat16) if together else contextlib.nullcontext():
+                y = layers[2](layers[1](layers[0](x)))
+            assert all(p.narrow is None for p in module.parameters())
+            (ag.cast(y, np.float32) * ag.cast(y, np.float32)).sum().backward()
+        gradients = [p.grad for p in module.parameters()]
+        assert all(g.dtype == np.float32 for g in gradients) and (optimizer is None or float(optimizer.gradient_norm()) > 0)
+        results.append([to_host(y.data).astype(np.float32), *map(to_host, gradients)])
+    for one_by_one, together in zip(*results, strict=True):
+        assert (one_by_one == together).all()
+
+
+@on_device
+@has_bfloat16
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 64, 8), (2, 3, 200, 64), (1, 2, 129, 128)])
 def test_attention_by_cudnn(shape, causal):

@@ -205,15 +205,17 @@ class GPT(nn.Module):
 
     def forward(self, ids: ArrayLike, attention_mask: ArrayLike | None = None) -> ag.Tensor:
         """Logits (B, T, V) for ids (B, T); see `hidden` for the arguments."""
-        return self.lm_head(self.hidden(ids, attention_mask))
+        with nn.weights_in(self, self.dtype):
+            return self.lm_head(self.hidden(ids, attention_mask))
 
     def loss(self, ids: ArrayLike, targets: ArrayLike, attention_mask: ArrayLike | None = None, *, ignore_index: int = -100) -> ag.Tensor:
         """Mean cross-entropy of `targets` (B, T), in nats per token, as a scalar; targets equal to ignore_index do not count.
 
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
         """
-        x = self.hidden(ids, attention_mask)
-        return ag.linear_cross_entropy(x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index)
+        with nn.weights_in(self, self.dtype):
+            x = self.hidden(ids, attention_mask)
+            return ag.linear_cross_entropy(x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index)
 
     # Methods of the layers above: tinygpt.inference.decoding, tinygpt.inspect.trace, tinygpt.weights.gpt2.
     if TYPE_CHECKING:

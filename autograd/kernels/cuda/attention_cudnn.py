@@ -2,7 +2,6 @@
 
 from collections import namedtuple
 from functools import cache
-from typing import Any
 
 from autograd.backend import xp
 from autograd.core import Array
@@ -63,35 +62,36 @@ def _with_whole_rows(x: Array) -> Array:
 def _run(which: str, inputs: tuple[Array, ...], outputs: tuple[Array, ...], causal: bool) -> None:
     layouts = tuple((a.shape, tuple(s // a.itemsize for s in a.strides)) for a in (*inputs, *outputs))
     graph, tensors, n_bytes = plan(which, layouts, causal, 1 / inputs[0].shape[-1] ** 0.5)
-    workspace: Any = xp.empty(max(n_bytes, 1), dtype="uint8")
-    arrays: tuple[Any, ...] = (*inputs, *outputs)
+    workspace: Array = xp.empty(max(n_bytes, 1), dtype="uint8")
+    arrays: tuple[Array, ...] = (*inputs, *outputs)
     handle, cuda = _handle(), xp.cuda  # type: ignore[attr-defined]
     cudnn.set_stream(handle=handle, stream=cuda.get_current_stream().ptr)
     graph.execute({tensor: a.data.ptr for tensor, a in zip(tensors, arrays, strict=True)}, workspace.data.ptr, handle=handle)
 
 
 @cache
-def _handle() -> Any:
-    return cudnn.create_handle()
+def _handle() -> int:
+    handle: int = cudnn.create_handle()
+    return handle
 
 
 @cache
 def plan(
     which: str, layouts: tuple[Layout, ...], causal: bool, scale: float, sm_version: int | None = None
-) -> tuple[Any, tuple[Any, ...], int]:
+) -> tuple["cudnn.pygraph", tuple["cudnn.tensor", ...], int]:
     """(graph, its tensors in the order of `layouts`, bytes of workspace). With sm_version, e.g. 90, described but not built: no GPU needed."""
     half, single = cudnn.data_type.BFLOAT16, cudnn.data_type.FLOAT
     target = {"handle": _handle()} if sm_version is None else {"sm_version": sm_version}
     graph = cudnn.pygraph(io_data_type=half, intermediate_data_type=single, compute_data_type=single, **target)
 
-    def tensor(name: str, layout: Layout, dtype: Any = half) -> Any:
+    def tensor(name: str, layout: Layout, dtype: "cudnn.data_type" = half) -> "cudnn.tensor":
         return graph.tensor(name=name, dim=list(layout[0]), stride=list(layout[1]), data_type=dtype)
 
     q, k, v = (tensor(name, layout) for name, layout in zip("qkv", layouts, strict=False))
     options = {"attn_scale": scale, "use_causal_mask": causal}
     if which == "forward":
         y, statistics = graph.sdpa(q=q, k=k, v=v, generate_stats=True, name="attention", **options)
-        inputs: tuple[Any, ...] = (q, k, v)
+        inputs: tuple[cudnn.tensor, ...] = (q, k, v)
         outputs = (y, statistics.set_data_type(single))
     else:
         y, dy, statistics = tensor("y", layouts[3]), tensor("dy", layouts[4]), tensor("statistics", layouts[5], single)

@@ -1,9 +1,12 @@
 """Addition and casts on the GPU; kernels: elementwise.cu."""
 
+from itertools import accumulate
+
 from autograd import backend
 from autograd.backend import Array, DType, xp
 from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import contiguous, flat_grid, i64, is_stored, kernel, takes
+from autograd.nn import CastWeights
 from autograd.ops.elementwise import Add, Cast
 
 
@@ -38,6 +41,34 @@ class CastCUDA(Cast):
     @staticmethod
     def backward(dtype: DType, dy: Array) -> Array:
         return _cast(contiguous(dy), dtype)
+
+
+@kernel_for(CastWeights)
+class CastWeightsCUDA(CastWeights):
+    """One kernel for all weights that lie side by side in memory. Reference: nn.py."""
+
+    @staticmethod
+    def supports(*xs: Array, dtype: DType) -> bool:
+        return is_stored(dtype) and all(takes(x) and x.dtype != dtype for x in xs)
+
+    @staticmethod
+    def forward(*xs: Array, dtype: DType) -> tuple[tuple[Array, ...], tuple[tuple[int, ...], ...]]:
+        ys: dict[int, Array] = {}
+        order = sorted(range(len(xs)), key=lambda i: xs[i].data.ptr)
+        while order:
+            run = [order.pop(0)]
+            while order and _follows(xs[run[-1]], xs[order[0]]):
+                run.append(order.pop(0))
+            first, ends = xs[run[0]], list(accumulate(xs[i].size for i in run))
+            flat = _cast(xp.ndarray((ends[-1],), first.dtype, first.data), dtype)
+            for i, end in zip(run, ends, strict=True):
+                ys[i] = flat[end - xs[i].size : end].reshape(xs[i].shape)
+        return tuple(ys[i] for i in range(len(xs))), tuple(x.shape for x in xs)
+
+
+def _follows(a: Array, b: Array) -> bool:
+    """True if b begins in memory where a ends, within one allocation."""
+    return a.data.mem is b.data.mem and a.data.ptr + a.nbytes == b.data.ptr and a.dtype == b.dtype
 
 
 def _cast(x: Array, dtype: DType) -> Array:
