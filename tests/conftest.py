@@ -34,7 +34,6 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("fake-cupy")  # the same tests on fewer examples: what they show is what the device refuses
         from autograd import dispatch
 
-        os.environ["AUTOGRAD_KERNELS"] = "reference"  # in processes that tests start; in this one there are none:
         dispatch._kernels.clear()  # the fake device runs no CUDA code: tests/autograd/test_cuda_kernels.py does, on the host
     else:
         settings.load_profile("ci" if os.environ.get("CI") else "default")

@@ -603,7 +603,7 @@ def test_memory_is_steady_over_200_steps(without_gc):
         assert gc.collect() == 0, "cycles"  # and it empties Python's own lists of spare tuples, which grow at first
         return len(gc.get_objects()), tracemalloc.get_traced_memory()[0]
 
-    for _ in range(10):
+    for _ in range(10 if backend.name == "numpy" else 200):  # CuPy's lists of free blocks grow at first
         step()
     tracemalloc.start()
     step()

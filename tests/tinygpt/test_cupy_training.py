@@ -6,7 +6,7 @@ import pytest
 from autograd import backend
 from tests.autograd.checks import numpy_only
 from tests.autograd.test_core import run_python
-from tests.autograd.test_cupy_backend import FAKE, has_bfloat16, no_waiting, on_device
+from tests.autograd.test_cupy_backend import ON_FAKE, has_bfloat16, no_waiting, on_device
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import Windows
 from tinygpt.training.trainer import Trainer
@@ -87,7 +87,7 @@ def test_a_checkpoint_of_a_device_loads_on_a_cpu_without_cupy(tmp_path, dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     run = (tmp_path / "run").as_posix()
-    status, _, error = run_python(TRAIN.format(run=run, dtype=dtype), AUTOGRAD_BACKEND="cupy", PYTHONPATH=FAKE)
+    status, _, error = run_python(TRAIN.format(run=run, dtype=dtype), **ON_FAKE)
     assert status == 0, error
     status, out, error = run_python(LOAD.format(run=run))
     assert status == 0 and "{'float32'}" in out, error
@@ -102,6 +102,6 @@ def test_an_example_runs_on_a_device(tmp_path):
     (tmp_path / "corpus.txt").write_text("One line of text after another.\n\n" * 300, encoding="utf-8")
     argv = ["pretrain.py", "--run", (tmp_path / "run").as_posix(), "--corpus", (tmp_path / "corpus.txt").as_posix(), *FLAGS]
     code = f"import sys, runpy; sys.argv = {argv}; runpy.run_path('examples/pretrain.py', run_name='__main__')"
-    status, out, error = run_python(code, AUTOGRAD_BACKEND="cupy", PYTHONPATH=FAKE)
+    status, out, error = run_python(code, **ON_FAKE)
     assert status == 0, error
     assert "backend    cupy (AUTOGRAD_BACKEND=cupy): CuPy" in out and "sample after training" in out
