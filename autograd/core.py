@@ -49,9 +49,7 @@ class Tensor:
             hint = f" ({backend.name} here computes in no bfloat16)" if self.data.dtype.name == "bfloat16" else ""
             raise TypeError(f"Tensor: dtype {self.data.dtype}, expected real numbers{hint}; convert the data first")
         if requires_grad and not _is_float(self.data):
-            raise TypeError(
-                f"Tensor: requires_grad=True with dtype {self.data.dtype}, expected floating point; use .astype(float) on the data"
-            )
+            raise TypeError(f"Tensor: requires_grad=True with dtype {self.data.dtype}, expected floating point; use .astype(float)")
         self.requires_grad = requires_grad
         self.grad = None
         self._node: Node | None = None
@@ -185,7 +183,7 @@ class Tensor:
     def __eq__(self, other: object) -> bool:
         if isinstance(other, (bool, int, float, backend.device_array, list, tuple)):
             raise TypeError(
-                f"Tensor: == with a {type(other).__name__}, expected a tensor (== asks for the same object); use tensor.data == ..."
+                f"Tensor: == with a {type(other).__name__}, expected a tensor (== means the same object); use tensor.data == ..."
             )
         return self is other
 
@@ -331,6 +329,7 @@ def _backward_pass(start: Node, output: int, dy: Array) -> None:
 
 def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
     """Calls the op's backward with the gradients of its outputs, frees what it saved, checks the number of gradients returned."""
+    where = f"{node.op.__name__}.backward"
     if node.saved is _FREED:
         raise RuntimeError(
             f"backward: the graph at {node.op.__name__} has been freed by an earlier backward pass, expected one backward per forward; "
@@ -347,15 +346,12 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
     if node.record is not None:
         node.record.dys, node.record.dxs = tuple(arrived), result
     if len(result) != len(node.edges):
-        raise RuntimeError(
-            f"{node.op.__name__}.backward: {len(result)} gradients, expected {len(node.edges)}, one per input; return None for inputs without one"
-        )
+        raise RuntimeError(f"{where}: {len(result)} gradients, expected {len(needs)}, one per input; return None for inputs without one")
     for i, dx in enumerate(result):
         if needs[i] and dx is None:
-            raise RuntimeError(f"{node.op.__name__}.backward: None for input {i}, expected its gradient; the input requires one")
-    if backend.debug:
-        for i, dx in enumerate(result):
-            _check_finite(f"{node.op.__name__}.backward, gradient of input {i}", dx, [s for s in node.input_kinds if s])
+            raise RuntimeError(f"{where}: None for input {i}, expected its gradient; the input requires one")
+        if backend.debug:
+            _check_finite(f"{where}, gradient of input {i}", dx, [s for s in node.input_kinds if s])
     return result
 
 
@@ -447,10 +443,7 @@ class Op:
 
     @classmethod
     def apply(cls, *inputs: Operand | None, **options: object) -> Tensor:
-        """Runs the op on tensors (also arrays, Python numbers and None) and records it if a gradient can be needed.
-
-        Gives a tuple of tensors where `returns_tuple`.
-        """
+        """Runs the op on tensors (also arrays, Python numbers and None), recorded if a gradient can be needed. A tuple where `returns_tuple`."""
         arrays: list[Array] = [x.data if isinstance(x, Tensor) else x for x in inputs]
         recording = _recording.get()
         needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])

@@ -135,8 +135,7 @@ class AdamW:
     def step(self, max_norm: float | None = None, norm: Array | None = None) -> Array:
         """One update from the gradients that have been summed since `zero_grad`.
 
-        max_norm   scale all gradients down so that their common norm is at most this (Pascanu et al. 2013, arXiv:1211.5063,
-                   algorithm 1); None: no clipping
+        max_norm   scale gradients so that their common norm is at most this (Pascanu et al. 2013, arXiv:1211.5063, algorithm 1), or None
         norm       the result of `gradient_norm`, if it has been computed already
         Returns the norm before clipping, as a 0-d array. Raises RuntimeError naming parameters without a gradient, or frozen,
         added or given other arrays since the optimizer was made.
@@ -162,16 +161,11 @@ class AdamW:
         missing = [name for name, p in self.named if p.grad is None]
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise RuntimeError(
-                f"AdamW: no gradient for {shown}, expected one for each; call loss.backward() first, or freeze what is unused"
-            )
-        if self._module is not None:
-            mine = {id(p) for _, p in self.named}
-            for name, p in self._module.named_parameters():
-                if p.requires_grad and id(p) not in mine:
-                    raise RuntimeError(
-                        f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW"
-                    )
+            raise RuntimeError(f"AdamW: no gradient for {shown}, expected one for each; call loss.backward(), or freeze what is unused")
+        mine = {id(p) for _, p in self.named}
+        for name, p in self._module.named_parameters() if self._module is not None else ():
+            if p.requires_grad and id(p) not in mine:
+                raise RuntimeError(f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW")
 
     def state_dict(self) -> AdamWState:
         state: AdamWState = {"n_steps": self.n_steps, "m": {}, "v": {}}

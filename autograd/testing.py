@@ -39,11 +39,8 @@ def check_grads(fn: Callable[..., Tensor | tuple[Tensor, ...]], *arrays: ArrayLi
     with protected(*(t.data for t in tensors)):
         outputs = _tuple(fn(*tensors))
         dys = [rng.standard_normal(out.shape).astype(out.dtype) for out in outputs]
-        total = None
-        for out, dy in zip(outputs, dys, strict=True):
-            part = (out * backend.to_device(dy)).sum()
-            total = part if total is None else total + part
-        assert total is not None
+        first, *rest = [(out * backend.to_device(dy)).sum() for out, dy in zip(outputs, dys, strict=True)]
+        total = sum(rest, start=first)
         for node in nodes_of(total):
             node.op = _CheckedOp(node)  # type: ignore[assignment]
         total.backward()
@@ -96,9 +93,9 @@ class _CheckedOp:
 
     def __init__(self, node: Node) -> None:
         self.op, self.input_kinds = node.op, node.input_kinds
-        self.__name__ = node.op.__name__
-        self.returns_tuple, self.backward_takes_needs = node.op.returns_tuple, node.op.backward_takes_needs
-        self.takes_half = node.op.takes_half
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.op, name)
 
     def backward(self, saved: object, dy: Array, **options: object) -> Array | tuple[Array | None, ...]:
         arrived = list(saved_arrays(dy))
