@@ -17,7 +17,7 @@ import re
 import types
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,14 +65,13 @@ class Corpus:
 def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, seed: int = 0, cache: str | Path | None = None) -> Corpus:
     """Load a corpus and split it.
 
-    name_or_path           "docs", the name of a download ("tinyshakespeare", "the-verdict"), a text file, or a folder with *.txt and
-                           *.md files at any depth; `source` names what else it holds. Text is UTF-8, or UTF-16 or UTF-32 with a byte
-                           order mark; line ends become \\n, empty documents are left out. For a folder of your own named docs write
-                           "./docs".
-    validation_fraction    share of the text to validate on. One long text gives its last part, cut by characters, as nanoGPT does.
-                           Several documents give whole groups of near-copies, drawn by seed, up to that many bytes; should that come
-                           to less than half of them, because the groups are few and large, each document gives its last part.
-    cache                  folder for downloads; by default the user's cache folder
+    name_or_path   "docs", the name of a download ("tinyshakespeare", "the-verdict"), a text file, or a folder with *.txt and *.md files at any
+                   depth; `source` names what else it holds. Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark; line ends become
+                   \\n, empty documents are left out. For a folder of your own named docs write "./docs".
+    validation_fraction   share of the text to validate on. One long text gives its last part, cut by characters, as nanoGPT does. Several
+                   documents give entire groups of near-copies, drawn by seed, up to that many bytes; should that come to less than half
+                   of them, because the groups are few and large, each document gives its last part.
+    cache          folder for downloads; by default the user's cache folder
 
     "docs", the default corpus, is English that every installation has: the docstrings of NumPy's public modules and the language manual
     that comes with Python. It is the same on every platform, and changes with the versions of NumPy and Python.
@@ -130,17 +129,10 @@ def _split(name: str, texts: dict[str, str], fraction: float, seed: int) -> tupl
     if len(texts) > 1:
         groups = group_near_copies(list(texts.values()))
         documents = [Document(title, text, group) for (title, text), group in zip(texts.items(), groups, strict=True)]
-        sizes = np.bincount(groups, weights=[len(text.encode()) for text in texts.values()])  # bytes per group
-        wanted = fraction * sizes.sum()
-        # The order of drawing is a hash of seed and name, not a shuffle: a document that comes or goes leaves the others where they are.
-        draw = {d.group: hashlib.sha256(f"{seed} {d.name}".encode()).digest() for d in reversed(documents)}  # by first name of the group
-        chosen, taken = set[int](), 0.0
-        for group in sorted(draw, key=draw.__getitem__):
-            if taken + sizes[group] <= wanted:
-                chosen.add(group)
-                taken += sizes[group]
-        if taken >= wanted / 2:
-            return [d for d in documents if d.group not in chosen], [d for d in documents if d.group in chosen]
+        first = {d.group: d.name for d in reversed(documents)}  # a group's name is that of its first document
+        sizes = np.bincount(groups, weights=[len(text.encode()) for text in texts.values()])
+        if chosen := set(draw_groups({first[group]: size for group, size in enumerate(sizes.tolist())}, fraction, seed)):
+            return [d for d in documents if first[d.group] not in chosen], [d for d in documents if first[d.group] in chosen]
 
     train, validation = [], []
     for number, (title, text) in enumerate(texts.items()):
@@ -151,6 +143,17 @@ def _split(name: str, texts: dict[str, str], fraction: float, seed: int) -> tupl
         n = sum(map(len, texts.values()))
         raise InvalidInput(f"corpus {name!r}: {n} characters, expected enough to validate on {fraction:.0%} of them; add text")
     return train, validation
+
+
+def draw_groups(sizes: Mapping[str, float], fraction: float, seed: int) -> list[str]:
+    """Names of the groups (name: bytes) to validate on, drawn by seed, up to that fraction of all bytes; none if they come to less than half
+    of it. The order of drawing is a hash of seed and name, not a shuffle: a group that comes or goes leaves the others where they are."""
+    wanted, taken, chosen = fraction * sum(sizes.values()), 0.0, []
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest()):
+        if taken + sizes[name] <= wanted:
+            chosen.append(name)
+            taken += sizes[name]
+    return chosen if taken >= wanted / 2 else []
 
 
 NUMPY_MODULES = [

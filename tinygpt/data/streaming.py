@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygpt.data.corpora import Corpus, Split, load_corpus, run_name, text_files, user_path
+from tinygpt.data.corpora import Corpus, Split, draw_groups, load_corpus, run_name, text_files, user_path
 from tinygpt.data.download import DOWNLOADS, cache_folder
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import encode_documents, encode_pieces, read_tokens, write_tokens
@@ -27,9 +27,8 @@ from tinygpt.storage.checked_json import encoding_of, not_text
 STREAM_BYTES = 64 << 20  # corpora above this are streamed; below it, text, its word counts and its ids fit anywhere
 PIECE_BYTES = 4 << 20  # how much text is in memory at once
 SAMPLE_BYTES = 32 << 20  # how much of a streamed corpus a tokenizer is trained on, in pieces evenly spaced over it
-MAX_UNBROKEN = (
-    1 << 20
-)  # characters without white space after which a piece ends anyway: only there may ids differ from the undivided text's
+# Characters without white space after which a piece ends anyway: only there may ids differ from those of the undivided text.
+MAX_UNBROKEN = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -142,15 +141,11 @@ def _split(name: str, files: Sequence[tuple[str, Path]], fraction: float, seed: 
         digest.update(len(title.encode()).to_bytes(8, "little") + title.encode() + content.digest())
         if n:
             groups.setdefault(content.hexdigest(), []).append(Part(path, 0, path.stat().st_size))
-    drawn = sorted(groups.items(), key=lambda item: hashlib.sha256(f"{seed} {item[0]}".encode()).digest())
-    wanted = fraction * sum(part.end for _, parts in drawn for part in parts)
-    chosen: list[Part] = []
-    for _, parts in drawn:
-        if sum(part.end for part in (*chosen, *parts)) <= wanted:
-            chosen += parts
     every = [part for parts in groups.values() for part in parts]
-    if sum(part.end for part in chosen) >= wanted / 2:
-        train, validation = [part for part in every if part not in chosen], chosen
+    chosen = draw_groups({name: sum(part.end for part in parts) for name, parts in groups.items()}, fraction, seed)
+    if chosen:
+        validation = [part for name in chosen for part in groups[name]]
+        train = [part for part in every if part not in validation]
     else:
         cuts = [_line_start(part, int(part.end * (1 - fraction))) for part in every]
         train = [Part(part.path, 0, cut) for part, cut in zip(every, cuts, strict=True) if cut]
