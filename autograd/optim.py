@@ -106,21 +106,16 @@ class AdamW:
         self.named_in_model_order = trainable
         self.named = sorted(trainable, key=lambda pair: pair[1].ndim < 2)  # stable: decayed first, else in model order
         self.n_decayed = sum(p.size for _, p in self.named if p.ndim >= 2)
-        n = sum(p.size for _, p in self.named)
-        self.weight, self.gradient = (xp.empty(n, dtype=dtypes[0]) for _ in range(2))
-        self.m, self.v = xp.zeros_like(self.weight), xp.zeros_like(self.weight)
-        xp.concatenate([p.data.reshape(-1) for _, p in self.named], out=self.weight)
-        self._bind_to_buffers()
-
-    def _bind_to_buffers(self) -> None:
-        bind_to_buffers([p for _, p in self.named], self.weight, self.gradient)
-        self._views = [p.data for _, p in self.named]
+        self.gradient = xp.empty(sum(p.size for _, p in self.named), dtype=dtypes[0])
+        self.m, self.v = xp.zeros_like(self.gradient), xp.zeros_like(self.gradient)
+        self.move_weights(xp.empty_like(self.gradient))
 
     def move_weights(self, target: Array) -> None:
         """Moves the weights into another flat array, for instance one in shared memory. Forgets the gradients."""
-        target[...] = self.weight
+        xp.concatenate([p.data.reshape(-1) for _, p in self.named], out=target)
         self.weight = target
-        self._bind_to_buffers()
+        bind_to_buffers([p for _, p in self.named], self.weight, self.gradient)
+        self._views = [p.data for _, p in self.named]
 
     def zero_grad(self) -> None:
         """Forgets the gradients. Nothing is filled with zeros: the next first gradient overwrites."""
@@ -168,10 +163,9 @@ class AdamW:
                 raise RuntimeError(f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW")
 
     def state_dict(self) -> AdamWState:
-        state: AdamWState = {"n_steps": self.n_steps, "m": {}, "v": {}}
-        for moments, flat in ((state["m"], self.m), (state["v"], self.v)):
-            moments.update(zip((name for name, _ in self.named), _parts(flat, [p for _, p in self.named]), strict=True))
-        return state
+        names, parameters = zip(*self.named, strict=True)
+        m, v = (dict(zip(names, _parts(flat, parameters), strict=True)) for flat in (self.m, self.v))
+        return {"n_steps": self.n_steps, "m": m, "v": v}
 
     def load_state_dict(self, state: AdamWState) -> None:
         """Restores what `state_dict` returned. Raises ValueError naming parameters that are missing, surplus or of another shape."""

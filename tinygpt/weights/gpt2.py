@@ -53,33 +53,6 @@ class StorableTokenizer(Protocol):
 M = TypeVar("M", bound=Storable)
 
 
-def stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The location of each tensor of a checkpoint, by GPT-2's names.
-
-    path   a Hugging Face directory (nanoGPT's names and orientation are understood, too) or llm.c's file
-    Raises FileNotFoundError without weights, ValueError for damaged or pickled ones.
-    """
-    if path.is_file():
-        return read_llm_c_header(path)[1]
-    if not has_weights(path):
-        for file in sorted([*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"), *path.glob("*.ckpt")]):
-            raise refuse_pickle(file)
-        raise MissingFile(f"{path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
-    tensors: dict[str, StoredTensor] = {}
-    for name, tensor in read_headers(path).items():
-        short = canonical_name(name)
-        if short in tensors:
-            raise InvalidInput(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
-        if not (short.startswith("h.") and short.endswith((".attn.bias", ".attn.masked_bias"))):  # older files' causal masks: no weights
-            tensors[short] = tensor
-    # nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C).
-    first = tensors.get("h.0.attn.c_attn.weight")
-    if first is not None and len(first.shape) == 2 and first.shape[0] == 3 * first.shape[1]:
-        turned = re.compile(r"h\..*(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
-        return {name: dataclasses.replace(tensor, transposed=bool(turned.fullmatch(name))) for name, tensor in tensors.items()}
-    return tensors
-
-
 _PREFIXES = ("transformer.", "_orig_mod.", "module.")  # GPT2LMHeadModel, torch.compile, DistributedDataParallel
 
 
@@ -94,8 +67,8 @@ class StoredModel:
     """A model on disk: its config.json, its shape and the location of each tensor, each read once.
 
     path_or_name   as `locate` takes it: a Hugging Face directory, nanoGPT's, llm.c's file, or a name on the hub
-    Raises FileNotFoundError where there is none, ValueError for another architecture than GPT-2's, for a variant that GPT does not compute,
-    and for a shape far beyond the weights.
+    Raises FileNotFoundError where there is none, ValueError for another architecture, variants of GPT-2 that GPT does not compute, and
+    shapes far beyond the weights.
     """
 
     def __init__(self, path_or_name: str | Path) -> None:
@@ -105,8 +78,31 @@ class StoredModel:
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
-        """By GPT-2's names. Raises as `stored_tensors` does."""
-        return stored_tensors(self.path)
+        """The location of each tensor, by GPT-2's names; nanoGPT's names and orientation are understood, too.
+
+        Raises FileNotFoundError without weights, ValueError for damaged or pickled ones.
+        """
+        path = self.path
+        if path.is_file():
+            return read_llm_c_header(path)[1]
+        if not has_weights(path):
+            for file in sorted(file for file in path.glob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")):
+                raise refuse_pickle(file)
+            raise MissingFile(f"{path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
+        tensors: dict[str, StoredTensor] = {}
+        for name, tensor in read_headers(path).items():
+            short = canonical_name(name)
+            if short in tensors:
+                raise InvalidInput(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
+            is_mask = short.startswith("h.") and short.endswith((".attn.bias", ".attn.masked_bias"))  # causal, in older files
+            if not is_mask:
+                tensors[short] = tensor
+        # nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C).
+        first = tensors.get("h.0.attn.c_attn.weight")
+        if first is not None and len(first.shape) == 2 and first.shape[0] == 3 * first.shape[1]:
+            turned = re.compile(r"h\..*(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+            return {name: dataclasses.replace(tensor, transposed=bool(turned.fullmatch(name))) for name, tensor in tensors.items()}
+        return tensors
 
     @property
     def architecture(self) -> str:
@@ -172,17 +168,12 @@ def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tupl
 
 
 _ALIASES = {  # GPT-2's names under those of other models, as transformers takes them
-    "hidden_size": "n_embd",
-    "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-    "max_position_embeddings": "n_positions",
-}
+    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions",
+}  # fmt: skip
 _OUR_ARITHMETIC = {  # variants that would change the result, with the values that GPT supports
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-}
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "add_cross_attention": (False,),
+    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,),
+}  # fmt: skip
 
 
 def _config_of(directory: Path, fields: dict[str, Json]) -> GPTConfig:
@@ -208,22 +199,17 @@ def _config_of(directory: Path, fields: dict[str, Json]) -> GPTConfig:
     return GPTConfig(**dropouts, **kept)
 
 
-def gpt2_config(config: GPTConfig, tokenizer: StorableTokenizer | None = None) -> dict[str, Json]:
-    """The model's shape under the keys of GPT-2's config.json."""
-    fields = dataclasses.asdict(config) | config.dropouts
-    del fields["dropout"]
-    eos = None if tokenizer is None else tokenizer.eos_id
-    named = {"model_type": "gpt2", "architectures": [LANGUAGE_MODEL], "activation_function": "gelu_new"}
-    return named | fields | {"bos_token_id": eos, "eos_token_id": eos}
-
-
 def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None) -> dict[str, Content]:
     """The files of a Hugging Face checkpoint, by name: config.json, model.safetensors and, if given, the tokenizer's."""
     weights = {name: backend.to_host(p.data) for name, p in model.named_parameters()}
     if not model.config.qkv_bias:  # GPT-2's format always has this bias
         for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
             weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
-    fields = gpt2_config(model.config, tokenizer) | getattr(model, "pretrained_fields", dict)()
+    eos = None if tokenizer is None else tokenizer.eos_id
+    fields: dict[str, Json] = {"model_type": "gpt2", "architectures": [LANGUAGE_MODEL], "activation_function": "gelu_new"}
+    fields |= dataclasses.asdict(model.config) | model.config.dropouts | {"bos_token_id": eos, "eos_token_id": eos}
+    fields |= getattr(model, "pretrained_fields", dict)()
+    del fields["dropout"]
     files: dict[str, Content] = {WEIGHTS: TensorFile(weights, {"format": "pt"}), "config.json": to_json(fields)}
     if tokenizer is not None:
         files |= {name: text.encode("utf-8") for name, text in tokenizer.files().items()}
