@@ -37,8 +37,7 @@ class KVCache:
     def view_for_prefill(self, rows: Sequence[int], n_tokens: int) -> "CacheView":
         """For a call with n_tokens tokens of each of `rows`, from position 0 on.
 
-        Shorter prompts are padded on the right, where no real token looks. What the padding leaves in the cache is overwritten by the
-        tokens that follow, or hidden.
+        Shorter prompts are padded on the right, where no real token looks; what that leaves in the cache is overwritten later, or hidden.
         """
         rows = list(rows)
 
@@ -74,17 +73,12 @@ class KVCache:
 
 
 class CacheView(NamedTuple):
-    """The cache as one forward call uses it.
-
-    positions   of the call's tokens, for the position embedding
-    mask        booleans, True where a query may look, or None
-    write       write(a layer's buffer, new keys or values) stores these and returns those that attention sees
-    """
+    """The cache as one forward call uses it."""
 
     cache: KVCache
-    positions: np.ndarray
-    mask: Array | None
-    write: Callable[[Array, Array], Array]
+    positions: np.ndarray  # of the call's tokens, for the position embedding
+    mask: Array | None  # booleans, True where a query may look
+    write: Callable[[Array, Array], Array]  # (a layer's buffer, new keys or values): stores these, returns those that attention sees
 
     def layer(self, i: int) -> "LayerCache":
         return LayerCache(self.cache.keys[i], self.cache.values[i], self.write)

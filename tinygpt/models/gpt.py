@@ -45,10 +45,8 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.update(k, v)  # (B, H, S, D): those of earlier calls in front
         if last_only:
             q, t = q[:, :, -1:], 1  # with keys and values of all positions
-        y = ag.scaled_dot_product_attention(
-            q, k, v, mask, causal=True, dropout=self.p, training=self.training, stream=self.stream
-        )  # (B, H, T, D)
-        y = y.transpose(0, 2, 1, 3).reshape(b, t, c)  # the heads' channels concatenated
+        y = ag.scaled_dot_product_attention(q, k, v, mask, causal=True, dropout=self.p, training=self.training, stream=self.stream)
+        y = y.transpose(0, 2, 1, 3).reshape(b, t, c)  # (B, H, T, D) -> (B, T, C): the heads' channels concatenated
         return self.resid_dropout(self.c_proj(y))
 
 
@@ -138,8 +136,7 @@ class GPT(nn.Module):
     def set_compute_dtype(self, dtype: str) -> Self:
         """Switches activations and matrix products to "bfloat16" or back to "float32"; returns the model.
 
-        Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError, with the reason, where the
-        backend has no bfloat16.
+        Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError where there is no bfloat16.
         """
         self.dtype = backend.compute_dtype(dtype)
         return self

@@ -100,8 +100,7 @@ def read_digest(path: Path) -> Written:
 
 
 def replace_file(path: Path, data: bytes | str | Iterable[Chunk], *, writer: str = "") -> Written:
-    """Gives a file new content (all of it, or chunks): a reader finds the old content or the new one, at any instant. `writer` tells apart
-    those that may do so at the same time."""
+    """Gives a file new content (all of it, or chunks): a reader finds the old or the new. `writer` tells apart those who do it at once."""
     temporary = path.with_name(f"{PARTIAL}{writer}{path.name}")
     try:
         written = write_file(temporary, [data.encode("utf-8")] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)

@@ -122,8 +122,7 @@ class Trainer:
         return peak_bytes() + (self.workers.peak_bytes() if self.workers else 0)
 
     def evaluate(self) -> Evaluation:
-        """Loss on the validation items, or `eval_batches` batches of them (nan without any); a classifier's accuracy there and on a sample of
-        the training items."""
+        """Loss on the validation items, or `eval_batches` batches of them (nan without any); a classifier's accuracy there and in training."""
         size, items = self.config.micro_batch, self.validation_items
         found = Evaluation(math.nan) if items is None else measure(self.model, items, size, self.config.eval_batches)
         if items is None or found.accuracy is None:

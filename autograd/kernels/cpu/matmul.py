@@ -18,9 +18,8 @@ _by_blas: ContextVar[bool] = ContextVar("few_rows_by_blas", default=False)
 
 
 def few_rows_by_blas() -> AbstractContextManager[bool]:
-    """Within this block BLAS divides products of a few rows among its own threads. Faster between the steps of decoding, which use
-    them too. Asked for, and not read off `needs`: BLAS may round by how a product is divided (its AVX2 kernels do), and recording
-    gradients must change no value."""
+    """Within this block BLAS divides products of a few rows among its own threads: faster between steps of decoding, which use them, too.
+    Not read off `needs`: BLAS may round by how a product is divided (its AVX2 kernels do), and recording must change no value."""
     return within(_by_blas, True)
 
 
