@@ -89,9 +89,8 @@ class Tensor:
         Saved arrays are freed on the way, so a second call on the same graph raises RuntimeError.
         """
         if not self.requires_grad:
-            raise RuntimeError(
-                "backward: no input of this tensor requires a gradient, expected at least one; set requires_grad=True on a leaf, and compute outside no_grad()"
-            )
+            fix = "set requires_grad=True on a leaf, and compute outside no_grad()"
+            raise RuntimeError(f"backward: no input of this tensor requires a gradient, expected at least one; {fix}")
         if dy is None:
             if self.size != 1:
                 raise ValueError(f"backward: a tensor of shape {self.shape}, expected one element; reduce it first or pass dy")
@@ -106,15 +105,12 @@ class Tensor:
             _backward_pass(self._node, self._output, dy)
 
     def __setitem__(self, key: object, value: object) -> None:
-        raise TypeError(
-            "Tensor: assignment to elements, expected no change after creation (saved arrays would no longer match); "
-            "build the result with where, concatenate or stack, or change tensor.data of a leaf between steps"
-        )
+        fix = "build the result with where, concatenate or stack, or change tensor.data of a leaf between steps"
+        raise TypeError(f"Tensor: assignment to elements, expected no change after creation (saved arrays would no longer match); {fix}")
 
     def __array__(self, *args: object, **kwargs: object) -> Array:
-        raise TypeError(
-            "Tensor: implicit conversion to a NumPy array, expected an explicit one (it would lose the gradient in silence); use tensor.numpy() or tensor.data"
-        )
+        rule = "expected an explicit one (it would lose the gradient in silence)"
+        raise TypeError(f"Tensor: implicit conversion to a NumPy array, {rule}; use tensor.numpy() or tensor.data")
 
     def __array_ufunc__(self, ufunc: Callable[..., object], method: str, *inputs: "Operand", **options: object) -> Array:
         """`array + tensor` is `Tensor.__radd__`; of NumPy's other functions, the error says what to write."""
@@ -182,9 +178,7 @@ class Tensor:
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, (bool, int, float, backend.device_array, list, tuple)):
-            raise TypeError(
-                f"Tensor: == with a {type(other).__name__}, expected a tensor (== means the same object); use tensor.data == ..."
-            )
+            raise TypeError(f"Tensor: == with a {type(other).__name__}, expected a tensor (== is identity); use tensor.data == ...")
         return self is other
 
     def __lt__(self, other: "Operand") -> Array:
@@ -331,10 +325,8 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
     """Calls the op's backward with the gradients of its outputs, frees what it saved, checks the number of gradients returned."""
     where = f"{node.op.__name__}.backward"
     if node.saved is _FREED:
-        raise RuntimeError(
-            f"backward: the graph at {node.op.__name__} has been freed by an earlier backward pass, expected one backward per forward; "
-            "run the forward pass again, or add the losses and call backward once"
-        )
+        problem = f"the graph at {node.op.__name__} has been freed by an earlier backward pass, expected one backward per forward"
+        raise RuntimeError(f"backward: {problem}; run the forward pass again, or add the losses and call backward once")
     needs = tuple(edge is not None for edge in node.edges)
     options = {"needs": needs} if node.op.backward_takes_needs else {}
     if not node.op.takes_half:
@@ -362,10 +354,9 @@ def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: DType, op: "typ
     """
     if dx.shape != shape:
         if not broadcasts(shape, dx.shape):
-            raise RuntimeError(
-                f"{op.__name__}.backward: a gradient of shape {dx.shape} for input {position} of shape {shape}, "
-                "expected the input's shape (or one that it broadcasts to); fix the op's backward"
-            )
+            found = f"a gradient of shape {dx.shape} for input {position} of shape {shape}"
+            rule = "expected the input's shape (or one that it broadcasts to)"
+            raise RuntimeError(f"{op.__name__}.backward: {found}, {rule}; fix the op's backward")
         n_new = dx.ndim - len(shape)
         stretched = tuple(range(n_new)) + tuple(n_new + i for i, n in enumerate(shape) if n == 1 and dx.shape[n_new + i] != 1)
         dx = dx.sum(axis=stretched, keepdims=True, dtype=accumulator_dtype(dx)).reshape(shape)
@@ -554,10 +545,8 @@ def _check_device(op: "type[Op]", position: int, x: Array) -> None:
         raise TypeError(f"{op.__name__}: the data of {name} is a Tensor, expected an array; assign arrays, as in p.data = tensor.data")
     found = backend.foreign_device(x)
     if found:
-        raise TypeError(
-            f"{op.__name__}: {name} of shape {x.shape} is {found}, expected an array of the {backend.name} backend; "
-            "move it with autograd.backend.to_device, or pass it inside a Tensor"
-        )
+        fix = "move it with autograd.backend.to_device, or pass it inside a Tensor"
+        raise TypeError(f"{op.__name__}: {name} of shape {x.shape} is {found}, expected an array of the {backend.name} backend; {fix}")
 
 
 def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[tuple[int, ...], DType]]) -> None:
@@ -565,10 +554,8 @@ def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[tuple[
         return
     n = int((~xp.isfinite(array)).sum())
     shapes = ", ".join(f"{shape} {dtype}" for shape, dtype in inputs)
-    raise FloatingPointError(
-        f"{where}: {n} of {array.size} values of shape {array.shape} are not finite, expected finite numbers; "
-        f"inputs were {shapes}; this is the first op to fail (AUTOGRAD_DEBUG=1), look at what feeds it"
-    )
+    found = f"{n} of {array.size} values of shape {array.shape} are not finite, expected finite numbers; inputs were {shapes}"
+    raise FloatingPointError(f"{where}: {found}; this is the first op to fail (AUTOGRAD_DEBUG=1), look at what feeds it")
 
 
 def no_grad() -> AbstractContextManager[bool]:

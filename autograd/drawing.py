@@ -116,9 +116,7 @@ def _inputs(item: Item) -> list[Item]:
     if node.record is not None:
         return [x for x in node.record.inputs if x is not None]
     if not node.edges:
-        raise RuntimeError(
-            "draw: the graph has been freed by backward, expected one that was kept; compute it in `with autograd.record():`"
-        )
+        raise RuntimeError("draw: the graph has been freed by backward, expected one that was kept; use `with autograd.record():`")
     return [edge for edge in node.edges if edge is not None]
 
 

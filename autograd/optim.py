@@ -100,9 +100,8 @@ class AdamW:
         if len(dtypes) > 1:
             raise ValueError(f"AdamW: parameters of dtypes {', '.join(dtypes)}, expected one; convert them before training")
         if is_half(trainable[0][1].data):
-            raise ValueError(
-                f"AdamW: parameters of dtype {dtypes[0]}, expected float32 or float64 (small updates would be lost); use autograd.cast where 16 bits are wanted"
-            )
+            rule = "expected float32 or float64 (small updates would be lost)"
+            raise ValueError(f"AdamW: parameters of dtype {dtypes[0]}, {rule}; use autograd.cast where 16 bits are wanted")
         self.named_in_model_order = trainable
         self.named = sorted(trainable, key=lambda pair: pair[1].ndim < 2)  # stable: decayed first, else in model order
         self.n_decayed = sum(p.size for _, p in self.named if p.ndim >= 2)
@@ -150,9 +149,8 @@ class AdamW:
             if not p.requires_grad:
                 raise RuntimeError(f"AdamW: {name} was frozen after the optimizer was made, expected no change; make a new AdamW")
             if p.data is not view or not (p.grad is None or p.grad is p._gradient_buffer):
-                raise RuntimeError(
-                    f"AdamW: data or grad of {name} was replaced by another array, expected the optimizer's own; write into it, as in parameter.data[...] = array"
-                )
+                fix = "write into it, as in parameter.data[...] = array"
+                raise RuntimeError(f"AdamW: data or grad of {name} was replaced by another array, expected the optimizer's own; {fix}")
         missing = [name for name, p in self.named if p.grad is None]
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

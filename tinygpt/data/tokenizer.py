@@ -192,10 +192,9 @@ class CharacterTokenizer(Tokenizer):
         if unknown.any():
             found = list(dict.fromkeys(text[i] for i in np.flatnonzero(unknown)))
             shown = ", ".join(map(repr, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
-            raise InvalidInput(
-                f"encode: {len(found)} unknown character{'s' if len(found) > 1 else ''} {shown} (first at position {np.argmax(unknown)}), expected "
-                f"only the {len(self._codes)} characters of the training text; leave them out, or use BPE, which knows every text"
-            )
+            problem = f"{len(found)} unknown character{'s' if len(found) > 1 else ''} {shown} (first at position {np.argmax(unknown)})"
+            rule = f"expected only the {len(self._codes)} characters of the training text"
+            raise InvalidInput(f"encode: {problem}, {rule}; leave them out, or use BPE, which knows every text")
         return ids
 
     def files(self) -> dict[str, str]:

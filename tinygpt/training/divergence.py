@@ -41,10 +41,9 @@ class Divergence:
         if choice == "stop" or too_many or (choice == "rollback" and not can_roll_back):
             if choice != "stop" and too_many:
                 report += f"; {MAX_CONSECUTIVE} updates in a row failed, so --on-nan {choice} gives up"
-            raise Diverged(
-                f"{report}; the weights are as they were before this update and the last checkpoint is kept: resume from it with a lower --lr "
-                "(--resume RUN --override --lr ...), or leave such updates out with --on-nan skip"
-            )
+            kept = "the weights are as they were before this update and the last checkpoint is kept"
+            fix = "resume from it with a lower --lr (--resume RUN --override --lr ...), or leave such updates out with --on-nan skip"
+            raise Diverged(f"{report}; {kept}: {fix}")
         return choice
 
     def state_dict(self) -> dict[str, Json]:

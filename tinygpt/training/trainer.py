@@ -68,10 +68,8 @@ class Trainer:
     ) -> None:
         assert isinstance(model, nn.Module)
         if config.processes > 1 and workers is None:
-            raise InvalidInput(
-                f"TrainConfig.processes: {config.processes} without workers, expected Trainer(..., workers=workers_for(model, config)); "
-                "workers_for is in tinygpt.parallel.local"
-            )
+            rule = "expected Trainer(..., workers=workers_for(model, config)); workers_for is in tinygpt.parallel.local"
+            raise InvalidInput(f"TrainConfig.processes: {config.processes} without workers, {rule}")
         model.set_compute_dtype(config.dtype)
         self.model: Trainable = model
         self.config, self.workers = config, workers
@@ -184,10 +182,8 @@ class Trainer:
         entry = Entries(state, where)
         n_items, seed, drawn = (entry.integer("streams", "data_order", key) for key in ("n_items", "seed", "batches_drawn"))
         if n_items != self.order.n_items and not other_data:
-            raise InvalidInput(
-                f"{where}: saved with {n_items} items to learn from, expected {self.order.n_items} as there are now; "
-                "the data has changed (or the context, or the stride): resume with what the run began with"
-            )
+            fix = "the data has changed (or the context, or the stride): resume with what the run began with"
+            raise InvalidInput(f"{where}: saved with {n_items} items to learn from, expected {self.order.n_items} as there are now; {fix}")
         self.result.load_state_dict(entry)  # the object stays: `run` and its caller hold it
         self.order.seed, stream = seed, self.model.dropout_stream
         self.draw_from(0 if other_data else drawn)
@@ -298,10 +294,9 @@ class _Loop:
             return False
         found = self.trainer.evaluate()
         if not math.isfinite(found.nats):
-            raise Diverged(
-                f"validation: loss {found.nats} at step {step}, expected a finite number; nothing was saved, the last checkpoint is kept; "
-                f"lower --lr (it is {self.trainer.optimizer.lr:.1e}), or find the op with AUTOGRAD_DEBUG=1"
-            )
+            problem = f"validation: loss {found.nats} at step {step}, expected a finite number"
+            fix = f"lower --lr (it is {self.trainer.optimizer.lr:.1e}), or find the op with AUTOGRAD_DEBUG=1"
+            raise Diverged(f"{problem}; nothing was saved, the last checkpoint is kept; {fix}")
         best = found.nats < result.best_validation_nats
         if best:
             result.best_validation_nats, result.best_step = found.nats, step
@@ -333,10 +328,9 @@ def check_deterministic(trainer: Trainer) -> str:
         ends = np.cumsum([p.size for _, p in trainer.optimizer.named])
         pieces = zip(trainer.optimizer.named, *(np.split(gradient, ends[:-1]) for gradient in (gradient_1, gradient_2)), strict=True)
         name = next((name for (name, _), one, two in pieces if one.tobytes() != two.tobytes()), "none, only in the loss")
-        raise NotDeterministic(
-            f"deterministic check: two runs of one step differ, first in the gradient of {name} (losses {loss_1!r} and {loss_2!r}), expected equal "
-            "bits; an op on this backend is not deterministic: runs will agree to rounding only"
-        )
+        found = f"two runs of one step differ, first in the gradient of {name} (losses {loss_1!r} and {loss_2!r})"
+        cause = "an op on this backend is not deterministic: runs will agree to rounding only"
+        raise NotDeterministic(f"deterministic check: {found}, expected equal bits; {cause}")
     return f"step {trainer.result.step + 1} computed twice: the loss and all {gradient_1.size:,} gradients are equal bit for bit"
 
 
