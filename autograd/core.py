@@ -292,12 +292,11 @@ def _backward_pass(start: Node, output: int, dy: Array) -> None:
     """
     gradients: dict[Node, list[Array | None]] = {start: [None] * len(start.output_shapes)}
     gradients[start][output] = dy
-    owned: dict[Node, set[int]] = {start: set()}  # sums made here; any other array may be shared and is never written to
+    owned: set[tuple[Node, int]] = set()  # where a sum made here stands; any other array may be shared and is never written to
     queue = [(-start.serial, start)]
     while queue:
         _, node = heapq.heappop(queue)
         arrived = gradients.pop(node)
-        owned.pop(node)
         for position, (dx, edge, kind) in enumerate(zip(_backward_of(node, arrived), node.edges, node.input_kinds, strict=True)):
             if edge is None or kind is None:
                 continue
@@ -308,16 +307,15 @@ def _backward_pass(start: Node, output: int, dy: Array) -> None:
             parent, i = edge
             if parent not in gradients:
                 gradients[parent] = [None] * len(parent.output_shapes)
-                owned[parent] = set()
                 heapq.heappush(queue, (-parent.serial, parent))
             slots = gradients[parent]
             if slots[i] is None:
                 slots[i] = dx
-            elif i in owned[parent]:
+            elif edge in owned:
                 slots[i] += dx
             else:
                 slots[i] = slots[i] + dx
-                owned[parent].add(i)
+                owned.add(edge)
         node.edges = ()
 
 

@@ -15,9 +15,8 @@ from tinygpt.config import PATH, Config
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """For commands without a dataclass: `python -m tinygpt COMMAND`, with the module's docstring as its help."""
-    return argparse.ArgumentParser(
-        prog=f"python -m tinygpt {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_it_is = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"python -m tinygpt {command}", description=description, formatter_class=as_it_is)
 
 
 def expand_home(path: str) -> str:
@@ -49,10 +48,8 @@ def parse_args(default: Config, description: str | None, argv: list[str] | None 
         if given.startswith("-") and plain in flags and given.replace("_", "-") not in flags:  # --train.steps, -steps, --Steps
             print(f"error: {given}: no such flag, expected one that --help lists; did you mean {plain}?", file=sys.stderr)
             sys.exit(2)
-    config = tyro.cli(
-        type(default), args=argv, default=default, description=description, prog=prog, config=(tyro.conf.OmitArgPrefixes,)
-    )  # fmt: skip
-    return _expand_paths(config)
+    flat = (tyro.conf.OmitArgPrefixes,)
+    return _expand_paths(tyro.cli(type(default), args=argv, default=default, description=description, prog=prog, config=flat))
 
 
 def _field_names(config: Config) -> Iterator[str]:

@@ -156,14 +156,11 @@ def draw_groups(sizes: Mapping[str, float], fraction: float, seed: int) -> list[
     return chosen if taken >= wanted / 2 else []
 
 
-NUMPY_MODULES = [
-    "numpy", "numpy.char", "numpy.ctypeslib", "numpy.emath", "numpy.exceptions", "numpy.fft", "numpy.lib",
-    "numpy.lib.array_utils", "numpy.lib.format", "numpy.lib.introspect", "numpy.lib.mixins", "numpy.lib.npyio",
-    "numpy.lib.recfunctions", "numpy.lib.stride_tricks", "numpy.linalg", "numpy.ma", "numpy.polynomial",
-    "numpy.polynomial.chebyshev", "numpy.polynomial.hermite", "numpy.polynomial.hermite_e", "numpy.polynomial.laguerre",
-    "numpy.polynomial.legendre", "numpy.polynomial.polynomial", "numpy.polynomial.polyutils", "numpy.random", "numpy.rec",
-    "numpy.strings", "numpy.testing", "numpy.typing",
-]  # fmt: skip
+NUMPY_MODULES = """
+char ctypeslib emath exceptions fft lib lib.array_utils lib.format lib.introspect lib.mixins lib.npyio lib.recfunctions
+lib.stride_tricks linalg ma polynomial polynomial.chebyshev polynomial.hermite polynomial.hermite_e polynomial.laguerre
+polynomial.legendre polynomial.polynomial polynomial.polyutils random rec strings testing typing
+""".split()  # the public ones below `numpy`
 
 
 def _docs() -> dict[str, str]:
@@ -188,7 +185,7 @@ def _numpy_objects() -> Iterator[tuple[str, object]]:
     Left out, because their text differs from platform to platform: the scalar types, and two functions that ask the operating system.
     Names are looked up with `vars`, which unlike `getattr` never wakes a deprecated one.
     """
-    for module_name in NUMPY_MODULES:
+    for module_name in ("numpy", *(f"numpy.{name}" for name in NUMPY_MODULES)):
         try:
             module = pkgutil.resolve_name(module_name)
         except (ImportError, AttributeError):  # not in this version of NumPy

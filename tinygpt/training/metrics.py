@@ -120,11 +120,6 @@ def measure(model: Trainable, items: Batches, batch_size: int, n_batches: int = 
     return Evaluation(total / n_targets, n_correct / n_targets if isinstance(model, Classifies) else None)
 
 
-def evaluate(model: Trainable, items: Batches, batch_size: int, n_batches: int = 0) -> float:
-    """The loss of `measure`, nats per target."""
-    return measure(model, items, batch_size, n_batches).nats
-
-
 def update_ratio(optimizer: AdamW, piece: int = 1 << 20) -> float:
     """Norm of the last AdamW step, decay aside, over that of the weights. The step is computed again from the moments, in pieces."""
     o, xp = optimizer, backend.xp
