@@ -386,9 +386,8 @@ class Op:
     `saved` is private to the class that made it: a kernel's backward reads what the kernel's own forward saved. More than two arrays
     are a NamedTuple, so that their names can be seen from outside.
 
-    Either may declare the keyword `needs`: one bool per input, True where a gradient will be needed (all False under
-    no_grad); work for the others may be skipped. Neither may write into its inputs or into `dy`. A gradient may have a
-    broadcast shape: the engine sums it back to the input's.
+    Either may declare the keyword `needs`: one bool per input, True where a gradient will be needed (all False under no_grad); work for the
+    others may be skipped. Neither may write into its inputs or `dy`. A gradient may have a broadcast shape: the engine undoes that.
     """
 
     returns_tuple: ClassVar[bool] = False

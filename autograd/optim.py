@@ -65,9 +65,8 @@ class AdamWState(TypedDict):
 class AdamW:
     """AdamW for a module's trainable parameters, moved into one contiguous buffer.
 
-    Weights, gradients and both moments are four flat arrays with one layout, weight-decayed parameters first (those with two or
-    more axes: matrices and embeddings; biases and norms are not decayed). Each parameter becomes a view of its part, so norm,
-    update and saving are one pass over one array each.
+    Weights, gradients and both moments are four flat arrays with one layout, weight-decayed parameters first (those with two or more axes:
+    matrices and embeddings). Each parameter becomes a view of its part, so norm, update and saving are one pass over one array each.
 
     lr, betas, eps, weight_decay   as in the paper; `lr` may be set before each step by a schedule
     Raises ValueError if nothing is trainable or parameters mix dtypes.
@@ -77,12 +76,9 @@ class AdamW:
         self, parameters: Module | Iterable[tuple[str, Parameter]], lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01,
     ) -> None:  # fmt: skip
-        for name, value, legal in (
-            ("lr", lr, lr >= 0), ("betas", betas, all(0 <= b < 1 for b in betas)),
-            ("eps", eps, eps > 0), ("weight_decay", weight_decay, weight_decay >= 0),
-        ):  # fmt: skip
-            if not legal:
-                raise ValueError(f"AdamW: {name} = {value}, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0")
+        if not (lr >= 0 and weight_decay >= 0 and all(0 <= b < 1 for b in betas) and eps > 0):
+            found = f"lr = {lr}, weight_decay = {weight_decay}, betas = {betas}, eps = {eps}"
+            raise ValueError(f"AdamW: {found}, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.n_steps = 0
         self._module = parameters if isinstance(parameters, Module) else None

@@ -14,18 +14,14 @@ from tinygpt.storage.durable import replace_file
 
 @dataclass(frozen=True)
 class Download:
-    """A file on the network that is known by its sha256.
-
-    member      name of the file inside the zip archive that the address gives; empty where it gives the file itself
-    labeled     True for rows, which `tinygpt.finetuning.labeled` and `tinygpt.finetuning.instructions` read; else a corpus
-    """
+    """A file on the network that is known by its sha256."""
 
     file_name: str
     url: str
     sha256: str
     source: str
-    member: str = ""
-    labeled: bool = False
+    member: str = ""  # name of the file inside the zip archive that the address gives; empty where it gives the file itself
+    labeled: bool = False  # rows, which `tinygpt.finetuning.labeled` and `tinygpt.finetuning.instructions` read; else a corpus
 
 
 DOWNLOADS = {

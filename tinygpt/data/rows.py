@@ -15,16 +15,12 @@ from tinygpt.storage.checked_json import Json, parse_json, read_text
 
 @dataclass
 class Table:
-    """Rows of a file.
-
-    rows     (place, values by column); the place is "line 7" or "record 7", for messages
-    notes    what was guessed, as sentences
-    """
+    """Rows of a file."""
 
     path: Path
     columns: list[str]
-    rows: list[tuple[str, dict[str, Json]]]
-    notes: list[str]
+    rows: list[tuple[str, dict[str, Json]]]  # (place, values by column); the place is "line 7" or "record 7", for messages
+    notes: list[str]  # what was guessed, as sentences
 
 
 def find_file(name_or_path: str | Path, names: Sequence[str], *, cache: str | Path | None = None) -> tuple[Path, str]:

@@ -129,8 +129,7 @@ def texts_for_tokenizer(corpus: Corpus | StreamedCorpus, kind: str) -> Iterable[
 def _split(name: str, files: Sequence[tuple[str, Path]], fraction: float, seed: int, source: str) -> StreamedCorpus:
     """A corpus of (name, file), split: complete files drawn by seed if that comes close to the fraction, else the last part of each.
 
-    Near-copies are not looked for, as they are in smaller corpora; files with equal bytes stay together.
-    Raises ValueError for text that is not UTF-8, or too short."""
+    Near-copies are not looked for, as in smaller corpora; files with equal bytes stay together. ValueError if not UTF-8, or too short."""
     digest = hashlib.sha256()
     groups: dict[str, list[Part]] = {}  # parts by content
     for title, path in files:

@@ -13,8 +13,8 @@ MAX_JSON_BYTES = 64 << 20  # a vocabulary of a million tokens is a third of it
 
 
 def read_json(path: Path) -> Json:
-    """What a JSON file holds. Raises ValueError, naming the file, for one that is too large, not UTF-8, not JSON, nested beyond reason,
-    or that holds numbers JSON does not have (NaN, Infinity) or that no computer wants (thousands of digits).
+    """What a JSON file holds. Raises ValueError, naming the file, for one that is too large, not UTF-8, not JSON, nested beyond reason, or
+    with numbers that JSON lacks (NaN, Infinity) or that no computer wants (thousands of digits).
     """
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
@@ -96,8 +96,7 @@ def not_text(where: object, byte: int, offset: int, encoding: str = "utf-8") -> 
 
 
 def read_text(path: str | Path) -> str:
-    """A text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; its line ends as \\n. Raises ValueError, naming file, byte and
-    offset, if it is not."""
+    """A text file in UTF-8, or UTF-16 or UTF-32 with a byte order mark; line ends as \\n. Raises ValueError with file, byte and offset."""
     data = Path(path).read_bytes()
     encoding = encoding_of(data, path)
     try:

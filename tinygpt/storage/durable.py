@@ -91,12 +91,9 @@ def write_file(path: Path, chunks: Iterable[Chunk]) -> Written:
 
 def read_digest(path: Path) -> Written:
     """Size and sha256 of a file, read in pieces."""
-    digest, n_bytes = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-            n_bytes += len(piece)
-    return Written(n_bytes, digest.hexdigest())
+        digest = hashlib.file_digest(file, "sha256")
+        return Written(file.tell(), digest.hexdigest())
 
 
 def replace_file(path: Path, data: bytes | str | Iterable[Chunk], *, writer: str = "") -> Written:

@@ -56,15 +56,11 @@ def clip_and_update(optimizer: AdamW, norm: Array, max_norm: float) -> None:
 
 
 class Shard(NamedTuple):
-    """Some rows of a micro-batch.
-
-    share       how much its mean loss counts in the loss of the update
-    first_row   which row of the micro-batch its first one is, so that its dropout masks are those of the full micro-batch
-    """
+    """Some rows of a micro-batch."""
 
     batch: Batch
-    share: float
-    first_row: int = 0
+    share: float  # how much its mean loss counts in the loss of the update
+    first_row: int = 0  # which row of the micro-batch its first one is, so that its dropout masks are those of the full micro-batch
 
 
 def accumulate(model: Trainable, shards: Sequence[Shard]) -> Array:

@@ -3,9 +3,8 @@
 NumPy's functions release the interpreter lock, so a chain of them over a small block runs like one fused loop: the block's
 temporaries stay in the cache instead of going to memory and back between calls.
 
-Each block's work depends only on the block, and sums over blocks are added in the order of the blocks: the same bits
-whichever thread ran which block. Block sizes do not depend on the number of threads; the shares of a matrix product do (`even_parts`), so
-another number of threads may round differently.
+Each block's work depends only on the block, and sums over blocks are added in the order of the blocks: the same bits whichever thread ran
+which. Block sizes do not depend on the number of threads; shares of a matrix product do (`even_parts`), so another number may round otherwise.
 """
 
 import contextvars
@@ -161,8 +160,7 @@ def even_parts(n: int) -> list[slice]:
 
 
 def row_blocks(n_rows: int, row_bytes: int, work: Callable[[slice], object]) -> None:
-    """Calls work(rows) for equal slices that cover 0 .. n_rows, each of at most BLOCK_BYTES or one row; an even number of them, so that
-    two threads have the same to do."""
+    """Calls work(rows) for equal slices that cover 0 .. n_rows, each of at most BLOCK_BYTES or one row; an even number, for two threads."""
     n = -(-n_rows * row_bytes // BLOCK_BYTES)
     n = min(n_rows, n if n <= 1 else n + n % 2)
     blocks = [slice(n_rows * i // n, n_rows * (i + 1) // n) for i in range(n)]
