@@ -69,8 +69,7 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
                    depth; `source` names what else it holds. Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark; line ends become
                    \\n, empty documents are left out. For a folder of your own named docs write "./docs".
     validation_fraction   share of the text to validate on. One long text gives its last part, cut by characters, as nanoGPT does. Several
-                   documents give entire groups of near-copies, drawn by seed, up to that many bytes; should that come to less than half
-                   of them, because the groups are few and large, each document gives its last part.
+                   documents give entire groups of near-copies, drawn by seed, or each its last part where the groups are few and large.
     cache          folder for downloads; by default the user's cache folder
 
     "docs", the default corpus, is English that every installation has: the docstrings of NumPy's public modules and the language manual
