@@ -35,7 +35,7 @@ from tinygpt.finetuning.instructions import (
     show_masked,
     split_instructions,
 )
-from tinygpt.training.metrics import evaluate
+from tinygpt.training.metrics import measure
 from tinygpt.training.trainer import Trainer
 
 FOLDER = Path(__file__).parent.parent.parent.parent / "shared" / "data"
@@ -104,7 +104,7 @@ def test_evaluation_weighs_by_targets():
     with ag.no_grad():
         expected = gpt.loss(*batches.batch(np.arange(3))).item()
     for batch_size in (1, 2, 3):
-        assert evaluate(gpt, batches, batch_size) == pytest.approx(expected, rel=1e-5)
+        assert measure(gpt, batches, batch_size).nats == pytest.approx(expected, rel=1e-5)
 
 
 def test_zero_trainable_tokens_are_an_error():

@@ -87,13 +87,10 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     elif name_or_path in corpora:
         texts = {name: read_text(fetch(name, cache=cache))}
         source = f"{DOWNLOADS[name].source}, {DOWNLOADS[name].url}"
-    elif path.is_dir():
-        files, left_out = text_files(path)
-        texts = {file.relative_to(path).as_posix(): read_text(file) for file in files}
-        source = f"{len(files)} text files in {name}" + left_out
     elif path.exists():
-        texts = {path.name: read_text(path)}
-        source = f"text file {name}"
+        files, left_out = text_files(path)
+        texts = {title: read_text(file) for title, file in files.items()}
+        source = f"{f'{len(files)} text files in' if path.is_dir() else 'text file'} {name}{left_out}"
     else:
         known = ["docs", *corpora]
         fix = did_you_mean(name, known, "check the path")
@@ -205,14 +202,16 @@ def _numpy_objects() -> Iterator[tuple[str, object]]:
                 yield f"{module_name}.{name}", value
 
 
-def text_files(folder: Path) -> tuple[list[Path], str]:
-    """All *.txt and *.md below a folder, by name, and what else there is, for the end of a sentence. Raises ValueError if there are none."""
-    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
-    texts = [path for path in files if path.suffix.lower() in (".txt", ".md")]
+def text_files(path: Path) -> tuple[dict[str, Path], str]:
+    """A file, or all *.txt and *.md below a folder, by their names in it; and what else there is, for the end of a sentence. Raises ValueError
+    if there are none."""
+    if not path.is_dir():
+        return {path.name: path}, ""
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    texts = {name: files[name] for name in sorted(files) if files[name].suffix.lower() in (".txt", ".md")}
     if not texts:
-        raise InvalidInput(f"folder {folder}: no text among {len(files)} files, expected *.txt or *.md; rename your text files so")
-    others = [path.relative_to(folder).as_posix() for path in files if path.suffix.lower() not in (".txt", ".md")]
-    return texts, some_files(others, "not *.txt or *.md")
+        raise InvalidInput(f"folder {path}: no text among {len(files)} files, expected *.txt or *.md; rename your text files so")
+    return texts, some_files(sorted(files.keys() - texts.keys()), "not *.txt or *.md")
 
 
 def some_files(names: list[str], why: str) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,11 +109,10 @@ def open_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     """`tinygpt.data.corpora.load_corpus`, but files of yours above STREAM_BYTES in all stay where they are."""
     path, name = user_path(name_or_path), str(name_or_path)
     if name != "docs" and name not in DOWNLOADS and path.exists() and 0 < validation_fraction < 1:
-        files, left_out = text_files(path) if path.is_dir() else ([path], "")
-        if sum(file.stat().st_size for file in files) > STREAM_BYTES:
-            titled = [(file.relative_to(path).as_posix() if path.is_dir() else path.name, file) for file in files]
+        files, left_out = text_files(path)
+        if sum(file.stat().st_size for file in files.values()) > STREAM_BYTES:
             source = f"{len(files)} text files in {name}, streamed{left_out}"
-            return _split(run_name(name_or_path), titled, validation_fraction, seed, source)
+            return _split(run_name(name_or_path), files, validation_fraction, seed, source)
     return load_corpus(name_or_path, validation_fraction=validation_fraction, seed=seed)
 
 
@@ -126,13 +125,13 @@ def texts_for_tokenizer(corpus: Corpus | StreamedCorpus, kind: str) -> Iterable[
     return [document.text for document in (corpus.train + corpus.validation if everything else corpus.train)]
 
 
-def _split(name: str, files: Sequence[tuple[str, Path]], fraction: float, seed: int, source: str) -> StreamedCorpus:
-    """A corpus of (name, file), split: complete files drawn by seed if that comes close to the fraction, else the last part of each.
+def _split(name: str, files: Mapping[str, Path], fraction: float, seed: int, source: str) -> StreamedCorpus:
+    """A corpus of files by name, split: complete files drawn by seed if that comes close to the fraction, else the last part of each.
 
     Near-copies are not looked for, as in smaller corpora; files with equal bytes stay together. ValueError if not UTF-8, or too short."""
     digest = hashlib.sha256()
     groups: dict[str, list[Part]] = {}  # parts by content
-    for title, path in files:
+    for title, path in files.items():
         content, n = hashlib.sha256(), 0
         for piece in read_pieces(path):  # which also checks that it is UTF-8
             content.update(piece.encode())

@@ -73,8 +73,16 @@ class StoredModel:
 
     def __init__(self, path_or_name: str | Path) -> None:
         self.path = locate(path_or_name)
-        self.fields = {} if self.path.is_file() else read_json_object(self.path / "config.json")
-        self.config = read_llm_c_header(self.path)[0] if self.path.is_file() else self._checked(_config_of(self.path, self.fields))
+        self.fields: dict[str, Json] = {}
+        if self.path.is_file():
+            self.config, self.tensors = read_llm_c_header(self.path)
+            return
+        self.fields = read_json_object(self.path / "config.json")
+        self.config = _config_of(self.path, self.fields)
+        held = sum(math.prod(tensor.shape) for tensor in self.tensors.values()) if has_weights(self.path) else math.inf
+        if self.config.n_parameters() > 2 * held + 10_000:  # a typing error, or an attack: seen before a model of that shape is made
+            rule = f"expected about {held:,}, as many as the file of weights holds; take both files from the same model"
+            raise InvalidInput(f"{self.path / 'config.json'}: describes {self.config.n_parameters():,} weights, {rule}")
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -82,20 +90,16 @@ class StoredModel:
 
         Raises FileNotFoundError without weights, ValueError for damaged or pickled ones.
         """
-        path = self.path
-        if path.is_file():
-            return read_llm_c_header(path)[1]
-        if not has_weights(path):
-            for file in sorted(file for file in path.glob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")):
+        if not has_weights(self.path):
+            for file in sorted(file for file in self.path.glob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")):
                 raise refuse_pickle(file)
-            raise MissingFile(f"{path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
+            raise MissingFile(f"{self.path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
         tensors: dict[str, StoredTensor] = {}
-        for name, tensor in read_headers(path).items():
+        for name, tensor in read_headers(self.path).items():
             short = canonical_name(name)
             if short in tensors:
                 raise InvalidInput(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
-            is_mask = short.startswith("h.") and short.endswith((".attn.bias", ".attn.masked_bias"))  # causal, in older files
-            if not is_mask:
+            if not re.fullmatch(r"h\..*\.attn\.(masked_)?bias", short):  # older files' causal masks: no weights
                 tensors[short] = tensor
         # nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C).
         first = tensors.get("h.0.attn.c_attn.weight")
@@ -109,14 +113,6 @@ class StoredModel:
         """By Hugging Face's name; a language model unless config.json says that it is a classifier."""
         named = self.fields.get("architectures")
         return CLASSIFIER if isinstance(named, list) and CLASSIFIER in named else LANGUAGE_MODEL
-
-    def _checked(self, config: GPTConfig) -> GPTConfig:
-        """Raises ValueError for a shape far beyond the weights, before a model of it is made: a typing error, or an attack."""
-        held = sum(math.prod(tensor.shape) for tensor in self.tensors.values()) if has_weights(self.path) else math.inf
-        if config.n_parameters() > 2 * held + 10_000:
-            rule = f"expected about {held:,}, as many as the file of weights holds; take both files from the same model"
-            raise InvalidInput(f"{self.path / 'config.json'}: describes {config.n_parameters():,} weights, {rule}")
-        return config
 
     def load_into(self, model: Storable) -> None:
         """Reads the weights into a model's parameters, which decide what is expected.
@@ -213,7 +209,13 @@ def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None
     files: dict[str, Content] = {WEIGHTS: TensorFile(weights, {"format": "pt"}), "config.json": to_json(fields)}
     if tokenizer is not None:
         files |= {name: text.encode("utf-8") for name, text in tokenizer.files().items()}
-        files["tokenizer_config.json"] = to_json(tokenizer_config(tokenizer, model.config.n_positions))
+        is_bpe = tokenizer.kind in ("bpe", "gpt2")  # what follows is what transformers' AutoTokenizer needs in addition to the vocabulary
+        loader = (
+            {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False} if is_bpe else {"tokenizer_class": "PreTrainedTokenizerFast"}
+        )
+        end = {} if eos is None else dict.fromkeys(("bos_token", "eos_token"), tokenizer.token_bytes(eos).decode())
+        limits = {"model_max_length": model.config.n_positions, "clean_up_tokenization_spaces": False}
+        files["tokenizer_config.json"] = to_json(limits | loader | end)
     return files
 
 
@@ -224,17 +226,6 @@ def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableT
     if tokenizer is not None:
         tokenizer.check_directory(directory)
     write_files(directory, files)
-
-
-def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
-    """What transformers' AutoTokenizer needs in addition to the vocabulary."""
-    fields: dict[str, Json] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
-    is_bpe = tokenizer.kind in ("bpe", "gpt2")
-    fields |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False} if is_bpe else {"tokenizer_class": "PreTrainedTokenizerFast"}
-    if tokenizer.eos_id is not None:
-        end = tokenizer.token_bytes(tokenizer.eos_id).decode()
-        fields |= {"bos_token": end, "eos_token": end}
-    return fields
 
 
 def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:
