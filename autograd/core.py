@@ -383,8 +383,7 @@ class Op:
     forward(*inputs, **options) -> (y, saved)     y may be a tuple of outputs; `saved` is whatever backward needs
     backward(saved, dy) -> gradients              one per input (a bare array if there is one input); None for an input without one
 
-    `saved` is private to the class that made it: a kernel's backward reads what the kernel's own forward saved. More than two arrays
-    are a NamedTuple, so that their names can be seen from outside.
+    `saved` is private to its class: a kernel's backward reads what the kernel's own forward saved. More than two arrays are a NamedTuple.
 
     Either may declare the keyword `needs`: one bool per input, True where a gradient will be needed (all False under no_grad); work for the
     others may be skipped. Neither may write into its inputs or `dy`. A gradient may have a broadcast shape: the engine undoes that.
@@ -411,8 +410,7 @@ class Op:
 
     @staticmethod
     def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
-        """Floating-point operations of forward, from the shapes of the arrays: 2 per multiply-add of a matrix product; here, for an
-        op without one, 1 per element of the outputs."""
+        """Floating-point operations of forward, from shapes: 2 per multiply-add of a matrix product; without one, 1 per output element."""
         return sum(math.prod(shape) for shape in outputs)
 
     def __init_subclass__(cls, **kwargs: object) -> None:

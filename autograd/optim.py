@@ -127,8 +127,7 @@ class AdamW:
 
         max_norm   scale gradients so that their common norm is at most this (Pascanu et al. 2013, arXiv:1211.5063, algorithm 1), or None
         norm       the result of `gradient_norm`, if it has been computed already
-        Returns the norm before clipping, as a 0-d array. Raises RuntimeError naming parameters without a gradient, or frozen,
-        added or given other arrays since the optimizer was made.
+        Returns the norm before clipping, 0-d. Raises RuntimeError naming parameters without a gradient, or frozen, added or replaced since.
         """
         norm = self.gradient_norm() if norm is None else norm
         scale = 1.0 if max_norm is None else xp.minimum(max_norm / (norm + 1e-6), 1.0).astype(self.weight.dtype)

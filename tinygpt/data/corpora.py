@@ -203,8 +203,7 @@ def _numpy_objects() -> Iterator[tuple[str, object]]:
 
 
 def text_files(path: Path) -> tuple[dict[str, Path], str]:
-    """A file, or all *.txt and *.md below a folder, by their names in it; and what else there is, for the end of a sentence. Raises ValueError
-    if there are none."""
+    """A file, or all *.txt and *.md below a folder, by name; and what else there is, as a sentence. Raises ValueError if there are none."""
     if not path.is_dir():
         return {path.name: path}, ""
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}

@@ -167,8 +167,7 @@ class Tokenizer(abc.ABC):
 
 
 class CharacterTokenizer(Tokenizer):
-    """One token per character, in the order of their code points, as nanoGPT does for tinyshakespeare. `encode` raises ValueError for
-    characters that the training text did not have."""
+    """One token per character, in the order of code points, as nanoGPT does. `encode` raises ValueError for characters not in training."""
 
     kind, eos_id = "characters", None
 
@@ -408,8 +407,7 @@ class BPETokenizer(Tokenizer):
 def gpt2_tokenizer() -> BPETokenizer:
     """GPT-2's own tokenizer, 50,257 tokens.
 
-    tiktoken fetches it at first use and keeps it in the folder named by TIKTOKEN_CACHE_DIR (by default a temporary one).
-    Raises ConnectionError if it is not there and cannot be fetched.
+    tiktoken fetches it once and keeps it in TIKTOKEN_CACHE_DIR (default: a temporary folder). ConnectionError if it cannot be fetched.
     """
     try:
         encoding = tiktoken.get_encoding("gpt2")

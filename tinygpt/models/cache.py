@@ -1,7 +1,6 @@
 """The key/value cache: attention's keys and values of earlier tokens are kept, so each new token costs one row of work instead of all rows.
 
-In a causal model later tokens do not change the keys and values of a token, so they are computed once. docs/cache.md says what is
-stored, how large it is, and how little the model's code differs.
+In a causal model later tokens do not change the keys and values of a token, so they are computed once. More in docs/cache.md.
 
     cache = KVCache(model.config, n_rows=1)
     model.hidden([prompt[:-1]], cache=cache.view_for_prefill([0], len(prompt) - 1), last_only=True)   # all tokens but the last

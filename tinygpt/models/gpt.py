@@ -164,8 +164,7 @@ class GPT(nn.Module):
         attention_mask   (B, T), 1 for tokens and 0 for padding (either side), or None
         cache            keys and values of earlier tokens, which `ids` then continue; see `tinygpt.models.cache`
         last_only        compute the last position alone where that suffices: in the last block, all but keys and values
-        Returns (B, T, C), or (B, 1, C) with last_only. Raises ValueError for other shapes, too many positions, ids out of range, or a
-        mask together with a cache, whose rows need no padding.
+        Returns (B, T, C), or (B, 1, C) with last_only. Raises ValueError for other shapes, ids out of range, or a mask with a cache.
         """
         ids = np.asarray(ids)
         if ids.ndim != 2:

@@ -156,8 +156,7 @@ class Replicas:
                 raise
 
     def gradients(self, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
-        """Adds the gradients of the sum of share times mean loss over the batches to those of the parameters. Returns that sum. Raises what
-        a process raised, and RuntimeError if one has ended."""
+        """As `GradientWorkers.gradients`. Raises what a process raised, and RuntimeError if one has ended."""
         n = len(self._processes) + 1
         tasks: list[list[Shard]] = [[] for _ in range(n)]
         for batch, share in zip(batches, shares, strict=True):

@@ -67,8 +67,7 @@ class StoredModel:
     """A model on disk: its config.json, its shape and the location of each tensor, each read once.
 
     path_or_name   as `locate` takes it: a Hugging Face directory, nanoGPT's, llm.c's file, or a name on the hub
-    Raises FileNotFoundError where there is none, ValueError for another architecture, variants of GPT-2 that GPT does not compute, and
-    shapes far beyond the weights.
+    Raises FileNotFoundError where there is none, ValueError for models that GPT does not compute, and shapes far beyond the weights.
     """
 
     def __init__(self, path_or_name: str | Path) -> None:

@@ -66,8 +66,7 @@ def _pool() -> ThreadPoolExecutor:
 
 @cache
 def _blas() -> list[LibController]:
-    """The BLAS that NumPy calls, with get_num_threads and set_num_threads: the one in NumPy's own folder, as wheels bring it, else
-    every one in this process (PyTorch, for one, brings another)."""
+    """The BLAS that NumPy calls: the one in NumPy's own folder, as wheels bring it, else all in this process (PyTorch brings another)."""
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     return [library for library in libraries if "numpy" in Path(library.filepath).parent.name] or libraries
 
