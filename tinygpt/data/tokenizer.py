@@ -307,15 +307,12 @@ def learn_merges(word_counts: Mapping[bytes, int], n_merges: int, min_frequency:
 
 def _join_pair(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
     """The tokens of a word with each `left, right`, from left to right, joined into one token."""
-    joined = []
-    i = 0
-    while i < len(word):
-        if i + 1 < len(word) and word[i] == left and word[i + 1] == right:
-            joined.append(left + right)
-            i += 2
+    joined: list[bytes] = []
+    for token in word:
+        if token == right and joined and joined[-1] == left:
+            joined[-1] = left + right
         else:
-            joined.append(word[i])
-            i += 1
+            joined.append(token)
     return joined
 
 

@@ -84,8 +84,7 @@ def encoding_of(data: bytes, where: object) -> str:
     zeros = [data[start:4096:2].count(0) for start in (0, 1)]
     n, of = sum(zeros), min(len(data), 4096)
     if n >= 16 and (2 * n > of or (16 * n >= of and 0 in zeros)):
-        found = f"{n} of the first {of} bytes are 0, as in UTF-16 without a byte order mark"
-        raise InvalidInput(f"{where}: {found}, expected UTF-8; {_SAVE}")
+        raise InvalidInput(f"{where}: {n} of the first {of} bytes are 0, as in UTF-16 without a byte order mark, expected UTF-8; {_SAVE}")
     return "utf-8"
 
 

@@ -319,8 +319,7 @@ def check_deterministic(trainer: Trainer) -> str:
     with the result. Raises ArithmeticError naming the first parameter whose gradients differ."""
     before, runs = trainer.position(), []
     for _ in range(2):
-        loss = trainer.gradients()
-        runs.append((float(loss), backend.to_host(trainer.optimizer.gradient).copy()))
+        runs.append((float(trainer.gradients()), backend.to_host(trainer.optimizer.gradient).copy()))
         trainer.go_to(before)
     trainer.optimizer.zero_grad()
     (loss_1, gradient_1), (loss_2, gradient_2) = runs
