@@ -50,11 +50,10 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
     (all of them with AUTOGRAD_DEBUG=1); exit code 1. Ctrl-C is exit code 130. Standard output may go away (`| head`, a closed terminal):
     the script continues without it, or ends like the tools of a shell if its output is all that it makes (`needs_reader`).
     """
-    for stream in (sys.stdout, sys.stderr):
+    # A terminal that lacks a character shows a "?"; typed bytes that are no text reach the tokenizer, which says what to do.
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "replace"), (sys.stdin, "surrogateescape")):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a "?" instead of failing
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text reach the tokenizer, which says what to do
+            stream.reconfigure(errors=errors)
     outputs = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)
     warnings.showwarning = _show_warning
@@ -127,7 +126,7 @@ def _show_warning(message: Warning | str, *position: object, **more: object) -> 
 
 def table(title: str, rows: Mapping[str, object]) -> str:
     """A two-column list as text."""
-    width = max(len(key) for key in rows)
+    width = max(map(len, rows), default=0)
     return "\n".join([title, *(f"  {key:<{width}}  {value}" for key, value in rows.items())])
 
 
@@ -170,8 +169,8 @@ class Progress:
         self.console = Console(highlight=False, soft_wrap=True)
         self.n_steps, self.unit = n_steps, unit
         step, loss = TextColumn("step {task.completed}/{task.total}"), TextColumn("{task.description}")
-        columns = step, BarColumn(bar_width=None), loss, TimeRemainingColumn(compact=True)
-        self.bar = Bar(*columns, console=self.console) if self.console.is_terminal else None
+        bar = Bar(step, BarColumn(bar_width=None), loss, TimeRemainingColumn(compact=True), console=self.console)
+        self.bar = bar if self.console.is_terminal else None
         if self.bar:
             self.task = self.bar.add_task("", total=n_steps, completed=first_step)
 
