@@ -86,12 +86,10 @@ def read_manifest(directory: Path) -> dict[str, tuple[int, str]]:
     if not isinstance(listed, dict) or not listed:
         raise InvalidInput(f"{path}: no list of files, expected one; the checkpoint is damaged")
     for name, entry in listed.items():
-        if Path(name).name != name or not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise InvalidInput(
-                f"{path}: {name!r}, expected names of files next to it, each with bytes and sha256; the checkpoint is damaged"
-            )
-        if type(entry.get("bytes")) is not int:
-            raise InvalidInput(f"{path}: {entry.get('bytes')!r} bytes for {name}, expected an integer; the checkpoint is damaged")
+        kinds = [type(entry.get(key)) for key in ("bytes", "sha256")] if isinstance(entry, dict) else []
+        if Path(name).name != name or kinds != [int, str]:
+            rule = "the name of a file next to it, with bytes, an integer, and sha256; the checkpoint is damaged"
+            raise InvalidInput(f"{path}: {name!r}: {entry!r:.100}, expected {rule}")
     return {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
 
 
@@ -178,13 +176,13 @@ def _ended(run: Path) -> str:
     return ""
 
 
-def first_intact(run: Path, names: Iterable[str]) -> tuple[Path | None, list[str]]:
+def first_intact(run: Path, names: Iterable[str]) -> tuple[Path | None, str]:
     """The first of a run's checkpoints, in this order, that is intact; and what is wrong with those before it."""
     damage: list[str] = []
     for name in dict.fromkeys(name for name in names if name):
         directory = run / "checkpoints" / name
         found = integrity_errors(directory)
         if not found:
-            return directory, damage
+            return directory, "; ".join(damage)
         damage.append(f"{directory}: {found[0]}")
-    return None, damage
+    return None, "; ".join(damage)

@@ -16,7 +16,7 @@ from autograd import backend
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import Diverged, MissingFile, PathExists
 from tinygpt.runs import layout
-from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.checkpoint import Checkpoint, training_arrays
 from tinygpt.runs.writer import CheckpointWriter, WriterOptions, explained
 from tinygpt.storage import durable
 from tinygpt.storage.checked_json import Json, to_json
@@ -162,15 +162,10 @@ class Run:
         assert self.tokenizer is not None, "a run saves its tokenizer with the model"
         with self.adapter.merged() if self.adapter else contextlib.nullcontext():
             files: dict[str, Content] = pretrained_files(trainer.model, self.tokenizer)
-        state = trainer.optimizer.state_dict()
-        arrays = {
-            f"{key}.{name}": backend.to_host(a) for key, moments in (("m", state["m"]), ("v", state["v"])) for name, a in moments.items()
-        }
-        if self.adapter:  # model.safetensors holds its weights merged into others
-            arrays |= {f"w.{name}": backend.to_host(p.data) for name, p in trainer.optimizer.named}
+        arrays = training_arrays(trainer.optimizer, weights=self.adapter is not None)
         adapter = self.adapter.files(self.base) if self.adapter and best else {}
-        files["training.safetensors"] = TensorFile(arrays)
-        files["training.json"] = to_json({"n_steps": state["n_steps"], **trainer.state_dict(), **self.facts})
+        files["training.safetensors"] = TensorFile({name: backend.to_host(array) for name, array in arrays.items()})
+        files["training.json"] = to_json({"n_steps": trainer.optimizer.n_steps, **trainer.state_dict(), **self.facts})
         self.writer.write(trainer.result.step, files, best=best, adapter=adapter)
 
     def _last_name(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygpt.config import Config, GPTConfig, from_dict
+from tinygpt.config import Config, from_dict
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.training.metrics import environment
@@ -44,7 +44,7 @@ def _build(kind: type[Config], fields: dict[str, Json]) -> Config:
     values, hints = dict(fields), typing.get_type_hints(kind)
     for name, value in fields.items():
         if dataclasses.is_dataclass(hints.get(name)):
-            values[name] = GPTConfig.from_dict(value) if hints[name] is GPTConfig else _build(hints[name], dict(value))
+            values[name] = _build(hints[name], dict(value))
         elif isinstance(value, list):
             values[name] = tuple(value)
     return from_dict(kind, values)
@@ -60,13 +60,10 @@ def check_changes(stored: "DataclassInstance", wanted: "DataclassInstance") -> N
         flag = "--" + name.replace("_", "-")
         refused.append(f"{flag} {value!r}, expected {before[name]!r} as in the run" + (" (or --override)" if rule == "override" else ""))
     if refused:
-        free, with_override = (
-            ", ".join(name for name, _, r in flat_settings(wanted) if r == rule and name not in _WHERE) for rule in ("free", "override")
-        )
-        raise InvalidInput(
-            f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {free}; with --override: {with_override}; "
-            "for anything else start a new run"
-        )
+        rules = [(name, rule) for name, _, rule in flat_settings(wanted) if name not in _WHERE]
+        free, with_override = (", ".join(name for name, r in rules if r == rule) for rule in ("free", "override"))
+        fix = f"leave the flag out. May change freely: {free}; with --override: {with_override}; for anything else start a new run"
+        raise InvalidInput(f"resume: {'; '.join(refused)}; {fix}")
 
 
 def flat_settings(settings: "DataclassInstance") -> Iterator[tuple[str, Json, str]]:
@@ -93,10 +90,9 @@ def check_data(training: dict[str, Json], key: str, fingerprint: str, what: str,
     """
     found = training.get(key)
     if found is not None and found != fingerprint and not override:
-        raise InvalidInput(
-            f"{what}: sha256 {fingerprint[:12]}, expected {str(found)[:12]} as when the run began; the text has changed since (the default "
-            "corpus changes with the versions of NumPy and Python): restore it, or accept it with --override"
-        )
+        why = "the text has changed since (the default corpus changes with the versions of NumPy and Python)"
+        rule = f"{str(found)[:12]} as when the run began; {why}: restore it, or accept it with --override"
+        raise InvalidInput(f"{what}: sha256 {fingerprint[:12]}, expected {rule}")
 
 
 def environment_changes(training: dict[str, Json], processes: int) -> str:

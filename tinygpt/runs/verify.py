@@ -75,9 +75,8 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
         return
     named = {} if has_weights(path) else {which: read_pointer(path, which) for which in ("last", "best")}
     for directory in checkpoints:
-        found = check_checkpoint(directory)
-        roles = [which for which, name in named.items() if name == directory.name]
-        title = f"{directory.name}{' (' + ', '.join(roles) + ')' if roles else ''}" if named else str(path)
+        found, roles = check_checkpoint(directory), ", ".join(which for which, name in named.items() if name == directory.name)
+        title = directory.name + (f" ({roles})" if roles else "") if named else str(path)
         yield not found or bool(named and not roles), f"{title}: {'; '.join(found) or 'intact, finite, resumable'}"
     if not named:
         return
