@@ -42,7 +42,7 @@ COLUMN_NAMES = {
 
 @dataclass(frozen=True)
 class Instruction:
-    """What is asked, perhaps with an input that it is about, and what to answer; place and group as in `tinygpt.finetuning.rows.Located`."""
+    """What is asked, perhaps with an input that it is about, and what to answer; place and group: `tinygpt.finetuning.rows.Located`."""
 
     instruction: str
     output: str
@@ -65,8 +65,7 @@ def load_instructions(
     cache          folder for downloads; by default the user's cache folder
 
     Rows without an instruction or an answer are left out, and counted in `notes`.
-    Raises ValueError, naming file, row, field and problem; FileNotFoundError for an unknown name or path; ConnectionError for a download
-    that fails.
+    Raises ValueError, naming file, row, field and problem; FileNotFoundError for an unknown name; ConnectionError for a failed download.
     """
     if name_or_path == "doc-questions":
         return doc_questions()
@@ -147,10 +146,7 @@ def _summary(document: Document) -> str:
 
 
 def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limit: int) -> dict[str, str]:
-    """What a person should know before training, as name and value of each line of a table.
-
-    lengths   tokens of prompt, answer and end together, before any are cut;  limit: how many a row may have
-    """
+    """What to know before training, as lines of a table. lengths: tokens of prompt, answer and end, uncut; limit: how many may be."""
     groups: dict[str, set[str]] = {}
     for row in rows:
         groups.setdefault(_asked(row), set()).add(row.output)
@@ -168,10 +164,7 @@ def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limi
 
 
 def split_instructions(data: InstructionData, fractions: Shares = (0.85, 0.05, 0.1), *, seed: int = 0) -> Split[Instruction]:
-    """Training, validation and test rows, as `tinygpt.finetuning.rows.split_groups` draws them; rows that ask the same stay together.
-
-    Raises ValueError if shares are not positive, or if there are fewer different instructions than parts.
-    """
+    """As `tinygpt.finetuning.rows.split_groups`; rows that ask the same stay together. Raises ValueError for fewer of them than parts."""
     check_shares(fractions, (0.85, 0.05, 0.1))
     n_parts, groups = 2 if data.held_out else 3, {row.group for row in data.rows}
     if len(groups) < n_parts:

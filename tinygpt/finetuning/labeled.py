@@ -120,10 +120,7 @@ def _sections(document: Document, max_characters: int) -> Iterator[LabeledText]:
 
 
 def check(rows: Sequence[LabeledText], lengths: Sequence[int], limit: int) -> dict[str, str]:
-    """What a person should know before training, as name and value of each line of a table.
-
-    lengths   tokens of each text, before any are cut;  limit: how many the model's context allows
-    """
+    """What to know before training, as lines of a table. lengths: tokens of each text, uncut; limit: how many the context allows."""
     counts = Counter(row.label for row in rows).most_common()
     first: dict[str, LabeledText] = {}
     pairs = [(first.setdefault(plain(row.text), row), row) for row in rows]
@@ -144,8 +141,7 @@ def check(rows: Sequence[LabeledText], lengths: Sequence[int], limit: int) -> di
 def balance(rows: Sequence[LabeledText], how: Literal["none", "under", "over"], seed: int = 0) -> list[LabeledText]:
     """As many rows of each label, drawn by seed. "under" leaves out rows of the frequent labels, "over" repeats rows of the rare ones.
 
-    Balance training rows only: test rows should be distributed as the texts that the classifier will meet.
-    Raises ValueError for another way.
+    Balance training rows only: test rows should be distributed as the texts that the classifier will meet. Raises ValueError for other ways.
     """
     if how not in ("none", "under", "over"):
         raise InvalidInput(f"balance: {how!r}, expected none, under or over; none keeps the rows as they are")
@@ -167,8 +163,7 @@ def split(data: LabeledData, fractions: Shares = (0.7, 0.1, 0.2), *, seed: int =
     """Training, validation and test rows, as `tinygpt.finetuning.rows.split_groups` draws them.
 
     stratified    draw within each label, so that all parts have its share of each
-    Raises ValueError if shares are not positive, if there is one label only, if a label has fewer groups than there are parts, and if a
-    label has no training row.
+    Raises ValueError for shares that are not positive, a single label, a label with fewer groups than parts or without a training row.
     """
     check_shares(fractions, (0.7, 0.1, 0.2))
     labels = sorted({row.label for row in data.rows})

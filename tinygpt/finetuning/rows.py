@@ -13,11 +13,7 @@ from tinygpt.storage.checked_json import Json
 
 
 class Located(Protocol):
-    """A row.
-
-    place    its location ("line 7", "record 7", a document's name), for messages
-    group    rows of one group are never in different parts of a split
-    """
+    """A row: its location for messages ("line 7", "record 7", a document's name); rows of a group are never in different parts."""
 
     @property
     def place(self) -> str: ...

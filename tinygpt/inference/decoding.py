@@ -7,7 +7,7 @@ chooses the tokens (sampling.py says how); `generate` collects them. The loop wi
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 import numpy as np
@@ -123,10 +123,7 @@ class DecodingState:
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """How likely the model found a token: by its own distribution, before temperature and the other options. In nats.
-
-    alternatives   (id, log-probability) of the likeliest tokens, likeliest first
-    """
+    """How likely the model found a token, in nats, before temperature and such; alternatives: (id, log-probability), likeliest first."""
 
     id: int
     log_prob: float
@@ -217,8 +214,8 @@ class Generated:
     ids: np.ndarray
     sequences: list[np.ndarray]
     stop_reason: list[str]
-    infos: list[list[TokenInfo]] = field(default_factory=list)
-    n_slides: int = 0
+    infos: list[list[TokenInfo]]
+    n_slides: int
 
 
 def generate(

@@ -21,11 +21,7 @@ from tinygpt.models.protocols import Decodable
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How a model rates a text.
-
-    nats       minus the logarithm of its probability, over the n_tokens tokens that were predicted
-    n_bytes    UTF-8 bytes of these tokens, 0 where unknown
-    """
+    """How a model rates a text: minus the logarithm of its probability, over n_tokens predicted tokens of n_bytes in UTF-8 (0: unknown)."""
 
     nats: float
     n_tokens: int

@@ -65,10 +65,7 @@ class Trace:
 
 
 def trace(model: GPT, ids: Array, targets: Array | None = None) -> Trace:
-    """Runs one forward pass as training would and lists its ops in order.
-
-    ids, targets   (B, T) host integers; with targets the loss is computed, else the logits
-    """
+    """The ops of one forward pass on ids (B, T), host integers, in order: up to the logits or, with targets (B, T), up to the loss."""
     found = []
     steps = watched(model, lambda: model(ids) if targets is None else model.loss(ids, targets))
     weights = {id(p) for p in model.parameters()}

@@ -45,9 +45,8 @@ class Checkpoint:
     def open(cls, path_or_name: str | Path, which: str = "best") -> "Checkpoint":
         """The checkpoint meant by `path_or_name`: itself if it holds weights, else the `best` or `last` one of that run.
 
-        Names on Hugging Face's hub (gpt2, owner/name) are fetched where nothing on this machine has that name. A damaged checkpoint of a
-        run is skipped with a warning; the newest intact one is used. Raises FileNotFoundError if there is no checkpoint, ValueError if
-        none is intact.
+        Names on Hugging Face's hub (gpt2, owner/name) are fetched where nothing on this machine has that name. Of a run's checkpoints the
+        newest intact one replaces a damaged one, with a warning. Raises FileNotFoundError if there is none, ValueError if none is intact.
         """
         path = Path(path_or_name).expanduser()
         if not path.exists() and (str(path_or_name) in HUB_NAMES or len(path.parts) == 2):

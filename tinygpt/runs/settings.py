@@ -83,11 +83,7 @@ def _rule(kind: type, name: str) -> str:
 
 
 def check_data(training: dict[str, Json], key: str, fingerprint: str, what: str, *, override: bool) -> None:
-    """Raises ValueError if the data is not what the run has learned from so far, unless --override says that it may differ.
-
-    training   what the checkpoint's training.json holds; `key` names the fingerprint in it
-    what       the data, for the message
-    """
+    """Raises ValueError, naming `what`, if its fingerprint is not the one of `key` in training.json, unless `override` allows that."""
     found = training.get(key)
     if found is not None and found != fingerprint and not override:
         why = "the text has changed since (the default corpus changes with the versions of NumPy and Python)"

@@ -39,8 +39,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
 
     def write(self, step: int, files: Mapping[str, Content], *, best: bool, adapter: Mapping[str, Content]) -> None:
-        """Begins to write a checkpoint of these `files`, by name, and those of the run's folder adapter/; `best` points at it, too, if it is.
-        Waits for the one before, if that is still being written."""
+        """Begins to write a checkpoint of these files, by name, and the run's folder adapter/, once the one before is on the disk."""
         self.wait()
         if not self.background:
             self._write(step, files, best, adapter)
