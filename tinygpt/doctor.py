@@ -52,9 +52,7 @@ model.generate(ids[:, :4], 2)
 assert losses[-1] < losses[0], f"the loss rose from {losses[0]:.4f} to {losses[-1]:.4f}"
 facts = {"reason": backend.reason, "first": losses[0], "last": losses[-1], "seconds": time.perf_counter() - start}
 if backend.name == "cupy":
-    cuda = backend.xp.cuda
-    free, total = cuda.runtime.memGetInfo()
-    facts |= {"runtime": cuda.runtime.runtimeGetVersion(), "free_bytes": free, "total_bytes": total}
+    facts["runtime"] = backend.xp.cuda.runtime.runtimeGetVersion()
 print(json.dumps(facts))
 """
 
@@ -73,7 +71,7 @@ def report() -> tuple[str, bool]:
         "versions": _versions,
         "machine": _machine,
         "BLAS and threads": _blas,
-        "GPU": lambda: _gpu(backends.pop("cupy facts", None)),
+        "GPU": _gpu,
         "backends": lambda: backends,
         "optional libraries": _optional,
     }
@@ -129,8 +127,8 @@ def _blas() -> Rows:
     return rows
 
 
-def _gpu(cupy_facts: str | None = None) -> Rows:
-    """Driver, the CUDA version that it brings, devices; what CuPy adds, if it runs."""
+def _gpu() -> Rows:
+    """Driver, the CUDA version that it brings, devices."""
     rows, smi = {"CUDA driver": _cuda_driver()}, shutil.which("nvidia-smi")
     if smi is None:
         rows["devices"] = "no nvidia-smi on PATH, so no NVIDIA driver here"
@@ -142,7 +140,7 @@ def _gpu(cupy_facts: str | None = None) -> Rows:
         for line in () if done.returncode else done.stdout.splitlines():
             index, name, driver, capability, total, free = line.split(", ")
             rows[f"device {index}"] = f"{name}, compute capability {capability}, {total}, {free} free, driver {driver}"
-    return rows | {"CUDA runtime": cupy_facts or "unknown: CuPy does not run here"}
+    return rows
 
 
 def _backends() -> tuple[Rows, bool]:
@@ -154,11 +152,9 @@ def _backends() -> tuple[Rows, bool]:
         if facts is None:
             rows[name] = f"does not run: {error}"
             continue
+        runtime = f", CUDA runtime {_cuda_version(facts['runtime'])}" if "runtime" in facts else ""
         fell = f"loss {facts['first']:.3f} -> {facts['last']:.3f} in 5 steps, {facts['seconds']:.1f} s with imports"
-        rows[name] = f"works: {facts['reason']}; {fell}"
-        if "runtime" in facts:
-            free = f"{_gib(facts['free_bytes'])} of {_gib(facts['total_bytes'])} free"
-            rows["cupy facts"] = f"{_cuda_version(facts['runtime'])}, {free}"
+        rows[name] = f"works: {facts['reason']}{runtime}; {fell}"
     return rows, works.get(os.environ.get("AUTOGRAD_BACKEND", "").strip().lower() or "numpy", False)
 
 

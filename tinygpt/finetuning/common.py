@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Protocol, get_args
 
 from autograd import Array
-from tinygpt.config import FREE, WITH_OVERRIDE, GPTConfig, PathName, PretrainConfig, TrainConfig
+from tinygpt.config import FREE, WITH_OVERRIDE, GPTConfig, PathName, PretrainConfig, TrainConfig, check_fields
 from tinygpt.data.corpora import load_corpus, run_name
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
@@ -83,9 +83,7 @@ class FinetuneConfig:
     """With --resume: allow other settings of the optimizer, and other data, than the run began with."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("seed", 0)):  # TrainConfig checks the others
-            if getattr(self, name) < least:
-                raise InvalidInput(f"{name}: {getattr(self, name)}, expected at least {least}; leave --{name.replace('_', '-')} out")
+        check_fields(self, {1: "epochs batch pretrain_steps", 0: "seed"})  # TrainConfig and LoraConfig check the others
         if not (self.max_length in ("context", "longest-training") or (self.max_length.isdecimal() and int(self.max_length) > 0)):
             raise InvalidInput(f"max_length: {self.max_length!r}, expected a number of tokens, longest-training or context")
 

@@ -141,7 +141,7 @@ def check(rows: Sequence[LabeledText], lengths: Sequence[int], limit: int) -> di
 def balance(rows: Sequence[LabeledText], how: Literal["none", "under", "over"], seed: int = 0) -> list[LabeledText]:
     """As many rows of each label, drawn by seed. "under" leaves out rows of the frequent labels, "over" repeats rows of the rare ones.
 
-    Balance training rows only: test rows should be distributed as the texts that the classifier will meet. Raises ValueError for other ways.
+    Balance training rows only: test rows should be distributed as the texts that the classifier will meet. Raises ValueError for others.
     """
     if how not in ("none", "under", "over"):
         raise InvalidInput(f"balance: {how!r}, expected none, under or over; none keeps the rows as they are")

@@ -103,10 +103,8 @@ class DecodingState:
 
     def _check_length(self, row: int, n: int) -> None:
         if n > self.n_positions and not self.slide:
-            raise InvalidInput(
-                f"generate: {n} tokens, expected at most {self.n_positions}, the model's context; shorten the prompt, ask for fewer new "
-                "tokens, or let the window slide"
-            )
+            fix = "shorten the prompt, ask for fewer new tokens, or let the window slide"
+            raise InvalidInput(f"generate: {n} tokens, expected at most {self.n_positions}, the model's context; {fix}")
         self.n_slides += n > self.n_positions
         if n > self.n_positions and self.on_slide is not None:
             self.on_slide(row, window_length(n, self.n_positions))

@@ -88,9 +88,8 @@ class Run:
         there is no run, BlockingIOError if another process has it."""
         directory = Path(path).expanduser()
         if not (directory / "checkpoints").is_dir():
-            raise MissingFile(
-                f"{directory}: no checkpoints, expected the directory of a run; check the path, or start a new run without --resume"
-            )
+            fix = "check the path, or start a new run without --resume"
+            raise MissingFile(f"{directory}: no checkpoints, expected the directory of a run; {fix}")
         with explained(directory):
             Lock(directory).acquire()
             for folder in (directory, directory / "checkpoints"):
