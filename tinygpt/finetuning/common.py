@@ -135,13 +135,12 @@ def set_trainable(model: Model, which: Trainable, lora: LoraConfig | None = None
     if which not in get_args(Trainable) or (which == "head" and not has_head):
         legal = [choice for choice in get_args(Trainable) if has_head or choice != "head"]
         raise InvalidInput(f"trainable: {which!r}, expected one of {', '.join(legal)}; fewer weights train faster, more fit better")
-    adapter = add_lora(model, lora, seed) if which == "lora" else None
-    thin = () if adapter is None else tuple(adapter.layers)
     inside = "transformer." if has_head else ""
     last_block = (f"{inside}h.{model.config.n_layer - 1}.", f"{inside}ln_f.")
     prefixes = {"head": (), "last-block": last_block, "all": ("",), "lora": ()}[which]
+    adapter = add_lora(model, lora, seed) if which == "lora" else None
     for name, p in model.named_parameters():
-        p.requires_grad = name.startswith((*prefixes, "score.")) or (name.rpartition(".")[0] in thin and ".lora_" in name)
+        p.requires_grad = name.startswith((*prefixes, "score.")) or (adapter is not None and p.requires_grad)
     return adapter
 
 
@@ -161,17 +160,12 @@ def fit(
     Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so.
     """
     trainer = Trainer(model, config, train, validation, workers_for(model, config))
-    if run is not None:
-        if layout.list_checkpoints(run.path):
-            resume(run, trainer, override)
-        result = run.train(trainer, reporter)
-        if result.best_step:
-            run.restore_best(trainer)
-        return result
-    kept = KeepBest()
-    result = trainer.run(reporter, kept)
-    if kept.weights is not None:
-        trainer.optimizer.weight[...] = kept.weights
+    if run and layout.list_checkpoints(run.path):
+        resume(run, trainer, override)
+    record = run or KeepBest()
+    result = run.train(trainer, reporter) if run else trainer.run(reporter, record)
+    if result.best_step:
+        record.restore_best(trainer)
     return result
 
 
@@ -192,7 +186,7 @@ def fingerprint(rows: object) -> str:
 class KeepBest:
     """A `Record` in memory: a copy of the best weights, for a training without a run."""
 
-    weights: Array | None = None
+    weights: Array
 
     def log(self, values: dict[str, Json]) -> None:
         pass
@@ -200,6 +194,9 @@ class KeepBest:
     def save(self, trainer: Trainer, *, best: bool) -> None:
         if best:
             self.weights = trainer.optimizer.weight.copy()  # all trainable weights are in this one array
+
+    def restore_best(self, trainer: Trainer) -> None:
+        trainer.optimizer.weight[...] = self.weights
 
     def roll_back(self, trainer: Trainer) -> str:
         raise Diverged("rollback: no run, expected one with a checkpoint; use --on-nan skip")

@@ -25,7 +25,7 @@ from tinygpt.data.rows import Table, check_column, find_file, read_table, text_i
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED, pad
 from tinygpt.errors import InvalidInput
-from tinygpt.finetuning.rows import Data, Shares, Split, check_shares, complete_rows, group_equal, plain, split_groups
+from tinygpt.finetuning.rows import Data, Shares, Split, complete_rows, group_equal, plain, split_groups
 from tinygpt.inference.decoding import DecodingOptions
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete_all
@@ -165,7 +165,6 @@ def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limi
 
 def split_instructions(data: InstructionData, fractions: Shares = (0.85, 0.05, 0.1), *, seed: int = 0) -> Split[Instruction]:
     """As `tinygpt.finetuning.rows.split_groups`; rows that ask the same stay together. Raises ValueError for fewer of them than parts."""
-    check_shares(fractions, (0.85, 0.05, 0.1))
     n_parts, groups = 2 if data.held_out else 3, {row.group for row in data.rows}
     if len(groups) < n_parts:
         raise InvalidInput(f"split: {len(groups)} different instructions, expected at least {n_parts}, one for each part; add rows")

@@ -75,17 +75,15 @@ def group_equal(texts: Iterable[str]) -> list[int]:
     return [numbers.setdefault(text, len(numbers)) for text in texts]
 
 
-def check_shares(shares: Shares, usual: Shares) -> None:
-    if not all(share > 0 for share in shares):
-        raise InvalidInput(f"split: fractions {shares}, expected three positive shares; the default is {', '.join(map(str, usual))}")
-
-
 def split_groups(data: Data[Row], shares: Shares, seed: int, strata: Iterable[Collection[int]]) -> Split[Row]:
     """Training, validation and test rows, drawn by seed; groups are never divided, so the shares are met up to the size of a group.
 
     shares   of the rows; the last is not used where the data brings its own test rows
     strata   the groups, in sets that are dealt one after the other: within each the shares are met
+    Raises ValueError if shares are not positive.
     """
+    if not all(share > 0 for share in shares):
+        raise InvalidInput(f"split: fractions {shares}, expected three positive shares, such as 0.7, 0.1, 0.2")
     n_parts = 2 if data.held_out else 3
     rng = np.random.default_rng(seed)
     part_of: dict[int, int] = {}

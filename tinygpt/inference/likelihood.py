@@ -97,8 +97,8 @@ def choose(model: Decodable, tokenizer: Tokenizer, prompt: str, options: Sequenc
     n, most = len(start), model.config.n_positions + 1
     for option, ids in zip(options, answers, strict=True):
         if not n or not ids or n + len(ids) > most:
-            found, rule = f"{n} tokens of prompt and {len(ids)} of {option!r}", f"at least one of each and at most {most} together"
-            raise InvalidInput(f"choose: {found}, expected {rule}; shorten the prompt")
+            given, rule = f"{n} tokens of prompt and {len(ids)} of {option!r}", f"at least one of each and at most {most} together"
+            raise InvalidInput(f"choose: {given}, expected {rule}; shorten the prompt")
     inputs, _ = pad([[*start, *ids[:-1]] for ids in answers])
     with nn.evaluating(model), inference.mode():
         hidden = model.hidden(inputs)  # (options, T, C)

@@ -94,11 +94,10 @@ def watched(model: nn.Module, run: Callable[[], object]) -> Steps:
         def watched_forward(*args: Array, **kwargs: Array) -> Array:
             name_steps()
             running.append(name)
-            try:
-                return forward(*args, **kwargs)
-            finally:
-                name_steps()
-                running.pop()
+            y = forward(*args, **kwargs)
+            name_steps()
+            running.pop()
+            return y
 
         return watched_forward
 
