@@ -130,10 +130,8 @@ class GPTClassifier(nn.Module):
         return self
 
     def forward(self, ids: Array, attention_mask: Array = None) -> ag.Tensor:
-        """Logits (B, labels).
+        """Logits (B, labels) of ids (B, T), host integers; attention_mask (B, T): 0 for padding, on either side; None: without.
 
-        ids              (B, T) host integers
-        attention_mask   (B, T), 1 for tokens and 0 for padding on either side; None: no padding
         Padding on the right needs no mask inside the model: attention is causal, so no real token sees what comes after it.
         Raises ValueError for a row without a real token, and as `GPT.hidden` does.
         """

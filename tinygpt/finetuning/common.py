@@ -89,11 +89,9 @@ class FinetuneConfig:
 
 
 def length_limit(config: FinetuneConfig, most: int, training_lengths: Sequence[int]) -> tuple[int, bool]:
-    """(tokens that are read of each text, whether longer texts are cut), as `max_length` and `truncate` say.
+    """(tokens that are read of each text, whether longer ones are cut), as `max_length` and `truncate` say.
 
-    most               what the model's context allows
-    training_lengths   tokens of each training text
-    Raises ValueError for more than the model's context allows.
+    most   what the model's context allows: a larger `max_length` is a ValueError.  training_lengths: tokens of each training text
     """
     if config.max_length.isdecimal() and int(config.max_length) > most:
         raise InvalidInput(f"max_length: {config.max_length}, expected at most {most}, as the model's context allows; choose fewer tokens")
@@ -231,10 +229,7 @@ def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Calla
 
 
 def pretrain_small(steps: int, progress: Display, seed: int = 0) -> Path:
-    """A minute's worth of examples/pretrain.py, where every step is explained: a small model of the default corpus. Returns its run.
-
-    Raises KeyboardInterrupt if it is interrupted; nothing is kept then.
-    """
+    """The run of a small model, pretrained for a minute as examples/pretrain.py explains. KeyboardInterrupt: nothing is kept."""
     corpus = load_corpus("docs")
     texts = [document.text for document in corpus.train]
     tokenizer = train_tokenizer("bpe", texts, 2048)

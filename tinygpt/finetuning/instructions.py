@@ -13,19 +13,19 @@ and that it ends. So by default the loss counts the answer and its end token alo
 import dataclasses
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Unpack, get_args
 
 import numpy as np
 
-from tinygpt.data.corpora import Document, load_corpus
+from tinygpt.data.corpora import Document
 from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED, pad
 from tinygpt.errors import InvalidInput
-from tinygpt.finetuning.rows import Data, Shares, Split, complete_rows, group_equal, plain, split_groups
+from tinygpt.finetuning.rows import Data, Shares, Split, complete_rows, group_equal, plain, rows_of_docs, split_groups
 from tinygpt.inference.decoding import DecodingOptions
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete_all
@@ -58,13 +58,11 @@ def load_instructions(
     name_or_path: str | Path, *, instruction_column: str = "", input_column: str = "", output_column: str = "",
     cache: str | Path | None = None,
 ) -> InstructionData:  # fmt: skip
-    """Read instructions and answers.
+    """Reads instructions and answers. Rows without an instruction or an answer are left out, and counted in `notes`.
 
     name_or_path   "doc-questions", "instructions", or a file (.json, .jsonl, .csv, .tsv, .txt; see `tinygpt.data.rows`)
     *_column       names of the columns (or keys); by default guessed, and `notes` says how. The input may be missing.
     cache          folder for downloads; by default the user's cache folder
-
-    Rows without an instruction or an answer are left out, and counted in `notes`.
     Raises ValueError, naming file, row, field and problem; FileNotFoundError for an unknown name; ConnectionError for a failed download.
     """
     if name_or_path == "doc-questions":
@@ -109,26 +107,14 @@ def _asked(row: Instruction) -> str:
 
 
 def doc_questions() -> InstructionData:
-    """What NumPy's functions, classes and methods do: a question by name, and the first sentence of the docstring as the answer.
+    """What NumPy's functions, classes and methods do: a question by name, and the docstring's first sentence. See `rows_of_docs`."""
 
-    Test rows (`held_out`) come from the validation documents of the corpus "docs" alone: a model pretrained on that corpus has read the
-    rest. Of rows with the same answer only the first is kept, training documents first, so that no test answer was a training answer.
-    """
-    corpus = load_corpus("docs")
-    seen: set[str] = set()
-    sides: tuple[list[Instruction], list[Instruction]] = [], []
-    n_repeated = 0
-    for side, documents in zip(sides, (corpus.train, corpus.validation), strict=True):
-        for document in documents:
-            summary = _summary(document)
-            n_repeated += plain(summary) in seen
-            if summary and plain(summary) not in seen:
-                seen.add(plain(summary))
-                side.append(Instruction(f"What does {document.name} do?", summary, "", document.name, document.group))
-    source = f"the first sentences of NumPy's docstrings; {corpus.source}"
-    notes = ["test questions come from the validation documents of the corpus alone"]
-    notes.append(f"{n_repeated} rows whose answer an earlier row has left out")
-    return InstructionData("doc-questions", sides[0], source, sides[1], notes)
+    def parse(document: Document) -> Iterator[Instruction]:
+        if summary := _summary(document):
+            yield Instruction(f"What does {document.name} do?", summary, "", document.name, document.group)
+
+    what, repeated = "the first sentences of NumPy's docstrings", "rows whose answer an earlier row has"
+    return InstructionData("doc-questions", *rows_of_docs(what, parse, lambda row: row.output, group_equal, repeated))
 
 
 def _summary(document: Document) -> str:
@@ -236,9 +222,8 @@ def encode_instructions(
 
 
 class InstructionBatches:
-    """Sequences as a trainer wants them: by number, padded to the longest of the batch.
+    """Sequences as a trainer wants them: by number, padded to the longest of the batch; with mask_prompt the loss leaves prompts out.
 
-    mask_prompt   leave the prompt's tokens out of the loss
     The end token is always a target, even where padding has the same id: padding is recognized by position, not by id.
     Raises ValueError for a sequence without a token to train on.
     """
@@ -278,11 +263,9 @@ def generate_answers(
     gpt: GPT, tokenizer: Tokenizer, rows: Sequence[Instruction], *, style: Style = "alpaca", max_new_tokens: int = 64, batch_size: int = 16,
     sampling: Sampling | None = None, **options: Unpack[DecodingOptions],
 ) -> list[str]:  # fmt: skip
-    """The model's answer to each row's prompt, without the end token; greedy by default.
+    """The model's answer to each row's prompt, without the end token; greedy by default; the options of `complete_all`.
 
-    Answers end at the end token, after max_new_tokens, or where the context is full.
-    options   as `tinygpt.inference.text.complete_all` takes them
-    Raises ValueError for a prompt that leaves no room.
+    Answers end at the end token, after max_new_tokens, or where the context is full. Raises ValueError for a prompt that leaves no room.
     """
     n_positions, answers = gpt.config.n_positions, []
     for start in range(0, len(rows), batch_size):

@@ -11,6 +11,7 @@ and groups are never divided.
 """
 
 import dataclasses
+import functools
 import re
 import textwrap
 from collections import Counter, defaultdict
@@ -21,11 +22,11 @@ from typing import Literal
 
 import numpy as np
 
-from tinygpt.data.corpora import Document, load_corpus
+from tinygpt.data.corpora import Document
 from tinygpt.data.near_copies import group_near_copies
 from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in, unicode_in
 from tinygpt.errors import InvalidInput
-from tinygpt.finetuning.rows import Data, Shares, Split, complete_rows, group_equal, plain, split_groups
+from tinygpt.finetuning.rows import Data, Shares, Split, complete_rows, group_equal, plain, rows_of_docs, split_groups
 from tinygpt.storage.checked_json import Json
 
 SECTIONS = ("Parameters", "Returns", "Notes", "Examples", "See Also")  # the labels of doc-sections, as numpydoc names them
@@ -53,14 +54,12 @@ class LabeledData(Data[LabeledText]):
 def load_labeled(
     name_or_path: str | Path, *, text_column: str = "", label_column: str = "", near_copies: bool = False, cache: str | Path | None = None
 ) -> LabeledData:
-    """Read labeled texts.
+    """Reads labeled texts. Rows whose text is empty are left out, and counted in `notes`.
 
     name_or_path                 "doc-sections", "sms-spam", or a file, as `tinygpt.data.rows.read_table` reads it
     text_column, label_column    names of the columns (or keys); by default guessed, and `notes` says how
     near_copies                  group texts that share much of their wording too (see `group_near_copies`), not only equal ones
     cache                        folder for downloads; by default the user's cache folder
-
-    Rows whose text is empty are left out, and counted in `notes`.
     Raises ValueError, naming file, row, field and problem, for ragged rows, missing columns or values, texts that are no text and a file
     without rows; FileNotFoundError for an unknown name or path; ConnectionError for a download that fails.
     """
@@ -88,24 +87,13 @@ def group_copies(rows: Sequence[LabeledText], *, near_copies: bool = False) -> l
 
 
 def doc_sections(max_characters: int = 160) -> LabeledData:
-    """NumPy's docstrings as a labeled set: the beginning of a section, and which of `SECTIONS` it came from.
-
-    Test texts (`held_out`) come from the validation documents of the corpus "docs" alone: a model pretrained on that corpus has read the
-    rest. Of texts that are near-copies of each other only the first is kept, training documents first.
+    """NumPy's docstrings as a labeled set: the beginning of a section, and which of `SECTIONS` it came from. See `rows_of_docs`.
 
     max_characters   complete lines are used up to this length; a longer first line is cut
     """
-    corpus = load_corpus("docs")
-    train = [row for document in corpus.train for row in _sections(document, max_characters)]
-    test = [row for document in corpus.validation for row in _sections(document, max_characters)]
-    groups = group_near_copies([plain(row.text) for row in train + test])
-    first = [i == groups.index(group) for i, group in enumerate(groups)]
-    kept = [row for row, is_first in zip(train + test, first, strict=True) if is_first]
-    n_train = sum(first[: len(train)])
-    source = f"the beginnings of sections of NumPy's docstrings; {corpus.source}"
-    notes = ["test texts come from the validation documents of the corpus alone"]
-    notes.append(f"{len(first) - len(kept)} near-copies of earlier texts left out")
-    return LabeledData("doc-sections", kept[:n_train], source, kept[n_train:], notes)
+    what, repeated = "the beginnings of sections of NumPy's docstrings", "near-copies of earlier texts"
+    parse = functools.partial(_sections, max_characters=max_characters)
+    return LabeledData("doc-sections", *rows_of_docs(what, parse, lambda row: row.text, group_near_copies, repeated))
 
 
 def _sections(document: Document, max_characters: int) -> Iterator[LabeledText]:

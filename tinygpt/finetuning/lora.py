@@ -164,9 +164,8 @@ class Adapter:
         return {name: np.ascontiguousarray(backend.to_host(array)) for name, array in found.items()}
 
     def files(self, base: str = "") -> dict[str, Content]:
-        """adapter_config.json and adapter_model.safetensors, which PEFT's `PeftModel.from_pretrained` reads.
+        """What PEFT's `PeftModel.from_pretrained` reads; base: name or path of the model that the adapter belongs to, for people.
 
-        base   name or path of the model that the adapter belongs to, for whoever reads the file
         A classifier's labels are noted in the metadata of the safetensors file, where PEFT does not look.
         """
         config = self.config
@@ -193,10 +192,8 @@ class Adapter:
 
 
 def add_lora(model: Model, config: LoraConfig | None = None, seed: int = 0) -> Adapter:
-    """Freezes all weights of a model and gives the layers that `config.targets` names matrices to train.
+    """Freezes all weights of a model and replaces the layers that `config.targets` names by ones with matrices to train, drawn by `seed`.
 
-    model   its layers are replaced in place
-    seed    decides the initial A
     Call it before an optimizer is made. Raises ValueError if a target names no linear layer and no embedding, or an embedding whose weights
     are the output layer's too, or if the model has an adapter already.
     """
@@ -233,9 +230,8 @@ def add_lora(model: Model, config: LoraConfig | None = None, seed: int = 0) -> A
 def load_lora(model: Model, directory: str | Path) -> Adapter:
     """Adds a saved adapter, ours or PEFT's, to the model that it was trained for; a head that it contains is loaded, too.
 
-    All of it is checked before the model is touched. Raises FileNotFoundError if there is none, ValueError for another method than LoRA,
-    for options that we do not have, for a damaged file, for a head of other labels, and, listing them together, for tensors that are
-    missing, unexpected or of other shapes.
+    All of it is checked before the model is touched. Raises FileNotFoundError if there is none, ValueError for what is not plain LoRA, for
+    a damaged file, for a head of other labels, and, listing them together, for tensors missing, unexpected or of other shapes.
     """
     directory = Path(directory)
     config = _read_config(directory / "adapter_config.json")

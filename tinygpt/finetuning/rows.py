@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from tinygpt.data.corpora import Document, load_corpus
 from tinygpt.data.rows import Table
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import Json
@@ -62,6 +64,22 @@ def complete_rows(table: Table, parse: Callable[[str, dict[str, Json]], Row | No
     if empty:
         table.notes.append(f"{len(empty)} rows {lacking} left out ({', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''})")
     return rows
+
+
+def rows_of_docs(
+    what: str, parse: Callable[[Document], Iterable[Row]], text: Callable[[Row], str], group: Callable[[list[str]], list[int]],
+    repeated: str,
+) -> tuple[list[Row], str, list[Row], list[str]]:  # fmt: skip
+    """Rows of the corpus "docs", the fields of `Data` after its name: of rows whose texts are in one group only the first is kept.
+
+    Test rows (`held_out`) come from the validation documents alone, and last: a model pretrained on that corpus has read the rest.
+    """
+    corpus = load_corpus("docs")
+    train, test = ([row for document in side for row in parse(document)] for side in (corpus.train, corpus.validation))
+    groups = group([plain(text(row)) for row in train + test])
+    is_first = [groups.index(number) == i for i, number in enumerate(groups)]
+    notes = ["test rows come from the validation documents of the corpus alone", f"{is_first.count(False)} {repeated} left out"]
+    return list(compress(train, is_first)), f"{what}; {corpus.source}", list(compress(test, is_first[len(train) :])), notes
 
 
 def plain(text: str) -> str:

@@ -156,8 +156,7 @@ class TokenIterator:
 
     done    (B,) booleans: rows that have ended. Set an entry to end a row from outside
     infos   per row, a TokenInfo per token, where asked for
-    Ends after max_new_tokens, or when all rows are done. The arguments are those of `generate`. Between two tokens the model is in the
-    caller's mode, so nothing has to be restored if the iterator is abandoned.
+    Ends after max_new_tokens, or when all rows are done. Between two tokens the model is in the caller's mode. Arguments: see `generate`.
     """
 
     def __init__(
