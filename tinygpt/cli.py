@@ -11,17 +11,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO
 
 from tinygpt.arguments import expand_home, parse_args
+from tinygpt.config import Config
 from tinygpt.errors import UserError
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from tinygpt.training.metrics import Metrics, Result
-
-Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def settings(default: Config, description: str | None, argv: list[str] | None = None) -> Config:

@@ -20,9 +20,8 @@ from tinygpt.finetuning.rows import Shares
 from tinygpt.models import protocols
 from tinygpt.models.gpt import GPT
 from tinygpt.parallel.local import workers_for
-from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint
-from tinygpt.runs.layout import is_pretraining_run, newest_run
+from tinygpt.runs.layout import is_pretraining_run, list_checkpoints, newest_run
 from tinygpt.runs.run import Run
 from tinygpt.runs.settings import check_data, environment_changes
 from tinygpt.storage.checked_json import Json
@@ -158,7 +157,7 @@ def fit(
     Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so.
     """
     trainer = Trainer(model, config, train, validation, workers_for(model, config))
-    if run and layout.list_checkpoints(run.path):
+    if run and list_checkpoints(run.path):
         resume(run, trainer, override)
     record = run or KeepBest()
     result = run.train(trainer, reporter) if run else trainer.run(reporter, record)
@@ -250,7 +249,7 @@ def pretrain_small(steps: int, progress: Display, seed: int = 0) -> Path:
 
 def open_run(config: FinetuneConfig, base: str, tokenizer: Tokenizer, adapter: Adapter | None, data_fingerprint: str, **facts: Json) -> Run:
     """The run to write to: the one that is resumed, or a new one, by default named after the data; config.json holds settings and facts."""
-    if config.resume and not layout.list_checkpoints(Path(config.resume)):
+    if config.resume and not list_checkpoints(Path(config.resume)):
         print(f"resume     {config.resume} has no checkpoint yet: starting from step 0")
     run = Run.resume(config.resume, keep=1) if config.resume else Run.create(run_name(config.data), config.run, keep=1)
     run.keep_settings(dataclasses.replace(config, base=base, run=str(run.path), resume=""), script=config.script, **{"base": base, **facts})

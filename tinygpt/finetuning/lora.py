@@ -255,10 +255,10 @@ def load_lora(model: Model, directory: str | Path) -> Adapter:
         wanted |= zip(_names_in_file(model, name, module), ((config.rank, n_in), (n_out, config.rank)), strict=True)
     own = {_peft_name(model, name): p for name, p in model.named_parameters()}
     wanted |= {name: own[name].shape for name in arrays if name in own}
-    problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
-    problems += [f"unexpected {name} {array.shape}" for name, array in arrays.items() if name not in wanted]
-    found = [(name, arrays[name].shape, shape) for name, shape in wanted.items() if name in arrays]
-    problems += [f"{name} of shape {shape} instead of {right}" for name, shape, right in found if shape != right]
+    shapes = {name: array.shape for name, array in arrays.items()}
+    problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in shapes]
+    problems += [f"unexpected {name} {shape}" for name, shape in shapes.items() if name not in wanted]
+    problems += [f"{name} of shape {shapes[name]} instead of {right}" for name, right in wanted.items() if shapes.get(name, right) != right]
     if problems:
         some = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise InvalidInput(f"{path}: {some}, expected the tensors of an adapter for {model.config}; is it another model's?")

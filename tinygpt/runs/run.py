@@ -10,24 +10,21 @@ import contextlib
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Unpack
+from typing import Protocol, Unpack
 
 from autograd import backend
+from tinygpt.config import Settings
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import Diverged, MissingFile, PathExists
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint, training_arrays
 from tinygpt.runs.writer import CheckpointWriter, WriterOptions, explained
-from tinygpt.storage import durable
 from tinygpt.storage.checked_json import Json, to_json
-from tinygpt.storage.durable import Lock, replace_file
+from tinygpt.storage.durable import Lock, remove_partial, replace_file
 from tinygpt.storage.safetensors import Content, TensorFile
 from tinygpt.training.metrics import MetricsFile, Reporter, Result
 from tinygpt.training.trainer import Trainer
 from tinygpt.weights.gpt2 import pretrained_files
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 
 class Mergeable(Protocol):
@@ -93,10 +90,10 @@ class Run:
         with explained(directory):
             Lock(directory).acquire()
             for folder in (directory, directory / "checkpoints"):
-                durable.remove_partial(folder)
+                remove_partial(folder)
         return cls(directory, **options)
 
-    def keep_settings(self, settings: "DataclassInstance", **facts: Json) -> None:
+    def keep_settings(self, settings: Settings, **facts: Json) -> None:
         """Writes config.json: a settings dataclass, and other facts about the run."""
         replace_file(self.path / "config.json", to_json(dataclasses.asdict(settings) | facts))
 

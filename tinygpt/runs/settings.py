@@ -8,15 +8,11 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tinygpt.config import Config, from_dict
+from tinygpt.config import Config, Settings, from_dict
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.training.metrics import environment
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 _WHERE = ("run", "resume", "override")  # settings that are not the run's
 
@@ -50,7 +46,7 @@ def _build(kind: type[Config], fields: dict[str, Json]) -> Config:
     return from_dict(kind, values)
 
 
-def check_changes(stored: "DataclassInstance", wanted: "DataclassInstance") -> None:
+def check_changes(stored: Settings, wanted: Settings) -> None:
     """Raises ValueError if `wanted` differs from `stored` in what resuming may not change."""
     before = {name: value for name, value, _ in flat_settings(stored)}
     override, refused = getattr(wanted, "override", False), []
@@ -66,7 +62,7 @@ def check_changes(stored: "DataclassInstance", wanted: "DataclassInstance") -> N
         raise InvalidInput(f"resume: {'; '.join(refused)}; {fix}")
 
 
-def flat_settings(settings: "DataclassInstance") -> Iterator[tuple[str, Json, str]]:
+def flat_settings(settings: Settings) -> Iterator[tuple[str, Json, str]]:
     """(name, value, rule) of every setting, those of nested dataclasses too."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
