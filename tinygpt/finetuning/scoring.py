@@ -105,10 +105,9 @@ def write_answers(path: str | Path, rows: Sequence[Instruction], before: Sequenc
 
 
 def read_scores(path: str | Path, n: int) -> dict[int, float]:
-    """A judge's scores by record id; records without one are missing from the dict.
+    """A judge's scores by record id, of n; records without one are missing from the dict.
 
     path   JSON as `write_answers` describes it, or one such object per line (.jsonl)
-    n      records that there are
     Raises FileNotFoundError; ValueError for what is no JSON, an unknown or repeated id, a score that is no number from 0 to 100.
     """
     path = Path(path)

@@ -29,7 +29,8 @@ class IncrementalDetokenizer:
             raise InvalidInput("stop: an empty string, expected at least one character")
         self.text, self.stop_reason = "", "length"
         self.ids: list[int] = []
-        self._tokenizer, self._stop, self._before, self._end_ids = tokenizer, tuple(stop), before, end_ids
+        self._before = [] if before is None else [before]
+        self._tokenizer, self._stop, self._end_ids = tokenizer, tuple(stop), end_ids
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._pending = ""  # text that may turn out to begin a stop string
 
@@ -39,8 +40,9 @@ class IncrementalDetokenizer:
             self.stop_reason = "eos"
             return ""
         self.ids.append(token)
-        self._pending += self._decoder.decode(self._bytes(token))
-        self._before = token
+        n_before = len(self._tokenizer.decode_bytes(self._before))
+        self._pending += self._decoder.decode(self._tokenizer.decode_bytes([*self._before, token])[n_before:])
+        self._before = [token]
         if found := [i for s in self._stop if (i := self._pending.find(s)) >= 0]:
             self.stop_reason = "stop string"
             return self._release(min(found))
@@ -51,11 +53,6 @@ class IncrementalDetokenizer:
         """The remaining text, when no token follows."""
         self._pending += self._decoder.decode(b"", final=True)
         return "" if self.stop_reason == "stop string" else self._release(len(self._pending))
-
-    def _bytes(self, token: int) -> bytes:
-        """What the token adds after the one before it."""
-        before = [] if self._before is None else [self._before]
-        return self._tokenizer.decode_bytes([*before, token])[len(self._tokenizer.decode_bytes(before)) :]
 
     def _release(self, n: int) -> str:
         ready, self._pending = self._pending[:n], self._pending[n:]
