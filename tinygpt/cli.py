@@ -53,7 +53,7 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
             stream.reconfigure(errors=errors)
     outputs = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = lambda message, *position, **more: print(f"warning: {message}", file=sys.stderr)  # not where in the code
     try:
         status = main()
         sys.stdout.flush()
@@ -114,11 +114,6 @@ class _Output:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
-
-
-def _show_warning(message: Warning | str, *position: object, **more: object) -> None:
-    """A warning in one line, without its position in the code."""
-    print(f"warning: {message}", file=sys.stderr)
 
 
 def table(title: str, rows: Mapping[str, object]) -> str:

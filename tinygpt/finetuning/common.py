@@ -154,25 +154,20 @@ def fit(
 
     config   micro_batch counts texts; `patience` stops early
     run      where metrics and checkpoints go; where it has a checkpoint already, training resumes from there, on other rows with `override`
-    Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so.
+    Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so. Raises ValueError for other rows without `override`.
     """
     trainer = Trainer(model, config, train, validation, workers_for(model, config))
     if run and list_checkpoints(run.path):
-        resume(run, trainer, override)
+        training = run.restore(trainer, other_data=override)
+        check_data(training, "data_fingerprint", str(run.facts.get("data_fingerprint")), "data", override=override)
+        print(f"resume     from step {trainer.result.step:,} of {trainer.config.steps:,}")
+        if changed := environment_changes(training, trainer.processes):
+            print(f"           not bit for bit, because this is another environment: {changed}")
     record = run or KeepBest()
     result = run.train(trainer, reporter) if run else trainer.run(reporter, record)
     if result.best_step:
         record.restore_best(trainer)
     return result
-
-
-def resume(run: Run, trainer: Trainer, override: bool) -> None:
-    """Puts a trainer where a fine-tuning was stopped, and says so. Raises ValueError if the data is not what it was."""
-    training = run.restore(trainer, other_data=override)
-    check_data(training, "data_fingerprint", str(run.facts.get("data_fingerprint")), "data", override=override)
-    print(f"resume     from step {trainer.result.step:,} of {trainer.config.steps:,}")
-    if changed := environment_changes(training, trainer.processes):
-        print(f"           not bit for bit, because this is another environment: {changed}")
 
 
 def fingerprint(rows: object) -> str:

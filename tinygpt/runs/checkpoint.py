@@ -18,7 +18,7 @@ from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.models.attached import HOMES
 from tinygpt.models.gpt import GPT
-from tinygpt.runs.layout import first_intact, list_checkpoints, read_pointer, status, verify_integrity
+from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer, status, verify_integrity
 from tinygpt.storage.checked_json import Entries, Json, read_json_object
 from tinygpt.storage.safetensors import read_safetensors_header, read_tensor
 from tinygpt.training.trainer import Trainer
@@ -56,16 +56,19 @@ class Checkpoint:
                 verify_integrity(path)
             return cls(path, path.parent.parent if path.parent.name == "checkpoints" else None)
         names = [read_pointer(path, which), read_pointer(path, "last"), *(p.name for p in reversed(list_checkpoints(path)))]
-        directory, damage = first_intact(path, names)
-        if directory is None and damage:
-            raise InvalidInput(f"{path}: no intact checkpoint ({damage}), expected at least one; python -m tinygpt verify {path} lists all")
-        if directory is None:
-            adapter = (path / "adapter_config.json").is_file()
-            fix = "an adapter: open the model that it belongs to" if adapter else "check the path"
-            raise MissingFile(f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; {fix}")
+        damage = ""
+        for directory in [path / "checkpoints" / name for name in dict.fromkeys(names) if name]:
+            found = integrity_errors(directory)
+            if not found:
+                if damage:
+                    warnings.warn(f"{damage}falling back to {directory}, the newest intact checkpoint", stacklevel=2)
+                return cls(directory, path)
+            damage += f"{directory}: {found[0]}; "
         if damage:
-            warnings.warn(f"{damage}; falling back to {directory}, the newest intact checkpoint", stacklevel=2)
-        return cls(directory, path)
+            fix = f"python -m tinygpt verify {path} lists all"
+            raise InvalidInput(f"{path}: no intact checkpoint ({damage.removesuffix('; ')}), expected at least one; {fix}")
+        fix = "an adapter: open the model that it belongs to" if (path / "adapter_config.json").is_file() else "check the path"
+        raise MissingFile(f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; {fix}")
 
     def model(self) -> nn.Module:
         """The model with its weights: a GPT, or the class that `tinygpt/__init__.py` names for another architecture."""
