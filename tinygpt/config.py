@@ -15,7 +15,7 @@ Json = Any  # the value of a setting, as JSON holds it
 
 
 class Settings(Protocol):
-    """Any dataclass."""
+    """An instance of any dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Json]]]
 

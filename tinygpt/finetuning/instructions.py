@@ -132,7 +132,7 @@ def _summary(document: Document) -> str:
 
 
 def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limit: int) -> dict[str, str]:
-    """What to know before training, as lines of a table. lengths: tokens of prompt, answer and end, uncut; limit: how many may be."""
+    """What to know before training, as lines of a table. lengths: tokens of prompt, answer and end, uncut; limit: how many fit."""
     groups: dict[str, set[str]] = {}
     for row in rows:
         groups.setdefault(_asked(row), set()).add(row.output)

@@ -108,7 +108,7 @@ def _sections(document: Document, max_characters: int) -> Iterator[LabeledText]:
 
 
 def check(rows: Sequence[LabeledText], lengths: Sequence[int], limit: int) -> dict[str, str]:
-    """What to know before training, as lines of a table. lengths: tokens of each text, uncut; limit: how many the context allows."""
+    """What to know before training, as lines of a table. lengths: tokens of each text, uncut; limit: how many fit the context."""
     counts = Counter(row.label for row in rows).most_common()
     first: dict[str, LabeledText] = {}
     pairs = [(first.setdefault(plain(row.text), row), row) for row in rows]

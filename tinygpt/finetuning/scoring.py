@@ -24,7 +24,7 @@ from tinygpt.storage.checked_json import parse_json, read_text
 
 
 def normal_words(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation and articles.  Source  SQuAD: Rajpurkar et al. 2016, arXiv:1606.05250, 6.1"""
+    """The words of a text, lower case, no punctuation or articles.  Source  SQuAD: Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1"""
     text = text.casefold().translate(str.maketrans("", "", string.punctuation))
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 

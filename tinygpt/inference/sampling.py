@@ -56,7 +56,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def sample(
     logits: np.ndarray, sampling: Sampling, rng: "np.random.Generator | PerRowRNG", seen: Sequence[Sequence[int]] | None = None
 ) -> np.ndarray:
-    """One token per row of logits (B, V) -> (B,) int64; seen: each row's ids. Raises FloatingPointError if the largest is not finite."""
+    """One token per row of logits (B, V) -> (B,) int64; seen: ids per row. Raises FloatingPointError if a row's largest is not finite."""
     largest = logits.max(axis=-1)  # NaN if any is
     if not np.isfinite(largest).all():
         row = int(np.flatnonzero(~np.isfinite(largest))[0])
