@@ -223,7 +223,7 @@ def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Calla
 
 
 def pretrain_small(steps: int, progress: Display, seed: int = 0) -> Path:
-    """Pretrains a small model for a minute, as examples/pretrain.py explains; returns its run. Raises KeyboardInterrupt, keeping nothing."""
+    """Pretrains a small model for a minute, as examples/pretrain.py explains; gives its run. Raises KeyboardInterrupt, keeping nothing."""
     corpus = load_corpus("docs")
     texts = [document.text for document in corpus.train]
     tokenizer = train_tokenizer("bpe", texts, 2048)
