@@ -329,6 +329,7 @@ def test_other_bad_input():
     two = InstructionData("x", group_instructions([Instruction("a", "b"), Instruction("c", "d")]), "x")
     with pytest.raises(ValueError, match=r"split: 2 different instructions, expected at least 3"):
         split_instructions(two)
+    two.held_out = two.rows
     with pytest.raises(ValueError, match=r"expected three positive shares"):
         split_instructions(two, (1, 0, 0))
 

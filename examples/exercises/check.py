@@ -1,7 +1,7 @@
 """Checks an exercise: which input's gradient is wrong, where and by how much. Finding the fix is up to you.
 
 python -m tinygpt exercise        # the list, and your progress
-python -m tinygpt exercise 3      # one of them
+python -m tinygpt exercise 3      # one of them; where tinygpt is installed from elsewhere: python examples/exercises/check.py 3
 """
 
 import re
@@ -15,9 +15,10 @@ import numpy as np
 import autograd as ag
 from autograd import Array, backend
 from tinygpt.arguments import command_parser, load_file
+from tinygpt.cli import run
 from tinygpt.errors import InvalidInput, MissingFile
 
-FOLDER = Path(__file__).resolve().parent.parent / "examples" / "exercises"
+FOLDER = Path(__file__).resolve().parent
 
 Function = Callable[..., ag.Tensor]
 Arrays = dict[str, np.ndarray]
@@ -41,8 +42,7 @@ def exercises(folder: Path = FOLDER) -> dict[int, Path]:
     """Number -> file. Raises FileNotFoundError where the folder holds none."""
     found = {int(path.name[:2]): path for path in sorted(folder.glob("[0-9][0-9]_*.py"))}
     if not found:
-        rule = "files such as 01_tanh.py, which are in the source repository, not in the installed package"
-        raise MissingFile(f"{folder}: no exercises, expected {rule}; pass --folder CHECKOUT/examples/exercises")
+        raise MissingFile(f"{folder}: no exercises, expected files such as 01_tanh.py; pass --folder CHECKOUT/examples/exercises")
     return found
 
 
@@ -158,3 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     end = "fixed: every gradient is right" if verdict.right else "not yet"
     print("\n".join([f"exercise {arguments.number}, {path}", *(f"  {line}" for line in verdict.lines), end]))
     return 0 if verdict.right else 1
+
+
+if __name__ == "__main__":
+    run(main)
