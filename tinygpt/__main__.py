@@ -1,10 +1,10 @@
 """The commands: `python -m tinygpt COMMAND`, or `tinygpt COMMAND` where the package is installed."""
 
 import importlib
+import runpy
 import sys
 from pathlib import Path
 
-from tinygpt.arguments import load_file
 from tinygpt.cli import run
 from tinygpt.errors import MissingFile, did_you_mean
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         if not checker.is_file():
             rule = "the exercises, which are in the source repository, not in the installed package"
             raise MissingFile(f"{checker}: no such file, expected {rule}; run python examples/exercises/check.py there")
-        return load_file(checker).main(rest) or 0
+        return runpy.run_path(str(checker))["main"](rest) or 0
     return importlib.import_module(COMMANDS[name][0]).main(rest) or 0
 
 

@@ -2,13 +2,10 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import os
 import sys
 import typing
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 from tinygpt.config import PATH, Config
 
@@ -22,15 +19,6 @@ def command_parser(command: str, description: str | None) -> argparse.ArgumentPa
 def expand_home(path: str) -> str:
     """`path` with a leading ~ or ~user as that home directory: a shell leaves it as it is after "=" and in quotes. An unknown user stays."""
     return os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises where a user is unknown)
-
-
-def load_file(path: Path) -> ModuleType:
-    """A file's module, outside its package and not registered."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def parse_args(default: Config, description: str | None, argv: list[str] | None = None, prog: str | None = None) -> Config:

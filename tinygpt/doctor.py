@@ -13,15 +13,16 @@ import math
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
-from tinygpt.arguments import command_parser, load_file
+from tinygpt.arguments import command_parser
 from tinygpt.cli import table
 from tinygpt.storage.checked_json import Json
 
@@ -218,11 +219,11 @@ def _version_of(library: str) -> str | None:
         return None
 
 
-def _limits() -> ModuleType:
+def _limits() -> SimpleNamespace:
     """autograd/limits.py alone: the package around it does not start where its backend does not."""
     package = util.find_spec("autograd")
     assert package is not None and package.origin is not None
-    return load_file(Path(package.origin).with_name("limits.py"))
+    return SimpleNamespace(**runpy.run_path(str(Path(package.origin).with_name("limits.py"))))
 
 
 def _cuda_driver() -> str:

@@ -5,6 +5,7 @@ python -m tinygpt exercise 3      # one of them; where tinygpt is installed from
 """
 
 import re
+import runpy
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import Array, backend
-from tinygpt.arguments import command_parser, load_file
+from tinygpt.arguments import command_parser
 from tinygpt.cli import run
 from tinygpt.errors import InvalidInput, MissingFile
 
@@ -49,7 +50,7 @@ def exercises(folder: Path = FOLDER) -> dict[int, Path]:
 def check(path: Path, seed: int = 0) -> Verdict:
     """Runs the op of an exercise file on random inputs and compares what backward returns with central differences, element by element."""
     try:
-        function, arrays = load_file(path).inputs(np.random.default_rng(seed))
+        function, arrays = runpy.run_path(str(path))["inputs"](np.random.default_rng(seed))
         y, dy, gradients, changed = _passes(function, arrays)
         expected = {name: _measured(function, arrays, name, dy) for name in arrays}
         single = {name: x.astype(np.float32) for name, x in arrays.items()}
@@ -75,7 +76,7 @@ def _is_as_given(path: Path, seed: int, arrays: Arrays, y: np.ndarray) -> bool:
     """Whether inputs and output are those of the solution: a forward changed to suit a wrong backward is another exercise."""
     if not (solution := FOLDER / "solutions" / path.name).exists():
         return True
-    function, given = load_file(solution).inputs(np.random.default_rng(seed))
+    function, given = runpy.run_path(str(solution))["inputs"](np.random.default_rng(seed))
     same = list(given) == list(arrays) and all(np.array_equal(given[name], arrays[name]) for name in given)
     return same and np.allclose(_forward(function, given), y, rtol=1e-9, atol=1e-12)
 

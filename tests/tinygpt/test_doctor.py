@@ -116,7 +116,8 @@ def test_the_machine_is_told_with_what_a_container_leaves_of_it(monkeypatch):
     }
     module = doctor._limits()
     monkeypatch.setattr(doctor, "_limits", lambda: module)
-    monkeypatch.setattr(module, "read", lambda path: files.get(path, ""))
+    for names in (vars(module), module.cpu_quota.__globals__):
+        monkeypatch.setitem(names, "read", lambda path: files.get(path, ""))
     rows = doctor._machine()
     assert rows["cores"].endswith(" for this process, limited to the time of 1.5")
     assert rows["memory"] == "8.0 GiB, 1.0 GiB available" and rows["memory limit"] == "4.0 GiB (cgroup)"
