@@ -49,9 +49,7 @@ class Tensor:
             hint = f" ({backend.name} here computes in no bfloat16)" if self.data.dtype.name == "bfloat16" else ""
             raise TypeError(f"Tensor: dtype {self.data.dtype}, expected real numbers{hint}; convert the data first")
         if requires_grad and not _is_float(self.data):
-            raise TypeError(
-                f"Tensor: requires_grad=True with dtype {self.data.dtype}, expected floating point; use .astype(float) on the data"
-            )
+            raise TypeError(f"Tensor: requires_grad=True with dtype {self.data.dtype}, expected floating point; use .astype(float)")
         self.requires_grad = requires_grad
         self.grad = None
         self._node: Node | None = None
@@ -91,9 +89,8 @@ class Tensor:
         Saved arrays are freed on the way, so a second call on the same graph raises RuntimeError.
         """
         if not self.requires_grad:
-            raise RuntimeError(
-                "backward: no input of this tensor requires a gradient, expected at least one; set requires_grad=True on a leaf, and compute outside no_grad()"
-            )
+            fix = "set requires_grad=True on a leaf, and compute outside no_grad()"
+            raise RuntimeError(f"backward: no input of this tensor requires a gradient, expected at least one; {fix}")
         if dy is None:
             if self.size != 1:
                 raise ValueError(f"backward: a tensor of shape {self.shape}, expected one element; reduce it first or pass dy")
@@ -108,15 +105,12 @@ class Tensor:
             _backward_pass(self._node, self._output, dy)
 
     def __setitem__(self, key: object, value: object) -> None:
-        raise TypeError(
-            "Tensor: assignment to elements, expected no change after creation (saved arrays would no longer match); "
-            "build the result with where, concatenate or stack, or change tensor.data of a leaf between steps"
-        )
+        fix = "build the result with where, concatenate or stack, or change tensor.data of a leaf between steps"
+        raise TypeError(f"Tensor: assignment to elements, expected no change after creation (saved arrays would no longer match); {fix}")
 
     def __array__(self, *args: object, **kwargs: object) -> Array:
-        raise TypeError(
-            "Tensor: implicit conversion to a NumPy array, expected an explicit one (it would lose the gradient in silence); use tensor.numpy() or tensor.data"
-        )
+        rule = "expected an explicit one (it would lose the gradient in silence)"
+        raise TypeError(f"Tensor: implicit conversion to a NumPy array, {rule}; use tensor.numpy() or tensor.data")
 
     def __array_ufunc__(self, ufunc: Callable[..., object], method: str, *inputs: "Operand", **options: object) -> Array:
         """`array + tensor` is `Tensor.__radd__`; of NumPy's other functions, the error says what to write."""
@@ -184,9 +178,7 @@ class Tensor:
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, (bool, int, float, backend.device_array, list, tuple)):
-            raise TypeError(
-                f"Tensor: == with a {type(other).__name__}, expected a tensor (== asks for the same object); use tensor.data == ..."
-            )
+            raise TypeError(f"Tensor: == with a {type(other).__name__}, expected a tensor (== is identity); use tensor.data == ...")
         return self is other
 
     def __lt__(self, other: "Operand") -> Array:
@@ -301,12 +293,11 @@ def _backward_pass(start: Node, output: int, dy: Array) -> None:
     """
     gradients: dict[Node, list[Array | None]] = {start: [None] * len(start.output_shapes)}
     gradients[start][output] = dy
-    owned: dict[Node, set[int]] = {start: set()}  # sums made here; any other array may be shared and is never written to
+    owned: set[tuple[Node, int]] = set()  # where a sum made here stands; any other array may be shared and is never written to
     queue = [(-start.serial, start)]
     while queue:
         _, node = heapq.heappop(queue)
         arrived = gradients.pop(node)
-        owned.pop(node)
         for position, (dx, edge, kind) in enumerate(zip(_backward_of(node, arrived), node.edges, node.input_kinds, strict=True)):
             if edge is None or kind is None:
                 continue
@@ -318,26 +309,24 @@ def _backward_pass(start: Node, output: int, dy: Array) -> None:
             parent, i = edge
             if parent not in gradients:
                 gradients[parent] = [None] * len(parent.output_shapes)
-                owned[parent] = set()
                 heapq.heappush(queue, (-parent.serial, parent))
             slots = gradients[parent]
             if slots[i] is None:
                 slots[i] = dx
-            elif i in owned[parent]:
+            elif edge in owned:
                 slots[i] += dx
             else:
                 slots[i] = Op.sum_of(slots[i], dx)
-                owned[parent].add(i)
+                owned.add(edge)
         node.edges = ()
 
 
 def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
     """Calls the op's backward with the gradients of its outputs, frees what it saved, checks the number of gradients returned."""
+    where = f"{node.op.__name__}.backward"
     if node.saved is _FREED:
-        raise RuntimeError(
-            f"backward: the graph at {node.op.__name__} has been freed by an earlier backward pass, expected one backward per forward; "
-            "run the forward pass again, or add the losses and call backward once"
-        )
+        problem = f"the graph at {node.op.__name__} has been freed by an earlier backward pass, expected one backward per forward"
+        raise RuntimeError(f"backward: {problem}; run the forward pass again, or add the losses and call backward once")
     needs = tuple(edge is not None for edge in node.edges)
     options = {"needs": needs} if node.op.backward_takes_needs else {}
     if not node.op.takes_half:
@@ -349,15 +338,12 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
     if node.record is not None:
         node.record.dys, node.record.dxs = tuple(arrived), result
     if len(result) != len(node.edges):
-        raise RuntimeError(
-            f"{node.op.__name__}.backward: {len(result)} gradients, expected {len(node.edges)}, one per input; return None for inputs without one"
-        )
+        raise RuntimeError(f"{where}: {len(result)} gradients, expected {len(needs)}, one per input; return None for inputs without one")
     for i, dx in enumerate(result):
         if needs[i] and dx is None:
-            raise RuntimeError(f"{node.op.__name__}.backward: None for input {i}, expected its gradient; the input requires one")
-    if backend.debug:
-        for i, dx in enumerate(result):
-            _check_finite(f"{node.op.__name__}.backward, gradient of input {i}", dx, [s for s in node.input_kinds if s])
+            raise RuntimeError(f"{where}: None for input {i}, expected its gradient; the input requires one")
+        if backend.debug:
+            _check_finite(f"{where}, gradient of input {i}", dx, [s for s in node.input_kinds if s])
     return result
 
 
@@ -368,10 +354,9 @@ def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: DType, op: "typ
     """
     if dx.shape != shape:
         if not broadcasts(shape, dx.shape):
-            raise RuntimeError(
-                f"{op.__name__}.backward: a gradient of shape {dx.shape} for input {position} of shape {shape}, "
-                "expected the input's shape (or one that it broadcasts to); fix the op's backward"
-            )
+            found = f"a gradient of shape {dx.shape} for input {position} of shape {shape}"
+            rule = "expected the input's shape (or one that it broadcasts to)"
+            raise RuntimeError(f"{op.__name__}.backward: {found}, {rule}; fix the op's backward")
         n_new = dx.ndim - len(shape)
         stretched = tuple(range(n_new)) + tuple(n_new + i for i, n in enumerate(shape) if n == 1 and dx.shape[n_new + i] != 1)
         dx = dx.sum(axis=stretched, keepdims=True, dtype=accumulator_dtype(dx)).reshape(shape)
@@ -400,12 +385,10 @@ class Op:
     forward(*inputs, **options) -> (y, saved)     y may be a tuple of outputs; `saved` is whatever backward needs
     backward(saved, dy) -> gradients              one per input (a bare array if there is one input); None for an input without one
 
-    `saved` is private to the class that made it: a kernel's backward reads what the kernel's own forward saved. More than two arrays
-    are a NamedTuple, so that their names can be seen from outside.
+    `saved` is private to its class: a kernel's backward reads what the kernel's own forward saved. More than two arrays are a NamedTuple.
 
-    Either may declare the keyword `needs`: one bool per input, True where a gradient will be needed (all False under
-    no_grad); work for the others may be skipped. Neither may write into its inputs or into `dy`. A gradient may have a
-    broadcast shape: the engine sums it back to the input's.
+    Either may declare the keyword `needs`: one bool per input, True where a gradient will be needed (all False under no_grad); work for the
+    others may be skipped. Neither may write into its inputs or `dy`. A gradient may have a broadcast shape: the engine undoes that.
     """
 
     returns_tuple: ClassVar[bool] = False
@@ -429,8 +412,7 @@ class Op:
 
     @staticmethod
     def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
-        """Floating-point operations of forward, from the shapes of the arrays: 2 per multiply-add of a matrix product; here, for an
-        op without one, 1 per element of the outputs."""
+        """Floating-point operations of forward, from shapes: 2 per multiply-add of a matrix product; without one, 1 per output element."""
         return sum(math.prod(shape) for shape in outputs)
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -454,10 +436,7 @@ class Op:
 
     @classmethod
     def apply(cls, *inputs: Operand | None, **options: object) -> Tensor:
-        """Runs the op on tensors (also arrays, Python numbers and None) and records it if a gradient can be needed.
-
-        Gives a tuple of tensors where `returns_tuple`.
-        """
+        """Runs the op on tensors (also arrays, Python numbers and None), recorded if a gradient can be needed. A tuple where `returns_tuple`."""
         arrays: list[Array] = [x.data if isinstance(x, Tensor) else x for x in inputs]
         recording = _recording.get()
         needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
@@ -568,10 +547,8 @@ def _check_device(op: "type[Op]", position: int, x: Array) -> None:
         raise TypeError(f"{op.__name__}: the data of {name} is a Tensor, expected an array; assign arrays, as in p.data = tensor.data")
     found = backend.foreign_device(x)
     if found:
-        raise TypeError(
-            f"{op.__name__}: {name} of shape {x.shape} is {found}, expected an array of the {backend.name} backend; "
-            "move it with autograd.backend.to_device, or pass it inside a Tensor"
-        )
+        fix = "move it with autograd.backend.to_device, or pass it inside a Tensor"
+        raise TypeError(f"{op.__name__}: {name} of shape {x.shape} is {found}, expected an array of the {backend.name} backend; {fix}")
 
 
 def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[tuple[int, ...], DType]]) -> None:
@@ -579,10 +556,8 @@ def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[tuple[
         return
     n = int((~xp.isfinite(array)).sum())
     shapes = ", ".join(f"{shape} {dtype}" for shape, dtype in inputs)
-    raise FloatingPointError(
-        f"{where}: {n} of {array.size} values of shape {array.shape} are not finite, expected finite numbers; "
-        f"inputs were {shapes}; this is the first op to fail (AUTOGRAD_DEBUG=1), look at what feeds it"
-    )
+    found = f"{n} of {array.size} values of shape {array.shape} are not finite, expected finite numbers; inputs were {shapes}"
+    raise FloatingPointError(f"{where}: {found}; this is the first op to fail (AUTOGRAD_DEBUG=1), look at what feeds it")
 
 
 def no_grad() -> AbstractContextManager[bool]:

@@ -10,7 +10,10 @@ Without `record` the picture holds shapes, and numbers of the leaves only.
 
 from collections.abc import Mapping
 from html import escape
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
+from statistics import fmean
 
 from autograd import backend
 from autograd.core import Array, Node, Op, OpRecord, Tensor
@@ -18,6 +21,7 @@ from autograd.core import saved_arrays as saved_arrays
 
 Item = Tensor | tuple[Node, int] | Array
 """What becomes a box: a tensor, output i of a node, or a constant."""
+Key = tuple[Node, int] | int
 
 MAX_BOXES = 200
 _CHARACTER, _LINE, _PAD, _GAP_X, _GAP_Y = 7.3, 16, 8, 56, 14  # pixels, for 12-pixel monospace
@@ -36,10 +40,10 @@ class _Box:
 
     def __init__(self, title: str, shape: str, inputs: list["_Box"], leaf: bool) -> None:
         self.title, self.shape, self.inputs, self.leaf = title, shape, inputs, leaf
+        self.users: list[_Box] = []
         self.bend = False  # an invisible point that a long line passes through, so that it avoids the boxes on its way
         self.lines: list[tuple[str, str]] = []  # (text, color)
-        self.column = self.row = 0.0
-        self.x = self.y = 0.0
+        self.column = self.row = self.x = self.y = 0.0
 
     @property
     def width(self) -> float:
@@ -59,7 +63,7 @@ def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, 
     Arrays of more than 16 numbers are shown by mean, standard deviation, least and greatest value.
     Raises RuntimeError if the graph has been freed by `backward` outside `record`, ValueError if it has more than 200 boxes.
     """
-    boxes = _boxes(tensor, {id(t): name for name, t in (names or {}).items()}, digits)
+    boxes = _boxes(tensor, {_key(t): name for name, t in (names or {}).items()}, digits)
     picture = Picture(_svg(_lay_out(boxes)))
     if path is not None:
         Path(path).write_text(picture, encoding="utf-8")
@@ -71,10 +75,9 @@ def saved_bytes(record: OpRecord) -> int:
     return sum(array.nbytes for array in saved_arrays(record.saved))
 
 
-def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
+def _boxes(tensor: Tensor, names: dict[Key, str], digits: int) -> list[_Box]:
     """All boxes, inputs before their results. A stack instead of recursion: graphs can be deep."""
-    made: dict[int | tuple[int, int], _Box] = {}
-    order: list[_Box] = []
+    made: dict[Key, _Box] = {}  # in order
     waiting: list[tuple[Item, bool]] = [(tensor, False)]
     while waiting:
         item, inputs_done = waiting.pop()
@@ -84,44 +87,42 @@ def _boxes(tensor: Tensor, names: dict[int, str], digits: int) -> list[_Box]:
         if not inputs_done:
             waiting.append((item, True))
             waiting += [(x, False) for x in reversed(inputs) if _key(x) not in made]
-            if len(waiting) + len(order) > 4 * MAX_BOXES:
+            if len(waiting) + len(made) > 4 * MAX_BOXES:
                 break
             continue
-        box = made[_key(item)] = _box(item, [made[_key(x)] for x in inputs], names, digits)
-        order.append(box)
-    if len(order) > MAX_BOXES or waiting:
+        made[_key(item)] = _box(item, [made[_key(x)] for x in inputs], names, digits)
+    if len(made) > MAX_BOXES or waiting:
         raise ValueError(f"draw: a graph of more than {MAX_BOXES} boxes, expected fewer; draw a part of it, or use model.trace")
-    return order
+    return list(made.values())
 
 
-def _node_of(item: Item) -> Node | None:
-    return item._node if isinstance(item, Tensor) else item[0] if isinstance(item, tuple) else None
-
-
-def _key(item: Item) -> int | tuple[int, int]:
-    """Tensors made by the same node at the same output are one box, whichever object refers to them."""
+def _origin(item: Item) -> tuple[Node, int] | None:
+    """The node that made an item, and which of its outputs the item is; None for leaves and constants."""
     if isinstance(item, Tensor):
-        return (id(item._node), item._output) if item._node is not None else id(item)
-    return (id(item[0]), item[1]) if isinstance(item, tuple) else id(item)
+        return None if item._node is None else (item._node, item._output)
+    return item if isinstance(item, tuple) else None
+
+
+def _key(item: Item) -> Key:
+    """Tensors made by the same node at the same output are one box, whichever object refers to them."""
+    return _origin(item) or id(item)
 
 
 def _inputs(item: Item) -> list[Item]:
     """What the op that made `item` was given: tensors and constants if it was recorded, else the edges that are left."""
-    node = _node_of(item)
+    node, _ = _origin(item) or (None, 0)
     if node is None:
         return []
     if node.record is not None:
         return [x for x in node.record.inputs if x is not None]
     if not node.edges:
-        raise RuntimeError(
-            "draw: the graph has been freed by backward, expected one that was kept; compute it inside `with autograd.record():`"
-        )
+        raise RuntimeError("draw: the graph has been freed by backward, expected one that was kept; use `with autograd.record():`")
     return [edge for edge in node.edges if edge is not None]
 
 
-def _box(item: Item, inputs: list[_Box], names: dict[int, str], digits: int) -> _Box:
-    node = _node_of(item)
-    name = names.get(id(item), "")
+def _box(item: Item, inputs: list[_Box], names: dict[Key, str], digits: int) -> _Box:
+    node, output = _origin(item) or (None, 0)
+    name = names.get(_key(item), "")
     value: Array = None
     gradient: Array = None
     if node is None:
@@ -129,7 +130,6 @@ def _box(item: Item, inputs: list[_Box], names: dict[int, str], digits: int) -> 
         title = name or ("tensor" if isinstance(item, Tensor) and item.requires_grad else "constant")
         shape: tuple[int, ...] = getattr(value, "shape", ())
     else:
-        output = item._output if isinstance(item, Tensor) else item[1]
         op = op_name(node.op) + (f" [{output}]" if len(node.output_shapes) > 1 else "")
         title = f"{name} = {op}" if name else op
         shape = node.output_shapes[output]
@@ -174,25 +174,19 @@ def _lay_out(boxes: list[_Box]) -> list[_Box]:
     """
     for box in boxes:
         box.column = 1 + max((b.column for b in box.inputs), default=-1)
-    users: dict[int, list[_Box]] = {id(box): [] for box in boxes}
-    for box in boxes:
         for b in box.inputs:
-            users[id(b)].append(box)
+            b.users.append(box)
     for box in boxes:
-        if box.leaf and users[id(box)]:
-            box.column = min(u.column for u in users[id(box)]) - 1
+        if box.leaf and box.users:
+            box.column = min(u.column for u in box.users) - 1
     for box in list(boxes):
-        box.inputs = [_bent(b, box, boxes, users) for b in box.inputs]
-    by_number: dict[float, list[_Box]] = {}
-    for box in boxes:
-        column = by_number.setdefault(box.column, [])
-        box.row = len(column)
-        column.append(box)
-    columns = [by_number[number] for number in sorted(by_number)]
-    for _ in range(4):  # barycentre heuristic: each box moves to the mean row of its neighbours (Sugiyama et al. 1981)
+        box.inputs = [_bent(b, box, boxes) for b in box.inputs]
+    by_column = attrgetter("column")
+    columns = [list(column) for _, column in groupby(sorted(boxes, key=by_column), by_column)]
+    for repeat in range(5):
         for column in columns:
-            near = {id(b): [n.row for n in (*b.inputs, *users[id(b)])] or [b.row] for b in column}
-            column.sort(key=lambda b: (sum(near[id(b)]) / len(near[id(b)]), b.row))
+            if repeat:  # barycentre heuristic: each box moves to the mean row of its neighbours (Sugiyama et al. 1981)
+                column.sort(key=lambda b: (fmean([n.row for n in (*b.inputs, *b.users)] or [b.row]), b.row))
             for row, box in enumerate(column):
                 box.row = row
     tallest = max(sum(b.height + _GAP_Y for b in column) for column in columns)
@@ -207,14 +201,13 @@ def _lay_out(boxes: list[_Box]) -> list[_Box]:
     return boxes
 
 
-def _bent(start: _Box, end: _Box, boxes: list[_Box], users: dict[int, list[_Box]]) -> _Box:
+def _bent(start: _Box, end: _Box, boxes: list[_Box]) -> _Box:
     """Leads a line from `start` to `end` through a bend in each column between them; returns the last bend, or `start`."""
     here = start
     while here.column + 1 < end.column:
         bend = _Box("", "", [here], leaf=False)
         bend.bend, bend.column = True, here.column + 1
-        users[id(here)] = [u for u in users[id(here)] if u is not end] + [bend]
-        users[id(bend)] = [end]
+        here.users, bend.users = [u for u in here.users if u is not end] + [bend], [end]
         boxes.append(bend)
         here = bend
     return here

@@ -25,7 +25,6 @@ def available() -> bool:
 
 @contextmanager
 def mode() -> Iterator[None]:
-    """`no_grad`, and products of a few rows the fastest way. On some processors that is another rounding than under `no_grad` alone,
-    where values are those of a recorded pass, bit for bit."""
+    """`no_grad`, and products of a few rows the fastest way: on some processors with another rounding than a recorded pass has."""
     with no_grad(), few_rows_by_blas() if backend.name == "numpy" else nullcontext():
         yield

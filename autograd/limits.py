@@ -92,12 +92,12 @@ def meminfo(key: str) -> int:
 
 def resident_bytes() -> int:
     """Memory of this process that is in use now."""
-    return _pages(1)
+    return _kib(read("/proc/self/status"), "VmRSS")
 
 
 def file_bytes() -> int:
     """How much of `resident_bytes` is files, which processes share."""
-    return _pages(2)
+    return _kib(read("/proc/self/status"), "RssFile")
 
 
 def peak_bytes(pid: int | str = "self") -> int:
@@ -124,8 +124,3 @@ def _kib(text: str, key: str) -> int:
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-def _pages(column: int) -> int:
-    fields = read("/proc/self/statm").split()
-    return int(fields[column]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > column else 0

@@ -25,10 +25,9 @@ class Module:
 
     def __setattr__(self, name: str, value: object) -> None:
         if isinstance(vars(self).get(name), Parameter) and not (value is None or isinstance(value, (Parameter, Module))):
-            raise TypeError(
-                f"{type(self).__name__}.{name}: a {type(value).__name__} in place of a Parameter, expected a Parameter or None (it would no "
-                f"longer be trained or saved); write {name}.data[...] = array to change its numbers"
-            )
+            found = f"{type(self).__name__}.{name}: a {type(value).__name__} in place of a Parameter"
+            rule = "expected a Parameter or None (it would no longer be trained or saved)"
+            raise TypeError(f"{found}, {rule}; write {name}.data[...] = array to change its numbers")
         super().__setattr__(name, value)
 
     def __call__(self, *args: object, **kwargs: object) -> Tensor:

@@ -65,9 +65,8 @@ class AdamWState(TypedDict):
 class AdamW:
     """AdamW for a module's trainable parameters, moved into one contiguous buffer.
 
-    Weights, gradients and both moments are four flat arrays with one layout, weight-decayed parameters first (those with two or
-    more axes: matrices and embeddings; biases and norms are not decayed). Each parameter becomes a view of its part, so norm,
-    update and saving are one pass over one array each.
+    Weights, gradients and both moments are four flat arrays with one layout, weight-decayed parameters first (those with two or more axes:
+    matrices and embeddings). Each parameter becomes a view of its part, so norm, update and saving are one pass over one array each.
 
     lr, betas, eps, weight_decay   as in the paper; `lr` may be set before each step by a schedule
     Raises ValueError if nothing is trainable or parameters mix dtypes.
@@ -77,12 +76,9 @@ class AdamW:
         self, parameters: Module | Iterable[tuple[str, Parameter]], lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01,
     ) -> None:  # fmt: skip
-        for name, value, legal in (
-            ("lr", lr, lr >= 0), ("betas", betas, all(0 <= b < 1 for b in betas)),
-            ("eps", eps, eps > 0), ("weight_decay", weight_decay, weight_decay >= 0),
-        ):  # fmt: skip
-            if not legal:
-                raise ValueError(f"AdamW: {name} = {value}, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0")
+        if not (lr >= 0 and weight_decay >= 0 and all(0 <= b < 1 for b in betas) and eps > 0):
+            found = f"lr = {lr}, weight_decay = {weight_decay}, betas = {betas}, eps = {eps}"
+            raise ValueError(f"AdamW: {found}, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.n_steps = 0
         self._module = parameters if isinstance(parameters, Module) else None
@@ -100,27 +96,21 @@ class AdamW:
         if len(dtypes) > 1:
             raise ValueError(f"AdamW: parameters of dtypes {', '.join(dtypes)}, expected one; convert them before training")
         if is_half(trainable[0][1].data):
-            raise ValueError(
-                f"AdamW: parameters of dtype {dtypes[0]}, expected float32 or float64 (small updates would be lost); use autograd.cast where 16 bits are wanted"
-            )
+            rule = "expected float32 or float64 (small updates would be lost)"
+            raise ValueError(f"AdamW: parameters of dtype {dtypes[0]}, {rule}; use autograd.cast where 16 bits are wanted")
         self.named_in_model_order = trainable
         self.named = sorted(trainable, key=lambda pair: pair[1].ndim < 2)  # stable: decayed first, else in model order
         self.n_decayed = sum(p.size for _, p in self.named if p.ndim >= 2)
-        n = sum(p.size for _, p in self.named)
-        self.weight, self.gradient = (xp.empty(n, dtype=dtypes[0]) for _ in range(2))
-        self.m, self.v = xp.zeros_like(self.weight), xp.zeros_like(self.weight)
-        xp.concatenate([p.data.reshape(-1) for _, p in self.named], out=self.weight)
-        self._bind_to_buffers()
-
-    def _bind_to_buffers(self) -> None:
-        bind_to_buffers([p for _, p in self.named], self.weight, self.gradient)
-        self._views = [p.data for _, p in self.named]
+        self.gradient = xp.empty(sum(p.size for _, p in self.named), dtype=dtypes[0])
+        self.m, self.v = xp.zeros_like(self.gradient), xp.zeros_like(self.gradient)
+        self.move_weights(xp.empty_like(self.gradient))
 
     def move_weights(self, target: Array) -> None:
         """Moves the weights into another flat array, for instance one in shared memory. Forgets the gradients."""
-        target[...] = self.weight
+        xp.concatenate([p.data.reshape(-1) for _, p in self.named], out=target)
         self.weight = target
-        self._bind_to_buffers()
+        bind_to_buffers([p for _, p in self.named], self.weight, self.gradient)
+        self._views = [p.data for _, p in self.named]
 
     def zero_grad(self) -> None:
         """Forgets the gradients. Nothing is filled with zeros: the next first gradient overwrites."""
@@ -135,11 +125,9 @@ class AdamW:
     def step(self, max_norm: float | None = None, norm: Array | None = None) -> Array:
         """One update from the gradients that have been summed since `zero_grad`.
 
-        max_norm   scale all gradients down so that their common norm is at most this (Pascanu et al. 2013, arXiv:1211.5063,
-                   algorithm 1); None: no clipping
+        max_norm   scale gradients so that their common norm is at most this (Pascanu et al. 2013, arXiv:1211.5063, algorithm 1), or None
         norm       the result of `gradient_norm`, if it has been computed already
-        Returns the norm before clipping, as a 0-d array. Raises RuntimeError naming parameters without a gradient, or frozen,
-        added or given other arrays since the optimizer was made.
+        Returns the norm before clipping, 0-d. Raises RuntimeError naming parameters without a gradient, or frozen, added or replaced since.
         """
         norm = self.gradient_norm() if norm is None else norm
         scale = 1.0 if max_norm is None else xp.minimum(max_norm / (norm + 1e-6), 1.0).astype(self.weight.dtype)
@@ -156,28 +144,21 @@ class AdamW:
             if not p.requires_grad:
                 raise RuntimeError(f"AdamW: {name} was frozen after the optimizer was made, expected no change; make a new AdamW")
             if p.data is not view or not (p.grad is None or p.grad is p._gradient_buffer):
-                raise RuntimeError(
-                    f"AdamW: data or grad of {name} was replaced by another array, expected the optimizer's own; write into it, as in parameter.data[...] = array"
-                )
+                fix = "write into it, as in parameter.data[...] = array"
+                raise RuntimeError(f"AdamW: data or grad of {name} was replaced by another array, expected the optimizer's own; {fix}")
         missing = [name for name, p in self.named if p.grad is None]
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise RuntimeError(
-                f"AdamW: no gradient for {shown}, expected one for each; call loss.backward() first, or freeze what is unused"
-            )
-        if self._module is not None:
-            mine = {id(p) for _, p in self.named}
-            for name, p in self._module.named_parameters():
-                if p.requires_grad and id(p) not in mine:
-                    raise RuntimeError(
-                        f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW"
-                    )
+            raise RuntimeError(f"AdamW: no gradient for {shown}, expected one for each; call loss.backward(), or freeze what is unused")
+        mine = {id(p) for _, p in self.named}
+        for name, p in self._module.named_parameters() if self._module is not None else ():
+            if p.requires_grad and id(p) not in mine:
+                raise RuntimeError(f"AdamW: {name} was added or thawed after the optimizer was made, expected no change; make a new AdamW")
 
     def state_dict(self) -> AdamWState:
-        state: AdamWState = {"n_steps": self.n_steps, "m": {}, "v": {}}
-        for moments, flat in ((state["m"], self.m), (state["v"], self.v)):
-            moments.update(zip((name for name, _ in self.named), _parts(flat, [p for _, p in self.named]), strict=True))
-        return state
+        names, parameters = zip(*self.named, strict=True)
+        m, v = (dict(zip(names, _parts(flat, parameters), strict=True)) for flat in (self.m, self.v))
+        return {"n_steps": self.n_steps, "m": m, "v": v}
 
     def load_state_dict(self, state: AdamWState) -> None:
         """Restores what `state_dict` returned. Raises ValueError naming parameters that are missing, surplus or of another shape."""

@@ -39,11 +39,8 @@ def check_grads(fn: Callable[..., Tensor | tuple[Tensor, ...]], *arrays: ArrayLi
     with protected(*(t.data for t in tensors)):
         outputs = _tuple(fn(*tensors))
         dys = [rng.standard_normal(out.shape).astype(out.dtype) for out in outputs]
-        total = None
-        for out, dy in zip(outputs, dys, strict=True):
-            part = (out * backend.to_device(dy)).sum()
-            total = part if total is None else total + part
-        assert total is not None
+        first, *rest = [(out * backend.to_device(dy)).sum() for out, dy in zip(outputs, dys, strict=True)]
+        total = sum(rest, start=first)
         for node in nodes_of(total):
             node.op = _CheckedOp(node)  # type: ignore[assignment]
         total.backward()
@@ -69,10 +66,8 @@ def check_grads(fn: Callable[..., Tensor | tuple[Tensor, ...]], *arrays: ArrayLi
             claimed = float((gradient.astype(np.float64) * moved).sum())
             size = max(abs(measured), float(np.sqrt((gradient.astype(np.float64) ** 2).sum())), 1e-3)
             if not abs(measured - claimed) <= tolerance * size:
-                raise AssertionError(
-                    f"check_grads: input {i} of shape {x.shape}: backward says {claimed:.8g} along a random direction, "
-                    f"expected {measured:.8g} by central difference; the gradient of this input is wrong"
-                )
+                found = f"backward says {claimed:.8g} along a random direction, expected {measured:.8g} by central difference"
+                raise AssertionError(f"check_grads: input {i} of shape {x.shape}: {found}; the gradient of this input is wrong")
 
 
 def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> Sequence[Tensor]:
@@ -96,9 +91,9 @@ class _CheckedOp:
 
     def __init__(self, node: Node) -> None:
         self.op, self.input_kinds = node.op, node.input_kinds
-        self.__name__ = node.op.__name__
-        self.returns_tuple, self.backward_takes_needs = node.op.returns_tuple, node.op.backward_takes_needs
-        self.takes_half = node.op.takes_half
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.op, name)
 
     def backward(self, saved: object, dy: Array, **options: object) -> Array | tuple[Array | None, ...]:
         arrived = list(saved_arrays(dy))
@@ -107,10 +102,9 @@ class _CheckedOp:
         for i, (dx, kind) in enumerate(zip(result if isinstance(result, tuple) else (result,), self.input_kinds, strict=False)):
             # The engine casts gradients to their input's dtype, as it must after a promotion; here nothing else may need the cast.
             if kind is not None and dx is not None and dx.dtype not in (kind[1], *(a.dtype for a in arrived)):
-                raise AssertionError(
-                    f"check_grads: {self.__name__}.backward: gradient of input {i} is {dx.dtype}, expected {kind[1]} like the input; "
-                    "a NumPy scalar or array of another dtype is mixed in"
-                )
+                found = f"gradient of input {i} is {dx.dtype}, expected {kind[1]} like the input"
+                cause = "a NumPy scalar or array of another dtype is mixed in"
+                raise AssertionError(f"check_grads: {self.op.__name__}.backward: {found}; {cause}")
         return result
 
 

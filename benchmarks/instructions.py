@@ -25,7 +25,7 @@ from tinygpt.config import PathName
 from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.common import FinetuneConfig, starting_point
 from tinygpt.finetuning.instructions import InstructionBatches, encode_instructions, load_instructions, split_instructions
-from tinygpt.training.metrics import evaluate
+from tinygpt.training.metrics import measure
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "finetune_instructions.py"
 
@@ -60,7 +60,7 @@ def random_start(config: Config, seed: int) -> dict[str, float]:
     texts = [f"{row.instruction}\n{row.input}\n{row.output}" for row in parts.train]
     gpt, tokenizer, _ = starting_point(FinetuneConfig(base="random", seed=seed), texts, Progress)
     test = encode_instructions(parts.test, tokenizer, gpt.config.n_positions, style="phi3", truncate=True)
-    return {"random": evaluate(gpt, InstructionBatches(test), 16), "ln_vocabulary": math.log(gpt.config.vocab_size)}
+    return {"random": measure(gpt, InstructionBatches(test), 16).nats, "ln_vocabulary": math.log(gpt.config.vocab_size)}
 
 
 def main() -> None:

@@ -472,7 +472,7 @@ trainer = Trainer(model, training, Windows(tokens, config.n_positions), None, wo
 needed = estimate(config, micro_batch, processes=trainer.processes, program=before)
 for _ in range(2):
     trainer.update()
-print(json.dumps({"estimated": needed.total, "measured": trainer.peak_bytes(), **vars(needed)}))
+print(json.dumps({"estimated": needed.total, "measured": trainer.peak_bytes(), **needed}))
 """
 
 

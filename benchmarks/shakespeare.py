@@ -26,7 +26,7 @@ from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.data.windows import BatchOrder, Windows, encode_documents
 from tinygpt.parallel.local import workers_for
-from tinygpt.training.metrics import evaluate
+from tinygpt.training.metrics import measure
 from tinygpt.training.trainer import Trainer
 
 _ROUND = 50
@@ -82,8 +82,8 @@ def main() -> None:
         return total / sum(targets.size for _, targets in batches)
 
     report = {
-        "validation_nats": round(evaluate(trainer.model, validation, 12), 4),
-        "validation_nats_20_batches": round(evaluate(trainer.model, validation, 12, 20), 4),
+        "validation_nats": round(measure(trainer.model, validation, 12).nats, 4),
+        "validation_nats_20_batches": round(measure(trainer.model, validation, 12, 20).nats, 4),
         "training_s": round(sum(ours_s), 1),
         "step_ms": round(1000 * statistics.median(ours_s), 1),
     }

@@ -27,7 +27,7 @@ from tinygpt.data.tokenizer import gpt2_tokenizer
 from tinygpt.data.windows import Windows
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete
-from tinygpt.training.metrics import evaluate, plot_loss
+from tinygpt.training.metrics import measure, plot_loss
 from tinygpt.training.trainer import Trainer
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     text = complete(model, tokenizer, "Every effort moves you", 40, Sampling(temperature=0)).text
     last_epoch = [loss for _, loss in result.train_curve[-per_epoch:]]
     report = {
-        "training_nats": round(evaluate(model, train, 2), 3),
+        "training_nats": round(measure(model, train, 2).nats, 3),
         "training_nats_last_epoch_with_dropout": round(sum(last_epoch) / len(last_epoch), 3),
         "best_validation_nats": round(result.best_validation_nats, 3),
         "best_epoch": result.best_step / per_epoch,

@@ -51,7 +51,7 @@ from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.scoring import read_scores, score_answers, token_f1, write_answers
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import read_json_object
-from tinygpt.training.metrics import evaluate, plot_loss
+from tinygpt.training.metrics import measure, plot_loss
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,11 @@ def main() -> None:
     asked = [parts.test[i] for i in sorted(drawn)]
     expected = [row.output for row in asked]
 
-    def measure() -> tuple[float, list[str]]:
+    def score() -> tuple[float, list[str]]:
         replies = generate_answers(gpt, tokenizer, asked, style=config.prompt_style, max_new_tokens=config.max_new_tokens)
-        return evaluate(gpt, test, config.batch), replies
+        return measure(gpt, test, config.batch).nats, replies
 
-    loss_before, before = measure()
+    loss_before, before = score()
     print(f"\nbefore     held-out loss {loss_before:.3f} nats per token; {score_answers(before, expected)}")
 
     # Training.
@@ -171,7 +171,7 @@ def main() -> None:
     exit_if_interrupted(result, f"no report yet; resume with: python {config.script} --resume {directory}")
 
     # After training: the same rows.
-    loss_after, after = measure()
+    loss_after, after = score()
     write_answers(directory / "answers.json", asked, before, after)
     report.say(
         table(

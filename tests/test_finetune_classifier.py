@@ -80,7 +80,7 @@ def test_your_own_file_becomes_a_classifier_with_a_report(folder):
 def test_the_default_data_needs_no_file(folder):
     flags = "--trainable last-block --epochs 1 --batch 64 --truncate --class-weights --balance under --pooling mean --prompt-texts 9"
     out = example(*flags.split(), "--run", "out", cwd=folder)
-    for part in ("test texts come from the validation documents", "Examples", "See Also", "training   last-block:", "this classifier"):
+    for part in ("test rows come from the validation documents", "Examples", "See Also", "training   last-block:", "this classifier"):
         assert part in out
     pytest.importorskip("matplotlib", reason="needs the extra plot")
     assert {"confusion.png", "loss.png"} <= {p.name for p in (folder / "out").iterdir()}

@@ -130,7 +130,7 @@ def test_a_batch_is_what_was_asked_for(folder, batch):
 def test_the_default_data_needs_no_file_and_no_run(tmp_path):
     flags = "--pretrain-steps 2 --epochs 1 --test-answers 2 --max-new-tokens 4 --batch 64 --trainable last-block --run out".split()
     out = example(*flags, cwd=tmp_path)
-    for part in ("no pretrained run yet", "test questions come from the validation documents", "What does numpy.", "nats per token"):
+    for part in ("no pretrained run yet", "test rows come from the validation documents", "What does numpy.", "nats per token"):
         assert part in out
     assert (tmp_path / "runs" / "docs-small-001" / "checkpoints" / "best").is_file() and (tmp_path / "out" / "report.txt").is_file()
 

@@ -64,7 +64,7 @@ def test_the_command_by_its_name(tinygpt, installed):
     assert done.returncode == 0 and [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")] == list(COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "exercise"])
 def test_every_command_answers_help(tinygpt, command):
     done = tinygpt(command, "--help")
     assert done.returncode == 0 and f"python -m tinygpt {command}" in done.stdout, done.stderr
@@ -92,5 +92,5 @@ def test_explore_and_verify(tinygpt, tmp_path):
 def test_exercise_needs_a_checkout_and_says_so(tinygpt):
     done = tinygpt("exercise", "1")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "source repository, not in the installed package" in done.stderr
-    done = tinygpt("exercise", "1", "--folder", ROOT / "examples" / "exercises")
+    done = tinygpt("1", command=(sys.executable, ROOT / "examples" / "exercises" / "check.py"))
     assert done.returncode == 1 and "gradient of x" in done.stdout and done.stderr == ""

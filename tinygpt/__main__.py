@@ -1,18 +1,22 @@
 """The commands: `python -m tinygpt COMMAND`, or `tinygpt COMMAND` where the package is installed."""
 
 import importlib
+import runpy
 import sys
+from pathlib import Path
 
 from tinygpt.cli import run
-from tinygpt.errors import did_you_mean
+from tinygpt.errors import MissingFile, did_you_mean
+
+EXERCISES = Path(__file__).resolve().parent.parent / "examples" / "exercises"
 
 COMMANDS = {
     "doctor": ("tinygpt.doctor", "what this machine has and what is missing"),
     "verify": ("tinygpt.runs.verify", "are the checkpoints of a run intact and resumable?"),
     "explore": ("tinygpt.inspect.explore", "one prompt, one HTML page with every attention weight, prediction and gradient"),
-    "exercise": ("tinygpt.exercise", "check the exercises: which gradient is wrong, where and by how much"),
+    "exercise": ("", "check the exercises: which gradient is wrong, where and by how much"),
 }
-"""Name -> (module with a `main(argv)`, imported only when the command runs; what it is for)."""
+"""Name -> (module with a `main(argv)`, imported only when the command runs, or "": a file of the checkout; what it is for)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,6 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: command {name!r}, expected one of {', '.join(COMMANDS)}; {did_you_mean(name, COMMANDS)}", file=sys.stderr)
         return 2
+    if name == "exercise":
+        checker = EXERCISES / "check.py"
+        if not checker.is_file():
+            rule = "the exercises, which are in the source repository, not in the installed package"
+            raise MissingFile(f"{checker}: no such file, expected {rule}; run python examples/exercises/check.py there")
+        return runpy.run_path(str(checker))["main"](rest) or 0
     return importlib.import_module(COMMANDS[name][0]).main(rest) or 0
 
 

@@ -2,36 +2,23 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import os
 import sys
 import typing
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 from tinygpt.config import PATH, Config
 
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """For commands without a dataclass: `python -m tinygpt COMMAND`, with the module's docstring as its help."""
-    return argparse.ArgumentParser(
-        prog=f"python -m tinygpt {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_it_is = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"python -m tinygpt {command}", description=description, formatter_class=as_it_is)
 
 
 def expand_home(path: str) -> str:
     """`path` with a leading ~ or ~user as that home directory: a shell leaves it as it is after "=" and in quotes. An unknown user stays."""
     return os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises where a user is unknown)
-
-
-def load_file(path: Path) -> ModuleType:
-    """A file's module, outside its package and not registered."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def parse_args(default: Config, description: str | None, argv: list[str] | None = None, prog: str | None = None) -> Config:
@@ -49,10 +36,8 @@ def parse_args(default: Config, description: str | None, argv: list[str] | None 
         if given.startswith("-") and plain in flags and given.replace("_", "-") not in flags:  # --train.steps, -steps, --Steps
             print(f"error: {given}: no such flag, expected one that --help lists; did you mean {plain}?", file=sys.stderr)
             sys.exit(2)
-    config = tyro.cli(
-        type(default), args=argv, default=default, description=description, prog=prog, config=(tyro.conf.OmitArgPrefixes,)
-    )  # fmt: skip
-    return _expand_paths(config)
+    flat = (tyro.conf.OmitArgPrefixes,)
+    return _expand_paths(tyro.cli(type(default), args=argv, default=default, description=description, prog=prog, config=flat))
 
 
 def _field_names(config: Config) -> Iterator[str]:

@@ -11,17 +11,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO
 
 from tinygpt.arguments import expand_home, parse_args
+from tinygpt.config import Config
 from tinygpt.errors import UserError
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from tinygpt.training.metrics import Metrics, Result
-
-Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def settings(default: Config, description: str | None, argv: list[str] | None = None) -> Config:
@@ -50,14 +47,13 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
     (all of them with AUTOGRAD_DEBUG=1); exit code 1. Ctrl-C is exit code 130. Standard output may go away (`| head`, a closed terminal):
     the script continues without it, or ends like the tools of a shell if its output is all that it makes (`needs_reader`).
     """
-    for stream in (sys.stdout, sys.stderr):
+    # A terminal that lacks a character shows a "?"; typed bytes that are no text reach the tokenizer, which says what to do.
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "replace"), (sys.stdin, "surrogateescape")):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a "?" instead of failing
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text reach the tokenizer, which says what to do
+            stream.reconfigure(errors=errors)
     outputs = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = lambda message, *position, **more: print(f"warning: {message}", file=sys.stderr)  # not where in the code
     try:
         status = main()
         sys.stdout.flush()
@@ -120,14 +116,9 @@ class _Output:
         return getattr(self._stream, name)
 
 
-def _show_warning(message: Warning | str, *position: object, **more: object) -> None:
-    """A warning in one line, without its position in the code."""
-    print(f"warning: {message}", file=sys.stderr)
-
-
 def table(title: str, rows: Mapping[str, object]) -> str:
     """A two-column list as text."""
-    width = max(len(key) for key in rows)
+    width = max(map(len, rows), default=0)
     return "\n".join([title, *(f"  {key:<{width}}  {value}" for key, value in rows.items())])
 
 
@@ -170,8 +161,8 @@ class Progress:
         self.console = Console(highlight=False, soft_wrap=True)
         self.n_steps, self.unit = n_steps, unit
         step, loss = TextColumn("step {task.completed}/{task.total}"), TextColumn("{task.description}")
-        columns = step, BarColumn(bar_width=None), loss, TimeRemainingColumn(compact=True)
-        self.bar = Bar(*columns, console=self.console) if self.console.is_terminal else None
+        bar = Bar(step, BarColumn(bar_width=None), loss, TimeRemainingColumn(compact=True), console=self.console)
+        self.bar = bar if self.console.is_terminal else None
         if self.bar:
             self.task = self.bar.add_task("", total=n_steps, completed=first_step)
 

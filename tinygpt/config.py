@@ -7,15 +7,20 @@ where it changes the updates to come, but not what the weights are; nothing wher
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from tinygpt.errors import InvalidInput, WrongType, did_you_mean
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Config = TypeVar("Config", bound="DataclassInstance")
 Json = Any  # the value of a setting, as JSON holds it
+
+
+class Settings(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Json]]]
+
+
+Config = TypeVar("Config", bound=Settings)
 
 PATH = "path"  # a field that holds a path, or one of the names that may stand for it: on the command line `~` is expanded in it
 PathName = Annotated[str, PATH]
@@ -236,7 +241,7 @@ def from_dict(cls: type[Config], fields: dict[str, Json]) -> Config:
     return cls(**fields)
 
 
-def check_fields(config: "DataclassInstance", smallest: dict[int, str]) -> None:
+def check_fields(config: Settings, smallest: dict[int, str]) -> None:
     """Raises TypeError unless each int, float and bool field holds one (an int passes for a float), ValueError if one is not finite, or
     smaller than the key of `smallest` under which its name stands."""
     what = type(config).__name__

@@ -6,9 +6,8 @@ Letters in shape comments, here and everywhere:
     C  channels (n_embd)        H  attention heads                       D  channels of a head, C = H D
     V  vocabulary size          N  rows: all leading axes taken as one
 
-`dx` is the gradient of the loss with respect to x, `dy` the one with respect to y; each has the shape of its array.
-In formulas @ is the matrix product; all other products go element by element.
-The lower-case functions work on tensors and check their arguments; the classes work on arrays.
+`dx` is the gradient of the loss with respect to x, `dy` the one with respect to y; each has the shape of its array. In formulas @ is the
+matrix product; all other products go element by element. The lower-case functions take tensors and check them; the classes take arrays.
 """
 
 import sys

@@ -95,25 +95,19 @@ def scaled_dot_product_attention(
     check_probability("attention", dropout)
     q, k, v = (as_tensor("attention", a) for a in (q, k, v))
     if q.ndim < 2 or k.shape != v.shape or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
-        raise ValueError(
-            f"attention: q {q.shape}, k {k.shape}, v {v.shape}, expected (..., T, D), (..., S, D), (..., S, D) with equal leading axes; split the heads the same way"
-        )
+        rule = "expected (..., T, D), (..., S, D), (..., S, D) with equal leading axes"
+        raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape}, {rule}; split the heads the same way")
     if k.shape[-2] == 0 or q.shape[-1] == 0:
         raise ValueError(f"attention: k of shape {k.shape}, expected at least one key and one channel; skip empty input")
     if causal and q.shape[-2] > k.shape[-2]:
-        raise ValueError(
-            f"attention: {q.shape[-2]} queries for {k.shape[-2]} keys with causal=True, expected no more queries than keys; pass the keys of the earlier positions too"
-        )
-    device_mask = None
+        found = f"{q.shape[-2]} queries for {k.shape[-2]} keys with causal=True"
+        raise ValueError(f"attention: {found}, expected no more queries than keys; pass the keys of the earlier positions too")
+    device_mask, scores = None, (*q.shape[:-1], k.shape[-2])
     if mask is not None:
         device_mask = backend.to_device(backend.as_mask(mask, "attention"))
-        scores = (*q.shape[:-1], k.shape[-2])
         if not broadcasts(device_mask.shape, scores):
-            raise ValueError(
-                f"attention: a mask of shape {device_mask.shape}, expected one that broadcasts to {scores}; True means that the query may attend to the key"
-            )
+            problem = f"a mask of shape {device_mask.shape}, expected one that broadcasts to {scores}"
+            raise ValueError(f"attention: {problem}; True means that the query may attend to the key")
     if not (training and dropout):
         return Attention.apply(q, k, v, device_mask, causal=causal)
-    stream = stream or default_stream
-    start = stream.offset_in((*q.shape[:-1], k.shape[-2]))
-    return Attention.apply(q, k, v, device_mask, causal=causal, p=dropout, seed=stream.seed, draw=stream.next_draw(), start=start)
+    return Attention.apply(q, k, v, device_mask, causal=causal, **(stream or default_stream).next_mask(dropout, scores)._asdict())

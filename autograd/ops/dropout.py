@@ -28,9 +28,9 @@ class RandomStream:
         self.counter += 1
         return self.counter - 1
 
-    def offset_in(self, shape: tuple[int, ...]) -> int:
-        """The element of the full batch's mask at which the mask of an array of `shape`, a part of the batch, begins."""
-        return self.first_row * math.prod(shape[1:])
+    def next_mask(self, p: float, shape: tuple[int, ...]) -> "Mask":
+        """The next mask, for an array of `shape`: the full batch, or a part of it that begins at `first_row`."""
+        return Mask(p, self.seed, self.next_draw(), start=self.first_row * math.prod(shape[1:]))
 
     def __repr__(self) -> str:
         return f"RandomStream(seed={self.seed}, counter={self.counter})"
@@ -89,8 +89,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, stream: RandomStre
     x = as_tensor("dropout", x)
     if not training or p == 0:
         return x
-    stream = stream or default_stream
-    return Dropout.apply(x, p=p, seed=stream.seed, draw=stream.next_draw(), start=stream.offset_in(x.shape))
+    return Dropout.apply(x, **(stream or default_stream).next_mask(p, x.shape)._asdict())
 
 
 def check_probability(op: str, p: float) -> None:

@@ -259,9 +259,7 @@ def power(x: Tensor, exponent: float) -> Tensor:
     if isinstance(exponent, xp.number):
         exponent = exponent.item()
     if not isinstance(exponent, (int, float)):
-        raise TypeError(
-            f"power: an exponent of type {type(exponent).__name__}, expected a Python number; for a variable one use exp(b * log(a))"
-        )
+        raise TypeError(f"power: an exponent of type {type(exponent).__name__}, expected a Python number; for others use exp(b * log(a))")
     return Power.apply(operand("power", x), exponent=exponent)
 
 

@@ -127,8 +127,7 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, *, ignore_index: int = -10
     if logits.ndim == 0:
         raise ValueError("cross_entropy: logits of shape (), expected (..., V); one score per class")
     device_targets, options = _targets("cross_entropy", targets, logits.shape[:-1], logits.shape[-1], ignore_index, label_smoothing)
-    flat = logits.reshape(device_targets.size, logits.shape[-1])
-    return CrossEntropy.apply(flat, device_targets, **options)
+    return CrossEntropy.apply(logits.reshape(device_targets.size, logits.shape[-1]), device_targets, **options)
 
 
 def linear_cross_entropy(
@@ -145,10 +144,8 @@ def linear_cross_entropy(
         raise ValueError(f"linear_cross_entropy: x {x.shape} with weight {weight.shape}, expected (..., C) with (V, C); transpose it?")
     if chunk < 1:
         raise ValueError(f"linear_cross_entropy: chunk {chunk}, expected at least 1; it counts rows")
-    n_classes = weight.shape[0]
-    device_targets, options = _targets("linear_cross_entropy", targets, x.shape[:-1], n_classes, ignore_index, label_smoothing)
-    flat = x.reshape(device_targets.size, x.shape[-1])
-    return LinearCrossEntropy.apply(flat, weight, device_targets, chunk=chunk, **options)
+    device_targets, options = _targets("linear_cross_entropy", targets, x.shape[:-1], len(weight), ignore_index, label_smoothing)
+    return LinearCrossEntropy.apply(x.reshape(device_targets.size, x.shape[-1]), weight, device_targets, chunk=chunk, **options)
 
 
 def _targets(
@@ -159,11 +156,10 @@ def _targets(
         raise TypeError(f"{op}: targets as a Tensor, expected host integers; pass the NumPy array itself")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"{op}: label_smoothing {label_smoothing}, expected 0 <= label_smoothing < 1; 0 switches it off")
-    device_targets, n_counted = backend.checked_indices(targets, n_classes, what=f"{op} target", ignore=ignore_index)
-    if device_targets.shape != shape:
-        raise ValueError(f"{op}: targets of shape {device_targets.shape}, expected {shape}; one target per row")
+    ids, n_counted = backend.checked_indices(targets, n_classes, what=f"{op} target", ignore=ignore_index)
+    if ids.shape != shape:
+        raise ValueError(f"{op}: targets of shape {ids.shape}, expected {shape}; one target per row")
     if n_counted == 0:
-        raise ValueError(
-            f"{op}: none of {device_targets.size} targets counts, expected at least one that is not {ignore_index} (ignored); is everything masked?"
-        )
-    return device_targets.reshape(-1), {"n_counted": n_counted, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
+        rule = f"expected at least one that is not {ignore_index} (ignored)"
+        raise ValueError(f"{op}: none of {ids.size} targets counts, {rule}; is everything masked?")
+    return ids.reshape(-1), {"n_counted": n_counted, "ignore_index": ignore_index, "label_smoothing": label_smoothing}

@@ -53,9 +53,7 @@ class Linear(Op):
         return y, (x if needs[1] else None, weight if needs[0] else None)
 
     @staticmethod
-    def backward(
-        saved: tuple[Array, Array], dy: Array, *, needs: tuple[bool, bool, bool]
-    ) -> tuple[Array | None, Array | None, Array | None]:
+    def backward(saved: tuple[Array, ...], dy: Array, *, needs: tuple[bool, bool, bool]) -> tuple[Array | None, Array | None, Array | None]:
         x, weight = saved
         rows = _rows(dy)  # (N, O)
         dx = (rows @ weight.T).reshape(*dy.shape[:-1], weight.shape[0]) if needs[0] else None
@@ -85,9 +83,7 @@ def matmul(a: Operand, b: Operand) -> Tensor:
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape}, expected at least one axis each; use * for numbers")
     if a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
-        raise ValueError(
-            f"matmul: shapes {a.shape} and {b.shape}, expected the last axis of the first to equal the second last of the second; transpose one of them?"
-        )
+        raise ValueError(f"matmul: shapes {a.shape} and {b.shape}, expected (..., n, k) and (..., k, m); transpose one of them?")
     if a.ndim == 1 and b.ndim == 1:
         return (a * b).sum()
     if a.ndim == 1:

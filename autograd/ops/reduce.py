@@ -79,7 +79,7 @@ class Max(Op):
     @staticmethod
     def forward(x: Array, *, axis: tuple[int, ...], keepdims: bool = False) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
         y = x.max(axis=axis, keepdims=True)
-        return y if keepdims else _drop(y, axis), (x == y, axis)
+        return y if keepdims else y.squeeze(axis), (x == y, axis)
 
     @staticmethod
     def backward(saved: tuple[Array, tuple[int, ...]], dy: Array) -> Array:
@@ -104,16 +104,12 @@ class LogSumExp(Op):
         total = xp.exp(x - m).sum(axis=axis, keepdims=True)
         nothing = total == 0
         y = xp.where(nothing, -xp.inf, m + xp.log(xp.where(nothing, 1, total)))
-        return y if keepdims else _drop(y, axis), (x, y, axis)
+        return y if keepdims else y.squeeze(axis), (x, y, axis)
 
     @staticmethod
     def backward(saved: tuple[Array, Array, tuple[int, ...]], dy: Array) -> Array:
         x, y, axis = saved
         return _expand(dy, x.shape, axis) * xp.exp(x - xp.where(xp.isfinite(y), y, 0))
-
-
-def _drop(y: Array, axis: tuple[int, ...]) -> Array:
-    return y.reshape([n for i, n in enumerate(y.shape) if i not in axis])
 
 
 def _count(shape: tuple[int, ...], axis: tuple[int, ...]) -> int:

@@ -1,9 +1,9 @@
 """Ops that move elements without changing them. Each backward moves the gradients back to where the elements came from."""
 
 import builtins
-import itertools
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from types import EllipsisType
 
 from autograd import backend
@@ -70,15 +70,12 @@ class Concatenate(Movement):
 
     @staticmethod
     def forward(*xs: Array, axis: int) -> tuple[Array, tuple[list[int], int]]:
-        ends = [0]
-        for x in xs:
-            ends.append(ends[-1] + x.shape[axis])
-        return xp.concatenate(xs, axis=axis), (ends, axis)
+        return xp.concatenate(xs, axis=axis), (list(accumulate(x.shape[axis] for x in xs[:-1])), axis)
 
     @staticmethod
     def backward(saved: tuple[list[int], int], dy: Array) -> tuple[Array, ...]:
         ends, axis = saved
-        return tuple(dy[_along(axis, start, end)] for start, end in itertools.pairwise(ends))
+        return tuple(xp.split(dy, ends, axis=axis))
 
 
 class Stack(Movement):
@@ -88,13 +85,12 @@ class Stack(Movement):
     """
 
     @staticmethod
-    def forward(*xs: Array, axis: int) -> tuple[Array, tuple[int, int]]:
-        return xp.stack(xs, axis=axis), (axis, len(xs))
+    def forward(*xs: Array, axis: int) -> tuple[Array, int]:
+        return xp.stack(xs, axis=axis), axis
 
     @staticmethod
-    def backward(saved: tuple[int, int], dy: Array) -> tuple[Array, ...]:
-        axis, n = saved
-        return tuple(dy[(slice(None),) * axis + (i,)] for i in range(n))
+    def backward(axis: int, dy: Array) -> tuple[Array, ...]:
+        return tuple(xp.moveaxis(dy, axis, 0))
 
 
 class Split(Movement):
@@ -109,8 +105,7 @@ class Split(Movement):
 
     @staticmethod
     def forward(x: Array, *, n: int, axis: int) -> tuple[tuple[Array, ...], tuple[tuple[int, ...], int]]:
-        size = x.shape[axis] // n
-        parts = tuple(x[_along(axis, i * size, (i + 1) * size)] for i in range(n))
+        parts = tuple(xp.split(x, n, axis=axis))
         return parts, (parts[0].shape, axis)
 
     @staticmethod
@@ -141,10 +136,6 @@ class Index(Movement):
         n = math.prod(shape)
         came_from = xp.arange(n).reshape(shape)[key]
         return backend.scatter_add((n,), came_from.reshape(-1), dy.reshape(-1)).reshape(shape)
-
-
-def _along(axis: int, start: int, end: int) -> tuple[slice, ...]:
-    return (slice(None),) * axis + (slice(start, end),)
 
 
 def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:

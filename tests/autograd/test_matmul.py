@@ -71,7 +71,7 @@ def test_linear_of_few_and_many_rows_with_and_without_gradients(rows, recording)
     [
         (
             lambda x: x @ x,
-            r"matmul: shapes \(2, 3\) and \(2, 3\), expected the last axis of the first to equal the second last of the second",
+            r"matmul: shapes \(2, 3\) and \(2, 3\), expected \(..., n, k\) and \(..., k, m\)",
         ),
         (lambda x: x @ np.ones(2), r"matmul: shapes \(2, 3\) and \(2,\)"),
         (lambda x: x @ 2.0, r"matmul: shapes \(2, 3\) and \(\), expected at least one axis each; use \* for numbers"),

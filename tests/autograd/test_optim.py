@@ -230,7 +230,7 @@ def test_training_reduces_the_loss():
 )
 def test_illegal_hyperparameters(options):
     (name,) = options
-    message = rf"AdamW: {name} = .*, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0"
+    message = rf"AdamW: .*{name} = .*, expected lr and weight_decay >= 0, 0 <= betas < 1, eps > 0"
     with pytest.raises(ValueError, match=message):
         AdamW(Model(), **options)
 

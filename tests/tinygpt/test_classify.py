@@ -35,7 +35,7 @@ from tinygpt.finetuning.report import (
 )
 from tinygpt.runs.layout import newest_run
 from tinygpt.runs.run import Run
-from tinygpt.training.metrics import Result, evaluate
+from tinygpt.training.metrics import Result, measure
 from tinygpt.training.trainer import Trainer
 
 TOKENIZER = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyz :\nTLCx")
@@ -217,7 +217,7 @@ def test_training_learns_and_keeps_the_best_weights(tmp_path, saved):
     if run:
         run.tokenizer = TOKENIZER
     result = fit(model, task(200, 0), validation, settings, reporter, run)
-    assert evaluate(model, validation, 16) == pytest.approx(result.best_validation_nats, rel=1e-5)
+    assert measure(model, validation, 16).nats == pytest.approx(result.best_validation_nats, rel=1e-5)
     assert result.stopped_early and result.step == result.best_step + 6 < 40
     assert any("stopped early: no better validation since step" in note for note in reporter.notes)
 

@@ -195,9 +195,12 @@ def test_a_run_without_a_whole_checkpoint_says_what_is_wrong_with_each(tmp_path)
     [
         ("{", "expected valid JSON"),
         ('{"files": {}}', "no list of files, expected one; the checkpoint is damaged"),
-        ('{"files": {"../x": {"bytes": 1, "sha256": ""}}}', "'../x', expected names of files next to it"),
-        ('{"files": {"x": {"bytes": "1", "sha256": ""}}}', "'1' bytes for x, expected an integer"),
-        ('{"files": {"x": 3}}', "'x', expected names of files next to it, each with bytes and sha256"),
+        ('{"files": {"../x": {"bytes": 1, "sha256": ""}}}', "'../x': {'bytes': 1, 'sha256': ''}, expected the name of a file next to it"),
+        (
+            '{"files": {"x": {"bytes": "1", "sha256": ""}}}',
+            "'x': {'bytes': '1', 'sha256': ''}, expected the name of a file next to it, with bytes, an integer, and sha256",
+        ),
+        ('{"files": {"x": 3}}', "'x': 3, expected the name of a file next to it, with bytes, an integer, and sha256"),
     ],
 )
 def test_a_manifest_that_is_none_counts_as_damage(tmp_path, manifest, message):

@@ -35,7 +35,7 @@ from tinygpt.finetuning.instructions import (
     show_masked,
     split_instructions,
 )
-from tinygpt.training.metrics import evaluate
+from tinygpt.training.metrics import measure
 from tinygpt.training.trainer import Trainer
 
 FOLDER = Path(__file__).parent.parent.parent.parent / "shared" / "data"
@@ -104,7 +104,7 @@ def test_evaluation_weighs_by_targets():
     with ag.no_grad():
         expected = gpt.loss(*batches.batch(np.arange(3))).item()
     for batch_size in (1, 2, 3):
-        assert evaluate(gpt, batches, batch_size) == pytest.approx(expected, rel=1e-5)
+        assert measure(gpt, batches, batch_size).nats == pytest.approx(expected, rel=1e-5)
 
 
 def test_zero_trainable_tokens_are_an_error():
@@ -329,6 +329,7 @@ def test_other_bad_input():
     two = InstructionData("x", group_instructions([Instruction("a", "b"), Instruction("c", "d")]), "x")
     with pytest.raises(ValueError, match=r"split: 2 different instructions, expected at least 3"):
         split_instructions(two)
+    two.held_out = two.rows
     with pytest.raises(ValueError, match=r"expected three positive shares"):
         split_instructions(two, (1, 0, 0))
 

@@ -328,7 +328,7 @@ def test_data_that_cannot_be_split_says_why():
     ):
         split(data_of([*rows, *[("b", f"b{i}") for i in range(9)]], [LabeledText("t", "c", "")]))
     with pytest.raises(ValueError, match=r"split: fractions \(1, 0, 0\), expected three positive shares"):
-        split(data_of(rows), (1, 0, 0))
+        split(data_of([*rows, *[("b", f"b{i}") for i in range(9)]]), (1, 0, 0))
     with pytest.raises(ValueError, match=r"balance: 'both', expected none, under or over"):
         balance([], "both")
 

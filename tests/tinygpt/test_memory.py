@@ -29,9 +29,9 @@ def test_the_estimate_is_within_15_percent_of_the_measured_peak(size):
 
 def test_the_estimate_follows_its_parts():
     one, two = estimate(GPT2, 1, program=0), estimate(GPT2, 2, program=0)
-    assert one.weights == one.gradients == 4 * GPT2.n_parameters() and one.moments == 2 * one.weights and one.checkpoint == 0
-    assert two.activations > 1.8 * (one.activations - 4 * GPT2.vocab_size * GPT2.n_embd)
-    assert estimate(GPT2, 1, checkpoints=True, program=0).total == one.total + 3 * one.weights
+    assert one["weights"] == one["gradients"] == 4 * GPT2.n_parameters() and one["moments"] == 2 * one["weights"] and one["checkpoint"] == 0
+    assert two["activations"] > 1.8 * (one["activations"] - 4 * GPT2.vocab_size * GPT2.n_embd)
+    assert estimate(GPT2, 1, checkpoints=True, program=0).total == one.total + 3 * one["weights"]
     assert "activations" in str(one) and readable(1 << 31) == "2.0 GB" and readable(20 << 20) == "20 MB" and readable(512) == "0 KB"
 
 

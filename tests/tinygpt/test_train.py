@@ -9,7 +9,7 @@ from autograd.optim import AdamW
 from tests.tinygpt.helpers import TOKENS, FunctionRecord, Notes, tiny
 from tinygpt import GPT, TrainConfig
 from tinygpt.data.windows import IGNORED, BatchOrder, Windows
-from tinygpt.training.metrics import MetricsFile, Result, bits_per_byte, evaluate, plot_loss
+from tinygpt.training.metrics import MetricsFile, Result, bits_per_byte, measure, plot_loss
 from tinygpt.training.step import train_step
 from tinygpt.training.trainer import Trainer
 
@@ -68,10 +68,10 @@ def test_evaluation_is_the_mean_over_tokens_and_leaves_the_mode():
     model, windows = GPT(TINY), Windows(TOKENS[:100], 8)
     inputs, targets = windows.batch(np.arange(len(windows)))
     whole = model.loss(inputs, targets).item()
-    assert evaluate(model, windows, 5) == pytest.approx(whole, rel=1e-6)  # the last batch is smaller
+    assert measure(model, windows, 5).nats == pytest.approx(whole, rel=1e-6)  # the last batch is smaller
     assert model.training
     some = windows.batch(BatchOrder(len(windows), 4, drop_last=False).epoch(0)[:8])
-    assert evaluate(model, windows, 4, n_batches=2) == pytest.approx(model.loss(*some).item(), rel=1e-6)
+    assert measure(model, windows, 4, n_batches=2).nats == pytest.approx(model.loss(*some).item(), rel=1e-6)
 
 
 def test_bits_per_byte_does_not_depend_on_the_tokenizer():

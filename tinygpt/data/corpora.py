@@ -17,7 +17,7 @@ import re
 import types
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,14 +65,12 @@ class Corpus:
 def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, seed: int = 0, cache: str | Path | None = None) -> Corpus:
     """Load a corpus and split it.
 
-    name_or_path           "docs", the name of a download ("tinyshakespeare", "the-verdict"), a text file, or a folder with *.txt and
-                           *.md files at any depth; `source` names what else it holds. Text is UTF-8, or UTF-16 or UTF-32 with a byte
-                           order mark; line ends become \\n, empty documents are left out. For a folder of your own named docs write
-                           "./docs".
-    validation_fraction    share of the text to validate on. One long text gives its last part, cut by characters, as nanoGPT does.
-                           Several documents give whole groups of near-copies, drawn by seed, up to that many bytes; should that come
-                           to less than half of them, because the groups are few and large, each document gives its last part.
-    cache                  folder for downloads; by default the user's cache folder
+    name_or_path   "docs", the name of a download ("tinyshakespeare", "the-verdict"), a text file, or a folder with *.txt and *.md files at any
+                   depth; `source` names what else it holds. Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark; line ends become
+                   \\n, empty documents are left out. For a folder of your own named docs write "./docs".
+    validation_fraction   share of the text to validate on. One long text gives its last part, cut by characters, as nanoGPT does. Several
+                   documents give entire groups of near-copies, drawn by seed, or each its last part where the groups are few and large.
+    cache          folder for downloads; by default the user's cache folder
 
     "docs", the default corpus, is English that every installation has: the docstrings of NumPy's public modules and the language manual
     that comes with Python. It is the same on every platform, and changes with the versions of NumPy and Python.
@@ -89,13 +87,10 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     elif name_or_path in corpora:
         texts = {name: read_text(fetch(name, cache=cache))}
         source = f"{DOWNLOADS[name].source}, {DOWNLOADS[name].url}"
-    elif path.is_dir():
-        files, left_out = text_files(path)
-        texts = {file.relative_to(path).as_posix(): read_text(file) for file in files}
-        source = f"{len(files)} text files in {name}" + left_out
     elif path.exists():
-        texts = {path.name: read_text(path)}
-        source = f"text file {name}"
+        files, left_out = text_files(path)
+        texts = {title: read_text(file) for title, file in files.items()}
+        source = f"{f'{len(files)} text files in' if path.is_dir() else 'text file'} {name}{left_out}"
     else:
         known = ["docs", *corpora]
         fix = did_you_mean(name, known, "check the path")
@@ -130,17 +125,10 @@ def _split(name: str, texts: dict[str, str], fraction: float, seed: int) -> tupl
     if len(texts) > 1:
         groups = group_near_copies(list(texts.values()))
         documents = [Document(title, text, group) for (title, text), group in zip(texts.items(), groups, strict=True)]
-        sizes = np.bincount(groups, weights=[len(text.encode()) for text in texts.values()])  # bytes per group
-        wanted = fraction * sizes.sum()
-        # The order of drawing is a hash of seed and name, not a shuffle: a document that comes or goes leaves the others where they are.
-        draw = {d.group: hashlib.sha256(f"{seed} {d.name}".encode()).digest() for d in reversed(documents)}  # by first name of the group
-        chosen, taken = set[int](), 0.0
-        for group in sorted(draw, key=draw.__getitem__):
-            if taken + sizes[group] <= wanted:
-                chosen.add(group)
-                taken += sizes[group]
-        if taken >= wanted / 2:
-            return [d for d in documents if d.group not in chosen], [d for d in documents if d.group in chosen]
+        first = {d.group: d.name for d in reversed(documents)}  # a group's name is that of its first document
+        sizes = np.bincount(groups, weights=[len(text.encode()) for text in texts.values()])
+        if chosen := set(draw_groups({first[group]: size for group, size in enumerate(sizes.tolist())}, fraction, seed)):
+            return [d for d in documents if first[d.group] not in chosen], [d for d in documents if first[d.group] in chosen]
 
     train, validation = [], []
     for number, (title, text) in enumerate(texts.items()):
@@ -153,14 +141,22 @@ def _split(name: str, texts: dict[str, str], fraction: float, seed: int) -> tupl
     return train, validation
 
 
-NUMPY_MODULES = [
-    "numpy", "numpy.char", "numpy.ctypeslib", "numpy.emath", "numpy.exceptions", "numpy.fft", "numpy.lib",
-    "numpy.lib.array_utils", "numpy.lib.format", "numpy.lib.introspect", "numpy.lib.mixins", "numpy.lib.npyio",
-    "numpy.lib.recfunctions", "numpy.lib.stride_tricks", "numpy.linalg", "numpy.ma", "numpy.polynomial",
-    "numpy.polynomial.chebyshev", "numpy.polynomial.hermite", "numpy.polynomial.hermite_e", "numpy.polynomial.laguerre",
-    "numpy.polynomial.legendre", "numpy.polynomial.polynomial", "numpy.polynomial.polyutils", "numpy.random", "numpy.rec",
-    "numpy.strings", "numpy.testing", "numpy.typing",
-]  # fmt: skip
+def draw_groups(sizes: Mapping[str, float], fraction: float, seed: int) -> list[str]:
+    """Names of the groups (name: bytes) to validate on, drawn by seed, up to that fraction of all bytes; none if they come to less than half
+    of it. The order of drawing is a hash of seed and name, not a shuffle: a group that comes or goes leaves the others where they are."""
+    wanted, taken, chosen = fraction * sum(sizes.values()), 0.0, []
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest()):
+        if taken + sizes[name] <= wanted:
+            chosen.append(name)
+            taken += sizes[name]
+    return chosen if taken >= wanted / 2 else []
+
+
+NUMPY_MODULES = """
+char ctypeslib emath exceptions fft lib lib.array_utils lib.format lib.introspect lib.mixins lib.npyio lib.recfunctions
+lib.stride_tricks linalg ma polynomial polynomial.chebyshev polynomial.hermite polynomial.hermite_e polynomial.laguerre
+polynomial.legendre polynomial.polynomial polynomial.polyutils random rec strings testing typing
+""".split()  # the public ones below `numpy`
 
 
 def _docs() -> dict[str, str]:
@@ -185,7 +181,7 @@ def _numpy_objects() -> Iterator[tuple[str, object]]:
     Left out, because their text differs from platform to platform: the scalar types, and two functions that ask the operating system.
     Names are looked up with `vars`, which unlike `getattr` never wakes a deprecated one.
     """
-    for module_name in NUMPY_MODULES:
+    for module_name in ("numpy", *(f"numpy.{name}" for name in NUMPY_MODULES)):
         try:
             module = pkgutil.resolve_name(module_name)
         except (ImportError, AttributeError):  # not in this version of NumPy
@@ -206,14 +202,15 @@ def _numpy_objects() -> Iterator[tuple[str, object]]:
                 yield f"{module_name}.{name}", value
 
 
-def text_files(folder: Path) -> tuple[list[Path], str]:
-    """All *.txt and *.md below a folder, by name, and what else there is, for the end of a sentence. Raises ValueError if there are none."""
-    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
-    texts = [path for path in files if path.suffix.lower() in (".txt", ".md")]
+def text_files(path: Path) -> tuple[dict[str, Path], str]:
+    """A file, or all *.txt and *.md below a folder, by name; and what else there is, as a sentence. Raises ValueError if there are none."""
+    if not path.is_dir():
+        return {path.name: path}, ""
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    texts = {name: files[name] for name in sorted(files) if files[name].suffix.lower() in (".txt", ".md")}
     if not texts:
-        raise InvalidInput(f"folder {folder}: no text among {len(files)} files, expected *.txt or *.md; rename your text files so")
-    others = [path.relative_to(folder).as_posix() for path in files if path.suffix.lower() not in (".txt", ".md")]
-    return texts, some_files(others, "not *.txt or *.md")
+        raise InvalidInput(f"folder {path}: no text among {len(files)} files, expected *.txt or *.md; rename your text files so")
+    return texts, some_files(sorted(files.keys() - texts.keys()), "not *.txt or *.md")
 
 
 def some_files(names: list[str], why: str) -> str:

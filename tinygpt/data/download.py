@@ -9,22 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinygpt.errors import DownloadFailed, InvalidInput
+from tinygpt.storage.durable import replace_file
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file on the network that is known by its sha256.
-
-    member      name of the file inside the zip archive that the address gives; empty where it gives the file itself
-    labeled     True for rows, which `tinygpt.finetuning.labeled` and `tinygpt.finetuning.instructions` read; else a corpus
-    """
+    """A file on the network that is known by its sha256."""
 
     file_name: str
     url: str
     sha256: str
     source: str
-    member: str = ""
-    labeled: bool = False
+    member: str = ""  # name of the file inside the zip archive that the address gives; empty where it gives the file itself
+    labeled: bool = False  # rows, which `tinygpt.finetuning.labeled` and `tinygpt.finetuning.instructions` read; else a corpus
 
 
 DOWNLOADS = {
@@ -94,9 +91,8 @@ def _fetch_member(download: Download, cache: Path) -> Path:
     if (found := hashlib.sha256(content).hexdigest()) != download.sha256:
         raise InvalidInput(f"{download.member}: sha256 {found}, expected {download.sha256}; the archive at {download.url} has changed")
     cache.mkdir(parents=True, exist_ok=True)
-    partial = cache / f".{download.file_name}.partial"
-    partial.write_bytes(content)
-    return partial.replace(cache / download.file_name)
+    replace_file(cache / download.file_name, content)
+    return cache / download.file_name
 
 
 def download_file(url: str, path: Path, sha256: str = "", *, max_bytes: int = 1 << 30) -> Path:

@@ -15,16 +15,12 @@ from tinygpt.storage.checked_json import Json, parse_json, read_text
 
 @dataclass
 class Table:
-    """Rows of a file.
-
-    rows     (place, values by column); the place is "line 7" or "record 7", for messages
-    notes    what was guessed, as sentences
-    """
+    """Rows of a file."""
 
     path: Path
     columns: list[str]
-    rows: list[tuple[str, dict[str, Json]]]
-    notes: list[str]
+    rows: list[tuple[str, dict[str, Json]]]  # (place, values by column); the place is "line 7" or "record 7", for messages
+    notes: list[str]  # what was guessed, as sentences
 
 
 def find_file(name_or_path: str | Path, names: Sequence[str], *, cache: str | Path | None = None) -> tuple[Path, str]:
@@ -34,16 +30,13 @@ def find_file(name_or_path: str | Path, names: Sequence[str], *, cache: str | Pa
     cache   folder for downloads; by default the user's cache folder
     Raises FileNotFoundError for an unknown name or path, with the nearest name; ConnectionError for a download that fails.
     """
-    if name_or_path in names and name_or_path in DOWNLOADS:
-        download = DOWNLOADS[str(name_or_path)]
-        return fetch(str(name_or_path), cache=cache), f"{download.source}, {download.url}"
-    path = user_path(name_or_path)
+    path, name = user_path(name_or_path), str(name_or_path)
+    if name_or_path in names and name in DOWNLOADS:
+        return fetch(name, cache=cache), f"{DOWNLOADS[name].source}, {DOWNLOADS[name].url}"
     if not path.is_file():
-        known, fix = ", ".join(names), did_you_mean(str(name_or_path), names, "check the path")
-        raise MissingFile(
-            f"data {str(name_or_path)!r}: no such file, expected one of {known}, or a txt, csv, tsv, json or jsonl file; {fix}"
-        )
-    return path, f"file {name_or_path}"
+        known, fix = ", ".join(names), did_you_mean(name, names, "check the path")
+        raise MissingFile(f"data {name!r}: no such file, expected one of {known}, or a txt, csv, tsv, json or jsonl file; {fix}")
+    return path, f"file {name}"
 
 
 def read_table(path: Path, usual: Iterable[str], asked: Iterable[str] = ()) -> Table:
@@ -56,8 +49,7 @@ def read_table(path: Path, usual: Iterable[str], asked: Iterable[str] = ()) -> T
     come again below it, or if none of its cells comes again in its column. Without a header columns are named 1, 2, ...; who asks for a
     number says there is none. A column without a name has its number; one without anything in it is left out.
     JSON is a list of objects, one object per line, or lists or objects by column.
-    Raises ValueError, naming file, row and problem, for another format, ragged rows, a column's name twice, records that are no objects and
-    a file without rows.
+    Raises ValueError, naming file, row and problem, for other formats, ragged rows, a name twice, records that are no objects, no rows.
     """
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv", ".txt"):

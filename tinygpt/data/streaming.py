@@ -11,13 +11,13 @@ import hashlib
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tinygpt.data.corpora import Corpus, Split, load_corpus, run_name, text_files, user_path
+from tinygpt.data.corpora import Corpus, Split, draw_groups, load_corpus, run_name, text_files, user_path
 from tinygpt.data.download import DOWNLOADS, cache_folder
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import encode_documents, encode_pieces, read_tokens, write_tokens
@@ -27,9 +27,8 @@ from tinygpt.storage.checked_json import encoding_of, not_text
 STREAM_BYTES = 64 << 20  # corpora above this are streamed; below it, text, its word counts and its ids fit anywhere
 PIECE_BYTES = 4 << 20  # how much text is in memory at once
 SAMPLE_BYTES = 32 << 20  # how much of a streamed corpus a tokenizer is trained on, in pieces evenly spaced over it
-MAX_UNBROKEN = (
-    1 << 20
-)  # characters without white space after which a piece ends anyway: only there may ids differ from the undivided text's
+# Characters without white space after which a piece ends anyway: only there may ids differ from those of the undivided text.
+MAX_UNBROKEN = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,10 @@ def open_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     """`tinygpt.data.corpora.load_corpus`, but files of yours above STREAM_BYTES in all stay where they are."""
     path, name = user_path(name_or_path), str(name_or_path)
     if name != "docs" and name not in DOWNLOADS and path.exists() and 0 < validation_fraction < 1:
-        files, left_out = text_files(path) if path.is_dir() else ([path], "")
-        if sum(file.stat().st_size for file in files) > STREAM_BYTES:
-            titled = [(file.relative_to(path).as_posix() if path.is_dir() else path.name, file) for file in files]
+        files, left_out = text_files(path)
+        if sum(file.stat().st_size for file in files.values()) > STREAM_BYTES:
             source = f"{len(files)} text files in {name}, streamed{left_out}"
-            return _split(run_name(name_or_path), titled, validation_fraction, seed, source)
+            return _split(run_name(name_or_path), files, validation_fraction, seed, source)
     return load_corpus(name_or_path, validation_fraction=validation_fraction, seed=seed)
 
 
@@ -127,14 +125,13 @@ def texts_for_tokenizer(corpus: Corpus | StreamedCorpus, kind: str) -> Iterable[
     return [document.text for document in (corpus.train + corpus.validation if everything else corpus.train)]
 
 
-def _split(name: str, files: Sequence[tuple[str, Path]], fraction: float, seed: int, source: str) -> StreamedCorpus:
-    """A corpus of (name, file), split: complete files drawn by seed if that comes close to the fraction, else the last part of each.
+def _split(name: str, files: Mapping[str, Path], fraction: float, seed: int, source: str) -> StreamedCorpus:
+    """A corpus of files by name, split: complete files drawn by seed if that comes close to the fraction, else the last part of each.
 
-    Near-copies are not looked for, as they are in smaller corpora; files with equal bytes stay together.
-    Raises ValueError for text that is not UTF-8, or too short."""
+    Near-copies are not looked for, as in smaller corpora; files with equal bytes stay together. ValueError if not UTF-8, or too short."""
     digest = hashlib.sha256()
     groups: dict[str, list[Part]] = {}  # parts by content
-    for title, path in files:
+    for title, path in files.items():
         content, n = hashlib.sha256(), 0
         for piece in read_pieces(path):  # which also checks that it is UTF-8
             content.update(piece.encode())
@@ -142,15 +139,11 @@ def _split(name: str, files: Sequence[tuple[str, Path]], fraction: float, seed: 
         digest.update(len(title.encode()).to_bytes(8, "little") + title.encode() + content.digest())
         if n:
             groups.setdefault(content.hexdigest(), []).append(Part(path, 0, path.stat().st_size))
-    drawn = sorted(groups.items(), key=lambda item: hashlib.sha256(f"{seed} {item[0]}".encode()).digest())
-    wanted = fraction * sum(part.end for _, parts in drawn for part in parts)
-    chosen: list[Part] = []
-    for _, parts in drawn:
-        if sum(part.end for part in (*chosen, *parts)) <= wanted:
-            chosen += parts
     every = [part for parts in groups.values() for part in parts]
-    if sum(part.end for part in chosen) >= wanted / 2:
-        train, validation = [part for part in every if part not in chosen], chosen
+    chosen = draw_groups({name: sum(part.end for part in parts) for name, parts in groups.items()}, fraction, seed)
+    if chosen:
+        validation = [part for name in chosen for part in groups[name]]
+        train = [part for part in every if part not in validation]
     else:
         cuts = [_line_start(part, int(part.end * (1 - fraction))) for part in every]
         train = [Part(part.path, 0, cut) for part, cut in zip(every, cuts, strict=True) if cut]

@@ -19,7 +19,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from reprlib import repr as _short  # repr, cut to what an error message can hold
 from typing import NamedTuple
@@ -108,8 +108,7 @@ class Tokenizer(abc.ABC):
 
         Text is ordinary text: a literal <|endoftext|> in it becomes the special token only with allow_special=True (characters have
         none and ignore this). Of special tokens that begin at the same position, the longest counts.
-        Raises TypeError if text is no str; ValueError for a lone surrogate, naming its position, and, with a character vocabulary, for
-        characters outside it.
+        Raises TypeError if text is no str; ValueError, naming the position, for a lone surrogate and for unknown characters.
         """
         ids: list[int] = self.encode_array(text, allow_special=allow_special).tolist()
         return ids
@@ -168,16 +167,12 @@ class Tokenizer(abc.ABC):
 
 
 class CharacterTokenizer(Tokenizer):
-    """One token per character, in the order of their code points, as nanoGPT does for tinyshakespeare. `encode` raises ValueError for
-    characters that the training text did not have."""
+    """One token per character, in the order of code points, as nanoGPT does. `encode` raises ValueError for characters not in training."""
 
     kind, eos_id = "characters", None
 
     def __init__(self, characters: Iterable[str], special: Mapping[str, int] = {}, added: Mapping[str, int] = {}) -> None:
-        found: set[str] = set()
-        for text in characters:  # one at a time: they may come from a file larger than memory
-            found.update(text)
-        self.characters = "".join(sorted(found))
+        self.characters = "".join(sorted(set[str]().union(*map(set, characters))))  # one at a time: all may be larger than memory
         _check_text("characters", self.characters)
         if not self.characters:
             raise InvalidInput("characters: none, expected at least one; give the text that the model shall learn")
@@ -196,10 +191,9 @@ class CharacterTokenizer(Tokenizer):
         if unknown.any():
             found = list(dict.fromkeys(text[i] for i in np.flatnonzero(unknown)))
             shown = ", ".join(map(repr, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
-            raise InvalidInput(
-                f"encode: {len(found)} unknown character{'s' if len(found) > 1 else ''} {shown} (first at position {np.argmax(unknown)}), expected "
-                f"only the {len(self._codes)} characters of the training text; leave them out, or use BPE, which knows every text"
-            )
+            problem = f"{len(found)} unknown character{'s' if len(found) > 1 else ''} {shown} (first at position {np.argmax(unknown)})"
+            rule = f"expected only the {len(self._codes)} characters of the training text"
+            raise InvalidInput(f"encode: {problem}, {rule}; leave them out, or use BPE, which knows every text")
         return ids
 
     def files(self) -> dict[str, str]:
@@ -239,9 +233,7 @@ class WordTokenizer(Tokenizer):
         ValueError if the text is empty or vocab_size is below 3."""
         if vocab_size is not None:
             _check_integer("vocab_size", vocab_size, 3, f"one word, {UNKNOWN} and {END_OF_TEXT}")
-        counts: Counter[str] = Counter()
-        for text in _texts(texts):
-            counts.update(regex.findall(cls.SPLIT, text))
+        counts = Counter(chain.from_iterable(map(regex.compile(cls.SPLIT).findall, _texts(texts))))
         by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
         return cls(sorted(by_frequency[: None if vocab_size is None else vocab_size - 2]))
 
@@ -263,9 +255,7 @@ def count_words(texts: str | Iterable[str]) -> Counter[bytes]:
 
     BPE never merges across words, so these counts are all it needs to know of the text. Raises ValueError if there is no text.
     """
-    counts: Counter[str] = Counter()
-    for text in _texts(texts):
-        counts.update(regex.findall(GPT2_SPLIT, text))
+    counts = Counter(chain.from_iterable(map(regex.compile(GPT2_SPLIT).findall, _texts(texts))))
     return Counter({word.encode(): count for word, count in counts.items()})
 
 
@@ -273,8 +263,7 @@ def learn_merges(word_counts: Mapping[bytes, int], n_merges: int, min_frequency:
     """Learn BPE one merge at a time: yields ((left, right), count), the most frequent pair of neighbours in all words and its count.
 
     Each word starts as single bytes; each step joins one pair of tokens into a new token wherever it stands. Of equally frequent pairs
-    the one that comes first in the order of bytes wins, so the result depends on the counts alone. Ends after n_merges steps, or when
-    no pair occurs min_frequency times.
+    the one first in the order of bytes wins: the counts alone decide. Ends after n_merges steps, or when no pair occurs min_frequency times.
 
     Counting all pairs again in each step would cost (words x merges). A step changes only the words that hold the merged pair, so
     `words_with` finds them, `pair_counts` is corrected by what they lose and gain, and a heap keeps the most frequent pair on top. An
@@ -318,15 +307,12 @@ def learn_merges(word_counts: Mapping[bytes, int], n_merges: int, min_frequency:
 
 def _join_pair(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
     """The tokens of a word with each `left, right`, from left to right, joined into one token."""
-    joined = []
-    i = 0
-    while i < len(word):
-        if i + 1 < len(word) and word[i] == left and word[i + 1] == right:
-            joined.append(left + right)
-            i += 2
+    joined: list[bytes] = []
+    for token in word:
+        if token == right and joined and joined[-1] == left:
+            joined[-1] = left + right
         else:
-            joined.append(word[i])
-            i += 1
+            joined.append(token)
     return joined
 
 
@@ -418,8 +404,7 @@ class BPETokenizer(Tokenizer):
 def gpt2_tokenizer() -> BPETokenizer:
     """GPT-2's own tokenizer, 50,257 tokens.
 
-    tiktoken fetches it at first use and keeps it in the folder named by TIKTOKEN_CACHE_DIR (by default a temporary one).
-    Raises ConnectionError if it is not there and cannot be fetched.
+    tiktoken fetches it once and keeps it in TIKTOKEN_CACHE_DIR (default: a temporary folder). ConnectionError if it cannot be fetched.
     """
     try:
         encoding = tiktoken.get_encoding("gpt2")
@@ -434,10 +419,8 @@ def gpt2_tokenizer() -> BPETokenizer:
     halves: dict[bytes, tuple[bytes, bytes]] = {}
     for id in range(256, encoding.n_vocab - 1):
         token = encoding.decode_single_token_bytes(id)
-        for left, right in ((token[:cut], token[cut:]) for cut in range(1, len(token))):
-            if left in ranks and right in ranks and _is_reachable(left, right, ranks, halves):
-                halves[token] = (left, right)
-                break
+        cuts = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
+        halves[token] = next(cut for cut in cuts if ranks.keys() >= {*cut} and _is_reachable(*cut, ranks, halves))
         ranks[token] = id
     return BPETokenizer(halves.values())
 
@@ -489,11 +472,11 @@ BYTES_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": T
 
 
 class _Added(NamedTuple):
-    """What files say of tokens that another program added to a vocabulary, and of the part that tokens play (`eos_token`)."""
+    """What files say of tokens that another program added to a vocabulary, and of the token that ends a text ("": nothing)."""
 
     special: dict[str, int]
     added: dict[str, int]
-    roles: dict[str, str]
+    eos: str
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
@@ -520,12 +503,13 @@ def _read_added(directory: Path) -> _Added:
     """Tokens that were added to the vocabulary. One that is only named, without an id anywhere, is left out: no model was trained on it."""
     files = {name: directory / f"{name}.json" for name in ("tokenizer", "tokenizer_config", "added_tokens", "special_tokens_map")}
     data = {name: read_json_object(path) if path.is_file() else {} for name, path in files.items()}
-    found = _Added({}, {}, {})
-    for file in ("special_tokens_map", "tokenizer_config"):
-        for role, value in data[file].items():
-            text = value.get("content") if isinstance(value, dict) else value
-            if role.endswith("_token") and isinstance(text, str):
-                found.roles[role] = text
+
+    def content(value: Json) -> Json:
+        return value.get("content") if isinstance(value, dict) else value
+
+    named = chain(data["special_tokens_map"].items(), data["tokenizer_config"].items())
+    roles = {role: text for role, value in named if role.endswith("_token") and isinstance(text := content(value), str)}
+    found = _Added({}, {}, roles.get("eos_token", ""))
 
     def listed(file: str, key: str, kind: type) -> Json:
         value = data[file].get(key) or kind()
@@ -533,8 +517,8 @@ def _read_added(directory: Path) -> _Added:
             raise InvalidInput(f"{files[file]}: {key} is a {type(value).__name__}, expected a {kind.__name__}; this is no tokenizer file")
         return value
 
-    more = [value for file in ("special_tokens_map", "tokenizer_config") for value in listed(file, "additional_special_tokens", list)]
-    special = [*found.roles.values(), *(value.get("content") if isinstance(value, dict) else value for value in more)]
+    more = chain(*(listed(file, "additional_special_tokens", list) for file in ("special_tokens_map", "tokenizer_config")))
+    special = [*roles.values(), *map(content, more)]
     entries: list[tuple[str, Json]] = [("tokenizer", entry) for entry in listed("tokenizer", "added_tokens", list)]
     for id, entry in listed("tokenizer_config", "added_tokens_decoder", dict).items():
         entries.append(("tokenizer_config", {"id": int(id), **entry} if isinstance(entry, dict) and id.isdecimal() else entry))
@@ -574,9 +558,8 @@ def _load_bpe(vocab_path: Path, vocabulary: Json, merges_path: Path, pairs: list
         if len(regex.findall(GPT2_SPLIT, text)) == 1:
             raise InvalidInput(f"{vocab_path}: {_short(text)} is made by no merge, expected none such; restore the missing merge")
         special[text] = vocabulary[text]
-    named = more.roles.get("eos_token", "")
     try:
-        return BPETokenizer(merges, ids=ids, special=special, added=more.added, eos=named if named in special else END_OF_TEXT)
+        return BPETokenizer(merges, ids=ids, special=special, added=more.added, eos=more.eos if more.eos in special else END_OF_TEXT)
     except ValueError as error:
         raise InvalidInput(f"{merges_path}: {error}") from None
 

@@ -73,9 +73,7 @@ class BatchOrder:
             raise InvalidInput(f"BatchOrder: batch size {batch_size}, expected at least 1; it counts windows")
         if drop_last and n_items < batch_size:
             fix = f"lower the micro-batch to {max(n_items, 1)} or less, the context or the stride, or take more text"
-            raise InvalidInput(
-                f"BatchOrder: {n_items} windows for a batch of {batch_size} with drop_last, expected at least one batch; {fix}"
-            )
+            raise InvalidInput(f"BatchOrder: {n_items} windows for a batch of {batch_size} with drop_last, expected at least one; {fix}")
         self.n_items, self.batch_size, self.seed, self.shuffle = n_items, batch_size, seed, shuffle
         self.lengths, self.together = lengths, together
         self.n_batches = n_items // batch_size if drop_last else math.ceil(n_items / batch_size)

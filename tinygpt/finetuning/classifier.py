@@ -37,11 +37,9 @@ Pooling = Literal["last", "mean", "first"]
 def encode(
     texts: Sequence[str], tokenizer: Tokenizer, n_positions: int, *, truncate: bool = False, places: Sequence[str] | None = None
 ) -> tuple[list[np.ndarray], int]:
-    """Token ids of each text, and how many texts were cut.
+    """Token ids of each text, and how many texts were cut: with truncate, to their first n_positions tokens.
 
-    n_positions   the model's context, or fewer (see `tinygpt.finetuning.common.length_limit`)
-    truncate      keep the first n_positions tokens of longer texts
-    places        what error messages call the texts; by default their numbers
+    places   what error messages call the texts; by default their numbers
     Raises ValueError for a text without a token, and, without truncate, for one that is longer than the context.
     """
     sequences = [tokenizer.encode_array(text) for text in texts]
@@ -57,9 +55,7 @@ def encode(
 class LabeledBatches:
     """Labeled sequences by index, padded to the longest of the batch: `tinygpt.models.protocols.Batches`.
 
-    sequences       ids of each text
-    targets         (N,) numbers of the labels
-    class_weights   (labels,) how much a text of each label counts, or None: all the same
+    targets, class_weights   (N,) numbers of the labels; (labels,) how much a text of each label counts, or None: all the same
     """
 
     def __init__(self, sequences: Sequence[np.ndarray], targets: np.ndarray, class_weights: np.ndarray | None = None) -> None:
@@ -130,10 +126,8 @@ class GPTClassifier(nn.Module):
         return self
 
     def forward(self, ids: Array, attention_mask: Array = None) -> ag.Tensor:
-        """Logits (B, labels).
+        """Logits (B, labels) of ids (B, T), host integers; attention_mask (B, T): 0 for padding, on either side; None: without.
 
-        ids              (B, T) host integers
-        attention_mask   (B, T), 1 for tokens and 0 for padding on either side; None: no padding
         Padding on the right needs no mask inside the model: attention is causal, so no real token sees what comes after it.
         Raises ValueError for a row without a real token, and as `GPT.hidden` does.
         """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Protocol, get_args
 
 from autograd import Array
-from tinygpt.config import FREE, WITH_OVERRIDE, GPTConfig, PathName, PretrainConfig, TrainConfig
+from tinygpt.config import FREE, WITH_OVERRIDE, GPTConfig, PathName, PretrainConfig, TrainConfig, check_fields
 from tinygpt.data.corpora import load_corpus, run_name
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
@@ -20,9 +20,8 @@ from tinygpt.finetuning.rows import Shares
 from tinygpt.models import protocols
 from tinygpt.models.gpt import GPT
 from tinygpt.parallel.local import workers_for
-from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint
-from tinygpt.runs.layout import is_pretraining_run, newest_run
+from tinygpt.runs.layout import is_pretraining_run, list_checkpoints, newest_run
 from tinygpt.runs.run import Run
 from tinygpt.runs.settings import check_data, environment_changes
 from tinygpt.storage.checked_json import Json
@@ -83,19 +82,15 @@ class FinetuneConfig:
     """With --resume: allow other settings of the optimizer, and other data, than the run began with."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 1), ("pretrain_steps", 1), ("seed", 0)):  # TrainConfig checks the others
-            if getattr(self, name) < least:
-                raise InvalidInput(f"{name}: {getattr(self, name)}, expected at least {least}; leave --{name.replace('_', '-')} out")
+        check_fields(self, {1: "epochs batch pretrain_steps", 0: "seed"})  # TrainConfig and LoraConfig check the others
         if not (self.max_length in ("context", "longest-training") or (self.max_length.isdecimal() and int(self.max_length) > 0)):
             raise InvalidInput(f"max_length: {self.max_length!r}, expected a number of tokens, longest-training or context")
 
 
 def length_limit(config: FinetuneConfig, most: int, training_lengths: Sequence[int]) -> tuple[int, bool]:
-    """(tokens that are read of each text, whether longer texts are cut), as `max_length` and `truncate` say.
+    """(tokens that are read of each text, whether longer ones are cut), as `max_length` and `truncate` say.
 
-    most               what the model's context allows
-    training_lengths   tokens of each training text
-    Raises ValueError for more than the model's context allows.
+    most   what the model's context allows: a larger `max_length` is a ValueError.  training_lengths: tokens of each training text
     """
     if config.max_length.isdecimal() and int(config.max_length) > most:
         raise InvalidInput(f"max_length: {config.max_length}, expected at most {most}, as the model's context allows; choose fewer tokens")
@@ -137,13 +132,12 @@ def set_trainable(model: Model, which: Trainable, lora: LoraConfig | None = None
     if which not in get_args(Trainable) or (which == "head" and not has_head):
         legal = [choice for choice in get_args(Trainable) if has_head or choice != "head"]
         raise InvalidInput(f"trainable: {which!r}, expected one of {', '.join(legal)}; fewer weights train faster, more fit better")
-    adapter = add_lora(model, lora, seed) if which == "lora" else None
-    thin = () if adapter is None else tuple(adapter.layers)
     inside = "transformer." if has_head else ""
     last_block = (f"{inside}h.{model.config.n_layer - 1}.", f"{inside}ln_f.")
     prefixes = {"head": (), "last-block": last_block, "all": ("",), "lora": ()}[which]
+    adapter = add_lora(model, lora, seed) if which == "lora" else None
     for name, p in model.named_parameters():
-        p.requires_grad = name.startswith((*prefixes, "score.")) or (name.rpartition(".")[0] in thin and ".lora_" in name)
+        p.requires_grad = name.startswith((*prefixes, "score.")) or (adapter is not None and p.requires_grad)
     return adapter
 
 
@@ -160,30 +154,20 @@ def fit(
 
     config   micro_batch counts texts; `patience` stops early
     run      where metrics and checkpoints go; where it has a checkpoint already, training resumes from there, on other rows with `override`
-    Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so.
+    Ctrl-C and SIGTERM end it as they end `Trainer.run`; the result says so. Raises ValueError for other rows without `override`.
     """
     trainer = Trainer(model, config, train, validation, workers_for(model, config))
-    if run is not None:
-        if layout.list_checkpoints(run.path):
-            resume(run, trainer, override)
-        result = run.train(trainer, reporter)
-        if result.best_step:
-            run.restore_best(trainer)
-        return result
-    kept = KeepBest()
-    result = trainer.run(reporter, kept)
-    if kept.weights is not None:
-        trainer.optimizer.weight[...] = kept.weights
+    if run and list_checkpoints(run.path):
+        training = run.restore(trainer, other_data=override)
+        check_data(training, "data_fingerprint", str(run.facts.get("data_fingerprint")), "data", override=override)
+        print(f"resume     from step {trainer.result.step:,} of {trainer.config.steps:,}")
+        if changed := environment_changes(training, trainer.processes):
+            print(f"           not bit for bit, because this is another environment: {changed}")
+    record = run or KeepBest()
+    result = run.train(trainer, reporter) if run else trainer.run(reporter, record)
+    if result.best_step:
+        record.restore_best(trainer)
     return result
-
-
-def resume(run: Run, trainer: Trainer, override: bool) -> None:
-    """Puts a trainer where a fine-tuning was stopped, and says so. Raises ValueError if the data is not what it was."""
-    training = run.restore(trainer, other_data=override)
-    check_data(training, "data_fingerprint", str(run.facts.get("data_fingerprint")), "data", override=override)
-    print(f"resume     from step {trainer.result.step:,} of {trainer.config.steps:,}")
-    if changed := environment_changes(training, trainer.processes):
-        print(f"           not bit for bit, because this is another environment: {changed}")
 
 
 def fingerprint(rows: object) -> str:
@@ -194,7 +178,7 @@ def fingerprint(rows: object) -> str:
 class KeepBest:
     """A `Record` in memory: a copy of the best weights, for a training without a run."""
 
-    weights: Array | None = None
+    weights: Array
 
     def log(self, values: dict[str, Json]) -> None:
         pass
@@ -202,6 +186,9 @@ class KeepBest:
     def save(self, trainer: Trainer, *, best: bool) -> None:
         if best:
             self.weights = trainer.optimizer.weight.copy()  # all trainable weights are in this one array
+
+    def restore_best(self, trainer: Trainer) -> None:
+        trainer.optimizer.weight[...] = self.weights
 
     def roll_back(self, trainer: Trainer) -> str:
         raise Diverged("rollback: no run, expected one with a checkpoint; use --on-nan skip")
@@ -236,10 +223,7 @@ def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Calla
 
 
 def pretrain_small(steps: int, progress: Display, seed: int = 0) -> Path:
-    """A minute's worth of examples/pretrain.py, where every step is explained: a small model of the default corpus. Returns its run.
-
-    Raises KeyboardInterrupt if it is interrupted; nothing is kept then.
-    """
+    """Pretrains a small model for a minute, as examples/pretrain.py explains; gives its run. Raises KeyboardInterrupt, keeping nothing."""
     corpus = load_corpus("docs")
     texts = [document.text for document in corpus.train]
     tokenizer = train_tokenizer("bpe", texts, 2048)
@@ -260,7 +244,7 @@ def pretrain_small(steps: int, progress: Display, seed: int = 0) -> Path:
 
 def open_run(config: FinetuneConfig, base: str, tokenizer: Tokenizer, adapter: Adapter | None, data_fingerprint: str, **facts: Json) -> Run:
     """The run to write to: the one that is resumed, or a new one, by default named after the data; config.json holds settings and facts."""
-    if config.resume and not layout.list_checkpoints(Path(config.resume)):
+    if config.resume and not list_checkpoints(Path(config.resume)):
         print(f"resume     {config.resume} has no checkpoint yet: starting from step 0")
     run = Run.resume(config.resume, keep=1) if config.resume else Run.create(run_name(config.data), config.run, keep=1)
     run.keep_settings(dataclasses.replace(config, base=base, run=str(run.path), resume=""), script=config.script, **{"base": base, **facts})

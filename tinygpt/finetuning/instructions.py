@@ -13,19 +13,19 @@ and that it ends. So by default the loss counts the answer and its end token alo
 import dataclasses
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Unpack, get_args
 
 import numpy as np
 
-from tinygpt.data.corpora import Document, load_corpus
+from tinygpt.data.corpora import Document
 from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED, pad
 from tinygpt.errors import InvalidInput
-from tinygpt.finetuning.rows import Data, Shares, Split, check_shares, complete_rows, group_equal, plain, split_groups
+from tinygpt.finetuning.rows import Data, Shares, Split, complete_rows, group_equal, plain, rows_of_docs, split_groups
 from tinygpt.inference.decoding import DecodingOptions
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete_all
@@ -42,7 +42,7 @@ COLUMN_NAMES = {
 
 @dataclass(frozen=True)
 class Instruction:
-    """What is asked, perhaps with an input that it is about, and what to answer; place and group as in `tinygpt.finetuning.rows.Located`."""
+    """What is asked, perhaps with an input that it is about, and what to answer; place and group: `tinygpt.finetuning.rows.Located`."""
 
     instruction: str
     output: str
@@ -58,15 +58,12 @@ def load_instructions(
     name_or_path: str | Path, *, instruction_column: str = "", input_column: str = "", output_column: str = "",
     cache: str | Path | None = None,
 ) -> InstructionData:  # fmt: skip
-    """Read instructions and answers.
+    """Reads instructions and answers. Rows without an instruction or an answer are left out, and counted in `notes`.
 
     name_or_path   "doc-questions", "instructions", or a file (.json, .jsonl, .csv, .tsv, .txt; see `tinygpt.data.rows`)
     *_column       names of the columns (or keys); by default guessed, and `notes` says how. The input may be missing.
     cache          folder for downloads; by default the user's cache folder
-
-    Rows without an instruction or an answer are left out, and counted in `notes`.
-    Raises ValueError, naming file, row, field and problem; FileNotFoundError for an unknown name or path; ConnectionError for a download
-    that fails.
+    Raises ValueError, naming file, row, field and problem; FileNotFoundError for an unknown name; ConnectionError for a failed download.
     """
     if name_or_path == "doc-questions":
         return doc_questions()
@@ -110,26 +107,14 @@ def _asked(row: Instruction) -> str:
 
 
 def doc_questions() -> InstructionData:
-    """What NumPy's functions, classes and methods do: a question by name, and the first sentence of the docstring as the answer.
+    """What NumPy's functions, classes and methods do: a question by name, and the docstring's first sentence. See `rows_of_docs`."""
 
-    Test rows (`held_out`) come from the validation documents of the corpus "docs" alone: a model pretrained on that corpus has read the
-    rest. Of rows with the same answer only the first is kept, training documents first, so that no test answer was a training answer.
-    """
-    corpus = load_corpus("docs")
-    seen: set[str] = set()
-    sides: tuple[list[Instruction], list[Instruction]] = [], []
-    n_repeated = 0
-    for side, documents in zip(sides, (corpus.train, corpus.validation), strict=True):
-        for document in documents:
-            summary = _summary(document)
-            n_repeated += plain(summary) in seen
-            if summary and plain(summary) not in seen:
-                seen.add(plain(summary))
-                side.append(Instruction(f"What does {document.name} do?", summary, "", document.name, document.group))
-    source = f"the first sentences of NumPy's docstrings; {corpus.source}"
-    notes = ["test questions come from the validation documents of the corpus alone"]
-    notes.append(f"{n_repeated} rows whose answer an earlier row has left out")
-    return InstructionData("doc-questions", sides[0], source, sides[1], notes)
+    def parse(document: Document) -> Iterator[Instruction]:
+        if summary := _summary(document):
+            yield Instruction(f"What does {document.name} do?", summary, "", document.name, document.group)
+
+    what, repeated = "the first sentences of NumPy's docstrings", "rows whose answer an earlier row has"
+    return InstructionData("doc-questions", *rows_of_docs(what, parse, lambda row: row.output, group_equal, repeated))
 
 
 def _summary(document: Document) -> str:
@@ -147,10 +132,7 @@ def _summary(document: Document) -> str:
 
 
 def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limit: int) -> dict[str, str]:
-    """What a person should know before training, as name and value of each line of a table.
-
-    lengths   tokens of prompt, answer and end together, before any are cut;  limit: how many a row may have
-    """
+    """What to know before training, as lines of a table. lengths: tokens of prompt, answer and end, uncut; limit: how many fit."""
     groups: dict[str, set[str]] = {}
     for row in rows:
         groups.setdefault(_asked(row), set()).add(row.output)
@@ -168,11 +150,7 @@ def check_instructions(rows: Sequence[Instruction], lengths: Sequence[int], limi
 
 
 def split_instructions(data: InstructionData, fractions: Shares = (0.85, 0.05, 0.1), *, seed: int = 0) -> Split[Instruction]:
-    """Training, validation and test rows, as `tinygpt.finetuning.rows.split_groups` draws them; rows that ask the same stay together.
-
-    Raises ValueError if shares are not positive, or if there are fewer different instructions than parts.
-    """
-    check_shares(fractions, (0.85, 0.05, 0.1))
+    """As `tinygpt.finetuning.rows.split_groups`; rows that ask the same stay together. Raises ValueError for fewer of them than parts."""
     n_parts, groups = 2 if data.held_out else 3, {row.group for row in data.rows}
     if len(groups) < n_parts:
         raise InvalidInput(f"split: {len(groups)} different instructions, expected at least {n_parts}, one for each part; add rows")
@@ -244,9 +222,8 @@ def encode_instructions(
 
 
 class InstructionBatches:
-    """Sequences as a trainer wants them: by number, padded to the longest of the batch.
+    """Sequences as a trainer wants them: by number, padded to the longest of the batch; with mask_prompt the loss leaves prompts out.
 
-    mask_prompt   leave the prompt's tokens out of the loss
     The end token is always a target, even where padding has the same id: padding is recognized by position, not by id.
     Raises ValueError for a sequence without a token to train on.
     """
@@ -286,11 +263,9 @@ def generate_answers(
     gpt: GPT, tokenizer: Tokenizer, rows: Sequence[Instruction], *, style: Style = "alpaca", max_new_tokens: int = 64, batch_size: int = 16,
     sampling: Sampling | None = None, **options: Unpack[DecodingOptions],
 ) -> list[str]:  # fmt: skip
-    """The model's answer to each row's prompt, without the end token; greedy by default.
+    """The model's answer to each row's prompt, without the end token; greedy by default; the options of `complete_all`.
 
-    Answers end at the end token, after max_new_tokens, or where the context is full.
-    options   as `tinygpt.inference.text.complete_all` takes them
-    Raises ValueError for a prompt that leaves no room.
+    Answers end at the end token, after max_new_tokens, or where the context is full. Raises ValueError for a prompt that leaves no room.
     """
     n_positions, answers = gpt.config.n_positions, []
     for start in range(0, len(rows), batch_size):

@@ -11,6 +11,7 @@ and groups are never divided.
 """
 
 import dataclasses
+import functools
 import re
 import textwrap
 from collections import Counter, defaultdict
@@ -21,11 +22,11 @@ from typing import Literal
 
 import numpy as np
 
-from tinygpt.data.corpora import Document, load_corpus
+from tinygpt.data.corpora import Document
 from tinygpt.data.near_copies import group_near_copies
 from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in, unicode_in
 from tinygpt.errors import InvalidInput
-from tinygpt.finetuning.rows import Data, Shares, Split, check_shares, complete_rows, group_equal, plain, split_groups
+from tinygpt.finetuning.rows import Data, Shares, Split, complete_rows, group_equal, plain, rows_of_docs, split_groups
 from tinygpt.storage.checked_json import Json
 
 SECTIONS = ("Parameters", "Returns", "Notes", "Examples", "See Also")  # the labels of doc-sections, as numpydoc names them
@@ -53,14 +54,12 @@ class LabeledData(Data[LabeledText]):
 def load_labeled(
     name_or_path: str | Path, *, text_column: str = "", label_column: str = "", near_copies: bool = False, cache: str | Path | None = None
 ) -> LabeledData:
-    """Read labeled texts.
+    """Reads labeled texts. Rows whose text is empty are left out, and counted in `notes`.
 
     name_or_path                 "doc-sections", "sms-spam", or a file, as `tinygpt.data.rows.read_table` reads it
     text_column, label_column    names of the columns (or keys); by default guessed, and `notes` says how
     near_copies                  group texts that share much of their wording too (see `group_near_copies`), not only equal ones
     cache                        folder for downloads; by default the user's cache folder
-
-    Rows whose text is empty are left out, and counted in `notes`.
     Raises ValueError, naming file, row, field and problem, for ragged rows, missing columns or values, texts that are no text and a file
     without rows; FileNotFoundError for an unknown name or path; ConnectionError for a download that fails.
     """
@@ -88,24 +87,13 @@ def group_copies(rows: Sequence[LabeledText], *, near_copies: bool = False) -> l
 
 
 def doc_sections(max_characters: int = 160) -> LabeledData:
-    """NumPy's docstrings as a labeled set: the beginning of a section, and which of `SECTIONS` it came from.
-
-    Test texts (`held_out`) come from the validation documents of the corpus "docs" alone: a model pretrained on that corpus has read the
-    rest. Of texts that are near-copies of each other only the first is kept, training documents first.
+    """NumPy's docstrings as a labeled set: the beginning of a section, and which of `SECTIONS` it came from. See `rows_of_docs`.
 
     max_characters   complete lines are used up to this length; a longer first line is cut
     """
-    corpus = load_corpus("docs")
-    train = [row for document in corpus.train for row in _sections(document, max_characters)]
-    test = [row for document in corpus.validation for row in _sections(document, max_characters)]
-    groups = group_near_copies([plain(row.text) for row in train + test])
-    first = [i == groups.index(group) for i, group in enumerate(groups)]
-    kept = [row for row, is_first in zip(train + test, first, strict=True) if is_first]
-    n_train = sum(first[: len(train)])
-    source = f"the beginnings of sections of NumPy's docstrings; {corpus.source}"
-    notes = ["test texts come from the validation documents of the corpus alone"]
-    notes.append(f"{len(first) - len(kept)} near-copies of earlier texts left out")
-    return LabeledData("doc-sections", kept[:n_train], source, kept[n_train:], notes)
+    what, repeated = "the beginnings of sections of NumPy's docstrings", "near-copies of earlier texts"
+    parse = functools.partial(_sections, max_characters=max_characters)
+    return LabeledData("doc-sections", *rows_of_docs(what, parse, lambda row: row.text, group_near_copies, repeated))
 
 
 def _sections(document: Document, max_characters: int) -> Iterator[LabeledText]:
@@ -120,10 +108,7 @@ def _sections(document: Document, max_characters: int) -> Iterator[LabeledText]:
 
 
 def check(rows: Sequence[LabeledText], lengths: Sequence[int], limit: int) -> dict[str, str]:
-    """What a person should know before training, as name and value of each line of a table.
-
-    lengths   tokens of each text, before any are cut;  limit: how many the model's context allows
-    """
+    """What to know before training, as lines of a table. lengths: tokens of each text, uncut; limit: how many fit the context."""
     counts = Counter(row.label for row in rows).most_common()
     first: dict[str, LabeledText] = {}
     pairs = [(first.setdefault(plain(row.text), row), row) for row in rows]
@@ -144,8 +129,7 @@ def check(rows: Sequence[LabeledText], lengths: Sequence[int], limit: int) -> di
 def balance(rows: Sequence[LabeledText], how: Literal["none", "under", "over"], seed: int = 0) -> list[LabeledText]:
     """As many rows of each label, drawn by seed. "under" leaves out rows of the frequent labels, "over" repeats rows of the rare ones.
 
-    Balance training rows only: test rows should be distributed as the texts that the classifier will meet.
-    Raises ValueError for another way.
+    Balance training rows only: test rows should be distributed as the texts that the classifier will meet. Raises ValueError for others.
     """
     if how not in ("none", "under", "over"):
         raise InvalidInput(f"balance: {how!r}, expected none, under or over; none keeps the rows as they are")
@@ -167,10 +151,8 @@ def split(data: LabeledData, fractions: Shares = (0.7, 0.1, 0.2), *, seed: int =
     """Training, validation and test rows, as `tinygpt.finetuning.rows.split_groups` draws them.
 
     stratified    draw within each label, so that all parts have its share of each
-    Raises ValueError if shares are not positive, if there is one label only, if a label has fewer groups than there are parts, and if a
-    label has no training row.
+    Raises ValueError as that does, and for a single label, one with fewer groups than parts, and one without a training row.
     """
-    check_shares(fractions, (0.7, 0.1, 0.2))
     labels = sorted({row.label for row in data.rows})
     if len(labels) < 2:
         raise InvalidInput(f"labels: only {labels} in {len(data.rows)} rows, expected at least 2 different; check the label column")

@@ -14,6 +14,7 @@ Source  Hu et al. 2021, LoRA: low-rank adaptation of large language models, arXi
 """
 
 import contextlib
+import copy
 import dataclasses
 import json
 import math
@@ -99,25 +100,20 @@ class LoraEmbedding(nn.Module):
 LoraLayer = LoraLinear | LoraEmbedding
 
 
-def merged_layer(layer: LoraLayer) -> nn.Linear | nn.Embedding:
-    """One plain layer that gives the same y (but for rounding, and without dropout)."""
-    (n_in, n_out), weight = layer.weight.shape, layer.weight.data + layer.scale * (layer.lora_A.data @ layer.lora_B.data)
-    merged: nn.Linear | nn.Embedding
-    if isinstance(layer, LoraEmbedding):
-        merged = nn.Embedding(n_in, n_out, init=lambda _: weight)
-    else:
-        merged = nn.Linear(n_in, n_out, bias=False, init=lambda _: weight)
-        merged.bias = layer.bias
-    merged.weight.requires_grad = False
-    return merged
-
-
 class _Place(NamedTuple):
-    """Where a layer hangs in the model: `getattr(parent, attribute)`."""
+    """Where a layer hangs in the model, `getattr(parent, attribute)`; the one that was there before, and the one with an adapter."""
 
     parent: nn.Module
     attribute: str
+    plain: nn.Linear | nn.Embedding
     layer: LoraLayer
+
+    def merged(self) -> nn.Linear | nn.Embedding:
+        """A plain layer that gives the same y as the one with an adapter (but for rounding, and without dropout)."""
+        merged = copy.copy(self.plain)
+        merged.weight = ag.Parameter(self.plain.weight.data + self.layer.scale * (self.layer.lora_A.data @ self.layer.lora_B.data))
+        merged.weight.requires_grad = False
+        return merged
 
     def put(self, module: nn.Linear | nn.Embedding | LoraLayer) -> None:
         """Installs a layer there. A classifier's output layer, which it never uses, keeps sharing the weights of the embedding."""
@@ -138,7 +134,7 @@ class Adapter:
     def merge(self) -> None:
         """Puts plain layers into the model that hold W + s A B. The original layers are kept as they are, for `unmerge`."""
         for place in self._places.values():
-            place.put(merged_layer(place.layer))
+            place.put(place.merged())
         self.is_merged = True
 
     def unmerge(self) -> None:
@@ -168,9 +164,8 @@ class Adapter:
         return {name: np.ascontiguousarray(backend.to_host(array)) for name, array in found.items()}
 
     def files(self, base: str = "") -> dict[str, Content]:
-        """adapter_config.json and adapter_model.safetensors, which PEFT's `PeftModel.from_pretrained` reads.
+        """What PEFT's `PeftModel.from_pretrained` reads; base: name or path of the model that the adapter belongs to, for people.
 
-        base   name or path of the model that the adapter belongs to, for whoever reads the file
         A classifier's labels are noted in the metadata of the safetensors file, where PEFT does not look.
         """
         config = self.config
@@ -197,10 +192,8 @@ class Adapter:
 
 
 def add_lora(model: Model, config: LoraConfig | None = None, seed: int = 0) -> Adapter:
-    """Freezes all weights of a model and gives the layers that `config.targets` names matrices to train.
+    """Freezes all weights of a model and replaces the layers that `config.targets` names by ones with matrices to train, drawn by `seed`.
 
-    model   its layers are replaced in place
-    seed    decides the initial A
     Call it before an optimizer is made. Raises ValueError if a target names no linear layer and no embedding, or an embedding whose weights
     are the output layer's too, or if the model has an adapter already.
     """
@@ -210,12 +203,12 @@ def add_lora(model: Model, config: LoraConfig | None = None, seed: int = 0) -> A
         fix = "merge that one permanently, or load the model again"
         raise InvalidInput(f"add_lora: the model has an adapter already, expected one at most; {fix}")
     for target in config.targets:
-        if not _targets(model, dataclasses.replace(config, targets=(target,))):
+        if not _targets(model, (target,)):
             layers = [name for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Embedding))]
             ends = sorted({end for name in layers for end in (name.rpartition(".")[2], ".".join(name.split(".")[-2:]))})
             fix = did_you_mean(target, ends, "name layers by the end of their names")
             raise InvalidInput(f"LoRA target {target!r}: no such linear layer or embedding, expected one of {', '.join(ends)}; {fix}")
-    chosen = _targets(model, config)
+    chosen = _targets(model, config.targets)
     if isinstance(model, GPT) and any(module.weight is model.lm_head.weight for module in chosen.values()):
         found = "its weights are shared with the output layer, expected an embedding with separate weights"
         fix = "leave wte out, or take a model with tie_word_embeddings False (a classifier uses no such layer and may have it)"
@@ -229,7 +222,7 @@ def add_lora(model: Model, config: LoraConfig | None = None, seed: int = 0) -> A
         parent, _, attribute = name.rpartition(".")
         layer = LoraLinear(module, config, stream, rng) if isinstance(module, nn.Linear) else LoraEmbedding(module, config, rng)
         layer.train(module.training)
-        places[name] = _Place(modules[parent], attribute, layer)
+        places[name] = _Place(modules[parent], attribute, module, layer)
         places[name].put(layer)
     return Adapter(model, config, places)
 
@@ -237,9 +230,8 @@ def add_lora(model: Model, config: LoraConfig | None = None, seed: int = 0) -> A
 def load_lora(model: Model, directory: str | Path) -> Adapter:
     """Adds a saved adapter, ours or PEFT's, to the model that it was trained for; a head that it contains is loaded, too.
 
-    All of it is checked before the model is touched. Raises FileNotFoundError if there is none, ValueError for another method than LoRA,
-    for options that we do not have, for a damaged file, for a head of other labels, and, listing them together, for tensors that are
-    missing, unexpected or of other shapes.
+    All of it is checked before the model is touched. Raises FileNotFoundError if there is none, ValueError for what is not plain LoRA, for
+    a damaged file, for a head of other labels, and, listing them together, for tensors missing, unexpected or of other shapes.
     """
     directory = Path(directory)
     config = _read_config(directory / "adapter_config.json")
@@ -258,15 +250,15 @@ def load_lora(model: Model, directory: str | Path) -> Adapter:
         raise InvalidInput(f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; {fix}")
 
     wanted: dict[str, tuple[int, ...]] = {}
-    for name, module in _targets(model, config).items():
+    for name, module in _targets(model, config.targets).items():
         n_in, n_out = module.weight.shape
         wanted |= zip(_names_in_file(model, name, module), ((config.rank, n_in), (n_out, config.rank)), strict=True)
     own = {_peft_name(model, name): p for name, p in model.named_parameters()}
     wanted |= {name: own[name].shape for name in arrays if name in own}
-    problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
-    problems += [f"unexpected {name} {array.shape}" for name, array in arrays.items() if name not in wanted]
-    found = [(name, arrays[name].shape, shape) for name, shape in wanted.items() if name in arrays]
-    problems += [f"{name} of shape {shape} instead of {right}" for name, shape, right in found if shape != right]
+    shapes = {name: array.shape for name, array in arrays.items()}
+    problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in shapes]
+    problems += [f"unexpected {name} {shape}" for name, shape in shapes.items() if name not in wanted]
+    problems += [f"{name} of shape {shapes[name]} instead of {right}" for name, right in wanted.items() if shapes.get(name, right) != right]
     if problems:
         some = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise InvalidInput(f"{path}: {some}, expected the tensors of an adapter for {model.config}; is it another model's?")
@@ -312,11 +304,10 @@ def _read_config(path: Path) -> LoraConfig:
     return LoraConfig(*numbers, tuple(sorted(targets)))
 
 
-def _targets(model: Model, config: LoraConfig) -> dict[str, nn.Linear | nn.Embedding]:
-    """The layers that a config names, by PEFT's rule: by the full name, or its end after a dot."""
+def _targets(model: Model, targets: tuple[str, ...]) -> dict[str, nn.Linear | nn.Embedding]:
+    """The layers of these names, by PEFT's rule: by the full name, or its end after a dot."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
-    ends = tuple(f".{target}" for target in config.targets)
-    return {name: module for name, module in layers.items() if f".{name}".endswith(ends)}
+    return {name: module for name, module in layers.items() if f".{name}".endswith(tuple(f".{target}" for target in targets))}
 
 
 def _peft_name(model: Model, name: str) -> str:

@@ -21,10 +21,7 @@ from tinygpt.models.gpt import GPT
 
 @dataclass(frozen=True)
 class Scores:
-    """How predictions compare with the truth.
-
-    confusion   (labels, labels) counts: rows are true labels, columns predicted ones
-    """
+    """How predictions compare with the truth: confusion (labels, labels) counts true labels by row and predicted ones by column."""
 
     labels: list[str]
     confusion: NDArray[np.int64]
@@ -96,10 +93,7 @@ def worst_mistakes(
 
 
 def plot_confusion(scores: Scores, path: Path) -> None:
-    """Draws the confusion matrix: color is the share of the true label's texts, numbers are counts.
-
-    Raises ImportError, naming the extra, without matplotlib.
-    """
+    """Draws the confusion matrix: colors are shares of the true label's texts, numbers counts. Raises ImportError without matplotlib."""
     try:
         import matplotlib
     except ImportError as error:
@@ -135,8 +129,7 @@ def tfidf_baseline(
 ) -> np.ndarray:
     """Predicted label numbers (test texts,) of logistic regression on TF-IDF weights of words, or of 2 to 5 characters within words.
 
-    The model to beat: seconds to train, no knowledge of the language. Raises ImportError, naming the extra, without scikit-learn, and
-    ValueError if no text has a word of two letters or more.
+    The model to beat: seconds to train, no knowledge of the language. Raises ImportError without scikit-learn, ValueError without words.
     """
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -182,10 +175,7 @@ def label_by_prompt(
 
 
 def ask_in_words(gpt: GPT, tokenizer: Tokenizer, text: str, label: str, max_new_tokens: int = 24) -> str:
-    """The question whether `text` is a `label`, as a person would be asked, and what the model writes after it.
-
-    A model that was only pretrained continues the text instead of answering.
-    """
+    """The question whether `text` is a `label`, and what the model writes after it: one that was only pretrained continues the text."""
     question = f"Is the following text '{label}'? Answer with 'yes' or 'no': '{shorten(text, 80)}'\n"
     try:
         return question + complete(gpt, tokenizer, question, max_new_tokens, Sampling(0.0)).text

@@ -3,21 +3,19 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from tinygpt.data.corpora import Document, load_corpus
 from tinygpt.data.rows import Table
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import Json
 
 
 class Located(Protocol):
-    """A row.
-
-    place    its location ("line 7", "record 7", a document's name), for messages
-    group    rows of one group are never in different parts of a split
-    """
+    """A row: its location for messages ("line 7", "record 7", a document's name); rows of a group are never in different parts."""
 
     @property
     def place(self) -> str: ...
@@ -68,6 +66,22 @@ def complete_rows(table: Table, parse: Callable[[str, dict[str, Json]], Row | No
     return rows
 
 
+def rows_of_docs(
+    what: str, parse: Callable[[Document], Iterable[Row]], text: Callable[[Row], str], group: Callable[[list[str]], list[int]],
+    repeated: str,
+) -> tuple[list[Row], str, list[Row], list[str]]:  # fmt: skip
+    """Rows of the corpus "docs", the fields of `Data` after its name: of rows whose texts are in one group only the first is kept.
+
+    Test rows (`held_out`) come from the validation documents alone, and last: a model pretrained on that corpus has read the rest.
+    """
+    corpus = load_corpus("docs")
+    train, test = ([row for document in side for row in parse(document)] for side in (corpus.train, corpus.validation))
+    groups = group([plain(text(row)) for row in train + test])
+    is_first = [groups.index(number) == i for i, number in enumerate(groups)]
+    notes = ["test rows come from the validation documents of the corpus alone", f"{is_first.count(False)} {repeated} left out"]
+    return list(compress(train, is_first)), f"{what}; {corpus.source}", list(compress(test, is_first[len(train) :])), notes
+
+
 def plain(text: str) -> str:
     """The text without what does not make it another one: case, and the kind of white space."""
     return " ".join(text.casefold().split())
@@ -79,17 +93,15 @@ def group_equal(texts: Iterable[str]) -> list[int]:
     return [numbers.setdefault(text, len(numbers)) for text in texts]
 
 
-def check_shares(shares: Shares, usual: Shares) -> None:
-    if not all(share > 0 for share in shares):
-        raise InvalidInput(f"split: fractions {shares}, expected three positive shares; the default is {', '.join(map(str, usual))}")
-
-
 def split_groups(data: Data[Row], shares: Shares, seed: int, strata: Iterable[Collection[int]]) -> Split[Row]:
     """Training, validation and test rows, drawn by seed; groups are never divided, so the shares are met up to the size of a group.
 
     shares   of the rows; the last is not used where the data brings its own test rows
     strata   the groups, in sets that are dealt one after the other: within each the shares are met
+    Raises ValueError if shares are not positive.
     """
+    if not all(share > 0 for share in shares):
+        raise InvalidInput(f"split: fractions {shares}, expected three positive shares, such as 0.7, 0.1, 0.2")
     n_parts = 2 if data.held_out else 3
     rng = np.random.default_rng(seed)
     part_of: dict[int, int] = {}

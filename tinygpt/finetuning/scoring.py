@@ -24,27 +24,18 @@ from tinygpt.storage.checked_json import parse_json, read_text
 
 
 def normal_words(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation and articles.
-
-    Source  Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250, section 6.1
-    """
+    """The words of a text, lower case, no punctuation or articles.  Source  SQuAD: Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1"""
     text = text.casefold().translate(str.maketrans("", "", string.punctuation))
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
 def exact_match(given: str, expected: str) -> bool:
-    """Whether two answers are the same but for case, white space, and a full stop at the end.
-
-    Stricter than SQuAD's, which takes -5 for 5 and an answer "A" for no answer: `normal_words` would leave nothing of it.
-    """
+    """Whether answers are equal but for case, white space and a final full stop: `normal_words` would take -5 for 5 and "A" for nothing."""
     return plain(given).removesuffix(".") == plain(expected).removesuffix(".")
 
 
 def token_f1(given: str, expected: str) -> float:
-    """Harmonic mean of the shares of words that the answers have in common, 0 to 1; two answers without a word agree.
-
-    Source  Rajpurkar et al. 2016, section 6.1
-    """
+    """Harmonic mean of the shares of words in common, 0 to 1; two answers without a word agree.  Source  as `normal_words`"""
     words, wanted = normal_words(given), normal_words(expected)
     if not words or not wanted:
         return float(words == wanted)
@@ -114,12 +105,10 @@ def write_answers(path: str | Path, rows: Sequence[Instruction], before: Sequenc
 
 
 def read_scores(path: str | Path, n: int) -> dict[int, float]:
-    """A judge's scores by record id; records without one are missing from the dict.
+    """A judge's scores by record id, of n; records without one are missing from the dict.
 
     path   JSON as `write_answers` describes it, or one such object per line (.jsonl)
-    n      records that there are
-    Raises ValueError, naming file, entry and problem: no JSON, an unknown or repeated id, a score that is no number from 0 to 100.
-    FileNotFoundError if there is no such file.
+    Raises FileNotFoundError; ValueError for what is no JSON, an unknown or repeated id, a score that is no number from 0 to 100.
     """
     path = Path(path)
     if not path.is_file():

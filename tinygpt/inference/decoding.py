@@ -7,7 +7,7 @@ chooses the tokens (sampling.py says how); `generate` collects them. The loop wi
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 import numpy as np
@@ -103,10 +103,8 @@ class DecodingState:
 
     def _check_length(self, row: int, n: int) -> None:
         if n > self.n_positions and not self.slide:
-            raise InvalidInput(
-                f"generate: {n} tokens, expected at most {self.n_positions}, the model's context; shorten the prompt, ask for fewer new "
-                "tokens, or let the window slide"
-            )
+            fix = "shorten the prompt, ask for fewer new tokens, or let the window slide"
+            raise InvalidInput(f"generate: {n} tokens, expected at most {self.n_positions}, the model's context; {fix}")
         self.n_slides += n > self.n_positions
         if n > self.n_positions and self.on_slide is not None:
             self.on_slide(row, window_length(n, self.n_positions))
@@ -123,10 +121,7 @@ class DecodingState:
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """How likely the model found a token: by its own distribution, before temperature and the other options. In nats.
-
-    alternatives   (id, log-probability) of the likeliest tokens, likeliest first
-    """
+    """How likely the model found a token, in nats, before temperature and such; alternatives: (id, log-probability), likeliest first."""
 
     id: int
     log_prob: float
@@ -161,8 +156,7 @@ class TokenIterator:
 
     done    (B,) booleans: rows that have ended. Set an entry to end a row from outside
     infos   per row, a TokenInfo per token, where asked for
-    Ends after max_new_tokens, or when all rows are done. The arguments are those of `generate`. Between two tokens the model is in the
-    caller's mode, so nothing has to be restored if the iterator is abandoned.
+    Ends after max_new_tokens, or when all rows are done. Between two tokens the model is in the caller's mode. Arguments: see `generate`.
     """
 
     def __init__(
@@ -217,8 +211,8 @@ class Generated:
     ids: np.ndarray
     sequences: list[np.ndarray]
     stop_reason: list[str]
-    infos: list[list[TokenInfo]] = field(default_factory=list)
-    n_slides: int = 0
+    infos: list[list[TokenInfo]]
+    n_slides: int
 
 
 def generate(

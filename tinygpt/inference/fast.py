@@ -83,9 +83,7 @@ class FastDecoder:
         inference.linear(self.normed, self.head, None, self.logits, self.scratch)
         return self.logits
 
-    def _attend(
-        self, layer: "_Layer", keys: ag.Array, values: ag.Array, slots: tuple[ag.Array, ...], n: int, hidden: np.ndarray | None
-    ) -> None:
+    def _attend(self, layer: "_Layer", keys: ag.Array, values: ag.Array, slots: ag.Array, n: int, hidden: np.ndarray | None) -> None:
         """x += c_proj(attention(c_attn(ln_1(x)))), with this token's key and value added to the cache."""
         self._norm(layer.ln_1)
         inference.linear(self.normed, *layer.c_attn, self.qkv, self.scratch)

@@ -21,11 +21,7 @@ from tinygpt.models.protocols import Decodable
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How a model rates a text.
-
-    nats       minus the logarithm of its probability, over the n_tokens tokens that were predicted
-    n_bytes    UTF-8 bytes of these tokens, 0 where unknown
-    """
+    """How a model rates a text: minus the logarithm of its probability, over n_tokens predicted tokens of n_bytes in UTF-8 (0: unknown)."""
 
     nats: float
     n_tokens: int
@@ -101,10 +97,8 @@ def choose(model: Decodable, tokenizer: Tokenizer, prompt: str, options: Sequenc
     n, most = len(start), model.config.n_positions + 1
     for option, ids in zip(options, answers, strict=True):
         if not n or not ids or n + len(ids) > most:
-            raise InvalidInput(
-                f"choose: {n} tokens of prompt and {len(ids)} of {option!r}, expected at least one of each and at most {most} together; "
-                "shorten the prompt"
-            )
+            given, rule = f"{n} tokens of prompt and {len(ids)} of {option!r}", f"at least one of each and at most {most} together"
+            raise InvalidInput(f"choose: {given}, expected {rule}; shorten the prompt")
     inputs, _ = pad([[*start, *ids[:-1]] for ids in answers])
     with nn.evaluating(model), inference.mode():
         hidden = model.hidden(inputs)  # (options, T, C)

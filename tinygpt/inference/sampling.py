@@ -56,18 +56,12 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def sample(
     logits: np.ndarray, sampling: Sampling, rng: "np.random.Generator | PerRowRNG", seen: Sequence[Sequence[int]] | None = None
 ) -> np.ndarray:
-    """One token per row of logits (B, V) -> (B,) int64.
-
-    seen   per row, the ids so far, for the repetition penalty
-    Raises FloatingPointError if a row's largest logit is not finite: there is no likeliest token then.
-    """
+    """One token per row of logits (B, V) -> (B,) int64; seen: ids per row. Raises FloatingPointError if a row's largest is not finite."""
     largest = logits.max(axis=-1)  # NaN if any is
     if not np.isfinite(largest).all():
         row = int(np.flatnonzero(~np.isfinite(largest))[0])
-        raise Diverged(
-            f"logits: the largest of row {row} is {largest[row]}, expected a finite number; the model's weights are damaged or overflow, "
-            "python -m tinygpt verify RUN names the first that is not finite"
-        )
+        fix = "the model's weights are damaged or overflow, python -m tinygpt verify RUN names the first that is not finite"
+        raise Diverged(f"logits: the largest of row {row} is {largest[row]}, expected a finite number; {fix}")
     if sampling.repetition_penalty != 1 and seen is not None:
         logits = np.stack([penalized(row, ids, sampling.repetition_penalty) for row, ids in zip(logits, seen, strict=True)])
     if sampling.temperature == 0:

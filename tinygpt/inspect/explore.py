@@ -86,6 +86,7 @@ def collect(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Json]:
             steps = watched(model, lambda: losses.append(model.loss(ids, targets)))
             losses[0].backward()
             streams = _residual_streams(steps, config.n_layer)
+            dy = backend.to_host(next(step for module, step in steps if module == "wte").dys[0])[0].astype(np.float64)  # (T, C)
             return {
                 "prompt": prompt,
                 "loss": losses[0].item(),
@@ -93,9 +94,9 @@ def collect(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Json]:
                 "ids": ids[0].tolist(),
                 "tokens": [_text(tokenizer, i) for i in ids[0].tolist()],
                 "attention": _attention(steps),
-                "norms": [np.sqrt((x * x).sum(axis=-1)).round(4).tolist() for x in streams],
+                "norms": [np.linalg.norm(x, axis=-1).round(4).tolist() for x in streams],
                 "lens": [_predictions(model, tokenizer, x, ids[0]) for x in streams],
-                "gradients": _input_gradients(steps),
+                "gradients": [_significant(v) for v in np.linalg.norm(dy, axis=-1)],
                 "ops": [_op(number, module, step) for number, (module, step) in enumerate(steps)],
                 "formulas": {op_name(step.op): inspect.cleandoc(step.op.reference.__doc__ or "") for _, step in steps},
             }
@@ -139,12 +140,6 @@ def _predictions(model: GPT, tokenizer: Tokenizer, stream: np.ndarray, ids: np.n
         its_own = None if following is None else [_significant(row[following]), int((row > row[following]).sum()) + 1]
         found.append({"top": top, "next": its_own})
     return found
-
-
-def _input_gradients(steps: Steps) -> list[float | None]:
-    embedding = next(step for module, step in steps if module == "wte")
-    dy = backend.to_host(embedding.dys[0])[0].astype(np.float64)  # (T, C)
-    return [_significant(v) for v in np.sqrt((dy * dy).sum(axis=-1))]
 
 
 def _op(number: int, module: str, step: ag.OpRecord) -> dict[str, Json]:

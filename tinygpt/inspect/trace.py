@@ -65,10 +65,7 @@ class Trace:
 
 
 def trace(model: GPT, ids: Array, targets: Array | None = None) -> Trace:
-    """Runs one forward pass as training would and lists its ops in order.
-
-    ids, targets   (B, T) host integers; with targets the loss is computed, else the logits
-    """
+    """The ops of one forward pass on ids (B, T), host integers, in order: up to the logits or, with targets (B, T), up to the loss."""
     found = []
     steps = watched(model, lambda: model(ids) if targets is None else model.loss(ids, targets))
     weights = {id(p) for p in model.parameters()}
@@ -97,11 +94,10 @@ def watched(model: nn.Module, run: Callable[[], object]) -> Steps:
         def watched_forward(*args: Array, **kwargs: Array) -> Array:
             name_steps()
             running.append(name)
-            try:
-                return forward(*args, **kwargs)
-            finally:
-                name_steps()
-                running.pop()
+            y = forward(*args, **kwargs)
+            name_steps()
+            running.pop()
+            return y
 
         return watched_forward
 

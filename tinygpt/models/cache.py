@@ -1,7 +1,6 @@
 """The key/value cache: attention's keys and values of earlier tokens are kept, so each new token costs one row of work instead of all rows.
 
-In a causal model later tokens do not change the keys and values of a token, so they are computed once. docs/cache.md says what is
-stored, how large it is, and how little the model's code differs.
+In a causal model later tokens do not change the keys and values of a token, so they are computed once. More in docs/cache.md.
 
     cache = KVCache(model.config, n_rows=1)
     model.hidden([prompt[:-1]], cache=cache.view_for_prefill([0], len(prompt) - 1), last_only=True)   # all tokens but the last
@@ -37,8 +36,7 @@ class KVCache:
     def view_for_prefill(self, rows: Sequence[int], n_tokens: int) -> "CacheView":
         """For a call with n_tokens tokens of each of `rows`, from position 0 on.
 
-        Shorter prompts are padded on the right, where no real token looks. What the padding leaves in the cache is overwritten by the
-        tokens that follow, or hidden.
+        Shorter prompts are padded on the right, where no real token looks; what that leaves in the cache is overwritten later, or hidden.
         """
         rows = list(rows)
 
@@ -74,17 +72,12 @@ class KVCache:
 
 
 class CacheView(NamedTuple):
-    """The cache as one forward call uses it.
-
-    positions   of the call's tokens, for the position embedding
-    mask        booleans, True where a query may look, or None
-    write       write(a layer's buffer, new keys or values) stores these and returns those that attention sees
-    """
+    """The cache as one forward call uses it."""
 
     cache: KVCache
-    positions: np.ndarray
-    mask: Array | None
-    write: Callable[[Array, Array], Array]
+    positions: np.ndarray  # of the call's tokens, for the position embedding
+    mask: Array | None  # booleans, True where a query may look
+    write: Callable[[Array, Array], Array]  # (a layer's buffer, new keys or values): stores these, returns those that attention sees
 
     def layer(self, i: int) -> "LayerCache":
         return LayerCache(self.cache.keys[i], self.cache.values[i], self.write)

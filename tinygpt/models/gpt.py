@@ -45,10 +45,8 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.update(k, v)  # (B, H, S, D): those of earlier calls in front
         if last_only:
             q, t = q[:, :, -1:], 1  # with keys and values of all positions
-        y = ag.scaled_dot_product_attention(
-            q, k, v, mask, causal=True, dropout=self.p, training=self.training, stream=self.stream
-        )  # (B, H, T, D)
-        y = y.transpose(0, 2, 1, 3).reshape(b, t, c)  # the heads' channels concatenated
+        y = ag.scaled_dot_product_attention(q, k, v, mask, causal=True, dropout=self.p, training=self.training, stream=self.stream)
+        y = y.transpose(0, 2, 1, 3).reshape(b, t, c)  # (B, H, T, D) -> (B, T, C): the heads' channels concatenated
         return self.resid_dropout(self.c_proj(y))
 
 
@@ -138,8 +136,7 @@ class GPT(nn.Module):
     def set_compute_dtype(self, dtype: str) -> Self:
         """Switches activations and matrix products to "bfloat16" or back to "float32"; returns the model.
 
-        Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError, with the reason, where the
-        backend has no bfloat16.
+        Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError where there is no bfloat16.
         """
         self.dtype = backend.compute_dtype(dtype)
         return self
@@ -167,8 +164,7 @@ class GPT(nn.Module):
         attention_mask   (B, T), 1 for tokens and 0 for padding (either side), or None
         cache            keys and values of earlier tokens, which `ids` then continue; see `tinygpt.models.cache`
         last_only        compute the last position alone where that suffices: in the last block, all but keys and values
-        Returns (B, T, C), or (B, 1, C) with last_only. Raises ValueError for other shapes, too many positions, ids out of range, or a
-        mask together with a cache, whose rows need no padding.
+        Returns (B, T, C), or (B, 1, C) with last_only. Raises ValueError for other shapes, ids out of range, or a mask with a cache.
         """
         ids = np.asarray(ids)
         if ids.ndim != 2:

@@ -30,8 +30,7 @@ class Batches(Protocol):
 
 
 class Trainable(Protocol):
-    """What a trainer needs of a model, in addition to being an `autograd.nn.Module`: `tinygpt.models.gpt.GPT` has it, and
-    `tinygpt.finetuning.classifier.GPTClassifier`.
+    """What a trainer needs of a `Module`; GPT (`tinygpt.models.gpt`) and GPTClassifier (`tinygpt.finetuning.classifier`) have it.
 
     loss(*batch)     mean loss over the targets of a batch that count, in nats, as a scalar
     n_classes        among how many tokens or labels each prediction chooses: a uniform guess costs ln n_classes

@@ -144,9 +144,8 @@ class Replicas:
             optimizer.move_weights(self.shared[0])
             self._processes = [_Process(self.n_threads) for _ in range(1, n)]
             self._end = weakref.finalize(self, _close, self._processes)
-            copy = {"config": asdict(model.config), "recompute": [block.recompute for block in model.h]}
-            copy |= {"names": [name for name, _ in optimizer.named]}
-            copy |= {"path": str(path), "dtype": str(self.shared.dtype), "shape": self.shared.shape}
+            copy = {"config": asdict(model.config), "recompute": [block.recompute for block in model.h], "path": str(path)}
+            copy |= {"names": [name for name, _ in optimizer.named], "dtype": str(self.shared.dtype), "shape": self.shared.shape}
             try:
                 for row, process in enumerate(self._processes, start=1):
                     process.send(copy | {"row": row})
@@ -157,8 +156,7 @@ class Replicas:
                 raise
 
     def gradients(self, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
-        """Adds the gradients of the sum of share times mean loss over the batches to those of the parameters. Returns that sum. Raises what
-        a process raised, and RuntimeError if one has ended."""
+        """As `GradientWorkers.gradients`. Raises what a process raised, and RuntimeError if one has ended."""
         n = len(self._processes) + 1
         tasks: list[list[Shard]] = [[] for _ in range(n)]
         for batch, share in zip(batches, shares, strict=True):
@@ -236,10 +234,8 @@ class _Process:
     def _ended(self) -> ProcessFailed:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(timeout=5)
-        return ProcessFailed(
-            f"replica: process {self.popen.pid} ended with {self.popen.returncode}, expected it to train on; "
-            "the last checkpoint is kept: resume from it, with --processes 1 if memory was short"
-        )
+        fix = "the last checkpoint is kept: resume from it, with --processes 1 if memory was short"
+        return ProcessFailed(f"replica: process {self.popen.pid} ended with {self.popen.returncode}, expected it to train on; {fix}")
 
 
 def _close(processes: list[_Process]) -> None:

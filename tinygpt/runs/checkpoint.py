@@ -11,13 +11,14 @@ import warnings
 from functools import cached_property
 from pathlib import Path
 
-from autograd import nn
+from autograd import Array, nn
+from autograd.optim import AdamW
 from tinygpt.config import GPTConfig
 from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.models.attached import HOMES
 from tinygpt.models.gpt import GPT
-from tinygpt.runs.layout import first_intact, list_checkpoints, read_pointer, status, verify_integrity
+from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer, status, verify_integrity
 from tinygpt.storage.checked_json import Entries, Json, read_json_object
 from tinygpt.storage.safetensors import read_safetensors_header, read_tensor
 from tinygpt.training.trainer import Trainer
@@ -44,9 +45,8 @@ class Checkpoint:
     def open(cls, path_or_name: str | Path, which: str = "best") -> "Checkpoint":
         """The checkpoint meant by `path_or_name`: itself if it holds weights, else the `best` or `last` one of that run.
 
-        Names on Hugging Face's hub (gpt2, owner/name) are fetched where nothing on this machine has that name. A damaged checkpoint of a
-        run is skipped with a warning; the newest intact one is used. Raises FileNotFoundError if there is no checkpoint, ValueError if
-        none is intact.
+        Names on Hugging Face's hub (gpt2, owner/name) are fetched where nothing on this machine has that name. Of a run's checkpoints the
+        newest intact one replaces a damaged one, with a warning. Raises FileNotFoundError if there is none, ValueError if none is intact.
         """
         path = Path(path_or_name).expanduser()
         if not path.exists() and (str(path_or_name) in HUB_NAMES or len(path.parts) == 2):
@@ -56,18 +56,19 @@ class Checkpoint:
                 verify_integrity(path)
             return cls(path, path.parent.parent if path.parent.name == "checkpoints" else None)
         names = [read_pointer(path, which), read_pointer(path, "last"), *(p.name for p in reversed(list_checkpoints(path)))]
-        directory, damage = first_intact(path, names)
-        if directory is None and not damage:
-            adapter = (path / "adapter_config.json").is_file()
-            fix = "an adapter: open the model that it belongs to" if adapter else "check the path"
-            raise MissingFile(f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; {fix}")
-        if directory is None:
-            raise InvalidInput(
-                f"{path}: no intact checkpoint ({'; '.join(damage)}), expected at least one; python -m tinygpt verify {path} lists all"
-            )
+        damage = ""
+        for directory in [path / "checkpoints" / name for name in dict.fromkeys(names) if name]:
+            found = integrity_errors(directory)
+            if not found:
+                if damage:
+                    warnings.warn(f"{damage}falling back to {directory}, the newest intact checkpoint", stacklevel=2)
+                return cls(directory, path)
+            damage += f"{directory}: {found[0]}; "
         if damage:
-            warnings.warn(f"{'; '.join(damage)}; falling back to {directory}, the newest intact checkpoint", stacklevel=2)
-        return cls(directory, path)
+            fix = f"python -m tinygpt verify {path} lists all"
+            raise InvalidInput(f"{path}: no intact checkpoint ({damage.removesuffix('; ')}), expected at least one; {fix}")
+        fix = "an adapter: open the model that it belongs to" if (path / "adapter_config.json").is_file() else "check the path"
+        raise MissingFile(f"{path}: neither a checkpoint nor a run with one, expected model.safetensors or checkpoints/last; {fix}")
 
     def model(self) -> nn.Module:
         """The model with its weights: a GPT, or the class that `tinygpt/__init__.py` names for another architecture."""
@@ -89,20 +90,16 @@ class Checkpoint:
         """GPT-2's for llm.c's files. Raises ValueError if it has more tokens than the model has rows; fewer are normal (padding)."""
         tokenizer = load_tokenizer(self.path) if self.path.is_dir() else gpt2_tokenizer()
         if tokenizer.n_vocab > self.config.vocab_size:
-            raise InvalidInput(
-                f"{self.path}: a tokenizer of {tokenizer.n_vocab} tokens, expected at most {self.config.vocab_size}, the model's vocabulary; "
-                "are its files another model's?"
-            )
+            rule = f"at most {self.config.vocab_size}, the model's vocabulary"
+            raise InvalidInput(f"{self.path}: a tokenizer of {tokenizer.n_vocab} tokens, expected {rule}; are its files another model's?")
         return tokenizer
 
     @cached_property
     def training(self) -> dict[str, Json]:
         """What training.json holds. Raises FileNotFoundError for a checkpoint that came without the state of training."""
         if not all((self.path / name).is_file() for name in ("training.json", "training.safetensors")):
-            raise MissingFile(
-                f"{self.path}: no training.json with training.safetensors, expected the training state of a run's checkpoint; "
-                "a checkpoint that came without one can be fine-tuned, not resumed"
-            )
+            rule = "the training state of a run's checkpoint; one that came without it can be fine-tuned, not resumed"
+            raise MissingFile(f"{self.path}: no training.json with training.safetensors, expected {rule}")
         return read_json_object(self.path / "training.json")
 
     def restore(self, trainer: Trainer, *, other_data: bool = False) -> dict[str, Json]:
@@ -113,24 +110,20 @@ class Checkpoint:
         """
         where, path, optimizer = str(self.path / "training.json"), self.path / "training.safetensors", trainer.optimizer
         n_steps = Entries(self.training, where).integer("n_steps")
-        stored, state = read_safetensors_header(path), optimizer.state_dict()
-        wanted = {f"{key}.{name}": array for key, moments in (("m", state["m"]), ("v", state["v"])) for name, array in moments.items()}
-        if any(name.startswith("w.") for name in stored):  # an adapter's: model.safetensors holds them merged into the layers
-            wanted |= {f"w.{name}": p.data for name, p in optimizer.named}
-        elif any(".lora_" in name for name, _ in optimizer.named):
-            raise InvalidInput(
-                f"{path}: holds no weights of the adapter, expected them, as newer versions save them; "
-                "use the run's adapter folder, or fine-tune again"
-            )
+        stored = read_safetensors_header(path)
+        weights = any(name.startswith("w.") for name in stored)
+        if not weights and any(".lora_" in name for name, _ in optimizer.named):
+            rule = "them, as newer versions save them; use the run's adapter folder, or fine-tune again"
+            raise InvalidInput(f"{path}: holds no weights of the adapter, expected {rule}")
+        wanted = training_arrays(optimizer, weights=weights)
         differ = sorted(stored.keys() ^ wanted.keys())
         differ += [name for name, a in wanted.items() if name in stored and (stored[name].shape != a.shape or stored[name].dtype != "F32")]
         if differ:
-            raise InvalidInput(
-                f"{path}: {differ[0]} is in the file or in the model only, or of another shape or dtype, as are {len(differ) - 1} more, expected "
-                "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
-            )
+            found = f"{differ[0]} is in the file or in the model only, or of another shape or dtype, as are {len(differ) - 1} more"
+            rule = "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
+            raise InvalidInput(f"{path}: {found}, expected {rule}")
         self.restore_weights(trainer)
-        m, v = ({name: read_tensor(stored[f"{key}.{name}"]) for name in state["m"]} for key in ("m", "v"))
+        m, v = ({name: read_tensor(stored[f"{key}.{name}"]) for name, _ in optimizer.named} for key in ("m", "v"))
         optimizer.load_state_dict({"n_steps": n_steps, "m": m, "v": v})
         trainer.load_state_dict(self.training, where, other_data=other_data)
         return self.training
@@ -139,9 +132,9 @@ class Checkpoint:
         """The trained weights alone, for a trainer of the same model."""
         path = self.path / "training.safetensors"
         stored = read_safetensors_header(path) if path.is_file() else {}
-        own = {name: p for name, p in trainer.optimizer.named if f"w.{name}" in stored}
-        for name, p in own.items():
-            read_array(stored[f"w.{name}"], p.data)
+        own = [(stored[f"w.{name}"], p) for name, p in trainer.optimizer.named if f"w.{name}" in stored]
+        for tensor, p in own:
+            read_array(tensor, p.data)
         if not own:
             assert isinstance(trainer.model, nn.Module)
             self.stored.load_into(trainer.model)
@@ -156,3 +149,9 @@ class Checkpoint:
         if isinstance(nats, float) and math.isfinite(nats):
             parts.append(f"validation loss {nats:.3f} nats")
         return ", ".join([*parts, status(self.run)])
+
+
+def training_arrays(optimizer: AdamW, *, weights: bool) -> dict[str, Array]:
+    """Content of training.safetensors: the moments, and the `weights` of an adapter, which model.safetensors holds merged into others."""
+    state, kept = optimizer.state_dict(), {f"w.{name}": p.data for name, p in optimizer.named if weights}
+    return {f"m.{name}": m for name, m in state["m"].items()} | {f"v.{name}": v for name, v in state["v"].items()} | kept

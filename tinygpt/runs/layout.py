@@ -17,7 +17,7 @@ No pickle anywhere. A checkpoint appears by the rename of a finished, fsynced di
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tinygpt.errors import InvalidInput, MissingFile
@@ -54,16 +54,23 @@ def integrity_errors(directory: Path) -> list[str]:
     without a manifest (another program's) passes if it has weights."""
     if not directory.is_dir():
         return ["missing, though a pointer names it"]
-    if not (directory / "manifest.json").is_file():
+    manifest = directory / "manifest.json"
+    if not manifest.is_file():
         return [] if has_weights(directory) else ["holds no model.safetensors"]
     try:
-        listed = read_manifest(directory)
+        listed = read_json_object(manifest).get("files")
     except (ValueError, OSError) as error:
         return [str(error)]
+    if not isinstance(listed, dict) or not listed:
+        return [f"{manifest}: no list of files, expected one; the checkpoint is damaged"]
     found = []
-    for name, (n_bytes, sha256) in listed.items():
+    for name, entry in listed.items():
         path = directory / name
-        if not path.is_file():
+        n_bytes, sha256 = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
+        if Path(name).name != name or type(n_bytes) is not int or type(sha256) is not str:
+            rule = "the name of a file next to it, with bytes, an integer, and sha256; the checkpoint is damaged"
+            found.append(f"{manifest}: {name!r}: {entry!r:.100}, expected {rule}")
+        elif not path.is_file():
             found.append(f"{name} is missing")
         elif path.stat().st_size != n_bytes:
             found.append(f"{name} has {path.stat().st_size} bytes, expected {n_bytes}")
@@ -77,22 +84,6 @@ def verify_integrity(directory: Path) -> None:
     found = integrity_errors(directory)
     if found:
         raise InvalidInput(f"{directory}: {'; '.join(found)}, expected the files as they were saved; use another checkpoint of the run")
-
-
-def read_manifest(directory: Path) -> dict[str, tuple[int, str]]:
-    """{file name: (size in bytes, sha256 in hex)} of a checkpoint. Raises ValueError for a manifest that is none."""
-    path = directory / "manifest.json"
-    listed = read_json_object(path).get("files")
-    if not isinstance(listed, dict) or not listed:
-        raise InvalidInput(f"{path}: no list of files, expected one; the checkpoint is damaged")
-    for name, entry in listed.items():
-        if Path(name).name != name or not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise InvalidInput(
-                f"{path}: {name!r}, expected names of files next to it, each with bytes and sha256; the checkpoint is damaged"
-            )
-        if type(entry.get("bytes")) is not int:
-            raise InvalidInput(f"{path}: {entry.get('bytes')!r} bytes for {name}, expected an integer; the checkpoint is damaged")
-    return {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
 
 
 def is_pretraining_run(run: Path) -> bool:
@@ -176,15 +167,3 @@ def _ended(run: Path) -> str:
             if isinstance(values, dict) and "ended" in values:
                 return str(values["ended"])
     return ""
-
-
-def first_intact(run: Path, names: Iterable[str]) -> tuple[Path | None, list[str]]:
-    """The first of a run's checkpoints, in this order, that is intact; and what is wrong with those before it."""
-    damage: list[str] = []
-    for name in dict.fromkeys(name for name in names if name):
-        directory = run / "checkpoints" / name
-        found = integrity_errors(directory)
-        if not found:
-            return directory, damage
-        damage.append(f"{directory}: {found[0]}")
-    return None, damage

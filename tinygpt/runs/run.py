@@ -10,24 +10,21 @@ import contextlib
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Unpack
+from typing import Protocol, Unpack
 
 from autograd import backend
+from tinygpt.config import Settings
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import Diverged, MissingFile, PathExists
 from tinygpt.runs import layout
-from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.checkpoint import Checkpoint, training_arrays
 from tinygpt.runs.writer import CheckpointWriter, WriterOptions, explained
-from tinygpt.storage import durable
 from tinygpt.storage.checked_json import Json, to_json
-from tinygpt.storage.durable import Lock, replace_file
+from tinygpt.storage.durable import Lock, remove_partial, replace_file
 from tinygpt.storage.safetensors import Content, TensorFile
 from tinygpt.training.metrics import MetricsFile, Reporter, Result
 from tinygpt.training.trainer import Trainer
 from tinygpt.weights.gpt2 import pretrained_files
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 
 class Mergeable(Protocol):
@@ -88,16 +85,15 @@ class Run:
         there is no run, BlockingIOError if another process has it."""
         directory = Path(path).expanduser()
         if not (directory / "checkpoints").is_dir():
-            raise MissingFile(
-                f"{directory}: no checkpoints, expected the directory of a run; check the path, or start a new run without --resume"
-            )
+            fix = "check the path, or start a new run without --resume"
+            raise MissingFile(f"{directory}: no checkpoints, expected the directory of a run; {fix}")
         with explained(directory):
             Lock(directory).acquire()
             for folder in (directory, directory / "checkpoints"):
-                durable.remove_partial(folder)
+                remove_partial(folder)
         return cls(directory, **options)
 
-    def keep_settings(self, settings: "DataclassInstance", **facts: Json) -> None:
+    def keep_settings(self, settings: Settings, **facts: Json) -> None:
         """Writes config.json: a settings dataclass, and other facts about the run."""
         replace_file(self.path / "config.json", to_json(dataclasses.asdict(settings) | facts))
 
@@ -162,15 +158,10 @@ class Run:
         assert self.tokenizer is not None, "a run saves its tokenizer with the model"
         with self.adapter.merged() if self.adapter else contextlib.nullcontext():
             files: dict[str, Content] = pretrained_files(trainer.model, self.tokenizer)
-        state = trainer.optimizer.state_dict()
-        arrays = {
-            f"{key}.{name}": backend.to_host(a) for key, moments in (("m", state["m"]), ("v", state["v"])) for name, a in moments.items()
-        }
-        if self.adapter:  # model.safetensors holds its weights merged into others
-            arrays |= {f"w.{name}": backend.to_host(p.data) for name, p in trainer.optimizer.named}
+        arrays = training_arrays(trainer.optimizer, weights=self.adapter is not None)
         adapter = self.adapter.files(self.base) if self.adapter and best else {}
-        files["training.safetensors"] = TensorFile(arrays)
-        files["training.json"] = to_json({"n_steps": state["n_steps"], **trainer.state_dict(), **self.facts})
+        files["training.safetensors"] = TensorFile({name: backend.to_host(array) for name, array in arrays.items()})
+        files["training.json"] = to_json({"n_steps": trainer.optimizer.n_steps, **trainer.state_dict(), **self.facts})
         self.writer.write(trainer.result.step, files, best=best, adapter=adapter)
 
     def _last_name(self) -> str:

@@ -8,15 +8,11 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tinygpt.config import Config, GPTConfig, from_dict
+from tinygpt.config import Config, Settings, from_dict
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.training.metrics import environment
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 _WHERE = ("run", "resume", "override")  # settings that are not the run's
 
@@ -44,13 +40,13 @@ def _build(kind: type[Config], fields: dict[str, Json]) -> Config:
     values, hints = dict(fields), typing.get_type_hints(kind)
     for name, value in fields.items():
         if dataclasses.is_dataclass(hints.get(name)):
-            values[name] = GPTConfig.from_dict(value) if hints[name] is GPTConfig else _build(hints[name], dict(value))
+            values[name] = _build(hints[name], dict(value))
         elif isinstance(value, list):
             values[name] = tuple(value)
     return from_dict(kind, values)
 
 
-def check_changes(stored: "DataclassInstance", wanted: "DataclassInstance") -> None:
+def check_changes(stored: Settings, wanted: Settings) -> None:
     """Raises ValueError if `wanted` differs from `stored` in what resuming may not change."""
     before = {name: value for name, value, _ in flat_settings(stored)}
     override, refused = getattr(wanted, "override", False), []
@@ -60,16 +56,13 @@ def check_changes(stored: "DataclassInstance", wanted: "DataclassInstance") -> N
         flag = "--" + name.replace("_", "-")
         refused.append(f"{flag} {value!r}, expected {before[name]!r} as in the run" + (" (or --override)" if rule == "override" else ""))
     if refused:
-        free, with_override = (
-            ", ".join(name for name, _, r in flat_settings(wanted) if r == rule and name not in _WHERE) for rule in ("free", "override")
-        )
-        raise InvalidInput(
-            f"resume: {'; '.join(refused)}; leave the flag out. May change freely: {free}; with --override: {with_override}; "
-            "for anything else start a new run"
-        )
+        rules = [(name, rule) for name, _, rule in flat_settings(wanted) if name not in _WHERE]
+        free, with_override = (", ".join(name for name, r in rules if r == rule) for rule in ("free", "override"))
+        fix = f"leave the flag out. May change freely: {free}; with --override: {with_override}; for anything else start a new run"
+        raise InvalidInput(f"resume: {'; '.join(refused)}; {fix}")
 
 
-def flat_settings(settings: "DataclassInstance") -> Iterator[tuple[str, Json, str]]:
+def flat_settings(settings: Settings) -> Iterator[tuple[str, Json, str]]:
     """(name, value, rule) of every setting, those of nested dataclasses too."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -86,17 +79,12 @@ def _rule(kind: type, name: str) -> str:
 
 
 def check_data(training: dict[str, Json], key: str, fingerprint: str, what: str, *, override: bool) -> None:
-    """Raises ValueError if the data is not what the run has learned from so far, unless --override says that it may differ.
-
-    training   what the checkpoint's training.json holds; `key` names the fingerprint in it
-    what       the data, for the message
-    """
+    """Raises ValueError, naming `what`, if its fingerprint is not the one of `key` in training.json, unless `override` allows that."""
     found = training.get(key)
     if found is not None and found != fingerprint and not override:
-        raise InvalidInput(
-            f"{what}: sha256 {fingerprint[:12]}, expected {str(found)[:12]} as when the run began; the text has changed since (the default "
-            "corpus changes with the versions of NumPy and Python): restore it, or accept it with --override"
-        )
+        why = "the text has changed since (the default corpus changes with the versions of NumPy and Python)"
+        rule = f"{str(found)[:12]} as when the run began; {why}: restore it, or accept it with --override"
+        raise InvalidInput(f"{what}: sha256 {fingerprint[:12]}, expected {rule}")
 
 
 def environment_changes(training: dict[str, Json], processes: int) -> str:

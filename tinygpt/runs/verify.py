@@ -75,9 +75,8 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
         return
     named = {} if has_weights(path) else {which: read_pointer(path, which) for which in ("last", "best")}
     for directory in checkpoints:
-        found = check_checkpoint(directory)
-        roles = [which for which, name in named.items() if name == directory.name]
-        title = f"{directory.name}{' (' + ', '.join(roles) + ')' if roles else ''}" if named else str(path)
+        found, roles = check_checkpoint(directory), ", ".join(which for which, name in named.items() if name == directory.name)
+        title = directory.name + (f" ({roles})" if roles else "") if named else str(path)
         yield not found or bool(named and not roles), f"{title}: {'; '.join(found) or 'intact, finite, resumable'}"
     if not named:
         return
@@ -91,21 +90,18 @@ def verify(path: Path) -> Iterator[tuple[bool, str]]:
     metrics = path / "metrics.jsonl"
     if metrics.is_file():
         lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-        bad = sum(not _is_json(line) for line in lines)
+        bad = 0
+        for line in lines:
+            try:
+                json.loads(line)
+            except (ValueError, RecursionError):
+                bad += 1
         yield True, f"metrics.jsonl: {len(lines):,} lines" + (f", {bad} of them cut short or damaged (--resume drops them)" if bad else "")
     try:
         with Lock(path):
             pass
     except OSError as error:
         yield True, str(error).split(", expected")[0] if isinstance(error, BlockingIOError) else f"lock: {error}"
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def main(argv: list[str] | None = None) -> int:

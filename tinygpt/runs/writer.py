@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from tinygpt.runs import layout
-from tinygpt.storage import durable
 from tinygpt.storage.checked_json import to_json
-from tinygpt.storage.durable import Written, replace_file
+from tinygpt.storage.durable import Written, remove_directory, replace_file, write_directory
 from tinygpt.storage.safetensors import Content, TensorFile, chunks_of
 
 
@@ -39,12 +38,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
 
     def write(self, step: int, files: Mapping[str, Content], *, best: bool, adapter: Mapping[str, Content]) -> None:
-        """Begins to write a checkpoint. Waits for the one before, if that is still being written.
-
-        files     of the checkpoint's directory, by name
-        best      points `best` at it, too
-        adapter   files for the run's folder adapter/
-        """
+        """Begins to write a checkpoint of these files, by name, and the run's folder adapter/, once the one before is on the disk."""
         self.wait()
         if not self.background:
             self._write(step, files, best, adapter)
@@ -72,7 +66,7 @@ class CheckpointWriter:
         final = next(folder / name for name in names if not (folder / name).exists())  # one that is there is never replaced
         try:
             with explained(self.run):
-                durable.write_directory(final, {name: chunks_of(content) for name, content in files.items()}, _manifest)
+                write_directory(final, {name: chunks_of(content) for name, content in files.items()}, _manifest)
                 _point_and_prune(self.run, final.name, best, self.keep)
                 if adapter:
                     (self.run / "adapter").mkdir(exist_ok=True)
@@ -100,7 +94,7 @@ def _point_and_prune(run: Path, name: str, best: bool, keep: int) -> None:
     newest = sorted(layout.list_checkpoints(run), key=lambda p: (p.stat().st_mtime_ns, layout.step_and_repeat(p)), reverse=True)
     for old in newest[max(keep, 1) :]:
         if old.name not in (name, layout.read_pointer(run, "best")):
-            durable.remove_directory(old)
+            remove_directory(old)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ MAX_JSON_BYTES = 64 << 20  # a vocabulary of a million tokens is a third of it
 
 
 def read_json(path: Path) -> Json:
-    """What a JSON file holds. Raises ValueError, naming the file, for one that is too large, not UTF-8, not JSON, nested beyond reason,
-    or that holds numbers JSON does not have (NaN, Infinity) or that no computer wants (thousands of digits).
+    """What a JSON file holds. Raises ValueError, naming the file, for one that is too large, not UTF-8, not JSON, nested beyond reason, or
+    with numbers that JSON lacks (NaN, Infinity) or that no computer wants (thousands of digits).
     """
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
@@ -74,7 +74,7 @@ _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.B
 _SAVE = "save the file as UTF-8 in your editor, or leave it out if it is no text"
 
 
-def encoding_of(data: bytes, where: object, fix: str = _SAVE) -> str:
+def encoding_of(data: bytes, where: object) -> str:
     """The encoding that a byte order mark at the beginning of a text names; without one, UTF-8. Raises ValueError for bytes that are mostly
     zeros, or every other one: binary, or UTF-16 or UTF-32 without a mark. As UTF-8 they would decode to NULs. A stray zero passes.
     """
@@ -84,31 +84,25 @@ def encoding_of(data: bytes, where: object, fix: str = _SAVE) -> str:
     zeros = [data[start:4096:2].count(0) for start in (0, 1)]
     n, of = sum(zeros), min(len(data), 4096)
     if n >= 16 and (2 * n > of or (16 * n >= of and 0 in zeros)):
-        found = f"{n} of the first {of} bytes are 0, as in UTF-16 without a byte order mark"
-        raise InvalidInput(f"{where}: {found}, expected UTF-8; {fix}")
+        raise InvalidInput(f"{where}: {n} of the first {of} bytes are 0, as in UTF-16 without a byte order mark, expected UTF-8; {_SAVE}")
     return "utf-8"
 
 
-def not_text(where: object, byte: int, offset: int, encoding: str = "utf-8", fix: str = _SAVE) -> InvalidInput:
+def not_text(where: object, byte: int, offset: int, encoding: str = "utf-8") -> InvalidInput:
     """The error for a byte that text in this encoding does not have there."""
     name = encoding.upper()
-    return InvalidInput(f"{where}: byte 0x{byte:02x} at offset {offset} is not {name}, expected {name} text; {fix}")
-
-
-def decode_text(data: bytes, where: object, fix: str = _SAVE) -> str:
-    """Text of bytes in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; its line ends as \\n. Raises ValueError, naming `where`, byte and
-    offset, if they are not."""
-    encoding = encoding_of(data, where, fix)
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise not_text(where, data[error.start], error.start, encoding, fix) from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    return InvalidInput(f"{where}: byte 0x{byte:02x} at offset {offset} is not {name}, expected {name} text; {_SAVE}")
 
 
 def read_text(path: str | Path) -> str:
-    """A text file, as `decode_text` reads it."""
-    return decode_text(Path(path).read_bytes(), path)
+    """A text file in UTF-8, or UTF-16 or UTF-32 with a byte order mark; line ends as \\n. Raises ValueError with file, byte and offset."""
+    data = Path(path).read_bytes()
+    encoding = encoding_of(data, path)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise not_text(path, data[error.start], error.start, encoding) from None
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json_object(path: Path) -> dict[str, Json]:

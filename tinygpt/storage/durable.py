@@ -91,17 +91,13 @@ def write_file(path: Path, chunks: Iterable[Chunk]) -> Written:
 
 def read_digest(path: Path) -> Written:
     """Size and sha256 of a file, read in pieces."""
-    digest, n_bytes = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-            n_bytes += len(piece)
-    return Written(n_bytes, digest.hexdigest())
+        digest = hashlib.file_digest(file, "sha256")
+        return Written(file.tell(), digest.hexdigest())
 
 
 def replace_file(path: Path, data: bytes | str | Iterable[Chunk], *, writer: str = "") -> Written:
-    """Gives a file new content (all of it, or chunks): a reader finds the old content or the new one, at any instant. `writer` tells apart
-    those that may do so at the same time."""
+    """Gives a file new content (all of it, or chunks): a reader finds the old or the new. `writer` tells apart those who do it at once."""
     temporary = path.with_name(f"{PARTIAL}{writer}{path.name}")
     try:
         written = write_file(temporary, [data.encode("utf-8")] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)

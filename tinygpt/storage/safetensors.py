@@ -71,19 +71,13 @@ def write_files(directory: Path, files: Mapping[str, Content]) -> None:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, not yet read.
-
-    start        of its numbers, in bytes from the start of the file
-    dtype        as safetensors names it: F32, F16, BF16, ...
-    shape        as it is stored
-    transposed   stored (out, in) where GPT-2 has (in, out)
-    """
+    """A tensor in a file, not yet read."""
 
     path: Path
-    start: int
-    dtype: str
-    shape: tuple[int, ...]
-    transposed: bool = False
+    start: int  # of its numbers, in bytes from the start of the file
+    dtype: str  # as safetensors names it: F32, F16, BF16, ...
+    shape: tuple[int, ...]  # as it is stored
+    transposed: bool = False  # stored (out, in) where GPT-2 has (in, out)
 
     @property
     def wanted_shape(self) -> tuple[int, ...]:
@@ -233,7 +227,5 @@ def _fill(file: BinaryIO, array: np.ndarray) -> None:
     while buffer:
         n = file.readinto(buffer)  # type: ignore[attr-defined]
         if not n:
-            raise InvalidInput(
-                f"{file.name}: ends {len(buffer):,} bytes early, expected the file that its header describes; fetch it again"
-            )
+            raise InvalidInput(f"{file.name}: ends {len(buffer):,} bytes early, expected the file that its header describes; get it again")
         buffer = buffer[n:]

@@ -41,10 +41,9 @@ class Divergence:
         if choice == "stop" or too_many or (choice == "rollback" and not can_roll_back):
             if choice != "stop" and too_many:
                 report += f"; {MAX_CONSECUTIVE} updates in a row failed, so --on-nan {choice} gives up"
-            raise Diverged(
-                f"{report}; the weights are as they were before this update and the last checkpoint is kept: resume from it with a lower --lr "
-                "(--resume RUN --override --lr ...), or leave such updates out with --on-nan skip"
-            )
+            kept = "the weights are as they were before this update and the last checkpoint is kept"
+            fix = "resume from it with a lower --lr (--resume RUN --override --lr ...), or leave such updates out with --on-nan skip"
+            raise Diverged(f"{report}; {kept}: {fix}")
         return choice
 
     def state_dict(self) -> dict[str, Json]:
@@ -77,8 +76,7 @@ class Divergence:
 class SpikeDetector:
     """Detects losses far above the running mean of the recent ones, in units of their running standard deviation.
 
-    Mean and variance are exponential averages over about `memory` updates. It reports nothing for the first `memory` updates, nor for as
-    many after a spike.
+    Mean and variance are exponential averages over about `memory` updates. Silent for the first `memory`, and for as many after a spike.
     """
 
     mean: float = 0.0
@@ -127,10 +125,7 @@ def first_bad_op(replay: Callable[[], object]) -> str:
 
 
 def likely_cause(*, bad_weight: str, bad_op: str, lr: float, norms: list[float], max_norm: float, dtype: str) -> str:
-    """The most probable cause, in words.
-
-    norms   gradient norms of the previous updates, oldest first
-    """
+    """The most probable cause, in words; `norms`: of the gradients of the previous updates, oldest first."""
     if bad_weight:
         return f"the weights themselves are not finite ({bad_weight}): they were loaded that way, or an update overflowed"
     usual = float(np.median(norms[:-3])) if len(norms) > 6 else math.nan

@@ -1,7 +1,6 @@
 """How much memory training will need, by formula, compared with what this process may have before it begins."""
 
 import sys
-from dataclasses import dataclass
 from functools import partial
 
 from autograd import backend
@@ -12,25 +11,15 @@ from tinygpt.errors import InvalidInput
 FLOAT_BYTES = 4
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(dict[str, int]):
     """Bytes that training needs at its peak, by purpose."""
-
-    program: int
-    weights: int
-    gradients: int
-    moments: int
-    activations: int
-    temporary: int
-    checkpoint: int
-    replicas: int
 
     @property
     def total(self) -> int:
-        return sum(vars(self).values())
+        return sum(self.values())
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {readable(n)}" for name, n in vars(self).items() if n)
+        parts = ", ".join(f"{name} {readable(n)}" for name, n in self.items() if n)
         return f"{readable(self.total)} ({parts})"
 
 
@@ -52,8 +41,8 @@ def estimate(
     c, n_tokens, p = config.n_embd, micro_batch * config.n_positions, config.n_parameters()
     block = 16 * c + config.n_head + 2
     blocks = config.n_layer * c + block if recompute else config.n_layer * block
-    # In addition: logits of a chunk of rows at the loss; in a block's backward pass the gradients of both sides of the MLP
-    # (4C each), of the residual stream and of the sum (C each); and a weight's gradient before it is added to the flat buffer.
+    # In addition: logits of a chunk of rows at the loss; in a block's backward pass the gradients of both sides of the MLP (4C each), of the
+    # residual stream and of the sum (C each); and a weight's gradient before it is added to the flat buffer.
     logits = min(n_tokens * config.vocab_size * FLOAT_BYTES, LOGITS_BYTES)
     backward = (10 * c * n_tokens + 4 * c * c) * FLOAT_BYTES
     program = resident_bytes() if program is None else program
@@ -82,8 +71,7 @@ def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, check
     if needed.total <= limit:
         return f"about {needed} of {readable(limit)}, {whose}" if limit < sys.maxsize else f"about {needed}"
     fits = [n for n in range(1, micro_batch) if with_batch(n).total <= limit]
-    batch = f"--micro-batch (to {fits[-1]})" if fits else "--micro-batch"
-    fix = f"lower {batch} or --n-positions (from {config.n_positions})"
+    fix = f"lower --micro-batch{f' (to {fits[-1]})' if fits else ''} or --n-positions (from {config.n_positions})"
     fix += "" if fits else ", or take a smaller model: even a micro-batch of 1 does not fit"
     fix += "" if recompute else ", or add --recompute"
     raise InvalidInput(f"memory: training needs about {needed}, expected at most {readable(limit)}, {whose}; {fix}")

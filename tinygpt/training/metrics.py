@@ -32,20 +32,15 @@ class Reporter(Protocol):
 
 @dataclass
 class Metrics:
-    """One logged update. Loss in nats per target (a token, or a text to classify).
-
-    gradient_norm   before clipping
-    update_ratio    norm of the step that AdamW took, decay aside, over the norm of the weights: near 1e-3 in a healthy run
-    elapsed_s       of the entire run, including the time before it was resumed
-    """
+    """One logged update. Loss in nats per target (a token, or a text to classify)."""
 
     step: int
     loss_nats: float
     lr: float
-    gradient_norm: float
-    update_ratio: float
+    gradient_norm: float  # before clipping
+    update_ratio: float  # norm of the step that AdamW took, decay aside, over the norm of the weights: near 1e-3 in a healthy run
     tokens_per_s: float
-    elapsed_s: float
+    elapsed_s: float  # of the entire run, including the time before it was resumed
     tokens_seen: int
 
 
@@ -118,11 +113,6 @@ def measure(model: Trainable, items: Batches, batch_size: int, n_batches: int = 
             n = count_targets(batch)
             total, n_targets, n_correct = total + loss.item() * n, n_targets + n, n_correct + correct
     return Evaluation(total / n_targets, n_correct / n_targets if isinstance(model, Classifies) else None)
-
-
-def evaluate(model: Trainable, items: Batches, batch_size: int, n_batches: int = 0) -> float:
-    """The loss of `measure`, nats per target."""
-    return measure(model, items, batch_size, n_batches).nats
 
 
 def update_ratio(optimizer: AdamW, piece: int = 1 << 20) -> float:

@@ -2,17 +2,15 @@
 
     loss, norm = train_step(model, AdamW(model, lr=1e-3), batches, max_norm=1.0)
 
-1. Micro-batches.  What an update learns from may need more memory than there is. It comes as a list of micro-batches, computed one after
-   another: the gradient of a sum is the sum of the gradients, so `backward` adds each one's into the same arrays, and only one
-   micro-batch at a time holds activations.
+1. Micro-batches.  What an update learns from may need more memory than there is. It comes as a list of micro-batches: the gradient of a
+   sum is the sum of the gradients, so `backward` adds each one's into the same arrays, and one at a time holds activations.
 2. Loss.  `model.loss` is a mean over the targets of its micro-batch that count (padding and prompts do not). A micro-batch with more of
    them gets a larger share, so that every target weighs the same:
 
        L = sum_i s_i L_i      s_i = n_i / sum_j n_j      n_i: targets of micro-batch i that count
 
 3. Backward pass.  dL/dw = sum_i s_i dL_i/dw: each loss is multiplied by its share before its backward pass.
-4. Clip.  One bad batch must not throw the weights far: with g all gradients as one long vector, g <- g min(1, max_norm / |g|). The
-   direction stays.
+4. Clip.  One bad batch must not throw the weights far: with g all gradients as one vector, g <- g min(1, max_norm / |g|), in its direction.
 5. Update.  The optimizer moves the weights (AdamW: `autograd/optim.py`), at the learning rate that the schedule has set.
 
 Source  clipping: Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1.
@@ -58,15 +56,11 @@ def clip_and_update(optimizer: AdamW, norm: Array, max_norm: float) -> None:
 
 
 class Shard(NamedTuple):
-    """Some rows of a micro-batch.
-
-    share       how much its mean loss counts in the loss of the update
-    first_row   which row of the micro-batch its first one is, so that its dropout masks are those of the full micro-batch
-    """
+    """Some rows of a micro-batch."""
 
     batch: Batch
-    share: float
-    first_row: int = 0
+    share: float  # how much its mean loss counts in the loss of the update
+    first_row: int = 0  # which row of the micro-batch its first one is, so that its dropout masks are those of the full micro-batch
 
 
 def accumulate(model: Trainable, shards: Sequence[Shard]) -> Array:

@@ -68,10 +68,8 @@ class Trainer:
     ) -> None:
         assert isinstance(model, nn.Module)
         if config.processes > 1 and workers is None:
-            raise InvalidInput(
-                f"TrainConfig.processes: {config.processes} without workers, expected Trainer(..., workers=workers_for(model, config)); "
-                "workers_for is in tinygpt.parallel.local"
-            )
+            rule = "expected Trainer(..., workers=workers_for(model, config)); workers_for is in tinygpt.parallel.local"
+            raise InvalidInput(f"TrainConfig.processes: {config.processes} without workers, {rule}")
         model.set_compute_dtype(config.dtype)
         self.model: Trainable = model
         self.config, self.workers = config, workers
@@ -122,8 +120,7 @@ class Trainer:
         return peak_bytes() + (self.workers.peak_bytes() if self.workers else 0)
 
     def evaluate(self) -> Evaluation:
-        """Loss on the validation items, or `eval_batches` batches of them (nan without any); a classifier's accuracy there and on a sample of
-        the training items."""
+        """Loss on the validation items, or `eval_batches` batches of them (nan without any); a classifier's accuracy there and in training."""
         size, items = self.config.micro_batch, self.validation_items
         found = Evaluation(math.nan) if items is None else measure(self.model, items, size, self.config.eval_batches)
         if items is None or found.accuracy is None:
@@ -185,10 +182,8 @@ class Trainer:
         entry = Entries(state, where)
         n_items, seed, drawn = (entry.integer("streams", "data_order", key) for key in ("n_items", "seed", "batches_drawn"))
         if n_items != self.order.n_items and not other_data:
-            raise InvalidInput(
-                f"{where}: saved with {n_items} items to learn from, expected {self.order.n_items} as there are now; "
-                "the data has changed (or the context, or the stride): resume with what the run began with"
-            )
+            fix = "the data has changed (or the context, or the stride): resume with what the run began with"
+            raise InvalidInput(f"{where}: saved with {n_items} items to learn from, expected {self.order.n_items} as there are now; {fix}")
         self.result.load_state_dict(entry)  # the object stays: `run` and its caller hold it
         self.order.seed, stream = seed, self.model.dropout_stream
         self.draw_from(0 if other_data else drawn)
@@ -299,10 +294,9 @@ class _Loop:
             return False
         found = self.trainer.evaluate()
         if not math.isfinite(found.nats):
-            raise Diverged(
-                f"validation: loss {found.nats} at step {step}, expected a finite number; nothing was saved, the last checkpoint is kept; "
-                f"lower --lr (it is {self.trainer.optimizer.lr:.1e}), or find the op with AUTOGRAD_DEBUG=1"
-            )
+            problem = f"validation: loss {found.nats} at step {step}, expected a finite number"
+            fix = f"lower --lr (it is {self.trainer.optimizer.lr:.1e}), or find the op with AUTOGRAD_DEBUG=1"
+            raise Diverged(f"{problem}; nothing was saved, the last checkpoint is kept; {fix}")
         best = found.nats < result.best_validation_nats
         if best:
             result.best_validation_nats, result.best_step = found.nats, step
@@ -325,8 +319,7 @@ def check_deterministic(trainer: Trainer) -> str:
     with the result. Raises ArithmeticError naming the first parameter whose gradients differ."""
     before, runs = trainer.position(), []
     for _ in range(2):
-        loss = trainer.gradients()
-        runs.append((float(loss), backend.to_host(trainer.optimizer.gradient).copy()))
+        runs.append((float(trainer.gradients()), backend.to_host(trainer.optimizer.gradient).copy()))
         trainer.go_to(before)
     trainer.optimizer.zero_grad()
     (loss_1, gradient_1), (loss_2, gradient_2) = runs
@@ -334,10 +327,9 @@ def check_deterministic(trainer: Trainer) -> str:
         ends = np.cumsum([p.size for _, p in trainer.optimizer.named])
         pieces = zip(trainer.optimizer.named, *(np.split(gradient, ends[:-1]) for gradient in (gradient_1, gradient_2)), strict=True)
         name = next((name for (name, _), one, two in pieces if one.tobytes() != two.tobytes()), "none, only in the loss")
-        raise NotDeterministic(
-            f"deterministic check: two runs of one step differ, first in the gradient of {name} (losses {loss_1!r} and {loss_2!r}), expected equal "
-            "bits; an op on this backend is not deterministic: runs will agree to rounding only"
-        )
+        found = f"two runs of one step differ, first in the gradient of {name} (losses {loss_1!r} and {loss_2!r})"
+        cause = "an op on this backend is not deterministic: runs will agree to rounding only"
+        raise NotDeterministic(f"deterministic check: {found}, expected equal bits; {cause}")
     return f"step {trainer.result.step + 1} computed twice: the loss and all {gradient_1.size:,} gradients are equal bit for bit"
 
 

@@ -53,33 +53,6 @@ class StorableTokenizer(Protocol):
 M = TypeVar("M", bound=Storable)
 
 
-def stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The location of each tensor of a checkpoint, by GPT-2's names.
-
-    path   a Hugging Face directory (nanoGPT's names and orientation are understood, too) or llm.c's file
-    Raises FileNotFoundError without weights, ValueError for damaged or pickled ones.
-    """
-    if path.is_file():
-        return read_llm_c_header(path)[1]
-    if not has_weights(path):
-        for file in sorted([*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"), *path.glob("*.ckpt")]):
-            raise refuse_pickle(file)
-        raise MissingFile(f"{path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
-    tensors: dict[str, StoredTensor] = {}
-    for name, tensor in read_headers(path).items():
-        short = canonical_name(name)
-        if short in tensors:
-            raise InvalidInput(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
-        if not (short.startswith("h.") and short.endswith((".attn.bias", ".attn.masked_bias"))):  # older files' causal masks: no weights
-            tensors[short] = tensor
-    # nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C).
-    first = tensors.get("h.0.attn.c_attn.weight")
-    if first is not None and len(first.shape) == 2 and first.shape[0] == 3 * first.shape[1]:
-        turned = re.compile(r"h\..*(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
-        return {name: dataclasses.replace(tensor, transposed=bool(turned.fullmatch(name))) for name, tensor in tensors.items()}
-    return tensors
-
-
 _PREFIXES = ("transformer.", "_orig_mod.", "module.")  # GPT2LMHeadModel, torch.compile, DistributedDataParallel
 
 
@@ -94,33 +67,51 @@ class StoredModel:
     """A model on disk: its config.json, its shape and the location of each tensor, each read once.
 
     path_or_name   as `locate` takes it: a Hugging Face directory, nanoGPT's, llm.c's file, or a name on the hub
-    Raises FileNotFoundError where there is none, ValueError for another architecture than GPT-2's, for a variant that GPT does not compute,
-    and for a shape far beyond the weights.
+    Raises FileNotFoundError where there is none, ValueError for models that GPT does not compute, and shapes far beyond the weights.
     """
 
     def __init__(self, path_or_name: str | Path) -> None:
         self.path = locate(path_or_name)
-        self.fields = {} if self.path.is_file() else read_json_object(self.path / "config.json")
-        self.config = read_llm_c_header(self.path)[0] if self.path.is_file() else self._checked(_config_of(self.path, self.fields))
+        self.fields: dict[str, Json] = {}
+        if self.path.is_file():
+            self.config, self.tensors = read_llm_c_header(self.path)
+            return
+        self.fields = read_json_object(self.path / "config.json")
+        self.config = _config_of(self.path, self.fields)
+        held = sum(math.prod(tensor.shape) for tensor in self.tensors.values()) if has_weights(self.path) else math.inf
+        if self.config.n_parameters() > 2 * held + 10_000:  # a typing error, or an attack: seen before a model of that shape is made
+            rule = f"expected about {held:,}, as many as the file of weights holds; take both files from the same model"
+            raise InvalidInput(f"{self.path / 'config.json'}: describes {self.config.n_parameters():,} weights, {rule}")
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
-        """By GPT-2's names. Raises as `stored_tensors` does."""
-        return stored_tensors(self.path)
+        """The location of each tensor, by GPT-2's names; nanoGPT's names and orientation are understood, too.
+
+        Raises FileNotFoundError without weights, ValueError for damaged or pickled ones.
+        """
+        if not has_weights(self.path):
+            for file in sorted(file for file in self.path.glob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")):
+                raise refuse_pickle(file)
+            raise MissingFile(f"{self.path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
+        tensors: dict[str, StoredTensor] = {}
+        for name, tensor in read_headers(self.path).items():
+            short = canonical_name(name)
+            if short in tensors:
+                raise InvalidInput(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
+            if not re.fullmatch(r"h\..*\.attn\.(masked_)?bias", short):  # older files' causal masks: no weights
+                tensors[short] = tensor
+        # nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C).
+        first = tensors.get("h.0.attn.c_attn.weight")
+        if first is not None and len(first.shape) == 2 and first.shape[0] == 3 * first.shape[1]:
+            turned = re.compile(r"h\..*(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+            return {name: dataclasses.replace(tensor, transposed=bool(turned.fullmatch(name))) for name, tensor in tensors.items()}
+        return tensors
 
     @property
     def architecture(self) -> str:
         """By Hugging Face's name; a language model unless config.json says that it is a classifier."""
         named = self.fields.get("architectures")
         return CLASSIFIER if isinstance(named, list) and CLASSIFIER in named else LANGUAGE_MODEL
-
-    def _checked(self, config: GPTConfig) -> GPTConfig:
-        """Raises ValueError for a shape far beyond the weights, before a model of it is made: a typing error, or an attack."""
-        held = sum(math.prod(tensor.shape) for tensor in self.tensors.values()) if has_weights(self.path) else math.inf
-        if config.n_parameters() > 2 * held + 10_000:
-            rule = f"expected about {held:,}, as many as the file of weights holds; take both files from the same model"
-            raise InvalidInput(f"{self.path / 'config.json'}: describes {config.n_parameters():,} weights, {rule}")
-        return config
 
     def load_into(self, model: Storable) -> None:
         """Reads the weights into a model's parameters, which decide what is expected.
@@ -172,17 +163,12 @@ def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tupl
 
 
 _ALIASES = {  # GPT-2's names under those of other models, as transformers takes them
-    "hidden_size": "n_embd",
-    "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-    "max_position_embeddings": "n_positions",
-}
+    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions",
+}  # fmt: skip
 _OUR_ARITHMETIC = {  # variants that would change the result, with the values that GPT supports
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-}
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "add_cross_attention": (False,),
+    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,),
+}  # fmt: skip
 
 
 def _config_of(directory: Path, fields: dict[str, Json]) -> GPTConfig:
@@ -208,26 +194,27 @@ def _config_of(directory: Path, fields: dict[str, Json]) -> GPTConfig:
     return GPTConfig(**dropouts, **kept)
 
 
-def gpt2_config(config: GPTConfig, tokenizer: StorableTokenizer | None = None) -> dict[str, Json]:
-    """The model's shape under the keys of GPT-2's config.json."""
-    fields = dataclasses.asdict(config) | config.dropouts
-    del fields["dropout"]
-    eos = None if tokenizer is None else tokenizer.eos_id
-    named = {"model_type": "gpt2", "architectures": [LANGUAGE_MODEL], "activation_function": "gelu_new"}
-    return named | fields | {"bos_token_id": eos, "eos_token_id": eos}
-
-
 def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None) -> dict[str, Content]:
     """The files of a Hugging Face checkpoint, by name: config.json, model.safetensors and, if given, the tokenizer's."""
     weights = {name: backend.to_host(p.data) for name, p in model.named_parameters()}
     if not model.config.qkv_bias:  # GPT-2's format always has this bias
         for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
             weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
-    fields = gpt2_config(model.config, tokenizer) | getattr(model, "pretrained_fields", dict)()
+    eos = None if tokenizer is None else tokenizer.eos_id
+    fields: dict[str, Json] = {"model_type": "gpt2", "architectures": [LANGUAGE_MODEL], "activation_function": "gelu_new"}
+    fields |= dataclasses.asdict(model.config) | model.config.dropouts | {"bos_token_id": eos, "eos_token_id": eos}
+    fields |= getattr(model, "pretrained_fields", dict)()
+    del fields["dropout"]
     files: dict[str, Content] = {WEIGHTS: TensorFile(weights, {"format": "pt"}), "config.json": to_json(fields)}
     if tokenizer is not None:
         files |= {name: text.encode("utf-8") for name, text in tokenizer.files().items()}
-        files["tokenizer_config.json"] = to_json(tokenizer_config(tokenizer, model.config.n_positions))
+        is_bpe = tokenizer.kind in ("bpe", "gpt2")  # what follows is what transformers' AutoTokenizer needs in addition to the vocabulary
+        loader = (
+            {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False} if is_bpe else {"tokenizer_class": "PreTrainedTokenizerFast"}
+        )
+        end = {} if eos is None else dict.fromkeys(("bos_token", "eos_token"), tokenizer.token_bytes(eos).decode())
+        limits = {"model_max_length": model.config.n_positions, "clean_up_tokenization_spaces": False}
+        files["tokenizer_config.json"] = to_json(limits | loader | end)
     return files
 
 
@@ -238,17 +225,6 @@ def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableT
     if tokenizer is not None:
         tokenizer.check_directory(directory)
     write_files(directory, files)
-
-
-def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
-    """What transformers' AutoTokenizer needs in addition to the vocabulary."""
-    fields: dict[str, Json] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
-    is_bpe = tokenizer.kind in ("bpe", "gpt2")
-    fields |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False} if is_bpe else {"tokenizer_class": "PreTrainedTokenizerFast"}
-    if tokenizer.eos_id is not None:
-        end = tokenizer.token_bytes(tokenizer.eos_id).decode()
-        fields |= {"bos_token": end, "eos_token": end}
-    return fields
 
 
 def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:

@@ -47,12 +47,6 @@ def has_weights(path: Path) -> bool:
     return path.suffix == ".bin" if path.is_file() else (path / WEIGHTS).is_file() or (path / INDEX).is_file()
 
 
-def is_pickle(path: Path) -> bool:
-    """PyTorch writes a zip archive with a pickle in it; before 2020, a bare pickle."""
-    with path.open("rb") as file:
-        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
-
 def refuse_pickle(path: Path) -> InvalidInput:
     code = (
         f"import torch, safetensors.torch as s; w = torch.load('{path.name}', weights_only=True, map_location='cpu'); "

@@ -1,15 +1,14 @@
 """llm.c's container: all tensors of a GPT-2 in one file, in one fixed order."""
 
 import math
+import struct
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.safetensors import ITEM_BYTES, StoredTensor
-from tinygpt.weights.hub import is_pickle, refuse_pickle
+from tinygpt.weights.hub import refuse_pickle
 
 _LLM_C_MAGIC, _LLM_C_HEADER_BYTES = 20240326, 1024
 _LLM_C_DTYPES = {3: "F32", 5: "BF16"}  # by version of the file
@@ -23,11 +22,11 @@ def read_llm_c_header(path: Path) -> tuple[GPTConfig, dict[str, StoredTensor]]:
     Raises ValueError for another kind of file or one of the wrong length. Source  https://github.com/karpathy/llm.c, train_gpt2.c.
     """
     with path.open("rb") as file:
-        header = np.frombuffer(file.read(_LLM_C_HEADER_BYTES).ljust(_LLM_C_HEADER_BYTES, b"\0"), dtype="<i4")
-    magic, version, t, v, n_layer, n_head, c, padded = (int(number) for number in header[:8])
+        header = file.read(32).ljust(32, b"\0")
+    if header.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):  # PyTorch's: zip archive, or before 2020 bare pickle
+        raise refuse_pickle(path)
+    magic, version, t, v, n_layer, n_head, c, padded = struct.unpack("<8i", header)
     if magic != _LLM_C_MAGIC:
-        if is_pickle(path):
-            raise refuse_pickle(path)
         rule = f"expected {_LLM_C_MAGIC}, as llm.c's model files do; pass a Hugging Face directory or such a file"
         raise InvalidInput(f"{path}: begins with {magic}, {rule}")
     if version not in _LLM_C_DTYPES:

@@ -77,7 +77,7 @@ class SoftmaxBlocked(Softmax):
                 _, total, _ = exponentials(rows[part], o, each_row=True)
             o /= np.where(total == 0, 1, total)
 
-        row_blocks(*_size(rows), block)
+        row_blocks(len(rows), rows[0].nbytes, block)
         return y, (y, axis)
 
     @staticmethod
@@ -92,7 +92,7 @@ class SoftmaxBlocked(Softmax):
             np.subtract(dys[part], dots[:, None], out=out[part])
             out[part] *= ys[part]
 
-        row_blocks(*_size(ys), block)
+        row_blocks(len(ys), ys[0].nbytes, block)
         return dx
 
 
@@ -113,7 +113,3 @@ def exponentials(s: np.ndarray, out: np.ndarray, *, each_row: bool) -> tuple[np.
     ones = np.ones(s.shape[-1], dtype=s.dtype)
     total = (out.reshape(-1, s.shape[-1]) @ ones).reshape(*s.shape[:-1], 1)  # BLAS sums short rows faster than NumPy
     return m, total, each_row or (bool(finite.all()) and bool(total.min() >= _FAR_BELOW))
-
-
-def _size(rows: np.ndarray) -> tuple[int, int]:
-    return rows.shape[0], rows.shape[1] * rows.itemsize

@@ -2,7 +2,6 @@
 
 import math
 from collections import namedtuple
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -65,7 +64,7 @@ class AttentionBlocked(Attention):
                 np.log(total, out=total)
                 lse[unit][:, :, rows] = (m + total)[..., 0]
 
-        plan.run(work)
+        for_each(len(plan.units), work, threaded=plan.threaded)
         return y, BlockedSaved(q, k, v, y, lse, plan)
 
     @staticmethod
@@ -97,7 +96,7 @@ class AttentionBlocked(Attention):
                 np.matmul(dweights, ks[:, :, :end], out=dq[unit][:, :, rows])
                 _fill_or_add(dk[unit][:, :, :end], dweights.swapaxes(-1, -2), qs[:, :, rows], fill=last)
 
-        plan.run(work)
+        for_each(len(plan.units), work, threaded=plan.threaded)
         return dq, dk, dv, None
 
 
@@ -123,9 +122,6 @@ class _Plan:
         ahead = n_keys - self.n_queries
         self.query_blocks = [(r, r.stop + ahead if causal else n_keys) for r in rows]  # with the keys that they may attend to
         self.threaded = n_batch * self.n_head * self.n_queries * n_keys > _THREADS_PAY_SCORES
-
-    def run(self, work: Callable[[int], None]) -> None:
-        for_each(len(self.units), work, threaded=self.threaded)
 
     def scores(self, q: np.ndarray, k_columns: np.ndarray, rows: slice) -> Array:
         """q @ k^T / sqrt(D), (B', H', T', S'); -inf where masked: only in the square at the block's end."""

@@ -18,9 +18,8 @@ _by_blas: ContextVar[bool] = ContextVar("few_rows_by_blas", default=False)
 
 
 def few_rows_by_blas() -> AbstractContextManager[bool]:
-    """Within this block BLAS divides products of a few rows among its own threads. Faster between the steps of decoding, which use
-    them too. Asked for, and not read off `needs`: BLAS may round by how a product is divided (its AVX2 kernels do), and recording
-    gradients must change no value."""
+    """Within this block BLAS divides products of a few rows among its own threads: faster between steps of decoding, which use them, too.
+    Not read off `needs`: BLAS may round by how a product is divided (its AVX2 kernels do), and recording must change no value."""
     return within(_by_blas, True)
 
 
@@ -41,21 +40,18 @@ class LinearThreaded(Linear):
         rows = x.reshape(rows_of(x.shape), x.shape[-1])
         y = np.empty((len(rows), weight.shape[1]), dtype=x.dtype)
 
-        def some_rows(mine: slice) -> None:
-            np.matmul(rows[mine], weight, out=y[mine])
+        def block(some: slice, outputs: slice) -> None:
+            np.matmul(rows[some], weight[:, outputs], out=y[some, outputs])
             if bias is not None:
-                y[mine] += bias
+                y[some, outputs] += bias[outputs]
 
-        def some_outputs(mine: slice) -> None:
-            np.matmul(rows, weight[:, mine], out=y[:, mine])
-            if bias is not None:
-                y[:, mine] += bias[mine]
-
+        every = slice(None)
         if len(y) <= _FEW_ROWS and _by_blas.get():
-            some_rows(slice(None))
+            block(every, every)
         else:  # The longer side is divided: half of a few rows still reads all the weights.
-            part, n = (some_rows, len(y)) if len(y) >= y.shape[1] else (some_outputs, y.shape[1])
-            parallel([partial(part, mine) for mine in even_parts(n)], n_flops=2 * y.size * len(weight))
+            by_rows = len(y) >= y.shape[1]
+            parts = [(mine, every) if by_rows else (every, mine) for mine in even_parts(max(y.shape))]
+            parallel([partial(block, *part) for part in parts], n_flops=2 * y.size * len(weight))
         return y.reshape(*x.shape[:-1], weight.shape[1]), (x if needs[1] else None, weight if needs[0] else None)
 
     @staticmethod

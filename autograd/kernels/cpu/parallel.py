@@ -3,9 +3,8 @@
 NumPy's functions release the interpreter lock, so a chain of them over a small block runs like one fused loop: the block's
 temporaries stay in the cache instead of going to memory and back between calls.
 
-Each block's work depends only on the block, and sums over blocks are added in the order of the blocks: the same bits
-whichever thread ran which block. Block sizes do not depend on the number of threads; the shares of a matrix product do (`even_parts`), so
-another number of threads may round differently.
+Each block's work depends only on the block, and sums over blocks are added in the order of the blocks: the same bits whichever thread ran
+which. Block sizes do not depend on the number of threads; shares of a matrix product do (`even_parts`), so another number may round otherwise.
 """
 
 import contextvars
@@ -31,19 +30,15 @@ BLOCK_BYTES = 1024 * 1024
 """Size of one array's block, at most. Threads contend for the interpreter lock after each NumPy call, and the loser sleeps for tens of
 microseconds: on two cores blocks of 1 MB, larger than the L2 cache takes, beat blocks of 256 KB by a fifth to a half."""
 
-_THREADS_PAY_BYTES = (
-    1024 * 1024
-)  # below this, submitting work to a thread (some 50 us) and contending for the lock cost more than they save
+# Below this, submitting work to a thread (some 50 us) and contending for the lock cost more than they save.
+_THREADS_PAY_BYTES = 1024 * 1024
 _THREADS_PAY_FLOPS = 10_000_000  # the same for matrix products, which do about 100 operations per nanosecond
 
 _threads: ContextVar[int] = ContextVar("threads", default=0)
 
 
 def n_threads() -> int:
-    """Those of `use_threads`; else AUTOGRAD_THREADS, or the cores that this process may use.
-
-    Raises ValueError if AUTOGRAD_THREADS is not a positive number.
-    """
+    """Those of `use_threads`; else AUTOGRAD_THREADS (ValueError if it is no positive number), or the cores that this process may use."""
     return _threads.get() or _default_threads()
 
 
@@ -71,17 +66,14 @@ def _pool() -> ThreadPoolExecutor:
 
 @cache
 def _blas() -> list[LibController]:
-    """The BLAS that NumPy calls, with get_num_threads and set_num_threads: the one in NumPy's own folder, as wheels bring it, else
-    every one in this process (PyTorch, for one, brings another)."""
+    """The BLAS that NumPy calls: the one in NumPy's own folder, as wheels bring it, else all in this process (PyTorch brings another)."""
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     return [library for library in libraries if "numpy" in Path(library.filepath).parent.name] or libraries
 
 
 def blas() -> str:
     """Name, version, kernels and threads of the BLAS that NumPy calls: what the rounding of a matrix product depends on."""
-    return ", ".join(
-        f"{b.internal_api} {b.version} {getattr(b, 'architecture', '')}, threads {b.get_num_threads()}" for b in _blas()
-    )  # fmt: skip
+    return ", ".join(f"{b.internal_api} {b.version} {getattr(b, 'architecture', '')}, threads {b.get_num_threads()}" for b in _blas())
 
 
 def for_each(n: int, work: Callable[[int], object], *, threaded: bool) -> None:
@@ -109,49 +101,39 @@ def for_each(n: int, work: Callable[[int], object], *, threaded: bool) -> None:
                 helper.result()
 
 
-class _BlasHolds:
-    """Who holds BLAS to how many threads. The number is one for the process, so holds of several Python threads may overlap: the
-    newest one still held counts, and BLAS gets its own number back with the end of the last."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.own: list[tuple[LibController, int]] = []  # (library, number of threads that nobody asked for)
-        self.held: dict[object, int] = {}  # oldest first
-
-    def add(self, hold: object, n: int) -> None:
-        with self.lock:
-            if not self.held:
-                self.own = [(library, library.get_num_threads()) for library in _blas()]
-            self.held[hold] = n
-            self._apply()
-
-    def remove(self, hold: object) -> None:
-        with self.lock:
-            del self.held[hold]
-            self._apply()
-
-    def _apply(self) -> None:
-        n = next(reversed(self.held.values()), None)
-        for library, own in self.own:
-            library.set_num_threads(own if n is None else n)
-
-
-_holds = _BlasHolds()
+_lock = threading.Lock()  # of the two below
+_own: list[tuple[LibController, int]] = []  # (BLAS, number of threads that nobody asked for)
+_held: dict[object, int] = {}  # who holds BLAS to how many threads, oldest first
 
 if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads, and would wait for them, or their lock, forever
-    os.register_at_fork(before=_holds.lock.acquire, after_in_parent=_holds.lock.release, after_in_child=_holds.lock.release)
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 @contextmanager
 def _blas_threads(n: int) -> Iterator[None]:
-    """Holds BLAS to n threads, and gives it back its own number afterwards."""
-    hold = object()
-    _holds.add(hold, n)
+    """Within this block BLAS has n threads. Its number is one for the process, so blocks of several Python threads may overlap: the newest
+    one still open counts, and BLAS gets its own number back with the end of the last."""
+    block = object()
+    _hold_blas(block, n)
     try:
         yield
     finally:
-        _holds.remove(hold)
+        _hold_blas(block, None)
+
+
+def _hold_blas(block: object, n: int | None) -> None:
+    """The block begins with n threads, or ends (None)."""
+    with _lock:
+        if not _held:
+            _own[:] = [(library, library.get_num_threads()) for library in _blas()]
+        if n is None:
+            del _held[block]
+        else:
+            _held[block] = n
+        newest = next(reversed(_held.values()), None)
+        for library, own in _own:
+            library.set_num_threads(own if newest is None else newest)
 
 
 def parallel(work: Sequence[Callable[[], object]], *, n_flops: int) -> None:
@@ -160,8 +142,7 @@ def parallel(work: Sequence[Callable[[], object]], *, n_flops: int) -> None:
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """out = a b for matrices, each thread a share of out's longer side, so that the larger operand is read once. Inside a worker, call
-    np.matmul itself."""
+    """out = a b for matrices, each thread a share of out's longer side: the larger operand is read once. In a worker, call np.matmul itself."""
     m, n = out.shape
     if m >= n:
         work = [partial(np.matmul, a[mine], b, out=out[mine]) for mine in even_parts(m)]
@@ -178,25 +159,19 @@ def even_parts(n: int) -> list[slice]:
 
 
 def row_blocks(n_rows: int, row_bytes: int, work: Callable[[slice], object]) -> None:
-    """Calls work(rows) for slices that cover 0 .. n_rows, each of at most BLOCK_BYTES or one row."""
-    blocks = _blocks(n_rows, row_bytes)
-    for_each(len(blocks), lambda i: work(blocks[i]), threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
+    """Calls work(rows) for equal slices that cover 0 .. n_rows, each of at most BLOCK_BYTES or one row; an even number, for two threads."""
+    n = -(-n_rows * row_bytes // BLOCK_BYTES)
+    n = min(n_rows, n if n <= 1 else n + n % 2)
+    blocks = [slice(n_rows * i // n, n_rows * (i + 1) // n) for i in range(n)]
+    for_each(n, lambda i: work(blocks[i]), threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
 
 
 def row_sums(n_rows: int, row_bytes: int, work: Callable[[slice], tuple[Array, ...]]) -> tuple[Array, ...]:
     """Like row_blocks for work that returns arrays: their sums over all blocks, added in the order of the blocks."""
-    blocks = _blocks(n_rows, row_bytes)
-    parts: list[Array] = [None] * len(blocks)
+    parts: dict[int, tuple[Array, ...]] = {}  # by first row
 
-    def one(i: int) -> None:
-        parts[i] = work(blocks[i])
+    def block(rows: slice) -> None:
+        parts[rows.start] = work(rows)
 
-    for_each(len(blocks), one, threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)
-    return tuple(sum(terms[1:], start=terms[0]) for terms in zip(*parts, strict=True))
-
-
-def _blocks(n_rows: int, row_bytes: int) -> list[slice]:
-    """Equal blocks, an even number of them, so that two threads have the same to do."""
-    n = -(-n_rows * row_bytes // BLOCK_BYTES)
-    n = min(n_rows, n if n <= 1 else n + n % 2)
-    return [slice(n_rows * i // n, n_rows * (i + 1) // n) for i in range(n)]
+    row_blocks(n_rows, row_bytes, block)
+    return tuple(sum(terms[1:], start=terms[0]) for terms in zip(*(parts[start] for start in sorted(parts)), strict=True))

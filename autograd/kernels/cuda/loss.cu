@@ -25,7 +25,9 @@ extern "C" __global__ void cross_entropy_in_place(
         losses[blockIdx.x] = 0.0f;
     }
     const float factor = counted ? gradient_scale / softmax.sum : 0.0f;
-    for (int i = threadIdx.x * WIDTH; i < n_classes; i += blockDim.x * WIDTH) {
+    // From the end, which was read last: more of the row is still in a cache.
+    const int step = blockDim.x * WIDTH, first = threadIdx.x * WIDTH;
+    for (int i = first + (n_classes - 1 - first) / step * step; i >= first; i -= step) {
         if (!want_gradient && !(i <= target && target < i + WIDTH)) continue;  // only the target's own score is left to read
         if (counted) {
             load(v, z, i, n_classes);

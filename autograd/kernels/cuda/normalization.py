@@ -10,7 +10,7 @@ from autograd.kernels.cuda.matmul import sum_parts
 from autograd.kernels.cuda.module import WARP, contiguous, f32, i32, i64, kernel, rows_of, takes, width
 from autograd.ops.normalization import LayerNorm
 
-_BACKWARD_BLOCKS = 1024  # partial sums of dgamma and dbeta, at most: enough blocks to fill a large GPU
+_BACKWARD_BLOCKS = 384  # partial sums of dgamma and dbeta, at most: as many blocks as a large GPU runs at once
 _WARPS = 4  # of a block, at most; rows per block, where a warp holds a row
 _IN_REGISTERS = 24  # numbers of a row that a thread holds, at most
 

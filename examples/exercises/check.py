@@ -1,10 +1,11 @@
 """Checks an exercise: which input's gradient is wrong, where and by how much. Finding the fix is up to you.
 
 python -m tinygpt exercise        # the list, and your progress
-python -m tinygpt exercise 3      # one of them
+python -m tinygpt exercise 3      # one of them; where tinygpt is installed from elsewhere: python examples/exercises/check.py 3
 """
 
 import re
+import runpy
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,11 @@ import numpy as np
 
 import autograd as ag
 from autograd import Array, backend
-from tinygpt.arguments import command_parser, load_file
+from tinygpt.arguments import command_parser
+from tinygpt.cli import run
 from tinygpt.errors import InvalidInput, MissingFile
 
-FOLDER = Path(__file__).resolve().parent.parent / "examples" / "exercises"
+FOLDER = Path(__file__).resolve().parent
 
 Function = Callable[..., ag.Tensor]
 Arrays = dict[str, np.ndarray]
@@ -41,15 +43,14 @@ def exercises(folder: Path = FOLDER) -> dict[int, Path]:
     """Number -> file. Raises FileNotFoundError where the folder holds none."""
     found = {int(path.name[:2]): path for path in sorted(folder.glob("[0-9][0-9]_*.py"))}
     if not found:
-        rule = "files such as 01_tanh.py, which are in the source repository, not in the installed package"
-        raise MissingFile(f"{folder}: no exercises, expected {rule}; pass --folder CHECKOUT/examples/exercises")
+        raise MissingFile(f"{folder}: no exercises, expected files such as 01_tanh.py; pass --folder CHECKOUT/examples/exercises")
     return found
 
 
 def check(path: Path, seed: int = 0) -> Verdict:
     """Runs the op of an exercise file on random inputs and compares what backward returns with central differences, element by element."""
     try:
-        function, arrays = load_file(path).inputs(np.random.default_rng(seed))
+        function, arrays = runpy.run_path(str(path))["inputs"](np.random.default_rng(seed))
         y, dy, gradients, changed = _passes(function, arrays)
         expected = {name: _measured(function, arrays, name, dy) for name in arrays}
         single = {name: x.astype(np.float32) for name, x in arrays.items()}
@@ -75,7 +76,7 @@ def _is_as_given(path: Path, seed: int, arrays: Arrays, y: np.ndarray) -> bool:
     """Whether inputs and output are those of the solution: a forward changed to suit a wrong backward is another exercise."""
     if not (solution := FOLDER / "solutions" / path.name).exists():
         return True
-    function, given = load_file(solution).inputs(np.random.default_rng(seed))
+    function, given = runpy.run_path(str(solution))["inputs"](np.random.default_rng(seed))
     same = list(given) == list(arrays) and all(np.array_equal(given[name], arrays[name]) for name in given)
     return same and np.allclose(_forward(function, given), y, rtol=1e-9, atol=1e-12)
 
@@ -158,3 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     end = "fixed: every gradient is right" if verdict.right else "not yet"
     print("\n".join([f"exercise {arguments.number}, {path}", *(f"  {line}" for line in verdict.lines), end]))
     return 0 if verdict.right else 1
+
+
+if __name__ == "__main__":
+    run(main)
