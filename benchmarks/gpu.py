@@ -738,7 +738,7 @@ def probe() -> tuple[str | None, str]:
 
 
 def versions() -> Row:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for name in ("tinygpt", "numpy", "cupy-cuda13x", "cupy-cuda12x", "torch"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
