@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from tinygpt.config import PATH, Config
+from tinygpt.fields import PATH, Config
 
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:

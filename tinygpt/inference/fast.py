@@ -54,7 +54,7 @@ class FastDecoder:
     def __init__(self, model: GPT, cache: KVCache, n_rows: int) -> None:
         config, head, dtype = model.config, model.lm_head.weight, model.wte.weight.dtype
         self.model, self.cache = model, cache
-        b, c, h, d = n_rows, config.n_embd, config.n_head, config.head_size
+        b, c, h, d = n_rows, config.n_embd, config.n_head, config.channels_per_head
         self.layers = [_Layer(block, b) for block in model.h]
         self.head = _preferred_layout(head, b, out_first=True) if _owns_memory(head.data) else head.data
         self.x, self.normed, self.attended = (np.empty((b, c), dtype) for _ in range(3))

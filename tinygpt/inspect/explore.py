@@ -23,10 +23,10 @@ import autograd as ag
 from autograd import Array, backend, nn
 from autograd.drawing import op_name
 from tinygpt.arguments import parse_args
-from tinygpt.config import PathName
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED
 from tinygpt.errors import InvalidInput, MissingFile, PathExists
+from tinygpt.fields import PathName
 from tinygpt.inspect.trace import Steps, watched
 from tinygpt.models.gpt import GPT
 from tinygpt.runs.checkpoint import Checkpoint

@@ -30,7 +30,7 @@ class KVCache:
 
     def __init__(self, config: GPTConfig, n_rows: int, dtype: DTypeLike = np.float32, n_slots: int | None = None) -> None:
         self.n_slots = config.n_positions if n_slots is None else min(n_slots, config.n_positions)
-        shape = (config.n_layer, n_rows, config.n_head, self.n_slots, config.head_size)
+        shape = (config.n_layer, n_rows, config.n_head, self.n_slots, config.channels_per_head)
         self.keys = backend.xp.zeros(shape, dtype=dtype)
         self.values = backend.xp.zeros(shape, dtype=dtype)
 

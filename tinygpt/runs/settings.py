@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygpt.config import Config, GPTConfig, from_dict
+from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.fields import Config, from_dict
 from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.training.metrics import environment
 

@@ -23,6 +23,7 @@ import numpy as np
 from autograd import Array, Parameter, backend
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.model_config import SIZES
 from tinygpt.storage.checked_json import Json, read_json_object, to_json
 from tinygpt.storage.safetensors import FLOATS, WEIGHTS, Content, StoredTensor, TensorFile, read_headers, read_into, some_names, write_files
 from tinygpt.weights.hub import has_weights, locate, refuse_pickle
@@ -201,7 +202,7 @@ def _config_of(directory: Path, fields: dict[str, Json]) -> GPTConfig:
     if fields.get("n_inner") not in (None, 4 * fields.get("n_embd", 768)):
         raise InvalidInput(f"{path}: n_inner {fields['n_inner']}, expected 4 n_embd; this variant of GPT-2 is not supported")
     dropouts = {"dropout" if key == "resid_pdrop" else key: fields.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
-    known = {f.name for f in dataclasses.fields(GPTConfig)} - dropouts.keys()
+    known = set(SIZES.split()) - dropouts.keys()
     kept = {key: value for key, value in fields.items() if key in known}
     if dropouts["embd_pdrop"] == dropouts["attn_pdrop"] == dropouts["dropout"]:
         dropouts = {"dropout": dropouts["dropout"]}
@@ -210,8 +211,7 @@ def _config_of(directory: Path, fields: dict[str, Json]) -> GPTConfig:
 
 def gpt2_config(config: GPTConfig, tokenizer: StorableTokenizer | None = None) -> dict[str, Json]:
     """The model's shape under the keys of GPT-2's config.json."""
-    fields = dataclasses.asdict(config) | config.dropouts
-    del fields["dropout"]
+    fields = {name: getattr(config, name) for name in SIZES.split() if name != "dropout"} | config.dropouts
     eos = None if tokenizer is None else tokenizer.eos_id
     named = {"model_type": "gpt2", "architectures": [LANGUAGE_MODEL], "activation_function": "gelu_new"}
     return named | fields | {"bos_token_id": eos, "eos_token_id": eos}
