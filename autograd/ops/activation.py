@@ -167,15 +167,15 @@ class GatedProduct(Op):
     """
 
     @staticmethod
-    def forward(gate: Array, up: Array, *, activation: str) -> tuple[Array, GatedProductSaved]:
+    def forward(gate: Array, up: Array, *, activation: str) -> tuple[Array, tuple[Array, ...]]:
         a, _ = ACTIVATIONS[activation].forward(gate)
         return a * up, GatedProductSaved(gate, up, activation)
 
     @staticmethod
-    def backward(saved: GatedProductSaved, dy: Array) -> tuple[Array, Array]:
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, ...]:
         gate, up, activation = saved
         a, saved_a = ACTIVATIONS[activation].forward(gate)
-        return ACTIVATIONS[activation].backward(saved_a, dy * up), dy * a  # type: ignore[return-value]
+        return ACTIVATIONS[activation].backward(saved_a, dy * up), dy * a
 
 
 class SoftCap(Op):

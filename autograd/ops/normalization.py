@@ -67,14 +67,14 @@ class RMSNorm(Op):
     """
 
     @staticmethod
-    def forward(x: Array, weight: Array | None, *, eps: float = 1e-6, offset: float = 0.0) -> tuple[Array, RMSNormSaved]:
+    def forward(x: Array, weight: Array | None, *, eps: float = 1e-6, offset: float = 0.0) -> tuple[Array, tuple[Array, ...]]:
         r = 1 / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
         n = x * r
         scale = weight if weight is None or offset == 0 else offset + weight
         return n if scale is None else scale * n, RMSNormSaved(n, r, scale)
 
     @staticmethod
-    def backward(saved: RMSNormSaved, dy: Array) -> tuple[Array, Array | None]:
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array | None]:
         n, r, scale = saved
         q = dy if scale is None else scale * dy
         dx = r * (q - n * (q * n).mean(axis=-1, keepdims=True))
