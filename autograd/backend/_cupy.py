@@ -24,6 +24,7 @@ def _failed(step: str, cause: object, fix: str) -> BackendError:
 
 try:
     import cupy as xp
+    from cupyx.scipy import special
 except ModuleNotFoundError as error:
     raise _failed("step 1, `import cupy`,", error, _INSTALL) from error
 except ImportError as error:  # CuPy is there, and a library that it loads is not
@@ -177,6 +178,11 @@ def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
     starts = xp.searchsorted(rows, xp.arange(shape[0]), side="left")
     total = xp.where((ends > starts)[:, None], sums[ends - 1], 0)
     return total.reshape(shape).astype(values.dtype, copy=False)
+
+
+def erf(x: Array) -> Array:
+    """The error function of an array."""
+    return special.erf(x)
 
 
 def random_bits(seed: int, draw: int, start: int, n: int) -> Array:

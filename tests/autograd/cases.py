@@ -5,6 +5,7 @@
 
 import itertools
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +17,26 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd import backend
 from autograd.backend import random_bits, to_host
-from autograd.ops.activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from autograd.ops.activation import (
+    GELU,
+    GatedProduct,
+    GELUExact,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    SoftCap,
+    Softmax,
+    SquaredReLU,
+    Tanh,
+)  # fmt: skip
 from autograd.ops.attention import Attention
 from autograd.ops.dropout import Dropout
 from autograd.ops.elementwise import Add, Cast, Divide, Exp, Log, Maximum, Multiply, Negate, Power, Sqrt, Subtract, Where
 from autograd.ops.embedding import Embedding
 from autograd.ops.loss import CrossEntropy, LinearCrossEntropy
 from autograd.ops.matmul import Linear, MatMul
-from autograd.ops.normalization import LayerNorm
+from autograd.ops.normalization import LayerNorm, RMSNorm
 from autograd.ops.reduce import LogSumExp, Max, Mean, Sum, Var
 from autograd.ops.shape import BroadcastTo, Concatenate, Index, Reshape, Split, Stack, Transpose
 from tests.strategies import broadcast_shapes, distinct, lengths, nonzero, normal, positive, seeds, shapes, some_axes, spread
@@ -96,8 +109,37 @@ unary(Log, ag.log, math.log, positive)
 unary(Sqrt, ag.sqrt, math.sqrt, positive)
 unary(Tanh, ag.tanh, math.tanh)
 unary(Sigmoid, ag.sigmoid, lambda v: 1 / (1 + math.exp(-v)))
-unary(ReLU, ag.relu, lambda v: v if v > 0 else 0.0, nonzero)
-unary(GELU, ag.gelu, lambda v: 0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))
+
+ACTIVATION: dict[str, Callable[[float], float]] = {
+    "relu": lambda v: v if v > 0 else 0.0,
+    "gelu": lambda v: 0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))),
+    "gelu_exact": lambda v: v * statistics.NormalDist().cdf(v),
+    "silu": lambda v: v / (1 + math.exp(-v)),
+    "squared_relu": lambda v: v * v if v > 0 else 0.0,
+}
+
+unary(ReLU, ag.relu, ACTIVATION["relu"], nonzero)
+unary(GELU, ag.gelu, ACTIVATION["gelu"])
+unary(GELUExact, ag.gelu_exact, ACTIVATION["gelu_exact"])
+unary(SiLU, ag.silu, ACTIVATION["silu"])
+unary(SquaredReLU, ag.squared_relu, ACTIVATION["squared_relu"], nonzero)
+
+
+@case(GatedProduct)
+def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
+    name = draw(st.sampled_from(sorted(ACTIVATION)))
+    full = draw(shapes(scale=scale, empty=True))
+    gate = (nonzero if "relu" in name else normal)(rng, full)
+    return Case(
+        lambda gate, up: ag.gated_product(gate, up, name), lambda gate, up: each(ACTIVATION[name])(gate) * up, [gate, normal(rng, full)]
+    )
+
+
+@case(SoftCap)
+def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
+    cap = draw(st.sampled_from([0.7, 2, 30.0]))
+    x = 2 * normal(rng, draw(shapes(scale=scale, empty=True)))
+    return Case(lambda x: ag.soft_cap(x, cap), each(lambda v: cap * math.tanh(v / cap)), [x])
 
 
 @case(Power)
@@ -376,6 +418,24 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     )
 
 
+@case(RMSNorm)
+def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
+    x = spread(rng, draw(shapes(least=1, scale=scale, empty=True)))
+    eps, offset, weighted = draw(st.sampled_from([1e-6, 1e-3])), draw(st.sampled_from([0.0, 1.0])), draw(st.booleans())
+
+    def expected(x: np.ndarray, weight: Any = 1.0) -> np.ndarray:
+        def normalized(row: list[float]) -> list[float]:
+            size = math.sqrt(mean_of([v * v for v in row]) + eps)
+            return [v / size for v in row]
+
+        return along(x, -1, normalized) * (offset + weight if weighted else 1.0)
+
+    def call(x: ag.Tensor, weight: ag.Tensor | None = None) -> ag.Tensor:
+        return ag.rms_norm(x, weight, eps, offset if weighted else 0.0)
+
+    return Case(call, expected, [x, 1 + normal(rng, x.shape[-1:])] if weighted else [x])
+
+
 # Dropout, embedding, attention ---------------------------------------------------------------------------------------------------
 
 
@@ -484,11 +544,12 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
 def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     targets, n_classes, options = draw_targets(draw, rng, scale)
     n_channels = draw(lengths(scale))
-    chunk = draw(st.sampled_from([1, 2, 7, 32, 1024]))
+    chunk, softcap = draw(st.sampled_from([1, 2, 7, 32, 1024])), draw(st.sampled_from([0.0, 0.0, 1.5]))
     x = normal(rng, (*targets.shape, n_channels))
     weight = normal(rng, (n_classes, n_channels)) / math.sqrt(n_channels)
+    capped = each(lambda z: softcap * math.tanh(z / softcap)) if softcap else lambda z: z
     return Case(
-        lambda x, weight: ag.linear_cross_entropy(x, weight, targets, **options, chunk=chunk),
-        lambda x, weight: mean_loss(np.einsum("...c,vc->...v", x, weight), targets, **options),
+        lambda x, weight: ag.linear_cross_entropy(x, weight, targets, **options, softcap=softcap, chunk=chunk),
+        lambda x, weight: mean_loss(capped(np.einsum("...c,vc->...v", x, weight)), targets, **options),
         [x, weight],
     )
