@@ -24,12 +24,13 @@ from autograd.ops.loss import cross_entropy, linear_cross_entropy
 from autograd.ops.matmul import linear, matmul
 from autograd.ops.normalization import layer_norm
 from autograd.ops.reduce import logsumexp, max, mean, sum, var
+from autograd.ops.rotary import rotary_embedding
 from autograd.ops.shape import broadcast_to, concatenate, index, reshape, split, stack, transpose
 
 __all__ = [
     "RandomStream", "add", "broadcast_to", "cast", "concatenate", "cross_entropy", "divide", "dropout", "embedding", "exp", "gelu",
     "index", "layer_norm", "linear", "linear_cross_entropy", "log", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean",
-    "multiply", "negate", "power", "relu", "reshape", "scaled_dot_product_attention", "sigmoid", "softmax", "split", "sqrt", "stack",
+    "multiply", "negate", "power", "relu", "reshape", "rotary_embedding", "scaled_dot_product_attention", "sigmoid", "softmax", "split", "sqrt", "stack",
     "subtract", "sum", "tanh", "transpose", "var", "where",
 ]  # fmt: skip
 
