@@ -12,6 +12,10 @@ from autograd.backend import ArrayLike, xp
 from autograd.core import Array, Op, Parameter, Tensor, is_half, is_recording, no_grad
 from autograd.ops.activation import ACTIVATIONS, known_activation
 from autograd.ops.dropout import RandomStream, default_stream
+from autograd.positions import RotaryPositions as RotaryPositions
+from autograd.positions import alibi_slopes as alibi_slopes
+from autograd.positions import rotary_frequencies as rotary_frequencies
+from autograd.positions import sinusoidal_positions as sinusoidal_positions
 
 
 class Module:

@@ -75,8 +75,8 @@ class GPTConfig:
     """Channels of one attention head (D); default: n_embd / n_head."""
     qk_norm: Literal["none", "head", "all"] = "none"
     """Whether queries and keys are normalized, each head by itself or all heads together."""
-    activation: Literal["gelu_tanh", "gelu", "relu", "silu", "squared_relu"] = "gelu_tanh"
-    """The MLP's nonlinearity; GPT-2's is GELU by its approximation with tanh, gelu is the exact one."""
+    activation: Literal["gelu", "gelu_exact", "relu", "silu", "squared_relu"] = "gelu"
+    """The MLP's nonlinearity; gelu is GPT-2's, the approximation with tanh."""
     gated: bool = False
     """Whether the MLP's inner channels are multiplied by the activation of a second projection: SwiGLU with silu, GeGLU with gelu."""
     n_inner: int | None = None

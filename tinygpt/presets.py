@@ -13,17 +13,17 @@ _LLAMA = {"norm": "rms", "positions": "rotary", "activation": "silu", "gated": T
 _QWEN = {**_LLAMA, "vocab_size": 151_936, "rope_theta": 1e6, "layer_norm_epsilon": 1e-6}
 _PYTHIA = {
     "vocab_size": 50_304, "n_positions": 2048, "parallel_residual": True, "positions": "rotary", "rope_fraction": 0.25,
-    "activation": "gelu", "tie_word_embeddings": False,
+    "activation": "gelu_exact", "tie_word_embeddings": False,
 }  # fmt: skip
 _GEMMA_3 = {
     **_LLAMA, "vocab_size": 262_144, "n_positions": 32_768, "head_size": 256, "n_kv_head": 1, "layer_norm_epsilon": 1e-6,
     "norm_offset": 1.0, "norm_position": "sandwich", "qk_norm": "head", "rope_theta": 1e6, "rope_local_theta": 1e4,
-    "activation": "gelu_tanh", "attention_scale": 256**-0.5, "window": 512, "window_pattern": "SSSSSL",
+    "activation": "gelu", "attention_scale": 256**-0.5, "window": 512, "window_pattern": "SSSSSL",
 }  # fmt: skip
 _GPT_3 = {"n_positions": 2048}
 _LLAMA_2 = {**_LLAMA, "vocab_size": 32_000, "n_positions": 4096, "tie_word_embeddings": False}
 _FALCON = {
-    "vocab_size": 65_024, "n_positions": 2048, "parallel_residual": True, "positions": "rotary", "activation": "gelu", **_NO_BIAS,
+    "vocab_size": 65_024, "n_positions": 2048, "parallel_residual": True, "positions": "rotary", "activation": "gelu_exact", **_NO_BIAS,
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Json]] = {

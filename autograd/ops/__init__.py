@@ -36,13 +36,14 @@ from autograd.ops.loss import cross_entropy, linear_cross_entropy
 from autograd.ops.matmul import linear, matmul
 from autograd.ops.normalization import layer_norm, rms_norm
 from autograd.ops.reduce import logsumexp, max, mean, sum, var
+from autograd.ops.rotary import rotary_embedding
 from autograd.ops.shape import broadcast_to, concatenate, index, reshape, split, stack, transpose
 
 __all__ = [
     "RandomStream", "add", "broadcast_to", "cast", "concatenate", "cross_entropy", "divide", "dropout", "embedding", "exp",
     "gated_product", "gelu", "gelu_exact", "index", "layer_norm", "linear", "linear_cross_entropy", "log", "log_softmax", "logsumexp",
-    "matmul", "max", "maximum", "mean", "multiply", "negate", "power", "relu", "reshape", "rms_norm", "scaled_dot_product_attention",
-    "sigmoid", "silu", "soft_cap", "softmax", "split", "sqrt", "squared_relu", "stack", "subtract", "sum", "tanh", "transpose", "var",
+    "matmul", "max", "maximum", "mean", "multiply", "negate", "power", "relu", "reshape", "rms_norm", "rotary_embedding",
+    "scaled_dot_product_attention", "sigmoid", "silu", "soft_cap", "softmax", "split", "sqrt", "squared_relu", "stack", "subtract", "sum", "tanh", "transpose", "var",
     "where",
 ]  # fmt: skip
 

@@ -37,11 +37,14 @@ class AttentionBlocked(Attention):
 
     @staticmethod
     def supports(q: Array, k: Array, v: Array, mask: Array | None, **options: object) -> bool:
-        return q.ndim == 4 and mask is None and q.size > 0 and q.dtype in (np.float32, np.float64) and q.dtype == k.dtype == v.dtype
+        plain = q.shape[:-2] == k.shape[:-2] and not options.keys() & {"scale", "window", "softcap", "alibi"}
+        return (
+            plain and q.ndim == 4 and mask is None and q.size > 0 and q.dtype in (np.float32, np.float64) and q.dtype == k.dtype == v.dtype
+        )
 
     @staticmethod
     def forward(
-        q: Array, k: Array, v: Array, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
+        q: Array, k: Array, v: Array, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0, **_: object
     ) -> tuple[Array, tuple[Array, ...]]:
         plan = _Plan(q.shape, k.shape[2], q.itemsize, causal, (p, seed, draw, start))
         y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
