@@ -288,14 +288,14 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     n = draw(st.integers(1, 4))
     full = list(draw(shapes(least=1, most=3, scale=scale)))
     axis = draw(st.integers(-len(full), len(full) - 1))
-    full[axis] *= n
+    lengths = draw(st.lists(st.integers(0, 5), min_size=n - 1, max_size=n - 1)) + [full[axis]] if draw(st.booleans()) else [full[axis]] * n
+    full[axis] = sum(lengths)
+    given = lengths if len(set(lengths)) > 1 else n
 
     def expected(x: np.ndarray) -> tuple[np.ndarray, ...]:
-        rows = np.moveaxis(x, axis, 0)
-        size = len(rows) // n
-        return tuple(np.moveaxis(rows[i * size : (i + 1) * size], 0, axis) for i in range(n))
+        return tuple(np.split(x, np.cumsum(lengths)[:-1], axis=axis))
 
-    return Case(lambda x: ag.split(x, n, axis=axis), expected, [normal(rng, tuple(full))])
+    return Case(lambda x: ag.split(x, given, axis=axis), expected, [normal(rng, tuple(full))])
 
 
 @st.composite
