@@ -12,6 +12,7 @@ import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW
 from tests.strategies import seeds
+from tests.tinygpt.helpers import decoders, randomize
 from tinygpt import GPT, GPTConfig
 from tinygpt.inference import decoding as module
 from tinygpt.inference.decoding import DecodingState, TokenIterator, generate, window_length
@@ -25,11 +26,7 @@ TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
 
 
 def random_model(config, seed, dtype="float64"):
-    """A model whose every number is random and large enough that attention and norms matter."""
-    model, rng = GPT(config, seed=seed), np.random.default_rng(seed)
-    for _, p in model.named_parameters():
-        p.data = backend.to_device((rng.standard_normal(p.shape) * (0.4 if p.ndim > 1 else 0.2) + (p.ndim == 1) * 0.5).astype(dtype))
-    return model.eval()
+    return randomize(GPT(config, seed=seed), seed, dtype)
 
 
 @contextmanager
@@ -39,12 +36,13 @@ def without_fast_decoder():
         yield
 
 
-configs = st.builds(
+gpt2s = st.builds(
     lambda layers, heads, d, positions, vocabulary, qkv_bias, tied: GPTConfig(
         n_layer=layers, n_head=heads, n_embd=heads * d, n_positions=positions, vocab_size=vocabulary, qkv_bias=qkv_bias, tie_word_embeddings=tied
     ),
     st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 12), st.integers(2, 40), st.booleans(), st.booleans(),
 )  # fmt: skip
+configs = gpt2s | decoders()
 
 
 @settings(max_examples=8 if FAKE else 200)

@@ -15,11 +15,11 @@ from tinygpt.models.gpt import GPT, MLP, Block, CausalSelfAttention, OutputLayer
 from tinygpt.models.protocols import Decodable
 
 _COPIED = {
-    GPT: "config dtype dropout_stream wte wpe embd_dropout h ln_f lm_head",
+    GPT: "config dtype dropout_stream wte wpe ln_e embd_dropout h ln_f lm_head",
     Block: "ln_1 attn ln_2 mlp recompute",
     CausalSelfAttention: "n_head p stream c_attn c_proj resid_dropout",
     MLP: "c_fc c_proj resid_dropout",
-    OutputLayer: "weight",
+    OutputLayer: "weight softcap",
     nn.Linear: "weight bias",
     nn.LayerNorm: "weight bias eps",
     nn.Embedding: "weight",
@@ -36,8 +36,12 @@ def supports_fast_decoding(model: Decodable) -> TypeGuard[GPT]:
         return False
     config = model.config
     return (
-        all(vars(module).keys() <= _ATTRIBUTES.get(type(module), set()) for _, module in model.named_modules())
-        and all(block.attn.n_head == config.n_head and block.mlp.c_fc.weight.shape[1] == 4 * config.n_embd for block in model.h)
+        not config.options()
+        and all(vars(module).keys() <= _ATTRIBUTES.get(type(module), set()) for _, module in model.named_modules())
+        and all(
+            isinstance(block, Block) and block.attn.n_head == config.n_head and block.mlp.c_fc.weight.shape[1] == 4 * config.n_embd
+            for block in model.h
+        )
         and len({p.dtype for p in model.parameters()}) == 1
     )
 
@@ -55,7 +59,9 @@ class FastDecoder:
         config, head, dtype = model.config, model.lm_head.weight, model.wte.weight.dtype
         self.model, self.cache = model, cache
         b, c, h, d = n_rows, config.n_embd, config.n_head, config.channels_per_head
-        self.layers = [_Layer(block, b) for block in model.h]
+        assert isinstance(model.wpe, nn.Embedding) and isinstance(model.ln_f, nn.LayerNorm)  # as `supports_fast_decoding` has found
+        self.wpe, self.ln_f = model.wpe, model.ln_f
+        self.layers = [_Layer(block, b) for block in model.h if isinstance(block, Block)]
         self.head = _preferred_layout(head, b, out_first=True) if _owns_memory(head.data) else head.data
         self.x, self.normed, self.attended = (np.empty((b, c), dtype) for _ in range(3))
         self.qkv, self.wide = np.empty((b, 3 * c), dtype), np.empty((b, 4 * c), dtype)
@@ -75,11 +81,11 @@ class FastDecoder:
             hidden = (np.arange(n) > positions[:, None])[:, None, None]  # (B, 1, 1, S)
         slots = (self.rows, slice(None), positions) if len(positions) > 1 else (0, slice(None), n - 1)  # plain numbers are found faster
         x[...] = model.wte.weight.data[tokens]
-        x += model.wpe.weight.data[positions]
+        x += self.wpe.weight.data[positions]
         for i, layer in enumerate(self.layers):
             self._attend(layer, self.cache.keys[i], self.cache.values[i], slots, n, hidden)
             self._mlp(layer)
-        self._norm(model.ln_f)
+        self._norm(self.ln_f)
         inference.linear(self.normed, self.head, None, self.logits, self.scratch)
         return self.logits
 
