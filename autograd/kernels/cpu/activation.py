@@ -18,7 +18,6 @@ from autograd.ops.activation import (
     GELUExact,
     SiLU,
     Softmax,
-    SquaredReLU,
 )  # fmt: skip
 
 # f(x, out, slope) on a block of flat arrays: out becomes f(x), and slope, unless it is None, f'(x).
@@ -172,23 +171,6 @@ class SiLUBlocked(SiLU):
     @staticmethod
     def forward(x: np.ndarray, *, needs: tuple[bool] = (True,)) -> tuple[np.ndarray, np.ndarray | None]:
         return _with_slope("silu", x, needs[0])
-
-    @staticmethod
-    def backward(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        return _product(slope, dy)
-
-
-@kernel_for(SquaredReLU)
-class SquaredReLUBlocked(SquaredReLU):
-    """As GELUBlocked. Reference: ops/activation.py."""
-
-    @staticmethod
-    def supports(x: Array) -> bool:
-        return _takes(x)
-
-    @staticmethod
-    def forward(x: np.ndarray, *, needs: tuple[bool] = (True,)) -> tuple[np.ndarray, np.ndarray | None]:
-        return _with_slope("squared_relu", x, needs[0])
 
     @staticmethod
     def backward(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
