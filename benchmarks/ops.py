@@ -83,7 +83,22 @@ def cases(small: bool) -> list[Case]:
             ag.layer_norm,
             lambda x, gamma, beta: functional().layer_norm(x, (c,), gamma, beta),
         ),
+        Case("rms_norm", [normal(b, t, c), normal(c)], ag.rms_norm, lambda x, weight: functional().rms_norm(x, (c,), weight, 1e-6)),
         Case("gelu", [normal(b, t, 4 * c)], ag.gelu, lambda x: functional().gelu(x, approximate="tanh")),
+        Case("gelu, exact", [normal(b, t, 4 * c)], ag.gelu_exact, lambda x: functional().gelu(x)),
+        Case("silu", [normal(b, t, 4 * c)], ag.silu, lambda x: functional().silu(x)),
+        Case(
+            "gated product, silu",
+            [normal(b, t, 8 * c // 3), normal(b, t, 8 * c // 3)],
+            ag.gated_product,
+            lambda gate, up: functional().silu(gate) * up,
+        ),
+        Case(
+            "gated product, gelu",
+            [normal(b, t, 8 * c // 3), normal(b, t, 8 * c // 3)],
+            lambda gate, up: ag.gated_product(gate, up, "gelu"),
+            lambda gate, up: functional().gelu(gate, approximate="tanh") * up,
+        ),
         Case("softmax", [normal(b, h, t, t)], ag.softmax, lambda x: functional().softmax(x, dim=-1)),
         Case("dropout", [normal(b, t, 4 * c)], lambda x: ag.dropout(x, 0.1), lambda x: functional().dropout(x, 0.1)),
         Case(

@@ -64,7 +64,9 @@ def test_on_the_fake_device_every_kernel_is_right(fake_device, capsys):
     checked = {row["kernel"] for row in sections["check"]["rows"] if "kernel" in row}
     assert checked == {
         f"{op}CUDA"
-        for op in ("GELU", "Softmax", "LayerNorm", "Dropout", "Embedding", "LinearCrossEntropy", "Attention", "AdamWUpdate", "SquaredNorm")
+        for op in (
+            "GELU GatedProduct Softmax LayerNorm RMSNorm Dropout Embedding LinearCrossEntropy Attention AdamWUpdate SquaredNorm".split()
+        )
     }
     assert all(row["ok"] and row["same_bits_again"] for row in sections["check"]["rows"] if "kernel" in row)
     assert not [row for s in sections.values() for row in s["rows"] if "error" in row]

@@ -18,8 +18,7 @@ from autograd.ops.activation import (
     GELUExact,
     SiLU,
     Softmax,
-    SquaredReLU,
-)  # fmt: skip
+)
 
 # f(x, out, slope) on a block of flat arrays: out becomes f(x), and slope, unless it is None, f'(x).
 Pointwise = Callable[[np.ndarray, np.ndarray, np.ndarray | None], object]
@@ -104,11 +103,19 @@ POINTWISE: dict[str, Pointwise] = {
 }  # fmt: skip
 
 
-def _with_slope(name: str, x: np.ndarray, want_slope: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """(f(x), f'(x) if wanted), for an activation by name."""
-    f, y, slope = POINTWISE[name], np.empty_like(x), np.empty_like(x) if want_slope else None
+_QUARTER = 4
+"""Where a block means four or more arrays at once, each takes a quarter of BLOCK_BYTES, or the block would leave the L2 cache."""
+
+
+def _with_slope(f: Pointwise, x: np.ndarray, want_slope: bool, part_of_block: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(f(x), f'(x) if wanted) by blocks."""
+    y, slope = np.empty_like(x), np.empty_like(x) if want_slope else None
     flat, flat_y, flat_slope = x.reshape(-1), y.reshape(-1), None if slope is None else slope.reshape(-1)
-    row_blocks(x.size, x.itemsize, lambda part: f(flat[part], flat_y[part], None if flat_slope is None else flat_slope[part]))
+
+    def block(part: slice) -> None:
+        f(flat[part], flat_y[part], None if flat_slope is None else flat_slope[part])
+
+    row_blocks(x.size, part_of_block * x.itemsize, block)
     return y, slope
 
 
@@ -137,7 +144,7 @@ class GELUBlocked(GELU):
 
     @staticmethod
     def forward(x: np.ndarray, *, needs: tuple[bool] = (True,)) -> tuple[np.ndarray, np.ndarray | None]:
-        return _with_slope("gelu", x, needs[0])
+        return _with_slope(_gelu, x, needs[0], 1)
 
     @staticmethod
     def backward(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
@@ -154,7 +161,7 @@ class GELUExactBlocked(GELUExact):
 
     @staticmethod
     def forward(x: np.ndarray, *, needs: tuple[bool] = (True,)) -> tuple[np.ndarray, np.ndarray | None]:
-        return _with_slope("gelu_exact", x, needs[0])
+        return _with_slope(_gelu_exact, x, needs[0], _QUARTER)
 
     @staticmethod
     def backward(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
@@ -171,24 +178,7 @@ class SiLUBlocked(SiLU):
 
     @staticmethod
     def forward(x: np.ndarray, *, needs: tuple[bool] = (True,)) -> tuple[np.ndarray, np.ndarray | None]:
-        return _with_slope("silu", x, needs[0])
-
-    @staticmethod
-    def backward(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        return _product(slope, dy)
-
-
-@kernel_for(SquaredReLU)
-class SquaredReLUBlocked(SquaredReLU):
-    """As GELUBlocked. Reference: ops/activation.py."""
-
-    @staticmethod
-    def supports(x: Array) -> bool:
-        return _takes(x)
-
-    @staticmethod
-    def forward(x: np.ndarray, *, needs: tuple[bool] = (True,)) -> tuple[np.ndarray, np.ndarray | None]:
-        return _with_slope("squared_relu", x, needs[0])
+        return _with_slope(_silu, x, needs[0], _QUARTER)
 
     @staticmethod
     def backward(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
@@ -223,7 +213,7 @@ class GatedProductBlocked(GatedProduct):
                 slope *= flat_up[part]
             np.multiply(values[part], flat_up[part], out=flat_y[part])
 
-        row_blocks(gate.size, gate.itemsize, block)
+        row_blocks(gate.size, _QUARTER * gate.itemsize, block)
         return y, (dgate, dup)
 
     @staticmethod
