@@ -108,7 +108,7 @@ def repeat_heads(k: Array, q: Array) -> Array:
 
 def sum_groups(dk: Array, shape: tuple[int, ...]) -> Array:
     """dk (..., H, S, D), summed over the heads that share one: (..., H_kv, S, D), the given shape."""
-    return dk if dk.shape == shape else dk.reshape(*shape[:-2], -1, *shape[-2:]).sum(axis=-3)
+    return dk if dk.shape == shape else dk.reshape(*shape[:-2], dk.shape[-3] // shape[-3], *shape[-2:]).sum(axis=-3)
 
 
 def scaled_dot_product_attention(

@@ -110,21 +110,54 @@ def gelu(x: np.ndarray, scratch: np.ndarray) -> None:
     x *= inner
 
 
-def attention(q: Array, keys: Array, values: Array, hidden: Array | None, scores: Array, column: Array, out: Array) -> None:
+def attention(
+    q: Array, keys: Array, values: Array, hidden: Array | None, scores: Array, column: Array, out: Array, *,
+    scale: float | None = None, softcap: float = 0.0, bias: Array | None = None,
+) -> None:  # fmt: skip
     """out (B, H, 1, D): one query per row and head attends to S keys.
 
-    q        (B, H, 1, D), multiplied in place by 1 / sqrt(D)
-    keys, values   (B, H, S, D)
+    q        (B, H, 1, D), multiplied in place by `scale`, by default 1 / sqrt(D)
+    keys, values   (B, H_kv, S, D), H_kv a divisor of H; with a sliding window, those inside it
     hidden   booleans (B, 1, 1, S), True where the row must not attend, or None
     scores   (B, H, 1, S) and column (B, H, 1, 1): scratch
+    softcap  0, or c: scores become c tanh(s / c)
+    bias     (H, 1, S) or (B, H, 1, S), added to the scores after that, as ALiBi does, or None
     """
-    q *= 1 / math.sqrt(q.shape[-1])
-    np.matmul(q, keys.swapaxes(-1, -2), out=scores)
+    q *= scale or 1 / math.sqrt(q.shape[-1])
+    b, n_head, _, s = scores.shape
+    shared = keys.shape[1] < n_head
+    groups = (b, keys.shape[1], n_head // keys.shape[1])
+    if shared:  # one query at a time: BLAS would copy the keys before a product with a few; not so for the values, below
+        np.matmul(q.reshape(*groups, 1, -1), keys.swapaxes(-1, -2)[:, :, None], out=scores.reshape(*groups, 1, s))
+    else:
+        np.matmul(q, keys.swapaxes(-1, -2), out=scores)
+    if softcap:
+        scores *= 1 / softcap
+        np.tanh(scores, out=scores)
+        scores *= softcap
+    if bias is not None:
+        scores += bias
     if hidden is not None:
         np.copyto(scores, -np.inf, where=hidden)
     np.maximum.reduce(scores, axis=-1, keepdims=True, out=column)
     scores -= column
     np.exp(scores, out=scores)
     np.add.reduce(scores, axis=-1, keepdims=True, out=column)
-    np.matmul(scores, values, out=out)
+    if shared:
+        np.matmul(scores.reshape(*groups, s), values, out=out.reshape(*groups, -1))
+    else:
+        np.matmul(scores, values, out=out)
     out /= column
+
+
+def rotary(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, scratch: np.ndarray) -> None:
+    """x (B, H, 1, D) is turned in place; cos, sin (R/2,) or (B, 1, 1, R/2). scratch holds B H R numbers."""
+    half = cos.shape[-1]
+    x1, x2 = x[..., :half], x[..., half : 2 * half]
+    a, c = (part.reshape(x1.shape) for part in (scratch[: x1.size], scratch[x1.size : 2 * x1.size]))
+    np.multiply(x1, sin, out=a)
+    np.multiply(x2, sin, out=c)
+    x1 *= cos
+    x1 -= c
+    x2 *= cos
+    x2 += a
