@@ -112,11 +112,11 @@ def render(data: dict[str, Json]) -> str:
 
 
 def _residual_streams(steps: Steps, n_layer: int) -> list[np.ndarray]:
-    """(T, C) after the embeddings and after each block: what the first block reads, then the last result of each block."""
+    """(T, C) after the embeddings and after each block: what the first block reads, then the last result of each block or its last norm."""
     first_of_block_0 = next(step for module, step in steps if module.startswith("h.0"))
     streams = [first_of_block_0.inputs[0].data]
     for layer in range(n_layer):
-        streams.append([step for module, step in steps if module == f"h.{layer}"][-1].outputs[0])
+        streams.append([step for module, step in steps if f"{module}.".startswith(f"h.{layer}.")][-1].outputs[0])
     return [backend.to_host(x)[0].astype(np.float64) for x in streams]
 
 

@@ -76,9 +76,9 @@ class ComposedAttention(nn.Module):
         )  # fmt: skip
         self.turned = unturned if rotary is None else partial(turned, rotary)
         self.c_attn = nn.Linear(c, sum(self.lengths), config.qkv_bias, init=init.normal)
-        # Over how many channels queries and keys are normalized: those of a head, or of all heads.
-        self.normed = self.lengths[:2] if config.qk_norm == "all" else (d, d)
-        self.q_norm, self.k_norm = (Identity() if config.qk_norm == "none" else norm(config, n) for n in self.normed)
+        self.normed = _NORMED[config.qk_norm]
+        widths = {"none": (0, 0), "head": (d, d), "all": self.lengths[:2]}[config.qk_norm]
+        self.q_norm, self.k_norm = (norm(config, n) if n else Identity() for n in widths)
         self.c_proj = nn.Linear(h * d, c, config.attention_output_bias, init=init.residual)
         self.resid_dropout = nn.Dropout(config.dropout, stream)
 
@@ -88,8 +88,8 @@ class ComposedAttention(nn.Module):
     ) -> ag.Tensor:  # fmt: skip
         b, t, _ = x.shape
         q, k, v = ag.split(self.c_attn(x), self.lengths)  # (B, T, H D), twice (B, T, H_kv D)
-        q = self.heads(self.q_norm(q.reshape(b, t, -1, self.normed[0])))  # (B, H, T, D)
-        k, v = self.heads(self.k_norm(k.reshape(b, t, -1, self.normed[1]))), self.heads(v)  # (B, H_kv, T, D) each
+        q, k, v = self.normed(q, self.q_norm, self.head_size), self.normed(k, self.k_norm, self.head_size), by_head(v, self.head_size)
+        q, k, v = (part.transpose(0, 2, 1, 3) for part in (q, k, v))  # (B, H, T, D), twice (B, H_kv, T, D)
         q, k = self.turned(q, k, positions)  # after the norm. nanochat turns first: without a weight it is the same, as lengths stay
         window = self.window
         if cache is not None:
@@ -101,9 +101,27 @@ class ComposedAttention(nn.Module):
         y = y.transpose(0, 2, 1, 3).reshape(b, t, self.lengths[0])  # the heads' channels concatenated
         return self.resid_dropout(self.c_proj(y))  # (B, T, C)
 
-    def heads(self, x: ag.Tensor) -> ag.Tensor:
-        """(B, T, ...) -> (B, heads, T, D)."""
-        return x.reshape(*x.shape[:2], -1, self.head_size).transpose(0, 2, 1, 3)
+
+def by_head(x: ag.Tensor, head_size: int) -> ag.Tensor:
+    """(B, T, H D) -> (B, T, H, D)."""
+    return x.reshape(*x.shape[:2], -1, head_size)
+
+
+def not_normed(x: ag.Tensor, norm: nn.Module, head_size: int) -> ag.Tensor:
+    return by_head(x, head_size)
+
+
+def each_normed(x: ag.Tensor, norm: nn.Module, head_size: int) -> ag.Tensor:
+    """As `by_head`, each head normalized by itself, with one weight for all of them: Qwen3, Gemma 3."""
+    return norm(by_head(x, head_size))
+
+
+def together_normed(x: ag.Tensor, norm: nn.Module, head_size: int) -> ag.Tensor:
+    """As `by_head`, all heads normalized together: OLMo 2."""
+    return by_head(norm(x), head_size)
+
+
+_NORMED = {"none": not_normed, "head": each_normed, "all": together_normed}
 
 
 def turned(rotary: nn.RotaryPositions, q: ag.Tensor, k: ag.Tensor, positions: np.ndarray | None) -> tuple[ag.Tensor, ag.Tensor]:
