@@ -18,6 +18,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.models.blocks import ComposedBlock, composed_blocks
 from tinygpt.models.gpt import Block, Initializer
 
+FAKE = backend.name == "cupy"
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=31)
 
 
@@ -294,7 +295,7 @@ def test_composed_blocks_with_gpt2s_settings_compute_its_bits(dropout, qkv_bias)
     np.testing.assert_array_equal(logits_of(plain.eval(), ids[:, :-1]), logits_of(composed.eval(), ids[:, :-1]))
 
 
-@settings(max_examples=60)
+@settings(max_examples=8 if FAKE else 60)
 @given(config=decoders(n_layer=2, n_positions=7), seed=seeds, dropout=st.sampled_from([0.0, 0.3]))
 def test_gradients_with_any_options_match_central_differences(config, seed, dropout):
     """All parameters at once along one random direction; dropout's masks are the same in each pass."""
@@ -319,7 +320,7 @@ def test_gradients_with_any_options_match_central_differences(config, seed, drop
     assert claimed == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-4, abs=1e-6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=8 if FAKE else 60)
 @given(config=decoders(n_positions=12), seed=seeds, t=st.integers(1, 11))
 def test_with_any_options_a_position_ignores_everything_after_it(config, seed, t):
     model, rng = randomize(GPT(config), seed), np.random.default_rng(seed)
@@ -339,7 +340,7 @@ def test_a_window_ends_what_a_position_sees(config, seed):
     np.testing.assert_allclose(logits_of(model, ids)[:, 11:], logits_of(model, changed)[:, 11:], atol=1e-9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=8 if FAKE else 60)
 @given(config=decoders(n_positions=12), seed=seeds, n=st.integers(1, 8), padding=st.integers(1, 4), left=st.booleans())
 def test_with_any_options_logits_do_not_change_with_padding(config, seed, n, padding, left):
     model, rng = randomize(GPT(config), seed), np.random.default_rng(seed)
@@ -352,7 +353,7 @@ def test_with_any_options_logits_do_not_change_with_padding(config, seed, n, pad
 
 
 @pytest.mark.exact
-@settings(max_examples=40)
+@settings(max_examples=8 if FAKE else 40)
 @given(config=decoders(n_layer=2, n_positions=8), seed=seeds, dropout=st.sampled_from([0.0, 0.3]))
 def test_with_any_options_recomputed_blocks_give_the_same_bits(config, seed, dropout):
     found = []
@@ -367,7 +368,7 @@ def test_with_any_options_recomputed_blocks_give_the_same_bits(config, seed, dro
         np.testing.assert_array_equal(a, b)
 
 
-@settings(max_examples=60)
+@settings(max_examples=8 if FAKE else 60)
 @given(config=decoders(n_positions=12), seed=seeds, last_only=st.booleans())
 def test_with_any_options_fast_and_reference_kernels_agree(config, seed, last_only):
     model, ids = randomize(GPT(config), seed), np.random.default_rng(seed).integers(0, config.vocab_size, (2, 12))
