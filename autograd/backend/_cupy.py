@@ -24,7 +24,6 @@ def _failed(step: str, cause: object, fix: str) -> BackendError:
 
 try:
     import cupy as xp
-    from cupyx.scipy import special
 except ModuleNotFoundError as error:
     raise _failed("step 1, `import cupy`,", error, _INSTALL) from error
 except ImportError as error:  # CuPy is there, and a library that it loads is not
@@ -181,7 +180,9 @@ def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
 
 
 def erf(x: Array) -> Array:
-    """The error function of an array."""
+    """The error function of a float32 or float64 array."""
+    from cupyx.scipy import special  # here, because it takes a while and few models need it
+
     return special.erf(x)
 
 

@@ -27,6 +27,7 @@ from autograd.ops.activation import Softmax
 from autograd.ops.attention import Attention
 from autograd.ops.dropout import Dropout
 from autograd.ops.embedding import Embedding
+from autograd.ops.loss import LinearCrossEntropy
 from autograd.ops.normalization import LayerNorm, RMSNorm
 from tests import cuda_host
 from tests.autograd.checks import assert_close, numpy_only
@@ -421,6 +422,13 @@ def test_cross_entropy_in_place(n_classes, storage, host_either, monkeypatch):
         if not want:
             assert (logits == before).all()
     assert_near(logits, dz, logits.dtype)
+
+
+@pytest.mark.parametrize(("option", "taken"), [({}, True), ({"softcap": 30.0}, False), ({"label_smoothing": 0.1}, False)])
+def test_capped_and_smoothed_logits_are_left_to_the_definition(option, taken):
+    (kernel,) = KERNELS[LinearCrossEntropy]
+    arrays = np.ones((3, 2), np.float32), np.ones((4, 2), np.float32), np.zeros(3, np.int64)
+    assert kernel.supports(*arrays, **{"label_smoothing": 0.0, "n_counted": 3} | option) is taken
 
 
 @on_host

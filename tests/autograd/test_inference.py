@@ -76,6 +76,24 @@ def test_rotary_is_that_of_the_op(b, h, half, rest, each, seed):
     np.testing.assert_allclose(x, expected, atol=1e-12)
 
 
+@given(b=st.integers(1, 3), c=st.integers(1, 50), weighted=st.booleans(), seed=seeds)
+def test_rms_norm_is_that_of_the_op(b, c, weighted, seed):
+    rng = np.random.default_rng(seed)
+    x, scale = rng.standard_normal((b, c)) + 1, rng.standard_normal(c) if weighted else None
+    out = np.full_like(x, np.nan)
+    inference.rms_norm(x, scale, 1e-6, out, np.empty((b, 1)))
+    np.testing.assert_allclose(out, ag.rms_norm(ag.Tensor(x), scale, 1e-6).data, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "gelu_exact", "silu", "squared_relu"])
+@given(b=st.integers(1, 3), c=st.integers(1, 50), seed=seeds)
+def test_activations_are_those_of_the_ops(name, b, c, seed):
+    x = 3 * np.random.default_rng(seed).standard_normal((b, c))
+    out = np.full_like(x, np.nan)
+    inference.activate(name, x, out)
+    np.testing.assert_allclose(out, getattr(ag, name)(ag.Tensor(x)).data, atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(8, 3072, 70), (8, 768, 3000), (16, 2000, 130), (2, 5000, 33), (17, 768, 700)])
 def test_linear_over_threads_with_blocks_left_over(shape):
     check_linear(*shape, True, True, np.random.default_rng(0))

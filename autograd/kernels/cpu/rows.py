@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from autograd.backend import Array
+from autograd.kernels.cpu.activation import POINTWISE
 from autograd.kernels.cpu.parallel import even_parts, for_each
 from autograd.ops.activation import GELU_CUBIC, GELU_SCALE
 
@@ -95,6 +96,26 @@ def layer_norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, o
     out /= column
     out *= gamma
     out += beta
+
+
+def rms_norm(x: np.ndarray, scale: np.ndarray | None, eps: float, out: np.ndarray, column: np.ndarray) -> None:
+    """out = scale x / sqrt(mean(x^2) + eps), for scale = offset + weight or None; column is (B, 1), scratch. Rows may be heads."""
+    c = x.shape[1]
+    if len(x) == 1:
+        np.multiply(x, 1 / math.sqrt(np.dot(x[0], x[0]) / c + eps), out=out)
+    else:
+        np.vecdot(x, x, out=column[:, 0])
+        column *= 1 / c
+        column += eps
+        np.sqrt(column, out=column)
+        np.divide(x, column, out=out)
+    if scale is not None:
+        out *= scale
+
+
+def activate(name: str, x: np.ndarray, out: np.ndarray) -> None:
+    """out becomes f(x), another array than x, for the activation of that name."""
+    POINTWISE[name](x, out, None)
 
 
 def gelu(x: np.ndarray, scratch: np.ndarray) -> None:
