@@ -16,7 +16,7 @@ from autograd.ops.dropout import dropout_threshold
 
 _SCORES_BYTES = 512 * 1024  # scores that exist at once in a thread, over all its heads and sequences: they should stay in the L2 cache
 _MAX_QUERIES = 128
-_MIN_QUERIES_OF_WINDOW = 32  # of n queries with a window w each computes n + w scores; blocks of w / 2, but no shorter, are fastest
+_MIN_QUERIES_OF_WINDOW = 32  # n queries with a window w compute n (n + w) scores: blocks of w / 2 are fastest, but no shorter ones
 _THREADS_PAY_SCORES = 100_000
 
 BlockedSaved = namedtuple("BlockedSaved", "q k v y lse plan")
