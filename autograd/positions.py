@@ -25,7 +25,7 @@ def rotary_frequencies(
                "default"   as None
                "linear"    divided by `factor`: positions between the trained ones (Chen et al. 2023, arXiv:2306.15595)
                "llama3"    wavelengths above original_max_position_embeddings / low_freq_factor are divided by `factor`, those below
-                           original_max_position_embeddings / high_freq_factor kept, those between mixed (Llama 3, arXiv:2407.21783)
+                           original_max_position_embeddings / high_freq_factor kept, those between mixed (the code published with Llama 3.1)
     Raises ValueError for another kind, a missing key, or channels that cannot be paired.
     Source  Su et al. 2021, arXiv:2104.09864, section 3.2.2.
     """

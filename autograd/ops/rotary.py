@@ -15,7 +15,7 @@ class RotaryEmbedding(Op):
     Why: turning query and key by their positions leaves their product depending on the distance between them only.
 
     Shapes      x, y (..., T, D); cos, sin broadcast to (..., T, R/2), R <= D.  Saves cos, sin: x is not needed.
-    Source      Su et al. 2021, arXiv:2104.09864, section 3.4.
+    Source      Su et al. 2021, arXiv:2104.09864, section 3.2.
     """
 
     takes_half = True  # each product is of float32, and rounded once

@@ -16,6 +16,7 @@ from autograd.ops.dropout import dropout_threshold
 
 _SCORES_BYTES = 512 * 1024  # scores that exist at once in a thread, over all its heads and sequences: they should stay in the L2 cache
 _MAX_QUERIES = 128
+_MIN_QUERIES_OF_WINDOW = 32  # n queries with a window w compute n (n + w) scores: blocks of w / 2 are fastest, but no shorter ones
 _THREADS_PAY_SCORES = 100_000
 
 BlockedSaved = namedtuple("BlockedSaved", "q k v y lse plan")
@@ -127,9 +128,10 @@ class _Plan:
         self.k_scale = self.scale / softcap if softcap else self.scale
         self.n_group = self.n_head // n_key_head
         self.slopes = np.array(alibi, dtype=q.dtype).reshape(n_key_head, self.n_group, 1, 1) if alibi else None
-        n_seen = min(self.n_keys, window + _MAX_QUERIES) if window else self.n_keys
+        most = min(_MAX_QUERIES, max(_MIN_QUERIES_OF_WINDOW, window // 2)) if window else _MAX_QUERIES
+        n_seen = min(self.n_keys, window + most) if window else self.n_keys
         row_bytes = n_seen * q.itemsize
-        block = max(1, min(self.n_queries, _MAX_QUERIES, _SCORES_BYTES // row_bytes))
+        block = max(1, min(self.n_queries, most, _SCORES_BYTES // row_bytes))
         heads = max(1, min(self.n_head, _SCORES_BYTES // (block * row_bytes)))
         sequences = max(1, _SCORES_BYTES // (block * row_bytes * self.n_head)) if heads == self.n_head else 1
         sequences = min(sequences, -(-n_batch // 2))  # at least two units, for two threads
