@@ -1,11 +1,13 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from tinygpt.arguments import parse_args
 from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig
+from tinygpt.models.cache import KVCache
 from tinygpt.presets import PRESETS
 from tinygpt.runs.settings import flat_settings
 
@@ -45,6 +47,19 @@ def test_gpt3s_largest_by_the_formula():
     config = GPTConfig.preset("gpt3")
     c = config.n_embd
     assert config.n_parameters() == 96 * (12 * c * c + 13 * c) + (50_257 + 2048) * c + 2 * c == 174_604_259_328
+
+
+def test_the_table_of_shapes_is_computed():
+    """docs/decoders.md: every preset but those for first looks, with its sizes, its weights and its cache's bytes per token."""
+    text = (Path(__file__).parents[2] / "docs" / "decoders.md").read_text(encoding="utf-8").split("## The shapes")[1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")][1:]
+    expected = []
+    for name in PRESETS.keys() - {"laptop", "shakespeare", "quick"}:
+        c, cache = GPTConfig.preset(name), KVCache(GPTConfig.preset(name, n_positions=1, vocab_size=1), 1)
+        heads = f"{c.n_head}" if c.kv_heads == c.n_head else f"{c.n_head} / {c.kv_heads}"
+        numbers = (c.inner_channels, c.n_positions, c.vocab_size, c.n_parameters(), cache.keys.nbytes + cache.values.nbytes)
+        expected.append([name, f"{c.n_layer}", f"{c.n_embd:,}", f"{heads} x {c.channels_per_head}", *(f"{n:,}" for n in numbers)])
+    assert sorted(rows) == sorted(expected)
 
 
 def test_untied_head_without_qkv_bias_has_the_published_count():
