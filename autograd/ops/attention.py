@@ -167,6 +167,8 @@ def _checked_options(
     q: tuple[int, ...], causal: bool, scale: float | None, window: int, softcap: float, alibi: ArrayLike | None
 ) -> dict[str, object]:
     """`causal`, and those of the others that change something."""
+    if scale is None and window == softcap == 0 and alibi is None:  # as in GPT-2
+        return {"causal": causal}
     for name, value, least in (("scale", 1.0 if scale is None else scale, "> 0"), ("softcap", softcap, ">= 0")):
         if not (0 < value < math.inf or (value == 0 and least == ">= 0")):
             raise ValueError(f"attention: {name} {value}, expected a finite number {least}; leave it out for the default")
