@@ -11,11 +11,11 @@ from autograd import backend
 from autograd.core import no_grad
 from autograd.dispatch import kernel_mode
 
-__all__ = ["attention", "available", "gelu", "layer_norm", "linear", "mode", "preferred_layout"]
+__all__ = ["activate", "attention", "available", "gelu", "layer_norm", "linear", "mode", "preferred_layout", "rms_norm", "rotary"]
 
 if backend.name == "numpy":
     from autograd.kernels.cpu.matmul import few_rows_by_blas
-    from autograd.kernels.cpu.rows import attention, gelu, layer_norm, linear, preferred_layout
+    from autograd.kernels.cpu.rows import activate, attention, gelu, layer_norm, linear, preferred_layout, rms_norm, rotary
 
 
 def available() -> bool:

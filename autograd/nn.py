@@ -11,7 +11,12 @@ import autograd.ops as ops
 from autograd import backend
 from autograd.backend import ArrayLike, DType, xp
 from autograd.core import Array, Op, Parameter, Tensor, is_half, is_recording, no_grad
+from autograd.ops.activation import ACTIVATIONS, known_activation
 from autograd.ops.dropout import RandomStream, default_stream
+from autograd.positions import RotaryPositions as RotaryPositions
+from autograd.positions import alibi_slopes as alibi_slopes
+from autograd.positions import rotary_frequencies as rotary_frequencies
+from autograd.positions import sinusoidal_positions as sinusoidal_positions
 
 
 class Module:
@@ -216,6 +221,22 @@ class LayerNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.layer_norm(x, cast_like(self.weight, x), cast_like(self.bias, x), self.eps)
+
+
+class RMSNorm(Module):
+    """Divides the last axis by its root mean square, then multiplies by offset + weight. weight (C,), at first 1 - offset, or None."""
+
+    def __init__(self, n_channels: int, eps: float = 1e-6, *, offset: float = 0.0, weight: bool = True) -> None:
+        self.weight = Parameter(xp.full(n_channels, 1 - offset, dtype=xp.float32)) if weight else None
+        self.eps, self.offset = eps, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, None if self.weight is None else cast_like(self.weight, x), self.eps, self.offset)
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation of that name in `ACTIVATIONS`, as a function of a tensor. Raises ValueError for another name."""
+    return ACTIVATIONS[known_activation("activation", name)].apply
 
 
 class Dropout(Module):

@@ -32,11 +32,11 @@ from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run, table
-from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import train_tokenizer
 from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput
+from tinygpt.fields import PathName
 from tinygpt.finetuning.classifier import GPTClassifier, encode
 from tinygpt.finetuning.common import n_trainable, set_trainable
 from tinygpt.finetuning.labeled import load_labeled

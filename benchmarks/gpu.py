@@ -83,6 +83,9 @@ def calls(rng: np.random.Generator, rows: int, columns: int, *, only: str | None
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, dtype=np.float32)
 
+    def gated(activation: str) -> Call:
+        return Call("GatedProduct", [normal(rows, columns), normal(rows, columns)], {"activation": activation}, moved=(3, 5))
+
     makers: dict[str, Callable[[], Call]] = {
         "Add": lambda: Call("Add", [normal(rows, columns), normal(rows, columns)], {}, moved=(3, 0)),
         "Cast": lambda: Call("Cast", [normal(rows, columns)], {"dtype": np.dtype("float32")}, moved=(3, 3)),
@@ -90,6 +93,9 @@ def calls(rng: np.random.Generator, rows: int, columns: int, *, only: str | None
         "GELU": lambda: Call("GELU", [normal(rows, columns)], {}),
         "Softmax": lambda: Call("Softmax", [normal(rows, columns)], {"axis": 1}),
         "LayerNorm": lambda: Call("LayerNorm", [3 + normal(rows, columns), normal(columns), normal(columns)], {}),
+        "RMSNorm": lambda: Call("RMSNorm", [3 + normal(rows, columns), normal(columns)], {"offset": 1.0}),
+        "GatedProduct": lambda: gated("silu"),
+        **{f"GatedProduct with {a}": partial(gated, a) for a in ("relu", "gelu", "gelu_exact", "squared_relu")},
         "Dropout": lambda: Call("Dropout", [normal(rows, columns)], {"p": 0.2, "seed": 1, "draw": int(rng.integers(1000))}, moved=(2, 2)),
         "Embedding": lambda: Call(
             "Embedding", [normal(max(2, rows // 2), columns), rng.integers(0, max(2, rows // 2), rows)], {}, moved=(2, 1.5)
@@ -272,8 +278,9 @@ def speed(report: Report, options: argparse.Namespace) -> None:
         product_s, _ = seconds_on_device(lambda a=a: a @ a, repeats=10)
         report(name=f"matrix product {size}", dtype=dtype.name, ms=1e3 * product_s, tflop_per_s=2 * size**3 / product_s / 1e12)
     tokens = 16 if options.quick else 32 * CONTEXT
-    shapes = {"GELU": (tokens, 3072), "LayerNorm": (tokens, 768), "Softmax": (tokens * 3, 1024), "Dropout": (tokens, 768),
-              "Embedding": (tokens, 768), "Add": (tokens, 768), "Cast": (tokens, 768)}  # fmt: skip
+    shapes = {"GELU": (tokens, 3072), "GatedProduct": (tokens, 2048), "LayerNorm": (tokens, 768), "RMSNorm": (tokens, 768),
+              "Softmax": (tokens * 3, 1024), "Dropout": (tokens, 768), "Embedding": (tokens, 768), "Add": (tokens, 768),
+              "Cast": (tokens, 768)}  # fmt: skip
     for name, (rows, columns) in shapes.items():
         (call,) = calls(rng, rows, columns, only=name)
         if columns == 768 and name != "Embedding":  # eight batches: so much work that the time to launch it from Python does not show

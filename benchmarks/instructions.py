@@ -21,8 +21,8 @@ import numpy as np
 
 from tinygpt.arguments import parse_args
 from tinygpt.cli import Progress, run, table
-from tinygpt.config import PathName
 from tinygpt.errors import InvalidInput
+from tinygpt.fields import PathName
 from tinygpt.finetuning.common import FinetuneConfig, starting_point
 from tinygpt.finetuning.instructions import InstructionBatches, encode_instructions, load_instructions, split_instructions
 from tinygpt.training.metrics import measure

@@ -64,12 +64,21 @@ def cases(small: bool) -> list[Case]:
 
         return torch.nn.functional
 
-    def torch_ids(a: np.ndarray) -> Any:
+    def torch_array(a: np.ndarray) -> Any:
         import torch
 
         return torch.from_numpy(a)
 
+    def torch_rotary(x: Any, cos: Any, sin: Any) -> Any:
+        """As transformers computes it."""
+        import torch
+
+        x1, x2 = x.chunk(2, dim=-1)
+        return x * torch.cat((cos, cos), -1) + torch.cat((-x2, x1), -1) * torch.cat((sin, sin), -1)
+
     heads = [normal(b, h, t, c // h) for _ in range(3)]
+    near = np.tri(t, dtype=bool) & ~np.tri(t, k=-(t // 8), dtype=bool)
+    angles = rng.random((t, c // h // 2), dtype=np.float32)
     return [
         Case(
             "linear",
@@ -83,7 +92,22 @@ def cases(small: bool) -> list[Case]:
             ag.layer_norm,
             lambda x, gamma, beta: functional().layer_norm(x, (c,), gamma, beta),
         ),
+        Case("rms_norm", [normal(b, t, c), normal(c)], ag.rms_norm, lambda x, weight: functional().rms_norm(x, (c,), weight, 1e-6)),
         Case("gelu", [normal(b, t, 4 * c)], ag.gelu, lambda x: functional().gelu(x, approximate="tanh")),
+        Case("gelu, exact", [normal(b, t, 4 * c)], ag.gelu_exact, lambda x: functional().gelu(x)),
+        Case("silu", [normal(b, t, 4 * c)], ag.silu, lambda x: functional().silu(x)),
+        Case(
+            "gated product, silu",
+            [normal(b, t, 8 * c // 3), normal(b, t, 8 * c // 3)],
+            ag.gated_product,
+            lambda gate, up: functional().silu(gate) * up,
+        ),
+        Case(
+            "gated product, gelu",
+            [normal(b, t, 8 * c // 3), normal(b, t, 8 * c // 3)],
+            lambda gate, up: ag.gated_product(gate, up, "gelu"),
+            lambda gate, up: functional().gelu(gate, approximate="tanh") * up,
+        ),
         Case("softmax", [normal(b, h, t, t)], ag.softmax, lambda x: functional().softmax(x, dim=-1)),
         Case("dropout", [normal(b, t, 4 * c)], lambda x: ag.dropout(x, 0.1), lambda x: functional().dropout(x, 0.1)),
         Case(
@@ -93,12 +117,30 @@ def cases(small: bool) -> list[Case]:
             lambda q, k, v: functional().scaled_dot_product_attention(q, k, v, is_causal=True),
         ),
         Case(
+            "attention, 4 query heads a key head",
+            [heads[0], *(x[:, : h // 4] for x in heads[1:])],
+            lambda q, k, v: ag.scaled_dot_product_attention(q, k, v, causal=True),
+            lambda q, k, v: functional().scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
+        ),
+        Case(
+            "attention, window of an eighth",
+            heads,
+            lambda q, k, v: ag.scaled_dot_product_attention(q, k, v, causal=True, window=t // 8),
+            lambda q, k, v: functional().scaled_dot_product_attention(q, k, v, attn_mask=torch_array(near)),
+        ),
+        Case(
+            "rotary positions",
+            [heads[0]],
+            lambda x: ag.rotary_embedding(x, np.cos(angles), np.sin(angles)),
+            lambda x: torch_rotary(x, torch_array(np.cos(angles)), torch_array(np.sin(angles))),
+        ),
+        Case(
             "linear + cross-entropy",
             [normal(b * t, c), 0.02 * normal(v, c)],
             lambda x, w: ag.linear_cross_entropy(x, w, targets),
-            lambda x, w: functional().cross_entropy(x @ w.T, torch_ids(targets)),
+            lambda x, w: functional().cross_entropy(x @ w.T, torch_array(targets)),
         ),
-        Case("embedding", [normal(v, c)], lambda w: ag.embedding(w, ids), lambda w: functional().embedding(torch_ids(ids), w)),
+        Case("embedding", [normal(v, c)], lambda w: ag.embedding(w, ids), lambda w: functional().embedding(torch_array(ids), w)),
     ]
 
 

@@ -21,10 +21,10 @@ from autograd.kernels.cpu.parallel import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run, table
-from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.data.windows import BatchOrder, Windows, encode_documents
+from tinygpt.fields import PathName
 from tinygpt.parallel.local import workers_for
 from tinygpt.training.metrics import measure
 from tinygpt.training.trainer import Trainer

@@ -36,8 +36,8 @@ from autograd import backend
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import exit_if_interrupted, run
-from tinygpt.config import PathName
 from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, train_tokenizer
+from tinygpt.fields import PathName
 from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches, encode
 from tinygpt.finetuning.common import Trainable, fit, n_trainable, set_trainable
 from tinygpt.finetuning.labeled import LabeledData, LabeledText, Split, balance, load_labeled, split

@@ -21,10 +21,10 @@ from autograd.backend import to_device
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import Progress, run, table
-from tinygpt.config import PathName
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import gpt2_tokenizer
 from tinygpt.data.windows import Windows
+from tinygpt.fields import PathName
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete
 from tinygpt.training.metrics import measure, plot_loss

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run
-from tinygpt.config import PathName
+from tinygpt.fields import PathName
 from tinygpt.inference.likelihood import choose, few_shot_prompt
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete

@@ -19,7 +19,7 @@ import numpy as np
 
 from autograd import backend
 from tinygpt.cli import Progress, Report, exit_if_interrupted, prompt_lines, run, settings, table
-from tinygpt.config import FREE, PathName
+from tinygpt.fields import FREE, PathName
 from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches, balanced_weights, encode, softmax
 from tinygpt.finetuning.common import (
     FinetuneConfig,

@@ -22,8 +22,8 @@ import numpy as np
 
 from autograd import backend
 from tinygpt.cli import Progress, Report, exit_if_interrupted, prompt_lines, run, settings, table
-from tinygpt.config import FREE, PathName
 from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.fields import FREE, PathName
 from tinygpt.finetuning.common import (
     FinetuneConfig,
     fingerprint,

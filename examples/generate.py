@@ -25,8 +25,8 @@ from autograd import backend
 from tinygpt import GPT
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run
-from tinygpt.config import PathName
 from tinygpt.data.tokenizer import Tokenizer
+from tinygpt.fields import PathName
 from tinygpt.inference.decoding import TokenInfo
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import TextStream

@@ -26,6 +26,7 @@ from tinygpt.runs.settings import check_data, environment_changes
 from tinygpt.training.memory_budget import check as check_memory
 from tinygpt.training.metrics import bits_per_byte, plot_loss
 from tinygpt.training.trainer import Trainer, check_deterministic
+from tinygpt.weights.config_json import format_note
 
 TRAIN = TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
 BIGRAM_TOKENS = 5_000_000  # of the corpus, for the baseline: all of it, unless the corpus is streamed
@@ -64,6 +65,8 @@ def main() -> None:
     trainer = Trainer(model, config.train, train, validation, workers_for(model, config.train))
     size = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, context {context}, vocabulary {shape.vocab_size}"
     print(f"model      {model.n_parameters():,} weights: {size}")
+    if note := format_note(shape):
+        print(f"note       {note}")
     tokens = f"micro-batch {config.train.micro_batch} x accumulation {trainer.accumulation} x context {context} = {trainer.tokens_per_update:,} tokens"
     print(f"updates    {config.train.steps}, each {tokens}" + (f", shared by {processes} processes" if processes > 1 else ""))
 

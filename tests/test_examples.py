@@ -47,6 +47,24 @@ def test_pretrain_leaves_a_run_and_generate_continues_from_it(tmp_path):
     assert script("generate.py", "--prompt", "numpy.sort", "--max-new-tokens", "5", cwd=tmp_path).startswith("numpy.sort")
 
 
+def test_a_model_with_options_is_trained_resumed_and_generates(tmp_path):
+    """Llama's parts by flags; what resuming may change does not include them."""
+    (tmp_path / "mine.txt").write_text("to be, or not to be, that is the question: " * 60, encoding="utf-8")
+    llama = (
+        "--norm rms --positions rotary --n-kv-head 1 --activation silu --gated --n-inner 24 --no-qkv-bias --window 8 --window-pattern SL"
+    )
+    scaling = "--rope-scaling rope_type linear factor 2"
+    flags = [*SMALL, "--corpus", "mine.txt", "--run", "out", "--steps", "4", "--eval-every", "2", *llama.split(), *scaling.split()]
+    out = script("pretrain.py", *flags, "--stop-at", "2", cwd=tmp_path)
+    assert "note       saved with model_type 'tinygpt', which transformers cannot read" in out
+    resumed = script("pretrain.py", "--resume", "out", "--stop-at", "0", cwd=tmp_path)
+    assert "resume     from " in resumed and "step     4/4" in resumed
+    assert "--norm 'layer', expected 'rms' as in the run" in script(
+        "pretrain.py", "--resume", "out", "--norm", "layer", cwd=tmp_path, ok=False
+    )
+    assert script("generate.py", "--run", "out", "--prompt", "to be", "--max-new-tokens", "40", cwd=tmp_path).startswith("to be")
+
+
 def test_own_text_and_characters(tmp_path):
     (tmp_path / "mine.txt").write_text("to be, or not to be, that is the question: " * 60, encoding="utf-8")
     script("pretrain.py", *SMALL, "--steps", "2", "--corpus", "mine.txt", "--tokenizer", "characters", "--run", "out", cwd=tmp_path)

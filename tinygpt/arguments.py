@@ -7,7 +7,7 @@ import sys
 import typing
 from collections.abc import Iterator
 
-from tinygpt.config import PATH, Config
+from tinygpt.fields import PATH, Config
 
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tinygpt.arguments import expand_home, parse_args
-from tinygpt.config import Config
 from tinygpt.errors import UserError
+from tinygpt.fields import Config
 
 if TYPE_CHECKING:
     from tinygpt.training.metrics import Metrics, Result

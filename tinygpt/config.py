@@ -1,131 +1,14 @@
-"""Settings: the model's shape (`GPTConfig`, with GPT-2's names), its training (`TrainConfig`), and a run of examples/pretrain.py.
+"""Settings: of training (`TrainConfig`) and of a run of examples/pretrain.py; those of the model's shape are in model_config.py.
 
-What resuming a run may change is noted at the field: `FREE` where no update depends on it, or only how many there are; `WITH_OVERRIDE`
-where it changes the updates to come, but not what the weights are; nothing where it may not change.
+What resuming a run may change is noted at the field, see fields.py.
 """
 
-import dataclasses
-import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import ClassVar, Literal
 
-from tinygpt.errors import InvalidInput, WrongType, did_you_mean
-
-Json = Any  # the value of a setting, as JSON holds it
-
-
-class Settings(Protocol):
-    """An instance of any dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Json]]]
-
-
-Config = TypeVar("Config", bound=Settings)
-
-PATH = "path"  # a field that holds a path, or one of the names that may stand for it: on the command line `~` is expanded in it
-PathName = Annotated[str, PATH]
-FREE = {"resume": "free"}
-WITH_OVERRIDE = {"resume": "override"}
-
-PRESETS: dict[str, dict[str, int]] = {
-    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
-    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
-    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
-    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
-    "laptop": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 128, "vocab_size": 4096},  # the default run; a context of 128
-    # keeps it under four minutes on two cores: time and memory grow with the context. Real training takes 256 and more, GPT-2 1,024.
-    "shakespeare": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": 65},  # nanoGPT's laptop setting
-    "quick": {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 512},  # seconds: for tests and first looks
-}
-
-
-@dataclass(frozen=True)
-class GPTConfig:
-    """The shape of a GPT. Field names are those of GPT-2's `config.json`; defaults are those of GPT-2's smallest model, except dropout."""
-
-    n_layer: int = 12
-    """Number of transformer blocks."""
-    n_head: int = 12
-    """Attention heads per block; must divide n_embd."""
-    n_embd: int = 768
-    """Channels of the residual stream (C)."""
-    n_positions: int = 1024
-    """Context length: the most tokens the model sees at once (T)."""
-    vocab_size: int = 50257
-    """Number of token ids (V)."""
-    dropout: float = 0.0
-    """Probability of dropping embeddings, attention weights and residual branches in training; 0.1 to 0.2 against overfitting."""
-    # 0, where GPT-2 had 0.1: a model that sees its text once or a few times hardly overfits, and dropout makes a step 15 % slower.
-    embd_pdrop: float | None = None
-    """The same for embeddings alone; default: `dropout`."""
-    attn_pdrop: float | None = None
-    """The same for attention weights alone; default: `dropout`."""
-    qkv_bias: bool = True
-    """Whether the query/key/value projection has a bias."""
-    tie_word_embeddings: bool = True
-    """Whether the output layer shares the token embedding's matrix."""
-    layer_norm_epsilon: float = 1e-5
-    """Added to the variance in layer norm."""
-    initializer_range: float = 0.02
-    """Standard deviation of the initial weights."""
-
-    def __post_init__(self) -> None:
-        check_fields(self, {1: "n_layer n_head n_embd n_positions vocab_size"})
-        if self.n_embd % self.n_head:
-            divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
-            heads = [n for n in divisors if n < self.n_head][-1:] + [n for n in divisors if n > self.n_head][:1]
-            fix = f"try n_embd {_multiples(self.n_head, self.n_embd)}, or n_head {' or '.join(map(str, heads))}"
-            raise InvalidInput(f"GPTConfig: n_embd {self.n_embd} with n_head {self.n_head}, expected n_head to divide n_embd; {fix}")
-        for name in ("dropout", "embd_pdrop", "attn_pdrop"):
-            p = getattr(self, name)
-            if p is not None and not 0 <= p < 1:
-                raise InvalidInput(f"GPTConfig.{name}: {p}, expected 0 <= {name} < 1; 0 switches it off")
-        if not (self.layer_norm_epsilon > 0 and self.initializer_range > 0):
-            found = f"layer_norm_epsilon {self.layer_norm_epsilon}, initializer_range {self.initializer_range}"
-            raise InvalidInput(f"GPTConfig: {found}, expected both > 0; the defaults are 1e-5 and 0.02")
-
-    @classmethod
-    def preset(cls, name: str, **changes: Json) -> Self:
-        """A named shape: gpt2, gpt2-medium, gpt2-large, gpt2-xl, laptop, shakespeare, quick; `changes` override its fields."""
-        if name not in PRESETS:
-            raise InvalidInput(f"GPTConfig.preset: {name!r}, expected one of {', '.join(PRESETS)}; {did_you_mean(name, PRESETS)}")
-        return cls.from_dict({**PRESETS[name], **changes})
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Json]) -> Self:
-        """A config from keys and values. Raises ValueError for an unknown key, with the nearest known one."""
-        return from_dict(cls, fields)
-
-    @property
-    def head_size(self) -> int:
-        """Channels of one attention head (D)."""
-        return self.n_embd // self.n_head
-
-    @property
-    def dropouts(self) -> dict[str, float]:
-        """The three probabilities by GPT-2's names: of residual branches, embeddings and attention weights."""
-        given = {"embd_pdrop": self.embd_pdrop, "attn_pdrop": self.attn_pdrop}
-        return {"resid_pdrop": self.dropout} | {name: self.dropout if p is None else p for name, p in given.items()}
-
-    def block_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each parameter of a block, by its name in the block, which is GPT-2's."""
-        c = self.n_embd
-        attention: dict[str, tuple[int, ...]] = {"ln_1": (c,), "attn.c_attn": (c, 3 * c), "attn.c_proj": (c, c)}
-        layers = attention | {"ln_2": (c,), "mlp.c_fc": (c, 4 * c), "mlp.c_proj": (4 * c, c)}
-        both = {f"{name}.{kind}": n for name, shape in layers.items() for kind, n in (("weight", shape), ("bias", shape[-1:]))}
-        return {name: shape for name, shape in both.items() if self.qkv_bias or name != "attn.c_attn.bias"}
-
-    def outer_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each parameter outside the blocks; a tied one once."""
-        c = self.n_embd
-        shapes: dict[str, tuple[int, ...]] = {"wte.weight": (self.vocab_size, c), "wpe.weight": (self.n_positions, c)}
-        head = {} if self.tie_word_embeddings else {"lm_head.weight": (self.vocab_size, c)}
-        return shapes | {"ln_f.weight": (c,), "ln_f.bias": (c,)} | head
-
-    def n_parameters(self) -> int:
-        """Number of weights, tied ones once. 124,439,808 for GPT-2's smallest."""
-        outer, block = (sum(map(math.prod, shapes.values())) for shapes in (self.outer_shapes(), self.block_shapes()))
-        return outer + self.n_layer * block
+from tinygpt.errors import InvalidInput
+from tinygpt.fields import FREE, WITH_OVERRIDE, PathName, check_fields, multiples
+from tinygpt.model_config import GPTConfig as GPTConfig
 
 
 @dataclass(frozen=True)
@@ -180,8 +63,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = "warmup_steps tokens_per_update stride eval_batches save_every stop_at patience seed processes max_norm weight_decay"
         check_fields(self, {1: "steps micro_batch eval_every log_every keep", 0: counts})
-        if self.on_nan not in ("stop", "skip", "rollback"):
-            raise InvalidInput(f"TrainConfig.on_nan: {self.on_nan!r}, expected stop, skip or rollback; stop is the default")
         if not 0 <= self.final_lr_fraction <= 1:
             raise InvalidInput(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -203,7 +84,7 @@ class TrainConfig:
             return 1
         if self.tokens_per_update % micro:
             rule = f"expected a multiple of micro_batch x context = {self.micro_batch} x {n_positions} = {micro}"
-            fix = f"try {_multiples(micro, self.tokens_per_update)}"
+            fix = f"try {multiples(micro, self.tokens_per_update)}"
             raise InvalidInput(f"TrainConfig.tokens_per_update: {self.tokens_per_update}, {rule}; {fix}")
         return self.tokens_per_update // micro
 
@@ -231,35 +112,3 @@ class PretrainConfig:
     """With --resume: allow other optimizer settings and other data than the run began with."""
     deterministic_check: bool = field(default=False, metadata=FREE)
     """Before training, compute one step twice and compare the results bit for bit."""
-
-
-def from_dict(cls: type[Config], fields: dict[str, Json]) -> Config:
-    """A config dataclass from keys and values; unknown keys are errors that suggest the nearest known one."""
-    known = {f.name for f in dataclasses.fields(cls)}
-    for key in [key for key in fields if key not in known]:
-        raise InvalidInput(f"{cls.__name__}: unknown key {key!r}, expected one of {', '.join(sorted(known))}; {did_you_mean(key, known)}")
-    return cls(**fields)
-
-
-def check_fields(config: Settings, smallest: dict[int, str]) -> None:
-    """Raises TypeError unless each int, float and bool field holds one (an int passes for a float), ValueError if one is not finite, or
-    smaller than the key of `smallest` under which its name stands."""
-    what = type(config).__name__
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        kind: Json = float if f.type == float | None and value is not None else f.type
-        legal = (float, int) if kind is float else kind
-        if kind in (int, float, bool) and (not isinstance(value, legal) or (isinstance(value, bool) and kind is not bool)):
-            raise WrongType(f"{what}.{f.name}: {value!r}, expected {kind.__name__}; write it without quotes")
-        if kind is float and not math.isfinite(value):
-            raise InvalidInput(f"{what}.{f.name}: {value}, expected a finite number")
-    for least, names in smallest.items():
-        for name in names.split():
-            if getattr(config, name) < least:
-                raise InvalidInput(f"{what}.{name}: {getattr(config, name)}, expected at least {least}")
-
-
-def _multiples(of: int, near: int) -> str:
-    """The positive multiples of a number next to another, for a message."""
-    below = near // of * of
-    return " or ".join(str(n) for n in (below, below + of) if n)

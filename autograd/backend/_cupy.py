@@ -157,14 +157,13 @@ def checked_indices(array: ArrayLike, n: int, *, what: str = "index", ignore: in
 
 def join(parts: Sequence[Array], axis: int) -> Array:
     """As `_numpy.join`. The gradients of q, k and v, say, are parts of one array, which this gives back."""
-    first, n = parts[0], len(parts)
-    step = first.shape[axis] * first.strides[axis]  # bytes from one part to the next, if they lie side by side
-    if any(
-        p.data.mem is not first.data.mem or p.data.ptr != first.data.ptr + i * step or p.strides != first.strides
-        for i, p in enumerate(parts)
-    ):
-        return xp.concatenate(parts, axis=axis)
-    shape = tuple(n * length if i == axis % first.ndim else length for i, length in enumerate(first.shape))
+    first, length = parts[0], 0
+    for part in parts:
+        here = first.data.ptr + length * first.strides[axis]
+        if part.data.mem is not first.data.mem or part.data.ptr != here or part.strides != first.strides:
+            return xp.concatenate(parts, axis=axis)
+        length += part.shape[axis]
+    shape = tuple(length if i == axis % first.ndim else n for i, n in enumerate(first.shape))
     return xp.ndarray(shape, first.dtype, first.data, first.strides)
 
 
@@ -190,6 +189,13 @@ def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
     starts = xp.searchsorted(rows, xp.arange(shape[0]), side="left")
     total = xp.where((ends > starts)[:, None], sums[ends - 1], 0)
     return total.reshape(shape).astype(values.dtype, copy=False)
+
+
+def erf(x: Array) -> Array:
+    """The error function of a float32 or float64 array."""
+    from cupyx.scipy import special  # here, because it takes a while and few models need it
+
+    return special.erf(x)
 
 
 def random_bits(seed: int, draw: int, start: int, n: int) -> Array:

@@ -8,9 +8,11 @@ from functools import lru_cache
 import numpy as np
 
 from autograd.backend._common import Array, ArrayLike, DType, DTypeLike, message_only
+from autograd.backend._erfc import ERFC_END as _ERFC_END
+from autograd.backend._erfc import erfc_polynomial as _erfc_polynomial
 
 __all__ = [
-    "bfloat16", "check_backend", "checked_indices", "compute_dtype", "device_array", "foreign_device", "join", "memory_message",
+    "bfloat16", "check_backend", "checked_indices", "compute_dtype", "device_array", "erf", "foreign_device", "join", "memory_message",
     "out_of_memory_errors", "random_bits", "scatter_add", "synchronize", "to_device", "to_host", "xp",
 ]  # fmt: skip
 
@@ -91,7 +93,7 @@ def checked_indices(array: ArrayLike, n: int, *, what: str = "index", ignore: in
 
 
 def join(parts: Sequence[Array], axis: int) -> Array:
-    """Arrays of one shape joined along an axis; on a GPU without a copy where they already lie side by side."""
+    """Arrays joined along an axis; on a GPU without a copy where they already lie side by side."""
     return np.concatenate(parts, axis=axis)
 
 
@@ -109,6 +111,16 @@ def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
     starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
     total[rows[starts]] = np.add.reduceat(values[order], starts, axis=0, dtype=np.float32 if values.dtype == np.float16 else None)
     return total
+
+
+def erf(x: Array) -> Array:
+    """The error function of a float32 or float64 array, which NumPy lacks; absolute error at most 1e-14 or 3e-7."""
+    z = np.minimum(np.abs(x), _ERFC_END)
+    t = 1 / (1 + 0.5 * z)
+    scaled_tail: Array = 0.0
+    for coefficient in _erfc_polynomial(x.dtype):
+        scaled_tail = scaled_tail * t + coefficient
+    return np.copysign(1 - np.exp(-z * z) * scaled_tail, x)
 
 
 def random_bits(seed: int, draw: int, start: int, n: int) -> Array:

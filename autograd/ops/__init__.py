@@ -14,22 +14,36 @@ import sys
 from collections.abc import Callable
 
 from autograd.core import FUNCTIONS, Op, Operand, Tensor
-from autograd.ops.activation import gelu, log_softmax, relu, sigmoid, softmax, tanh
+from autograd.ops.activation import (
+    gated_product,
+    gelu,
+    gelu_exact,
+    log_softmax,
+    relu,
+    sigmoid,
+    silu,
+    soft_cap,
+    softmax,
+    squared_relu,
+    tanh,
+)  # fmt: skip
 from autograd.ops.attention import scaled_dot_product_attention
 from autograd.ops.dropout import RandomStream, dropout
 from autograd.ops.elementwise import add, cast, divide, exp, log, maximum, multiply, negate, power, sqrt, subtract, where
 from autograd.ops.embedding import embedding
 from autograd.ops.loss import cross_entropy, linear_cross_entropy
 from autograd.ops.matmul import linear, matmul
-from autograd.ops.normalization import layer_norm
+from autograd.ops.normalization import layer_norm, rms_norm
 from autograd.ops.reduce import logsumexp, max, mean, sum, var
+from autograd.ops.rotary import rotary_embedding
 from autograd.ops.shape import broadcast_to, concatenate, index, reshape, split, stack, transpose
 
 __all__ = [
-    "RandomStream", "add", "broadcast_to", "cast", "concatenate", "cross_entropy", "divide", "dropout", "embedding", "exp", "gelu",
-    "index", "layer_norm", "linear", "linear_cross_entropy", "log", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean",
-    "multiply", "negate", "power", "relu", "reshape", "scaled_dot_product_attention", "sigmoid", "softmax", "split", "sqrt", "stack",
-    "subtract", "sum", "tanh", "transpose", "var", "where",
+    "RandomStream", "add", "broadcast_to", "cast", "concatenate", "cross_entropy", "divide", "dropout", "embedding", "exp",
+    "gated_product", "gelu", "gelu_exact", "index", "layer_norm", "linear", "linear_cross_entropy", "log", "log_softmax", "logsumexp",
+    "matmul", "max", "maximum", "mean", "multiply", "negate", "power", "relu", "reshape", "rms_norm", "rotary_embedding",
+    "scaled_dot_product_attention", "sigmoid", "silu", "soft_cap", "softmax", "split", "sqrt", "squared_relu", "stack", "subtract", "sum", "tanh", "transpose", "var",
+    "where",
 ]  # fmt: skip
 
 

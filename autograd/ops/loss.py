@@ -7,6 +7,7 @@ from typing import NamedTuple
 from autograd import backend
 from autograd.backend import ArrayLike, xp
 from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_half
+from autograd.ops.activation import SoftCap
 from autograd.ops.elementwise import as_tensor
 
 
@@ -49,6 +50,7 @@ class LinearCrossEntropy(Op):
 
     Forward     z = x @ W^T,  loss = cross-entropy of z       see CrossEntropy
     Backward    dz = dloss (p - w) / n,  dx = dz @ W,  dW = dz^T @ x
+    With softcap > 0 the loss is that of softcap t,  t = tanh(z / softcap), and dz has the factor 1 - t^2: see SoftCap.
     The gradient is linear in dloss, so it is formed in the forward pass, while a chunk of logits exists, and only
     scaled in the backward pass. Under no_grad it is not formed.
 
@@ -61,18 +63,24 @@ class LinearCrossEntropy(Op):
     @staticmethod
     def forward(
         x: Array, weight: Array, targets: Array, *,
-        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
+        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, softcap: float = 0.0, needs: tuple[bool, bool, bool],
     ) -> tuple[Array, tuple[Array | None, ...]]:  # fmt: skip
         total = xp.zeros((), dtype=accumulator_dtype(x))
         dx = xp.empty_like(x) if needs[0] else None
         dweight = xp.zeros_like(weight, dtype=accumulator_dtype(weight)) if needs[1] else None
         for start in range(0, x.shape[0], chunk):
             rows = slice(start, start + chunk)
-            losses, p = _losses(x[rows] @ weight.T, targets[rows], ignore_index, label_smoothing)
+            z = x[rows] @ weight.T
+            if softcap:
+                z, t = SoftCap.forward(float32_if_half(z), cap=softcap)
+            losses, p = _losses(z, targets[rows], ignore_index, label_smoothing)
             total = total + losses.sum()
             if not any(needs):
                 continue
-            dz = _minus_target(p, targets[rows], ignore_index, label_smoothing).astype(x.dtype, copy=False)
+            dz = _minus_target(p, targets[rows], ignore_index, label_smoothing)
+            if softcap:
+                dz = SoftCap.backward(t, dz)
+            dz = dz.astype(x.dtype, copy=False)
             if dx is not None:
                 dx[rows] = dz @ weight
             if dweight is not None:
@@ -131,20 +139,25 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, *, ignore_index: int = -10
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: ArrayLike, *, ignore_index: int = -100, label_smoothing: float = 0.0, chunk: int = 1024
-) -> Tensor:
+    x: Tensor, weight: Tensor, targets: ArrayLike, *,
+    ignore_index: int = -100, label_smoothing: float = 0.0, softcap: float = 0.0, chunk: int = 1024,
+) -> Tensor:  # fmt: skip
     """cross_entropy(x @ weight.T, targets) without holding the logits.
 
     x (..., C), weight (V, C), targets (...) host integers in [0, V) or equal to ignore_index -> scalar, nats
+    softcap   bounds the logits to -softcap .. softcap by `soft_cap`; 0: no bound
     chunk   rows of logits that exist at once
-    Raises ValueError as cross_entropy does.
+    Raises ValueError as cross_entropy does, and for a negative or infinite softcap.
     """
     x, weight = as_tensor("linear_cross_entropy", x), as_tensor("linear_cross_entropy", weight)
     if x.ndim == 0 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear_cross_entropy: x {x.shape} with weight {weight.shape}, expected (..., C) with (V, C); transpose it?")
+    if not 0 <= softcap < math.inf:
+        raise ValueError(f"linear_cross_entropy: softcap {softcap}, expected a positive number, or 0 for no bound")
     if chunk < 1:
         raise ValueError(f"linear_cross_entropy: chunk {chunk}, expected at least 1; it counts rows")
     device_targets, options = _targets("linear_cross_entropy", targets, x.shape[:-1], len(weight), ignore_index, label_smoothing)
+    options["softcap"] = float(softcap)
     return LinearCrossEntropy.apply(x.reshape(device_targets.size, x.shape[-1]), weight, device_targets, chunk=chunk, **options)
 
 

@@ -94,25 +94,26 @@ class Stack(Movement):
 
 
 class Split(Movement):
-    """Cut into equal parts. One op with several outputs, so that its backward is one concatenation.
+    """Cut into parts. One op with several outputs, so that its backward is one concatenation.
 
     Forward     y1, ..., yn = x cut along an axis
     Backward    dx = dy1, ..., dyn joined; 0 for parts that were not used
-    Shapes      y_i as x but length/n along the axis.  Saves the shape of a part.
+    Shapes      y_i as x, but of the i-th length along the axis.  Saves the shapes of the parts.
     """
 
     returns_tuple = True
 
     @staticmethod
-    def forward(x: Array, *, n: int, axis: int) -> tuple[tuple[Array, ...], tuple[tuple[int, ...], int]]:
-        parts = tuple(xp.split(x, n, axis=axis))
-        return parts, (parts[0].shape, axis)
+    def forward(x: Array, *, lengths: tuple[int, ...], axis: int) -> tuple[tuple[Array, ...], tuple[list[tuple[int, ...]], int]]:
+        parts = tuple(xp.split(x, list(accumulate(lengths))[:-1], axis=axis))
+        return parts, ([part.shape for part in parts], axis)
 
     @staticmethod
-    def backward(saved: tuple[tuple[int, ...], int], dys: tuple[Array | None, ...]) -> Array:
-        shape, axis = saved
+    def backward(saved: tuple[list[tuple[int, ...]], int], dys: tuple[Array | None, ...]) -> Array:
+        shapes, axis = saved
         like = next(dy for dy in dys if dy is not None)
-        return backend.join([xp.zeros(shape, dtype=like.dtype) if dy is None else dy for dy in dys], axis)
+        filled = [xp.zeros(shape, dtype=like.dtype) if dy is None else dy for shape, dy in zip(shapes, dys, strict=True)]
+        return backend.join(filled, axis)
 
 
 class Index(Movement):
@@ -192,15 +193,22 @@ def _tensors(op: str, xs: Sequence[Operand]) -> list[Tensor]:
     return [as_tensor(op, x) for x in xs]
 
 
-def split(x: Tensor, n: int, axis: int = -1) -> tuple[Tensor, ...]:
-    """n equal parts along an axis. Raises ValueError if the length does not divide."""
+def split(x: Tensor, n: int | Sequence[int], axis: int = -1) -> tuple[Tensor, ...]:
+    """n equal parts along an axis, or parts of the given lengths. Raises ValueError if the length does not divide, or is not their sum."""
     x = as_tensor("split", x)
     (axis,) = axes(axis, x.ndim)
-    if not isinstance(n, (int, xp.integer)):
-        raise TypeError(f"split: {n!r}, expected a number of equal parts; slice for unequal ones, as in x[:2], x[2:]")
-    if n < 1 or x.shape[axis] % n:
-        raise ValueError(f"split: length {x.shape[axis]} of axis {axis} into {n} parts, expected a divisor; slice for unequal parts")
-    return tuple(Split.apply(x, n=n, axis=axis))
+    length = x.shape[axis]
+    if isinstance(n, (int, xp.integer)):
+        if n < 1 or length % n:
+            raise ValueError(f"split: length {length} of axis {axis} into {n} parts, expected a divisor; give the lengths of unequal parts")
+        lengths = (length // n,) * n
+    else:
+        lengths = tuple(n)
+        if not all(isinstance(part, (int, xp.integer)) for part in lengths):
+            raise TypeError(f"split: {n!r}, expected a number of equal parts, or the length of each, as in split(x, [4, 2, 2])")
+        if not lengths or min(lengths) < 0 or builtins.sum(lengths) != length:
+            raise ValueError(f"split: lengths {list(lengths)} of axis {axis} of length {length}, expected their sum to be that")
+    return tuple(Split.apply(x, lengths=lengths, axis=axis))
 
 
 def index(x: Tensor, key: Array) -> Tensor:

@@ -5,6 +5,7 @@
 
 import itertools
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,28 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd import backend
 from autograd.backend import random_bits, to_host
-from autograd.ops.activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from autograd.ops.activation import (
+    GELU,
+    GatedProduct,
+    GELUExact,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    SoftCap,
+    Softmax,
+    SquaredReLU,
+    Tanh,
+)  # fmt: skip
 from autograd.ops.attention import Attention
 from autograd.ops.dropout import Dropout
 from autograd.ops.elementwise import Add, Cast, Divide, Exp, Log, Maximum, Multiply, Negate, Power, Sqrt, Subtract, Where
 from autograd.ops.embedding import Embedding
 from autograd.ops.loss import CrossEntropy, LinearCrossEntropy
 from autograd.ops.matmul import Linear, MatMul
-from autograd.ops.normalization import LayerNorm
+from autograd.ops.normalization import LayerNorm, RMSNorm
 from autograd.ops.reduce import LogSumExp, Max, Mean, Sum, Var
+from autograd.ops.rotary import RotaryEmbedding
 from autograd.ops.shape import BroadcastTo, Concatenate, Index, Reshape, Split, Stack, Transpose
 from tests.strategies import broadcast_shapes, distinct, lengths, nonzero, normal, positive, seeds, shapes, some_axes, spread
 
@@ -96,8 +110,37 @@ unary(Log, ag.log, math.log, positive)
 unary(Sqrt, ag.sqrt, math.sqrt, positive)
 unary(Tanh, ag.tanh, math.tanh)
 unary(Sigmoid, ag.sigmoid, lambda v: 1 / (1 + math.exp(-v)))
-unary(ReLU, ag.relu, lambda v: v if v > 0 else 0.0, nonzero)
-unary(GELU, ag.gelu, lambda v: 0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))
+
+ACTIVATION: dict[str, Callable[[float], float]] = {
+    "relu": lambda v: v if v > 0 else 0.0,
+    "gelu": lambda v: 0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))),
+    "gelu_exact": lambda v: v * statistics.NormalDist().cdf(v),
+    "silu": lambda v: v / (1 + math.exp(-v)),
+    "squared_relu": lambda v: v * v if v > 0 else 0.0,
+}
+
+unary(ReLU, ag.relu, ACTIVATION["relu"], nonzero)
+unary(GELU, ag.gelu, ACTIVATION["gelu"])
+unary(GELUExact, ag.gelu_exact, ACTIVATION["gelu_exact"])
+unary(SiLU, ag.silu, ACTIVATION["silu"])
+unary(SquaredReLU, ag.squared_relu, ACTIVATION["squared_relu"], nonzero)
+
+
+@case(GatedProduct)
+def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
+    name = draw(st.sampled_from(sorted(ACTIVATION)))
+    full = draw(shapes(scale=scale, empty=True))
+    gate = (nonzero if "relu" in name else normal)(rng, full)
+    return Case(
+        lambda gate, up: ag.gated_product(gate, up, name), lambda gate, up: each(ACTIVATION[name])(gate) * up, [gate, normal(rng, full)]
+    )
+
+
+@case(SoftCap)
+def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
+    cap = draw(st.sampled_from([0.7, 2, 30.0]))
+    x = 2 * normal(rng, draw(shapes(scale=scale, empty=True)))
+    return Case(lambda x: ag.soft_cap(x, cap), each(lambda v: cap * math.tanh(v / cap)), [x])
 
 
 @case(Power)
@@ -245,14 +288,14 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     n = draw(st.integers(1, 4))
     full = list(draw(shapes(least=1, most=3, scale=scale)))
     axis = draw(st.integers(-len(full), len(full) - 1))
-    full[axis] *= n
+    lengths = draw(st.lists(st.integers(0, 5), min_size=n - 1, max_size=n - 1)) + [full[axis]] if draw(st.booleans()) else [full[axis]] * n
+    full[axis] = sum(lengths)
+    given = lengths if len(set(lengths)) > 1 else n
 
     def expected(x: np.ndarray) -> tuple[np.ndarray, ...]:
-        rows = np.moveaxis(x, axis, 0)
-        size = len(rows) // n
-        return tuple(np.moveaxis(rows[i * size : (i + 1) * size], 0, axis) for i in range(n))
+        return tuple(np.split(x, np.cumsum(lengths)[:-1], axis=axis))
 
-    return Case(lambda x: ag.split(x, n, axis=axis), expected, [normal(rng, tuple(full))])
+    return Case(lambda x: ag.split(x, given, axis=axis), expected, [normal(rng, tuple(full))])
 
 
 @st.composite
@@ -376,6 +419,24 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     )
 
 
+@case(RMSNorm)
+def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
+    x = spread(rng, draw(shapes(least=1, scale=scale, empty=True)))
+    eps, offset, weighted = draw(st.sampled_from([1e-6, 1e-3])), draw(st.sampled_from([0.0, 1.0])), draw(st.booleans())
+
+    def expected(x: np.ndarray, weight: Any = 1.0) -> np.ndarray:
+        def normalized(row: list[float]) -> list[float]:
+            size = math.sqrt(mean_of([v * v for v in row]) + eps)
+            return [v / size for v in row]
+
+        return along(x, -1, normalized) * (offset + weight if weighted else 1.0)
+
+    def call(x: ag.Tensor, weight: ag.Tensor | None = None) -> ag.Tensor:
+        return ag.rms_norm(x, weight, eps, offset if weighted else 0.0)
+
+    return Case(call, expected, [x, 1 + normal(rng, x.shape[-1:])] if weighted else [x])
+
+
 # Dropout, embedding, attention ---------------------------------------------------------------------------------------------------
 
 
@@ -410,17 +471,43 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     return Case(lambda weight: ag.embedding(weight, ids), expected, [normal(rng, (n_rows, n_channels))])
 
 
-def attention_by_loops(q: np.ndarray, k: np.ndarray, v: np.ndarray, allowed: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Query by query and key by key. allowed, factors (..., T, S): who may look where, and the dropout mask on the weights."""
+def attention_by_loops(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, allowed: np.ndarray, factors: np.ndarray,
+    scale: float | None = None, softcap: float = 0.0, alibi: Any = None, window: int = 0,
+) -> np.ndarray:  # fmt: skip
+    """Query by query and key by key. allowed, factors (..., T, S): who may look where (window included), and the dropout mask."""
     out = np.zeros_like(q)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     for place in np.ndindex(*q.shape[:-1]):
-        lead = place[:-1]
+        *lead, t = place
+        if lead:
+            lead[-1] = lead[-1] * k.shape[-3] // q.shape[-3]  # the key head that this query head shares
         seen = [s for s in range(k.shape[-2]) if allowed[(*place, s)]]
         if seen:
-            scores = [math.fsum(q[place] * k[(*lead, s)]) / math.sqrt(q.shape[-1]) for s in seen]
+            scores = [math.fsum(q[place] * k[(*lead, s)]) * scale for s in seen]
+            if softcap:
+                scores = [softcap * math.tanh(score / softcap) for score in scores]
+            if alibi:
+                scores = [score - alibi[place[-2]] * (t + k.shape[-2] - q.shape[-2] - s) for s, score in zip(seen, scores, strict=True)]
             for s, weight in zip(seen, softmax_row(scores), strict=True):
                 out[place] += weight * factors[(*place, s)] * v[(*lead, s)]
     return out
+
+
+def attention_options(draw: st.DrawFn, rng: np.random.Generator, n_head: int | None, n_keys: int, causal: bool) -> dict[str, Any]:
+    """Half of the time none; else any combination."""
+    options: dict[str, Any] = {}
+    if draw(st.booleans()):
+        return options
+    if draw(st.booleans()):
+        options["scale"] = draw(st.sampled_from([0.1, 1.0]))
+    if draw(st.booleans()):
+        options["softcap"] = draw(st.sampled_from([0.5, 2.0, 50.0]))
+    if causal and draw(st.booleans()):
+        options["window"] = draw(st.sampled_from([1, 2, n_keys // 2 + 1, n_keys, n_keys + 5]))
+    if causal and n_head is not None and draw(st.booleans()):
+        options["alibi"] = rng.uniform(-0.1, 1, n_head).tolist()
+    return options
 
 
 @case(Attention)
@@ -428,24 +515,44 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     lead = tuple(draw(st.lists(st.integers(1, 2), min_size=2 if scale == "large" else 0, max_size=2)))
     if lead and draw(st.integers(0, 9)) == 9:
         lead = (0, *lead[1:])
+    key_lead = lead
+    if lead and draw(st.integers(0, 2)) == 0:
+        lead = (*lead[:-1], lead[-1] * draw(st.integers(2, 3)))
     n_keys, n_channels = draw(lengths(scale)), draw(st.sampled_from([1, 2, 7, 8, 16, 33]))
     causal = draw(st.booleans())
     n_queries = n_keys if draw(st.booleans()) else draw(st.integers(1, n_keys)) if causal else draw(lengths(scale))
+    options = attention_options(draw, rng, lead[-1] if lead else None, n_keys, causal)
     scores = (*lead, n_queries, n_keys)
     mask = rng.random(draw(broadcast_shapes(scores))) < 0.8 if draw(st.integers(0, 2)) == 0 else None
     p, seed = draw(st.sampled_from([0.0, 0.0, 0.3])), draw(seeds)
     allowed = np.ones(scores, bool) if mask is None else np.broadcast_to(mask, scores).copy()
-    if causal:
-        for t, s in itertools.product(range(n_queries), range(n_keys)):
-            if s > t + n_keys - n_queries:
-                allowed[..., t, s] = False
+    for t, s in itertools.product(range(n_queries), range(n_keys)):
+        position = t + n_keys - n_queries
+        if causal and (s > position or s <= position - options.get("window", math.inf)):
+            allowed[..., t, s] = False
     factors = kept(math.prod(scores), p, seed, 0).reshape(scores) if p else np.ones(scores)
 
     def call(q: ag.Tensor, k: ag.Tensor, v: ag.Tensor) -> ag.Tensor:
-        return ag.scaled_dot_product_attention(q, k, v, mask, causal=causal, dropout=p, stream=ag.RandomStream(seed))
+        return ag.scaled_dot_product_attention(q, k, v, mask, causal=causal, **options, dropout=p, stream=ag.RandomStream(seed))
 
-    arrays = [normal(rng, (*lead, n, n_channels)) for n in (n_queries, n_keys, n_keys)]
-    return Case(call, lambda q, k, v: attention_by_loops(q, k, v, allowed, factors), arrays)
+    arrays = [normal(rng, (*lead, n_queries, n_channels)), *(normal(rng, (*key_lead, n_keys, n_channels)) for _ in range(2))]
+    return Case(call, lambda q, k, v: attention_by_loops(q, k, v, allowed, factors, **options), arrays)
+
+
+@case(RotaryEmbedding)
+def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
+    x = normal(rng, draw(shapes(least=2, scale=scale, empty=True)))
+    n_pairs = draw(st.integers(0, x.shape[-1] // 2))
+    angles = 3 * normal(rng, (*draw(broadcast_shapes(x.shape[:-1])), n_pairs))
+    cos, sin = np.cos(angles), np.sin(angles)
+
+    def expected(x: np.ndarray) -> np.ndarray:
+        y = x.copy()
+        z = (x[..., :n_pairs] + 1j * x[..., n_pairs : 2 * n_pairs]) * np.exp(1j * angles)  # the rotation as a complex product
+        y[..., :n_pairs], y[..., n_pairs : 2 * n_pairs] = z.real, z.imag
+        return y
+
+    return Case(lambda t: ag.rotary_embedding(t, cos, sin), expected, [x])
 
 
 # Losses -------------------------------------------------------------------------------------------------------------------------
@@ -484,11 +591,12 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
 def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     targets, n_classes, options = draw_targets(draw, rng, scale)
     n_channels = draw(lengths(scale))
-    chunk = draw(st.sampled_from([1, 2, 7, 32, 1024]))
+    chunk, softcap = draw(st.sampled_from([1, 2, 7, 32, 1024])), draw(st.sampled_from([0.0, 0.0, 1.5]))
     x = normal(rng, (*targets.shape, n_channels))
     weight = normal(rng, (n_classes, n_channels)) / math.sqrt(n_channels)
+    capped = each(lambda z: softcap * math.tanh(z / softcap)) if softcap else lambda z: z
     return Case(
-        lambda x, weight: ag.linear_cross_entropy(x, weight, targets, **options, chunk=chunk),
-        lambda x, weight: mean_loss(np.einsum("...c,vc->...v", x, weight), targets, **options),
+        lambda x, weight: ag.linear_cross_entropy(x, weight, targets, **options, softcap=softcap, chunk=chunk),
+        lambda x, weight: mean_loss(capped(np.einsum("...c,vc->...v", x, weight)), targets, **options),
         [x, weight],
     )

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,21 @@ def test_all_lists_what_the_backends_offer():
         hasattr(ag, name) for name in ag.__all__
     )
     assert len(set(ag.__all__)) == len(ag.__all__)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-7), ("float64", 1e-14)])
+@given(seed=seeds)
+def test_erf_is_the_error_function(dtype, tolerance, seed):
+    x = (3 * np.random.default_rng(seed).standard_normal(99)).astype(dtype)
+    y = backend.erf(to_device(x))
+    assert y.dtype == dtype
+    np.testing.assert_allclose(to_host(y), [math.erf(v) for v in x.tolist()], rtol=0, atol=tolerance)
+
+
+def test_erf_at_its_ends():
+    x = np.array([-np.inf, -30.0, -6.0, 0.0, 6.0, 30.0, np.inf])
+    np.testing.assert_allclose(to_host(backend.erf(to_device(x))), np.sign(x), rtol=0, atol=1e-14)
+    assert np.isnan(to_host(backend.erf(to_device(np.array([np.nan]))))).all()
 
 
 @numpy_only

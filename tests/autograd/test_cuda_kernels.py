@@ -29,7 +29,8 @@ from autograd.ops.attention import Attention
 from autograd.ops.dropout import Dropout
 from autograd.ops.elementwise import Cast
 from autograd.ops.embedding import Embedding
-from autograd.ops.normalization import LayerNorm
+from autograd.ops.loss import LinearCrossEntropy
+from autograd.ops.normalization import LayerNorm, RMSNorm
 from tests import cuda_host
 from tests.autograd.checks import assert_close, numpy_only
 from tests.autograd.test_ops import compare
@@ -326,10 +327,28 @@ def test_layer_norm_takes_float_parameters_beside_bf16_rows(n_rows, host):
         assert_near(actual, right, actual.dtype if actual is dx else np.dtype("float32"))
 
 
-def test_layer_norm_leaves_rows_that_are_too_long_to_the_definition():
-    (kernel,) = KERNELS[LayerNorm]
+@on_host
+@pytest.mark.parametrize("n_rows", [1, 1500])
+def test_rms_norm_takes_a_float_weight_beside_bf16_rows(n_rows, host):
+    (kernel,) = KERNELS[RMSNorm]
+    rng = np.random.default_rng(1)
+    x, dy = stored(host, "bf16", *(3 + rng.standard_normal((2, n_rows, 40))))
+    (weight,) = stored(host, "float", rng.standard_normal(40))
+    assert kernel.supports(x, weight) and not kernel.supports(x.astype(np.float32), bf16(weight))
+    y, saved = kernel.forward(x, weight, offset=1.0)
+    dx, dweight = kernel.backward(saved, dy)
+    assert (y.dtype, dx.dtype, dweight.dtype) == (np.uint16, np.uint16, np.float32)
+    right, saved = RMSNorm.forward(to_float(x), to_float(weight), offset=1.0)
+    assert_near(y, right, x.dtype)
+    for actual, right in zip((dx, dweight), RMSNorm.backward(saved, to_float(dy)), strict=True):
+        assert_near(actual, right, actual.dtype if actual is dx else np.dtype("float32"))
+
+
+@pytest.mark.parametrize(("op", "n_parameters"), [(LayerNorm, 2), (RMSNorm, 1)])
+def test_norms_leave_rows_that_are_too_long_to_the_definition(op, n_parameters):
+    (kernel,) = KERNELS[op]
     for n, taken in ((3072, True), (3073, False)):
-        assert kernel.supports(*(np.ones(s, np.float32) for s in ((2, n), n, n))) is taken
+        assert kernel.supports(*(np.ones(s, np.float32) for s in ((2, n), *[n] * n_parameters))) is taken
 
 
 @on_host
@@ -438,6 +457,13 @@ def test_cross_entropy_in_place(n_classes, storage, host_either, monkeypatch):
         if not want:
             assert (logits == before).all()
     assert_near(logits, dz, logits.dtype)
+
+
+@pytest.mark.parametrize(("option", "taken"), [({}, True), ({"softcap": 30.0}, False), ({"label_smoothing": 0.1}, False)])
+def test_capped_and_smoothed_logits_are_left_to_the_definition(option, taken):
+    (kernel,) = KERNELS[LinearCrossEntropy]
+    arrays = np.ones((3, 2), np.float32), np.ones((4, 2), np.float32), np.zeros(3, np.int64)
+    assert kernel.supports(*arrays, **{"label_smoothing": 0.0, "n_counted": 3} | option) is taken
 
 
 @on_host

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd.backend import to_host
 from autograd.ops.loss import LinearCrossEntropy
-from tests.autograd.checks import assert_close, numpy_only, tensor
+from tests.autograd.checks import assert_close, numpy_only, takes_fast_path, tensor
 from tests.strategies import seeds
 
 pytestmark = pytest.mark.usefixtures("each_kernel_mode")
@@ -67,6 +67,33 @@ def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes
     for plain, fused in zip(*results, strict=True):
         assert_close(fused, plain)
     assert (results[1][1][targets == -100] == 0).all()
+
+
+@given(seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING, cap=st.sampled_from([0.5, 3, 30.0]))
+def test_a_softcap_is_soft_cap_before_cross_entropy(seed, n, n_classes, label_smoothing, cap):
+    _, targets = drawn(seed, n, n_classes)
+    rng = np.random.default_rng(seed)
+    x, weight = rng.standard_normal((n, 5)), rng.standard_normal((n_classes, 5))
+    results = []
+    for fused in (False, True):
+        tx, tw = tensor(x), tensor(weight)
+        if fused:
+            loss = ag.linear_cross_entropy(tx, tw, targets, label_smoothing=label_smoothing, softcap=cap, chunk=7)
+        else:
+            loss = ag.cross_entropy(ag.soft_cap(tx @ tw.T, cap), targets, label_smoothing=label_smoothing)
+        loss.backward()
+        results.append([to_host(a) for a in (loss.data, tx.grad, tw.grad)])
+    for plain, fused in zip(*results, strict=True):
+        assert_close(fused, plain)
+
+
+@numpy_only
+def test_the_fast_path_takes_a_softcap():
+    from autograd.kernels.cpu.loss import LinearCrossEntropyBlocked
+
+    x, weight = tensor(np.ones((3, 2), np.float32)), tensor(np.ones((4, 2), np.float32))
+    with ag.use_kernels("fast"), takes_fast_path(LinearCrossEntropyBlocked):
+        ag.linear_cross_entropy(x, weight, [0, 1, 2], softcap=30.0)
 
 
 @pytest.mark.parametrize("needs", NEEDS[:2])
@@ -205,6 +232,8 @@ def losses(targets, **options):
         (r"cross_entropy: logits of shape \(\), expected \(..., V\); one score per class", lambda: ag.cross_entropy(tensor(1.0), 0)),
         (r"linear_cross_entropy: x \(2, 4\) with weight \(4, 3\), expected \(..., C\) with \(V, C\); transpose it",
          lambda: ag.linear_cross_entropy(tensor(X), tensor(W.T), [0, 1])),
+        (r"linear_cross_entropy: softcap -1, expected a positive number, or 0 for no bound",
+         lambda: ag.linear_cross_entropy(tensor(X), tensor(W), [0, 1], softcap=-1)),
         (r"linear_cross_entropy: chunk 0, expected at least 1; it counts rows",
          lambda: ag.linear_cross_entropy(tensor(X), tensor(W), [0, 1], chunk=0)),
     ],

@@ -5,7 +5,7 @@ import pytest
 
 import autograd as ag
 from autograd.backend import to_host
-from autograd.nn import Dropout, Embedding, LayerNorm, Linear, Module, evaluating, uniform
+from autograd.nn import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, activation, evaluating, uniform
 from autograd.optim import AdamW
 from tests.autograd.checks import assert_close, layer_norm_of, linear_of, tensor
 
@@ -159,6 +159,28 @@ def test_layers_take_sizes_and_start_where_the_docs_say():
         assert 0.99 * bound < np.abs(values).max() <= bound and len(np.unique(values)) > 0.99 * values.size
         assert abs(values.mean()) < 6 * values.std() / np.sqrt(values.size)
         assert values.std() == pytest.approx(bound / np.sqrt(3), rel=0.05)
+
+
+def test_rms_norm_starts_as_a_norm_without_a_weight():
+    plain, moved, bare = RMSNorm(3), RMSNorm(3, 1e-5, offset=1.0), RMSNorm(3, weight=False)
+    assert to_host(plain.weight.data).tolist() == [1, 1, 1] and to_host(moved.weight.data).tolist() == [0, 0, 0] and bare.weight is None
+    assert plain.weight.dtype == moved.weight.dtype == np.float32 and not bare.parameters()
+    assert (plain.eps, moved.eps, moved.offset) == (1e-6, 1e-5, 1.0)
+    x = tensor(np.array([[3.0, 4.0, 12.0]], np.float32))
+    for norm in (plain, moved, bare):
+        y = norm(x)
+        assert y.dtype == np.float32
+        np.testing.assert_allclose(to_host(y.data), [np.array([3, 4, 12]) / np.sqrt(169 / 3)], rtol=1e-5)
+    half = moved(ag.Tensor(to_host(x.data).astype("f2")))
+    assert half.dtype == np.float16
+
+
+def test_activations_have_names():
+    x = tensor([-1.0, 2.0])
+    for name in ("relu", "gelu", "gelu_exact", "silu", "squared_relu"):
+        assert_close(activation(name)(x).data, to_host(getattr(ag, name)(x).data))
+    with pytest.raises(ValueError, match=r"activation: 'gelu_new', expected one of relu, gelu, gelu_exact, silu, squared_relu"):
+        activation("gelu_new")
 
 
 def test_initial_values_are_decided_by_the_stream_or_by_init():

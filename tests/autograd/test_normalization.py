@@ -1,4 +1,4 @@
-"""Laws and errors of layer norm."""
+"""Laws and errors of layer norm and RMS norm."""
 
 import numpy as np
 import pytest
@@ -65,3 +65,56 @@ def test_errors():
     for empty in (tensor(np.ones((2, 0))), tensor(1.0)):
         with pytest.raises(ValueError, match=r"layer_norm: x of shape .*, expected a last axis of at least 1; nothing to normalize"):
             ag.layer_norm(empty, one, one)
+
+
+# RMS norm ---------------------------------------------------------------------------------------------------------------------------
+
+
+@given(seed=seeds, shape=shapes(least=1))
+def test_rms_norm_rows_have_mean_square_one_and_ignore_their_scale(seed, shape):
+    rng = np.random.default_rng(seed)
+    x, scale = spread(rng, shape), np.exp(rng.standard_normal((*shape[:-1], 1)))
+    y, again = (to_host(ag.rms_norm(tensor(array), eps=1e-14).data) for array in (x, scale * x))
+    np.testing.assert_allclose((y * y).mean(axis=-1), 1.0, rtol=1e-9)
+    np.testing.assert_allclose(again, y, rtol=1e-9, atol=1e-9)
+
+
+@given(seed=seeds, shape=shapes(least=1))
+def test_rms_norm_gradient_has_no_component_along_the_row(seed, shape):
+    rng = np.random.default_rng(seed)
+    x = tensor(spread(rng, shape))
+    ag.rms_norm(x, tensor(rng.standard_normal(shape[-1])), eps=1e-14).backward(rng.standard_normal(shape))
+    assert_close((to_host(x.grad) * to_host(x.data)).sum(axis=-1), np.zeros(shape[:-1]))
+
+
+@given(seed=seeds, shape=shapes(least=1))
+def test_an_offset_is_added_to_the_weight(seed, shape):
+    rng = np.random.default_rng(seed)
+    array, weight, dy = spread(rng, shape), rng.standard_normal(shape[-1]), rng.standard_normal(shape)
+    results = []
+    for offset in (0.0, 1.0):
+        x, w = tensor(array), tensor(weight + 1 - offset)
+        y = ag.rms_norm(x, w, offset=offset)
+        y.backward(dy)
+        results.append((y.data, x.grad, w.grad))
+    for plain, moved in zip(*results, strict=True):
+        assert_close(moved, to_host(plain))
+
+
+def test_a_row_of_zeros_gives_zeros_and_a_finite_gradient():
+    x, weight = tensor(np.zeros((2, 4))), tensor(np.full(4, 2.0))
+    y = ag.rms_norm(x, weight, eps=1e-4)
+    y.backward(np.ones((2, 4)))
+    assert not to_host(y.data).any() and not to_host(weight.grad).any()
+    assert_close(x.grad, np.full((2, 4), 200.0))  # weight / sqrt(eps)
+
+
+def test_rms_norm_errors():
+    x = tensor(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"rms_norm: weight \(2,\) for x \(2, 3\), expected \(3,\); one per channel"):
+        ag.rms_norm(x, tensor(np.ones(2)))
+    with pytest.raises(ValueError, match=r"rms_norm: offset 1.0 without a weight, expected 0; it is added to the weight"):
+        ag.rms_norm(x, offset=1.0)
+    for empty in (tensor(np.ones((2, 0))), tensor(1.0)):
+        with pytest.raises(ValueError, match=r"rms_norm: x of shape .*, expected a last axis of at least 1; nothing to normalize"):
+            ag.rms_norm(empty)

@@ -126,7 +126,7 @@ def test_frozen_inputs_change_nothing_for_the_others(op: type[ag.Op], data: st.D
         lambda x: ag.stack([x, x]), lambda x: ag.linear(x, x, [1.0, 2.0]), lambda x: ag.layer_norm(x, [1.0, 2.0], [3.0, 4.0]),
         lambda x: ag.matmul(x, x), lambda x: ag.scaled_dot_product_attention(x, x, x), lambda x: ag.cross_entropy(x, [0, 1]),
         lambda x: ag.linear_cross_entropy(x, x, [0, 1]), lambda x: ag.embedding(x, [0, 1]), lambda x: ag.cast(x, "float32"),
-        lambda x: ag.dropout(x, stream=ag.RandomStream(0)),
+        lambda x: ag.dropout(x, stream=ag.RandomStream(0)), lambda x: ag.rotary_embedding(x, [[0.6]], [[0.8]]),
     ],
 )  # fmt: skip
 def test_lists_and_arrays_are_constants(call):

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from hypothesis import strategies as st
 
 from autograd import backend
 from tinygpt import GPTConfig
@@ -18,6 +19,53 @@ TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
 def tiny(**changes):
     """The smallest GPT that does everything: 11 tokens, as in TOKENS, and 8 positions; `changes` to its settings."""
     return GPTConfig(**{"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 8, "vocab_size": 11, **changes})
+
+
+@st.composite
+def decoders(draw, **changes):
+    """Small legal configs with any of the options, together; `changes` to their fields."""
+    pick = lambda *values: draw(st.sampled_from(values))  # noqa: E731
+    n_kv_head, group, d = draw(st.integers(1, 3)), draw(st.integers(1, 3)), pick(2, 4, 6, 8)
+    n_head, own_size = n_kv_head * group, draw(st.booleans())
+    fields = {
+        "n_layer": draw(st.integers(1, 3)), "n_head": n_head, "n_embd": 2 * draw(st.integers(1, 8)) if own_size else n_head * d,
+        "n_positions": draw(st.integers(1, 12)), "vocab_size": draw(st.integers(2, 40)), "n_kv_head": n_kv_head,
+        "head_size": d if own_size else None, "norm": pick("layer", "rms", "rms_unweighted"),
+        "norm_position": pick("pre", "post", "output", "sandwich"), "embedding_norm": pick(False, True),
+        "positions": pick("learned", "sinusoidal", "rotary", "alibi", "none"), "qk_norm": pick("none", "head", "all"),
+        "activation": pick("gelu", "gelu_exact", "relu", "silu", "squared_relu"), "gated": pick(False, True),
+        "n_inner": pick(None, 1, 5, 16), "qkv_bias": pick(True, False), "attention_output_bias": pick(True, False),
+        "mlp_bias": pick(True, False), "tie_word_embeddings": pick(True, False), "window": pick(None, 1, 2, 3, 7),
+        "embedding_scale": pick(1.0, 2.5), "attention_scale": pick(None, 0.3), "logit_softcap": pick(None, 3.0),
+        "attention_softcap": pick(None, 2.0),
+    }  # fmt: skip
+    if fields["norm"] == "rms":
+        fields["norm_offset"] = pick(0.0, 1.0)
+    if fields["norm_position"] == "pre":
+        fields["parallel_residual"] = pick(False, True)
+        fields["shared_norm"] = fields["parallel_residual"] and pick(False, True)
+    if fields["window"]:
+        fields["window_pattern"] = pick("", "SL", "LS", "SSL")
+    if fields["positions"] == "rotary":
+        llama3 = {
+            "rope_type": "llama3",
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8,
+        }
+        fields["rope_theta"], fields["rope_fraction"] = pick(1e4, 20.0), pick(1.0, 2 / d)
+        fields["rope_scaling"] = pick(None, {"rope_type": "linear", "factor": 2.0}, llama3)
+        fields["rope_local_theta"] = pick(None, 100.0) if fields["window"] else None
+    return GPTConfig(**{**fields, **changes})
+
+
+def randomize(model, seed, dtype="float64"):
+    """The model in evaluation mode, every number random and large enough that attention, norms and biases matter."""
+    rng = np.random.default_rng(seed)
+    for _, p in model.named_parameters():
+        p.data = backend.to_device((rng.standard_normal(p.shape) * (0.4 if p.ndim > 1 else 0.2) + (p.ndim == 1) * 0.5).astype(dtype))
+    return model.eval()
 
 
 def weights(model):

@@ -318,6 +318,32 @@ def test_runs_of_classifiers_and_of_language_models_are_told_apart(tmp_path, mon
         GPTClassifier.from_pretrained(pretrained)
 
 
+@pytest.mark.parametrize("name", ["smollm2-135m", "gemma-3-270m", "pythia-70m", "olmo-2-1b", "nanochat-d20", "gpt1"])
+def test_other_decoders_become_classifiers(tmp_path, name):
+    """A head on each learns to tell two words apart, and comes back from its directory."""
+    size = {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": TOKENIZER.n_vocab, "n_positions": 12}
+    size |= {
+        key: n for key, n in (("n_inner", 24), ("n_kv_head", 1), ("head_size", 8), ("window", 3)) if key in GPTConfig.preset(name).options()
+    }
+    model = GPTClassifier(GPT(GPTConfig.preset(name, **size), seed=1), TOKENIZER, LABELS[:2])
+    (words, _), labels = encode(["ham", "egg", "a ham", "an egg"], TOKENIZER, 12), [0, 1, 0, 1]
+    ids, mask = pad(words)
+    optimizer = AdamW(model, lr=1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = model.loss(ids, np.array(labels), mask)
+        loss.backward()
+        optimizer.step(max_norm=1.0)
+    assert loss.item() < 0.2
+    with pytest.warns(UserWarning, match="model_type 'tinygpt'"):
+        model.save_pretrained(tmp_path)
+    loaded = GPTClassifier.from_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["architectures"] == ["TinyGPTForSequenceClassification"]
+    np.testing.assert_array_equal(loaded.logits(words), model.logits(words))
+    with pytest.raises(ValueError, match="a classifier, expected a language model"):
+        load(tmp_path)
+
+
 def test_a_head_saved_for_other_labels_is_refused(tmp_path):
     model = classifier()
     model.save_pretrained(tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from tinygpt import errors
 from tinygpt.__main__ import COMMANDS
 from tinygpt.arguments import expand_home, parse_args
-from tinygpt.config import PathName
+from tinygpt.fields import PathName
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = [path for folder in ("benchmarks", "examples", "examples/learn") for path in sorted((ROOT / folder).glob("*.py"))]

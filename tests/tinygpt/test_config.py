@@ -1,9 +1,14 @@
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 
-from tinygpt.config import PRESETS, GPTConfig, PretrainConfig, TrainConfig
+from tinygpt.arguments import parse_args
+from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig
+from tinygpt.models.cache import KVCache
+from tinygpt.presets import PRESETS
 from tinygpt.runs.settings import flat_settings
 
 
@@ -14,13 +19,120 @@ def test_parameter_counts_of_gpt2_are_exact(name, n):
     assert GPTConfig.preset(name).n_parameters() == n
 
 
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [
+        ("smollm2-135m", 134_515_008), ("llama-3.2-1b", 1_235_814_400), ("qwen2.5-0.5b", 494_032_768), ("qwen3-0.6b", 596_049_920),
+        ("pythia-14m", 14_067_712), ("pythia-70m", 70_426_624), ("pythia-160m", 162_322_944), ("olmo-2-1b", 1_484_916_736),
+        ("gemma-3-270m", 268_098_176), ("gemma-3-1b", 999_885_952), ("opt-125m", 125_239_296 - 2 * 768), ("nanochat-d20", 560_988_160),
+        ("gpt1", 116_534_784), ("llama-2-7b", 6_738_415_616), ("llama-2-13b", 13_015_864_320), ("llama-2-70b", 68_976_648_192),
+        ("falcon-7b", 6_921_720_704), ("falcon-40b", 41_303_293_952),
+    ],
+)  # fmt: skip
+def test_parameter_counts_of_other_decoders_are_exact(name, n):
+    """Published counts. OPT's file has two rows of positions more, which no token ever gets."""
+    assert GPTConfig.preset(name).n_parameters() == n
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("small", 0.125), ("medium", 0.350), ("large", 0.760), ("xl", 1.3), ("2.7b", 2.7), ("6.7b", 6.7), ("13b", 13.0), ("", 175.0)],
+)
+def test_gpt3s_family_has_about_the_counts_of_its_paper(name, billions):
+    """Brown et al. 2020, table 2.1, which rounds."""
+    assert GPTConfig.preset(f"gpt3-{name}".rstrip("-")).n_parameters() == pytest.approx(billions * 1e9, rel=0.02)
+
+
+def test_gpt3s_largest_by_the_formula():
+    config = GPTConfig.preset("gpt3")
+    c = config.n_embd
+    assert config.n_parameters() == 96 * (12 * c * c + 13 * c) + (50_257 + 2048) * c + 2 * c == 174_604_259_328
+
+
+def test_the_table_of_shapes_is_computed():
+    """docs/decoders.md: every preset but those for first looks, with its sizes, its weights and its cache's bytes per token."""
+    text = (Path(__file__).parents[2] / "docs" / "decoders.md").read_text(encoding="utf-8").split("## The shapes")[1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")][1:]
+    expected = []
+    for name in PRESETS.keys() - {"laptop", "shakespeare", "quick"}:
+        c, cache = GPTConfig.preset(name), KVCache(GPTConfig.preset(name, n_positions=1, vocab_size=1), 1)
+        heads = f"{c.n_head}" if c.kv_heads == c.n_head else f"{c.n_head} / {c.kv_heads}"
+        numbers = (c.inner_channels, c.n_positions, c.vocab_size, c.n_parameters(), cache.keys.nbytes + cache.values.nbytes)
+        expected.append([name, f"{c.n_layer}", f"{c.n_embd:,}", f"{heads} x {c.channels_per_head}", *(f"{n:,}" for n in numbers)])
+    assert sorted(rows) == sorted(expected)
+
+
 def test_untied_head_without_qkv_bias_has_the_published_count():
     assert GPTConfig.preset("gpt2", tie_word_embeddings=False, qkv_bias=False).n_parameters() == 163_009_536
 
 
 def test_every_preset_is_legal():
     for name in PRESETS:
-        assert GPTConfig.preset(name).n_embd % GPTConfig.preset(name).n_head == 0
+        config = GPTConfig.preset(name)
+        assert config.channels_per_head >= 8 and config.n_head % config.kv_heads == 0
+        assert GPTConfig.from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_gpt2s_shapes_take_no_options_and_options_are_listed():
+    for name in ("gpt2", "gpt2-xl", "laptop", "quick", "gpt3"):
+        assert GPTConfig.preset(name).options() == {}
+    assert GPTConfig(n_kv_head=12, head_size=64, n_inner=3072, tie_word_embeddings=False, dropout=0.1).options() == {}
+    assert GPTConfig(positions="rotary", rope_theta=1e4, n_kv_head=4).options() == {"positions": "rotary", "n_kv_head": 4}
+    assert GPTConfig(n_inner=3000).options() == {"n_inner": 3000}
+    assert repr(GPTConfig()).endswith("initializer_range=0.02)") and repr(GPTConfig(window=8)).endswith("initializer_range=0.02, window=8)")
+
+
+def test_blocks_with_a_window_follow_the_pattern():
+    gemma = GPTConfig.preset("gemma-3-1b")
+    assert [gemma.window_of(i) for i in range(12)] == 2 * [512, 512, 512, 512, 512, None]
+    assert {GPTConfig(window=8).window_of(i) for i in range(12)} == {8} and GPTConfig().window_of(3) is None
+
+
+LLAMA3 = GPTConfig.preset("llama-3.2-1b").rope_scaling
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm": "rmsnorm"}, r"GPTConfig.norm: 'rmsnorm', expected layer, rms or rms_unweighted; did you mean 'rms'"),
+        ({"norm_offset": 1.0}, r"GPTConfig.norm_offset: 1.0 with norm 'layer', expected norm rms, .*; leave it out, or take --norm rms"),
+        ({"norm": "rms_unweighted", "norm_offset": 1.0}, r"norm_offset: 1.0 with norm 'rms_unweighted', expected norm rms"),
+        ({"parallel_residual": True, "norm_position": "post"}, r"parallel_residual: True with norm_position 'post', expected norm_position pre"),
+        ({"shared_norm": True}, r"shared_norm: True with parallel_residual False, expected parallel_residual"),
+        ({"rope_theta": 1e6}, r"rope_theta: 1000000.0 with positions 'learned', expected positions rotary, .* --positions rotary"),
+        ({"positions": "alibi", "rope_fraction": 0.5}, r"rope_fraction: 0.5 with positions 'alibi', expected positions rotary"),
+        ({"rope_scaling": LLAMA3}, r"rope_scaling: .* with positions 'learned', expected positions rotary"),
+        ({"positions": "rotary", "rope_local_theta": 1e4}, r"rope_local_theta: 10000.0 with window None, expected a window"),
+        ({"positions": "rotary", "rope_fraction": 1.5}, r"rope_fraction: 1.5, expected 0 to 1, for an even number"),
+        ({"positions": "rotary", "head_size": 7}, r"rope_fraction: 1.0, .* even number of channels; 7 channels of 7 would be rotated"),
+        ({"positions": "rotary", "rope_fraction": 0.05}, r"3 channels of 64 would be rotated, change rope_fraction"),
+        ({"positions": "rotary", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"rope_type 'yarn', expected linear or llama3; no other"),
+        ({"positions": "rotary", "rope_scaling": {"rope_type": "linear"}}, r"rope_scaling: \{\}, expected for linear a positive number .* factor"),
+        ({"positions": "rotary", "rope_scaling": LLAMA3 | {"factor": 0}}, r"rope_scaling: .*'factor': 0.*, expected for llama3 a positive"),
+        ({"n_kv_head": 5}, r"n_kv_head 5 with n_head 12, expected n_kv_head to divide n_head; try n_kv_head 4 or 6"),
+        ({"n_kv_head": 0}, r"GPTConfig.n_kv_head: 0, expected at least 1"),
+        ({"window_pattern": "SL"}, r"window_pattern: 'SL' with window None, expected a window, and a pattern .*; for instance window 256"),
+        ({"window": 8, "window_pattern": "LL"}, r"window_pattern: 'LL' with window 8, expected"),
+        ({"window": 8, "window_pattern": "SF"}, r"window_pattern: 'SF' with window 8, expected"),
+        ({"positions": "sinusoidal", "n_embd": 7, "n_head": 1}, r"positions: 'sinusoidal' with n_embd 7, expected an even n_embd"),
+        ({"logit_softcap": 0.0}, r"logit_softcap: 0.0, expected > 0; leave it out for the default"),
+        ({"attention_scale": -1.0}, r"attention_scale: -1.0, expected > 0"),
+        ({"embedding_scale": math.inf}, r"embedding_scale: inf, expected a finite number"),
+    ],
+)  # fmt: skip
+def test_options_that_contradict_each_other_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        GPTConfig(**fields)
+
+
+def test_options_are_flags():
+    default = PretrainConfig(GPTConfig(n_head=4, n_embd=128), TrainConfig())
+    flags = "--positions rotary --rope-scaling rope_type linear factor 8 --n-kv-head 2 --norm rms --gated --window 4 --logit-softcap 15"
+    config = parse_args(default, None, flags.split()).model
+    assert config == dataclasses.replace(
+        default.model, positions="rotary", rope_scaling={"rope_type": "linear", "factor": 8.0}, n_kv_head=2, norm="rms", gated=True, window=4,
+        logit_softcap=15.0,
+    )  # fmt: skip
 
 
 def test_heads_that_do_not_divide_give_the_nearest_legal_values():
@@ -45,7 +157,17 @@ def test_illegal_values_are_named(fields, message):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"n_layer": "4"}, {"n_layer": 4.0}, {"n_layer": True}, {"dropout": "0.1"}, {"embd_pdrop": "0.1"}, {"qkv_bias": 1}]
+    "fields",
+    [
+        {"n_layer": "4"},
+        {"n_layer": 4.0},
+        {"n_layer": True},
+        {"dropout": "0.1"},
+        {"embd_pdrop": "0.1"},
+        {"qkv_bias": 1},
+        {"window": 4.0},
+        {"gated": 1},
+    ],
 )
 def test_wrong_types_are_named(fields):
     (name,) = fields

@@ -34,7 +34,12 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model(tokenizer):
     """With weights large enough that every number differs from 0 and from its neighbours."""
-    config = GPTConfig(n_layer=3, n_head=2, n_embd=16, n_positions=64, vocab_size=tokenizer.n_vocab, tie_word_embeddings=False)
+    return model_of(tokenizer)
+
+
+def model_of(tokenizer, **options):
+    size = {"n_layer": 3, "n_head": 2, "n_embd": 16, "n_positions": 64, "vocab_size": tokenizer.n_vocab, "tie_word_embeddings": False}
+    config = GPTConfig(**size, **options)
     model = GPT(config, seed=1)
     for p in model.parameters():
         p.data *= 5
@@ -87,6 +92,36 @@ def test_attention_is_the_models(model, data):
         p /= p.sum(axis=-1, keepdims=True)
         assert np.abs(np.array([unpack(text, n) for text in heads]) - p).max() < 2e-4
         x = block(x)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "norm": "rms",
+            "positions": "rotary",
+            "n_kv_head": 1,
+            "activation": "silu",
+            "gated": True,
+            "qk_norm": "head",
+            "embedding_scale": 2.0,
+        },
+        {"norm_position": "post", "positions": "alibi", "window": 3, "window_pattern": "SL", "embedding_norm": True},
+        {"norm_position": "sandwich", "positions": "sinusoidal", "logit_softcap": 5.0},
+    ],
+)
+def test_other_decoders_are_shown_too(tokenizer, options):
+    model = model_of(tokenizer, **options)
+    data, streams = collect(model, tokenizer, PROMPT), []
+    for block in model.h:
+        block.forward = lambda x, *rest, run=block.forward, **more: (streams.append(y := run(x, *rest, **more)), y)[1]
+    test_predictions_after_the_last_layer_are_the_models(model, data)
+    for found, y in zip(data["norms"][1:], streams[:3], strict=True):
+        assert found == pytest.approx(np.linalg.norm(backend.to_host(y.data)[0], axis=-1), rel=1e-3)
+    weights = np.array([[unpack(text, len(data["ids"])) for text in heads] for heads in data["attention"]])  # (layers, H, T, T)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=2e-3)
+    assert "window" not in options or (weights[0] > 0).sum(axis=-1).max() == 3 < (weights[1] > 0).sum(axis=-1).max()
+    test_gradients_are_the_models(model, data, tokenizer)
 
 
 def test_gradients_are_the_models(model, data, tokenizer):

@@ -49,6 +49,20 @@ def trained(config=None, seed=0, model=None):
     return model, adapter
 
 
+@pytest.mark.parametrize("name", ["smollm2-135m", "gemma-3-270m", "pythia-70m", "olmo-2-1b", "nanochat-d20"])
+def test_other_decoders_take_adapters(name):
+    """Every linear layer, by the end of its name; merging gives the same logits."""
+    size = {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": TINY.vocab_size, "n_positions": 12}
+    size |= {key: n for key, n in (("n_inner", 24), ("n_kv_head", 1), ("head_size", 8)) if key in GPTConfig.preset(name).options()}
+    config = GPTConfig.preset(name, **size)
+    targets = (*EVERYWHERE, *(["c_gate"] if config.gated else []))
+    model, adapter = trained(LoraConfig(4, 8, targets=targets), model=GPT(config))
+    assert len(adapter.layers) == 2 * (5 if config.gated else 4)
+    before = logits(model)
+    with adapter.merged():
+        np.testing.assert_allclose(logits(model), before, atol=1e-5)
+
+
 # ---- what is trained ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -4,17 +4,19 @@ import gc
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from autograd import limits
 from autograd.limits import memory_limit, resident_bytes
 from benchmarks.reliability import measure_memory
 from tests.autograd.checks import numpy_only
-from tests.tinygpt.helpers import Notes
+from tests.tinygpt.helpers import Notes, decoders
 from tests.tinygpt.test_resume import trainer
-from tinygpt import GPTConfig
+from tinygpt import GPT, GPTConfig
 from tinygpt.training import memory_budget as memory
-from tinygpt.training.memory_budget import check, estimate, readable
+from tinygpt.training.memory_budget import check, estimate, readable, saved_by_block
 
 GPT2 = GPTConfig()
 
@@ -33,6 +35,23 @@ def test_the_estimate_follows_its_parts():
     assert two["activations"] > 1.8 * (one["activations"] - 4 * GPT2.vocab_size * GPT2.n_embd)
     assert estimate(GPT2, 1, checkpoints=True, program=0).total == one.total + 3 * one["weights"]
     assert "activations" in str(one) and readable(1 << 31) == "2.0 GB" and readable(20 << 20) == "20 MB" and readable(512) == "0 KB"
+
+
+@numpy_only
+@settings(max_examples=60)
+@given(config=decoders(n_layer=2, n_positions=12))
+def test_a_block_saves_what_the_formula_says(config):
+    """Whatever the options: the same bytes as a traced forward pass."""
+    model, ids = GPT(config), np.zeros((3, 12), dtype=np.int64)
+    steps = model.trace(ids, ids).steps
+    saved = sum(step.saved_bytes for step in steps if step.module.startswith("h.1"))
+    tables = 2 * 4 * 12 * config.channels_per_head  # cosines and sines, which the first block with them is charged with
+    assert saved - tables <= 4 * 3 * 12 * saved_by_block(config) <= saved + 4 * 3 * 12 * 2
+
+
+def test_gpt2s_block_saves_16_c():
+    assert saved_by_block(GPT2) == 16 * 768 + 12 + 2
+    assert saved_by_block(GPTConfig.preset("smollm2-135m")) == 16 * 576 + 9 + 2  # by chance: its MLP is narrower, but has a gate
 
 
 @numpy_only

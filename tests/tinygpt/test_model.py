@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import subprocess
 import sys
@@ -11,8 +12,13 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW
+from tests.strategies import seeds
+from tests.tinygpt.helpers import decoders, randomize, weights
 from tinygpt import GPT, GPTConfig
+from tinygpt.models.blocks import ComposedBlock, composed_blocks
+from tinygpt.models.gpt import Block, Initializer
 
+FAKE = backend.name == "cupy"
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=31)
 
 
@@ -28,6 +34,14 @@ def test_the_model_has_the_weights_that_its_config_says():
             model, blocks = GPT(config), {f"h.{i}.{name}": shape for i in range(2) for name, shape in config.block_shapes().items()}
             assert {name: p.shape for name, p in model.named_parameters()} == config.outer_shapes() | blocks
             assert model.n_parameters() == config.n_parameters()
+
+
+@given(config=decoders())
+def test_a_model_with_any_options_has_the_weights_that_its_config_says(config):
+    model, blocks = GPT(config), {f"h.{i}.{name}": shape for i in range(config.n_layer) for name, shape in config.block_shapes().items()}
+    assert {name: p.shape for name, p in model.named_parameters()} == config.outer_shapes() | blocks
+    assert model.n_parameters() == config.n_parameters()
+    assert all(isinstance(block, ComposedBlock if config.options() else Block) for block in model.h)
 
 
 def test_parameters_have_gpt2s_names():
@@ -252,3 +266,146 @@ assert GPT.from_pretrained.__self__ is GPT and GPT.summary.__module__ == "tinygp
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+# ---- options beyond GPT-2 ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_composed_blocks_with_gpt2s_settings_compute_its_bits(dropout, qkv_bias):
+    """Initial weights, loss, gradients and logits: what GPT-2 is made of, and what every other model is made of, are one arithmetic."""
+    config = GPTConfig(n_layer=2, n_head=4, n_embd=32, n_positions=40, vocab_size=31, dropout=dropout, qkv_bias=qkv_bias)
+    plain, composed = GPT(config, seed=5), GPT(config, seed=5)
+    init = Initializer(config, 5)
+    for shape in ((config.vocab_size, 32), (config.n_positions, 32)):
+        init.normal(shape)
+    composed.h = composed_blocks(config, init, composed.dropout_stream)
+    before = weights(plain)
+    for name, array in weights(composed).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    ids = np.random.default_rng(0).integers(0, 31, (3, 41))
+    losses = [model.loss(ids[:, :-1], ids[:, 1:]) for model in (plain, composed)]
+    for loss in losses:
+        loss.backward()
+    assert losses[0].item() == losses[1].item()
+    for (name, a), b in zip(plain.named_parameters(), composed.parameters(), strict=True):
+        np.testing.assert_array_equal(backend.to_host(a.grad), backend.to_host(b.grad), err_msg=name)
+    np.testing.assert_array_equal(logits_of(plain.eval(), ids[:, :-1]), logits_of(composed.eval(), ids[:, :-1]))
+
+
+@settings(max_examples=8 if FAKE else 60)
+@given(config=decoders(n_layer=2, n_positions=7), seed=seeds, dropout=st.sampled_from([0.0, 0.3]))
+def test_gradients_with_any_options_match_central_differences(config, seed, dropout):
+    """All parameters at once along one random direction; dropout's masks are the same in each pass."""
+    model, rng = randomize(GPT(dataclasses.replace(config, dropout=dropout), seed=3), seed).train(), np.random.default_rng(seed)
+    ids = rng.integers(0, config.vocab_size, (2, 8))
+
+    def loss():
+        model.dropout_stream.counter = 0
+        return model.loss(ids[:, :-1], ids[:, 1:])
+
+    loss().backward()
+    parameters = model.parameters()
+    assert all(p.grad is not None and np.isfinite(backend.to_host(p.grad)).all() for p in parameters)
+    directions = [backend.to_device(rng.standard_normal(p.shape)) for p in parameters]
+    claimed = sum(float((p.grad * u).sum()) for p, u in zip(parameters, directions, strict=True))
+    middle, values = [p.data for p in parameters], []
+    for h in (1e-6, -1e-6):
+        for p, m, u in zip(parameters, middle, directions, strict=True):
+            p.data = m + h * u
+        with ag.no_grad():
+            values.append(loss().item())
+    assert claimed == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-4, abs=1e-6)
+
+
+@settings(max_examples=8 if FAKE else 60)
+@given(config=decoders(n_positions=12), seed=seeds, t=st.integers(1, 11))
+def test_with_any_options_a_position_ignores_everything_after_it(config, seed, t):
+    model, rng = randomize(GPT(config), seed), np.random.default_rng(seed)
+    ids = rng.integers(0, config.vocab_size, (2, 12))
+    changed = ids.copy()
+    changed[:, t:] = rng.integers(0, config.vocab_size, (2, 12 - t))
+    np.testing.assert_allclose(logits_of(model, ids)[:, :t], logits_of(model, changed)[:, :t], atol=1e-9)
+
+
+@given(config=decoders(n_positions=12, window=2, window_pattern="", n_layer=2), seed=seeds)
+def test_a_window_ends_what_a_position_sees(config, seed):
+    """Two blocks with a window of 2 reach two positions back, and no further."""
+    model, rng = randomize(GPT(config), seed), np.random.default_rng(seed)
+    ids = rng.integers(0, config.vocab_size, (1, 12))
+    changed = ids.copy()
+    changed[:, :9] = rng.integers(0, config.vocab_size, (1, 9))
+    np.testing.assert_allclose(logits_of(model, ids)[:, 11:], logits_of(model, changed)[:, 11:], atol=1e-9)
+
+
+@settings(max_examples=8 if FAKE else 60)
+@given(config=decoders(n_positions=12), seed=seeds, n=st.integers(1, 8), padding=st.integers(1, 4), left=st.booleans())
+def test_with_any_options_logits_do_not_change_with_padding(config, seed, n, padding, left):
+    model, rng = randomize(GPT(config), seed), np.random.default_rng(seed)
+    ids = rng.integers(0, config.vocab_size, (1, n))
+    filler, ones, zeros = rng.integers(0, config.vocab_size, (1, padding)), np.ones((1, n)), np.zeros((1, padding))
+    padded = np.concatenate([filler, ids] if left else [ids, filler], axis=1)
+    mask = np.concatenate([zeros, ones] if left else [ones, zeros], axis=1)
+    real = slice(padding, None) if left else slice(None, n)
+    np.testing.assert_allclose(logits_of(model, padded, mask)[:, real], logits_of(model, ids), atol=1e-6)
+
+
+@pytest.mark.exact
+@settings(max_examples=8 if FAKE else 40)
+@given(config=decoders(n_layer=2, n_positions=8), seed=seeds, dropout=st.sampled_from([0.0, 0.3]))
+def test_with_any_options_recomputed_blocks_give_the_same_bits(config, seed, dropout):
+    found = []
+    ids = np.random.default_rng(seed).integers(0, config.vocab_size, (2, 9))
+    for recompute in (False, True):
+        model = GPT(dataclasses.replace(config, dropout=dropout), seed=1).recompute_blocks(recompute)
+        loss = model.loss(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        found.append((loss.item(), [backend.to_host(p.grad) for p in model.parameters()]))
+    assert found[0][0] == found[1][0]
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@settings(max_examples=8 if FAKE else 60)
+@given(config=decoders(n_positions=12), seed=seeds, last_only=st.booleans())
+def test_with_any_options_fast_and_reference_kernels_agree(config, seed, last_only):
+    model, ids = randomize(GPT(config), seed), np.random.default_rng(seed).integers(0, config.vocab_size, (2, 12))
+    with ag.no_grad():
+        fast, reference = (ag.use_kernels(mode) for mode in ("fast", "reference"))
+        with fast:
+            a = backend.to_host(model.hidden(ids, last_only=last_only).data)
+        with reference:
+            b = backend.to_host(model.hidden(ids).data)
+    np.testing.assert_allclose(a, b[:, -1:] if last_only else b, atol=1e-9)
+
+
+def test_rotary_positions_know_distances_only():
+    """A text behind other texts that it does not see is the same text: shifting all positions changes nothing."""
+    config = dataclasses.replace(TINY, positions="rotary", rope_fraction=0.5)
+    model = randomize(GPT(config), 0)
+    q = model.h[0].attn
+    x = ag.Tensor(np.random.default_rng(0).standard_normal((2, 6, 16)))
+    with ag.no_grad():
+        here, there = (backend.to_host(q(x, positions=np.arange(6) + shift).data) for shift in (0, 5))
+        learned = backend.to_host(q(x, positions=np.zeros(6, int)).data)
+    np.testing.assert_allclose(here, there, atol=1e-6)
+    assert np.abs(here - learned).max() > 1e-2  # and do matter
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "gemma-3-270m", "pythia-70m", "olmo-2-1b", "nanochat-d20"])
+def test_other_decoders_learn(name):
+    size = {"n_layer": 2, "n_embd": 32, "n_head": 4, "vocab_size": 31, "n_positions": 12}
+    size |= {key: value for key, value in (("n_inner", 64), ("n_kv_head", 2), ("head_size", 8)) if key in GPTConfig.preset(name).options()}
+    model = GPT(GPTConfig.preset(name, **size), seed=0)
+    optimizer = AdamW(model, lr=1e-2)
+    ids = np.random.default_rng(0).integers(0, 31, (4, 13))
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = model.loss(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        optimizer.step(max_norm=1.0)
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(math.log(31), rel=0.05) and losses[-1] < losses[0] / 2

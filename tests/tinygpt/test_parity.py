@@ -138,6 +138,23 @@ def test_what_they_save_we_load(tmp_path, options, dtype):
     close(GPT.from_pretrained(tmp_path).eval()(ids).data, logits_of(other.float(), ids))
 
 
+@pytest.mark.parametrize("name", ["gelu_new", "gelu", "relu", "silu"])
+def test_other_activations_and_widths_both_ways(tmp_path, name):
+    other = theirs(TINY, activation_function=name, n_inner=24)
+    other.save_pretrained(tmp_path / "there")
+    mine, ids = GPT.from_pretrained(tmp_path / "there").eval(), np.random.default_rng(4).integers(0, 300, (2, 30))
+    close(mine(ids).data, logits_of(other, ids))
+    mine.save_pretrained(tmp_path / "back")
+    close(mine(ids).data, logits_of(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back").eval(), ids))
+
+
+def test_they_refuse_what_only_we_compute(tmp_path):
+    with pytest.warns(UserWarning, match="transformers cannot read"):
+        GPT(dataclasses.replace(TINY, positions="rotary")).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="model type `tinygpt`"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
 def test_beam_search_finds_the_same(tmp_path):
     other = theirs(TINY)
     other.save_pretrained(tmp_path)

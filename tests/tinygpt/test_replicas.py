@@ -1,5 +1,6 @@
 """Replicas: the same update as one process makes, whoever computes which rows; and processes that never outlive their work."""
 
+import dataclasses
 import io
 import os
 import signal
@@ -50,9 +51,13 @@ def alone(model, optimizer, batches, shares):
     return float(loss), gradient
 
 
-@pytest.fixture(scope="module")
-def three():
-    model = GPT(SHAPE).train()
+LLAMA = {"norm": "rms", "positions": "rotary", "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "n_kv_head": 1, "activation": "silu"}
+LLAMA |= {"gated": True, "n_inner": 24, "window": 3, "window_pattern": "SL", "logit_softcap": 9.0}
+
+
+@pytest.fixture(scope="module", params=[{}, LLAMA], ids=["gpt2", "llama"])
+def three(request):
+    model = GPT(dataclasses.replace(SHAPE, **request.param)).train()
     optimizer = AdamW(model)
     copies = Replicas(model, optimizer, 3)
     yield copies

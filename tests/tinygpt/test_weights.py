@@ -1,9 +1,11 @@
 """Reading and writing GPT-2 weights: every format, every way in which a file can be wrong."""
 
+import dataclasses
 import json
 import struct
 import sys
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+import autograd as ag
 from autograd import backend
 from tests.strategies import seeds
-from tests.tinygpt.helpers import load, weights
+from tests.tinygpt.helpers import decoders, load, randomize, weights
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.storage import safetensors
@@ -355,9 +358,12 @@ def test_a_directory_without_weights_is_named(tmp_path):
     ("change", "message"),
     [
         ({"model_type": "llama"}, r"model_type 'llama', expected 'gpt2'; only GPT-2's architecture is supported"),
-        ({"activation_function": "relu"}, r"activation_function 'relu', expected 'gelu_new' or 'gelu_pytorch_tanh'"),
+        ({"activation_function": "tanh"}, r"activation_function 'tanh', expected one of gelu_new, .*; this variant of GPT-2"),
         ({"scale_attn_by_inverse_layer_idx": True}, r"scale_attn_by_inverse_layer_idx True, expected False"),
-        ({"n_inner": 17}, r"n_inner 17, expected 4 n_embd"),
+        ({"n_inner": "17"}, r"n_inner: '17', expected int"),
+        ({"model_type": "tinygpt"}, r"options None, expected those that save_pretrained wrote"),
+        ({"model_type": "tinygpt", "options": {"norms": "rms"}}, r"unknown key 'norms', .*did you mean 'norm'"),
+        ({"model_type": "tinygpt", "options": {"n_head": 3}}, r"options \{'n_head': 3\}, expected those that save_pretrained wrote"),
         ({"n_head": 3}, r"n_embd 16 with n_head 3, expected n_head to divide n_embd"),
     ],
 )
@@ -365,8 +371,60 @@ def test_another_architecture_is_named(tmp_path, change, message):
     saved(tmp_path)
     fields = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(fields | change), encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         StoredModel(tmp_path)
+
+
+# ---- models beyond GPT-2 -----------------------------------------------------------------------------------------------------------------
+
+
+@given(config=decoders(), seed=seeds, dropout=st.sampled_from([0.0, 0.1]))
+def test_a_model_with_any_options_comes_back_as_it_was(tmp_path_factory, config, seed, dropout):
+    config, directory = dataclasses.replace(config, dropout=dropout), tmp_path_factory.mktemp("model")
+    model = randomize(GPT(config), seed, "float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save_pretrained(directory)
+    loaded = GPT.from_pretrained(directory).eval()
+    assert (loaded.config.options(), repr(loaded.config)) == (config.options(), repr(config))
+    np.testing.assert_equal(weights(loaded), weights(model))
+    ids = np.random.default_rng(seed).integers(0, config.vocab_size, (2, config.n_positions))
+    with ag.no_grad():
+        np.testing.assert_array_equal(backend.to_host(loaded(ids).data), backend.to_host(model(ids).data))
+
+
+def test_what_gpt2s_format_cannot_say_is_saved_as_tinygpt_with_a_warning(tmp_path):
+    config = dataclasses.replace(TINY, positions="rotary", norm="rms")
+    with pytest.warns(
+        UserWarning, match=r"saved with model_type 'tinygpt', which transformers cannot read: .* no norm 'rms', positions 'rotary'"
+    ):
+        GPT(config).save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert fields["model_type"] == "tinygpt" and fields["architectures"] == ["TinyGPTForCausalLM"]
+    assert fields["options"] == {"norm": "rms", "positions": "rotary"} and fields["n_embd"] == 16 and fields["resid_pdrop"] == 0.0
+
+
+def test_matrices_of_ours_are_never_taken_for_nanogpts(tmp_path):
+    """c_attn of shape (3 n, n) is turned in nanoGPT's files only."""
+    config = GPTConfig(n_layer=1, n_head=1, n_embd=18, head_size=2, n_positions=4, vocab_size=9, positions="none")
+    model = randomize(GPT(config), 0, "float32")
+    assert model.h[0].attn.c_attn.weight.shape == (18, 6)
+    with pytest.warns(UserWarning, match="model_type 'tinygpt'"):
+        model.save_pretrained(tmp_path)
+    np.testing.assert_equal(weights(GPT.from_pretrained(tmp_path)), weights(model))
+
+
+@pytest.mark.parametrize(("name", "ours"), [("relu", "relu"), ("gelu", "gelu_exact"), ("swish", "silu"), ("gelu_pytorch_tanh", "gelu")])
+def test_gpt2s_with_other_activations_and_widths_are_read_and_written(tmp_path, name, ours):
+    config = dataclasses.replace(TINY, activation=ours, n_inner=24)
+    _, expected = saved(tmp_path, config)
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    assert fields["model_type"] == "gpt2" and fields["n_inner"] == 24
+    path.write_text(json.dumps(fields | {"activation_function": name}), encoding="utf-8")
+    loaded = GPT.from_pretrained(tmp_path)
+    assert loaded.config == config
+    np.testing.assert_equal(weights(loaded), expected)
 
 
 def test_a_vocabulary_that_does_not_fit_the_tokenizer_is_refused(tmp_path):

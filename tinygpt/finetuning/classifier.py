@@ -29,7 +29,8 @@ from tinygpt.models.gpt import GPT, OutputLayer
 from tinygpt.models.protocols import Batch
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import Json
-from tinygpt.weights.gpt2 import CLASSIFIER, save_pretrained
+from tinygpt.weights.config_json import CLASSIFIER
+from tinygpt.weights.gpt2 import save_pretrained
 
 Pooling = Literal["last", "mean", "first"]
 

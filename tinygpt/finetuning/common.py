@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import ClassVar, Literal, Protocol, get_args
 
 from autograd import Array
-from tinygpt.config import FREE, WITH_OVERRIDE, GPTConfig, PathName, PretrainConfig, TrainConfig, check_fields
+from tinygpt.config import GPTConfig, PretrainConfig, TrainConfig
 from tinygpt.data.corpora import load_corpus, run_name
 from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
 from tinygpt.errors import Diverged, InvalidInput
+from tinygpt.fields import FREE, WITH_OVERRIDE, PathName, check_fields
 from tinygpt.finetuning.classifier import GPTClassifier
 from tinygpt.finetuning.lora import Adapter, LoraConfig, Model, add_lora
 from tinygpt.finetuning.rows import Shares

@@ -23,10 +23,10 @@ import autograd as ag
 from autograd import Array, backend, nn
 from autograd.drawing import op_name
 from tinygpt.arguments import parse_args
-from tinygpt.config import PathName
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED
 from tinygpt.errors import InvalidInput, MissingFile, PathExists
+from tinygpt.fields import PathName
 from tinygpt.inspect.trace import Steps, watched
 from tinygpt.models.gpt import GPT
 from tinygpt.runs.checkpoint import Checkpoint
@@ -113,11 +113,11 @@ def render(data: dict[str, Json]) -> str:
 
 
 def _residual_streams(steps: Steps, n_layer: int) -> list[np.ndarray]:
-    """(T, C) after the embeddings and after each block: what the first block reads, then the last result of each block."""
+    """(T, C) after the embeddings and after each block: what the first block reads, then the last result of each block or its last norm."""
     first_of_block_0 = next(step for module, step in steps if module.startswith("h.0"))
     streams = [first_of_block_0.inputs[0].data]
     for layer in range(n_layer):
-        streams.append([step for module, step in steps if module == f"h.{layer}"][-1].outputs[0])
+        streams.append([step for module, step in steps if f"{module}.".startswith(f"h.{layer}.")][-1].outputs[0])
     return [backend.to_host(x)[0].astype(np.float64) for x in streams]
 
 

@@ -21,15 +21,16 @@ from tinygpt.config import GPTConfig
 
 
 class KVCache:
-    """Keys and values of all layers in two buffers, (n_layer, rows, H, n_slots, D) each, allocated once.
+    """Keys and values of all layers in two buffers, (n_layer, rows, H_kv, n_slots, D) each, allocated once.
 
     n_slots   the most positions that a row will have; None: n_positions, the model's context
+    Bytes: 2 n_layer rows n_slots H_kv D times those of a number. A block with a window keeps all keys, too, and reads those in its window.
     Filled with zeros: a hidden slot has weight 0, but 0 times a NaN left in memory would be NaN.
     """
 
     def __init__(self, config: GPTConfig, n_rows: int, dtype: DTypeLike = np.float32, n_slots: int | None = None) -> None:
         self.n_slots = config.n_positions if n_slots is None else min(n_slots, config.n_positions)
-        shape = (config.n_layer, n_rows, config.n_head, self.n_slots, config.head_size)
+        shape = (config.n_layer, n_rows, config.kv_heads, self.n_slots, config.channels_per_head)
         self.keys = backend.xp.zeros(shape, dtype=dtype)
         self.values = backend.xp.zeros(shape, dtype=dtype)
 
@@ -80,7 +81,7 @@ class CacheView(NamedTuple):
     write: Callable[[Array, Array], Array]  # (a layer's buffer, new keys or values): stores these, returns those that attention sees
 
     def layer(self, i: int) -> "LayerCache":
-        return LayerCache(self.cache.keys[i], self.cache.values[i], self.write)
+        return LayerCache(self.cache.keys[i], self.cache.values[i], self.write, self.positions)
 
 
 class LayerCache(NamedTuple):
@@ -89,7 +90,19 @@ class LayerCache(NamedTuple):
     keys: Array
     values: Array
     write: Callable[[Array, Array], Array]
+    positions: np.ndarray
 
     def update(self, k: ag.Tensor, v: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor]:
-        """k and v (B, H, T, D) of the call's tokens -> those of all tokens that they may see, (B, H, S, D)."""
+        """k and v (B, H_kv, T, D) of the call's tokens -> those of all tokens that they may see, (B, H_kv, S, D)."""
         return ag.Tensor(self.write(self.keys, k.data)), ag.Tensor(self.write(self.values, v.data))
+
+    def within(self, window: int, mask: Array | None) -> tuple[int, Array | None]:
+        """A window (0: none) and a mask that hide from attention the keys before each row's window.
+
+        Attention counts a window back from the last slot. Where rows are at different positions (there is a mask), that is only right for
+        the longest one: then the mask hides them, and the window is 0.
+        """
+        if mask is None or not window:
+            return window, mask
+        first = backend.to_device(self.positions - window + 1)[:, None, None]  # (B, 1, 1, 1)
+        return 0, mask & (backend.xp.arange(mask.shape[-1]) >= first)

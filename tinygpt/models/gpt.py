@@ -1,5 +1,7 @@
 """The GPT: token and position embeddings, a stack of pre-norm transformer blocks, a final norm and an output layer.
 
+These are GPT-2's blocks. Where the config asks for others (RMS norm, rotary positions, ...), `GPT` is made of those in blocks.py.
+
 Source  Radford et al. 2019, Language models are unsupervised multitask learners (GPT-2), section 2.3; attribute names are those
 of GPT-2's published tensors (wte, wpe, h.0.attn.c_attn, ...), so `named_parameters` gives the names in the file.
 """
@@ -17,6 +19,7 @@ from autograd import backend, nn
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.models.attached import Attached
+from tinygpt.models.blocks import ComposedBlock, composed_blocks, fixed_positions, last_norm, norm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,13 +84,15 @@ class Block(nn.Module):
 
 
 class OutputLayer(nn.Module):
-    """A score for each token of the vocabulary. weight (V, C), often the token embedding's own."""
+    """A score for each token of the vocabulary. weight (V, C), often the token embedding's own; softcap: see `GPTConfig.logit_softcap`."""
 
-    def __init__(self, weight: ag.Parameter) -> None:
+    def __init__(self, weight: ag.Parameter, softcap: float | None = None) -> None:
         self.weight = weight
+        self.softcap = softcap
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
-        return x @ nn.cast_like(self.weight, x).T  # (..., V)
+        logits = x @ nn.cast_like(self.weight, x).T  # (..., V)
+        return logits if self.softcap is None else ag.soft_cap(logits, self.softcap)
 
 
 class Initializer:
@@ -126,12 +131,19 @@ class GPT(nn.Module):
         self.dropout_stream = ag.RandomStream(seed)
         init = Initializer(config, seed, _empty)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, init=init.normal)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd, init=init.normal)
+        learned = config.positions == "learned"
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd, init=init.normal) if learned else fixed_positions(config)
+        self.ln_e = norm(config, config.n_embd) if config.embedding_norm else None
         self.embd_dropout = nn.Dropout(config.dropouts["embd_pdrop"], self.dropout_stream)
-        self.h = [Block(config, init, self.dropout_stream) for _ in range(config.n_layer)]
-        self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        self.h: Sequence[Block | ComposedBlock]
+        if config.options():
+            self.h = composed_blocks(config, init, self.dropout_stream)
+        else:
+            self.h = [Block(config, init, self.dropout_stream) for _ in range(config.n_layer)]
+        self.ln_f = last_norm(config)
         tied = config.tie_word_embeddings
-        self.lm_head = OutputLayer(self.wte.weight if tied else ag.Parameter(init.normal((config.vocab_size, config.n_embd))))
+        weight = self.wte.weight if tied else ag.Parameter(init.normal((config.vocab_size, config.n_embd)))
+        self.lm_head = OutputLayer(weight, config.logit_softcap)
 
     def set_compute_dtype(self, dtype: str) -> Self:
         """Switches activations and matrix products to "bfloat16" or back to "float32"; returns the model.
@@ -184,17 +196,24 @@ class GPT(nn.Module):
         if cache is not None:
             positions, mask = cache.positions, cache.mask
         x = self.embed(ids, positions)
+        turned = {"positions": positions} if self.config.positions == "rotary" else {}  # queries and keys, in the blocks
         for i, block in enumerate(self.h):
             last = last_only and i == len(self.h) - 1
             if block.recompute and cache is None:
-                x = nn.recompute(partial(block, mask=mask, last_only=last), x, [self.dropout_stream])
+                x = nn.recompute(partial(block, mask=mask, last_only=last, **turned), x, [self.dropout_stream])
             else:
-                x = block(x, mask, None if cache is None else cache.layer(i), last)
+                x = block(x, mask, None if cache is None else cache.layer(i), last, **turned)
         return self.ln_f(x)
 
     def embed(self, ids: ArrayLike, positions: np.ndarray) -> ag.Tensor:
         """The input of the first block, (B, T, C): tokens ids (B, T) at `positions` (T,) or (B, T)."""
-        x = self.wte(ids) + self.wpe(positions)
+        x = self.wte(ids)
+        if self.config.embedding_scale != 1:
+            x = x * self.config.embedding_scale
+        if self.wpe is not None:  # positions that are added here, and do not act in attention
+            x = x + self.wpe(positions)
+        if self.ln_e is not None:
+            x = self.ln_e(x)
         if self.dtype != np.float32:
             x = ag.cast(x, self.dtype)  # all that follows takes its dtype from here
         return self.embd_dropout(x)
@@ -210,8 +229,8 @@ class GPT(nn.Module):
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
         """
         with nn.weights_in(self, self.dtype):
-            x = self.hidden(ids, attention_mask)
-            return ag.linear_cross_entropy(x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index)
+            x, softcap = self.hidden(ids, attention_mask), self.config.logit_softcap or 0.0
+            return ag.linear_cross_entropy(x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index, softcap=softcap)
 
     # Methods of the layers above: tinygpt.inference.decoding, tinygpt.inspect.trace, tinygpt.weights.gpt2.
     if TYPE_CHECKING:
@@ -232,7 +251,8 @@ def window_length(n_tokens: int, n_positions: int) -> int:
 
     Learned positions cannot slide by one: every cached key would be at the wrong position. So a window that is full is cut to its last
     half, which is read again from position 0, and then grows again. The rule depends on the count alone: with or without a cache, and
-    however a text is split into prompt and continuation, the model reads the same.
+    however a text is split into prompt and continuation, the model reads the same. Rotary positions and ALiBi, which know distances only,
+    could drop one key at a time; but what later blocks cached was computed when the dropped token was still seen, so the same rule holds.
     """
     if n_tokens <= n_positions:
         return n_tokens

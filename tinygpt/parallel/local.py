@@ -78,7 +78,8 @@ def can_copy(model: Trainable) -> bool:
     """Whether another process can build the same model from its config: a plain GPT whose weights are all trained."""
     if type(model) is not GPT:
         return False
-    plain = all(type(module).__module__ in ("tinygpt.models.gpt", "autograd.nn") for _, module in model.named_modules())
+    ours = ("tinygpt.models.gpt", "tinygpt.models.blocks", "autograd.nn")
+    plain = all(type(module).__module__ in ours for _, module in model.named_modules())
     return plain and all(p.requires_grad for p in model.parameters())
 
 

@@ -22,7 +22,8 @@ from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer
 from tinygpt.storage.checked_json import Entries, Json, read_json_object
 from tinygpt.storage.safetensors import read_safetensors_header, read_tensor
 from tinygpt.training.trainer import Trainer
-from tinygpt.weights.gpt2 import LANGUAGE_MODEL, StoredModel, read_array
+from tinygpt.weights.config_json import LANGUAGE_MODEL
+from tinygpt.weights.gpt2 import StoredModel, read_array
 from tinygpt.weights.hub import HUB_NAMES, has_weights, locate
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.storage.durable import Lock, read_digest
-from tinygpt.weights.gpt2 import LANGUAGE_MODEL
+from tinygpt.weights.config_json import LANGUAGE_MODEL, architecture_of
 from tinygpt.weights.hub import has_weights
 
 RUNS = Path("runs")  # below it new runs are made, and looked for
@@ -155,7 +155,7 @@ def _every_run(below: Path) -> Iterator[Path]:
 
 def _holds(run: Path, architecture: str) -> bool:
     path = run / "checkpoints" / read_pointer(run, "last") / "config.json"
-    return path.is_file() and architecture in (read_json_object(path).get("architectures") or [LANGUAGE_MODEL])
+    return path.is_file() and architecture_of(read_json_object(path)) == architecture
 
 
 def _ended(run: Path) -> str:

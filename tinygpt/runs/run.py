@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Protocol, Unpack
 
 from autograd import backend
-from tinygpt.config import Settings
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import Diverged, MissingFile, PathExists
+from tinygpt.fields import Settings
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint, training_arrays
 from tinygpt.runs.writer import CheckpointWriter, WriterOptions, explained

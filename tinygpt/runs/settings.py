@@ -9,8 +9,8 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from tinygpt.config import Config, Settings, from_dict
 from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.fields import Config, Settings, from_dict
 from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.training.metrics import environment
 

@@ -29,9 +29,8 @@ def estimate(
 ) -> Memory:  # fmt: skip
     """The peak of a training step on the CPU's kernels, in bytes.
 
-    A block saves for its backward pass, in numbers per token, C channels: the normalized inputs of its two norms (2C) and their outputs
-    (2C), query, key and value (3C), attention's output (C) and softmax statistics (H), GELU's input and output (4C each): 16C + H, and 1 / std of
-    each norm. In addition: the last norm, the loss's gradient with respect to its input (C) and to the output layer (V C).
+    What the blocks save for their backward pass: `saved_by_block`. In addition: the last norm, the loss's gradient with respect to its input
+    (C) and to the output layer (V C).
 
     recompute     blocks keep only their input (C), and one block at a time what it saves
     checkpoints   include the copy that is written in the background: weights and moments
@@ -39,12 +38,13 @@ def estimate(
     program       bytes of the process before model and optimizer are made; by default its memory now
     """
     c, n_tokens, p = config.n_embd, micro_batch * config.n_positions, config.n_parameters()
-    block = 16 * c + config.n_head + 2
+    block = saved_by_block(config)
     blocks = config.n_layer * c + block if recompute else config.n_layer * block
-    # In addition: logits of a chunk of rows at the loss; in a block's backward pass the gradients of both sides of the MLP (4C each), of the
-    # residual stream and of the sum (C each); and a weight's gradient before it is added to the flat buffer.
+    # In addition: logits of a chunk of rows at the loss; in a block's backward pass the gradients of both sides of the MLP, or of attention's
+    # projection and its parts, of the residual stream and of the sum (C each); and a weight's gradient before it is added to the flat buffer.
+    widest = max(_mlp_arrays(config) * config.inner_channels, 2 * _qkv_channels(config))
     logits = min(n_tokens * config.vocab_size * FLOAT_BYTES, LOGITS_BYTES)
-    backward = (10 * c * n_tokens + 4 * c * c) * FLOAT_BYTES
+    backward = ((widest + 2 * c) * n_tokens + c * max(config.inner_channels, _qkv_channels(config))) * FLOAT_BYTES
     program = resident_bytes() if program is None else program
     return Memory(
         program=program,
@@ -57,6 +57,39 @@ def estimate(
         # Each has its own gradients and its own program, except for the files of Python and its libraries.
         replicas=(processes - 1) * (max(0, program - file_bytes()) + p * FLOAT_BYTES),
     )
+
+
+def saved_by_block(config: GPTConfig) -> int:
+    """Numbers per token that a block keeps for its backward pass on the CPU's kernels: 16 C + H + 2 for GPT-2.
+
+    Norms keep their input, normalized or not, and a number per row; linear layers keep what they read: for GPT-2 that is 4 C + 2. Attention
+    keeps queries, keys and values (3 C), its output (C) and a statistic of softmax per head (H); the MLP its inner channels before and after
+    the activation (4 C each). Queries and keys that are turned exist twice: the values hold on to the first ones, which they share an array with.
+    """
+    c, d, inner = config.n_embd, config.channels_per_head, config.inner_channels
+    queries, queries_and_keys = config.n_head * d, (config.n_head + config.kv_heads) * d
+    n_norms = 4 if config.norm_position == "sandwich" else 1 if config.shared_norm else 2
+    one_input = config.parallel_residual and config.norm != "layer"  # RMS norm keeps x itself, and both read the same one
+    norms = n_norms * (c + 1) - (c if one_input and n_norms == 2 else 0) + (c if config.shared_norm else 2 * c)
+    if config.qk_norm != "none":
+        norms += config.n_head + config.kv_heads if config.qk_norm == "head" else 2
+        norms += queries_and_keys if config.norm == "layer" else 0
+    changed = queries_and_keys if config.positions == "rotary" or config.qk_norm != "none" else 0
+    attention = _qkv_channels(config) + changed + queries + config.n_head
+    activation = (
+        inner // 4 + inner if config.activation == "relu" and not config.gated else _mlp_arrays(config) * inner
+    )  # relu: a byte each
+    return norms + attention + activation
+
+
+def _mlp_arrays(config: GPTConfig) -> int:
+    """Arrays of inner channels: before and after the activation, and with a gate a second one before it."""
+    return 3 if config.gated else 2
+
+
+def _qkv_channels(config: GPTConfig) -> int:
+    """Outputs of attention's first projection: queries, keys and values."""
+    return (config.n_head + 2 * config.kv_heads) * config.channels_per_head
 
 
 def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, checkpoints: bool = True, processes: int = 1) -> str:

@@ -13,6 +13,7 @@ straight into its parameter: there is never a second copy of the weights.
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +26,9 @@ from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json_object, to_json
 from tinygpt.storage.safetensors import FLOATS, WEIGHTS, Content, StoredTensor, TensorFile, read_headers, read_into, some_names, write_files
+from tinygpt.weights.config_json import OURS, architecture_of, config_fields, format_note, model_type, read_config
 from tinygpt.weights.hub import has_weights, locate, refuse_pickle
 from tinygpt.weights.llmc import read_llm_c_header
-
-LANGUAGE_MODEL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"  # architectures, by Hugging Face's names
 
 
 class Storable(Protocol):
@@ -77,7 +77,7 @@ class StoredModel:
             self.config, self.tensors = read_llm_c_header(self.path)
             return
         self.fields = read_json_object(self.path / "config.json")
-        self.config = _config_of(self.path, self.fields)
+        self.config = read_config(self.path / "config.json", self.fields)
         held = sum(math.prod(tensor.shape) for tensor in self.tensors.values()) if has_weights(self.path) else math.inf
         if self.config.n_parameters() > 2 * held + 10_000:  # a typing error, or an attack: seen before a model of that shape is made
             rule = f"expected about {held:,}, as many as the file of weights holds; take both files from the same model"
@@ -102,16 +102,16 @@ class StoredModel:
                 tensors[short] = tensor
         # nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C).
         first = tensors.get("h.0.attn.c_attn.weight")
-        if first is not None and len(first.shape) == 2 and first.shape[0] == 3 * first.shape[1]:
+        ours = self.fields.get("model_type") == OURS  # whose matrices are (in, out) whatever their shapes
+        if not ours and first is not None and len(first.shape) == 2 and first.shape[0] == 3 * first.shape[1]:
             turned = re.compile(r"h\..*(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
             return {name: dataclasses.replace(tensor, transposed=bool(turned.fullmatch(name))) for name, tensor in tensors.items()}
         return tensors
 
     @property
     def architecture(self) -> str:
-        """By Hugging Face's name; a language model unless config.json says that it is a classifier."""
-        named = self.fields.get("architectures")
-        return CLASSIFIER if isinstance(named, list) and CLASSIFIER in named else LANGUAGE_MODEL
+        """As `architecture_of` has it."""
+        return architecture_of(self.fields)
 
     def load_into(self, model: Storable) -> None:
         """Reads the weights into a model's parameters, which decide what is expected.
@@ -162,49 +162,14 @@ def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tupl
         raise InvalidInput(f"{path}: {problems}, expected the tensors of {config} as {', '.join(FLOATS)}; is it another model's file?")
 
 
-_ALIASES = {  # GPT-2's names under those of other models, as transformers takes them
-    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions",
-}  # fmt: skip
-_OUR_ARITHMETIC = {  # variants that would change the result, with the values that GPT supports
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "add_cross_attention": (False,),
-    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,),
-}  # fmt: skip
-
-
-def _config_of(directory: Path, fields: dict[str, Json]) -> GPTConfig:
-    """The shape that the fields of a config.json describe, Hugging Face's GPT-2 or nanoGPT's `model_args`."""
-    path = directory / "config.json"
-    fields = fields | {name: fields[alias] for alias, name in _ALIASES.items() if alias in fields}
-    if "block_size" in fields and "model_type" not in fields:  # nanoGPT's
-        shape = {key: fields[key] for key in ("n_layer", "n_head", "n_embd", "vocab_size") if key in fields}
-        return GPTConfig(n_positions=fields["block_size"], dropout=fields.get("dropout", 0.0), **shape)
-    if fields.get("model_type") != "gpt2":
-        raise InvalidInput(f"{path}: model_type {fields.get('model_type')!r}, expected 'gpt2'; only GPT-2's architecture is supported")
-    for key, legal in _OUR_ARITHMETIC.items():
-        if key in fields and fields[key] not in legal:
-            rule = " or ".join(map(repr, legal))
-            raise InvalidInput(f"{path}: {key} {fields[key]!r}, expected {rule}; this variant of GPT-2 is not supported")
-    if fields.get("n_inner") not in (None, 4 * fields.get("n_embd", 768)):
-        raise InvalidInput(f"{path}: n_inner {fields['n_inner']}, expected 4 n_embd; this variant of GPT-2 is not supported")
-    dropouts = {"dropout" if key == "resid_pdrop" else key: fields.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
-    known = {f.name for f in dataclasses.fields(GPTConfig)} - dropouts.keys()
-    kept = {key: value for key, value in fields.items() if key in known}
-    if dropouts["embd_pdrop"] == dropouts["attn_pdrop"] == dropouts["dropout"]:
-        dropouts = {"dropout": dropouts["dropout"]}
-    return GPTConfig(**dropouts, **kept)
-
-
 def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None) -> dict[str, Content]:
     """The files of a Hugging Face checkpoint, by name: config.json, model.safetensors and, if given, the tokenizer's."""
     weights = {name: backend.to_host(p.data) for name, p in model.named_parameters()}
-    if not model.config.qkv_bias:  # GPT-2's format always has this bias
+    if not model.config.qkv_bias and model_type(model.config) == "gpt2":  # whose format always has this bias
         for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
             weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
     eos = None if tokenizer is None else tokenizer.eos_id
-    fields: dict[str, Json] = {"model_type": "gpt2", "architectures": [LANGUAGE_MODEL], "activation_function": "gelu_new"}
-    fields |= dataclasses.asdict(model.config) | model.config.dropouts | {"bos_token_id": eos, "eos_token_id": eos}
-    fields |= getattr(model, "pretrained_fields", dict)()
-    del fields["dropout"]
+    fields = config_fields(model.config, eos, getattr(model, "pretrained_fields", dict)())
     files: dict[str, Content] = {WEIGHTS: TensorFile(weights, {"format": "pt"}), "config.json": to_json(fields)}
     if tokenizer is not None:
         files |= {name: text.encode("utf-8") for name, text in tokenizer.files().items()}
@@ -219,8 +184,13 @@ def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None
 
 
 def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableTokenizer | None = None) -> None:
-    """Writes a checkpoint into `directory` (made if need be) that Hugging Face's transformers loads, model and tokenizer."""
+    """Writes a checkpoint into `directory` (made if need be) that Hugging Face's transformers loads, model and tokenizer.
+
+    Warns where the model is one that GPT-2's format cannot describe, which only tinygpt then reads.
+    """
     directory = Path(directory)
+    if note := format_note(model.config):
+        warnings.warn(f"{directory}: {note}", stacklevel=2)
     files = pretrained_files(model, tokenizer)
     if tokenizer is not None:
         tokenizer.check_directory(directory)

@@ -1,11 +1,134 @@
-"""GELU and softmax by blocks of rows."""
+"""Activations, gated products and softmax by blocks."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from autograd.backend import Array
+from autograd.backend._erfc import erfc_polynomial
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks, rows_of
-from autograd.ops.activation import GELU, GELU_CUBIC, GELU_SCALE, Softmax
+from autograd.ops.activation import (
+    GELU,
+    GELU_CUBIC,
+    GELU_SCALE,
+    NORMAL_DENSITY,
+    SQRT_HALF,
+    GatedProduct,
+    GELUExact,
+    SiLU,
+    Softmax,
+)
+
+# f(x, out, slope) on a block of flat arrays: out becomes f(x), and slope, unless it is None, f'(x).
+Pointwise = Callable[[np.ndarray, np.ndarray, np.ndarray | None], object]
+
+
+def _gelu(x: np.ndarray, out: np.ndarray, slope: np.ndarray | None) -> None:
+    np.multiply(x, x, out=out)
+    if slope is not None:
+        np.multiply(out, 3 * GELU_CUBIC * GELU_SCALE, out=slope)
+    out *= GELU_SCALE * GELU_CUBIC
+    out += GELU_SCALE
+    out *= x
+    np.tanh(out, out=out)  # t = tanh(s (x + c x^3)) = tanh(x (s + s c x^2))
+    if slope is not None:
+        # (1 + t) / 2 + x (1 - t^2) inner' / 2  =  (1 + t) / 2 (1 + x (1 - t) inner')
+        slope += GELU_SCALE
+        slope *= x
+        slope *= 1 - out
+        slope += 1
+    out += 1
+    out *= 0.5
+    if slope is not None:
+        slope *= out
+    out *= x
+
+
+def _gelu_exact(x: np.ndarray, out: np.ndarray, slope: np.ndarray | None) -> None:
+    t = np.abs(x)
+    t *= 0.5 * SQRT_HALF
+    t += 1
+    np.divide(1, t, out=t)  # 1 / (1 + z / 2),  z = |x| / sqrt(2)
+    first, second, *others = erfc_polynomial(x.dtype)
+    np.multiply(t, first, out=out)
+    out += second
+    for coefficient in others:
+        out *= t
+        out += coefficient
+    density = np.multiply(x, x)
+    density *= -0.5
+    np.exp(density, out=density)
+    out *= density
+    out *= 0.5  # erfc(z) / 2, the probability beyond |x|: what a sum of 1 and erf would round away
+    if slope is not None:
+        np.subtract(0.5, out, out=slope)
+        np.copysign(slope, x, out=slope)
+        slope += 0.5
+        density *= x
+        density *= NORMAL_DENSITY
+        slope += density
+    out *= np.abs(x, out=t)
+    np.subtract(np.maximum(x, 0, out=t), out, out=out)  # x P(x) = max(x, 0) - |x| (1 - P(|x|))
+
+
+def _silu(x: np.ndarray, out: np.ndarray, slope: np.ndarray | None) -> None:
+    np.multiply(x, 0.5, out=out)
+    np.tanh(out, out=out)
+    out += 1
+    out *= 0.5
+    if slope is not None:
+        np.subtract(1, out, out=slope)
+        slope *= x
+        slope += 1
+        slope *= out
+    out *= x
+
+
+def _relu(x: np.ndarray, out: np.ndarray, slope: np.ndarray | None) -> None:
+    if slope is not None:
+        np.greater(x, 0, out=slope)
+    np.maximum(x, 0, out=out)
+
+
+def _squared_relu(x: np.ndarray, out: np.ndarray, slope: np.ndarray | None) -> None:
+    np.maximum(x, 0, out=out)
+    if slope is not None:
+        np.add(out, out, out=slope)
+    out *= out
+
+
+POINTWISE: dict[str, Pointwise] = {
+    "relu": _relu, "gelu": _gelu, "gelu_exact": _gelu_exact, "silu": _silu, "squared_relu": _squared_relu,
+}  # fmt: skip
+
+
+_QUARTER = 4
+"""Where a block means four or more arrays at once, each takes a quarter of BLOCK_BYTES, or the block would leave the L2 cache."""
+
+
+def _with_slope(f: Pointwise, x: np.ndarray, want_slope: bool, part_of_block: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(f(x), f'(x) if wanted) by blocks."""
+    y, slope = np.empty_like(x), np.empty_like(x) if want_slope else None
+    flat, flat_y, flat_slope = x.reshape(-1), y.reshape(-1), None if slope is None else slope.reshape(-1)
+
+    def block(part: slice) -> None:
+        f(flat[part], flat_y[part], None if flat_slope is None else flat_slope[part])
+
+    row_blocks(x.size, part_of_block * x.itemsize, block)
+    return y, slope
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a b for a contiguous a, by blocks."""
+    out = np.empty_like(a)
+    flat, flat_a, flat_b = out.reshape(-1), a.reshape(-1), b.reshape(-1)
+    row_blocks(a.size, a.itemsize, lambda part: np.multiply(flat_a[part], flat_b[part], out=flat[part]))
+    return out
+
+
+def _takes(*arrays: Array) -> bool:
+    return all(x.dtype in (np.float32, np.float64) and x.dtype == arrays[0].dtype and x.flags.c_contiguous for x in arrays)
 
 
 @kernel_for(GELU)
@@ -17,44 +140,85 @@ class GELUBlocked(GELU):
 
     @staticmethod
     def supports(x: Array) -> bool:
-        return x.dtype in (np.float32, np.float64) and x.flags.c_contiguous
+        return _takes(x)
 
     @staticmethod
     def forward(x: np.ndarray, *, needs: tuple[bool] = (True,)) -> tuple[np.ndarray, np.ndarray | None]:
-        y, slope = np.empty_like(x), np.empty_like(x) if needs[0] else None
-        flat, flat_y, flat_slope = x.reshape(-1), y.reshape(-1), slope if slope is None else slope.reshape(-1)
-
-        def block(part: slice) -> None:
-            xs, out = flat[part], flat_y[part]
-            np.multiply(xs, xs, out=out)
-            if flat_slope is not None:
-                slopes = flat_slope[part]
-                np.multiply(out, 3 * GELU_CUBIC * GELU_SCALE, out=slopes)
-            out *= GELU_SCALE * GELU_CUBIC
-            out += GELU_SCALE
-            out *= xs
-            np.tanh(out, out=out)  # t = tanh(s (x + c x^3)) = tanh(x (s + s c x^2))
-            if flat_slope is not None:
-                # (1 + t) / 2 + x (1 - t^2) inner' / 2  =  (1 + t) / 2 (1 + x (1 - t) inner')
-                slopes += GELU_SCALE
-                slopes *= xs
-                slopes *= 1 - out
-                slopes += 1
-            out += 1
-            out *= 0.5
-            if flat_slope is not None:
-                slopes *= out
-            out *= xs
-
-        row_blocks(x.size, x.itemsize, block)
-        return y, slope
+        return _with_slope(_gelu, x, needs[0], 1)
 
     @staticmethod
     def backward(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        dx = np.empty_like(slope)
-        flat, flat_dy, flat_slope = dx.reshape(-1), dy.reshape(-1), slope.reshape(-1)
-        row_blocks(slope.size, slope.itemsize, lambda part: np.multiply(flat_slope[part], flat_dy[part], out=flat[part]))
-        return dx
+        return _product(slope, dy)
+
+
+@kernel_for(GELUExact)
+class GELUExactBlocked(GELUExact):
+    """As GELUBlocked; erfc is a polynomial times the exponential that the slope needs anyway. Reference: ops/activation.py."""
+
+    @staticmethod
+    def supports(x: Array) -> bool:
+        return _takes(x)
+
+    @staticmethod
+    def forward(x: np.ndarray, *, needs: tuple[bool] = (True,)) -> tuple[np.ndarray, np.ndarray | None]:
+        return _with_slope(_gelu_exact, x, needs[0], _QUARTER)
+
+    @staticmethod
+    def backward(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        return _product(slope, dy)
+
+
+@kernel_for(SiLU)
+class SiLUBlocked(SiLU):
+    """As GELUBlocked. Reference: ops/activation.py."""
+
+    @staticmethod
+    def supports(x: Array) -> bool:
+        return _takes(x)
+
+    @staticmethod
+    def forward(x: np.ndarray, *, needs: tuple[bool] = (True,)) -> tuple[np.ndarray, np.ndarray | None]:
+        return _with_slope(_silu, x, needs[0], _QUARTER)
+
+    @staticmethod
+    def backward(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        return _product(slope, dy)
+
+
+@kernel_for(GatedProduct)
+class GatedProductBlocked(GatedProduct):
+    """Activation, its slope and the products in one pass over memory, while the block is in cache. Reference: ops/activation.py.
+
+    Saves f(gate) and up f'(gate), what dy is multiplied by, instead of gate and up, which can be freed: as many bytes, and the
+    backward pass computes no activation again.
+    """
+
+    @staticmethod
+    def supports(gate: Array, up: Array, *, activation: str) -> bool:
+        return _takes(gate, up)
+
+    @staticmethod
+    def forward(
+        gate: np.ndarray, up: np.ndarray, *, activation: str, needs: tuple[bool, bool] = (True, True)
+    ) -> tuple[Array, tuple[Array, ...]]:
+        f, y = POINTWISE[activation], np.empty_like(gate)
+        dgate, dup = (np.empty_like(gate) if need else None for need in needs)  # for dy = 1
+        flat_gate, flat_up, flat_y = gate.reshape(-1), up.reshape(-1), y.reshape(-1)
+        slopes, values = None if dgate is None else dgate.reshape(-1), flat_y if dup is None else dup.reshape(-1)
+
+        def block(part: slice) -> None:
+            slope = None if slopes is None else slopes[part]
+            f(flat_gate[part], values[part], slope)
+            if slope is not None:
+                slope *= flat_up[part]
+            np.multiply(values[part], flat_up[part], out=flat_y[part])
+
+        row_blocks(gate.size, _QUARTER * gate.itemsize, block)
+        return y, (dgate, dup)
+
+    @staticmethod
+    def backward(saved: tuple[Array, ...], dy: np.ndarray) -> tuple[Array, ...]:
+        return tuple(None if a is None else _product(a, dy) for a in saved)
 
 
 @kernel_for(Softmax)

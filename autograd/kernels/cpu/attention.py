@@ -16,6 +16,7 @@ from autograd.ops.dropout import dropout_threshold
 
 _SCORES_BYTES = 512 * 1024  # scores that exist at once in a thread, over all its heads and sequences: they should stay in the L2 cache
 _MAX_QUERIES = 128
+_MIN_QUERIES_OF_WINDOW = 32  # n queries with a window w compute n (n + w) scores: blocks of w / 2 are fastest, but no shorter ones
 _THREADS_PAY_SCORES = 100_000
 
 BlockedSaved = namedtuple("BlockedSaved", "q k v y lse plan")
@@ -25,11 +26,13 @@ BlockedSaved = namedtuple("BlockedSaved", "q k v y lse plan")
 class AttentionBlocked(Attention):
     """Saves softmax statistics instead of the weights, which the backward pass recomputes. Reference: ops/attention.py.
 
-    Forward     per block of queries: s = q @ k^T / sqrt(D) with keys up to the block's end, l = ln sum e^s, y = e^(s - l) @ v
+    Forward     per block of queries: s = q @ k^T / sqrt(D) with the keys that the block may see, l = ln sum e^s, y = e^(s - l) @ v
     Backward    p = e^(s - l) again, then as in the reference; sum(dp * p) = sum(dy * y), which needs no (T, S) array
 
     One unit of work is some heads of one sequence, or several sequences if they are short: few, large NumPy calls,
     because threads contend for the interpreter lock after each. Gradients of keys and values are summed inside a unit, in a fixed order.
+    Inside, query heads that share a key head have an axis of their own, (B, H_kv, G, T, D), along which keys and values are broadcast, not copied.
+    A unit then has all G of them, G' at a time. Keys that no block sees, before the first window, are never read.
     Saves q, k, v, y and l (..., T): y is the array that the next layer saves anyway.
     Source      Dao et al. 2022, arXiv:2205.14135, section 3.1.
     """
@@ -40,114 +43,175 @@ class AttentionBlocked(Attention):
 
     @staticmethod
     def forward(
-        q: Array, k: Array, v: Array, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
-    ) -> tuple[Array, tuple[Array, ...]]:
-        plan = _Plan(q.shape, k.shape[2], q.itemsize, causal, (p, seed, draw, start))
+        q: Array, k: Array, v: Array, mask: None, *, causal: bool, scale: float | None = None, window: int = 0, softcap: float = 0.0,
+        alibi: tuple[float, ...] = (), p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0,
+    ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
+        plan = _Plan(q, k.shape, causal=causal, scale=scale, window=window, softcap=softcap, alibi=alibi, dropout=(p, seed, draw, start))
         y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
         lse = np.empty(q.shape[:3], dtype=q.dtype)
+        qs, ys, lses = plan.grouped(q), plan.grouped(y), plan.grouped(lse)
 
         def work(i: int) -> None:
-            unit = plan.units[i]
-            qs, vs = q[unit], v[unit]  # (B', H', T, D), (B', H', S, D)
-            k_columns = _transposed(k[unit], plan.scale)
-            for rows, end in plan.query_blocks:
-                s = plan.scores(qs[:, :, rows], k_columns[..., :end], rows)  # (B', H', T', S')
+            unit, heads = plan.pieces[i]
+            k_columns = plan.columns(k[unit], plan.k_scale)
+            values = v[unit][:, :, None]  # (B', H', 1, S, D)
+            for rows, keys in plan.blocks:
+                block = qs[unit][:, :, heads, rows]  # (B', H', G', T', D)
+                s, _ = plan.scores(block, k_columns, unit, heads, rows, keys)  # (B', H', G', T', S')
                 m, total, good = exponentials(s, s, each_row=False)
                 if not good:  # some rows' scores are far below the others'
-                    s = plan.scores(qs[:, :, rows], k_columns[..., :end], rows)
+                    s, _ = plan.scores(block, k_columns, unit, heads, rows, keys)
                     m, total, _ = exponentials(s, s, each_row=True)
-                out = y[unit][:, :, rows]
+                out = ys[unit][:, :, heads, rows]
                 if p:
-                    s *= plan.dropout_mask(unit, rows, end, s.dtype)
-                np.matmul(s, vs[:, :, :end], out=out)
+                    s *= plan.dropout_mask(unit, heads, rows, keys, s.dtype)
+                np.matmul(s, values[..., keys, :], out=out)
                 out /= total
                 np.log(total, out=total)
-                lse[unit][:, :, rows] = (m + total)[..., 0]
+                lses[unit][:, :, heads, rows] = (m + total)[..., 0]
 
-        for_each(len(plan.units), work, threaded=plan.threaded)
+        for_each(len(plan.pieces), work, threaded=plan.threaded)
         return y, BlockedSaved(q, k, v, y, lse, plan)
 
     @staticmethod
     def backward(saved: tuple[Array, ...], dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
         q, k, v, y, lse, plan = saved
-        dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
+        new = np.zeros_like if plan.window else np.empty_like
+        dq, dk, dv = np.empty_like(q), new(k), new(v)
+        qs, ys, lses, dqs, dys = (plan.grouped(x) for x in (q, y, lse, dq, dy))
 
         def work(i: int) -> None:
             unit = plan.units[i]
-            qs, ks = q[unit], k[unit]
-            k_columns, v_columns = _transposed(ks, plan.scale), _transposed(v[unit])
-            # Blocks run from the last to the first: the last one has every key, so its products fill dk and dv; the others add.
-            for rows, end in reversed(plan.query_blocks):
-                last = rows.stop == plan.n_queries
-                dys = dy[unit][:, :, rows]
-                weights = plan.scores(qs[:, :, rows], k_columns[..., :end], rows)
-                weights -= lse[unit][:, :, rows, None]
-                np.exp(weights, out=weights)
-                dweights = np.matmul(dys, v_columns[..., :end])
-                dropped = weights
-                if plan.p:
-                    mask = plan.dropout_mask(unit, rows, end, weights.dtype)
-                    dropped = weights * mask
-                    dweights *= mask
-                _fill_or_add(dv[unit][:, :, :end], dropped.swapaxes(-1, -2), dys, fill=last)
-                dweights -= np.einsum("bhtd,bhtd->bht", dys, y[unit][:, :, rows])[..., None]
-                dweights *= weights
-                dweights *= plan.scale
-                np.matmul(dweights, ks[:, :, :end], out=dq[unit][:, :, rows])
-                _fill_or_add(dk[unit][:, :, :end], dweights.swapaxes(-1, -2), qs[:, :, rows], fill=last)
+            k_columns, v_columns = plan.columns(k[unit], plan.k_scale), plan.columns(v[unit])
+            keys_of_unit = k[unit][:, :, None]
+            # Blocks run from the last to the first: without a window the last one has every key, so its products fill dk and dv; the others add.
+            fill = not plan.window
+            for heads in plan.heads:
+                for rows, keys in reversed(plan.blocks):
+                    block, dyb = qs[unit][:, :, heads, rows], dys[unit][:, :, heads, rows]  # (B', H', G', T', D)
+                    weights, slope = plan.scores(block, k_columns, unit, heads, rows, keys, wants_slope=True)
+                    weights -= lses[unit][:, :, heads, rows, None]
+                    np.exp(weights, out=weights)
+                    dweights = np.matmul(dyb, plan.part(v_columns, keys))
+                    dropped = weights
+                    if plan.p:
+                        mask = plan.dropout_mask(unit, heads, rows, keys, weights.dtype)
+                        dropped = weights * mask
+                        dweights *= mask
+                    _fill_or_add(dv[unit][:, :, keys], _merged(dropped), _merged(dyb), fill=fill)
+                    dweights -= np.einsum("bhgtd,bhgtd->bhgt", dyb, ys[unit][:, :, heads, rows])[..., None]
+                    dweights *= weights
+                    if slope is not None:
+                        dweights *= slope
+                    dweights *= plan.scale
+                    np.matmul(dweights, keys_of_unit[..., keys, :], out=dqs[unit][:, :, heads, rows])
+                    _fill_or_add(dk[unit][:, :, keys], _merged(dweights), _merged(block), fill=fill)
+                    fill = False
 
         for_each(len(plan.units), work, threaded=plan.threaded)
         return dq, dk, dv, None
 
 
 class _Plan:
-    """How the work is divided: into units, each some sequences and heads, and inside a unit into blocks of queries."""
+    """How the work is divided: into units, each some sequences and key heads, and inside a unit into heads that share a key head, and blocks of
+    queries with the keys that they may see; and how the scores of one block are computed."""
 
-    def __init__(self, shape: tuple[int, ...], n_keys: int, itemsize: int, causal: bool, dropout: tuple[float, int, int, int]) -> None:
-        n_batch, self.n_head, self.n_queries, d = shape
-        self.n_keys, self.causal = n_keys, causal
+    def __init__(
+        self, q: np.ndarray, key_shape: tuple[int, ...], *, causal: bool, scale: float | None, window: int, softcap: float,
+        alibi: tuple[float, ...], dropout: tuple[float, int, int, int],
+    ) -> None:  # fmt: skip
+        n_batch, self.n_head, self.n_queries, d = q.shape
+        _, n_key_head, self.n_keys, _ = key_shape
+        self.causal, self.window, self.softcap = causal, window, softcap
         self.p, self.seed, self.draw, self.start = dropout
-        self.scale = 1 / math.sqrt(d)
-        row_bytes = n_keys * itemsize
-        block = max(1, min(self.n_queries, _MAX_QUERIES, _SCORES_BYTES // row_bytes))
+        self.scale = scale or 1 / math.sqrt(d)
+        self.k_scale = self.scale / softcap if softcap else self.scale
+        self.n_group = self.n_head // n_key_head
+        self.slopes = np.array(alibi, dtype=q.dtype).reshape(n_key_head, self.n_group, 1, 1) if alibi else None
+        most = min(_MAX_QUERIES, max(_MIN_QUERIES_OF_WINDOW, window // 2)) if window else _MAX_QUERIES
+        n_seen = min(self.n_keys, window + most) if window else self.n_keys
+        row_bytes = n_seen * q.itemsize
+        block = max(1, min(self.n_queries, most, _SCORES_BYTES // row_bytes))
         heads = max(1, min(self.n_head, _SCORES_BYTES // (block * row_bytes)))
         sequences = max(1, _SCORES_BYTES // (block * row_bytes * self.n_head)) if heads == self.n_head else 1
         sequences = min(sequences, -(-n_batch // 2))  # at least two units, for two threads
+        key_heads, group = max(1, heads // self.n_group), min(heads, -(-self.n_group * n_batch * n_key_head // 2))
         self.units = [
-            (slice(b, min(b + sequences, n_batch)), slice(h, min(h + heads, self.n_head)))
+            (slice(b, min(b + sequences, n_batch)), slice(h, min(h + key_heads, n_key_head)))
             for b in range(0, n_batch, sequences)
-            for h in range(0, self.n_head, heads)
+            for h in range(0, n_key_head, key_heads)
         ]
+        self.heads = [slice(g, min(g + group, self.n_group)) for g in range(0, self.n_group, group)]
+        self.pieces = [(unit, heads) for unit in self.units for heads in self.heads]  # of the forward pass, which adds nothing up
+        self.first = self.n_keys - self.n_queries  # the position of query 0
         rows = [slice(start, min(start + block, self.n_queries)) for start in range(0, self.n_queries, block)]
-        ahead = n_keys - self.n_queries
-        self.query_blocks = [(r, r.stop + ahead if causal else n_keys) for r in rows]  # with the keys that they may attend to
-        self.threaded = n_batch * self.n_head * self.n_queries * n_keys > _THREADS_PAY_SCORES
+        self.blocks = [(r, self._keys(r)) for r in rows]
+        self.n_unseen = self.blocks[0][1].start  # keys before every window
+        self.threaded = n_batch * self.n_head * self.n_queries * n_seen > _THREADS_PAY_SCORES
 
-    def scores(self, q: np.ndarray, k_columns: np.ndarray, rows: slice) -> Array:
-        """q @ k^T / sqrt(D), (B', H', T', S'); -inf where masked: only in the square at the block's end."""
-        s = np.matmul(q, k_columns)
-        if self.causal:
+    def _keys(self, rows: slice) -> slice:
+        """Those that some query in `rows` may attend to."""
+        start = max(0, self.first + rows.start - self.window + 1) if self.window else 0
+        return slice(start, rows.stop + self.first if self.causal else self.n_keys)
+
+    def grouped(self, x: np.ndarray) -> np.ndarray:
+        """(B, H, T, ...) as (B, H_kv, G, T, ...), a view: query heads that share a key head are neighbours."""
+        return x.reshape(x.shape[0], -1, self.n_group, *x.shape[2:])
+
+    def columns(self, x: np.ndarray, scale: float = 1.0) -> Array:
+        """scale x^T of the keys that some query sees, (B', H', S, D) -> (B', H', 1, D, S), copied: BLAS multiplies small matrices a third faster
+        when neither is transposed."""
+        return np.multiply(x[:, :, self.n_unseen :].swapaxes(-1, -2), scale, order="C")[:, :, None]
+
+    def part(self, columns: Array, keys: slice) -> Array:
+        return columns[..., keys.start - self.n_unseen : keys.stop - self.n_unseen]
+
+    def scores(
+        self,
+        q: np.ndarray,
+        k_columns: np.ndarray,
+        unit: tuple[slice, slice],
+        heads: slice,
+        rows: slice,
+        keys: slice,
+        *,
+        wants_slope: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(scores of a block (B', H', G', T', S'), -inf where masked; the soft cap's slope, if there is a cap and it is wanted)."""
+        s, slope = np.matmul(q, self.part(k_columns, keys)), None
+        if self.softcap:
+            np.tanh(s, out=s)
+            slope = 1 - s * s if wants_slope else None
+            s *= self.softcap
+        if self.slopes is not None:
+            ahead = np.arange(keys.start, keys.stop) - np.arange(self.first + rows.start, self.first + rows.stop)[:, None]
+            s += self.slopes[unit[1], heads] * ahead.astype(s.dtype)
+        if self.causal:  # masked are only squares: one at the block's end, and with a window one at its start
             n = rows.stop - rows.start
             s[..., -n:] += _not_ahead(n, s.dtype)
-        return s
+            behind = self.first + rows.start - self.window + 1 - keys.start  # the first key that row 0 sees, 0 or less
+            if self.window and behind > -n:
+                s[..., :n] += _not_behind(n, behind, s.dtype)
+        return s, slope
 
-    def dropout_mask(self, unit: tuple[slice, slice], rows: slice, end: int, dtype: DType) -> Array:
-        """The part of the reference's mask that belongs to this block, (B', H', T', S')."""
+    def dropout_mask(self, unit: tuple[slice, slice], heads: slice, rows: slice, keys: slice, dtype: DType) -> Array:
+        """The part of the reference's mask that belongs to this block, (B', H', G', T', S')."""
         threshold, scale = dropout_threshold(self.p)
         n = (rows.stop - rows.start) * self.n_keys
-        sequences, heads = (range(part.start, part.stop) for part in unit)
-        starts = [self.start + ((b * self.n_head + h) * self.n_queries + rows.start) * self.n_keys for b in sequences for h in heads]
+        sequences, key_heads, group = (range(part.start, part.stop) for part in (*unit, heads))
+        matrices = [(b * self.n_head + h * self.n_group + g) for b in sequences for h in key_heads for g in group]
+        starts = [self.start + (matrix * self.n_queries + rows.start) * self.n_keys for matrix in matrices]
         if starts[-1] - starts[0] == n * (len(starts) - 1):  # without gaps, as for short sequences
             bits = backend.random_bits(self.seed, self.draw, starts[0], n * len(starts))
         else:
             bits = np.stack([backend.random_bits(self.seed, self.draw, start, n) for start in starts])
-        keep = bits.reshape(len(sequences), len(heads), -1, self.n_keys)[..., :end] >= threshold
+        keep = bits.reshape(len(sequences), len(key_heads), len(group), -1, self.n_keys)[..., keys] >= threshold
         return keep.astype(dtype) * dtype.type(scale)
 
 
-def _transposed(x: np.ndarray, scale: float = 1.0) -> Array:
-    """scale x^T, (..., S, D) -> (..., D, S), copied: BLAS multiplies small matrices a third faster when neither is transposed."""
-    return np.multiply(x.swapaxes(-1, -2), scale, order="C")
+def _merged(x: np.ndarray) -> np.ndarray:
+    """(B', H', G', T', N) -> (B', H', G' T', N): the heads that share a key head under each other, so that a product adds them up."""
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
 @cache
@@ -156,8 +220,15 @@ def _not_ahead(n: int, dtype: DType) -> Array:
     return np.triu(np.full((n, n), -np.inf, dtype=dtype), k=1)
 
 
+@cache
+def _not_behind(n: int, first: int, dtype: DType) -> Array:
+    """(n, n): -inf in row r before column first + r, 0 from there on."""
+    return np.tril(np.full((n, n), -np.inf, dtype=dtype), k=first - 1)
+
+
 def _fill_or_add(out: np.ndarray, a: np.ndarray, b: np.ndarray, *, fill: bool) -> None:
+    """out = a^T b, or out += a^T b."""
     if fill:
-        np.matmul(a, b, out=out)
+        np.matmul(a.swapaxes(-1, -2), b, out=out)
     else:
-        out += np.matmul(a, b)
+        out += np.matmul(a.swapaxes(-1, -2), b)

@@ -22,7 +22,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
     @staticmethod
     def forward(
         x: np.ndarray, weight: np.ndarray, targets: np.ndarray, *,
-        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
+        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, softcap: float = 0.0, needs: tuple[bool, bool, bool],
     ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
         most = max(1, min(chunk, _LOGITS_BYTES // (v * x.itemsize)))
@@ -33,7 +33,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
         for start in range(0, n, size):
             rows = slice(start, start + size)
             z = matmul(x[rows], weight.T, np.empty((len(x[rows]), v), dtype=x.dtype))  # (chunk, V)
-            _losses_and_gradient(z, targets[rows], losses[rows], n_counted, ignore_index, want_gradient=any(needs))
+            _losses_and_gradient(z, targets[rows], losses[rows], n_counted, ignore_index, softcap, want_gradient=any(needs))
             if dx is not None:
                 matmul(z, weight, dx[rows])
             if dweight is not None:
@@ -49,8 +49,13 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
         return None if dx is None else dx * dy, None if dweight is None else dweight * dy, None
 
 
-def _losses_and_gradient(z: Array, targets: Array, losses: Array, n_counted: int, ignore_index: int, *, want_gradient: bool) -> None:
-    """losses = cross-entropy of the rows of z; z becomes (softmax(z) - onehot(target)) / n_counted if wanted, else undefined."""
+def _losses_and_gradient(
+    z: Array, targets: Array, losses: Array, n_counted: int, ignore_index: int, softcap: float, *, want_gradient: bool
+) -> None:
+    """losses = cross-entropy of the rows of z, after the soft-cap if there is one; z becomes its gradient if wanted, else undefined.
+
+    Without a soft-cap that is (softmax(z) - onehot(target)) / n_counted.
+    """
     counted = targets != ignore_index
     share = (counted / n_counted).astype(z.dtype)
     columns = np.where(counted, targets, 0)
@@ -58,6 +63,11 @@ def _losses_and_gradient(z: Array, targets: Array, losses: Array, n_counted: int
     def block(part: slice) -> None:
         zs, cols = z[part], columns[part]
         index = np.arange(len(zs))
+        if softcap:
+            zs *= 1 / softcap
+            np.tanh(zs, out=zs)
+            slopes = 1 - zs * zs
+            zs *= softcap
         zs -= zs.max(axis=1, keepdims=True)
         at_target = zs[index, cols]
         np.exp(zs, out=zs)
@@ -66,6 +76,8 @@ def _losses_and_gradient(z: Array, targets: Array, losses: Array, n_counted: int
         if want_gradient:
             zs *= share[part, None] / total
             zs[index, cols] -= share[part]
+            if softcap:
+                zs *= slopes
 
     row_blocks(z.shape[0], z.shape[1] * z.itemsize, block)
 

@@ -1,11 +1,13 @@
-"""Layer norm by blocks of rows."""
+"""Layer norm and RMS norm by blocks of rows."""
+
+from typing import NamedTuple
 
 import numpy as np
 
 from autograd.backend import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import row_blocks, row_sums, rows_of
-from autograd.ops.normalization import LayerNorm, LayerNormSaved
+from autograd.ops.normalization import LayerNorm, LayerNormSaved, RMSNorm
 
 
 @kernel_for(LayerNorm)
@@ -64,3 +66,64 @@ class LayerNormBlocked(LayerNorm):
 
         dgamma, dbeta = row_sums(len(ns), c * n.itemsize, block) or (None, None)
         return dx.reshape(n.shape), dgamma, dbeta
+
+
+class RMSNormBlockedSaved(NamedTuple):
+    x: Array  # (..., C)
+    r: Array  # (rows, 1)
+    scale: Array | None  # (C,), offset + weight
+
+
+@kernel_for(RMSNorm)
+class RMSNormBlocked(RMSNorm):
+    """Rows in blocks that stay in cache through both passes, forward and backward. Reference: ops/normalization.py.
+
+    Saves x, which the residual stream keeps for a while anyway, and r instead of n: the forward pass writes y alone.
+    """
+
+    @staticmethod
+    def supports(x: Array, weight: Array | None, *, eps: float = 1e-6, offset: float = 0.0) -> bool:
+        return x.dtype in (np.float32, np.float64) and (weight is None or x.dtype == weight.dtype) and x.size > 0
+
+    @staticmethod
+    def forward(x: Array, weight: Array | None, *, eps: float = 1e-6, offset: float = 0.0) -> tuple[Array, tuple[Array, ...]]:
+        c = x.shape[-1]
+        rows = x.reshape(rows_of(x.shape), c)
+        y, r = np.empty(rows.shape, dtype=x.dtype), np.empty((len(rows), 1), dtype=x.dtype)
+        scale = weight if weight is None or offset == 0 else offset + weight
+
+        def block(part: slice) -> None:
+            rs = r[part]
+            np.vecdot(rows[part], rows[part], out=rs[:, 0])  # a row's sum of squares without a temporary
+            rs *= 1 / c
+            rs += eps
+            np.sqrt(rs, out=rs)
+            np.divide(1, rs, out=rs)
+            np.multiply(rows[part], rs, out=y[part])
+            if scale is not None:
+                y[part] *= scale
+
+        row_blocks(len(rows), c * x.itemsize, block)
+        return y.reshape(x.shape), RMSNormBlockedSaved(x, r, scale)
+
+    @staticmethod
+    def backward(saved: tuple[Array, ...], dy: Array, *, needs: tuple[bool, bool] = (True, True)) -> tuple[Array, Array | None]:
+        x, r, scale = saved
+        c = x.shape[-1]
+        rows, dys = x.reshape(-1, c), dy.reshape(-1, c)
+        dx = np.empty(rows.shape, dtype=x.dtype)
+        weights = np.full(c, 1 / c, dtype=x.dtype) if scale is None else scale * (1 / c)
+
+        def block(part: slice) -> tuple[np.ndarray, ...]:
+            d, out = dys[part], dx[part]
+            n = np.multiply(rows[part], r[part])
+            np.multiply(d, n, out=out)
+            mean_qn = (out @ weights)[:, None]  # q = (offset + weight) dy
+            sums = (np.ones(len(d), dtype=d.dtype) @ out,) if needs[1] else ()
+            n *= mean_qn
+            np.subtract(d if scale is None else np.multiply(d, scale, out=out), n, out=out)
+            out *= r[part]
+            return sums
+
+        (dweight,) = row_sums(len(rows), c * x.itemsize, block) or (None,)
+        return dx.reshape(x.shape), dweight

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from autograd.backend import Array
+from autograd.kernels.cpu.activation import POINTWISE
 from autograd.kernels.cpu.parallel import even_parts, for_each
 from autograd.ops.activation import GELU_CUBIC, GELU_SCALE
 
@@ -97,6 +98,26 @@ def layer_norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, o
     out += beta
 
 
+def rms_norm(x: np.ndarray, scale: np.ndarray | None, eps: float, out: np.ndarray, column: np.ndarray) -> None:
+    """out = scale x / sqrt(mean(x^2) + eps), for scale = offset + weight or None; column is (B, 1), scratch. Rows may be heads."""
+    c = x.shape[1]
+    if len(x) == 1:
+        np.multiply(x, 1 / math.sqrt(np.dot(x[0], x[0]) / c + eps), out=out)
+    else:
+        np.vecdot(x, x, out=column[:, 0])
+        column *= 1 / c
+        column += eps
+        np.sqrt(column, out=column)
+        np.divide(x, column, out=out)
+    if scale is not None:
+        out *= scale
+
+
+def activate(name: str, x: np.ndarray, out: np.ndarray) -> None:
+    """out becomes f(x), another array than x, for the activation of that name."""
+    POINTWISE[name](x, out, None)
+
+
 def gelu(x: np.ndarray, scratch: np.ndarray) -> None:
     """x becomes gelu(x), tanh form; scratch is as large as x."""
     inner = scratch[: x.size].reshape(x.shape)
@@ -110,21 +131,54 @@ def gelu(x: np.ndarray, scratch: np.ndarray) -> None:
     x *= inner
 
 
-def attention(q: Array, keys: Array, values: Array, hidden: Array | None, scores: Array, column: Array, out: Array) -> None:
+def attention(
+    q: Array, keys: Array, values: Array, hidden: Array | None, scores: Array, column: Array, out: Array, *,
+    scale: float | None = None, softcap: float = 0.0, bias: Array | None = None,
+) -> None:  # fmt: skip
     """out (B, H, 1, D): one query per row and head attends to S keys.
 
-    q        (B, H, 1, D), multiplied in place by 1 / sqrt(D)
-    keys, values   (B, H, S, D)
+    q        (B, H, 1, D), multiplied in place by `scale`, by default 1 / sqrt(D)
+    keys, values   (B, H_kv, S, D), H_kv a divisor of H; with a sliding window, those inside it
     hidden   booleans (B, 1, 1, S), True where the row must not attend, or None
     scores   (B, H, 1, S) and column (B, H, 1, 1): scratch
+    softcap  0, or c: scores become c tanh(s / c)
+    bias     (H, 1, S) or (B, H, 1, S), added to the scores after that, as ALiBi does, or None
     """
-    q *= 1 / math.sqrt(q.shape[-1])
-    np.matmul(q, keys.swapaxes(-1, -2), out=scores)
+    q *= scale or 1 / math.sqrt(q.shape[-1])
+    b, n_head, _, s = scores.shape
+    shared = keys.shape[1] < n_head
+    groups = (b, keys.shape[1], n_head // keys.shape[1])
+    if shared:  # one query at a time: BLAS would copy the keys before a product with a few; not so for the values, below
+        np.matmul(q.reshape(*groups, 1, -1), keys.swapaxes(-1, -2)[:, :, None], out=scores.reshape(*groups, 1, s))
+    else:
+        np.matmul(q, keys.swapaxes(-1, -2), out=scores)
+    if softcap:
+        scores *= 1 / softcap
+        np.tanh(scores, out=scores)
+        scores *= softcap
+    if bias is not None:
+        scores += bias
     if hidden is not None:
         np.copyto(scores, -np.inf, where=hidden)
     np.maximum.reduce(scores, axis=-1, keepdims=True, out=column)
     scores -= column
     np.exp(scores, out=scores)
     np.add.reduce(scores, axis=-1, keepdims=True, out=column)
-    np.matmul(scores, values, out=out)
+    if shared:
+        np.matmul(scores.reshape(*groups, s), values, out=out.reshape(*groups, -1))
+    else:
+        np.matmul(scores, values, out=out)
     out /= column
+
+
+def rotary(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, scratch: np.ndarray) -> None:
+    """x (B, H, 1, D) is turned in place; cos, sin (R/2,) or (B, 1, 1, R/2). scratch holds B H R numbers."""
+    half = cos.shape[-1]
+    x1, x2 = x[..., :half], x[..., half : 2 * half]
+    a, c = (part.reshape(x1.shape) for part in (scratch[: x1.size], scratch[x1.size : 2 * x1.size]))
+    np.multiply(x1, sin, out=a)
+    np.multiply(x2, sin, out=c)
+    x1 *= cos
+    x1 -= c
+    x2 *= cos
+    x2 += a

@@ -1,10 +1,10 @@
-"""GELU and softmax on the GPU; kernels: activation.cu, softmax.cu."""
+"""GELU, gated products and softmax on the GPU; kernels: activation.cu, softmax.cu."""
 
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import contiguous, flat_grid, i32, i64, kernel, row_threads, rows_of, takes
-from autograd.ops.activation import GELU, Softmax
+from autograd.ops.activation import ACTIVATIONS, GELU, GatedProduct, Softmax
 
 
 @kernel_for(GELU)
@@ -29,6 +29,32 @@ class GELUCUDA(GELU):
         arguments = (dx, x, contiguous(dy), i64(x.size))
         kernel("activation.cu", "gelu_backward", x.dtype.name)(*flat_grid(x.size, x.dtype), arguments)
         return dx
+
+
+@kernel_for(GatedProduct)
+class GatedProductCUDA(GatedProduct):
+    """One kernel per direction; it knows the activations by their numbers in ACTIVATIONS. Reference: ops/activation.py."""
+
+    takes_half = True
+
+    @staticmethod
+    def supports(gate: Array, up: Array, *, activation: str) -> bool:
+        return takes(gate, up)
+
+    @staticmethod
+    def forward(gate: Array, up: Array, *, activation: str) -> tuple[Array, tuple[Array, ...]]:
+        y, number = xp.empty(gate.shape, dtype=gate.dtype), i32(list(ACTIVATIONS).index(activation))
+        run = kernel("activation.cu", "gated_product_forward", gate.dtype.name)
+        run(*flat_grid(gate.size, gate.dtype), (y, gate, up, i64(gate.size), number))
+        return y, (gate, up, number)
+
+    @staticmethod
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array]:
+        gate, up, number = saved
+        dgate, dup = (xp.empty(gate.shape, dtype=gate.dtype) for _ in range(2))
+        run = kernel("activation.cu", "gated_product_backward", gate.dtype.name)
+        run(*flat_grid(gate.size, gate.dtype), (dgate, dup, gate, up, contiguous(dy), i64(gate.size), number))
+        return dgate, dup
 
 
 @kernel_for(Softmax)

@@ -25,11 +25,12 @@ class AttentionCUDA(Attention):
 
     @staticmethod
     def supports(q: Array, k: Array, v: Array, mask: Array | None, **options: object) -> bool:
-        return mask is None and q.size > 0 and k.size > 0 and q.dtype.name in STORAGE and q.dtype == k.dtype == v.dtype
+        plain = mask is None and q.shape[:-2] == k.shape[:-2] and not options.keys() & {"scale", "window", "softcap", "alibi"}
+        return plain and q.size > 0 and k.size > 0 and q.dtype.name in STORAGE and q.dtype == k.dtype == v.dtype
 
     @staticmethod
     def forward(
-        q: Array, k: Array, v: Array, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0
+        q: Array, k: Array, v: Array, mask: None, *, causal: bool, p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0, **_: object
     ) -> tuple[Array, tuple[Array, ...]]:
         weights = contiguous(xp.matmul(q, k.swapaxes(-1, -2)))  # scores at first, (..., T, S)
         assert takes(weights)

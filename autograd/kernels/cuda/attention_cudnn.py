@@ -28,12 +28,12 @@ class AttentionCuDNN(Attention):
     takes_half = True
 
     @staticmethod
-    def supports(q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, p: float = 0.0, **dropout: object) -> bool:
+    def supports(q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, **options: object) -> bool:
         fits = q.ndim == 4 and q.shape == k.shape and q.shape[-2] >= _SHORTEST and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-        return cudnn is not None and mask is None and not p and fits and all(a.dtype.name == "bfloat16" for a in (q, k, v))
+        return cudnn is not None and mask is None and not options and fits and all(a.dtype.name == "bfloat16" for a in (q, k, v))
 
     @staticmethod
-    def forward(q: Array, k: Array, v: Array, mask: None, *, causal: bool, **no_dropout: object) -> tuple[Array, tuple[Array, ...]]:
+    def forward(q: Array, k: Array, v: Array, mask: None, *, causal: bool, **none: object) -> tuple[Array, tuple[Array, ...]]:
         q, k, v = (_with_whole_rows(a) for a in (q, k, v))
         b, h, t, d = q.shape
         y = xp.empty((b, t, h, d), dtype=q.dtype).transpose(0, 2, 1, 3)  # so that joining the heads needs no copy

@@ -17,13 +17,13 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
     """
 
     @staticmethod
-    def supports(x: Array, weight: Array, targets: Array, *, label_smoothing: float, **options: object) -> bool:
-        return takes(x, weight) and targets.dtype.name == "int64" and label_smoothing == 0
+    def supports(x: Array, weight: Array, targets: Array, *, label_smoothing: float, softcap: float = 0.0, **options: object) -> bool:
+        return takes(x, weight) and targets.dtype.name == "int64" and label_smoothing == softcap == 0
 
     @staticmethod
     def forward(
         x: Array, weight: Array, targets: Array, *,
-        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, needs: tuple[bool, bool, bool],
+        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, softcap: float = 0.0, needs: tuple[bool, bool, bool],
     ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
         size = max(1, _LOGITS_BYTES // (v * x.dtype.itemsize))

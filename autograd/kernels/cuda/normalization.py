@@ -1,4 +1,4 @@
-"""Layer norm on the GPU; kernels: normalization.cu."""
+"""Layer norm and RMS norm on the GPU; kernels: normalization.cu."""
 
 from collections import namedtuple
 from collections.abc import Callable
@@ -8,11 +8,12 @@ from autograd.core import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.matmul import sum_parts
 from autograd.kernels.cuda.module import WARP, contiguous, f32, i32, i64, kernel, rows_of, takes, width
-from autograd.ops.normalization import LayerNorm
+from autograd.ops.normalization import LayerNorm, RMSNorm
 
 _BACKWARD_BLOCKS = 384  # partial sums of dgamma and dbeta, at most: as many blocks as a large GPU runs at once
 _WARPS = 4  # of a block, at most; rows per block, where a warp holds a row
 _IN_REGISTERS = 24  # numbers of a row that a thread holds, at most
+_LONGEST = WARP * _WARPS * _IN_REGISTERS  # channels; longer rows are left to the definition
 
 CUDASaved = namedtuple("CUDASaved", "x mean r gamma")
 
@@ -29,7 +30,7 @@ class LayerNormCUDA(LayerNorm):
     @staticmethod
     def supports(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> bool:
         parameters = takes(gamma, beta) and gamma.dtype.name in (x.dtype.name, "float32")
-        return takes(x) and parameters and x.shape[-1] <= WARP * _WARPS * _IN_REGISTERS
+        return takes(x) and parameters and x.shape[-1] <= _LONGEST
 
     @staticmethod
     def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, tuple[Array, ...]]:
@@ -60,3 +61,43 @@ def _by_rows(name: str, x: Array, gamma: Array) -> tuple[Callable[..., None], in
     chunks = -(-x.shape[-1] // (WARP * warps * width(x.dtype)))
     run = kernel("normalization.cu", name, x.dtype.name, gamma.dtype.name, (("CHUNKS", chunks),))
     return run, WARP * warps, _WARPS if warps == 1 else 1
+
+
+RMSNormCUDASaved = namedtuple("RMSNormCUDASaved", "x r weight offset")
+
+
+@kernel_for(RMSNorm)
+class RMSNormCUDA(RMSNorm):
+    """A row is read once and stays in registers; the normalized rows are recomputed, not saved. Reference: ops/normalization.py.
+
+    The weight may be float32 with bfloat16 activations. Saves x (..., C), r (rows,) in float32, weight.
+    """
+
+    takes_half = True
+
+    @staticmethod
+    def supports(x: Array, weight: Array | None, *, eps: float = 1e-6, offset: float = 0.0) -> bool:
+        fits = weight is None or (takes(weight) and weight.dtype.name in (x.dtype.name, "float32"))
+        return takes(x) and fits and x.shape[-1] <= _LONGEST
+
+    @staticmethod
+    def forward(x: Array, weight: Array | None, *, eps: float = 1e-6, offset: float = 0.0) -> tuple[Array, tuple[Array, ...]]:
+        n_rows, n_channels = rows_of(x.shape), x.shape[-1]
+        if weight is None:
+            weight, offset = xp.zeros(n_channels, dtype="float32"), 1.0
+        run, row_threads, rows = _by_rows("rms_norm_forward", x, weight)
+        y, r = xp.empty(x.shape, dtype=x.dtype), xp.empty(n_rows, dtype="float32")
+        arguments = (y, r, x, weight, f32(offset), i64(n_rows), i32(n_channels), f32(eps), i32(row_threads))
+        run((-(-n_rows // rows),), (row_threads * rows,), arguments)
+        return y, RMSNormCUDASaved(x, r, weight, offset)
+
+    @staticmethod
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array]:
+        x, r, weight, offset = saved
+        n_rows, n_channels = rows_of(x.shape), x.shape[-1]
+        run, row_threads, rows = _by_rows("rms_norm_backward", x, weight)
+        n_blocks = min(-(-n_rows // rows), _BACKWARD_BLOCKS)
+        dx, parts = xp.empty(x.shape, dtype=x.dtype), xp.empty((1, n_blocks, n_channels), dtype="float32")
+        arguments = (dx, parts, x, r, weight, f32(offset), contiguous(dy), i64(n_rows), i32(n_channels), i32(row_threads))
+        run((n_blocks,), (row_threads * rows,), arguments)
+        return dx, sum_parts(parts, weight.dtype)[0]
