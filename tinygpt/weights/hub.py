@@ -47,6 +47,11 @@ def has_weights(path: Path) -> bool:
     return path.suffix == ".bin" if path.is_file() else (path / WEIGHTS).is_file() or (path / INDEX).is_file()
 
 
+def refuse_gguf(path: Path) -> InvalidInput:
+    rule = f"expected {WEIGHTS}, because its numbers are packed in blocks of a few bits for other programs"
+    return InvalidInput(f"{path}: llama.cpp's format, {rule}; take the repository from which it was made")
+
+
 def refuse_pickle(path: Path) -> InvalidInput:
     code = (
         f"import torch, safetensors.torch as s; w = torch.load('{path.name}', weights_only=True, map_location='cpu'); "

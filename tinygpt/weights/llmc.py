@@ -8,7 +8,7 @@ from pathlib import Path
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.safetensors import ITEM_BYTES, StoredTensor
-from tinygpt.weights.hub import refuse_pickle
+from tinygpt.weights.hub import refuse_gguf, refuse_pickle
 
 _LLM_C_MAGIC, _LLM_C_HEADER_BYTES = 20240326, 1024
 _LLM_C_DTYPES = {3: "F32", 5: "BF16"}  # by version of the file
@@ -27,6 +27,8 @@ def read_llm_c_header(path: Path) -> tuple[GPTConfig, dict[str, StoredTensor]]:
         raise refuse_pickle(path)
     magic, version, t, v, n_layer, n_head, c, padded = struct.unpack("<8i", header)
     if magic != _LLM_C_MAGIC:
+        if header.startswith(b"GGUF"):
+            raise refuse_gguf(path)
         rule = f"expected {_LLM_C_MAGIC}, as llm.c's model files do; pass a Hugging Face directory or such a file"
         raise InvalidInput(f"{path}: begins with {magic}, {rule}")
     if version not in _LLM_C_DTYPES:
