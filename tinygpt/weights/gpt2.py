@@ -44,9 +44,11 @@ class StorableTokenizer(Protocol):
 
     kind: str
     eos_id: int | None
+    bos_id: int | None
+    end_ids: tuple[int, ...]
 
     def token_bytes(self, id: int) -> bytes: ...
-    def files(self) -> dict[str, str]: ...
+    def files(self) -> dict[str, bytes]: ...
     def check_directory(self, directory: Path) -> None: ...
 
 
@@ -179,11 +181,12 @@ def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None
     if not model.config.qkv_bias and model_type(model.config) == "gpt2":  # whose format always has this bias
         for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
             weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
-    fields = config_fields(model.config, None if tokenizer is None else tokenizer.eos_id, getattr(model, "pretrained_fields", dict)())
+    more = ({} if tokenizer is None else end_fields(tokenizer)) | getattr(model, "pretrained_fields", dict)()
+    fields = config_fields(model.config, None if tokenizer is None else tokenizer.eos_id, more)
     files: dict[str, Content] = {WEIGHTS: TensorFile(weights, {"format": "pt"}), "config.json": to_json(fields)}
     if tokenizer is not None:
-        files |= {name: text.encode("utf-8") for name, text in tokenizer.files().items()}
         files["tokenizer_config.json"] = to_json(tokenizer_config(tokenizer, model.config.n_positions))
+        files |= tokenizer.files()  # those of a tokenizer that was read have that file, too, perhaps with a chat template
     return files
 
 
@@ -199,6 +202,13 @@ def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableT
     if tokenizer is not None:
         tokenizer.check_directory(directory)
     write_files(directory, files)
+
+
+def end_fields(tokenizer: StorableTokenizer) -> dict[str, Json]:
+    """Ids in config.json with which a text begins and ends: a list where there are several that end it."""
+    ends = tokenizer.end_ids
+    begin = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    return {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)}
 
 
 def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
