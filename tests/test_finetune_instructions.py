@@ -15,7 +15,7 @@ from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.finetuning.instructions import encode_instructions, load_instructions, split_instructions
 from tinygpt.finetuning.lora import load_lora
 from tinygpt.runs.layout import is_pretraining_run, newest_run
-from tinygpt.weights.gpt2 import save_pretrained
+from tinygpt.weights.pretrained import save_pretrained
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,7 +13,7 @@ from tests.autograd.checks import numpy_only
 from tests.tinygpt.helpers import checkpoint_directory, new_run
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
-from tinygpt.weights.gpt2 import save_pretrained
+from tinygpt.weights.pretrained import save_pretrained
 
 ROOT = Path(__file__).parent.parent
 CLASSIFIER = "--data rows.csv --epochs 4 --batch 8 --patience 9 --prompt-texts 2 --fractions 0.6 0.2 0.2 --base base".split()

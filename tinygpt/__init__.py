@@ -28,8 +28,8 @@ attached.HOMES.update(
     generate="tinygpt.inference.decoding:generate_ids",
     summary="tinygpt.inspect.trace:summary",
     trace="tinygpt.inspect.trace:trace",
-    save_pretrained="tinygpt.weights.gpt2:save_pretrained",
-    from_pretrained="tinygpt.weights.gpt2:from_pretrained",
+    save_pretrained="tinygpt.weights.pretrained:save_pretrained",
+    from_pretrained="tinygpt.weights.pretrained:from_pretrained",
     GPT2ForSequenceClassification="tinygpt.finetuning.classifier:GPTClassifier",
 )
 

@@ -20,6 +20,7 @@ from tinygpt.inference.fast import FastDecoder, supports_fast_decoding
 from tinygpt.inference.sampling import Sampling
 from tinygpt.models.cache import KVCache
 from tinygpt.models.gpt import CausalSelfAttention, generate_plain
+from tinygpt.presets import PRESETS
 
 FAKE = backend.name == "cupy"
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=17)
@@ -148,6 +149,26 @@ def test_the_fast_decoder_is_used_where_it_can_be_and_only_there():
 
     model.h[0].mlp.c_fc.__class__ = Adapted
     assert not supports_fast_decoding(model)
+
+
+@pytest.mark.skipif(FAKE, reason="the fast decoder is NumPy's")
+@given(config=decoders())
+def test_the_fast_decoder_knows_every_option(config):
+    model = random_model(config, 0)
+    assert supports_fast_decoding(model) and isinstance(DecodingState(model, [[0]]).decoder, FastDecoder)
+
+
+@pytest.mark.skipif(FAKE, reason="the fast decoder is NumPy's")
+@pytest.mark.parametrize("name", [name for name in PRESETS if not name.startswith(("gpt3", "llama-2"))])
+def test_the_fast_decoder_is_taken_for_every_family(name):
+    size = {"n_layer": 2, "n_embd": 32, "n_head": 4, "vocab_size": 17, "n_positions": 20}
+    size |= {
+        key: n for key, n in (("n_inner", 24), ("n_kv_head", 1), ("head_size", 8), ("window", 3)) if key in GPTConfig.preset(name).options()
+    }
+    model = random_model(GPTConfig.preset(name, **size), 1)
+    assert supports_fast_decoding(model)
+    cached, plain = (generate(model, [[1, 2], [3, 4, 5]], 30, temperature=0.0, use_cache=use_cache).ids for use_cache in (True, False))
+    np.testing.assert_array_equal(cached, plain)
 
 
 def turn_by_position(x, positions):

@@ -17,7 +17,7 @@ from tinygpt.inspect.explore import collect
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.layout import newest_run, status
 from tinygpt.storage.durable import Lock
-from tinygpt.weights.gpt2 import StoredModel
+from tinygpt.weights.pretrained import StoredModel
 
 TOKENIZER = CharacterTokenizer.train("abcdefgh\n")
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=TOKENIZER.n_vocab)

@@ -21,7 +21,7 @@ from tinygpt.inference.decoding import generate
 from tinygpt.inference.likelihood import token_nats
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete
-from tinygpt.weights.gpt2 import save_pretrained
+from tinygpt.weights.pretrained import save_pretrained
 
 if backend.name != "numpy":
     pytest.skip("the other side computes on the CPU", allow_module_level=True)

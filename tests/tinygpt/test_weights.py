@@ -23,8 +23,8 @@ from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.storage import safetensors
 from tinygpt.storage.safetensors import INDEX, read_into, read_safetensors_header
 from tinygpt.weights import hub
-from tinygpt.weights.gpt2 import StoredModel, canonical_name
 from tinygpt.weights.hub import WEIGHTS, locate
+from tinygpt.weights.pretrained import StoredModel, canonical_name
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=19)
 
@@ -357,8 +357,8 @@ def test_a_directory_without_weights_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "llama"}, r"model_type 'llama', expected 'gpt2'; only GPT-2's architecture is supported"),
-        ({"activation_function": "tanh"}, r"activation_function 'tanh', expected one of gelu_new, .*; this variant of GPT-2"),
+        ({"model_type": "lama"}, r"model_type 'lama', expected one of gpt2, llama, .*; did you mean 'llama'"),
+        ({"activation_function": "tanh"}, r"activation_function 'tanh', expected one of gelu_new, .*; this variant is not supported"),
         ({"scale_attn_by_inverse_layer_idx": True}, r"scale_attn_by_inverse_layer_idx True, expected False"),
         ({"n_inner": "17"}, r"n_inner: '17', expected int"),
         ({"model_type": "tinygpt"}, r"options None, expected those that save_pretrained wrote"),
@@ -396,7 +396,7 @@ def test_a_model_with_any_options_comes_back_as_it_was(tmp_path_factory, config,
 def test_what_gpt2s_format_cannot_say_is_saved_as_tinygpt_with_a_warning(tmp_path):
     config = dataclasses.replace(TINY, positions="rotary", norm="rms")
     with pytest.warns(
-        UserWarning, match=r"saved with model_type 'tinygpt', which transformers cannot read: .* no norm 'rms', positions 'rotary'"
+        UserWarning, match=r"saved with model_type 'tinygpt', which transformers cannot read: none of gpt2, llama, .* has norm 'rms', positions 'rotary', taken together"
     ):
         GPT(config).save_pretrained(tmp_path)
     fields = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))

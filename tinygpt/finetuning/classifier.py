@@ -30,7 +30,7 @@ from tinygpt.models.protocols import Batch
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import Json
 from tinygpt.weights.config_json import CLASSIFIER
-from tinygpt.weights.gpt2 import save_pretrained
+from tinygpt.weights.pretrained import save_pretrained
 
 Pooling = Literal["last", "mean", "first"]
 

@@ -1,15 +1,20 @@
 """One token per row through a GPT on the CPU, into buffers allocated once: the fast counterpart of `GPT.hidden` with a cache.
 
-The arithmetic of `tinygpt/models/gpt.py`, layer by layer, but nothing is recorded and nothing allocated. Read the model first.
+The arithmetic of `tinygpt/models/gpt.py` and `blocks.py`, layer by layer, but nothing is recorded and nothing allocated. Read the models
+first. As there, what a decoder does is decided when it is made: it is a list of steps, each of which reads buffers and writes others.
 docs/cache.md says what this costs and gains.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TypeGuard
 
 import numpy as np
 
 import autograd as ag
 from autograd import inference, nn
+from tinygpt.model_config import GPTConfig
+from tinygpt.models import blocks
 from tinygpt.models.cache import KVCache
 from tinygpt.models.gpt import GPT, MLP, Block, CausalSelfAttention, OutputLayer
 from tinygpt.models.protocols import Decodable
@@ -19,9 +24,16 @@ _COPIED = {
     Block: "ln_1 attn ln_2 mlp recompute",
     CausalSelfAttention: "n_head p stream c_attn c_proj resid_dropout",
     MLP: "c_fc c_proj resid_dropout",
+    **dict.fromkeys(blocks.ComposedBlock.__subclasses__(), "ln_1 attn ln_1_out ln_2 mlp ln_2_out recompute"),
+    blocks.ComposedAttention: "lengths head_size window attend turned c_attn normed q_norm k_norm c_proj resid_dropout rotary",
+    blocks.ComposedMLP: "activation c_fc c_proj resid_dropout",
+    blocks.GatedMLP: "activation activation_name c_gate c_fc c_proj resid_dropout",
+    blocks.SinusoidalPositions: "table",
+    blocks.Identity: "",
     OutputLayer: "weight softcap",
     nn.Linear: "weight bias",
     nn.LayerNorm: "weight bias eps",
+    nn.RMSNorm: "weight eps offset",
     nn.Embedding: "weight",
     nn.Dropout: "p stream",  # all dropout is off when decoding
 }
@@ -31,19 +43,36 @@ _ATTRIBUTES = {layer: {"training", *names.split()} for layer, names in _COPIED.i
 
 def supports_fast_decoding(model: Decodable) -> TypeGuard[GPT]:
     """Whether `FastDecoder` computes the same as this model: a GPT of exactly the layers that it copies (no adapters), with no other
-    attributes, of GPT-2's proportions and of one dtype; and fast kernels are on."""
+    attributes, in the shapes of its config and of one dtype; and fast kernels are on."""
     if not (inference.available() and type(model) is GPT):
         return False
     config = model.config
+    each = {f"h.{i}.{name}": shape for i in range(config.n_layer) for name, shape in config.block_shapes().items()}
     return (
-        not config.options()
-        and all(vars(module).keys() <= _ATTRIBUTES.get(type(module), set()) for _, module in model.named_modules())
-        and all(
-            isinstance(block, Block) and block.attn.n_head == config.n_head and block.mlp.c_fc.weight.shape[1] == 4 * config.n_embd
-            for block in model.h
-        )
+        all(vars(module).keys() <= _ATTRIBUTES.get(type(module), set()) for _, module in model.named_modules())
+        and {name: p.shape for name, p in model.named_parameters()} == config.outer_shapes() | each
+        and all(getattr(block.attn, "n_head", config.n_head) == config.n_head for block in model.h)
         and len({p.dtype for p in model.parameters()}) == 1
     )
+
+
+@dataclass
+class _Token:
+    """What changes from token to token, computed once for all layers.
+
+    slots    index of the cache's slots that the rows' keys and values go to
+    n        slots that are in use, 0 .. n - 1
+    seen     by window (0: none): the first slot that any row sees, and (B, 1, 1, S) booleans, True for what a row does not, or None
+    angles   by `RotaryPositions`: cosines and sines at the rows' positions
+    """
+
+    slots: tuple[ag.Array, ...]
+    n: int
+    seen: dict[int, tuple[int, np.ndarray | None]] = field(default_factory=dict)
+    angles: dict[nn.RotaryPositions, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+
+Step = Callable[[_Token], object]
 
 
 class FastDecoder:
@@ -52,76 +81,199 @@ class FastDecoder:
     The matrices are wanted in an order in memory that depends on n_rows, see `preferred_layout` in `autograd/kernels/cpu/rows.py`. Where a
     parameter has its memory for itself, its array is replaced by one in that order (same shape, same numbers), so that all exist once.
     Where it is a part of an optimizer's buffer, it must stay: the decoder then holds copies of the blocks' matrices as long as it lives,
-    4 bytes x 12 n_layer C^2 (0.34 GB for GPT-2's smallest), for a single row a third of it; the output layer is then read in its stored order.
+    for GPT-2 4 bytes x 12 n_layer C^2 (0.34 GB for its smallest), for a single row a third of it; the output layer is then read in its
+    stored order.
     """
 
     def __init__(self, model: GPT, cache: KVCache, n_rows: int) -> None:
         config, head, dtype = model.config, model.lm_head.weight, model.wte.weight.dtype
-        self.model, self.cache = model, cache
-        b, c, h, d = n_rows, config.n_embd, config.n_head, config.channels_per_head
-        assert isinstance(model.wpe, nn.Embedding) and isinstance(model.ln_f, nn.LayerNorm)  # as `supports_fast_decoding` has found
-        self.wpe, self.ln_f = model.wpe, model.ln_f
-        self.layers = [_Layer(block, b) for block in model.h if isinstance(block, Block)]
-        self.head = _preferred_layout(head, b, out_first=True) if _owns_memory(head.data) else head.data
-        self.x, self.normed, self.attended = (np.empty((b, c), dtype) for _ in range(3))
-        self.qkv, self.wide = np.empty((b, 3 * c), dtype), np.empty((b, 4 * c), dtype)
-        self.column, self.head_column = np.empty((b, 1), dtype), np.empty((b, h, 1, 1), dtype)
-        self.scores = np.empty((b, h, 1, cache.n_slots), dtype)
-        self.logits = np.empty((b, config.vocab_size), dtype)
-        self.scratch = np.empty(b * max(4 * c, config.vocab_size if b > 1 else 0), dtype)
-        q, self.k, self.v = (self.qkv[:, i * c : (i + 1) * c].reshape(b, h, d) for i in range(3))  # views, as the next line's
-        self.queries, self.answers = q[:, :, None], self.attended.reshape(b, h, 1, d)
-        self.rows = np.arange(b)
+        self.model, self.rows = model, np.arange(n_rows)
+        self.head = _preferred_layout(head, n_rows, out_first=True) if _owns_memory(head.data) else head.data
+        self.logits = np.empty((n_rows, config.vocab_size), dtype)
+        self.buffers = _Buffers(config, n_rows, cache.n_slots, dtype)
+        x = self.buffers.x
+        self.added = [table for table in (_position_table(model),) if table is not None]  # to the embeddings, at each row's position
+        self.entry = [] if model.ln_e is None else [self.buffers.norm(model.ln_e, x, x)]
+        self.steps = [step for i, block in enumerate(model.h) for step in _block_steps(block, self.buffers, cache.keys[i], cache.values[i])]
+        self.steps.append(self.buffers.norm(model.ln_f, x, self.buffers.read))
+        attentions = [block.attn for block in model.h if isinstance(block.attn, blocks.ComposedAttention)]
+        self.windows = {0, *(attention.window for attention in attentions)}
+        self.rotary = {attention.rotary for attention in attentions if attention.rotary is not None}
 
     def step(self, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Logits (B, V) after `tokens` (B,) at `positions` (B,). The array is overwritten by the next call."""
-        model, n, x = self.model, int(positions.max()) + 1, self.x
-        hidden = None  # slots that a row must not see
-        if int(positions.min()) + 1 != n:
-            hidden = (np.arange(n) > positions[:, None])[:, None, None]  # (B, 1, 1, S)
-        slots = (self.rows, slice(None), positions) if len(positions) > 1 else (0, slice(None), n - 1)  # plain numbers are found faster
+        model, x, token = self.model, self.buffers.x, self._token(positions)
         x[...] = model.wte.weight.data[tokens]
-        x += self.wpe.weight.data[positions]
-        for i, layer in enumerate(self.layers):
-            self._attend(layer, self.cache.keys[i], self.cache.values[i], slots, n, hidden)
-            self._mlp(layer)
-        self._norm(self.ln_f)
-        inference.linear(self.normed, self.head, None, self.logits, self.scratch)
+        if model.config.embedding_scale != 1:
+            x *= model.config.embedding_scale
+        for table in self.added:
+            x += table[positions]
+        for run in self.entry:
+            run(token)
+        for run in self.steps:
+            run(token)
+        inference.linear(self.buffers.read, self.head, None, self.logits, self.buffers.scratch)
+        if model.lm_head.softcap is not None:
+            self.logits *= 1 / model.lm_head.softcap
+            np.tanh(self.logits, out=self.logits)
+            self.logits *= model.lm_head.softcap
         return self.logits
 
-    def _attend(
-        self, layer: "_Layer", keys: ag.Array, values: ag.Array, slots: tuple[ag.Array, ...], n: int, hidden: np.ndarray | None
-    ) -> None:
-        """x += c_proj(attention(c_attn(ln_1(x)))), with this token's key and value added to the cache."""
-        self._norm(layer.ln_1)
-        inference.linear(self.normed, *layer.c_attn, self.qkv, self.scratch)
-        keys[slots], values[slots] = self.k, self.v
-        scores, column = self.scores[..., :n], self.head_column
-        inference.attention(self.queries, keys[:, :, :n], values[:, :, :n], hidden, scores, column, self.answers)
-        inference.linear(self.attended, *layer.attn_proj, self.normed, self.scratch)
-        self.x += self.normed
-
-    def _mlp(self, layer: "_Layer") -> None:
-        """x += c_proj(gelu(c_fc(ln_2(x))))."""
-        self._norm(layer.ln_2)
-        inference.linear(self.normed, *layer.c_fc, self.wide, self.scratch)
-        inference.gelu(self.wide, self.scratch)
-        inference.linear(self.wide, *layer.mlp_proj, self.normed, self.scratch)
-        self.x += self.normed
-
-    def _norm(self, norm: nn.LayerNorm) -> None:
-        inference.layer_norm(self.x, norm.weight.data, norm.bias.data, norm.eps, self.normed, self.column)
+    def _token(self, positions: np.ndarray) -> _Token:
+        first, n = int(positions.min()), int(positions.max()) + 1
+        slots = (self.rows, slice(None), positions) if len(positions) > 1 else (0, slice(None), n - 1)  # plain numbers are found faster
+        token = _Token(slots, n)
+        for window in self.windows:
+            start, hidden = max(0, first + 1 - window) if window else 0, None
+            if first + 1 != n:
+                here = np.arange(start, n)
+                hidden = here > positions[:, None]
+                hidden |= (here <= positions[:, None] - window) if window else False
+                hidden = hidden[:, None, None]  # (B, 1, 1, S)
+            token.seen[window] = start, hidden
+        for rotary in self.rotary:
+            token.angles[rotary] = rotary.tables(positions[:1] if first + 1 == n else positions[:, None])
+        return token
 
 
-class _Layer:
-    """A block's norms, and its four matrices, (out, in), each with its bias."""
+class _Buffers:
+    """The arrays that all layers use in turn, and steps that work on them. B rows.
 
-    def __init__(self, block: Block, n_rows: int) -> None:
-        self.ln_1, self.ln_2 = block.ln_1, block.ln_2
-        self.c_attn, self.attn_proj, self.c_fc, self.mlp_proj = (
-            (_preferred_layout(layer.weight, n_rows), None if layer.bias is None else layer.bias.data)
-            for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
-        )
+    x       (B, C) the residual stream           read   (B, C) what a branch reads, where that is not x
+    added   (B, C) what a branch gives, twice: parallel branches each have one
+    """
+
+    def __init__(self, config: GPTConfig, n_rows: int, n_slots: int, dtype: np.dtype) -> None:
+        b, c, h, d, f = n_rows, config.n_embd, config.n_head, config.channels_per_head, config.inner_channels
+        self.config, self.n_rows = config, b
+        self.x, self.read, *self.added = (np.empty((b, c), dtype) for _ in range(4))
+        self.qkv, self.attended = np.empty((b, (h + 2 * config.kv_heads) * d), dtype), np.empty((b, h * d), dtype)
+        self.wide, self.gate = (np.empty((b, f), dtype) for _ in range(2))
+        self.column, self.head_column = np.empty((b * h, 1), dtype), np.empty((b, h, 1, 1), dtype)
+        self.scores = np.empty((b, h, 1, n_slots), dtype)
+        self.scratch = np.empty(b * max(self.qkv.shape[1], f, c, config.vocab_size if b > 1 else 0), dtype)
+        self.distances = np.arange(1 - n_slots, 1).astype(dtype)  # from the last slot
+
+    def norm(self, norm: nn.Module, source: np.ndarray, out: np.ndarray) -> Step:
+        """out, which may be source, becomes the norm of its rows."""
+        column = self.column[: len(source)]
+        if isinstance(norm, nn.LayerNorm):
+            layer = norm
+            return lambda token: inference.layer_norm(source, layer.weight.data, layer.bias.data, layer.eps, out, column)
+        if isinstance(norm, nn.RMSNorm):
+            eps, scale = norm.eps, None if norm.weight is None else norm.weight.data
+            if scale is not None and norm.offset:
+                scale = scale + norm.offset
+            return lambda token: inference.rms_norm(source, scale, eps, out, column)
+        return lambda token: np.copyto(out, source)
+
+    def add(self, which: int = 0) -> Step:
+        """x += what a branch gave."""
+        x, added = self.x, self.added[which]
+        return lambda token: np.add(x, added, out=x)
+
+    def linear(self, layer: nn.Linear, source: np.ndarray, out: np.ndarray) -> Step:
+        weight, bias, scratch = _preferred_layout(layer.weight, self.n_rows), None if layer.bias is None else layer.bias.data, self.scratch
+        return lambda token: inference.linear(source, weight, bias, out, scratch)
+
+
+def _block_steps(block: Block | blocks.ComposedBlock, buffers: _Buffers, keys: ag.Array, values: ag.Array) -> list[Step]:
+    """A block's steps, in the order in which its class puts attention, MLP and norms together."""
+    x, read, (added, second) = buffers.x, buffers.read, buffers.added
+
+    def attend(source: np.ndarray) -> list[Step]:
+        return _attention_steps(block.attn, buffers, source, keys, values)
+
+    def mlp(source: np.ndarray, out: np.ndarray = added) -> list[Step]:
+        return _mlp_steps(block.mlp, buffers, source, out)
+
+    norm, add = buffers.norm, buffers.add
+    if isinstance(block, blocks.PostNormBlock):
+        return [*attend(x), add(), norm(block.ln_1, x, x), *mlp(x), add(), norm(block.ln_2, x, x)]
+    if isinstance(block, blocks.OutputNormBlock):
+        return [*attend(x), norm(block.ln_1_out, added, added), add(), *mlp(x), norm(block.ln_2_out, added, added), add()]
+    first = [norm(block.ln_1, x, read), *attend(read)]
+    if isinstance(block, blocks.SandwichBlock):
+        out_1, out_2 = norm(block.ln_1_out, added, added), norm(block.ln_2_out, added, added)
+        return [*first, out_1, add(), norm(block.ln_2, x, read), *mlp(read), out_2, add()]
+    if isinstance(block, blocks.SharedNormBlock):
+        return [*first, *mlp(read, second), add(), add(1)]
+    if isinstance(block, blocks.ParallelBlock):
+        return [*first, norm(block.ln_2, x, read), *mlp(read, second), add(), add(1)]
+    return [*first, add(), norm(block.ln_2, x, read), *mlp(read), add()]
+
+
+def _attention_steps(
+    attention: CausalSelfAttention | blocks.ComposedAttention, buffers: _Buffers, source: np.ndarray, keys: ag.Array, values: ag.Array
+) -> list[Step]:
+    """added = c_proj(attention(c_attn(source))), with this token's key and value put into the cache."""
+    config, b, d = buffers.config, buffers.n_rows, buffers.config.channels_per_head
+    n_q, n_kv = config.n_head * d, config.kv_heads * d
+    steps = [buffers.linear(attention.c_attn, source, buffers.qkv)]
+    q, k, v = buffers.qkv[:, :n_q], buffers.qkv[:, n_q : n_q + n_kv], buffers.qkv[:, n_q + n_kv :]  # views
+    rotary, window = None, 0
+    if isinstance(attention, blocks.ComposedAttention):
+        rotary, window = attention.rotary, attention.window
+        if config.qk_norm != "none":
+            q, k = (_normed_heads(steps, buffers, norm, part) for norm, part in ((attention.q_norm, q), (attention.k_norm, k)))
+    queries, keys_now, values_now = (part.reshape(b, -1, d) for part in (q, k, v))  # (B, H, D), twice (B, H_kv, D)
+    if rotary is not None:
+        steps.append(_turn(rotary, (queries[:, :, None], keys_now[:, :, None]), buffers.scratch))
+    scores, column, answers = buffers.scores, buffers.head_column, buffers.attended.reshape(b, -1, 1, d)
+    scale, softcap = config.attention_scale, config.attention_softcap or 0.0
+    slopes = np.array(ag.alibi_slopes(config.n_head), scores.dtype)[:, None, None] if config.positions == "alibi" else None
+    bias = None if slopes is None else slopes * buffers.distances  # (H, 1, n_slots)
+
+    def attend(token: _Token) -> None:
+        keys[token.slots], values[token.slots] = keys_now, values_now
+        first, hidden = token.seen[window]
+        s = slice(first, token.n)
+        inference.attention(
+            queries[:, :, None], keys[:, :, s], values[:, :, s], hidden, scores[..., : token.n - first], column, answers,
+            scale=scale, softcap=softcap, bias=None if bias is None else bias[..., first - token.n :],
+        )  # fmt: skip
+
+    return [*steps, attend, buffers.linear(attention.c_proj, buffers.attended, buffers.added[0])]
+
+
+def _normed_heads(steps: list[Step], buffers: _Buffers, norm: nn.Module, part: np.ndarray) -> np.ndarray:
+    """Adds the steps that normalize queries or keys (B, H D), as the config says; returns the array that will hold them."""
+    own = np.empty(part.shape, part.dtype)
+    rows = own.reshape(-1, buffers.config.channels_per_head) if buffers.config.qk_norm == "head" else own
+    steps += [lambda token: np.copyto(own, part), buffers.norm(norm, rows, rows)]
+    return own
+
+
+def _turn(rotary: nn.RotaryPositions, parts: tuple[np.ndarray, ...], scratch: np.ndarray) -> Step:
+    def turn(token: _Token) -> None:
+        cos, sin = token.angles[rotary]
+        for part in parts:
+            inference.rotary(part, cos, sin, scratch)
+
+    return turn
+
+
+def _mlp_steps(mlp: MLP | blocks.ComposedMLP, buffers: _Buffers, source: np.ndarray, out: np.ndarray) -> list[Step]:
+    """out = the MLP of source."""
+    wide, gate, scratch, name = buffers.wide, buffers.gate, buffers.scratch, buffers.config.activation
+    act = scratch[: gate.size].reshape(gate.shape)
+    if isinstance(mlp, blocks.GatedMLP):
+        steps = [
+            buffers.linear(mlp.c_fc, source, wide), buffers.linear(mlp.c_gate, source, gate),
+            lambda token: inference.activate(name, gate, act), lambda token: np.multiply(wide, act, out=wide),
+        ]  # fmt: skip
+    elif name == "gelu":
+        steps = [buffers.linear(mlp.c_fc, source, wide), lambda token: inference.gelu(wide, scratch)]
+    else:
+        steps = [buffers.linear(mlp.c_fc, source, gate), lambda token: inference.activate(name, gate, wide)]
+    return [*steps, buffers.linear(mlp.c_proj, wide, out)]
+
+
+def _position_table(model: GPT) -> np.ndarray | None:
+    """What is added to the embeddings, by position."""
+    if isinstance(model.wpe, nn.Embedding):
+        return model.wpe.weight.data  # type: ignore[no-any-return]
+    return None if model.wpe is None else model.wpe.table.data.astype(model.wte.weight.dtype)
 
 
 def _preferred_layout(weight: ag.Parameter, n_rows: int, *, out_first: bool = False) -> np.ndarray:

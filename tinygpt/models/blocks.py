@@ -74,6 +74,7 @@ class ComposedAttention(nn.Module):
             ag.scaled_dot_product_attention, causal=True, scale=config.attention_scale, softcap=config.attention_softcap or 0.0,
             alibi=ag.alibi_slopes(h) if config.positions == "alibi" else None, dropout=config.dropouts["attn_pdrop"], stream=stream,
         )  # fmt: skip
+        self.rotary = rotary
         self.turned = unturned if rotary is None else partial(turned, rotary)
         self.c_attn = nn.Linear(c, sum(self.lengths), config.qkv_bias, init=init.normal)
         self.normed = _NORMED[config.qk_norm]

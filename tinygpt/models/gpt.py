@@ -234,7 +234,7 @@ class GPT(nn.Module):
         x, softcap = self.hidden(ids, attention_mask), self.config.logit_softcap or 0.0
         return ag.linear_cross_entropy(x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index, softcap=softcap)
 
-    # Methods of the layers above: tinygpt.inference.decoding, tinygpt.inspect.trace, tinygpt.weights.gpt2.
+    # Methods of the layers above: tinygpt.inference.decoding, tinygpt.inspect.trace, tinygpt.weights.pretrained.
     if TYPE_CHECKING:
 
         def generate(self, ids: ArrayLike, max_new_tokens: int, **options: object) -> np.ndarray: ...

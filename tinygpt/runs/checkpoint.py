@@ -23,8 +23,8 @@ from tinygpt.storage.checked_json import Entries, Json, read_json_object
 from tinygpt.storage.safetensors import read_safetensors_header, read_tensor
 from tinygpt.training.trainer import Trainer
 from tinygpt.weights.config_json import LANGUAGE_MODEL
-from tinygpt.weights.gpt2 import StoredModel, read_array
 from tinygpt.weights.hub import HUB_NAMES, has_weights, locate
+from tinygpt.weights.pretrained import StoredModel, read_array
 
 
 class Checkpoint:

@@ -24,7 +24,7 @@ from tinygpt.storage.durable import Lock, replace_file
 from tinygpt.storage.safetensors import Content, TensorFile
 from tinygpt.training.metrics import MetricsFile, Reporter, Result
 from tinygpt.training.trainer import Trainer
-from tinygpt.weights.gpt2 import pretrained_files
+from tinygpt.weights.pretrained import pretrained_files
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

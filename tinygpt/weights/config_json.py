@@ -1,100 +1,119 @@
-"""config.json: a model's shape as GPT-2's format has it, as nanoGPT has it, and in a form of our own for what neither can say."""
+"""config.json: a model's shape as a published family has it, as nanoGPT has it, and in a form of our own for what none of them can say."""
 
 from pathlib import Path
 
-from tinygpt.errors import InvalidInput
-from tinygpt.model_config import SIZES, GPTConfig
+from tinygpt.errors import InvalidInput, did_you_mean
+from tinygpt.model_config import GPTConfig
 from tinygpt.storage.checked_json import Json
+from tinygpt.weights.family import Family, Fields
+from tinygpt.weights.gemma import GEMMA, GEMMA2, GEMMA3
+from tinygpt.weights.gpt2 import GPT2, OURS
+from tinygpt.weights.gpt_neox import GPT_NEOX
+from tinygpt.weights.llama import LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
+from tinygpt.weights.nanochat import NANOCHAT
+from tinygpt.weights.opt import OPT
 
-LANGUAGE_MODEL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"  # architectures, by Hugging Face's names
-OURS = "tinygpt"  # model_type of a model that GPT-2's format cannot describe
-_OUR_ARCHITECTURES = {LANGUAGE_MODEL: "TinyGPTForCausalLM", CLASSIFIER: "TinyGPTForSequenceClassification"}
+FAMILIES = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPT, NANOCHAT)
+"""Those that are read and written. A model is saved as the first that describes its config."""
 
-_ALIASES = {  # GPT-2's names under those of other models, as transformers takes them
-    "hidden_size": "n_embd",
-    "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-    "max_position_embeddings": "n_positions",
+LANGUAGE_MODEL, CLASSIFIER = GPT2.architecture, "GPT2ForSequenceClassification"  # kinds of model, by the names of GPT-2's classes
+
+_MOE = "a mixture of experts: each token goes through a few of many MLPs, which GPT's blocks do not have"
+_PICTURES = "reads pictures or sound, too: take the family's model for text alone"
+_REFUSED = {
+    "bert roberta distilbert electra deberta deberta-v2 modernbert": "an encoder: every token sees the later ones, too",
+    "t5 mt5 umt5 bart mbart marian pegasus whisper": "an encoder and a decoder with attention between them",
+    "mamba mamba2 rwkv recurrent_gemma falcon_mamba jamba zamba zamba2 bamba xlstm": "not a transformer: states take attention's place",
+    "gemma3 gemma3n gemma4 llava mllama idefics paligemma qwen2_vl qwen2_5_vl qwen3_vl smolvlm mistral3": _PICTURES,
+    "smollm3": "some of its blocks have no rotary positions, and `positions` is the same for all blocks",
+    "phi": "its output layer has a bias",
+    "phi3 falcon bloom mpt gpt_bigcode": "its projections are fused in an order that no table here describes",
+    "gptj codegen": "turns neighboring channels of a head, where GPT turns its halves",
+    "gpt_neo starcoder2 olmo olmo3 cohere cohere2 granite stablelm glm glm4 exaone exaone4 nemotron": "no table here describes it",
 }
-_FIXED = {  # variants that would change the result, with the value that GPT supports
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
-_ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_exact", "relu": "relu", "silu": "silu", "swish": "silu"}
-"""By transformers' names; the first of those that mean the same is written."""
-_IN_GPT2 = {"activation", "n_inner"}
-"""Options that GPT-2's format has a key for."""
+"""What is asked for most often, and why it does not load."""
 
 
-def architecture_of(fields: dict[str, Json]) -> str:
+def architecture_of(fields: Fields) -> str:
     """CLASSIFIER or LANGUAGE_MODEL: the latter unless config.json says that it is a classifier."""
     named = fields.get("architectures")
     is_classifier = isinstance(named, list) and any(str(name).endswith("ForSequenceClassification") for name in named)
     return CLASSIFIER if is_classifier else LANGUAGE_MODEL
 
 
-def model_type(config: GPTConfig) -> str:
-    """Under which model_type a model of this shape is saved: gpt2, or `OURS`."""
-    options = config.options()
-    describable = options.keys() <= _IN_GPT2 and config.activation in _ACTIVATIONS.values()
-    return "gpt2" if describable else OURS
+def family_of(config: GPTConfig, kind: str = LANGUAGE_MODEL) -> Family:
+    """As which family a model of this shape is saved: the first that describes it exactly, else the form of our own."""
+    found = (family for family in FAMILIES if (kind == LANGUAGE_MODEL or family.classifier) and family.describes(config))
+    return next(found, OURS)
 
 
-def format_note(config: GPTConfig) -> str:
+def format_note(config: GPTConfig, kind: str = LANGUAGE_MODEL) -> str:
     """Who cannot read a checkpoint of this model, and why; empty where its format is a published one."""
-    if model_type(config) != OURS:
+    if family_of(config, kind) is not OURS:
         return ""
-    why = ", ".join(f"{name} {value!r}" for name, value in config.options().items())
-    return f"saved with model_type {OURS!r}, which transformers cannot read: GPT-2's format has no {why}"
+    what = ", ".join(f"{name} {value!r}" for name, value in config.options().items())
+    why = f"none of {', '.join(family.model_type for family in FAMILIES)} has {what}, taken together"
+    if kind == CLASSIFIER and (family := family_of(config)) is not OURS:
+        why = f"it has no classifier for {family.model_type}"
+    return f"saved with model_type {OURS.model_type!r}, which transformers cannot read: {why}"
 
 
-def read_config(path: Path, fields: dict[str, Json]) -> GPTConfig:
-    """The shape that the fields of the config.json at `path` describe: Hugging Face's GPT-2, nanoGPT's `model_args`, or our own form.
+def named_family(path: Path, fields: Fields) -> Family:
+    """The family of the config.json at `path`, by its model_type; nanoGPT's `model_args`, which have none, count as GPT-2's.
+
+    Raises ValueError for one that is not supported, saying why, and for quantized weights.
+    """
+    kind = fields.get("model_type")
+    if kind is None and "block_size" in fields:
+        return GPT2
+    known = {family.model_type: family for family in (*FAMILIES, OURS)}
+    if not isinstance(kind, str) or kind not in known:
+        reasons = {name: reason for names, reason in _REFUSED.items() for name in names.split()}
+        reason = _MOE if _has_experts(fields) else reasons.get(str(kind), "")
+        fix = f"{kind}: {reason}" if reason else did_you_mean(str(kind), known, "docs/checkpoints.md says what loads")
+        raise InvalidInput(f"{path}: model_type {kind!r}, expected one of {', '.join(f.model_type for f in FAMILIES)}; {fix}")
+    if fields.get("quantization_config") is not None:
+        quantized = fields["quantization_config"]
+        method = quantized.get("quant_method", "") if isinstance(quantized, dict) else quantized
+        rule = "expected float32, float16 or bfloat16 weights; take the files from which these were quantized"
+        raise InvalidInput(f"{path}: quantization_config {method!r:.80}, {rule}")
+    return known[kind]
+
+
+def _has_experts(fields: Fields) -> bool:
+    return any("expert" in key and value for key, value in fields.items()) or "moe" in str(fields.get("model_type"))
+
+
+def read_config(path: Path, fields: Fields) -> GPTConfig:
+    """The shape that the fields of the config.json at `path` describe: a published family's, nanoGPT's `model_args`, or our own form.
 
     Raises ValueError for another architecture, and for a variant that GPT does not compute.
     """
-    fields = fields | {name: fields[alias] for alias, name in _ALIASES.items() if alias in fields}
+    family = named_family(path, fields)
     if "block_size" in fields and "model_type" not in fields:  # nanoGPT's
         shape = {key: fields[key] for key in ("n_layer", "n_head", "n_embd", "vocab_size") if key in fields}
         return GPTConfig(n_positions=fields["block_size"], dropout=fields.get("dropout", 0.0), **shape)
-    kind = fields.get("model_type")
-    if kind not in ("gpt2", OURS):
-        raise InvalidInput(f"{path}: model_type {kind!r}, expected 'gpt2'; only GPT-2's architecture is supported")
-    dropouts = {"dropout" if key == "resid_pdrop" else key: fields.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
-    known = set(SIZES.split()) - dropouts.keys()
-    kept = {key: value for key, value in fields.items() if key in known}
-    if dropouts["embd_pdrop"] == dropouts["attn_pdrop"] == dropouts["dropout"]:
-        dropouts = {"dropout": dropouts["dropout"]}
-    return GPTConfig.from_dict(dropouts | kept | (_our_options(path, fields) if kind == OURS else _gpt2_options(path, fields)))
+    try:
+        read = family.read(fields)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error}") from None
+    dropouts = GPTConfig.from_dict({name: read[name] for name in ("dropout", "embd_pdrop", "attn_pdrop") if name in read}).dropouts
+    dropouts |= {name: fields[name] for name in dropouts if name in fields}  # ours, where the family has none
+    read |= {"dropout": dropouts["resid_pdrop"], "embd_pdrop": dropouts["embd_pdrop"], "attn_pdrop": dropouts["attn_pdrop"]}
+    if dropouts["embd_pdrop"] == dropouts["attn_pdrop"] == dropouts["resid_pdrop"]:
+        read |= {"embd_pdrop": None, "attn_pdrop": None}
+    config = GPTConfig.from_dict(read)
+    as_gpt2 = {"n_kv_head": config.n_head, "head_size": config.n_embd / config.n_head, "n_inner": 4 * config.n_embd}
+    return GPTConfig.from_dict(read | {name: None for name, value in as_gpt2.items() if getattr(config, name) == value})
 
 
-def _our_options(path: Path, fields: dict[str, Json]) -> dict[str, Json]:
-    options = fields.get("options")
-    if not isinstance(options, dict) or options.keys() & set(SIZES.split()):
-        raise InvalidInput(f"{path}: options {options!r}, expected those that save_pretrained wrote, by name; save the model again")
-    return options
-
-
-def _gpt2_options(path: Path, fields: dict[str, Json]) -> dict[str, Json]:
-    for key, legal in _FIXED.items():
-        if fields.get(key, legal) != legal:
-            raise InvalidInput(f"{path}: {key} {fields[key]!r}, expected {legal}; this variant of GPT-2 is not supported")
-    activation = fields.get("activation_function", "gelu_new")
-    if activation not in _ACTIVATIONS:
-        rule = f"expected one of {', '.join(_ACTIVATIONS)}; this variant of GPT-2 is not supported"
-        raise InvalidInput(f"{path}: activation_function {activation!r}, {rule}")
-    return {"activation": _ACTIVATIONS[activation]} | ({} if fields.get("n_inner") is None else {"n_inner": fields["n_inner"]})
-
-
-def config_fields(config: GPTConfig, eos_id: int | None, more: dict[str, Json]) -> dict[str, Json]:
-    """What config.json holds: the shape under the keys of GPT-2's, the tokenizer's end token, and `more`, such as a classifier's labels."""
-    sizes = {name: getattr(config, name) for name in SIZES.split() if name != "dropout"} | config.dropouts
-    ends = {"bos_token_id": eos_id, "eos_token_id": eos_id}
-    options = config.options()
-    if model_type(config) == "gpt2":
-        activation = next(name for name, ours in _ACTIVATIONS.items() if ours == config.activation)
-        named = {"model_type": "gpt2", "architectures": [LANGUAGE_MODEL], "activation_function": activation}
-        return named | sizes | ({"n_inner": config.n_inner} if "n_inner" in options else {}) | ends | more
-    architecture = _OUR_ARCHITECTURES[architecture_of(more)]
-    return {"model_type": OURS} | sizes | {"options": options} | ends | more | {"architectures": [architecture]}
+def config_fields(config: GPTConfig, eos_id: int | None, more: dict[str, Json]) -> Fields:
+    """What config.json holds: the shape under the keys of its family, the tokenizer's end token, and `more`, such as a classifier's labels."""
+    kind = architecture_of(more)
+    family = family_of(config, kind)
+    fields = {"model_type": family.model_type, "architectures": [family.architecture]} | family.write(config)
+    ends = {"bos_token_id": eos_id, "eos_token_id": eos_id} | ({} if family in (GPT2, OURS) else {"pad_token_id": None})
+    kept = GPTConfig.from_dict(family.read(fields)).dropouts
+    lost = {name: p for name, p in config.dropouts.items() if kept[name] != p}  # in keys of GPT-2's, which others ignore
+    named = {"architectures": [family.classifier]} if kind == CLASSIFIER else {}
+    return fields | lost | ends | more | named

@@ -52,6 +52,11 @@ def is_pickle(path: Path) -> bool:
         return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
+def refuse_gguf(path: Path) -> InvalidInput:
+    rule = f"expected {WEIGHTS}, because its numbers are packed in blocks of a few bits for other programs"
+    return InvalidInput(f"{path}: llama.cpp's format, {rule}; take the repository from which it was made")
+
+
 def refuse_pickle(path: Path) -> InvalidInput:
     code = (
         f"import torch, safetensors.torch as s; w = torch.load('{path.name}', weights_only=True, map_location='cpu'); "

@@ -9,7 +9,7 @@ import numpy as np
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.safetensors import ITEM_BYTES, StoredTensor
-from tinygpt.weights.hub import is_pickle, refuse_pickle
+from tinygpt.weights.hub import is_pickle, refuse_gguf, refuse_pickle
 
 _LLM_C_MAGIC, _LLM_C_HEADER_BYTES = 20240326, 1024
 _LLM_C_DTYPES = {3: "F32", 5: "BF16"}  # by version of the file
@@ -28,6 +28,8 @@ def read_llm_c_header(path: Path) -> tuple[GPTConfig, dict[str, StoredTensor]]:
     if magic != _LLM_C_MAGIC:
         if is_pickle(path):
             raise refuse_pickle(path)
+        if header[:1].tobytes() == b"GGUF":
+            raise refuse_gguf(path)
         rule = f"expected {_LLM_C_MAGIC}, as llm.c's model files do; pass a Hugging Face directory or such a file"
         raise InvalidInput(f"{path}: begins with {magic}, {rule}")
     if version not in _LLM_C_DTYPES:

@@ -1,0 +1,156 @@
+"""What a published family of models is, to the code that reads and writes its files: two functions for config.json, and a table of names.
+
+Each family stands in a file of its own next to this one; `config_json.py` lists them. A parameter of ours is one tensor of a file or several,
+each a view of it (`Part`): tensors are read straight into the views, and written from them, in whatever order their file has the numbers.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tinygpt.model_config import GPTConfig
+from tinygpt.storage.checked_json import Json
+
+Fields = dict[str, Json]  # of config.json, or of GPTConfig
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of a file, as what it holds of one of our parameters.
+
+    name   in the file
+    view   our parameter -> what the tensor holds of it: a view, not a copy, whose axes but the last follow one another in the tensor's rows
+    skip   rows at the start of the tensor that belong to no parameter
+    """
+
+    name: str
+    view: Callable[[np.ndarray], np.ndarray]
+    skip: int = 0
+
+    def shape(self, parameter: np.ndarray) -> tuple[int, ...]:
+        """The tensor's shape in the file."""
+        view = self.view(parameter)
+        rows, columns = (view.shape[:-1], view.shape[-1:]) if parameter.ndim == 2 else (view.shape, ())
+        return (self.skip + math.prod(rows), *columns)
+
+    def stored(self, parameter: np.ndarray) -> np.ndarray:
+        """The tensor as the file is to have it: a view where its axes are the parameter's, else a copy. Skipped rows are 0."""
+        rows = self.view(parameter).reshape(-1, *self.shape(parameter)[1:])
+        return np.concatenate([np.zeros_like(rows[: self.skip]), rows]) if self.skip else rows
+
+
+Layout = Callable[[GPTConfig, str], list[Part]]
+"""(config, kind: weight or bias) -> the tensors of a module's parameter of that kind."""
+Names = dict[str, str | Layout]
+
+
+def same(parameter: np.ndarray) -> np.ndarray:
+    return parameter
+
+
+def turned(parameter: np.ndarray) -> np.ndarray:
+    """PyTorch's linear layers have (out, in) where we have (in, out)."""
+    return parameter.T
+
+
+def rows_of(columns: np.ndarray) -> np.ndarray:
+    """(in, ...out) -> (...out, in); a bias (...out) as it is. For columns that were split into several axes."""
+    return np.moveaxis(columns, 0, -1)
+
+
+def split_heads(config: GPTConfig) -> dict[str, tuple[int, int, int]]:
+    """Where c_attn's columns have queries, keys and values: {"q": (first column, one past the last, heads), ...}."""
+    d, h, h_kv = config.channels_per_head, config.n_head, config.kv_heads
+    return {"q": (0, h * d, h), "k": (h * d, (h + h_kv) * d, h_kv), "v": ((h + h_kv) * d, (h + 2 * h_kv) * d, h_kv)}
+
+
+def separate(pattern: str) -> Layout:
+    """c_attn as three layers, for queries, keys and values; `pattern` has {} for q, k and v."""
+
+    def parts(config: GPTConfig, kind: str) -> list[Part]:
+        columns = split_heads(config)
+        return [Part(f"{pattern.format(which)}.{kind}", _columns(start, stop)) for which, (start, stop, _) in columns.items()]
+
+    return parts
+
+
+def _columns(start: int, stop: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda parameter: parameter[..., start:stop].T
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that share a `model_type`.
+
+    model_type     as config.json has it
+    architecture   the class of its language models in transformers
+    classifier     that of its classifiers; None where transformers has none
+    read           config.json's fields -> GPTConfig's; raises ValueError for what GPT does not compute
+    write          GPTConfig -> config.json's fields; what the family has no key for is lost, and `describes` finds out
+    names          our modules, with a * for the block's number -> theirs, a `Layout` where a name does not say it; others keep their names
+    prefixes       what may stand before a name
+    renamed        names that other versions of transformers gave -> those of `names`
+    """
+
+    model_type: str
+    architecture: str
+    classifier: str | None
+    read: Callable[[Fields], Fields]
+    write: Callable[[GPTConfig], Fields]
+    names: Names = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ()
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def parts(self, config: GPTConfig, name: str) -> list[Part]:
+        """The tensors of a file that hold our parameter of that name."""
+        module, _, kind = name.rpartition(".")
+        block = re.match(r"h\.(\d+)\.", module)
+        theirs = self.names.get(re.sub(r"^h\.\d+\.", "h.*.", module), module if module == "score" or not self.names else None)
+        assert theirs is not None, f"{self.model_type}: no name for {name}"
+        found = theirs(config, kind) if callable(theirs) else [Part(f"{theirs}.{kind}", turned if block and self.names else same)]
+        return [dataclasses.replace(part, name=part.name.replace("*", block[1])) for part in found] if block else found
+
+    def canonical_name(self, name: str) -> str:
+        """A tensor's name in a file without what wrappers, or this family's classes, put before it."""
+        module, _, kind = without(_WRAPPERS + self.prefixes, name).rpartition(".")
+        return f"{self.renamed.get(module, module)}.{kind}" if module else kind
+
+    def describes(self, config: GPTConfig) -> bool:
+        """Whether this family's config.json says all of a config: what is written is read back as the same model."""
+        try:
+            return meaning(GPTConfig.from_dict(self.read(self.write(config)))) == meaning(config)
+        except (ValueError, TypeError):
+            return False
+
+
+_WRAPPERS = ("transformer.", "_orig_mod.", "module.")  # GPT2LMHeadModel, torch.compile, DistributedDataParallel
+
+
+def without(prefixes: tuple[str, ...], name: str) -> str:
+    while name.startswith(prefixes):
+        name = name.partition(".")[2]
+    return name
+
+
+def canonical_name(name: str) -> str:
+    """A parameter's name without what a wrapper put before it: `_orig_mod.transformer.wte.weight` is wte.weight."""
+    return without(_WRAPPERS, name)
+
+
+def meaning(config: GPTConfig) -> Fields:
+    """A config's fields with the defaults filled in, layer by layer where layers differ: equal where two configs are the same model. Without
+    dropout, which every family's config.json can have (`config_json.py`)."""
+    d, windows = config.channels_per_head, [config.window_of(layer) for layer in range(config.n_layer)]
+    everywhere = (config.rope_theta, config.rope_scaling)
+    local = everywhere if config.rope_local_theta is None else (config.rope_local_theta, None)
+    filled = {
+        "n_kv_head": config.kv_heads, "head_size": d, "n_inner": config.inner_channels, "attention_scale": config.attention_scale or d**-0.5,
+        "rope_theta": [everywhere if window is None else local for window in windows], "rope_fraction": int(d * config.rope_fraction),
+        "rope_scaling": None, "rope_local_theta": None, "window": windows, "window_pattern": "", "dropout": 0.0, "embd_pdrop": None,
+        "attn_pdrop": None,
+    }  # fmt: skip
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)} | filled

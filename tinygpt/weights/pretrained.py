@@ -1,0 +1,279 @@
+"""Weights in and out: the checkpoints of several families as Hugging Face has them are read and written, llm.c's and nanoGPT's are read.
+
+    model = GPT.from_pretrained("my-gpt2/")       # a directory: config.json and model.safetensors (one file, or shards with an index)
+    model = GPT.from_pretrained("gpt2_124M.bin")  # llm.c
+    model = GPT.from_pretrained("gpt2")           # fetched from Hugging Face's hub; needs the extra `hub`
+    model = GPT.from_pretrained("HuggingFaceTB/SmolLM2-135M")  # of any family in config_json.py
+    model.save_pretrained("my-gpt2/", tokenizer)
+
+Reading goes in two steps. First every file's table of contents is read and checked, which says where each tensor is
+(`StoredTensor`). Then names and shapes are compared with the model's, all differences reported at once, and each tensor is read
+straight into its parameter, or into its part of one (`tinygpt/weights/family.py`): there is never a second copy of the weights.
+"""
+
+import dataclasses
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from autograd import Array, Parameter, backend
+from tinygpt.config import GPTConfig
+from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
+from tinygpt.storage.checked_json import Json, read_json_object, to_json
+from tinygpt.storage.safetensors import (
+    FLOATS,
+    ITEM_BYTES,
+    WEIGHTS,
+    Content,
+    StoredTensor,
+    TensorFile,
+    read_headers,
+    read_into,
+    some_names,
+    write_files,
+)
+from tinygpt.weights.config_json import architecture_of, config_fields, family_of, format_note, named_family, read_config
+from tinygpt.weights.family import Family, Part, canonical_name, same
+from tinygpt.weights.gpt2 import GPT2
+from tinygpt.weights.hub import has_weights, locate, refuse_gguf, refuse_pickle
+from tinygpt.weights.llmc import read_llm_c_header
+
+
+class Storable(Protocol):
+    """What reading and writing need of a model: a GPT, or a module that holds one. `pretrained_fields()`: more keys for config.json."""
+
+    @property
+    def config(self) -> GPTConfig: ...
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
+
+
+class StorableTokenizer(Protocol):
+    """What writing needs of a `tinygpt.data.tokenizer.Tokenizer`."""
+
+    kind: str
+    eos_id: int | None
+    bos_id: int | None
+    end_ids: tuple[int, ...]
+
+    def token_bytes(self, id: int) -> bytes: ...
+    def files(self) -> dict[str, bytes]: ...
+    def check_directory(self, directory: Path) -> None: ...
+
+
+M = TypeVar("M", bound=Storable)
+
+
+def stored_tensors(path: Path, family: Family = GPT2) -> dict[str, StoredTensor]:
+    """The location of each tensor of a checkpoint, by the names of its family without what wrappers put before them.
+
+    path   a Hugging Face directory (nanoGPT's names and orientation are understood, too) or llm.c's file
+    Raises FileNotFoundError without weights, ValueError for damaged, pickled or quantized ones.
+    """
+    if path.is_file():
+        return read_llm_c_header(path)[1]
+    if not has_weights(path):
+        for file in sorted([*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"), *path.glob("*.ckpt")]):
+            raise refuse_pickle(file)
+        for file in sorted(path.glob("*.gguf")):
+            raise refuse_gguf(file)
+        raise MissingFile(f"{path}: no {WEIGHTS}, expected a checkpoint directory; pass one that save_pretrained wrote")
+    tensors: dict[str, StoredTensor] = {}
+    for name, tensor in read_headers(path).items():
+        short = family.canonical_name(name)
+        if short in tensors:
+            raise InvalidInput(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
+        if not _NO_WEIGHTS.fullmatch(short):
+            tensors[short] = tensor
+    # nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C).
+    first = tensors.get("h.0.attn.c_attn.weight")
+    if family is GPT2 and first is not None and len(first.shape) == 2 and first.shape[0] == 3 * first.shape[1]:
+        turned = re.compile(r"h\..*(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+        return {name: dataclasses.replace(tensor, transposed=bool(turned.fullmatch(name))) for name, tensor in tensors.items()}
+    return tensors
+
+
+_NO_WEIGHTS = re.compile(r"(h|layers)\.\d+\.(attn|attention)\.(bias|masked_bias)|.*\.rotary_emb\.inv_freq")  # older files' masks and angles
+
+
+class StoredModel:
+    """A model on disk: its config.json, its shape and the location of each tensor, each read once.
+
+    path_or_name   as `locate` takes it: a Hugging Face directory, nanoGPT's, llm.c's file, or a name on the hub
+    Raises FileNotFoundError where there is none, ValueError for an architecture that is not supported, for a variant that GPT does not
+    compute, and for a shape far beyond the weights.
+    """
+
+    def __init__(self, path_or_name: str | Path) -> None:
+        self.path = locate(path_or_name)
+        if self.path.is_file():
+            self.fields, self.family, self.config = {}, GPT2, read_llm_c_header(self.path)[0]
+        else:
+            where = self.path / "config.json"
+            self.fields = read_json_object(where)
+            self.family = named_family(where, self.fields)
+            self.config = self._checked(read_config(where, self.fields))
+
+    @cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """By the names of their family. Raises as `stored_tensors` does."""
+        return stored_tensors(self.path, self.family)
+
+    @property
+    def architecture(self) -> str:
+        """As `architecture_of` has it."""
+        return architecture_of(self.fields)
+
+    def _checked(self, config: GPTConfig) -> GPTConfig:
+        """Raises ValueError for a shape far beyond the weights, before a model of it is made: a typing error, or an attack."""
+        held = sum(math.prod(tensor.shape) for tensor in self.tensors.values()) if has_weights(self.path) else math.inf
+        if config.n_parameters() > 2 * held + 10_000:
+            rule = f"expected about {held:,}, as many as the file of weights holds; take both files from the same model"
+            raise InvalidInput(f"{self.path / 'config.json'}: describes {config.n_parameters():,} weights, {rule}")
+        return config
+
+    def load_into(self, model: Storable) -> None:
+        """Reads the weights into a model's parameters, which decide what is expected.
+
+        Biases that the file lacks are 0 where it says so (nanoGPT without biases). Raises ValueError that lists missing, unexpected and
+        wrongly shaped tensors together, or for a damaged file, FileNotFoundError without weights.
+        """
+        stored, wanted = dict(self.tensors), {canonical_name(name): p for name, p in model.named_parameters()}
+        if self.family is GPT2 and not model.config.qkv_bias:
+            stored = {name: tensor for name, tensor in stored.items() if not name.endswith(".attn.c_attn.bias")}
+        embedding, output = (self._named(model.config, f"{module}.weight")[0].name for module in ("wte", "lm_head"))
+        head = stored.pop(output, None) if model.config.tie_word_embeddings else None
+        if head is not None and embedding not in stored:
+            stored[embedding], head = head, None
+        zero = {name for name in wanted if self.fields.get("bias") is False and name.endswith(".bias") and name not in stored}
+        parts = {name: self._named(model.config, name) for name in wanted if name not in zero}
+        shapes = {part.name: part.shape(_without_memory(wanted[name].shape)) for name in parts for part in parts[name]}
+        _compare(self.path, stored, shapes, model.config)
+        for name, p in wanted.items():
+            if name in zero:
+                p.data[...] = 0
+            else:
+                read_parts([(stored[part.name], part) for part in parts[name]], p.data)
+        if head is not None and not head.equals(backend.to_host(wanted["wte.weight"].data)):
+            rule = "expected equal ones where the output layer is tied to the embedding"
+            fix = 'write "tie_word_embeddings": false into config.json'
+            raise InvalidInput(f"{head.path}: {output} differs from {embedding}, {rule}; {fix}")
+
+    def _named(self, config: GPTConfig, name: str) -> list[Part]:
+        """The tensors that hold a parameter, by their names in `tensors`."""
+        parts = self.family.parts(config, name)
+        return [dataclasses.replace(part, name=self.family.canonical_name(part.name)) for part in parts]
+
+
+def _without_memory(shape: tuple[int, ...]) -> np.ndarray:
+    """An array to take views of, for their shapes."""
+    return np.broadcast_to(np.float32(0), shape)
+
+
+def read_parts(parts: Iterable[tuple[StoredTensor, Part]], out: Array) -> None:
+    """Reads tensors into the parts of an array of the backend, on the host or the device, that they hold."""
+    host = out if isinstance(out, np.ndarray) else np.empty(out.shape, dtype=np.float32)
+    for tensor, part in parts:
+        view = part.view(host)
+        assert np.may_share_memory(view, host), f"{part.name}: read into a copy"
+        skipped = part.skip * math.prod(tensor.shape[1:]) * ITEM_BYTES[tensor.dtype]
+        if part.skip or view.shape != tensor.wanted_shape:
+            tensor = dataclasses.replace(tensor, start=tensor.start + skipped, shape=view.shape)
+        read_into(tensor, view)
+    if host is not out:
+        out[...] = backend.to_device(host)
+
+
+def read_array(tensor: StoredTensor, out: Array) -> None:
+    """Reads a tensor into an array of the backend, on the host or the device."""
+    read_parts([(tensor, Part("", same))], out)
+
+
+def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tuple[int, ...]], config: GPTConfig) -> None:
+    """Raises ValueError that lists all differences between the tensors of a file and those of a model."""
+    missing = [f"{name} {shape}" for name, shape in wanted.items() if name not in stored]
+    unexpected = [f"{name} {tensor.wanted_shape}" for name, tensor in stored.items() if name not in wanted]
+    both = [(name, stored[name], shape) for name, shape in wanted.items() if name in stored]
+    misshapen = [f"{name} of shape {t.wanted_shape} instead of {shape}" for name, t, shape in both if t.wanted_shape != shape]
+    strange = [f"{name} of dtype {t.dtype}" for name, t, _ in both if t.dtype not in FLOATS]
+    kinds = (("missing ", missing), ("unexpected ", unexpected), ("", misshapen), ("", strange))
+    problems = "; ".join(f"{kind}{some_names(names)}" for kind, names in kinds if names)
+    if problems:
+        fix = "is it another model's file?"
+        if missing and unexpected:
+            name = min(name for name in stored if name not in wanted)
+            fix = f"{name}: {did_you_mean(name, [name for name in wanted if name not in stored], fix)}"
+        raise InvalidInput(f"{path}: {problems}, expected the tensors of {config} as {', '.join(FLOATS)}; {fix}")
+
+
+def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None) -> dict[str, Content]:
+    """The files of a Hugging Face checkpoint, by name: config.json, model.safetensors and, if given, the tokenizer's."""
+    more: dict[str, Json] = ({} if tokenizer is None else end_fields(tokenizer)) | getattr(model, "pretrained_fields", dict)()
+    family = family_of(model.config, architecture_of(more))
+    weights = dict(_weights(model, family))
+    if not model.config.qkv_bias and family is GPT2:  # whose format always has this bias
+        for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
+            weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
+    fields = config_fields(model.config, None if tokenizer is None else tokenizer.eos_id, more)
+    files: dict[str, Content] = {WEIGHTS: TensorFile(weights, {"format": "pt"}), "config.json": to_json(fields)}
+    if tokenizer is not None:
+        files["tokenizer_config.json"] = to_json(tokenizer_config(tokenizer, model.config.n_positions))
+        files |= tokenizer.files()  # those of a tokenizer that was read have that file, too, perhaps with a chat template
+    return files
+
+
+def _weights(model: Storable, family: Family) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, host array) for each tensor of a file; arrays share the model's memory where their order is the file's, or its transpose."""
+    for name, p in model.named_parameters():
+        host = backend.to_host(p.data)
+        if not family.names:  # ours
+            yield name, host
+            continue
+        for part in family.parts(model.config, canonical_name(name)):
+            yield part.name, part.stored(host)
+
+
+def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableTokenizer | None = None) -> None:
+    """Writes a checkpoint into `directory` (made if need be) that Hugging Face's transformers loads, model and tokenizer.
+
+    Warns where the model is one that no published family describes, which only tinygpt then reads.
+    """
+    directory = Path(directory)
+    if note := format_note(model.config, architecture_of(getattr(model, "pretrained_fields", dict)())):
+        warnings.warn(f"{directory}: {note}", stacklevel=2)
+    files = pretrained_files(model, tokenizer)
+    if tokenizer is not None:
+        tokenizer.check_directory(directory)
+    write_files(directory, files)
+
+
+def end_fields(tokenizer: StorableTokenizer) -> dict[str, Json]:
+    """Ids in config.json with which a text begins and ends: a list where there are several that end it."""
+    ends = tokenizer.end_ids
+    begin = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    return {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)}
+
+
+def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
+    """What transformers' AutoTokenizer needs in addition to the vocabulary."""
+    fields: dict[str, Json] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
+    is_bpe = tokenizer.kind in ("bpe", "gpt2")
+    fields |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False} if is_bpe else {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if tokenizer.eos_id is not None:
+        end = tokenizer.token_bytes(tokenizer.eos_id).decode()
+        fields |= {"bos_token": end, "eos_token": end}
+    return fields
+
+
+def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:
+    """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2". cls is GPT, whose class
+    method this is. Raises as `StoredModel` and its `load_into`."""
+    stored = StoredModel(path_or_name)
+    model = cls(stored.config, _empty=True)
+    stored.load_into(model)
+    return model
