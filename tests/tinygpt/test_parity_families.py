@@ -76,7 +76,7 @@ def fields(draw, family):
         return common | own_size | {"mlp_bias": pick(True, False)}
     if family in ("qwen2", "qwen3"):
         windows = {"use_sliding_window": pick(True, False), "sliding_window": 5, "max_window_layers": pick(0, 1)}
-        return common | own_size | windows | pick({}, {"layer_types": types})
+        return common | own_size | windows | (pick({}, {"layer_types": types}) if windows["use_sliding_window"] else {})
     if family == "mistral":
         return common | own_size | {"sliding_window": pick(None, 5)}
     if family == "nanochat":
@@ -85,9 +85,14 @@ def fields(draw, family):
         common |= {**own_size, "hidden_activation": act}
     if family in ("gemma2", "gemma3_text"):
         common |= {"sliding_window": 6, "layer_types": types, "query_pre_attn_scalar": pick(8, 20)}
-        common |= {"attn_logit_softcapping": pick(None, 5.0), "final_logit_softcapping": pick(None, 3.0)}
+        common |= {"final_logit_softcapping": pick(None, 3.0)}
+    if family == "gemma2":
+        common |= {"attn_logit_softcapping": pick(None, 5.0)}
     if family == "gemma3_text":
-        common["rope_parameters"] = {"full_attention": common["rope_parameters"], "sliding_attention": {"rope_type": "default", "rope_theta": 30.0}}
+        common["rope_parameters"] = {
+            "full_attention": common["rope_parameters"],
+            "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+        }
     return common
 
 
@@ -117,7 +122,7 @@ def greedy(model, ids):
 
 
 @pytest.mark.parametrize("family", BY_NAME)
-@settings(max_examples=8, phases=[Phase.generate])
+@settings(max_examples=6, phases=[Phase.generate])
 @given(data=st.data())
 def test_the_same_model_there_and_here(tmp_path_factory, family, data):
     keys, seed = data.draw(fields(family)), data.draw(st.integers(0, 1000))
@@ -199,7 +204,14 @@ OLDER = {  # what transformers 4 wrote -> what that means
 @pytest.mark.parametrize("family", OLDER)
 def test_files_of_earlier_versions_mean_the_same(tmp_path, family):
     keys, expected = OLDER[family]
-    sizes = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 5}
+    sizes = {
+        "vocab_size": V,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "sliding_window": 5,
+    }
     sizes |= {"max_position_embeddings": T, "head_dim": 8, "intermediate_size": 24, "pad_token_id": None}
     made(family, sizes, 0).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
@@ -219,7 +231,14 @@ def test_classifiers_there_and_here(tmp_path, family):
     """A base model of theirs with a head of ours; where they have no such class, our own form says so."""
     tokenizer = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyz")
     keys = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": T}
-    keys |= {"intermediate_size": 24, "ffn_dim": 24, "num_key_value_heads": 1, "head_dim": 8, "word_embed_proj_dim": 16, "pad_token_id": None}
+    keys |= {
+        "intermediate_size": 24,
+        "ffn_dim": 24,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "word_embed_proj_dim": 16,
+        "pad_token_id": None,
+    }
     keys["do_layer_norm_before"] = False  # or OPT is GPT-2 with another activation
     made(family, keys, 1).save_pretrained(tmp_path / "base")
     mine = GPTClassifier(GPT.from_pretrained(tmp_path / "base"), tokenizer, ["a", "b", "c"]).eval()
