@@ -151,7 +151,7 @@ def test_other_activations_and_widths_both_ways(tmp_path, name):
 
 def test_they_refuse_what_only_we_compute(tmp_path):
     with pytest.warns(UserWarning, match="transformers cannot read"):
-        GPT(dataclasses.replace(TINY, positions="rotary")).save_pretrained(tmp_path)
+        GPT(dataclasses.replace(TINY, positions="alibi")).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model type `tinygpt`"):
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
 
