@@ -76,7 +76,7 @@ def test_a_directory_without_a_model_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"model_type": "llama"}', r"model_type 'llama', expected 'gpt2'"),
+        ('{"model_type": "lama"}', r"model_type 'lama', expected one of gpt2, llama, "),
         ("[1]", r"a JSON list, expected an object"),
         ("{", r"config.json: .*, expected valid JSON"),
         ("[" * 100_000, r"config.json: .*, expected valid JSON"),

@@ -54,7 +54,8 @@ class FinetuneConfig:
     lora_dropout: float = 0.0
     """Probability of dropping the inputs of LoRA's matrices while training."""
     targets: tuple[str, ...] = ("c_attn",)
-    """Layers that get LoRA adapters: c_attn, attn.c_proj, c_fc, mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
+    """Layers that get LoRA adapters, by role: q, k, v, o, up, gate, down; or by name: c_attn (q, k and v in one), attn.c_proj, c_fc,
+    mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
     fractions: Shares = (0.7, 0.1, 0.2)
     """Shares of training, validation and test rows."""
     max_length: str = "context"

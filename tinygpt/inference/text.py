@@ -11,7 +11,7 @@ from typing import Unpack
 
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput
-from tinygpt.inference.decoding import DecodingOptions, TokenInfo, TokenIterator, end_tokens
+from tinygpt.inference.decoding import DecodingOptions, TokenInfo, TokenIterator
 from tinygpt.inference.sampling import Sampling
 from tinygpt.models.protocols import Decodable
 
@@ -61,8 +61,8 @@ class IncrementalDetokenizer:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Ids of a prompt; an empty one starts from <|endoftext|>, where the tokenizer has it."""
-    ids = tokenizer.encode(prompt)
+    """Ids of a prompt, those that belong in front of a text included; without any it starts from <|endoftext|>, where there is that."""
+    ids = tokenizer.encode_from_start(prompt)
     return [tokenizer.eos_id] if not ids and tokenizer.eos_id is not None else ids
 
 
@@ -87,7 +87,7 @@ class TextStream(IncrementalDetokenizer):
         self, model: Decodable, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling | None = None, *,
         stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Unpack[DecodingOptions],
     ) -> None:  # fmt: skip
-        start, ends = prompt_ids(tokenizer, prompt), {*end_tokens(tokenizer.eos_id), *end_ids}
+        start, ends = prompt_ids(tokenizer, prompt), {*tokenizer.end_ids, *end_ids}
         super().__init__(tokenizer, stop, start[-1] if prompt and start else None, ends)
         options["n_tokens"] = tokenizer.n_vocab
         self._tokens = TokenIterator(model, [start], max_new_tokens, sampling, eos_id=ends, **options)
@@ -121,7 +121,7 @@ def complete_all(
     stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Unpack[DecodingOptions],
 ) -> list[Completion]:  # fmt: skip
     """Continues several prompts at once, of any lengths; each ends on its own. The arguments are those of `TextStream`."""
-    starts, ends = [prompt_ids(tokenizer, prompt) for prompt in prompts], {*end_tokens(tokenizer.eos_id), *end_ids}
+    starts, ends = [prompt_ids(tokenizer, prompt) for prompt in prompts], {*tokenizer.end_ids, *end_ids}
     options["n_tokens"] = tokenizer.n_vocab
     tokens = TokenIterator(model, starts, max_new_tokens, sampling, eos_id=ends, **options)
     before = [start[-1] if prompt else None for prompt, start in zip(prompts, starts, strict=True)]

@@ -65,6 +65,7 @@ def _write_gemma2(config: GPTConfig) -> Fields:
 
 
 def _read_gemma3(fields: Fields) -> Fields:
+    check_fixed(fields, {"attn_logit_softcapping": None}, "Gemma 3 has no such cap, and transformers ignores it")
     own = {"attn_logit_softcapping": None, "final_logit_softcapping": None, "sliding_window_pattern": 6, "sliding_window": 4096}
     fields = own | {"rope_theta": 1e6, "rope_local_base_freq": 1e4} | fields
     every = read_number(fields, "sliding_window_pattern", 1)  # the last of so many layers has no window
