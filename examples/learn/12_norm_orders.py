@@ -33,7 +33,9 @@ for other in ([4.0, 5.0, 9.0], [0.0, 0.0, 0.0]):
     show(f"[1 2 3] beside {other}: mean {mean:.0f}, variance {variance:.3f} ->", (text - mean) / np.sqrt(variance))
 mean, variance = np.mean(list(in_batch.values()), axis=0)  # what training has seen, averaged
 show(f"at inference, with the averages {mean:.1f} and {variance:.0f} of training ->", (text - mean) / np.sqrt(variance))
-say("The same text, three results: in training it depends on the other texts, and at inference, where there may be none, it is another one again.")
+say(
+    "The same text, three results: in training it depends on the other texts, and at inference, where there may be none, it is another one again."
+)
 
 
 def batch_norm(x):  # (B, T, C) -> (B, T, C)
@@ -73,14 +75,16 @@ for order, formula in ORDERS.items():
     sizes = [np.sqrt(sum(float((p.grad**2).sum()) for p in block.parameters())) for block in model.h]
     print(f"{order:<9} {formula:<15}", " ".join(f"{size:6.2f}" for size in sizes))
 
-warmups = {"no warm-up": 0, "warm-up": args.updates // 4}
-print(f"\nloss in nats per character on held-out text after {args.updates} updates, peak rate {PEAK}, without and with")
-print(f"{args.updates // 4} updates of warm-up; one seed")
+print()
+say(
+    f"loss in nats per character on held-out text after {args.updates} updates, peak rate {PEAK}, without warm-up and with "
+    f"{args.updates // 4} updates of it; one seed"
+)
 print(f"{'':25} {'without':>8} {'with':>8} {'gained':>8}   ms a step")
 curves = {}
 for order, formula in ORDERS.items():
     nats, milliseconds = [], []
-    for name, warmup in warmups.items():
+    for warmup in (0, args.updates // 4):
         model = new_model(order)
         losses, seconds = train(model, windows, args.updates, batch_size=16, peak=PEAK, warmup=warmup)
         curves[order if warmup else f"{order} (no warm-up)"] = np.arange(1, args.updates + 1), smooth(losses)

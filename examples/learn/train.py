@@ -1,11 +1,15 @@
 """What scripts 12 to 14 share: text as ids, script 8's loop with the library's parts, and the picture of a few curves."""
 
+import platform
 import pydoc_data.topics
+import re
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
+from autograd.kernels.cpu.parallel import n_threads
 from autograd.optim import AdamW, warmup_cosine
 from tinygpt.data.windows import BatchOrder
 from tinygpt.training.step import train_step
@@ -38,6 +42,17 @@ def smooth(losses, n=20):
     ends = np.arange(1, len(losses) + 1)
     starts = np.maximum(ends - n, 0)
     return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def machine():
+    """What a measured time depends on, as a line: date, processor, threads, NumPy."""
+    file = Path("/proc/cpuinfo")  # Linux; names alone ("Intel Xeon Processor") say little, so family and model, too
+    fields = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", file.read_text(encoding="utf-8"), re.M)) if file.exists() else {}
+    parts = [
+        fields.get("model name", platform.machine()),
+        *(f"{n.removeprefix('cpu ')} {fields[n]}" for n in ("cpu family", "model") if n in fields),
+    ]
+    return f"{time.strftime('%Y-%m-%d')}, {', '.join(parts)}, {n_threads()} threads, NumPy {np.__version__}"
 
 
 def draw(file, curves, xlabel, ylabel, title, *, span=None):
