@@ -77,26 +77,26 @@ for order, formula in ORDERS.items():
 
 print()
 say(
-    f"loss in nats per character on held-out text after {args.updates} updates, peak rate {PEAK}, without warm-up and with "
-    f"{args.updates // 4} updates of it; one seed"
+    f"loss in nats per character on held-out text after {args.updates} updates, peak rate {PEAK}, with "
+    f"{args.updates // 4} updates of warm-up and without; one seed"
 )
-print(f"{'':25} {'without':>8} {'with':>8} {'gained':>8}   ms a step")
+print(f"{'':25} {'with':>8} {'without':>8} {'lost':>8}   ms a step")
 curves = {}
 for order, formula in ORDERS.items():
     nats, milliseconds = [], []
-    for warmup in (0, args.updates // 4):
+    for warmup in (args.updates // 4, 0):
         model = new_model(order)
         losses, seconds = train(model, windows, args.updates, batch_size=16, peak=PEAK, warmup=warmup)
         curves[order if warmup else f"{order} (no warm-up)"] = np.arange(1, args.updates + 1), smooth(losses)
         nats.append(evaluate(model, validation, 64, 10))
         milliseconds.append(1000 * np.median(seconds))
-    print(f"{order:<9} {formula:<15} {nats[0]:8.3f} {nats[1]:8.3f} {nats[0] - nats[1]:8.3f} {np.mean(milliseconds):11.1f}")
+    print(f"{order:<9} {formula:<15} {nats[0]:8.3f} {nats[1]:8.3f} {nats[1] - nats[0]:8.3f} {np.mean(milliseconds):11.1f}")
 print()
 for text in (
-    "Pre-norm: the sums are free from input to output, and hardly anything depends on the warm-up. GPT-2's order, and Llama's.",
-    "Post-norm, the order of the first transformers, loses most without a warm-up: its last layers get as much gradient as the first ones, "
-    "so AdamW's first steps, which rest on few gradients, move what the output hangs on. With a warm-up it learns as well.",
-    "Output and sandwich norm what a branch adds, so that no branch can outgrow the stream: OLMo 2 and Gemma 2 and 3 take these.",
+    "Pre-norm, GPT-2's order and Llama's: nothing but sums lies between input and output, and the model learns well either way.",
+    "Post-norm, the order of the first transformers, loses most without a warm-up. Its last layers get as much gradient as its first ones, "
+    "and a norm passes on only a part of what an earlier layer has learned: large first steps do harm. With a warm-up it learns as well.",
+    "Output and sandwich normalize what a branch adds, so that no branch can outgrow the stream: OLMo 2 takes the one, Gemma 2 and 3 the other.",
 ):
     say(text)
 if args.plot:

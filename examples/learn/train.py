@@ -56,7 +56,7 @@ def machine():
 
 
 def draw(file, curves, xlabel, ylabel, title, *, span=None):
-    """Writes a picture of curves {name: (x, y)}; names that end in the same " (...)" are drawn in the same style. Needs matplotlib.
+    """Writes a picture of curves {name: (x, y)}; a name with a variant in brackets, "post (no warm-up)", has the color of "post".
 
     span   x up to which the background is shaded
     """
@@ -70,18 +70,16 @@ def draw(file, curves, xlabel, ylabel, title, *, span=None):
     figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
     # Okabe and Ito's colors, told apart by every eye; a marker each, for print in gray.
     colors = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#999999")
-    styles = zip(colors, "osv^DPX*", strict=True)
-    seen = {}
+    names = list(dict.fromkeys(name.partition(" (")[0] for name in curves))
+    lines = {name: iter(("-", "--", ":")) for name in names}
     for name, (x, y) in curves.items():
-        base, _, variant = name.partition(" (")
-        color, marker = seen.setdefault(base, None) or next(styles)
-        seen[base] = color, marker
-        line = "--" if variant else "-"
-        axis.plot(x, y, line, color=color, marker=marker, markersize=4, markevery=max(1, len(x) // 12), label=name)
+        base = name.partition(" (")[0]
+        color, marker = colors[names.index(base)], "osv^DPX*"[names.index(base)]
+        axis.plot(x, y, next(lines[base]), color=color, marker=marker, markersize=4, markevery=max(1, len(x) // 12), label=name)
     if span:
         axis.axvspan(0, span, color="#000000", alpha=0.06)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axis.grid(alpha=0.25)
-    axis.legend(framealpha=0.9, edgecolor="none", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(file, dpi=120)
     print("picture:", file)
