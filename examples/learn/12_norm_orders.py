@@ -68,7 +68,7 @@ def new_model(order):
     return GPT(GPTConfig(n_layer=LAYERS, n_head=4, n_embd=C, n_positions=T, vocab_size=V, norm_position=order, initializer_range=C**-0.5))
 
 
-print(f"norm of the gradient of each layer's weights before the first update, layers 1 (first) to {LAYERS}")
+print(f"norm of the gradient of each layer's weights at the start; layers 1 (first) to {LAYERS}")
 for order, formula in ORDERS.items():
     model = new_model(order)
     model.loss(*windows.batch(np.arange(64))).backward()
@@ -88,14 +88,14 @@ for order, formula in ORDERS.items():
         model = new_model(order)
         losses, seconds = train(model, windows, args.updates, batch_size=16, peak=PEAK, warmup=warmup)
         curves[order if warmup else f"{order} (no warm-up)"] = np.arange(1, args.updates + 1), smooth(losses)
-        nats.append(evaluate(model, validation, 64, 10))
+        nats.append(evaluate(model, validation, 64, 5))
         milliseconds.append(1000 * np.median(seconds))
     print(f"{order:<9} {formula:<15} {nats[0]:8.3f} {nats[1]:8.3f} {nats[1] - nats[0]:8.3f} {np.mean(milliseconds):11.1f}")
 print()
 for text in (
     "Pre-norm, GPT-2's order and Llama's: nothing but sums lies between input and output, and the model learns well either way.",
-    "Post-norm, the order of the first transformers, loses most without a warm-up. Its last layers get as much gradient as its first ones, "
-    "and a norm passes on only a part of what an earlier layer has learned: large first steps do harm. With a warm-up it learns as well.",
+    "Post-norm, the order of the first transformers, loses most without a warm-up. Its last layers get as much gradient as its first ones "
+    "(Xiong et al. 2020, arXiv:2002.04745, derive it), and large steps there, with few gradients seen, do harm. With a warm-up it learns as well.",
     "Output and sandwich normalize what a branch adds, so that no branch can outgrow the stream: OLMo 2 takes the one, Gemma 2 and 3 the other.",
 ):
     say(text)

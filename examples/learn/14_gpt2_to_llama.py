@@ -75,6 +75,7 @@ configs, options = {}, {"vocab_size": tokenizer.n_vocab}
 for name, switch in SWITCHES.items():
     options |= switch
     configs[name] = dataclasses.replace(GPT_2, **options)
+print("the last row has Llama 2 70B's options:", configs[name].options().keys() == GPTConfig.preset("llama-2-70b").options().keys())
 
 models, curves, rows = {}, {}, {}
 for name, config in configs.items():
