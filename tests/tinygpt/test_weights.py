@@ -396,7 +396,8 @@ def test_a_model_with_any_options_comes_back_as_it_was(tmp_path_factory, config,
 def test_what_gpt2s_format_cannot_say_is_saved_as_tinygpt_with_a_warning(tmp_path):
     config = dataclasses.replace(TINY, positions="rotary", norm="rms")
     with pytest.warns(
-        UserWarning, match=r"saved with model_type 'tinygpt', which transformers cannot read: none of gpt2, llama, .* has norm 'rms', positions 'rotary', taken together"
+        UserWarning,
+        match=r"saved with model_type 'tinygpt', which transformers cannot read: none of gpt2, llama, .* has norm 'rms', positions 'rotary', taken together",
     ):
         GPT(config).save_pretrained(tmp_path)
     fields = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
