@@ -58,7 +58,10 @@ def fields(draw, family):
     }  # fmt: skip
     if family == "gpt2":
         sizes = {"n_embd": heads * d, "n_layer": n_layer, "n_head": heads, "n_positions": T, "vocab_size": V, "n_inner": pick(None, 24)}
-        return sizes | {"activation_function": act.replace("gelu_pytorch_tanh", "gelu_new"), "tie_word_embeddings": common["tie_word_embeddings"]}
+        return sizes | {
+            "activation_function": act.replace("gelu_pytorch_tanh", "gelu_new"),
+            "tie_word_embeddings": common["tie_word_embeddings"],
+        }
     if family == "opt":
         more = {"ffn_dim": pick(24, 40), "do_layer_norm_before": pick(True, False), "enable_bias": pick(True, False)}
         return common | more | {"word_embed_proj_dim": heads * d, "activation_function": pick("relu", act)}
