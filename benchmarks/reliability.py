@@ -409,7 +409,8 @@ def text_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
     """Tokenizers, configurations and data: whatever else is read from files."""
     from tinygpt.config import PretrainConfig
     from tinygpt.data.streaming import open_corpus, read_pieces
-    from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer, load_tokenizer
+    from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, WordTokenizer
+    from tinygpt.data.tokenizer_files import load_tokenizer
     from tinygpt.data.windows import read_tokens
     from tinygpt.finetuning.labeled import load_labeled
     from tinygpt.runs.settings import stored_settings

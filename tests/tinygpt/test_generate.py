@@ -99,10 +99,12 @@ def test_an_end_token_ends_its_row_only():
 class Bytes:
     """A stand-in tokenizer: ids are bytes, 256 ends a text."""
 
-    n_vocab, eos_id = 257, 256
+    n_vocab, eos_id, end_ids = 257, 256, (256,)
 
     def encode(self, text):
         return list(text.encode("utf-8"))
+
+    encode_from_start = encode
 
     def decode_bytes(self, ids):
         return bytes(ids)

@@ -18,7 +18,8 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.data import download as downloads
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.download import DOWNLOADS, fetch
-from tinygpt.data.tokenizer import BPETokenizer, load_tokenizer
+from tinygpt.data.tokenizer import BPETokenizer
+from tinygpt.data.tokenizer_files import load_tokenizer
 from tinygpt.finetuning.labeled import load_labeled
 from tinygpt.runs.settings import stored_settings
 from tinygpt.storage.checked_json import MAX_JSON_BYTES, read_json, read_text

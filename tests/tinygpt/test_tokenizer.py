@@ -28,8 +28,8 @@ from tinygpt.data.tokenizer import (
     count_words,
     gpt2_tokenizer,
     learn_merges,
-    load_tokenizer,
 )
+from tinygpt.data.tokenizer_files import load_tokenizer
 
 STORY = "The cat sat on the mat.\nThe dog didn't (it stood), and <|endoftext|> is text; 12 cats, 123 mats!\n\n" * 3
 DATA = Path(os.environ.get("TINYGPT_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -541,9 +541,9 @@ def test_bad_single_files(tmp_path: Path) -> None:
     for data, found in (
         ([], "a JSON list, expected an object; is it the right file?"),
         ({"model": "BPE"}, "no model, expected one of type"),
-        (bpe, "model 'BPE' with pre_tokenizer {'add_prefix_space': True, 'type': 'ByteLevel'}, expected what CharacterTokenizer"),
-        (characters | {"normalizer": {"type": "Lowercase"}}, "model 'WordLevel' with pre_tokenizer"),
-        (characters | {"pre_tokenizer": None}, "model 'WordLevel' with pre_tokenizer None, expected what"),
+        (bpe, "model 'BPE' with pre_tokenizer {'add_prefix_space': True, 'type': 'ByteLevel'} (data did not match"),
+        (characters | {"normalizer": {"type": "Nonsense"}}, "model 'WordLevel' with pre_tokenizer"),
+        (characters | {"pre_tokenizer": 5}, "model 'WordLevel' with pre_tokenizer 5 ("),
         (with_vocabulary(characters, {"a": 0, "b": 2}), "id 2 for 'b', expected 1"),
         (with_vocabulary(characters, {"b": 0, "a": 1}), "other tokens or another order, expected single characters by code point"),
         (with_vocabulary(characters, {"a": 0, "bc": 1}), "other tokens or another order"),

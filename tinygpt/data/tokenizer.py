@@ -3,7 +3,7 @@
     tokenizer = BPETokenizer.train(text, vocab_size=4096)
     ids = tokenizer.encode("The answer is")
     tokenizer.decode(ids)                     # "The answer is", always: byte-level BPE knows every text
-    tokenizer.save("run/tokenizer"); tokenizer = load_tokenizer("run/tokenizer")
+    tokenizer.save("run/tokenizer"); tokenizer = load_tokenizer("run/tokenizer")     # tinygpt.data.tokenizer_files
 
 How byte-level BPE works, in the order of this file: `count_words` cuts the text into words with GPT-2's pattern, `learn_merges` joins the
 most frequent pair of neighbouring tokens again and again, and `BPETokenizer` encodes with the merges so learned.
@@ -17,20 +17,19 @@ import hashlib
 import heapq
 import json
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from reprlib import repr as _short  # repr, cut to what an error message can hold
-from typing import NamedTuple
 
 import numpy as np
 import regex
 import tiktoken
 from numpy.typing import NDArray
 
-from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, WrongType
-from tinygpt.storage.checked_json import Json, read_json, read_json_object, read_text
+from tinygpt.errors import DownloadFailed, InvalidInput, WrongType
+from tinygpt.storage.checked_json import Json
 from tinygpt.storage.safetensors import write_files
 
 Ids = Sequence[int] | NDArray[np.integer]  # of tokens, in one dimension
@@ -55,21 +54,34 @@ MAX_WHITESPACE_RUN = 100_000  # characters; tiktoken's pattern recurses over a r
 class Tokenizer(abc.ABC):
     """What every tokenizer can do. A token is a string of bytes; its id is its index in the vocabulary.
 
-    kind        "characters", "words", "bpe" or "gpt2"
+    kind        "characters", "words", "bpe", "gpt2", or "library" (`tinygpt.data.library_tokenizer`)
     n_vocab     size of the vocabulary; ids are 0 <= id < n_vocab
     eos_id      id of the token that ends a text, <|endoftext|> unless the files name another; None where there is none (characters)
     dtype       smallest of uint16 and uint32 that holds every id: what token files are written in
     special     ids of tokens that text never becomes, unless `encode` is told to allow it
     added       ids of pieces of ordinary text that another program added to the vocabulary: one token wherever they stand
+    late        which of both are looked for after the others: the added ones, unless the files say otherwise
+    start       ids that belong in front of every text, such as Llama's <|begin_of_text|>; most models have none
+    bos_id, pad_id   ids of the tokens that the files name for the beginning of a text and for padding, or None
+    end_ids     ids that end a generated text: `eos_id`, and those that a checkpoint's generation_config.json or config.json names
+    kept        the files that it was read from, which are saved again as they were: chat templates, for instance
     """
 
     kind: str
     eos_id: int | None
+    bos_id: int | None = None
+    pad_id: int | None = None
+    start: tuple[int, ...] = ()
 
-    def __init__(self, tokens: Iterable[bytes], special: Mapping[str, int], added: Mapping[str, int], rules: str = "") -> None:
+    def __init__(
+        self, tokens: Iterable[bytes], special: Mapping[str, int], added: Mapping[str, int], rules: str = "", late: Collection[str] | None = None,
+    ) -> None:  # fmt: skip
         """tokens: in the order of their ids; special and added ones that are not among them follow them. rules: what else decides ids."""
         self._tokens = list(tokens)
         self.special, self.added, self._rules = dict(special), dict(added), rules
+        self.late = frozenset(added if late is None else late)
+        self.end_ids: tuple[int, ...] = () if self.eos_id is None else (self.eos_id,)
+        self.kept: dict[str, bytes] = {}
         for text, id in sorted((self.special | self.added).items(), key=lambda item: item[1]):
             if id == len(self._tokens):
                 self._tokens.append(text.encode())
@@ -86,16 +98,20 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _encode(self, text: str) -> Ids:
-        """Ids of ordinary text that has passed `_check_text`."""
+        """Ids of ordinary text that has passed `check_text`."""
 
     @abc.abstractmethod
-    def files(self) -> dict[str, str]:
+    def _files(self) -> dict[str, str]:
         """The tokenizer as files: name and text of each."""
+
+    def files(self) -> dict[str, bytes]:
+        """The tokenizer as files, by name: those that it was read from, if it was."""
+        return self.kept or {name: text.encode() for name, text in self._files().items()}
 
     def save(self, directory: str | Path) -> None:
         """Write the tokenizer into a directory (made where missing), for `load_tokenizer`. Raises ValueError as `check_directory` does."""
         self.check_directory(Path(directory))
-        write_files(Path(directory), {name: text.encode() for name, text in self.files().items()})
+        write_files(Path(directory), self.files())
 
     def check_directory(self, directory: Path) -> None:
         """Raises ValueError where a directory already holds the files of another kind of tokenizer: `load_tokenizer` could not tell which."""
@@ -116,13 +132,19 @@ class Tokenizer(abc.ABC):
 
     def encode_array(self, text: str, *, allow_special: bool = False) -> NDArray[np.integer]:
         """`encode` as an array of shape (tokens,) and type `dtype`: for entire corpora."""
-        _check_text("encode", text)
-        whole = self.added | self.special if allow_special else self.added
+        check_text("encode", text)
+        whole = self.added | self.special
         if not whole:
             return np.array(self._encode(text), dtype=self.dtype)
-        pattern = "|".join(re.escape(token) for token in sorted(whole, key=len, reverse=True))
-        parts = re.split(f"({pattern})", text)  # text, token, text, ...
-        return np.concatenate([np.array([whole[part]] if n % 2 else self._encode(part), dtype=self.dtype) for n, part in enumerate(parts)])
+        parts: list[str | int] = [text]
+        for tokens in (whole.keys() - self.late, whole.keys() & self.late):
+            parts = _cut_out(parts, {token: whole[token] for token in tokens}, self.added.keys() if not allow_special else tokens)
+        ids = [np.array([part] if isinstance(part, int) else self._encode(part), dtype=self.dtype) for part in parts]
+        return np.concatenate(ids or [np.zeros(0, self.dtype)])
+
+    def encode_from_start(self, text: str) -> list[int]:
+        """Ids of a text that nothing stands before: `start`, then those of `encode`."""
+        return [*self.start, *self.encode(text)]
 
     def decode(self, ids: Ids) -> str:
         """Text of token ids. Bytes that are no UTF-8, as when a character is cut in half, become U+FFFD. Raises TypeError if ids are no
@@ -142,7 +164,7 @@ class Tokenizer(abc.ABC):
         digest = hashlib.sha256(self.kind.encode())
         for token in self._tokens:
             digest.update(len(token).to_bytes(8, "little") + token)
-        digest.update(self._rules.encode())
+        digest.update((self._rules + (f"start {self.start}" if self.start else "")).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -167,6 +189,26 @@ class Tokenizer(abc.ABC):
         return checked
 
 
+def _cut_out(parts: Sequence[str | int], tokens: Mapping[str, int], allowed: Collection[str]) -> list[str | int]:
+    """Parts of a text, with the id of each of `tokens` where it stands; one that is not allowed stays text. Of those that begin at the
+    same position the longest counts, and none overlaps an earlier one, as in Hugging Face's tokenizers."""
+    if not tokens:
+        return list(parts)
+    pattern = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+    cut: list[str | int] = []
+    for part in parts:
+        if isinstance(part, int):
+            cut.append(part)
+            continue
+        end = 0
+        for match in pattern.finditer(part):
+            if match[0] in allowed:
+                cut += [part[end : match.start()], tokens[match[0]]]
+                end = match.end()
+        cut.append(part[end:])
+    return [part for part in cut if part != ""]
+
+
 class CharacterTokenizer(Tokenizer):
     """One token per character, in the order of their code points, as nanoGPT does for tinyshakespeare. `encode` raises ValueError for
     characters that the training text did not have."""
@@ -178,7 +220,7 @@ class CharacterTokenizer(Tokenizer):
         for text in characters:  # one at a time: they may come from a file larger than memory
             found.update(text)
         self.characters = "".join(sorted(found))
-        _check_text("characters", self.characters)
+        check_text("characters", self.characters)
         if not self.characters:
             raise InvalidInput("characters: none, expected at least one; give the text that the model shall learn")
         super().__init__([character.encode() for character in self.characters], special, added, _rules(special, added))
@@ -202,7 +244,7 @@ class CharacterTokenizer(Tokenizer):
             )
         return ids
 
-    def files(self) -> dict[str, str]:
+    def _files(self) -> dict[str, str]:
         return _single_file(self, _word_level(list(self.characters)), CHARACTERS_SPLIT, {"type": "Fuse"})
 
 
@@ -222,7 +264,7 @@ class WordTokenizer(Tokenizer):
     def __init__(self, words: Iterable[str], *, split: str = SPLIT, special: Mapping[str, int] = {}, added: Mapping[str, int] = {}) -> None:
         self.words, self.split = list(words), split
         self._find = (re if split == self.FORMER_SPLIT else regex).compile(split).findall
-        _check_text("words", "".join(self.words))
+        check_text("words", "".join(self.words))
         vocabulary = [*self.words, UNKNOWN, END_OF_TEXT]
         self._ids = {word: id for id, word in enumerate(vocabulary)}
         if len(self._ids) < len(vocabulary):
@@ -254,8 +296,8 @@ class WordTokenizer(Tokenizer):
         text = re.sub(r"(?<=[(\[{\n]) ", "", text)  # nor after these
         return text.encode()
 
-    def files(self) -> dict[str, str]:
-        return _single_file(self, _word_level([*self.words, UNKNOWN, END_OF_TEXT]), _split_by(self.split, by_match=True), None)
+    def _files(self) -> dict[str, str]:
+        return _single_file(self, _word_level([*self.words, UNKNOWN, END_OF_TEXT]), split_by(self.split, by_match=True), None)
 
 
 def count_words(texts: str | Iterable[str]) -> Counter[bytes]:
@@ -337,15 +379,16 @@ class BPETokenizer(Tokenizer):
     ids      of the bytes, of what the merges make, and of special and added tokens, where they are not GPT-2's: 0..255 the bytes in
              GPT-2's order, then one per merge, and <|endoftext|> last
     eos      the special token that ends a text
+    split    the pattern that cuts text into words; nfc: after Unicode's normal form C has been made of it, as for Qwen
     Every text can be encoded, and decodes to itself. `kind` is "gpt2" if the merges are GPT-2's, else "bpe".
     Raises ValueError if a merge uses a token that no earlier merge made, makes a token for the second time, or could never be reached.
     """
 
     def __init__(
         self, merges: Iterable[tuple[bytes, bytes]], *, ids: Mapping[bytes, int] | None = None, special: Mapping[str, int] = {},
-        added: Mapping[str, int] = {}, eos: str = END_OF_TEXT,
+        added: Mapping[str, int] = {}, late: Collection[str] | None = None, eos: str = END_OF_TEXT, split: str = GPT2_SPLIT, nfc: bool = False,
     ) -> None:  # fmt: skip
-        self.merges = list(merges)
+        self.merges, self.split, self.nfc = list(merges), split, nfc
         ranks = {token: id for id, token in enumerate(BYTE_TOKENS)}
         halves: dict[bytes, tuple[bytes, bytes]] = {}
         for number, (left, right) in enumerate(self.merges, start=1):
@@ -367,13 +410,14 @@ class BPETokenizer(Tokenizer):
         assert sorted(by_id) == list(range(len(by_id)))
         of_rank = np.fromiter((ids[token] for token in ranks), dtype=np.int64, count=n_merged)
         self._id_of_rank = None if (of_rank == np.arange(n_merged)).all() else of_rank  # None: a token's id is its merge's number
-        self.is_laid_out_as_gpt2 = self._id_of_rank is None and special == {END_OF_TEXT: n_merged} and not added
+        as_gpt2 = split == GPT2_SPLIT and not nfc
+        self.is_laid_out_as_gpt2 = as_gpt2 and self._id_of_rank is None and special == {END_OF_TEXT: n_merged} and not added
         self.eos_id: int | None = special.get(eos)
         is_gpt2 = len(self.merges) == 50_000 and hashlib.sha256(self._merges_text().encode()).hexdigest() == GPT2_MERGES_SHA256
         self.kind = "gpt2" if is_gpt2 else "bpe"
-        rules = "" if self.is_laid_out_as_gpt2 else self._merges_text() + _rules(special, added)
-        super().__init__([by_id[id] for id in sorted(by_id)], special, added, rules)
-        self._encoding = tiktoken.Encoding(self.kind, pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
+        rules = "" if self.is_laid_out_as_gpt2 else self._merges_text() + _rules(special, added) + ("" if as_gpt2 else f"{split} {nfc}")
+        super().__init__([by_id[id] for id in sorted(by_id)], special, added, rules, late)
+        self._encoding = tiktoken.Encoding(self.kind, pat_str=split, mergeable_ranks=ranks, special_tokens={})
 
     @classmethod
     def train(
@@ -395,24 +439,28 @@ class BPETokenizer(Tokenizer):
         return cls(merges)
 
     def _encode(self, text: str) -> NDArray[np.integer]:
+        text = unicodedata.normalize("NFC", text) if self.nfc else text
         arrays = [self._encoding.encode_to_numpy(piece, disallowed_special=()) for piece in _cut_whitespace(text)]
         ranks = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         return ranks if self._id_of_rank is None else self._id_of_rank[ranks]
 
-    def files(self) -> dict[str, str]:
+    def _files(self) -> dict[str, str]:
         if self.is_laid_out_as_gpt2:
             return {"vocab.json": json.dumps(self._vocabulary(), ensure_ascii=False), "merges.txt": self._merges_text()}
-        merges = [[_visible(left), _visible(right)] for left, right in self.merges]
+        merges = [[visible(left), visible(right)] for left, right in self.merges]
         model = {"type": "BPE", "unk_token": None, "vocab": self._vocabulary(), "merges": merges}
         roles = {} if self.eos_id is None else {"eos_token": self.token_bytes(self.eos_id).decode()}
-        return _single_file(self, model, BYTES_SPLIT, BYTES_SPLIT) | {"special_tokens_map.json": json.dumps(roles, ensure_ascii=False)}
+        cut = {"type": "Sequence", "pretokenizers": [split_by(self.split, by_match=False), BYTES_SPLIT | {"use_regex": False}]}
+        normalizer = {"type": "NFC"} if self.nfc else None
+        files = _single_file(self, model, BYTES_SPLIT if self.split == GPT2_SPLIT else cut, BYTES_SPLIT, normalizer)
+        return files | {"special_tokens_map.json": json.dumps(roles, ensure_ascii=False)}
 
     def _vocabulary(self) -> dict[str, int]:
         whole = {id: text for text, id in (self.added | self.special).items()}
-        return {whole.get(id) or _visible(token): id for id, token in enumerate(self._tokens)}
+        return {whole.get(id) or visible(token): id for id, token in enumerate(self._tokens)}
 
     def _merges_text(self) -> str:
-        return "#version: 0.2\n" + "".join(f"{_visible(left)} {_visible(right)}\n" for left, right in self.merges)
+        return "#version: 0.2\n" + "".join(f"{visible(left)} {visible(right)}\n" for left, right in self.merges)
 
 
 def gpt2_tokenizer() -> BPETokenizer:
@@ -474,170 +522,40 @@ def _cut_whitespace(text: str) -> list[str]:
     return [text[start:end] for start, end in pairwise([*cuts, len(text)])]
 
 
-def _visible(token: bytes) -> str:
+def visible(token: bytes) -> str:
     """A token as vocab.json and merges.txt write it."""
     return "".join([BYTE_TO_CHARACTER[byte] for byte in token])
 
 
-def _split_by(pattern: str, *, by_match: bool) -> dict[str, Json]:
+def split_by(pattern: str, *, by_match: bool) -> dict[str, Json]:
     """How Hugging Face's tokenizers library says: each match is a token (by_match: and the rest is left out)."""
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed" if by_match else "Isolated", "invert": by_match}
 
 
-CHARACTERS_SPLIT = _split_by(r"[\s\S]", by_match=False)
+CHARACTERS_SPLIT = split_by(r"[\s\S]", by_match=False)
 BYTES_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-
-
-class _Added(NamedTuple):
-    """What files say of tokens that another program added to a vocabulary, and of the part that tokens play (`eos_token`)."""
-
-    special: dict[str, int]
-    added: dict[str, int]
-    roles: dict[str, str]
-
-
-def load_tokenizer(directory: str | Path) -> Tokenizer:
-    """The tokenizer saved in a directory: vocab.json and merges.txt (byte-level BPE, ours or Hugging Face's GPT-2), else tokenizer.json
-    (our characters and words; also Hugging Face's byte-level BPE). Ids are the file's. Tokens that were added later are read as well, from
-    tokenizer.json, added_tokens.json, special_tokens_map.json and tokenizer_config.json.
-    Raises FileNotFoundError if the files are not there, ValueError, naming the file, if they are no tokenizer or do not fit each other.
-    """
-    directory = Path(directory)
-    vocab, merges, single = (directory / name for name in ("vocab.json", "merges.txt", "tokenizer.json"))
-    if vocab.is_file() and merges.is_file():
-        lines = read_text(merges).split("\n")
-        if lines[0].startswith("#version"):
-            del lines[0]
-        return _load_bpe(vocab, read_json(vocab), merges, [line for line in lines if line], _read_added(directory))
-    if single.is_file():
-        return _load_single(single, _read_added(directory))
-    found = next((f"only {path.name}" for path in (vocab, merges) if path.is_file()), "no tokenizer")
-    rule = "expected vocab.json and merges.txt, or tokenizer.json; write them with tokenizer.save(directory)"
-    raise MissingFile(f"{directory}: {found}, {rule}")
-
-
-def _read_added(directory: Path) -> _Added:
-    """Tokens that were added to the vocabulary. One that is only named, without an id anywhere, is left out: no model was trained on it."""
-    files = {name: directory / f"{name}.json" for name in ("tokenizer", "tokenizer_config", "added_tokens", "special_tokens_map")}
-    data = {name: read_json_object(path) if path.is_file() else {} for name, path in files.items()}
-    found = _Added({}, {}, {})
-    for file in ("special_tokens_map", "tokenizer_config"):
-        for role, value in data[file].items():
-            text = value.get("content") if isinstance(value, dict) else value
-            if role.endswith("_token") and isinstance(text, str):
-                found.roles[role] = text
-
-    def listed(file: str, key: str, kind: type) -> Json:
-        value = data[file].get(key) or kind()
-        if not isinstance(value, kind):
-            raise InvalidInput(f"{files[file]}: {key} is a {type(value).__name__}, expected a {kind.__name__}; this is no tokenizer file")
-        return value
-
-    more = [value for file in ("special_tokens_map", "tokenizer_config") for value in listed(file, "additional_special_tokens", list)]
-    special = [*found.roles.values(), *(value.get("content") if isinstance(value, dict) else value for value in more)]
-    entries: list[tuple[str, Json]] = [("tokenizer", entry) for entry in listed("tokenizer", "added_tokens", list)]
-    for id, entry in listed("tokenizer_config", "added_tokens_decoder", dict).items():
-        entries.append(("tokenizer_config", {"id": int(id), **entry} if isinstance(entry, dict) and id.isdecimal() else entry))
-    entries += [("added_tokens", {"content": text, "id": id}) for text, id in data["added_tokens"].items()]
-    for path, entry in ((files[file], entry) for file, entry in entries):
-        text, id = (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(text, str) or type(id) is not int:
-            raise InvalidInput(f"{path}: added token {_short(entry)}, expected one with content and id; restore the file")
-        _check_text(str(path), text)
-        if any(known.get(text, id) != id for known in (found.special, found.added)):
-            raise InvalidInput(f"{path}: id {id} for {text!r}, expected the same as in the other files; restore them")
-        is_special = bool(entry.get("special")) or text in special
-        if not is_special and any(entry.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
-            raise InvalidInput(f"{path}: added token {text!r} with lstrip, rstrip or single_word, expected neither; not supported")
-        (found.special if is_special else found.added)[text] = id
-    return found
-
-
-def _load_bpe(vocab_path: Path, vocabulary: Json, merges_path: Path, pairs: list[Json], more: _Added) -> BPETokenizer:
-    merges = []
-    for number, pair in enumerate(pairs, start=1):
-        parts = pair.split(" ") if isinstance(pair, str) else pair
-        try:
-            left, right = (bytes([CHARACTER_TO_BYTE[character] for character in part]) for part in parts)
-        except (TypeError, ValueError, KeyError):
-            rule = "expected two tokens in GPT-2's letters for bytes; these are no merges of byte-level BPE"
-            raise InvalidInput(f"{merges_path}: merge {number} is {_short(parts)}, {rule}") from None
-        merges.append((left, right))
-    vocabulary = _check_vocabulary(vocab_path, vocabulary, more)
-    ids = {token: vocabulary.get(_visible(token)) for token in [*BYTE_TOKENS, *(left + right for left, right in merges)]}
-    if missing := [_visible(token) for token, id in ids.items() if id is None]:
-        rule = f"expected one for each of the 256 bytes and {len(merges)} merges; take vocabulary and merges from the same tokenizer"
-        raise InvalidInput(f"{vocab_path}: no id for {_short(missing[0])}, {rule}")
-    special = dict(more.special)
-    for text in vocabulary.keys() - {_visible(token) for token in ids} - special.keys() - more.added.keys():
-        # What GPT-2's pattern cuts, like <s> or [PAD], no merge can make: a special token. Anything else should have been made by one.
-        if len(regex.findall(GPT2_SPLIT, text)) == 1:
-            raise InvalidInput(f"{vocab_path}: {_short(text)} is made by no merge, expected none such; restore the missing merge")
-        special[text] = vocabulary[text]
-    named = more.roles.get("eos_token", "")
-    try:
-        return BPETokenizer(merges, ids=ids, special=special, added=more.added, eos=named if named in special else END_OF_TEXT)
-    except ValueError as error:
-        raise InvalidInput(f"{merges_path}: {error}") from None
-
-
-def _load_single(path: Path, more: _Added) -> Tokenizer:
-    data = read_json(path)
-    model = data.get("model")
-    if not isinstance(model, dict):
-        raise InvalidInput(f"{path}: no model, expected one of type 'WordLevel' or 'BPE'; this is no tokenizer file")
-    kind = (model.get("type"), data.get("pre_tokenizer"), data.get("normalizer"))
-    if kind == ("BPE", BYTES_SPLIT, None) and isinstance(model.get("merges"), list):
-        return _load_bpe(path, model.get("vocab"), path, model["merges"], more)
-    split = next((s for s in (WordTokenizer.SPLIT, WordTokenizer.FORMER_SPLIT) if kind[1] == _split_by(s, by_match=True)), None)
-    if kind[0] != "WordLevel" or kind[2] is not None or not (split or kind[1] == CHARACTERS_SPLIT):
-        rule = "expected what CharacterTokenizer or WordTokenizer saves, or GPT-2's byte-level BPE; others are not supported"
-        raise InvalidInput(f"{path}: model {_short(kind[0])} with pre_tokenizer {_short(kind[1])}, {rule}")
-    _check_vocabulary(path, model.get("vocab"), more)
-    vocabulary = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    special = {text: id for text, id in more.special.items() if text not in model["vocab"]}
-    if split:
-        if (end := vocabulary[-2:]) != [UNKNOWN, END_OF_TEXT]:
-            raise InvalidInput(f"{path}: ends with {_short(end)}, expected {UNKNOWN} and {END_OF_TEXT}; save the tokenizer again")
-        return WordTokenizer(vocabulary[:-2], split=split, special=special, added=more.added)
-    if vocabulary != sorted(vocabulary) or any(len(character) != 1 for character in vocabulary):
-        raise InvalidInput(f"{path}: other tokens or another order, expected single characters by code point; save the tokenizer again")
-    return CharacterTokenizer(vocabulary, special, more.added)
-
-
-def _check_vocabulary(path: Path, vocabulary: Json, more: _Added) -> dict[str, int]:
-    """A file's vocabulary with the tokens that were added to it. The ids must be 0, 1, 2, ..., in any order."""
-    if not isinstance(vocabulary, dict) or not vocabulary:
-        raise InvalidInput(f"{path}: {_short(vocabulary)}, expected a vocabulary that maps tokens to ids; this is no tokenizer file")
-    for token, id in vocabulary.items():
-        _check_text(str(path), token)
-        if type(id) is not int:
-            raise InvalidInput(f"{path}: id {_short(id)} for {_short(token)}, expected an integer; this is no tokenizer file")
-    whole = vocabulary | more.special | more.added
-    for expected, (token, id) in enumerate(sorted(whole.items(), key=lambda item: item[1])):
-        if id != expected or vocabulary.get(token, id) != id:
-            raise InvalidInput(f"{path}: id {_short(id)} for {_short(token)}, expected {expected} (ids are 0, 1, 2, ...); restore the file")
-    return whole
 
 
 def _word_level(tokens: list[str]) -> dict[str, Json]:
     return {"type": "WordLevel", "vocab": {token: id for id, token in enumerate(tokens)}, "unk_token": UNKNOWN}
 
 
-def _single_file(tokenizer: Tokenizer, model: dict[str, Json], split: dict[str, Json], decoder: dict[str, Json] | None) -> dict[str, str]:
+def _single_file(
+    tokenizer: Tokenizer, model: dict[str, Json], split: dict[str, Json], decoder: dict[str, Json] | None, normalizer: Json = None
+) -> dict[str, str]:
     """tokenizer.json, as Hugging Face's tokenizers library reads it."""
     special = tokenizer.special | {token: id for token, id in model["vocab"].items() if token == UNKNOWN}
     flags = {"single_word": False, "lstrip": False, "rstrip": False}
     added = [
-        {"id": id, "content": text, **flags, "normalized": text not in special, "special": text in special}
+        {"id": id, "content": text, **flags, "normalized": text in tokenizer.late, "special": text in special}
         for text, id in sorted((special | tokenizer.added).items(), key=lambda item: item[1])
     ]
-    data: dict[str, Json] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None}
+    data: dict[str, Json] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": normalizer}
     data |= {"pre_tokenizer": split, "post_processor": None, "decoder": decoder, "model": model}
     return {"tokenizer.json": json.dumps(data, ensure_ascii=False)}
 
 
-def _check_text(what: str, text: object) -> None:
+def check_text(what: str, text: object) -> None:
     if not isinstance(text, str):
         raise WrongType(f"{what}: {type(text).__name__}, expected str; decode bytes with data.decode('utf-8')")
     try:
@@ -660,7 +578,7 @@ def _texts(texts: str | Iterable[str]) -> Iterator[str]:
     """Each of the texts, checked; at the end an error if all were empty."""
     n_characters = 0
     for text in [texts] if isinstance(texts, str) else texts:
-        _check_text("train", text)
+        check_text("train", text)
         n_characters += len(text)
         yield text
     if n_characters == 0:

@@ -106,15 +106,20 @@ class BatchOrder:
 
 
 def encode_documents(texts: Iterable[str], tokenizer: "Tokenizer") -> np.ndarray:
-    """All texts as one stream of ids; `<|endoftext|>`, where the tokenizer has it, after each. uint16 or uint32 (N,)."""
+    """All texts as one stream of ids; after each `<|endoftext|>`, where the tokenizer has it, and in front what belongs there. uint16 or
+    uint32 (N,)."""
     parts = list(encode_pieces(((text, True) for text in texts), tokenizer))
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint16)
 
 
 def encode_pieces(pieces: Iterable[tuple[str, bool]], tokenizer: "Tokenizer") -> Iterator[np.ndarray]:
     """The same, part by part, of (piece of text, whether its document ends with it)."""
+    begins_document = True
     for piece, ends_document in pieces:
         ids = tokenizer.encode_array(piece)
+        if begins_document and tokenizer.start:
+            yield np.array(tokenizer.start, dtype=ids.dtype)
+        begins_document = ends_document
         yield ids
         if ends_document and tokenizer.eos_id is not None:
             yield np.array([tokenizer.eos_id], dtype=ids.dtype)

@@ -55,7 +55,8 @@ class FinetuneConfig:
     lora_dropout: float = 0.0
     """Probability of dropping the inputs of LoRA's matrices while training."""
     targets: tuple[str, ...] = ("c_attn",)
-    """Layers that get LoRA adapters: c_attn, attn.c_proj, c_fc, mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
+    """Layers that get LoRA adapters, by role: q, k, v, o, up, gate, down; or by name: c_attn (q, k and v in one), attn.c_proj, c_fc,
+    mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
     fractions: Shares = (0.7, 0.1, 0.2)
     """Shares of training, validation and test rows."""
     max_length: str = "context"
@@ -139,12 +140,13 @@ def set_trainable(model: Model, which: Trainable, lora: LoraConfig | None = None
         legal = [choice for choice in get_args(Trainable) if has_head or choice != "head"]
         raise InvalidInput(f"trainable: {which!r}, expected one of {', '.join(legal)}; fewer weights train faster, more fit better")
     adapter = add_lora(model, lora, seed) if which == "lora" else None
-    thin = () if adapter is None else tuple(adapter.layers)
+    layers = () if adapter is None else adapter.layers.values()
+    thin = {id(p) for layer in layers for part in layer.parts.values() for p in (part.lora_A, part.lora_B)}
     inside = "transformer." if has_head else ""
     last_block = (f"{inside}h.{model.config.n_layer - 1}.", f"{inside}ln_f.")
     prefixes = {"head": (), "last-block": last_block, "all": ("",), "lora": ()}[which]
     for name, p in model.named_parameters():
-        p.requires_grad = name.startswith((*prefixes, "score.")) or (name.rpartition(".")[0] in thin and ".lora_" in name)
+        p.requires_grad = name.startswith((*prefixes, "score.")) or id(p) in thin
     return adapter
 
 

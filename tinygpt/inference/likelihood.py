@@ -80,11 +80,12 @@ def _nats(model: Decodable, hidden: ag.Tensor, targets: np.ndarray) -> np.ndarra
 
 
 def log_likelihood(model: Decodable, tokenizer: Tokenizer, text: str, stride: int | None = None) -> Likelihood:
-    """How likely the model finds a text. Where the tokenizer has <|endoftext|>, it stands in front, so that every token is predicted."""
-    ids, n_bytes = tokenizer.encode(text), len(text.encode("utf-8"))
-    if tokenizer.eos_id is not None:
+    """How likely the model finds a text. What the tokenizer puts in front of texts stands there, else <|endoftext|>, where it has that, so
+    that every token is predicted."""
+    ids, n_bytes = tokenizer.encode_from_start(text), len(text.encode("utf-8"))
+    if not tokenizer.start and tokenizer.eos_id is not None:
         ids = [tokenizer.eos_id, *ids]
-    elif ids:
+    elif ids and not tokenizer.start:
         n_bytes -= len(tokenizer.decode_bytes(ids[:1]))
     nats = token_nats(model, ids, stride)
     return Likelihood(float(nats.sum()), len(nats), n_bytes)

@@ -11,7 +11,7 @@ from typing import Unpack
 
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput
-from tinygpt.inference.decoding import DecodingOptions, TokenInfo, TokenIterator, end_tokens
+from tinygpt.inference.decoding import DecodingOptions, TokenInfo, TokenIterator
 from tinygpt.inference.sampling import Sampling
 from tinygpt.models.protocols import Decodable
 
@@ -58,8 +58,8 @@ class IncrementalDetokenizer:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Ids of a prompt; an empty one starts from <|endoftext|>, where the tokenizer has it."""
-    ids = tokenizer.encode(prompt)
+    """Ids of a prompt, those that belong in front of a text included; without any it starts from <|endoftext|>, where there is that."""
+    ids = tokenizer.encode_from_start(prompt)
     return [tokenizer.eos_id] if not ids and tokenizer.eos_id is not None else ids
 
 
@@ -89,7 +89,7 @@ class TextStream:
         self._detokenizer = IncrementalDetokenizer(tokenizer, stop, start[-1] if prompt and start else None)
         self.ids: list[int] = []
         self.stop_reason = "length"
-        self._ends = {*end_tokens(tokenizer.eos_id), *end_ids}
+        self._ends = {*tokenizer.end_ids, *end_ids}
         options["n_tokens"] = tokenizer.n_vocab
         self._tokens = TokenIterator(model, [start], max_new_tokens, sampling, eos_id=self._ends, **options)
 
@@ -133,7 +133,7 @@ def complete_all(
 ) -> list[Completion]:  # fmt: skip
     """Continues several prompts at once, of any lengths; each ends on its own. The arguments are those of `TextStream`."""
     starts = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    ends = {*end_tokens(tokenizer.eos_id), *end_ids}
+    ends = {*tokenizer.end_ids, *end_ids}
     options["n_tokens"] = tokenizer.n_vocab
     tokens = TokenIterator(model, starts, max_new_tokens, sampling, eos_id=ends, **options)
     texts = [IncrementalDetokenizer(tokenizer, stop, start[-1] if prompt else None) for prompt, start in zip(prompts, starts, strict=True)]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from autograd import nn
 from tinygpt.config import GPTConfig
-from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer
+from tinygpt.data.tokenizer_files import load_tokenizer
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.models.attached import HOMES
 from tinygpt.models.gpt import GPT
@@ -87,9 +88,11 @@ class Checkpoint:
         return model
 
     def tokenizer(self) -> Tokenizer:
-        """GPT-2's for llm.c's files. Raises ValueError if it has more tokens than the model has rows; fewer are normal (padding)."""
+        """GPT-2's for llm.c's files. Raises ValueError if text can become a token that the model has no row for; fewer tokens than rows are
+        normal (padding), and so are special ones beyond them (an image's in a Gemma without eyes)."""
         tokenizer = load_tokenizer(self.path) if self.path.is_dir() else gpt2_tokenizer()
-        if tokenizer.n_vocab > self.config.vocab_size:
+        beyond = range(self.config.vocab_size, tokenizer.n_vocab)
+        if not set(beyond) <= set(tokenizer.special.values()):
             raise InvalidInput(
                 f"{self.path}: a tokenizer of {tokenizer.n_vocab} tokens, expected at most {self.config.vocab_size}, the model's vocabulary; "
                 "are its files another model's?"

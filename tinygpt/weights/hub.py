@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, MissingPackage
-from tinygpt.storage.safetensors import INDEX, WEIGHTS
+from tinygpt.storage.safetensors import INDEX, TOKENIZER_FILES, WEIGHTS
 
-TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"]
 HUB_NAMES = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
 HUB_NAMES["distilgpt2"] = "distilbert/distilgpt2"
 

@@ -58,9 +58,11 @@ class StorableTokenizer(Protocol):
 
     kind: str
     eos_id: int | None
+    bos_id: int | None
+    end_ids: tuple[int, ...]
 
     def token_bytes(self, id: int) -> bytes: ...
-    def files(self) -> dict[str, str]: ...
+    def files(self) -> dict[str, bytes]: ...
     def check_directory(self, directory: Path) -> None: ...
 
 
@@ -211,7 +213,7 @@ def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tupl
 
 def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None) -> dict[str, Content]:
     """The files of a Hugging Face checkpoint, by name: config.json, model.safetensors and, if given, the tokenizer's."""
-    more: dict[str, Json] = getattr(model, "pretrained_fields", dict)()
+    more: dict[str, Json] = ({} if tokenizer is None else end_fields(tokenizer)) | getattr(model, "pretrained_fields", dict)()
     family = family_of(model.config, architecture_of(more))
     weights = dict(_weights(model, family))
     if not model.config.qkv_bias and family is GPT2:  # whose format always has this bias
@@ -220,8 +222,8 @@ def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None
     fields = config_fields(model.config, None if tokenizer is None else tokenizer.eos_id, more)
     files: dict[str, Content] = {WEIGHTS: TensorFile(weights, {"format": "pt"}), "config.json": to_json(fields)}
     if tokenizer is not None:
-        files |= {name: text.encode("utf-8") for name, text in tokenizer.files().items()}
         files["tokenizer_config.json"] = to_json(tokenizer_config(tokenizer, model.config.n_positions))
+        files |= tokenizer.files()  # those of a tokenizer that was read have that file, too, perhaps with a chat template
     return files
 
 
@@ -248,6 +250,13 @@ def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableT
     if tokenizer is not None:
         tokenizer.check_directory(directory)
     write_files(directory, files)
+
+
+def end_fields(tokenizer: StorableTokenizer) -> dict[str, Json]:
+    """Ids in config.json with which a text begins and ends: a list where there are several that end it."""
+    ends = tokenizer.end_ids
+    begin = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    return {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)}
 
 
 def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
