@@ -93,7 +93,7 @@ def main() -> None:
 
     # As many tokens of each text as the model reads; padded to the longest of each batch.
     every_row = parts.train + parts.validation + parts.test
-    lengths = [tokenizer.encode_array(row.text).size for row in every_row]
+    lengths = [len(tokenizer.encode_from_start(row.text)) for row in every_row]
     report.say(table("data", check(every_row, lengths, gpt.config.n_positions)))
     limit, cut = length_limit(config, gpt.config.n_positions, lengths[: len(parts.train)])
     parts.train = balance(parts.train, config.balance, config.seed)

@@ -1,15 +1,20 @@
 """examples/generate.py, run as a reader would run it, on a tiny model."""
 
+import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
+from tinygpt.weights.config_json import read_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,3 +98,56 @@ def test_without_sliding_the_end_of_the_context_is_an_error(model):
 def test_bad_input_is_one_clear_error(model, flags, message):
     _, err = generate(model, "--prompt", "x", *flags, ok=False)
     assert f"error: {message}" in err and "Traceback" not in err
+
+
+SMOLLM2 = {  # SmolLM2-135M's config.json, at another size
+    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 0,
+    "hidden_act": "silu", "hidden_size": 48, "initializer_range": 0.041666666666666664, "intermediate_size": 64, "is_llama_config": True,
+    "max_position_embeddings": 64, "mlp_bias": False, "model_type": "llama", "num_attention_heads": 3, "num_hidden_layers": 2,
+    "num_key_value_heads": 1, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": False, "rope_scaling": None, "rope_theta": 100000,
+    "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.40.1", "use_cache": True,
+}  # fmt: skip
+
+
+def test_a_directory_with_smollm2s_form_generates_by_the_name_of_the_hub(tmp_path):
+    """Its config.json, a tokenizer.json with the same parts, and bfloat16 weights; as fetched with --local-dir under the model's name."""
+    tokenizers = pytest.importorskip("tokenizers", reason="this tokenizer is trained by the extra `tokenizers`")
+    other = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bytes_of_words = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    other.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([tokenizers.pre_tokenizers.Digits(individual_digits=True), bytes_of_words])
+    other.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"], initial_alphabet=bytes_of_words.alphabet()
+    )
+    other.train_from_iterator(["Gravity is what 1234 apples are pulled by, and what pulls them is 9.81"] * 3, trainer)
+    directory = tmp_path / "HuggingFaceTB" / "SmolLM2-135M"
+    directory.mkdir(parents=True)
+    other.save(str(directory / "tokenizer.json"))
+    config = SMOLLM2 | {"vocab_size": other.get_vocab_size()}
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_bfloat16(directory / "model.safetensors", read_config(directory / "config.json", config))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "generate.py"), "--run", "HuggingFaceTB/SmolLM2-135M", "--prompt", "Gravity is 9", "--temperature", "0"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True, encoding="utf-8",
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = GPT.from_pretrained(directory).eval()
+    ids = model.generate([other.encode("Gravity is 9").ids], 40, temperature=0.0, eos_id=0)[0]
+    assert done.stdout.startswith(other.decode(ids.tolist())) and len(ids) > 20
+
+
+def save_bfloat16(path, config):
+    """Random weights of that shape under Llama's names."""
+    model = GPT(config, seed=0)
+    for _, p in model.named_parameters():
+        p.data *= 4  # far from even logits
+    model.save_pretrained(path.parent / "float32")
+    tensors = load_file(path.parent / "float32" / path.name)
+    header, data = {}, b""
+    for name, array in tensors.items():
+        half = (np.ascontiguousarray(array).view(np.uint32) >> 16).astype("<u2").tobytes()
+        header[name] = {"dtype": "BF16", "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(half)]}
+        data += half
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)

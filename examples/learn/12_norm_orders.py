@@ -17,7 +17,7 @@ from train import characters, draw, smooth, train
 import autograd as ag
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.windows import Windows
-from tinygpt.training.metrics import evaluate
+from tinygpt.training.metrics import measure
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--plot", metavar="FILE", help="also draw the training losses into this picture")
@@ -88,7 +88,7 @@ for order, formula in ORDERS.items():
         model = new_model(order)
         losses, seconds = train(model, windows, args.updates, batch_size=16, peak=PEAK, warmup=warmup)
         curves[order if warmup else f"{order} (no warm-up)"] = np.arange(1, args.updates + 1), smooth(losses)
-        nats.append(evaluate(model, validation, 64, 5))
+        nats.append(measure(model, validation, 64, 5).nats)
         milliseconds.append(1000 * np.median(seconds))
     print(f"{order:<9} {formula:<15} {nats[0]:8.3f} {nats[1]:8.3f} {nats[1] - nats[0]:8.3f} {np.mean(milliseconds):11.1f}")
 print()

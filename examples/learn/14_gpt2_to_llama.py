@@ -25,7 +25,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
-from tinygpt.training.metrics import evaluate
+from tinygpt.training.metrics import measure
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--plot", metavar="FILE", help="also draw the training losses, compared with GPT-2's, into this picture")
@@ -84,7 +84,7 @@ for name, config in configs.items():
     curves[name] = np.arange(1, args.updates + 1), smooth(losses, 50)
     rows[name] = {
         "weights": config.n_parameters(), "flops_per_token": flops(config), "cache_bytes_per_token": 2 * config.n_layer * config.kv_heads * config.channels_per_head * 4,
-        "validation_nats": evaluate(models[name], validation, BATCH, min(args.updates, 80)), "peak_mb": peak_megabytes(models[name]),
+        "validation_nats": measure(models[name], validation, BATCH, min(args.updates, 80)).nats, "peak_mb": peak_megabytes(models[name]),
     }  # fmt: skip
 
 times = {name: ([], []) for name in models}

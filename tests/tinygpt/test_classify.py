@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -335,10 +336,12 @@ def test_other_decoders_become_classifiers(tmp_path, name):
         loss.backward()
         optimizer.step(max_norm=1.0)
     assert loss.item() < 0.2
-    with pytest.warns(UserWarning, match="model_type 'tinygpt'"):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*which transformers cannot read")  # its window, or it has no classifier of this family
         model.save_pretrained(tmp_path)
     loaded = GPTClassifier.from_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["architectures"] == ["TinyGPTForSequenceClassification"]
+    (written,) = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["architectures"]
+    assert written.endswith("ForSequenceClassification")
     np.testing.assert_array_equal(loaded.logits(words), model.logits(words))
     with pytest.raises(ValueError, match="a classifier, expected a language model"):
         load(tmp_path)

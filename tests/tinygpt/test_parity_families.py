@@ -51,14 +51,17 @@ def fields(draw, family):
     """Keys of a family's config.json, of the options that it has."""
     pick = lambda *values: draw(st.sampled_from(values))  # noqa: E731
     n_kv, group, d, n_layer = pick(1, 2), pick(1, 2), pick(4, 8), pick(1, 2, 3)
-    heads, act = n_kv * group, pick("silu", "gelu", "gelu_pytorch_tanh", "relu")
+    heads, act = n_kv * group, pick("silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2")
     common = {
         "vocab_size": V, "hidden_size": heads * d, "num_hidden_layers": n_layer, "num_attention_heads": heads, "max_position_embeddings": T,
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": pick(True, False),
     }  # fmt: skip
     if family == "gpt2":
         sizes = {"n_embd": heads * d, "n_layer": n_layer, "n_head": heads, "n_positions": T, "vocab_size": V, "n_inner": pick(None, 24)}
-        return sizes | {"activation_function": pick("gelu_new", act), "tie_word_embeddings": common["tie_word_embeddings"]}
+        return sizes | {
+            "activation_function": act.replace("gelu_pytorch_tanh", "gelu_new"),
+            "tie_word_embeddings": common["tie_word_embeddings"],
+        }
     if family == "opt":
         more = {"ffn_dim": pick(24, 40), "do_layer_norm_before": pick(True, False), "enable_bias": pick(True, False)}
         return common | more | {"word_embed_proj_dim": heads * d, "activation_function": pick("relu", act)}
@@ -71,7 +74,7 @@ def fields(draw, family):
         "rope_parameters": pick(*ROPE) | {"rope_theta": pick(1e4, 50.0)}, "attention_bias": pick(False, True),
     }  # fmt: skip
     types = [pick("sliding_attention", "full_attention") for _ in range(n_layer)]
-    own_size = {} if family == "olmo2" else {"head_dim": pick(d, 12)}
+    own_size = {"head_dim": pick(d, 12)}
     if family == "llama":
         return common | own_size | {"mlp_bias": pick(True, False)}
     if family in ("qwen2", "qwen3"):
@@ -80,7 +83,7 @@ def fields(draw, family):
     if family == "mistral":
         return common | own_size | {"sliding_window": pick(None, 5)}
     if family == "nanochat":
-        return common | {"hidden_act": pick("relu2", act), "final_logit_softcapping": pick(15.0, None, 2.0)}
+        return common | own_size | {"hidden_act": pick("relu2", act), "final_logit_softcapping": pick(15.0, None, 2.0)}
     if family.startswith("gemma"):
         common |= {**own_size, "hidden_activation": act}
     if family in ("gemma2", "gemma3_text"):
@@ -93,7 +96,7 @@ def fields(draw, family):
             "full_attention": common["rope_parameters"],
             "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
         }
-    return common
+    return common | (own_size if family == "olmo2" else {})
 
 
 def made(family, fields, seed):
@@ -194,7 +197,7 @@ OLDER = {  # what transformers 4 wrote -> what that means
     "llama": ({"rope_theta": 500.0, "rope_scaling": LLAMA3}, {"rope_theta": 500.0, "rope_scaling": LLAMA3}),
     "qwen2": ({"rope_theta": 50.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
               {"rope_theta": 50.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
-    "gpt_neox": ({"rotary_pct": 0.5, "rotary_emb_base": 50}, {"rope_fraction": 0.5, "rope_theta": 50}),
+    "gpt_neox": ({"rotary_pct": 0.5, "partial_rotary_factor": 0.5, "rotary_emb_base": 50}, {"rope_fraction": 0.5, "rope_theta": 50}),
     "gemma3_text": ({"rope_theta": 700.0, "rope_local_base_freq": 30.0, "sliding_window_pattern": 2, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
                     {"rope_theta": 700.0, "rope_local_theta": 30.0, "window_pattern": "SL", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
     "gemma": ({"hidden_act": "gelu"}, {"activation": "gelu"}),

@@ -357,7 +357,7 @@ def test_a_directory_without_weights_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "lama"}, r"model_type 'lama', expected one of gpt2, llama, .*; did you mean 'llama'"),
+        ({"model_type": "lama"}, r"model_type 'lama', expected one of gpt2, llama, .*; lama: docs/checkpoints.md says what loads"),
         ({"activation_function": "tanh"}, r"activation_function 'tanh', expected one of gelu_new, .*; this variant is not supported"),
         ({"scale_attn_by_inverse_layer_idx": True}, r"scale_attn_by_inverse_layer_idx True, expected False"),
         ({"n_inner": "17"}, r"n_inner: '17', expected int"),

@@ -38,14 +38,14 @@ Pooling = Literal["last", "mean", "first"]
 def encode(
     texts: Sequence[str], tokenizer: Tokenizer, n_positions: int, *, truncate: bool = False, places: Sequence[str] | None = None
 ) -> tuple[list[np.ndarray], int]:
-    """Token ids of each text, and how many texts were cut: with truncate, to their first n_positions tokens.
+    """Token ids of each text, with those that the tokenizer puts in front of texts, and how many were cut: with truncate, to n_positions tokens.
 
     places   what error messages call the texts; by default their numbers
     Raises ValueError for a text without a token, and, without truncate, for one that is longer than the context.
     """
-    sequences = [tokenizer.encode_array(text) for text in texts]
+    sequences = [np.array(tokenizer.encode_from_start(text), dtype=tokenizer.dtype) for text in texts]
     for place, ids in zip(places or (f"text {i}" for i in range(len(texts))), sequences, strict=True):
-        if not ids.size:
+        if ids.size == len(tokenizer.start):
             raise InvalidInput(f"{place}: no token, expected at least one; leave empty texts out")
         if ids.size > n_positions and not truncate:
             rule = f"at most {n_positions}, the model's context"
@@ -96,7 +96,10 @@ class GPTClassifier(nn.Module):
                 which in a causal model has seen nothing else and is there to compare
     seed        decides the initial head: normal, as GPT-2's other matrices
 
+    pad_id      what transformers fills batches up with, and so leaves out when it looks for the last token; here a mask says that
+
     Weights have the names of Hugging Face's GPT2ForSequenceClassification: `transformer.` before the GPT's, `score.weight` (labels, C).
+    Other families' files have those of theirs, LlamaForSequenceClassification's and so on.
     Raises ValueError for fewer than two labels, a label twice, or an unknown pooling.
     """
 
@@ -113,6 +116,7 @@ class GPTClassifier(nn.Module):
         self.config = self.transformer.config
         self.dropout_stream = gpt.dropout_stream
         self.tokenizer, self.pooling = tokenizer, pooling
+        self.pad_id = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
         weight = np.random.default_rng([seed, 1]).standard_normal((len(self.labels), self.config.n_embd), dtype=np.float32)
         self.score = OutputLayer(ag.Parameter(backend.to_device(weight * np.float32(self.config.initializer_range))))
 
@@ -198,12 +202,12 @@ class GPTClassifier(nn.Module):
             "architectures": [CLASSIFIER],
             "id2label": {str(i): label for i, label in enumerate(self.labels)},
             "label2id": {label: i for i, label in enumerate(self.labels)},
-            "pad_token_id": self.tokenizer.eos_id,  # never part of a text
+            "pad_token_id": self.pad_id,  # never part of a text
             "pooling": self.pooling,
         }
 
     def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
-        """Writes a Hugging Face GPT2ForSequenceClassification directory, with the tokenizer (by default the classifier's own)."""
+        """Writes a Hugging Face ...ForSequenceClassification directory of the model's family, with the tokenizer (by default its own)."""
         save_pretrained(self, directory, tokenizer or self.tokenizer)
 
     @classmethod
@@ -222,5 +226,7 @@ class GPTClassifier(nn.Module):
         labels = [label for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
         gpt = GPT(checkpoint.config, _empty=True)
         classifier = cls(gpt, checkpoint.tokenizer(), labels, pooling=fields.get("pooling", "last"))
+        if isinstance(fields.get("pad_token_id"), int):
+            classifier.pad_id = fields["pad_token_id"]
         checkpoint.stored.load_into(classifier)
         return classifier

@@ -205,7 +205,7 @@ def encode_instructions(
     limit, sequences, over_long = n_positions + 1, [], []
     for i, row in enumerate(rows):
         place = (places[i] if places else row.place) or f"row {i}"
-        head = tokenizer.encode_array(prompt(row, style))
+        head = np.array(tokenizer.encode_from_start(prompt(row, style)))
         ids = np.concatenate([head, tokenizer.encode_array(row.output.strip()), [end]]).astype(np.int64)
         if len(head) >= n_positions:
             rule = f"fewer than the {n_positions} that are read, so that some of the answer fits (else there are zero trainable tokens)"
@@ -271,7 +271,7 @@ def generate_answers(
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
         prompts = [prompt(row, style) for row in some]
-        rooms = [n_positions - len(tokenizer.encode(text)) for text in prompts]
+        rooms = [n_positions - len(tokenizer.encode_from_start(text)) for text in prompts]
         for row, room in zip(some, rooms, strict=True):
             if room < 1:
                 found = f"{row.place or 'prompt'}: {n_positions - room} tokens"

@@ -160,7 +160,7 @@ def label_by_prompt(
         solved = [(shown, label) for shown, (_, label) in zip(others, examples, strict=True)]
         return few_shot_prompt(text, solved, names=("Text", "Label"))
 
-    fixed = len(tokenizer.encode(prompt("", 0)))
+    fixed = len(tokenizer.encode_from_start(prompt("", 0)))
     room = (most - fixed) // (len(examples) + 1)
     if room < 1:
         found = f"{fixed + gpt.config.n_positions - most} tokens in addition to the texts"
@@ -168,7 +168,9 @@ def label_by_prompt(
     chosen = []
     for text in texts:
         n = room
-        while len(tokenizer.encode(prompt(text, n))) > most and n > 1:  # text that was cut may take more tokens when it is encoded again
+        while (
+            len(tokenizer.encode_from_start(prompt(text, n))) > most and n > 1
+        ):  # text that was cut may take more tokens when it is encoded again
             n -= 1
         chosen.append(options.index(choose(gpt, tokenizer, prompt(text, n), options)[0]))
     return np.array(chosen), room

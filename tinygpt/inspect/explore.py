@@ -71,7 +71,7 @@ def collect(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Json]:
     ops         every op in order, see `_op`
     Raises ValueError unless the prompt has 2 .. n_positions tokens.
     """
-    ids = np.array([tokenizer.encode(prompt)], dtype=np.int64)  # (1, T)
+    ids = np.array([tokenizer.encode_from_start(prompt)], dtype=np.int64)  # (1, T)
     n_tokens, config = ids.shape[1], model.config
     if not 2 <= n_tokens <= config.n_positions:
         rule = f"2 to {config.n_positions} (the model's context), one to read and one to predict at least"

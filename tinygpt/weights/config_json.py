@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tinygpt.errors import InvalidInput, did_you_mean
+from tinygpt.errors import InvalidInput
 from tinygpt.model_config import GPTConfig
 from tinygpt.storage.checked_json import Json
 from tinygpt.weights.family import Family, Fields
@@ -69,9 +69,8 @@ def named_family(path: Path, fields: Fields) -> Family:
     known = {family.model_type: family for family in (*FAMILIES, OURS)}
     if not isinstance(kind, str) or kind not in known:
         reasons = {name: reason for names, reason in _REFUSED.items() for name in names.split()}
-        reason = _MOE if _has_experts(fields) else reasons.get(str(kind), "")
-        fix = f"{kind}: {reason}" if reason else did_you_mean(str(kind), known, "docs/checkpoints.md says what loads")
-        raise InvalidInput(f"{path}: model_type {kind!r}, expected one of {', '.join(f.model_type for f in FAMILIES)}; {fix}")
+        reason = _MOE if _has_experts(fields) else reasons.get(str(kind), "docs/checkpoints.md says what loads")
+        raise InvalidInput(f"{path}: model_type {kind!r}, expected one of {', '.join(f.model_type for f in FAMILIES)}; {kind}: {reason}")
     if fields.get("quantization_config") is not None:
         quantized = fields["quantization_config"]
         method = quantized.get("quant_method", "") if isinstance(quantized, dict) else quantized
@@ -81,7 +80,9 @@ def named_family(path: Path, fields: Fields) -> Family:
 
 
 def _has_experts(fields: Fields) -> bool:
-    return any("expert" in key and value for key, value in fields.items()) or "moe" in str(fields.get("model_type"))
+    text = fields.get("text_config")
+    keys = fields | (text if isinstance(text, dict) else {})
+    return any("expert" in key and value for key, value in keys.items()) or "moe" in str(fields.get("model_type"))
 
 
 def read_config(path: Path, fields: Fields) -> GPTConfig:

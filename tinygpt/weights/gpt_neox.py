@@ -42,6 +42,7 @@ def _read(fields: Fields) -> Fields:
     older = {"rope_theta": fields.get("rotary_emb_base", 10_000.0), "partial_rotary_factor": fields.get("rotary_pct", 0.25)}
     rope = older | (read_object(fields, "rope_scaling") or read_object(fields, "rope_parameters"))
     fraction = rope.pop("partial_rotary_factor")
+    fields = fields | {"partial_rotary_factor": None}  # where transformers 4 repeats rotary_pct
     return {
         "positions": "rotary", "rope_fraction": fraction, **rope_fields(rope, fields), "qkv_bias": biased, "attention_output_bias": biased,
         "parallel_residual": fields["use_parallel_residual"], "activation": read_activation(fields, "hidden_act", "gelu"),
