@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ POINTS = {
 
 # Those that take minutes, made short: enough for what the checks below ask of them.
 SHORTER = {
-    "12_norm_orders.py": "--updates 30",
+    "12_norm_orders.py": "--updates 50",
     "13_longer_texts.py": "--updates 100",
     "14_gpt2_to_llama.py": "--updates 2 --rounds 1",
 }
@@ -98,11 +99,15 @@ def test_each_script_uses_only_what_it_or_an_earlier_one_explains():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
-def test_script(script):
+def test_script(script, tmp_path):
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 120
     shorter = SHORTER.get(script.name, "").split()
-    out, seconds = run(script.name, *shorter)
+    picture = ["--plot", str(tmp_path / "losses.png")] if shorter and find_spec("matplotlib") else []
+    out, seconds = run(script.name, *shorter, *picture)
     assert seconds < (60 if shorter else 20)
+    if picture:
+        out = out.removesuffix(f"picture: {picture[1]}\n")
+        assert Path(picture[1]).read_bytes().startswith(b"\x89PNG")
     written = out.partition("It writes")[0]  # the text of a model has lines as long as it likes
     assert [line for line in written.splitlines() if len(line) > 90] == []  # a column of the site
     for point in POINTS[script.name]:
@@ -153,7 +158,7 @@ def numbers(pattern, out):
 def check_norm_orders(out):
     layer, batch = (np.array(re.findall(r"\d\.\d{3}", table), float) for table in re.findall(r"\(2, 3\)\n(.*\n.*)", out))
     assert layer[0] > 0 and not layer[1:].any() and batch.all()  # text 0's prediction at position 0 hangs on all tokens of the batch
-    gradients = numbers(r"^(\w+) +\S*x \S+ \S+ +((?:\d+\.\d\d ?){8,})$", out)
+    gradients = numbers(r"^(\w+) +\S*x \S+ \S+ +((?:\d+\.\d\d *){8})$", out)
     assert [name for name, row in gradients.items() if row[-1] > 0.75 * row[0]] == ["post"]
     lost = {name: row[2] for name, row in numbers(r"^(\w+) +\S*x \S+ \S+ +((?:-?\d+\.\d{3} +){3})", out).items()}
     assert len(gradients) == len(lost) == 4 and max(lost, key=lost.get) == "post"
