@@ -211,14 +211,14 @@ def _attention_steps(
     n_q, n_kv = config.n_head * d, config.kv_heads * d
     steps = [buffers.linear(attention.c_attn, source, buffers.qkv)]
     q, k, v = buffers.qkv[:, :n_q], buffers.qkv[:, n_q : n_q + n_kv], buffers.qkv[:, n_q + n_kv :]  # views
-    rotary, window = None, 0
+    turned, rotary, window = [buffers.qkv[:, : n_q + n_kv]], None, 0  # queries and keys at once
     if isinstance(attention, blocks.ComposedAttention):
         rotary, window = attention.rotary, attention.window
         if config.qk_norm != "none":
-            q, k = (_normed_heads(steps, buffers, norm, part) for norm, part in ((attention.q_norm, q), (attention.k_norm, k)))
+            q, k = turned = [_normed_heads(steps, buffers, norm, part) for norm, part in ((attention.q_norm, q), (attention.k_norm, k))]
     queries, keys_now, values_now = (part.reshape(b, -1, d) for part in (q, k, v))  # (B, H, D), twice (B, H_kv, D)
     if rotary is not None:
-        steps.append(_turn(rotary, (queries[:, :, None], keys_now[:, :, None]), buffers.scratch))
+        steps.append(_turn(rotary, [part.reshape(b, -1, 1, d) for part in turned], buffers.scratch))
     scores, column, answers = buffers.scores, buffers.head_column, buffers.attended.reshape(b, -1, 1, d)
     scale, softcap = config.attention_scale, config.attention_softcap or 0.0
     slopes = np.array(ag.alibi_slopes(config.n_head), scores.dtype)[:, None, None] if config.positions == "alibi" else None
@@ -244,7 +244,7 @@ def _normed_heads(steps: list[Step], buffers: _Buffers, norm: nn.Module, part: n
     return own
 
 
-def _turn(rotary: nn.RotaryPositions, parts: tuple[np.ndarray, ...], scratch: np.ndarray) -> Step:
+def _turn(rotary: nn.RotaryPositions, parts: list[np.ndarray], scratch: np.ndarray) -> Step:
     def turn(token: _Token) -> None:
         cos, sin = token.angles[rotary]
         for part in parts:
