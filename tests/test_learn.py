@@ -1,6 +1,7 @@
 """The path in examples/learn: every script runs, is short, quick, and measures what its text says."""
 
 import ast
+import json
 import math
 import os
 import re
@@ -19,7 +20,8 @@ from tinygpt.inference.sampling import Sampling, candidates
 
 resource = pytest.importorskip("resource", reason="processor time of a child is measured with POSIX's getrusage")
 
-LEARN = Path(__file__).parent.parent / "examples" / "learn"
+ROOT = Path(__file__).parent.parent
+LEARN = ROOT / "examples" / "learn"
 SCRIPTS = sorted(LEARN.glob("[0-9]*.py"))
 
 
@@ -215,3 +217,14 @@ def test_the_picture_of_the_gradients(tmp_path):
     out, _ = run("05_layer_norm.py", "--plot", str(tmp_path / "gradients.png"))
     assert f"picture: {tmp_path / 'gradients.png'}" in out
     assert (tmp_path / "gradients.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_of_the_switches_is_the_measured_one():
+    """docs/decoders.md shows what the script has written into benchmarks/results."""
+    results = json.loads((ROOT / "benchmarks" / "results" / "switches.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "decoders.md").read_text(encoding="utf-8")
+    assert results["machine"] in page and len(results["rows"]) == 8
+    for name, row in results["rows"].items():
+        counted = f"| {name} | {row['weights']:,} | {row['flops_per_token'] / 1e6:.2f} | {row['cache_bytes_per_token']:,} |"
+        measured = f"| {row['step_ms']:.1f} | {row['tokens_per_s']:,.0f} | {row['peak_mb']:.0f} | {row['validation_nats']:.3f} |"
+        assert counted + measured[1:] in page, name
