@@ -8,7 +8,6 @@ import re
 import runpy
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +86,8 @@ def test_every_script_has_its_points_and_its_line_in_the_readme():
 # Word -> the first script that may use it: the one that explains it.
 EXPLAINED_IN = {
     "embedding": 3, "backward": 3, "softmax": 4, "dropout": 4, "layer_norm": 5, "gelu": 5, "GPT": 6, "no_grad": 6, "cross_entropy": 7,
-    "loss": 7, "AdamW": 8, "warmup_cosine": 8, "temperature": 9, "top_k": 9, "top_p": 9, "hidden": 10,
+    "loss": 7, "AdamW": 8, "warmup_cosine": 8, "temperature": 9, "top_k": 9, "top_p": 9, "hidden": 10, "norm_position": 12,
+    "rotary_embedding": 13, "alibi_slopes": 13, "window": 13, "n_kv_head": 14, "gated": 14,
 }  # fmt: skip
 
 
@@ -101,15 +101,11 @@ def test_each_script_uses_only_what_it_or_an_earlier_one_explains():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
-def test_script(script, tmp_path):
+def test_script(script):
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 120
     shorter = SHORTER.get(script.name, "").split()
-    picture = ["--plot", str(tmp_path / "losses.png")] if shorter and find_spec("matplotlib") else []
-    out, seconds = run(script.name, *shorter, *picture)
+    out, seconds = run(script.name, *shorter)
     assert seconds < (60 if shorter else 20)
-    if picture:
-        out = out.removesuffix(f"picture: {picture[1]}\n")
-        assert Path(picture[1]).read_bytes().startswith(b"\x89PNG")
     written = out.partition("It writes")[0]  # the text of a model has lines as long as it likes
     assert [line for line in written.splitlines() if len(line) > 90] == []  # a column of the site
     for point in POINTS[script.name]:
@@ -212,11 +208,15 @@ def test_top_k_and_top_p_keep_what_the_library_keeps(monkeypatch, capsys):
             assert np.flatnonzero(own).tolist() == ids.tolist() and own[ids] == pytest.approx(kept)
 
 
-def test_the_picture_of_the_gradients(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    ["05_layer_norm.py", "12_norm_orders.py --updates 2", "13_longer_texts.py --updates 2", "14_gpt2_to_llama.py --updates 2 --rounds 1"],
+)
+def test_the_pictures(command, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install -e .[plot]")
-    out, _ = run("05_layer_norm.py", "--plot", str(tmp_path / "gradients.png"))
-    assert f"picture: {tmp_path / 'gradients.png'}" in out
-    assert (tmp_path / "gradients.png").read_bytes().startswith(b"\x89PNG")
+    out, _ = run(*command.split(), "--plot", str(tmp_path / "picture.png"))
+    assert f"picture: {tmp_path / 'picture.png'}" in out
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_table_of_the_switches_is_the_measured_one():
