@@ -1,6 +1,7 @@
 """The path in examples/learn: every script runs, is short, quick, and measures what its text says."""
 
 import ast
+import json
 import math
 import os
 import re
@@ -18,7 +19,8 @@ from tinygpt.inference.sampling import Sampling, candidates
 
 resource = pytest.importorskip("resource", reason="processor time of a child is measured with POSIX's getrusage")
 
-LEARN = Path(__file__).parent.parent / "examples" / "learn"
+ROOT = Path(__file__).parent.parent
+LEARN = ROOT / "examples" / "learn"
 SCRIPTS = sorted(LEARN.glob("[0-9]*.py"))
 
 
@@ -68,7 +70,7 @@ POINTS = {
 
 # Those that take minutes, made short: enough for what the checks below ask of them.
 SHORTER = {
-    "12_norm_orders.py": "--updates 30",
+    "12_norm_orders.py": "--updates 50",
     "13_longer_texts.py": "--updates 100",
     "14_gpt2_to_llama.py": "--updates 2 --rounds 1",
 }
@@ -84,7 +86,8 @@ def test_every_script_has_its_points_and_its_line_in_the_readme():
 # Word -> the first script that may use it: the one that explains it.
 EXPLAINED_IN = {
     "embedding": 3, "backward": 3, "softmax": 4, "dropout": 4, "layer_norm": 5, "gelu": 5, "GPT": 6, "no_grad": 6, "cross_entropy": 7,
-    "loss": 7, "AdamW": 8, "warmup_cosine": 8, "temperature": 9, "top_k": 9, "top_p": 9, "hidden": 10,
+    "loss": 7, "AdamW": 8, "warmup_cosine": 8, "temperature": 9, "top_k": 9, "top_p": 9, "hidden": 10, "norm_position": 12,
+    "rotary_embedding": 13, "alibi_slopes": 13, "window": 13, "n_kv_head": 14, "gated": 14,
 }  # fmt: skip
 
 
@@ -153,7 +156,7 @@ def numbers(pattern, out):
 def check_norm_orders(out):
     layer, batch = (np.array(re.findall(r"\d\.\d{3}", table), float) for table in re.findall(r"\(2, 3\)\n(.*\n.*)", out))
     assert layer[0] > 0 and not layer[1:].any() and batch.all()  # text 0's prediction at position 0 hangs on all tokens of the batch
-    gradients = numbers(r"^(\w+) +\S*x \S+ \S+ +((?:\d+\.\d\d ?){8,})$", out)
+    gradients = numbers(r"^(\w+) +\S*x \S+ \S+ +((?:\d+\.\d\d *){8})$", out)
     assert [name for name, row in gradients.items() if row[-1] > 0.75 * row[0]] == ["post"]
     lost = {name: row[2] for name, row in numbers(r"^(\w+) +\S*x \S+ \S+ +((?:-?\d+\.\d{3} +){3})", out).items()}
     assert len(gradients) == len(lost) == 4 and max(lost, key=lost.get) == "post"
@@ -205,8 +208,23 @@ def test_top_k_and_top_p_keep_what_the_library_keeps(monkeypatch, capsys):
             assert np.flatnonzero(own).tolist() == ids.tolist() and own[ids] == pytest.approx(kept)
 
 
-def test_the_picture_of_the_gradients(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    ["05_layer_norm.py", "12_norm_orders.py --updates 2", "13_longer_texts.py --updates 2", "14_gpt2_to_llama.py --updates 2 --rounds 1"],
+)
+def test_the_pictures(command, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install -e .[plot]")
-    out, _ = run("05_layer_norm.py", "--plot", str(tmp_path / "gradients.png"))
-    assert f"picture: {tmp_path / 'gradients.png'}" in out
-    assert (tmp_path / "gradients.png").read_bytes().startswith(b"\x89PNG")
+    out, _ = run(*command.split(), "--plot", str(tmp_path / "picture.png"))
+    assert f"picture: {tmp_path / 'picture.png'}" in out
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_of_the_switches_is_the_measured_one():
+    """docs/decoders.md shows what the script has written into benchmarks/results."""
+    results = json.loads((ROOT / "benchmarks" / "results" / "switches.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "decoders.md").read_text(encoding="utf-8")
+    assert results["machine"] in page and len(results["rows"]) == 8
+    for name, row in results["rows"].items():
+        counted = f"| {name} | {row['weights']:,} | {row['flops_per_token'] / 1e6:.2f} | {row['cache_bytes_per_token']:,} |"
+        measured = f"| {row['step_ms']:.1f} | {row['tokens_per_s']:,.0f} | {row['peak_mb']:.0f} | {row['validation_nats']:.3f} |"
+        assert counted + measured[1:] in page, name
