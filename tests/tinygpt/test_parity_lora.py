@@ -196,6 +196,25 @@ def test_a_classifiers_adapter_with_its_head_goes_both_ways(tmp_path, name):
     np.testing.assert_allclose(logits(mine), logits(model), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "embedding"), [("pythia-70m", "embed_in"), ("olmo-2-1b", "embed_tokens")])
+def test_embeddings_go_both_ways(tmp_path, name, embedding):
+    peft, transformers = pytest.importorskip("peft", reason="needs the extra parity"), pytest.importorskip("transformers")
+    model = drawn(name, 3)
+    model.save_pretrained(tmp_path / "base")
+    adapter = add_lora(model, LoraConfig(2, 3, targets=("wte", "v")))
+    randomize(adapter, 3)
+    adapter.save(tmp_path / "ours", base=str(tmp_path / "base"))
+    other = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "ours")
+    close(theirs(other), logits(model))
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=[embedding], init_lora_weights=False)
+    other = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config)
+    other.save_pretrained(tmp_path / "peft", save_embedding_layers=False)
+    mine = drawn(name, 3)
+    load_lora(mine, tmp_path / "peft")
+    close(logits(mine), theirs(other))
+
+
 # ---- names and errors --------------------------------------------------------------------------------------------------------------------
 
 
