@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import autograd as ag
+from autograd import backend
 from tests.tinygpt.helpers import weights
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
@@ -46,11 +47,15 @@ def config_of(name):
     return config
 
 
+def drawn_array(rng, shape, scale):
+    return backend.to_device((rng.normal(size=shape) * scale).astype(np.float32))
+
+
 def drawn(name, seed):
     """A model whose norms and biases are numbers of their own, too."""
     model, rng = GPT(config_of(name), seed=seed), np.random.default_rng(seed)
     for p in model.parameters():
-        p.data[...] += rng.normal(size=p.shape) * 0.2
+        p.data += drawn_array(rng, p.shape, 0.2)
     return model.eval()
 
 
@@ -63,8 +68,8 @@ def randomize(adapter, seed):
     rng = np.random.default_rng(seed)
     for layer in adapter.layers.values():
         for part in layer.parts.values():
-            part.lora_A.data[...] = rng.normal(size=part.lora_A.shape) * 0.3
-            part.lora_B.data[...] = rng.normal(size=part.lora_B.shape) * 0.3
+            part.lora_A.data[...] = drawn_array(rng, part.lora_A.shape, 0.3)
+            part.lora_B.data[...] = drawn_array(rng, part.lora_B.shape, 0.3)
 
 
 def roles_of(name):
@@ -111,13 +116,13 @@ def test_gradients_of_parts_are_those_of_finite_differences():
     randomize(adapter, 0)
     rng = np.random.default_rng(0)
     for p in model.parameters():
-        p.data = p.data.astype(np.float64)
+        p.data = backend.to_device(backend.to_host(p.data).astype(np.float64))
     model.loss(IDS[:, :-1], IDS[:, 1:]).backward()
     layer = adapter.layers["h.0.attn.c_attn"]
     assert isinstance(layer, LoraParts) and list(layer.parts) == ["q", "k"]
     for part in layer.parts.values():
         for p in (part.lora_A, part.lora_B):
-            u, h, middle = rng.standard_normal(p.shape), 1e-6, p.data
+            u, h, middle = backend.to_device(rng.standard_normal(p.shape)), 1e-6, p.data
             claimed, values = float((p.grad * u).sum()), []
             for step in (h, -h):
                 p.data = middle + step * u
