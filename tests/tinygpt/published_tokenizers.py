@@ -35,9 +35,9 @@ def byte_level(split, *, normalizer=None, start=(), special=("<|endoftext|>",), 
     return made
 
 
-def by_pattern(pattern):
+def by_pattern(pattern, behavior="isolated"):
     bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), bytes_of_words])
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), behavior, invert=behavior == "removed"), bytes_of_words])
 
 
 GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -100,6 +100,7 @@ def word_piece():
 OURS = {  # run by our own BPE
     "gpt2": lambda: byte_level(GPT2),
     "llama3": lambda: byte_level(by_pattern(LLAMA3_SPLIT), start="<|begin|>", special=("<|begin|>", "<|endoftext|>"), ignore_merges=True),
+    "olmo2": lambda: byte_level(by_pattern(LLAMA3_SPLIT, "removed")),
     "qwen": lambda: byte_level(by_pattern(QWEN_SPLIT), normalizer=normalizers.NFC(), added=CHAT),
     "nanochat": lambda: byte_level(by_pattern(NANOCHAT_SPLIT)),
     "smollm": lambda: byte_level(pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), GPT2]), added=["new\nway", "new"]),

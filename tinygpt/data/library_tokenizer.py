@@ -26,7 +26,7 @@ class LibraryTokenizer(Tokenizer):
     Raises ImportError without the extra `tokenizers`, ValueError for a file that the library refuses.
     """
 
-    kind = "library"
+    kind, divisible = "library", False
 
     def __init__(
         self, path: Path, data: dict[str, Json], special: Mapping[str, int], added: Mapping[str, int], late: Collection[str], *, eos: str,

@@ -65,6 +65,8 @@ class Tokenizer(abc.ABC):
     bos_id, pad_id   ids of the tokens that the files name for the beginning of a text and for padding, or None
     end_ids     ids that end a generated text: `eos_id`, and those that a checkpoint's generation_config.json or config.json names
     kept        the files that it was read from, which are saved again as they were: chat templates, for instance
+    divisible   whether a text cut before white space has the ids of the undivided one; else documents are encoded in one piece
+    model_class   how transformers calls its class for such a tokenizer
     """
 
     kind: str
@@ -72,6 +74,8 @@ class Tokenizer(abc.ABC):
     bos_id: int | None = None
     pad_id: int | None = None
     start: tuple[int, ...] = ()
+    divisible = True
+    model_class = "PreTrainedTokenizerFast"
 
     def __init__(
         self, tokens: Iterable[bytes], special: Mapping[str, int], added: Mapping[str, int], rules: str = "", late: Collection[str] | None = None,
@@ -413,6 +417,8 @@ class BPETokenizer(Tokenizer):
         as_gpt2 = split == GPT2_SPLIT and not nfc
         self.is_laid_out_as_gpt2 = as_gpt2 and self._id_of_rank is None and special == {END_OF_TEXT: n_merged} and not added
         self.eos_id: int | None = special.get(eos)
+        self.divisible = split == GPT2_SPLIT  # others leave line ends to signs in front of them
+        self.model_class = "GPT2Tokenizer" if as_gpt2 else "PreTrainedTokenizerFast"
         is_gpt2 = len(self.merges) == 50_000 and hashlib.sha256(self._merges_text().encode()).hexdigest() == GPT2_MERGES_SHA256
         self.kind = "gpt2" if is_gpt2 else "bpe"
         rules = "" if self.is_laid_out_as_gpt2 else self._merges_text() + _rules(special, added) + ("" if as_gpt2 else f"{split} {nfc}")

@@ -237,11 +237,11 @@ def _split_of(data: dict[str, Json]) -> tuple[str, bool] | None:
     steps = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
     if steps and steps[-1].get("type") == "ByteLevel":
         steps[-1] = {"use_regex": True, "add_prefix_space": True} | steps[-1]  # what the library takes where the file says nothing
-    known = {split: [split_by(split, by_match=False), _PLAIN_BYTES] for split in (LLAMA3_SPLIT, QWEN_SPLIT, NANOCHAT_SPLIT, DIGITS_SPLIT)}
-    known[GPT2_SPLIT] = [_PLAIN_BYTES | {"use_regex": True}]
-    split = next((split for split, wanted in known.items() if steps == wanted), None)
-    if steps == [_DIGITS, _PLAIN_BYTES | {"use_regex": True}]:
-        split = DIGITS_SPLIT
+    others = (LLAMA3_SPLIT, QWEN_SPLIT, NANOCHAT_SPLIT, DIGITS_SPLIT)  # each matches any character, so that both ways say the same
+    known = {split: [[split_by(split, by_match=by_match), _PLAIN_BYTES] for by_match in (False, True)] for split in others}
+    known[DIGITS_SPLIT].append([_DIGITS, _PLAIN_BYTES | {"use_regex": True}])
+    known[GPT2_SPLIT] = [[_PLAIN_BYTES | {"use_regex": True}]]
+    split = next((split for split, forms in known.items() if steps in forms), None)
     return None if split is None else (split, normalizer is not None)
 
 

@@ -115,7 +115,7 @@ def encode_documents(texts: Iterable[str], tokenizer: "Tokenizer") -> np.ndarray
 def encode_pieces(pieces: Iterable[tuple[str, bool]], tokenizer: "Tokenizer") -> Iterator[np.ndarray]:
     """The same, part by part, of (piece of text, whether its document ends with it)."""
     begins_document = True
-    for piece, ends_document in pieces:
+    for piece, ends_document in pieces if tokenizer.divisible else _joined(pieces):
         ids = tokenizer.encode_array(piece)
         if begins_document and tokenizer.start:
             yield np.array(tokenizer.start, dtype=ids.dtype)
@@ -123,6 +123,18 @@ def encode_pieces(pieces: Iterable[tuple[str, bool]], tokenizer: "Tokenizer") ->
         yield ids
         if ends_document and tokenizer.eos_id is not None:
             yield np.array([tokenizer.eos_id], dtype=ids.dtype)
+
+
+def _joined(pieces: Iterable[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
+    """Each document as one piece."""
+    parts: list[str] = []
+    for piece, ends_document in pieces:
+        parts.append(piece)
+        if ends_document:
+            yield "".join(parts), True
+            parts.clear()
+    if parts:
+        yield "".join(parts), False
 
 
 def write_tokens(path: str | Path, parts: Iterable[np.ndarray], n_vocab: int) -> int:

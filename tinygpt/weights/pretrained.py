@@ -56,7 +56,7 @@ class Storable(Protocol):
 class StorableTokenizer(Protocol):
     """What writing needs of a `tinygpt.data.tokenizer.Tokenizer`."""
 
-    kind: str
+    model_class: str
     eos_id: int | None
     bos_id: int | None
     end_ids: tuple[int, ...]
@@ -262,8 +262,7 @@ def end_fields(tokenizer: StorableTokenizer) -> dict[str, Json]:
 def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
     """What transformers' AutoTokenizer needs in addition to the vocabulary."""
     fields: dict[str, Json] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
-    is_bpe = tokenizer.kind in ("bpe", "gpt2")
-    fields |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False} if is_bpe else {"tokenizer_class": "PreTrainedTokenizerFast"}
+    fields |= {"tokenizer_class": tokenizer.model_class} | ({"add_prefix_space": False} if tokenizer.model_class == "GPT2Tokenizer" else {})
     if tokenizer.eos_id is not None:
         end = tokenizer.token_bytes(tokenizer.eos_id).decode()
         fields |= {"bos_token": end, "eos_token": end}

@@ -4,6 +4,7 @@ import functools
 import json
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.data.library_tokenizer import LibraryTokenizer
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.data.tokenizer_files import load_tokenizer
-from tinygpt.data.windows import encode_documents
+from tinygpt.data.windows import encode_documents, encode_pieces
 from tinygpt.finetuning.classifier import GPTClassifier
 from tinygpt.inference.text import IncrementalDetokenizer, complete, prompt_ids
 from tinygpt.runs.checkpoint import Checkpoint
@@ -166,6 +167,16 @@ def test_ends_from_config_where_there_is_no_generation_config(published, fields,
     (published / "config.json").write_text(json.dumps(config | {"eos_token_id": "</s>"}), encoding="utf-8")
     with pytest.raises(ValueError, match="eos_token_id '</s>', expected an id or a list of ids"):
         load_tokenizer(published)
+
+
+def test_documents_in_pieces_have_the_ids_of_the_undivided_ones(folder):
+    """Llama 3 leaves a line's end to the sign before it, Llama 2 begins each text with a blank: neither may be cut before white space."""
+    documents = [["the cat.", "\nsat on"], [" mats!", " 12", "\n\n x"]]
+    for kind in ("gpt2", "llama3", "llama2", "gemma"):
+        ours = pair(kind, folder)[1]
+        pieces = [(piece, n == len(parts)) for parts in documents for n, piece in enumerate(parts, 1)]
+        expected = encode_documents(["".join(parts) for parts in documents], ours)
+        np.testing.assert_array_equal(np.concatenate(list(encode_pieces(pieces, ours))), expected)
 
 
 def test_padding_rows_are_normal_and_missing_rows_are_not(tmp_path, folder):
