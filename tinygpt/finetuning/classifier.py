@@ -102,8 +102,7 @@ class GPTClassifier(nn.Module):
 
     pad_id      what transformers fills batches up with, and so leaves out when it looks for the last token; here a mask says that
 
-    Weights have the names of Hugging Face's GPT2ForSequenceClassification: `transformer.` before the GPT's, `score.weight` (labels, C);
-    files have those of the model's family.
+    Weights have the names of Hugging Face's GPT2ForSequenceClassification: `transformer.` before the GPT's, `score.weight` (labels, C).
     Other families' files have those of theirs, LlamaForSequenceClassification's and so on.
     Raises ValueError for fewer than two labels, a label twice, or an unknown pooling.
     """
