@@ -47,16 +47,17 @@ def test_pretrain_leaves_a_run_and_generate_continues_from_it(tmp_path):
     assert script("generate.py", "--prompt", "numpy.sort", "--max-new-tokens", "5", cwd=tmp_path).startswith("numpy.sort")
 
 
-def test_a_model_with_options_is_trained_resumed_and_generates(tmp_path):
-    """Llama's parts by flags; what resuming may change does not include them."""
+@pytest.mark.parametrize(
+    "more", ["--window 8 --window-pattern SL", "--no-attention-output-bias --no-mlp-bias"], ids=["own form", "Llama's"]
+)
+def test_a_model_with_options_is_trained_resumed_and_generates(tmp_path, more):
+    """Llama's parts by flags, saved under its names where it has all of them; what resuming may change does not include them."""
     (tmp_path / "mine.txt").write_text("to be, or not to be, that is the question: " * 60, encoding="utf-8")
-    llama = (
-        "--norm rms --positions rotary --n-kv-head 1 --activation silu --gated --n-inner 24 --no-qkv-bias --window 8 --window-pattern SL"
-    )
+    llama = f"--norm rms --positions rotary --n-kv-head 1 --activation silu --gated --n-inner 24 --no-qkv-bias {more}"
     scaling = "--rope-scaling rope_type linear factor 2"
     flags = [*SMALL, "--corpus", "mine.txt", "--run", "out", "--steps", "4", "--eval-every", "2", *llama.split(), *scaling.split()]
     out = script("pretrain.py", *flags, "--stop-at", "2", cwd=tmp_path)
-    assert "note       saved with model_type 'tinygpt', which transformers cannot read" in out
+    assert ("note       saved with model_type 'tinygpt', which transformers cannot read" in out) == ("window" in more)
     resumed = script("pretrain.py", "--resume", "out", "--stop-at", "0", cwd=tmp_path)
     assert "resume     from " in resumed and "step     4/4" in resumed
     assert "--norm 'layer', expected 'rms' as in the run" in script(
