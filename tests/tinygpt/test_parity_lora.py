@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import autograd as ag
 from autograd import backend
@@ -236,6 +236,13 @@ def test_a_fused_layer_of_ours_is_three_modules_there_and_comes_back_as_one(tmp_
     other = drawn("smollm2-135m", 0)
     assert list(load_lora(other, tmp_path).layers["h.0.attn.c_attn"].parts) == [""]
     np.testing.assert_array_equal(logits(other), logits(model))
+    arrays[k][0, 0] += 1
+    path = tmp_path / "adapter_model.safetensors"
+    save_file(arrays, path, {"format": "pt", "targets": '["c_attn"]'})
+    with pytest.raises(ValueError, match=r"lora_A, rank or alpha of .*0\.self_attn\.q_proj and .*0\.self_attn\.k_proj differ"):
+        load_lora(drawn("smollm2-135m", 0), tmp_path)
+    save_file(arrays, path, {"format": "pt"})  # without our note they are three modules
+    assert list(load_lora(drawn("smollm2-135m", 0), tmp_path).layers["h.0.attn.c_attn"].parts) == ["q", "k", "v"]
 
 
 def test_queries_and_values_of_gpt2_are_one_module_of_a_higher_rank_there(tmp_path):
@@ -247,6 +254,10 @@ def test_queries_and_values_of_gpt2_are_one_module_of_a_higher_rank_there(tmp_pa
     assert fields["r"] == 2 and fields["rank_pattern"] == {f"transformer.h.{i}.attn.c_attn": 4 for i in range(2)}
     assert fields["target_modules"] == ["attn.c_proj", "c_attn"] and fields["fan_in_fan_out"] is True
     b = load_file(tmp_path / "adapter_model.safetensors")["base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"]
+    fields["rank_pattern"] = {"c_attn": 3}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"h\.0\.attn\.c_attn of rank 3 for q, v"):
+        load_lora(drawn("gpt2", 0), tmp_path)
     assert b.shape == (48, 4) and not b[16:32].any() and b[:16, :2].any() and not b[:16, 2:].any() and not b[32:, :2].any()
 
 
@@ -289,6 +300,7 @@ def test_bad_targets_and_files_are_named(tmp_path):
     fields = json.loads(path.read_bytes())
     for key, value, found in (
         ("rank_pattern", {"q_(proj|x)": 3}, r"\{'q_\(proj\|x\)': 3\}, expected numbers > 0 by the ends of names"),
+        ("alpha_pattern", {"q_proj": "x"}, r"\{'q_proj': 'x'\}, expected numbers > 0"),
         ("rank_pattern", {"q_proj": 3}, r"q_proj\.lora_A\.weight of shape \(2, 16\) instead of \(3, 16\)"),
     ):
         path.write_text(json.dumps(fields | {key: value}), encoding="utf-8")
