@@ -45,6 +45,15 @@ SPACES = [AddedToken(" " * n, normalized=True) for n in (6, 5, 4, 3)]
 CHAT = [AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)]
 
 
+def converted():
+    """As Llama 3's file was made from its ranks: every way to cut a token into two others is a merge."""
+    data = json.loads(byte_level(by_pattern(LLAMA3_SPLIT), ignore_merges=True).to_str())
+    vocabulary = data["model"]["vocab"]
+    ways = [(token[:n], token[n:]) for token in sorted(vocabulary, key=vocabulary.__getitem__) for n in range(1, len(token))]
+    data["model"]["merges"] = [list(way) for way in ways if way[0] in vocabulary and way[1] in vocabulary]
+    return Tokenizer.from_str(json.dumps(data))
+
+
 def sentence_piece(model, *, prepend, start=""):
     """Blanks as \u2581, characters that are not in the vocabulary as their bytes: Gemma; with `prepend` Llama 2."""
     steps = [normalizers.Replace(" ", "\u2581")]
@@ -109,6 +118,7 @@ OURS = {  # run by our own BPE
 LIBRARYS = {
     "gemma": lambda: sentence_piece(models.BPE(), prepend=False, start="<bos>"),
     "llama2": lambda: sentence_piece(models.BPE(), prepend=True, start="<bos>"),
+    "llama3, converted": converted,
     "unigram": unigram,
     "word pieces": word_piece,
     "trimmed": lambda: byte_level(GPT2, added=[AddedToken("<mask>", lstrip=True)]),

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import autograd as ag
+from autograd import backend
 from tests.tinygpt.helpers import weights
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
@@ -46,11 +47,15 @@ def config_of(name):
     return config
 
 
+def drawn_array(rng, shape, scale):
+    return backend.to_device((rng.normal(size=shape) * scale).astype(np.float32))
+
+
 def drawn(name, seed):
     """A model whose norms and biases are numbers of their own, too."""
     model, rng = GPT(config_of(name), seed=seed), np.random.default_rng(seed)
     for p in model.parameters():
-        p.data[...] += rng.normal(size=p.shape) * 0.2
+        p.data += drawn_array(rng, p.shape, 0.2)
     return model.eval()
 
 
@@ -63,8 +68,8 @@ def randomize(adapter, seed):
     rng = np.random.default_rng(seed)
     for layer in adapter.layers.values():
         for part in layer.parts.values():
-            part.lora_A.data[...] = rng.normal(size=part.lora_A.shape) * 0.3
-            part.lora_B.data[...] = rng.normal(size=part.lora_B.shape) * 0.3
+            part.lora_A.data[...] = drawn_array(rng, part.lora_A.shape, 0.3)
+            part.lora_B.data[...] = drawn_array(rng, part.lora_B.shape, 0.3)
 
 
 def roles_of(name):
@@ -111,13 +116,13 @@ def test_gradients_of_parts_are_those_of_finite_differences():
     randomize(adapter, 0)
     rng = np.random.default_rng(0)
     for p in model.parameters():
-        p.data = p.data.astype(np.float64)
+        p.data = backend.to_device(backend.to_host(p.data).astype(np.float64))
     model.loss(IDS[:, :-1], IDS[:, 1:]).backward()
     layer = adapter.layers["h.0.attn.c_attn"]
     assert isinstance(layer, LoraParts) and list(layer.parts) == ["q", "k"]
     for part in layer.parts.values():
         for p in (part.lora_A, part.lora_B):
-            u, h, middle = rng.standard_normal(p.shape), 1e-6, p.data
+            u, h, middle = backend.to_device(rng.standard_normal(p.shape)), 1e-6, p.data
             claimed, values = float((p.grad * u).sum()), []
             for step in (h, -h):
                 p.data = middle + step * u
@@ -196,6 +201,25 @@ def test_a_classifiers_adapter_with_its_head_goes_both_ways(tmp_path, name):
     np.testing.assert_allclose(logits(mine), logits(model), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "embedding"), [("pythia-70m", "embed_in"), ("olmo-2-1b", "embed_tokens")])
+def test_embeddings_go_both_ways(tmp_path, name, embedding):
+    peft, transformers = pytest.importorskip("peft", reason="needs the extra parity"), pytest.importorskip("transformers")
+    model = drawn(name, 3)
+    model.save_pretrained(tmp_path / "base")
+    adapter = add_lora(model, LoraConfig(2, 3, targets=("wte", "v")))
+    randomize(adapter, 3)
+    adapter.save(tmp_path / "ours", base=str(tmp_path / "base"))
+    other = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "ours")
+    close(theirs(other), logits(model))
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=[embedding], init_lora_weights=False)
+    other = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config)
+    other.save_pretrained(tmp_path / "peft", save_embedding_layers=False)
+    mine = drawn(name, 3)
+    load_lora(mine, tmp_path / "peft")
+    close(logits(mine), theirs(other))
+
+
 # ---- names and errors --------------------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +236,13 @@ def test_a_fused_layer_of_ours_is_three_modules_there_and_comes_back_as_one(tmp_
     other = drawn("smollm2-135m", 0)
     assert list(load_lora(other, tmp_path).layers["h.0.attn.c_attn"].parts) == [""]
     np.testing.assert_array_equal(logits(other), logits(model))
+    arrays[k][0, 0] += 1
+    path = tmp_path / "adapter_model.safetensors"
+    save_file(arrays, path, {"format": "pt", "targets": '["c_attn"]'})
+    with pytest.raises(ValueError, match=r"lora_A, rank or alpha of .*0\.self_attn\.q_proj and .*0\.self_attn\.k_proj differ"):
+        load_lora(drawn("smollm2-135m", 0), tmp_path)
+    save_file(arrays, path, {"format": "pt"})  # without our note they are three modules
+    assert list(load_lora(drawn("smollm2-135m", 0), tmp_path).layers["h.0.attn.c_attn"].parts) == ["q", "k", "v"]
 
 
 def test_queries_and_values_of_gpt2_are_one_module_of_a_higher_rank_there(tmp_path):
@@ -223,6 +254,10 @@ def test_queries_and_values_of_gpt2_are_one_module_of_a_higher_rank_there(tmp_pa
     assert fields["r"] == 2 and fields["rank_pattern"] == {f"transformer.h.{i}.attn.c_attn": 4 for i in range(2)}
     assert fields["target_modules"] == ["attn.c_proj", "c_attn"] and fields["fan_in_fan_out"] is True
     b = load_file(tmp_path / "adapter_model.safetensors")["base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"]
+    fields["rank_pattern"] = {"c_attn": 3}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"h\.0\.attn\.c_attn of rank 3 for q, v"):
+        load_lora(drawn("gpt2", 0), tmp_path)
     assert b.shape == (48, 4) and not b[16:32].any() and b[:16, :2].any() and not b[:16, 2:].any() and not b[32:, :2].any()
 
 
@@ -265,6 +300,7 @@ def test_bad_targets_and_files_are_named(tmp_path):
     fields = json.loads(path.read_bytes())
     for key, value, found in (
         ("rank_pattern", {"q_(proj|x)": 3}, r"\{'q_\(proj\|x\)': 3\}, expected numbers > 0 by the ends of names"),
+        ("alpha_pattern", {"q_proj": "x"}, r"\{'q_proj': 'x'\}, expected numbers > 0"),
         ("rank_pattern", {"q_proj": 3}, r"q_proj\.lora_A\.weight of shape \(2, 16\) instead of \(3, 16\)"),
     ):
         path.write_text(json.dumps(fields | {key: value}), encoding="utf-8")

@@ -363,7 +363,7 @@ def load_lora(model: Model, directory: str | Path) -> Adapter:
     if isinstance(model, GPTClassifier) and labels not in (None, model.labels):
         fix = "make the classifier with the adapter's labels, or train a new one"
         raise InvalidInput(f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; {fix}")
-    if targets is not None:  # ours: q and v of GPT-2's c_attn, which PEFT knows as one module
+    if isinstance(targets, list) and targets:  # ours: q and v of GPT-2's c_attn, which PEFT knows as one module
         config = dataclasses.replace(config, targets=tuple(map(str, targets)))
     shapes, families = _layer_shapes(model), families_of(model.config)
     names = {name.partition(".lora_")[0] for name in arrays}
@@ -436,13 +436,12 @@ def _check_arrays(
     found = [(name, arrays[name].shape, shape) for name, shape in wanted.items() if name in arrays]
     problems += [f"{name} of shape {shape} instead of {right}" for name, shape, right in found if shape != right]
     problems += [f"{each.module.name} of rank {each.rank} for {', '.join(each.parts)}" for each in held if each.rank % len(each.parts)]
-    if not problems:  # c_attn as one layer, of ours, is three modules in other families' files
-        first = {each.module.layer: each for each in reversed(held) if each.parts == [ALL]}
-        pairs = [
-            [(e, _names_in_file(e.module, False)[0]) for e in (first[each.module.layer], each)] for each in held if each.parts == [ALL]
-        ]
-        differ = [(a, b) for (e, a), (other, b) in pairs if e.rank != other.rank or not np.array_equal(arrays.get(a, 0), arrays.get(b, 0))]
-        problems += [f"{a} and {b} differ" for a, b in differ]
+    first: dict[str, _Held] = {}
+    for each in held if not problems else ():  # c_attn as one layer, of ours, is three modules with one A in other families' files
+        other = first.setdefault(each.module.layer, each)
+        a, b = (arrays.get(_names_in_file(e.module, False)[0], np.zeros(0)) for e in (other, each))
+        if each.parts == [ALL] and (each[1:] != other[1:] or not np.array_equal(a, b)):
+            problems.append(f"lora_A, rank or alpha of {other.module.name} and {each.module.name} differ")
     if problems:
         some = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise InvalidInput(f"{path}: {some}, expected the tensors of an adapter for {model.config}; is it another model's?")
@@ -502,7 +501,9 @@ def _read_config(path: Path) -> tuple[LoraConfig, _Scales]:
         raise InvalidInput(f"{path}: target_modules {targets!r}, expected a list of names; write the names out")
     patterns = [fields.get(key) or {} for key in ("rank_pattern", "alpha_pattern")]
     for pattern in patterns:
-        if not isinstance(pattern, dict) or not all(re.fullmatch(r"[\w.]+", end) and number > 0 for end, number in pattern.items()):
+        if not isinstance(pattern, dict) or not all(
+            re.fullmatch(r"[\w.]+", end) and type(number) in (int, float) and number > 0 for end, number in pattern.items()
+        ):
             raise InvalidInput(f"{path}: {pattern!r:.80}, expected numbers > 0 by the ends of names; write the names out")
     try:
         numbers = int(fields["r"]), float(fields["lora_alpha"]), float(fields.get("lora_dropout", 0.0))

@@ -2,8 +2,8 @@
 
     run/                        config.json, metrics.jsonl, loss.png, samples.txt; lock, while a process writes here
     run/checkpoints/step-00000100/
-        config.json             the model's shape under GPT-2's keys
-        model.safetensors       weights under GPT-2's names
+        config.json             the model's shape under the keys of its family (GPT-2's, Llama's, ...)
+        model.safetensors       weights under that family's names
         vocab.json, merges.txt  the tokenizer (or tokenizer.json)
         training.safetensors    the optimizer's moments
         training.json           step, best loss, random streams, position in the data

@@ -23,7 +23,7 @@ class Part:
     """A tensor of a file, as what it holds of one of our parameters.
 
     name   in the file
-    view   our parameter -> what the tensor holds of it: a view, not a copy, whose axes but the last follow one another in the tensor's rows
+    view   our parameter -> what the tensor holds of it: a view, not a copy; its axes but the last are the tensor's rows
     skip   rows at the start of the tensor that belong to no parameter
     """
 
