@@ -14,7 +14,8 @@ from tinygpt.arguments import expand_home, parse_args
 from tinygpt.fields import PathName
 
 ROOT = Path(__file__).parent.parent.parent
-SCRIPTS = [path for folder in ("benchmarks", "examples", "examples/learn") for path in sorted((ROOT / folder).glob("*.py"))]
+FOLDERS = (ROOT / "benchmarks", ROOT / "examples", ROOT / "examples" / "learn")
+SCRIPTS = [path for folder in FOLDERS for path in sorted(folder.glob("*.py")) if path != FOLDERS[2] / "train.py"]  # which scripts share
 
 
 def python(*arguments, cwd=None, check=False, **variables):
