@@ -1,4 +1,4 @@
-"""A decoder of today, SmolLM2-135M's shape with random weights, beside transformers: decoding one text, and a training step.
+"""A decoder of today, SmolLM2-135M's shape with random weights, compared with transformers: decoding one text, and a training step.
 
     pip install -e ".[bench,parity]" && python benchmarks/decoder.py
 

@@ -53,7 +53,8 @@ model.generate(ids[:, :4], 2)
 assert losses[-1] < losses[0], f"the loss rose from {losses[0]:.4f} to {losses[-1]:.4f}"
 facts = {"reason": backend.reason, "first": losses[0], "last": losses[-1], "seconds": time.perf_counter() - start}
 if backend.name == "cupy":
-    facts["runtime"] = backend.xp.cuda.runtime.runtimeGetVersion()
+    cuda = backend.xp.cuda.runtime
+    facts |= {"runtime": cuda.runtimeGetVersion(), "memory": cuda.memGetInfo()}
 print(json.dumps(facts))
 """
 
@@ -153,7 +154,10 @@ def _backends() -> tuple[Rows, bool]:
         if facts is None:
             rows[name] = f"does not run: {error}"
             continue
-        runtime = f", CUDA runtime {_cuda_version(facts['runtime'])}" if "runtime" in facts else ""
+        runtime = ""
+        if "runtime" in facts:
+            free, total = map(_gib, facts["memory"])
+            runtime = f", CUDA runtime {_cuda_version(facts['runtime'])}, {free} of {total} free"
         fell = f"loss {facts['first']:.3f} -> {facts['last']:.3f} in 5 steps, {facts['seconds']:.1f} s with imports"
         rows[name] = f"works: {facts['reason']}{runtime}; {fell}"
     return rows, works.get(os.environ.get("AUTOGRAD_BACKEND", "").strip().lower() or "numpy", False)

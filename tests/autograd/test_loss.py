@@ -50,8 +50,11 @@ def test_ignored_rows_count_for_nothing(seed, n, n_classes, label_smoothing):
     assert_close(loss.data, to_host(ag.cross_entropy(tensor(array[counted]), targets[counted], label_smoothing=label_smoothing).data))
 
 
-@given(seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING, chunk=st.sampled_from([1, 5, 32, 1024]))
-def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes, label_smoothing, chunk):
+@given(
+    seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING, chunk=st.sampled_from([1, 5, 32, 1024]), cap=st.sampled_from([0, 0.5, 30.0])
+)
+def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes, label_smoothing, chunk, cap):
+    """With a softcap, of the capped product."""
     _, targets = drawn(seed, n, n_classes)
     rng = np.random.default_rng(seed)
     x, weight = rng.standard_normal((n, 5)), rng.standard_normal((n_classes, 5))
@@ -59,32 +62,15 @@ def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes
     for fused in (False, True):
         tx, tw = tensor(x), tensor(weight)
         if fused:
-            loss = ag.linear_cross_entropy(tx, tw, targets, label_smoothing=label_smoothing, chunk=chunk)
+            loss = ag.linear_cross_entropy(tx, tw, targets, label_smoothing=label_smoothing, chunk=chunk, softcap=cap)
         else:
-            loss = ag.cross_entropy(tx @ tw.T, targets, label_smoothing=label_smoothing)
+            logits = tx @ tw.T
+            loss = ag.cross_entropy(ag.soft_cap(logits, cap) if cap else logits, targets, label_smoothing=label_smoothing)
         (2 * loss).backward()
         results.append([to_host(a) for a in (loss.data, tx.grad, tw.grad)])
     for plain, fused in zip(*results, strict=True):
         assert_close(fused, plain)
     assert (results[1][1][targets == -100] == 0).all()
-
-
-@given(seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING, cap=st.sampled_from([0.5, 3, 30.0]))
-def test_a_softcap_is_soft_cap_before_cross_entropy(seed, n, n_classes, label_smoothing, cap):
-    _, targets = drawn(seed, n, n_classes)
-    rng = np.random.default_rng(seed)
-    x, weight = rng.standard_normal((n, 5)), rng.standard_normal((n_classes, 5))
-    results = []
-    for fused in (False, True):
-        tx, tw = tensor(x), tensor(weight)
-        if fused:
-            loss = ag.linear_cross_entropy(tx, tw, targets, label_smoothing=label_smoothing, softcap=cap, chunk=7)
-        else:
-            loss = ag.cross_entropy(ag.soft_cap(tx @ tw.T, cap), targets, label_smoothing=label_smoothing)
-        loss.backward()
-        results.append([to_host(a) for a in (loss.data, tx.grad, tw.grad)])
-    for plain, fused in zip(*results, strict=True):
-        assert_close(fused, plain)
 
 
 @numpy_only

@@ -1,13 +1,16 @@
 """What several tests of tinygpt use: a reporter that remembers, a record of a run made of functions, runs and checkpoints in one call."""
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
+import autograd as ag
 from autograd import backend
-from tinygpt import GPTConfig
+from tinygpt import GPT, GPTConfig
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.run import Run
@@ -19,6 +22,28 @@ TOKENS = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
 def tiny(**changes):
     """The smallest GPT that does everything: 11 tokens, as in TOKENS, and 8 positions; `changes` to its settings."""
     return GPTConfig(**{"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 8, "vocab_size": 11, **changes})
+
+
+def check_by_differences(parameter, loss, rng):
+    """The gradient that a float64 parameter has, along a random direction, against central differences of `loss()`."""
+    u, h, middle = backend.to_device(rng.standard_normal(parameter.shape)), 1e-6, parameter.data
+    claimed, values = float((parameter.grad * u).sum()), []
+    for step in (h, -h):
+        parameter.data = middle + step * u
+        with ag.no_grad():
+            values.append(loss().item())
+    parameter.data = middle
+    assert claimed == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-8)
+
+
+def peak_of_loading(directory):
+    """Bytes of NumPy's arrays at the peak of `GPT.from_pretrained`."""
+    tracemalloc.start()
+    try:
+        GPT.from_pretrained(directory)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 @st.composite

@@ -46,8 +46,8 @@ def test_a_backend_that_fails_does_not_end_the_report(monkeypatch):
 
 
 def test_what_cupy_adds(monkeypatch):
-    text, _ = rows_of(monkeypatch, numpy=(FACTS, ""), cupy=(FACTS | {"runtime": 13000}, ""))
-    assert "cupy   works: why, CUDA runtime 13.0; loss 3.000 -> 2.000" in text
+    text, _ = rows_of(monkeypatch, numpy=(FACTS, ""), cupy=(FACTS | {"runtime": 13000, "memory": [3 << 30, 8 << 30]}, ""))
+    assert "cupy   works: why, CUDA runtime 13.0, 3.0 GiB of 8.0 GiB free; loss 3.000 -> 2.000" in text
 
 
 def test_a_section_that_fails_leaves_a_line(monkeypatch):

@@ -4,7 +4,6 @@ refused and how; and that a model of each trains, is fine-tuned and decodes fast
 import dataclasses
 import json
 import sys
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from autograd import backend
 from autograd.optim import AdamW
-from tests.tinygpt.helpers import TOKENS, Notes, decoders, randomize, weights
+from tests.tinygpt.helpers import TOKENS, Notes, decoders, peak_of_loading, randomize, weights
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches
@@ -193,13 +192,7 @@ def test_loading_needs_the_weights_once(tmp_path, name):
     model = GPT(config)
     model.save_pretrained(tmp_path)
     weight_bytes = 4 * model.n_parameters()
-    tracemalloc.start()
-    try:
-        GPT.from_pretrained(tmp_path)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert weight_bytes < peak < 1.3 * weight_bytes
+    assert weight_bytes < peak_of_loading(tmp_path) < 1.3 * weight_bytes
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------------------------------

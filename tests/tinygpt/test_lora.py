@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 import autograd as ag
 from autograd import backend
 from autograd.optim import AdamW
-from tests.tinygpt.helpers import weights
+from tests.tinygpt.helpers import check_by_differences, weights
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.finetuning.classifier import GPTClassifier
@@ -102,14 +102,7 @@ def test_gradients_are_those_of_finite_differences():
     model.loss(IDS[:, :-1], IDS[:, 1:]).backward()
     for layer in adapter.layers.values():
         for p in (layer.lora_A, layer.lora_B):
-            u, h, middle = backend.to_device(rng.standard_normal(p.shape)), 1e-6, p.data
-            claimed, values = float((p.grad * u).sum()), []
-            for step in (h, -h):
-                p.data = middle + step * u
-                with ag.no_grad():
-                    values.append(model.loss(IDS[:, :-1], IDS[:, 1:]).item())
-            p.data = middle
-            assert claimed == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-8)
+            check_by_differences(p, lambda: model.loss(IDS[:, :-1], IDS[:, 1:]), rng)
 
 
 def test_dropout_acts_on_the_correction_alone_and_only_while_training():

@@ -1,4 +1,4 @@
-"""Every family's files, both ways, against Hugging Face's transformers: its options are drawn, its models are small, random and whole.
+"""Every family's files, both ways, against Hugging Face's transformers: its options are drawn, its models small and random.
 
 What it saves, in any dtype and number of files, loads here and computes the same, forward, backward and token by token; what we save loads
 there and computes the same.

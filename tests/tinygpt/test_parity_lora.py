@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import autograd as ag
 from autograd import backend
-from tests.tinygpt.helpers import weights
+from tests.tinygpt.helpers import check_by_differences, weights
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.finetuning.adapter_names import ROLES
@@ -122,14 +122,7 @@ def test_gradients_of_parts_are_those_of_finite_differences():
     assert isinstance(layer, LoraParts) and list(layer.parts) == ["q", "k"]
     for part in layer.parts.values():
         for p in (part.lora_A, part.lora_B):
-            u, h, middle = backend.to_device(rng.standard_normal(p.shape)), 1e-6, p.data
-            claimed, values = float((p.grad * u).sum()), []
-            for step in (h, -h):
-                p.data = middle + step * u
-                with ag.no_grad():
-                    values.append(model.loss(IDS[:, :-1], IDS[:, 1:]).item())
-            p.data = middle
-            assert claimed == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-8)
+            check_by_differences(p, lambda: model.loss(IDS[:, :-1], IDS[:, 1:]), rng)
 
 
 # ---- PEFT's files ------------------------------------------------------------------------------------------------------------------------

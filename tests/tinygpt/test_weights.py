@@ -4,7 +4,6 @@ import dataclasses
 import json
 import struct
 import sys
-import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import autograd as ag
 from autograd import backend
 from tests.strategies import seeds
-from tests.tinygpt.helpers import decoders, load, randomize, weights
+from tests.tinygpt.helpers import decoders, load, peak_of_loading, randomize, weights
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.storage import safetensors
@@ -488,10 +487,4 @@ def test_loading_needs_the_weights_once(tmp_path, monkeypatch, half):
         save_file({name: array.astype(np.float16) for name, array in tensors.items()}, tmp_path / WEIGHTS)
         monkeypatch.setattr(safetensors, "CHUNK_BYTES", 100_000)
     weight_bytes = 4 * model.n_parameters()
-    tracemalloc.start()
-    try:
-        GPT.from_pretrained(tmp_path)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert weight_bytes < peak < 1.3 * weight_bytes
+    assert weight_bytes < peak_of_loading(tmp_path) < 1.3 * weight_bytes

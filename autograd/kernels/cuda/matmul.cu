@@ -1,4 +1,4 @@
-// What stands beside the matrix products of a linear layer: its bias, and the sums of columns that are the bias's gradient.
+// The bias of a linear layer, and the sums of columns that are its gradient.
 // Reference: ops/matmul.py, class Linear.
 //
 // Layout  a thread takes 16 bytes of neighbouring columns, in every gridDim.y-th row; blocks of 32 to 1024 threads.
