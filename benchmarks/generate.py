@@ -25,6 +25,9 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
+sys.path.insert(0, str(Path(__file__).parent))
+from train_step import processor
+
 from autograd.kernels.cpu.parallel import even_parts, n_threads, parallel
 from tinygpt import GPT, GPTConfig
 from tinygpt.arguments import parse_args
@@ -135,7 +138,7 @@ def report(options: Options, config: GPTConfig, model: GPT, measured: dict[str, 
         for b in threadpoolctl.threadpool_info()
         if b["user_api"] == "blas"
     ]
-    rows["machine"] = f"{n_threads()} threads, {platform.machine()}, NumPy {np.__version__}, {', '.join(blas)}"
+    rows["machine"] = f"{processor()}, {n_threads()} threads, {platform.machine()}, NumPy {np.__version__}, {', '.join(blas)}"
     print(table(f"{model.n_parameters():,} weights, median of {options.rounds} rounds", rows))
     if not options.quick:
         result = {"date": date.today().isoformat(), "table": rows, "rounds": measured}
