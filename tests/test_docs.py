@@ -90,7 +90,7 @@ def test_a_section_is_complete(op):
     file, cls = module_and_class(op) if op != "AdamW" else ("optimizer", "AdamWUpdate")
     page = sections(BACKWARD / f"{file}.md")
     text = page[op]
-    path = f"autograd/ops/{file}.py" if op != "AdamW" else "autograd/optim.py"
+    path = f"autograd/ops/{file}.py" if op != "AdamW" else "autograd/optim/adam.py"
     assert f"[{cls} in {path}]" in text  # the code, included from the source
     assert "**Formula.**" in text and "$" in text
     assert "emory.**" in text and ("save" in text.lower() or op == "AdamW")  # what is kept, and its bytes

@@ -17,6 +17,8 @@ class TrainConfig:
 
     steps: int = field(default=1000, metadata=FREE)
     """Updates of the weights."""
+    optimizer: Literal["adamw", "muon", "adam", "sgd"] = "adamw"
+    """muon: for the blocks' matrices, AdamW for the rest; adam: weight decay as a term of the loss; sgd: with Nesterov's momentum."""
     lr: float = field(default=1e-3, metadata=WITH_OVERRIDE)
     """Peak learning rate, reached at the end of the warm-up; from there it falls along a cosine."""
     final_lr_fraction: float = field(default=0.1, metadata=WITH_OVERRIDE)
@@ -25,8 +27,12 @@ class TrainConfig:
     """Updates over which the learning rate rises from 0."""
     betas: tuple[float, float] = field(default=(0.9, 0.95), metadata=WITH_OVERRIDE)
     """AdamW's decay rates for the running means of the gradient and its square."""
+    momentum: float = field(default=0.95, metadata=WITH_OVERRIDE)
+    """Decay rate of Muon's and SGD's running mean of the gradient."""
+    adam_lr_scale: float = field(default=1.0, metadata=WITH_OVERRIDE)
+    """With Muon: the learning rate of the parameters that AdamW updates, embeddings above all, as a multiple of --lr."""
     weight_decay: float = field(default=0.1, metadata=WITH_OVERRIDE)
-    """AdamW's weight decay, of matrices and embeddings only."""
+    """Weight decay, of matrices and embeddings only."""
     max_norm: float = field(default=1.0, metadata=WITH_OVERRIDE)
     """Maximum norm of the gradients: larger ones are scaled down to it. 0: no clipping."""
     micro_batch: int = 16
@@ -61,12 +67,14 @@ class TrainConfig:
     """Keep only each block's input for the backward pass and recompute the rest there: less memory, a third more time."""
 
     def __post_init__(self) -> None:
-        counts = "warmup_steps tokens_per_update stride eval_batches save_every stop_at patience seed processes max_norm weight_decay"
+        counts = "warmup_steps tokens_per_update stride eval_batches save_every stop_at patience seed processes max_norm weight_decay adam_lr_scale"
         check_fields(self, {1: "steps micro_batch eval_every log_every keep", 0: counts})
         if not 0 <= self.final_lr_fraction <= 1:
             raise InvalidInput(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InvalidInput(f"TrainConfig.betas: {self.betas}, expected 0 <= beta < 1 for both")
+        if not 0 <= self.momentum < 1:
+            raise InvalidInput(f"TrainConfig.momentum: {self.momentum}, expected 0 <= momentum < 1; 0.95 suits Muon")
         if not self.lr > 0:
             raise InvalidInput(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
 

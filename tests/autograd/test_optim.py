@@ -141,7 +141,8 @@ def test_parameters_become_views_of_one_buffer_decayed_ones_first():
     before = host_parameters(model)
     optimizer = AdamW(model)
     assert [name for name, _ in optimizer.named] == ORDER
-    assert optimizer.n_decayed == 12 + 12 and optimizer.weight.size == 12 + 12 + 1 + 4 + 4 + 4 + 3
+    assert [g.part for g in optimizer.groups] == [slice(0, 24), slice(24, 40)]
+    assert optimizer.weight.size == 12 + 12 + 1 + 4 + 4 + 4 + 3
     flat = np.concatenate([before[name].ravel() for name in ORDER])
     assert (to_host(optimizer.weight) == flat).all()
     for name, p in model.named_parameters():

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from autograd import Array, Parameter, RandomStream, Tensor, nn
-from autograd.optim import AdamW
+from autograd.optim import FlatOptimizer
 from tinygpt.config import GPTConfig
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class GradientWorkers(Protocol):
     n: int
     note: str
 
-    def gradients(self, optimizer: AdamW, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
+    def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
         """Adds to the gradients those of the sum of share times mean loss over the batches, and returns that sum. None, and nothing done,
         where this process computes these batches better (or as well) alone."""
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from autograd import Array, backend, kernel_mode
 from autograd.limits import private_peak_bytes
-from autograd.optim import AdamW, bind_to_buffers
+from autograd.optim import FlatOptimizer, bind_to_buffers
 from autograd.threads import n_threads, use_threads
 from tinygpt import errors
 from tinygpt.config import GPTConfig, TrainConfig
@@ -105,7 +105,7 @@ class LocalWorkers:
         self.model, self.n, self.may_fail, self.note = model, n, may_fail, note
         self.replicas: Replicas | None = None
 
-    def gradients(self, optimizer: AdamW, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
+    def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
         """See `GradientWorkers`; None for one process, and for batches that `Replicas.can_split` refuses."""
         if self.n > 1 and (self.replicas is None or self.replicas.closed):
             assert isinstance(self.model, GPT)
@@ -134,7 +134,7 @@ class Replicas:
     Raises ValueError for a model that cannot be copied, RuntimeError if a process cannot be started.
     """
 
-    def __init__(self, model: GPT, optimizer: AdamW, n: int) -> None:
+    def __init__(self, model: GPT, optimizer: FlatOptimizer, n: int) -> None:
         if not can_copy(model):
             raise InvalidInput(_CANNOT_COPY)
         self.model, self.optimizer = model, optimizer

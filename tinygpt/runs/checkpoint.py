@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from autograd import Array, nn
-from autograd.optim import AdamW
+from autograd.optim import FlatOptimizer
 from tinygpt.config import GPTConfig
 from tinygpt.data.tokenizer import Tokenizer, gpt2_tokenizer
 from tinygpt.data.tokenizer_files import load_tokenizer
@@ -126,8 +126,8 @@ class Checkpoint:
             rule = "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
             raise InvalidInput(f"{path}: {found}, expected {rule}")
         self.restore_weights(trainer)
-        m, v = ({name: read_tensor(stored[f"{key}.{name}"]) for name, _ in optimizer.named} for key in ("m", "v"))
-        optimizer.load_state_dict({"n_steps": n_steps, "m": m, "v": v})
+        state = {key: {name: read_tensor(stored[f"{key}.{name}"]) for name in arrays} for key, arrays in optimizer.state_arrays().items()}
+        optimizer.load_state_dict({"n_steps": n_steps} | state)
         trainer.load_state_dict(self.training, where, other_data=other_data)
         return self.training
 
@@ -154,7 +154,7 @@ class Checkpoint:
         return ", ".join([*parts, status(self.run)])
 
 
-def training_arrays(optimizer: AdamW, *, weights: bool) -> dict[str, Array]:
-    """Content of training.safetensors: the moments, and the `weights` of an adapter, which model.safetensors holds merged into others."""
-    state, kept = optimizer.state_dict(), {f"w.{name}": p.data for name, p in optimizer.named if weights}
-    return {f"m.{name}": m for name, m in state["m"].items()} | {f"v.{name}": v for name, v in state["v"].items()} | kept
+def training_arrays(optimizer: FlatOptimizer, *, weights: bool) -> dict[str, Array]:
+    """Content of training.safetensors: the optimizer's state, and the `weights` of an adapter, which model.safetensors holds merged into others."""
+    kept = {f"w.{name}": p.data for name, p in optimizer.named if weights}
+    return {f"{key}.{name}": a for key, arrays in optimizer.state_arrays().items() for name, a in arrays.items()} | kept

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from autograd import Parameter, backend
-from autograd.optim import AdamW
+from autograd.optim import FlatOptimizer
 from tinygpt.config import TrainConfig
 from tinygpt.errors import Diverged
 from tinygpt.storage.checked_json import Entries, Json
@@ -56,7 +56,7 @@ class Divergence:
         self.norms = deque((float(x) for x in entry.values.get("norms", []) if isinstance(x, float)), maxlen=20)
         self.n_failures = 0
 
-    def diagnosis(self, optimizer: AdamW, replay: Callable[[], object], *, step: int, loss: float, norm: float) -> str:
+    def diagnosis(self, optimizer: FlatOptimizer, replay: Callable[[], object], *, step: int, loss: float, norm: float) -> str:
         """What is known of an update whose loss or gradient is not finite, weights still as they were before it.
 
         replay   computes its gradients once more: it runs in debug mode, which names the first op that fails

@@ -13,7 +13,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import backend, nn
-from autograd.optim import AdamW
+from autograd.optim import FlatOptimizer
 from autograd.threads import blas, n_threads
 from tinygpt.data.windows import BatchOrder, count_targets
 from tinygpt.errors import MissingPackage
@@ -38,7 +38,7 @@ class Metrics:
     loss_nats: float
     lr: float
     gradient_norm: float  # before clipping
-    update_ratio: float  # norm of the step that AdamW took, decay aside, over the norm of the weights: near 1e-3 in a healthy run
+    update_ratio: float  # norm of the step that was taken, decay aside, over the norm of the weights: near 1e-3 in a healthy run
     tokens_per_s: float
     elapsed_s: float  # of the entire run, including the time before it was resumed
     tokens_seen: int
@@ -115,17 +115,11 @@ def measure(model: Trainable, items: Batches, batch_size: int, n_batches: int = 
     return Evaluation(total / n_targets, n_correct / n_targets if isinstance(model, Classifies) else None)
 
 
-def update_ratio(optimizer: AdamW, piece: int = 1 << 20) -> float:
-    """Norm of the last AdamW step, decay aside, over that of the weights. The step is computed again from the moments, in pieces."""
-    o, xp = optimizer, backend.xp
-    (b1, b2), t = o.betas, o.n_steps
-    step_squared = weight_squared = 0.0
-    for start in range(0, o.weight.size, piece):
-        part = slice(start, start + piece)
-        step = o.m[part] / (1 - b1**t) / (xp.sqrt(o.v[part] / (1 - b2**t)) + o.eps)
-        step_squared += float(xp.dot(step, step))
-        weight_squared += float(xp.dot(o.weight[part], o.weight[part]))
-    return o.lr * math.sqrt(step_squared) / max(math.sqrt(weight_squared), 1e-30)
+def update_ratio(optimizer: FlatOptimizer, piece: int = 1 << 20) -> float:
+    """Norm of what the last step changed, decay aside, over that of the weights."""
+    weight, xp = optimizer.weight, backend.xp
+    squared = sum(float(xp.dot(part, part)) for part in (weight[i : i + piece] for i in range(0, weight.size, piece)))
+    return optimizer.update_norm(piece) / max(math.sqrt(squared), 1e-30)
 
 
 def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:

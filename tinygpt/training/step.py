@@ -11,7 +11,7 @@
 
 3. Backward pass.  dL/dw = sum_i s_i dL_i/dw: each loss is multiplied by its share before its backward pass.
 4. Clip.  One bad batch must not throw the weights far: with g all gradients as one vector, g <- g min(1, max_norm / |g|), in its direction.
-5. Update.  The optimizer moves the weights (AdamW: `autograd/optim.py`), at the learning rate that the schedule has set.
+5. Update.  The optimizer moves the weights (AdamW: `autograd/optim/adam.py`), at the learning rate that the schedule has set.
 
 Source  clipping: Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1.
 """
@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from autograd import Array
-from autograd.optim import AdamW
+from autograd.optim import FlatOptimizer
 from tinygpt.data.windows import count_targets
 from tinygpt.models.protocols import Batch, GradientWorkers, Trainable
 
 
 def train_step(
-    model: Trainable, optimizer: AdamW, batches: Sequence[Batch], *, max_norm: float = 0.0, workers: GradientWorkers | None = None
+    model: Trainable, optimizer: FlatOptimizer, batches: Sequence[Batch], *, max_norm: float = 0.0, workers: GradientWorkers | None = None
 ) -> tuple[Array, Array]:
     """One update from micro-batches. Returns (mean loss in nats per target, gradient norm before clipping), scalars on the device.
 
@@ -39,7 +39,9 @@ def train_step(
     return loss, norm
 
 
-def compute_gradients(model: Trainable, optimizer: AdamW, batches: Sequence[Batch], workers: GradientWorkers | None = None) -> Array:
+def compute_gradients(
+    model: Trainable, optimizer: FlatOptimizer, batches: Sequence[Batch], workers: GradientWorkers | None = None
+) -> Array:
     """Steps 1 to 3: leaves the gradients in the optimizer's buffer and returns the mean loss, nats per target, on the device."""
     optimizer.zero_grad()
     n_targets = [count_targets(batch) for batch in batches]
@@ -50,7 +52,7 @@ def compute_gradients(model: Trainable, optimizer: AdamW, batches: Sequence[Batc
     return loss
 
 
-def clip_and_update(optimizer: AdamW, norm: Array, max_norm: float) -> None:
+def clip_and_update(optimizer: FlatOptimizer, norm: Array, max_norm: float) -> None:
     """Steps 4 and 5, in one pass over the flat buffers: the clip factor is multiplied in where the gradient is read."""
     optimizer.step(max_norm=max_norm or None, norm=norm)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from autograd import Array, backend, nn
 from autograd.limits import peak_bytes
-from autograd.optim import AdamW, warmup_cosine
+from autograd.optim import warmup_cosine
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import BatchOrder
 from tinygpt.errors import Diverged, InvalidInput, NotDeterministic
@@ -25,6 +25,7 @@ from tinygpt.models.protocols import Batch, Batches, GradientWorkers, Trainable
 from tinygpt.storage.checked_json import Entries, Json
 from tinygpt.training.divergence import Divergence
 from tinygpt.training.metrics import Evaluation, Metrics, Reporter, Result, environment, measure, update_ratio
+from tinygpt.training.optimizers import make_optimizer
 from tinygpt.training.step import clip_and_update, compute_gradients, train_step
 
 _TRAINING_SAMPLE = 256  # items of the training set, at most, that a classifier's training accuracy is measured on
@@ -77,7 +78,7 @@ class Trainer:
         self.accumulation = config.accumulation(model.config.n_positions)
         lengths = getattr(train, "lengths", None)
         self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=self.accumulation)
-        self.optimizer = AdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        self.optimizer = make_optimizer(model, config)
         self.divergence, self.result = Divergence(config), Result()
         self.draw_from(0)
 

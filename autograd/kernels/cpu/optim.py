@@ -1,11 +1,15 @@
-"""AdamW and the gradient norm: one pass over the flat buffers, in blocks."""
+"""AdamW and the gradient norm: one pass over the flat buffers, in blocks. Muon: a matrix per thread."""
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from autograd.backend import Array
 from autograd.dispatch import kernel_for
-from autograd.kernels.cpu.parallel import row_blocks, row_sums
-from autograd.optim import AdamWUpdate, SquaredNorm
+from autograd.kernels.cpu.parallel import for_each, row_blocks, row_sums
+from autograd.optim import AdamWUpdate, MuonUpdate, Orthogonalize, SquaredNorm
+from autograd.optim.muon import SAFETY, Coefficients, rms_scale
 
 
 @kernel_for(AdamWUpdate)
@@ -36,3 +40,60 @@ class SquaredNormBlocked(SquaredNorm):
     def forward(x: Array) -> Array:
         (total,) = row_sums(x.size, x.itemsize, lambda part: (np.dot(x[part], x[part]),))
         return total
+
+
+@kernel_for(MuonUpdate)
+class MuonUpdateThreaded(MuonUpdate):
+    """A matrix per thread, the largest first, its products in buffers of its own. Reference: optim/muon.py.
+
+    NumPy computes x @ x.T for one array x by BLAS's `syrk`, half the operations; that is why A A is written A A^T here (A is symmetric).
+    """
+
+    @staticmethod
+    def supports(*arrays: Array, **options: object) -> bool:
+        return True
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        weights: Sequence[Array], gradients: Sequence[Array], ms: Sequence[Array], scale: Array, *,
+        lr: float, momentum: float, decay: float, coefficients: Coefficients,
+    ) -> Array:  # fmt: skip
+        order = sorted(range(len(weights)), key=lambda i: -Orthogonalize.cost(weights[i].shape, coefficients))
+        squares = np.zeros(len(weights), dtype=weights[0].dtype)
+
+        def matrix(number: int) -> None:
+            i = order[number]
+            w, m = weights[i], ms[i]
+            u = gradients[i] * scale
+            u *= 1 - momentum
+            m *= momentum
+            m += u
+            u += momentum * m
+            step = orthogonal(u, coefficients)
+            step *= lr * rms_scale(w.shape)
+            if decay:
+                w *= 1 - lr * decay
+            w -= step
+            squares[i] = np.vdot(step, step)
+
+        for_each(len(weights), matrix, threaded=True)
+        return squares.sum()
+
+
+def orthogonal(u: Array, coefficients: Coefficients) -> Array:
+    """`Orthogonalize.forward` of one matrix, which it overwrites."""
+    tall = u.shape[0] > u.shape[1]
+    x = np.ascontiguousarray(u.T) if tall else u
+    x *= 1 / (SAFETY * math.sqrt(np.vdot(x, x)) + 1e-7)
+    n = len(x)
+    gram, square, y = np.empty((n, n), x.dtype), np.empty((n, n), x.dtype), np.empty_like(x)
+    for a, b, c in coefficients:
+        np.matmul(x, x.T, out=gram)
+        np.matmul(gram, gram.T, out=square)
+        square *= c
+        gram *= b
+        square += gram
+        square.reshape(-1)[:: n + 1] += a  # a x with the product
+        np.matmul(square, x, out=y)
+        x, y = y, x
+    return x.T if tall else x
