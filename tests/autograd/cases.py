@@ -558,13 +558,14 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
 # Losses -------------------------------------------------------------------------------------------------------------------------
 
 
-def mean_loss(z: np.ndarray, targets: np.ndarray, ignore_index: int, label_smoothing: float) -> np.ndarray:
-    """- sum of w log p, row by row: w is the smoothed one-hot row."""
+def mean_loss(z: np.ndarray, targets: np.ndarray, ignore_index: int, label_smoothing: float, z_loss: float) -> np.ndarray:
+    """- sum of w log p, row by row: w is the smoothed one-hot row; and z_loss times the square of log sum exp."""
     losses = []
     for row, target in zip(z.reshape(-1, z.shape[-1]).tolist(), targets.reshape(-1).tolist(), strict=True):
         if target != ignore_index:
             logs = [math.log(p) for p in softmax_row(row)]
-            losses.append(-(1 - label_smoothing) * logs[target] - label_smoothing * mean_of(logs))
+            lse = math.log(math.fsum(map(math.exp, row)))
+            losses.append(-(1 - label_smoothing) * logs[target] - label_smoothing * mean_of(logs) + z_loss * lse * lse)
     return np.array(mean_of(losses))
 
 
@@ -577,7 +578,8 @@ def draw_targets(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> tuple
         ignored = rng.random(targets.shape) < draw(st.sampled_from([0.0, 0.5]))
         ignored.flat[0] = False
         targets[ignored] = ignore_index
-    return targets, n_classes, {"ignore_index": ignore_index, "label_smoothing": draw(st.sampled_from([0.0, 0.1]))}
+    options = {"ignore_index": ignore_index, "label_smoothing": draw(st.sampled_from([0.0, 0.1]))}
+    return targets, n_classes, options | {"z_loss": draw(st.sampled_from([0.0, 0.02, 0.3]))}
 
 
 @case(CrossEntropy)

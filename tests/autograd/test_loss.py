@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("each_kernel_mode")
 N = st.integers(1, 33)
 NEEDS = [(True, False), (False, True), (True, True)]
 SMOOTHING = st.sampled_from([0.0, 0.1, 0.5])
+Z_LOSS = st.sampled_from([0.0, 1e-4, 0.2])
 
 
 def drawn(seed, n, n_classes, share_ignored=0.4):
@@ -42,30 +43,77 @@ def test_gradient_rows_sum_to_zero_and_ignored_ones_are_zero(seed, n, n_classes,
         assert (dz[targets != -100] != 0).all()
 
 
-@given(seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING)
-def test_ignored_rows_count_for_nothing(seed, n, n_classes, label_smoothing):
+@given(seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING, z_loss=Z_LOSS)
+def test_ignored_rows_count_for_nothing(seed, n, n_classes, label_smoothing, z_loss):
     array, targets = drawn(seed, n, n_classes)
-    counted = targets != -100
-    loss = ag.cross_entropy(tensor(array), targets, label_smoothing=label_smoothing)
-    assert_close(loss.data, to_host(ag.cross_entropy(tensor(array[counted]), targets[counted], label_smoothing=label_smoothing).data))
+    counted, options = targets != -100, {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    loss = ag.cross_entropy(tensor(array), targets, **options)
+    assert_close(loss.data, to_host(ag.cross_entropy(tensor(array[counted]), targets[counted], **options).data))
+
+
+@given(seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING)
+def test_z_loss_is_the_mean_square_of_the_log_of_the_sum_of_exp(seed, n, n_classes, label_smoothing):
+    array, targets = drawn(seed, n, n_classes)
+    counted, results = targets != -100, []
+    for fused in (True, False):
+        z = tensor(array)
+        if fused:
+            loss = ag.cross_entropy(z, targets, label_smoothing=label_smoothing, z_loss=0.2)
+        else:
+            lse = ag.logsumexp(z[np.flatnonzero(counted)], axis=-1)
+            loss = ag.cross_entropy(z, targets, label_smoothing=label_smoothing) + 0.2 * (lse * lse).mean()
+        loss.backward()
+        results.append([to_host(loss.data), to_host(z.grad)])
+    for found, expected in zip(*results, strict=True):
+        assert_close(found, expected)
+
+
+def test_z_loss_pulls_the_sum_of_exp_to_one():
+    logits = np.log([[1.0, 2.0, 5.0]]) - math.log(8)  # lse is 0: nothing to pull
+    for shift, direction in ((0.0, 0), (2.0, 1), (-2.0, -1)):
+        z = tensor(logits + shift)
+        ag.cross_entropy(z, [2], z_loss=0.1).backward()
+        assert_close(np.array(to_host(z.grad).sum()), 2 * 0.1 * shift)  # a shift of all scores leaves the cross-entropy as it is
+        assert np.sign(np.round(to_host(z.grad).sum(), 12)) == direction
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0}, {"label_smoothing": 0.1}])
+def test_without_z_loss_the_bits_are_those_of_before(options):
+    """The formulas as they were: ln of the total minus the target's score, and shares of exp over the total."""
+    rng = np.random.default_rng(0)
+    x, weight, targets = rng.standard_normal((9, 4)).astype("f4"), rng.standard_normal((6, 4)).astype("f4"), rng.integers(0, 6, 9)
+    found = []
+    for more in ({}, {"z_loss": 0.0}, {"z_loss": 0}):
+        tensors = tensor(x), tensor(weight)
+        loss = ag.linear_cross_entropy(*tensors, targets, **options, **more)
+        loss.backward()
+        found.append([to_host(a).tobytes() for a in (loss.data, *(t.grad for t in tensors))])
+    assert found[0] == found[1] == found[2]
+    if not options:
+        shifted = x @ weight.T
+        shifted = shifted - shifted.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(9), targets]
+        assert np.float32(losses.sum() / 9).tobytes() == found[0][0]
 
 
 @given(
-    seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING, chunk=st.sampled_from([1, 5, 32, 1024]), cap=st.sampled_from([0, 0.5, 30.0])
-)
-def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes, label_smoothing, chunk, cap):
+    seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING, z_loss=Z_LOSS, chunk=st.sampled_from([1, 5, 32, 1024]),
+    cap=st.sampled_from([0, 0.5, 30.0]),
+)  # fmt: skip
+def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes, label_smoothing, z_loss, chunk, cap):
     """With a softcap, of the capped product."""
     _, targets = drawn(seed, n, n_classes)
     rng = np.random.default_rng(seed)
     x, weight = rng.standard_normal((n, 5)), rng.standard_normal((n_classes, 5))
-    results = []
+    results, options = [], {"label_smoothing": label_smoothing, "z_loss": z_loss}
     for fused in (False, True):
         tx, tw = tensor(x), tensor(weight)
         if fused:
-            loss = ag.linear_cross_entropy(tx, tw, targets, label_smoothing=label_smoothing, chunk=chunk, softcap=cap)
+            loss = ag.linear_cross_entropy(tx, tw, targets, chunk=chunk, softcap=cap, **options)
         else:
             logits = tx @ tw.T
-            loss = ag.cross_entropy(ag.soft_cap(logits, cap) if cap else logits, targets, label_smoothing=label_smoothing)
+            loss = ag.cross_entropy(ag.soft_cap(logits, cap) if cap else logits, targets, **options)
         (2 * loss).backward()
         results.append([to_host(a) for a in (loss.data, tx.grad, tw.grad)])
     for plain, fused in zip(*results, strict=True):
@@ -74,12 +122,13 @@ def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes
 
 
 @numpy_only
-def test_the_fast_path_takes_a_softcap():
+@pytest.mark.parametrize("options", [{"softcap": 30.0}, {"z_loss": 1e-4}, {"softcap": 30.0, "z_loss": 1e-4}])
+def test_the_fast_path_takes_a_softcap_and_z_loss(options):
     from autograd.kernels.cpu.loss import LinearCrossEntropyBlocked
 
     x, weight = tensor(np.ones((3, 2), np.float32)), tensor(np.ones((4, 2), np.float32))
     with ag.use_kernels("fast"), takes_fast_path(LinearCrossEntropyBlocked):
-        ag.linear_cross_entropy(x, weight, [0, 1, 2], softcap=30.0)
+        ag.linear_cross_entropy(x, weight, [0, 1, 2], **options)
 
 
 @pytest.mark.parametrize("needs", NEEDS[:2])
@@ -214,6 +263,8 @@ def losses(targets, **options):
               *losses([-1, -1], ignore_index=-1)),
         *both(r"cross_entropy: label_smoothing 1.0, expected 0 <= label_smoothing < 1; 0 switches it off", *losses([0, 1], label_smoothing=1.0)),
         *both(r"cross_entropy: label_smoothing -0.1", *losses([0, 1], label_smoothing=-0.1)),
+        *both(r"cross_entropy: z_loss -1, expected a finite number >= 0; 0 switches it off, PaLM took 1e-4", *losses([0, 1], z_loss=-1)),
+        *both(r"cross_entropy: z_loss inf, expected a finite number", *losses([0, 1], z_loss=math.inf)),
         (r"cross_entropy: none of 0 targets counts", lambda: ag.cross_entropy(tensor(Z[:0]), [])),
         (r"cross_entropy: logits of shape \(\), expected \(..., V\); one score per class", lambda: ag.cross_entropy(tensor(1.0), 0)),
         (r"linear_cross_entropy: x \(2, 4\) with weight \(4, 3\), expected \(..., C\) with \(V, C\); transpose it",

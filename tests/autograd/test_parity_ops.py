@@ -103,13 +103,23 @@ def test_norms_of_families(family, seed, n, dtype):
     np.testing.assert_allclose(mine.data.astype(np.float64), right, rtol=n_roundings * ROUNDING[dtype], atol=1e-6)
 
 
-@given(seed=seeds, n=lengths(), n_classes=lengths(), cap=st.sampled_from([0.0, 1.0, 30.0]), dtype=wide)
-def test_linear_cross_entropy_with_a_softcap(seed, n, n_classes, cap, dtype):
-    targets = np.random.default_rng(seed).integers(0, n_classes, n)
+@given(
+    seed=seeds, n=lengths(), n_classes=lengths(), cap=st.sampled_from([0.0, 1.0, 30.0]), smoothing=st.sampled_from([0.0, 0.1]),
+    z_loss=st.sampled_from([0.0, 1e-4, 0.1]), dtype=wide,
+)  # fmt: skip
+def test_linear_cross_entropy_with_a_softcap_and_z_loss(seed, n, n_classes, cap, smoothing, z_loss, dtype):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, n_classes, n)
+    targets[1:][rng.random(n - 1) < 0.3] = -100
+    counted = torch.tensor(targets != -100)
 
     def other(x, weight):
         logits = x @ weight.T
-        return F.cross_entropy(cap * torch.tanh(logits / cap) if cap else logits, torch.tensor(targets))
+        logits = cap * torch.tanh(logits / cap) if cap else logits
+        mean_square = (torch.logsumexp(logits, dim=-1)[counted] ** 2).mean()
+        return F.cross_entropy(logits, torch.tensor(targets), label_smoothing=smoothing) + z_loss * mean_square
 
-    arrays = drawn(seed, dtype, (n, 5), (n_classes, 5))
-    assert_same(lambda x, weight: ag.linear_cross_entropy(x, weight, targets, softcap=cap), other, arrays, 64)
+    def mine(x, weight):
+        return ag.linear_cross_entropy(x, weight, targets, softcap=cap, label_smoothing=smoothing, z_loss=z_loss)
+
+    assert_same(mine, other, drawn(seed, dtype, (n, 5), (n_classes, 5)), 64)

@@ -22,7 +22,8 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
     @staticmethod
     def forward(
         x: np.ndarray, weight: np.ndarray, targets: np.ndarray, *,
-        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, softcap: float = 0.0, needs: tuple[bool, bool, bool],
+        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, softcap: float = 0.0, z_loss: float = 0.0,
+        needs: tuple[bool, bool, bool],
     ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
         most = max(1, min(chunk, _LOGITS_BYTES // (v * x.itemsize)))
@@ -33,7 +34,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
         for start in range(0, n, size):
             rows = slice(start, start + size)
             z = matmul(x[rows], weight.T, np.empty((len(x[rows]), v), dtype=x.dtype))  # (chunk, V)
-            _losses_and_gradient(z, targets[rows], losses[rows], n_counted, ignore_index, softcap, want_gradient=any(needs))
+            _losses_and_gradient(z, targets[rows], losses[rows], n_counted, ignore_index, softcap, z_loss, want_gradient=any(needs))
             if dx is not None:
                 matmul(z, weight, dx[rows])
             if dweight is not None:
@@ -50,11 +51,11 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
 
 
 def _losses_and_gradient(
-    z: Array, targets: Array, losses: Array, n_counted: int, ignore_index: int, softcap: float, *, want_gradient: bool
+    z: Array, targets: Array, losses: Array, n_counted: int, ignore_index: int, softcap: float, z_loss: float, *, want_gradient: bool
 ) -> None:
     """losses = cross-entropy of the rows of z, after the soft-cap if there is one; z becomes its gradient if wanted, else undefined.
 
-    Without a soft-cap that is (softmax(z) - onehot(target)) / n_counted.
+    Without a soft-cap and z_loss that is (softmax(z) - onehot(target)) / n_counted.
     """
     counted = targets != ignore_index
     share = (counted / n_counted).astype(z.dtype)
@@ -68,13 +69,20 @@ def _losses_and_gradient(
             np.tanh(zs, out=zs)
             slopes = 1 - zs * zs
             zs *= softcap
-        zs -= zs.max(axis=1, keepdims=True)
+        largest = zs.max(axis=1, keepdims=True)
+        zs -= largest
         at_target = zs[index, cols]
         np.exp(zs, out=zs)
         total = zs.sum(axis=1, keepdims=True)
-        losses[part] = np.where(counted[part], np.log(total[:, 0]) - at_target, 0)
+        log_total = np.log(total)
+        nats, factor = log_total[:, 0] - at_target, share[part, None] / total
+        if z_loss:
+            lse = log_total + largest
+            nats += z_loss * (lse * lse)[:, 0]
+            factor *= 1 + 2 * z_loss * lse
+        losses[part] = np.where(counted[part], nats, 0)
         if want_gradient:
-            zs *= share[part, None] / total
+            zs *= factor
             zs[index, cols] -= share[part]
             if softcap:
                 zs *= slopes

@@ -1,7 +1,7 @@
 // Cross-entropy of logits that become their own gradient in place. Reference: ops/loss.py, classes CrossEntropy, LinearCrossEntropy.
 //
-//     loss = ln sum e^z - z_target             per row; 0 where the target is ignored
-//     dz = (softmax(z) - onehot(target)) * gradient_scale
+//     loss = ln sum e^z - z_target + z_loss lse^2                            per row, lse = ln sum e^z; 0 where the target is ignored
+//     dz = (softmax(z) (1 + 2 z_loss lse) - onehot(target)) * gradient_scale
 //
 // Layout  one block per row; each thread takes 16 bytes at a time. A row is read twice, the second time mostly from cache;
 //         probabilities are never stored.
@@ -9,7 +9,8 @@
 #include "common.cuh"
 
 extern "C" __global__ void cross_entropy_in_place(
-    float* losses, storage* z, const long long* targets, int n_classes, long long ignore_index, float gradient_scale, int want_gradient) {
+    float* losses, storage* z, const long long* targets, int n_classes, long long ignore_index, float z_loss, float gradient_scale,
+    int want_gradient) {
     const long long target = targets[blockIdx.x];
     const bool counted = target != ignore_index;
     z += (long long)blockIdx.x * n_classes;
@@ -24,7 +25,12 @@ extern "C" __global__ void cross_entropy_in_place(
     } else if (threadIdx.x == 0) {
         losses[blockIdx.x] = 0.0f;
     }
-    const float factor = counted ? gradient_scale / softmax.sum : 0.0f;
+    float factor = counted ? gradient_scale / softmax.sum : 0.0f, extra = 0.0f;
+    if (counted && z_loss != 0.0f) {
+        const float lse = logf(softmax.sum) + softmax.shift();
+        extra = z_loss * lse * lse;
+        factor *= 1.0f + 2.0f * z_loss * lse;
+    }
     // From the end, which was read last: more of the row is still in a cache.
     const int step = blockDim.x * WIDTH, first = threadIdx.x * WIDTH;
     for (int i = first + (n_classes - 1 - first) / step * step; i >= first; i -= step) {
@@ -36,7 +42,7 @@ extern "C" __global__ void cross_entropy_in_place(
                 const float shifted = v[k] - softmax.shift();
                 v[k] = EXP(shifted) * factor;
                 if (i + k == target) {
-                    losses[blockIdx.x] = logf(softmax.sum) - shifted;
+                    losses[blockIdx.x] = logf(softmax.sum) - shifted + extra;
                     v[k] -= gradient_scale;
                 }
             }

@@ -23,7 +23,8 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
     @staticmethod
     def forward(
         x: Array, weight: Array, targets: Array, *,
-        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, softcap: float = 0.0, needs: tuple[bool, bool, bool],
+        n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, softcap: float = 0.0, z_loss: float = 0.0,
+        needs: tuple[bool, bool, bool],
     ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
         size = max(1, _LOGITS_BYTES // (v * x.dtype.itemsize))
@@ -34,8 +35,8 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
         for start in range(0, n, size):
             rows = slice(start, start + size)
             z = x[rows] @ weight.T  # (chunk, V)
-            arguments = (losses[rows], z, targets[rows], i32(v), i64(ignore_index), f32(1 / n_counted), i32(any(needs)))
-            run((z.shape[0],), (row_threads(v, x.dtype),), arguments)
+            numbers = (i32(v), i64(ignore_index), f32(z_loss), f32(1 / n_counted), i32(any(needs)))
+            run((z.shape[0],), (row_threads(v, x.dtype),), (losses[rows], z, targets[rows], *numbers))
             if dx is not None:
                 dx[rows] = z @ weight
             if needs[1]:
