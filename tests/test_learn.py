@@ -66,6 +66,11 @@ POINTS = {
         r"expected at most n_positions = 64",
     ],
     "14_gpt2_to_llama.py": [r"Llama 2 70B's options: True$", r"^\d{4}-\d\d-\d\d, .*threads, NumPy"],
+    "19_width_rule.py": [
+        r"C = 256 .* -25\.6 at rate 0\.1, by +-0\.4 at",
+        r"rate 0\.00167: h\.0\.attn\.c_attn, .*c_fc",
+        r"logits 0\.167, of .* 0\.250$",
+    ],
 }
 
 # Those that take minutes, made short: enough for what the checks below ask of them.
@@ -77,7 +82,7 @@ SHORTER = {
 
 
 def test_every_script_has_its_points_and_its_line_in_the_readme():
-    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 14
+    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 15
     readme = (LEARN / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"^\| \d+ \| \[(\w+\.py)\]\(\1\)", readme, flags=re.MULTILINE)
     assert linked == sorted(POINTS)
@@ -87,7 +92,7 @@ def test_every_script_has_its_points_and_its_line_in_the_readme():
 EXPLAINED_IN = {
     "embedding": 3, "backward": 3, "softmax": 4, "dropout": 4, "layer_norm": 5, "gelu": 5, "GPT": 6, "no_grad": 6, "cross_entropy": 7,
     "loss": 7, "AdamW": 8, "warmup_cosine": 8, "temperature": 9, "top_k": 9, "top_p": 9, "hidden": 10, "norm_position": 12,
-    "rotary_embedding": 13, "alibi_slopes": 13, "window": 13, "n_kv_head": 14, "gated": 14,
+    "rotary_embedding": 13, "alibi_slopes": 13, "window": 13, "n_kv_head": 14, "gated": 14, "widened": 19, "width_base": 19,
 }  # fmt: skip
 
 
@@ -182,6 +187,16 @@ def check_gpt2_to_llama(out):
     assert all(min(row[:7]) > 0 for row in rows.values())
 
 
+def check_width_rule(out):
+    change = {name: row[-1] for name, row in numbers(r"^([a-z ]+(?: \(no rule\))?) +((?:\d+\.\d+ +){4}\d+\.\d+)$", out).items()}
+    assert len(change) == 6 and all(ratio > 4 if "no rule" in name else 0.5 < ratio < 2 for name, ratio in change.items())
+    best = {name: float(e) for name, e in re.findall(r"^(\d+, (?:no )?rule) .* 2\^(-\d\.\d)$", out, flags=re.MULTILINE)}
+    assert len(best) == 5 and max(abs(best[f"{width}, rule"] - best["16, rule"]) for width in (64, 128)) < 1.3
+    assert best["128, no rule"] < min(best["128, rule"], best["16, rule"]) - 0.7
+    losses = {name: min(row) for name, row in numbers(r"^(\d+, (?:no )?rule) +((?:\d\.\d{3} +){5})", out).items()}
+    assert losses["128, rule"] < min(losses["128, no rule"], losses["16, rule"])
+
+
 CHECKS = {
     "05_layer_norm.py": check_layer_norm,
     "08_training.py": check_training,
@@ -189,6 +204,7 @@ CHECKS = {
     "12_norm_orders.py": check_norm_orders,
     "13_longer_texts.py": check_longer_texts,
     "14_gpt2_to_llama.py": check_gpt2_to_llama,
+    "19_width_rule.py": check_width_rule,
 }
 
 
@@ -210,7 +226,13 @@ def test_top_k_and_top_p_keep_what_the_library_keeps(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["05_layer_norm.py", "12_norm_orders.py --updates 2", "13_longer_texts.py --updates 2", "14_gpt2_to_llama.py --updates 2 --rounds 1"],
+    [
+        "05_layer_norm.py",
+        "12_norm_orders.py --updates 2",
+        "13_longer_texts.py --updates 2",
+        "14_gpt2_to_llama.py --updates 2 --rounds 1",
+        "19_width_rule.py --updates 2",
+    ],
 )
 def test_the_pictures(command, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install -e .[plot]")

@@ -35,6 +35,8 @@ class TrainConfig:
     """Weight decay, of matrices and embeddings only."""
     max_norm: float = field(default=1.0, metadata=WITH_OVERRIDE)
     """Maximum norm of the gradients: larger ones are scaled down to it. 0: no clipping."""
+    z_loss: float = field(default=0.0, metadata=WITH_OVERRIDE)
+    """Weight of a term in the training loss that keeps logits from drifting, the mean square of their logsumexp; PaLM: 1e-4. 0: none."""
     micro_batch: int = 16
     """Windows per forward and backward pass; limited by memory."""
     tokens_per_update: int = 0
@@ -67,7 +69,7 @@ class TrainConfig:
     """Keep only each block's input for the backward pass and recompute the rest there: less memory, a third more time."""
 
     def __post_init__(self) -> None:
-        counts = "warmup_steps tokens_per_update stride eval_batches save_every stop_at patience seed processes max_norm weight_decay adam_lr_scale"
+        counts = "warmup_steps tokens_per_update stride eval_batches save_every stop_at patience seed processes max_norm weight_decay adam_lr_scale z_loss"
         check_fields(self, {1: "steps micro_batch eval_every log_every keep", 0: counts})
         if not 0 <= self.final_lr_fraction <= 1:
             raise InvalidInput(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")

@@ -1,4 +1,4 @@
-"""What scripts 12 to 14 share: text as ids, script 8's loop with the library's parts, and the picture of a few curves."""
+"""What the scripts from 12 on share: text as ids, script 8's loop with the library's parts, and the picture of a few curves."""
 
 import platform
 import pydoc_data.topics
@@ -22,9 +22,9 @@ def characters():
     return ids[: len(ids) * 9 // 10], ids[len(ids) * 9 // 10 :], len(alphabet)
 
 
-def train(model, windows, n_updates, *, batch_size, peak, warmup):
+def train(model, windows, n_updates, *, batch_size, peak, warmup, optimizer=None):
     """Makes n_updates, with the same batches for every model. Returns training losses in nats per token and seconds, (n_updates,) each."""
-    optimizer = AdamW(model, lr=peak, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = optimizer or AdamW(model, lr=peak, betas=(0.9, 0.95), weight_decay=0.1)
     batches = BatchOrder(len(windows), batch_size).batches()
     losses, seconds = [], []
     for step in range(n_updates):
@@ -55,10 +55,11 @@ def machine():
     return f"{time.strftime('%Y-%m-%d')}, {', '.join(parts)}, {n_threads()} threads, NumPy {np.__version__}"
 
 
-def draw(file, curves, xlabel, ylabel, title, *, span=None):
+def draw(file, curves, xlabel, ylabel, title, *, span=None, log=False):
     """Writes a picture of curves {name: (x, y)}; a name with a variant in brackets, "post (no warm-up)", has the color of "post".
 
     span   x up to which the background is shaded
+    log    both axes logarithmic, with a tick at each x
     """
     try:
         import matplotlib
@@ -79,6 +80,10 @@ def draw(file, curves, xlabel, ylabel, title, *, span=None):
     if span:
         axis.axvspan(0, span, color="#000000", alpha=0.06)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if log:
+        axis.set(xscale="log", yscale="log")
+        axis.set_xticks(x, [str(n) for n in x])
+        axis.minorticks_off()
     axis.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(file, dpi=120)

@@ -461,7 +461,9 @@ def test_cross_entropy_in_place(n_classes, storage, z_loss, host_either, monkeyp
     assert_near(logits, dz, logits.dtype)
 
 
-@pytest.mark.parametrize(("option", "taken"), [({}, True), ({"z_loss": 1e-4}, True), ({"softcap": 30.0}, False), ({"label_smoothing": 0.1}, False)])
+@pytest.mark.parametrize(
+    ("option", "taken"), [({}, True), ({"z_loss": 1e-4}, True), ({"softcap": 30.0}, False), ({"label_smoothing": 0.1}, False)]
+)
 def test_capped_and_smoothed_logits_are_left_to_the_definition(option, taken):
     (kernel,) = KERNELS[LinearCrossEntropy]
     arrays = np.ones((3, 2), np.float32), np.ones((4, 2), np.float32), np.zeros(3, np.int64)

@@ -64,6 +64,8 @@ def decoders(draw, **changes):
         "embedding_scale": pick(1.0, 2.5), "attention_scale": pick(None, 0.3), "logit_softcap": pick(None, 3.0),
         "attention_softcap": pick(None, 2.0),
     }  # fmt: skip
+    if fields["attention_scale"]:
+        fields["width_base"] = pick(0, 2, 5)
     if fields["norm"] == "rms":
         fields["norm_offset"] = pick(0.0, 1.0)
     if fields["norm_position"] == "pre":

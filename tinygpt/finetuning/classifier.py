@@ -130,6 +130,12 @@ class GPTClassifier(nn.Module):
         self.transformer.set_compute_dtype(dtype)
         return self
 
+    def set_z_loss(self, weight: float) -> Self:
+        """Raises ValueError unless the weight is 0: a few labels have no use for z-loss."""
+        if weight:
+            raise InvalidInput(f"GPTClassifier: z_loss {weight}, expected 0; it is for language models, whose vocabularies are large")
+        return self
+
     def forward(self, ids: Array, attention_mask: Array = None) -> ag.Tensor:
         """Logits (B, labels) of ids (B, T), host integers; attention_mask (B, T): 0 for padding, on either side; None: without.
 

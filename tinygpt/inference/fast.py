@@ -20,7 +20,7 @@ from tinygpt.models.gpt import GPT, MLP, Block, CausalSelfAttention, OutputLayer
 from tinygpt.models.protocols import Decodable
 
 _COPIED = {
-    GPT: "config dtype dropout_stream wte wpe ln_e embd_dropout h ln_f lm_head",
+    GPT: "config dtype z_loss dropout_stream wte wpe ln_e embd_dropout h ln_f lm_head",
     Block: "ln_1 attn ln_2 mlp recompute",
     CausalSelfAttention: "n_head p stream c_attn c_proj resid_dropout",
     MLP: "c_fc c_proj resid_dropout",
@@ -30,7 +30,7 @@ _COPIED = {
     blocks.GatedMLP: "activation activation_name c_gate c_fc c_proj resid_dropout",
     blocks.SinusoidalPositions: "table",
     blocks.Identity: "",
-    OutputLayer: "weight softcap",
+    OutputLayer: "weight softcap scale",
     nn.Linear: "weight bias",
     nn.LayerNorm: "weight bias eps",
     nn.RMSNorm: "weight eps offset",
@@ -112,6 +112,8 @@ class FastDecoder:
             run(token)
         for run in self.steps:
             run(token)
+        if model.lm_head.scale != 1:
+            self.buffers.read *= model.lm_head.scale
         inference.linear(self.buffers.read, self.head, None, self.logits, self.buffers.scratch)
         if model.lm_head.softcap is not None:
             self.logits *= 1 / model.lm_head.softcap

@@ -76,7 +76,7 @@ class ComposedAttention(nn.Module):
         )  # fmt: skip
         self.rotary = rotary
         self.turned = unturned if rotary is None else partial(turned, rotary)
-        self.c_attn = nn.Linear(c, sum(self.lengths), config.qkv_bias, init=init.normal)
+        self.c_attn = nn.Linear(c, sum(self.lengths), config.qkv_bias, init=init.hidden)
         self.normed = _NORMED[config.qk_norm]
         widths = {"none": (0, 0), "head": (d, d), "all": self.lengths[:2]}[config.qk_norm]
         self.q_norm, self.k_norm = (norm(config, n) if n else Identity() for n in widths)
@@ -142,7 +142,7 @@ class ComposedMLP(nn.Module):
     def __init__(self, config: GPTConfig, init: "Initializer", stream: ag.RandomStream) -> None:
         c, inner = config.n_embd, config.inner_channels
         self.activation = nn.activation(config.activation)
-        self.c_fc = nn.Linear(c, inner, config.mlp_bias, init=init.normal)
+        self.c_fc = nn.Linear(c, inner, config.mlp_bias, init=init.hidden)
         self.c_proj = nn.Linear(inner, c, config.mlp_bias, init=init.residual)
         self.resid_dropout = nn.Dropout(config.dropout, stream)
 
@@ -157,7 +157,7 @@ class GatedMLP(ComposedMLP):
     """
 
     def __init__(self, config: GPTConfig, init: "Initializer", stream: ag.RandomStream) -> None:
-        self.c_gate = nn.Linear(config.n_embd, config.inner_channels, config.mlp_bias, init=init.normal)
+        self.c_gate = nn.Linear(config.n_embd, config.inner_channels, config.mlp_bias, init=init.hidden)
         super().__init__(config, init, stream)
         self.activation_name = config.activation
 

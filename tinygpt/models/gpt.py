@@ -84,15 +84,22 @@ class Block(nn.Module):
 
 
 class OutputLayer(nn.Module):
-    """A score for each token of the vocabulary. weight (V, C), often the token embedding's own; softcap: see `GPTConfig.logit_softcap`."""
+    """A score for each token of the vocabulary.
 
-    def __init__(self, weight: ag.Parameter, softcap: float | None = None) -> None:
+    weight (V, C), often the token embedding's own; softcap, scale: see `GPTConfig.logit_softcap`, `GPTConfig.logit_scale`.
+    """
+
+    def __init__(self, weight: ag.Parameter, softcap: float | None = None, scale: float = 1.0) -> None:
         self.weight = weight
-        self.softcap = softcap
+        self.softcap, self.scale = softcap, scale
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
-        logits = x @ nn.cast_like(self.weight, x).T  # (..., V)
+        logits = self.scaled(x) @ nn.cast_like(self.weight, x).T  # (..., V)
         return logits if self.softcap is None else ag.soft_cap(logits, self.softcap)
+
+    def scaled(self, x: ag.Tensor) -> ag.Tensor:
+        """What the weights are multiplied with: the logits' factor is applied to x, which is smaller."""
+        return x if self.scale == 1 else x * self.scale
 
 
 class Initializer:
@@ -100,6 +107,7 @@ class Initializer:
 
     Matrices and embeddings: normal, `initializer_range`. Projections back into the residual stream: smaller by sqrt(2 n_layer),
     because 2 n_layer of them add up in it (GPT-2 report, section 2.3). Biases 0, norms 1 and 0.
+    With the width rule (`GPTConfig.widened`) the blocks' matrices are smaller by the root of the width ratio.
     """
 
     def __init__(self, config: GPTConfig, seed: int, empty: bool = False) -> None:
@@ -114,8 +122,11 @@ class Initializer:
         values *= scale * self.config.initializer_range
         return backend.to_device(values)
 
+    def hidden(self, shape: tuple[int, ...]) -> ag.Array:
+        return self.normal(shape, scale=1 / math.sqrt(self.config.width_ratio))
+
     def residual(self, shape: tuple[int, ...]) -> ag.Array:
-        return self.normal(shape, scale=1 / math.sqrt(2 * self.config.n_layer))
+        return self.normal(shape, scale=1 / math.sqrt(2 * self.config.n_layer * self.config.width_ratio))
 
 
 class GPT(nn.Module):
@@ -128,6 +139,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int = 0, *, _empty: bool = False) -> None:
         self.config = config
         self.dtype = backend.compute_dtype("float32")
+        self.z_loss = 0.0
         self.dropout_stream = ag.RandomStream(seed)
         init = Initializer(config, seed, _empty)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, init=init.normal)
@@ -143,7 +155,7 @@ class GPT(nn.Module):
         self.ln_f = last_norm(config)
         tied = config.tie_word_embeddings
         weight = self.wte.weight if tied else ag.Parameter(init.normal((config.vocab_size, config.n_embd)))
-        self.lm_head = OutputLayer(weight, config.logit_softcap)
+        self.lm_head = OutputLayer(weight, config.logit_softcap, config.logit_scale)
 
     def set_compute_dtype(self, dtype: str) -> Self:
         """Switches activations and matrix products to "bfloat16" or back to "float32"; returns the model.
@@ -151,6 +163,11 @@ class GPT(nn.Module):
         Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError where there is no bfloat16.
         """
         self.dtype = backend.compute_dtype(dtype)
+        return self
+
+    def set_z_loss(self, weight: float) -> Self:
+        """Sets the weight of z-loss, see `cross_entropy`; 0: none. It counts in training mode alone. Returns the model."""
+        self.z_loss = weight
         return self
 
     def recompute_blocks(self, on: bool = True) -> Self:
@@ -226,11 +243,15 @@ class GPT(nn.Module):
     def loss(self, ids: ArrayLike, targets: ArrayLike, attention_mask: ArrayLike | None = None, *, ignore_index: int = -100) -> ag.Tensor:
         """Mean cross-entropy of `targets` (B, T), in nats per token, as a scalar; targets equal to ignore_index do not count.
 
+        In training mode it includes z-loss, where `set_z_loss` has given it a weight; in evaluation mode it never does.
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
         """
         with nn.weights_in(self, self.dtype):
-            x, softcap = self.hidden(ids, attention_mask), self.config.logit_softcap or 0.0
-            return ag.linear_cross_entropy(x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index, softcap=softcap)
+            x = self.lm_head.scaled(self.hidden(ids, attention_mask))
+            return ag.linear_cross_entropy(
+                x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index,
+                softcap=self.config.logit_softcap or 0.0, z_loss=self.z_loss if self.training else 0.0,
+            )  # fmt: skip
 
     # Methods of the layers above: tinygpt.inference.decoding, tinygpt.inspect.trace, tinygpt.weights.pretrained.
     if TYPE_CHECKING:

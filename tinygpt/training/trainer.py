@@ -72,6 +72,7 @@ class Trainer:
             rule = "expected Trainer(..., workers=workers_for(model, config)); workers_for is in tinygpt.parallel.local"
             raise InvalidInput(f"TrainConfig.processes: {config.processes} without workers, {rule}")
         model.set_compute_dtype(config.dtype)
+        model.set_z_loss(config.z_loss)
         self.model: Trainable = model
         self.config, self.workers = config, workers
         self.train_items, self.validation_items = train, validation
