@@ -92,7 +92,7 @@ def test_every_script_has_its_points_and_its_line_in_the_readme():
 EXPLAINED_IN = {
     "embedding": 3, "backward": 3, "softmax": 4, "dropout": 4, "layer_norm": 5, "gelu": 5, "GPT": 6, "no_grad": 6, "cross_entropy": 7,
     "loss": 7, "AdamW": 8, "warmup_cosine": 8, "temperature": 9, "top_k": 9, "top_p": 9, "hidden": 10, "norm_position": 12,
-    "rotary_embedding": 13, "alibi_slopes": 13, "window": 13, "n_kv_head": 14, "gated": 14, "widened": 19, "width_base": 19,
+    "rotary_embedding": 13, "alibi_slopes": 13, "window": 13, "n_kv_head": 14, "gated": 14, "at_width": 19, "width_base": 19,
 }  # fmt: skip
 
 

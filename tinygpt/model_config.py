@@ -98,7 +98,7 @@ class GPTConfig:
     attention_softcap: float | None = None
     """The same for attention's scores."""
     width_base: int = 0
-    """Channels of the model whose learning rate this one takes over by the width rule, see `GPTConfig.widened`; 0: no rule."""
+    """Channels of the model whose learning rate this one takes over by the width rule, see width_rule.py; 0: no rule."""
 
     def __post_init__(self) -> None:
         check_fields(self, {1: "n_layer n_head n_embd n_positions vocab_size n_kv_head head_size n_inner window", 0: "width_base"})
@@ -118,42 +118,6 @@ class GPTConfig:
     def from_dict(cls, fields: dict[str, Json]) -> Self:
         """A config from keys and values. Raises ValueError for an unknown key, with the nearest known one."""
         return from_dict(cls, fields)
-
-    def widened(self, n_embd: int, n_head: int | None = None) -> Self:
-        """This shape with n_embd channels, by the width rule: the learning rate that is best for this one is then about the best for that.
-
-        Without the rule the best rate falls with the width, because an update changes all C inputs of a sum in the direction that the loss
-        wants, so that the sum moves C times as far as one of its terms. With m = n_embd / base, base = `width_base`, here this shape's n_embd:
-
-            hidden matrices     learning rate / m with Adam and AdamW, / sqrt(m) with Muon;  initial deviation / sqrt(m)
-            logits              (1 / m) x @ W^T: embeddings W, tied or not, keep rate and deviation
-            attention scores    q . k sqrt(d_base) / d instead of q . k / sqrt(d), d and d_base channels per head: `attention_scale`
-            embeddings, biases, norms    unchanged
-
-        n_head   default: as many as keep the channels of a head. n_kv_head and n_inner grow in proportion.
-        Learning rates are in `tinygpt/training/optimizers.py`, all else is part of the model and of its checkpoints.
-        Raises ValueError where a number of heads or channels would be no integer.
-        Source  Yang et al. 2022, Tensor programs V, arXiv:2203.03466, table 8 and section 4 (maximal update parametrization, muP).
-        """
-        base = self.width_base or self.n_embd
-        heads = self._grown("n_head", self.n_head * n_embd / self.n_embd) if n_head is None else n_head
-        if n_embd % heads:
-            raise InvalidInput(f"GPTConfig.widened: n_embd {n_embd} with n_head {heads}, expected n_head to divide n_embd")
-        d, size = n_embd // heads, self.head_size
-        if size is not None:
-            d = size = self._grown("head_size", size * n_embd * self.n_head / (self.n_embd * heads))
-        kv = None if self.n_kv_head is None else self._grown("n_kv_head", self.n_kv_head * heads / self.n_head)
-        inner = None if self.n_inner is None else self._grown("n_inner", self.n_inner * n_embd / self.n_embd)
-        scale = (self.attention_scale or self.channels_per_head**-0.5) * self.channels_per_head / d
-        return dataclasses.replace(
-            self, n_embd=n_embd, n_head=heads, head_size=size, n_kv_head=kv, n_inner=inner, width_base=base, attention_scale=scale
-        )
-
-    def _grown(self, name: str, value: float) -> int:
-        if value != int(value) or value < 1:
-            rule = "expected an integer; choose n_embd as another multiple of this shape's, or give n_head"
-            raise InvalidInput(f"GPTConfig.widened: {name} {getattr(self, name)} would become {value:g}, {rule}")
-        return int(value)
 
     def __repr__(self) -> str:
         """Sizes, and the options that are taken."""
@@ -185,11 +149,6 @@ class GPTConfig:
     def width_ratio(self) -> float:
         """m of the width rule: how many times wider than its base the model is; 1 without the rule."""
         return self.n_embd / self.width_base if self.width_base else 1.0
-
-    @property
-    def logit_scale(self) -> float:
-        """Factor of the logits, before their softcap: 1 / m by the width rule."""
-        return 1 / self.width_ratio
 
     @property
     def dropouts(self) -> dict[str, float]:
@@ -297,7 +256,7 @@ def _check_combinations(config: GPTConfig) -> None:
     if config.width_base not in (0, config.n_embd) and config.attention_scale is None:
         d, m = config.channels_per_head, config.width_ratio
         fix = f"{1 / math.sqrt(d):.4g} if the base has heads of {d} channels too, {1 / math.sqrt(m * d):.4g} if it has {config.n_head} heads too"
-        _refuse(config, "width_base", "attention_scale", f"sqrt(head size of the base) / {d}: {fix}; or take GPTConfig.widened")
+        _refuse(config, "width_base", "attention_scale", f"sqrt(head size of the base) / {d}: {fix}; or take tinygpt.width_rule.at_width")
     if config.positions == "sinusoidal" and config.n_embd % 2:
         _refuse(config, "positions", "n_embd", "an even n_embd, a sine and a cosine for each wavelength; add a channel")
 

@@ -19,6 +19,7 @@ import autograd as ag
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import Windows
 from tinygpt.training.optimizers import make_optimizer
+from tinygpt.width_rule import at_width
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--plot", metavar="FILE", help="also draw the coordinate check into this picture")
@@ -43,9 +44,9 @@ windows = Windows(train_ids, T)
 
 
 def shape(base_width, width, rule):
-    """The same small model at any width, heads of 16 channels; by the rule `widened`, else with nothing but other numbers of channels."""
+    """The same small model at any width, heads of 16 channels; by the rule, else with nothing but other numbers of channels."""
     base = GPTConfig(n_layer=1, n_head=base_width // 16, n_embd=base_width, n_positions=T, vocab_size=V, initializer_range=base_width**-0.5)
-    wide = base.widened(width)
+    wide = at_width(base, width)
     return wide if rule else dataclasses.replace(wide, width_base=0, attention_scale=None)
 
 
@@ -54,7 +55,7 @@ config = shape(64, 384, rule=True)
 rates = make_optimizer(GPT(config), TrainConfig(optimizer="adamw", lr=0.01)).groups
 for group in rates:
     print(f"rate {0.01 * group.lr_scale:.5f}: {', '.join(name.removesuffix('.weight') for name, _ in group.named if '.bias' not in name)}")
-print(f"factor of the logits {config.logit_scale:.3f}, of attention's scores {config.attention_scale:.3f}")
+print(f"factor of the logits {1 / config.width_ratio:.3f}, of attention's scores {config.attention_scale:.3f}")
 deviations = [float(p.data.std()) for p in (GPT(config).wte.weight, GPT(config).h[0].attn.c_attn.weight)]
 show("initial deviation of embeddings and of queries, keys, values", np.array(deviations))
 

@@ -23,6 +23,7 @@ from tinygpt.training.optimizers import hidden_matrices, make_optimizer, width_l
 from tinygpt.training.step import Shard, accumulate, train_step
 from tinygpt.training.trainer import Trainer
 from tinygpt.weights.config_json import format_note
+from tinygpt.width_rule import at_width
 
 BASE = tiny(n_embd=32, n_head=2)  # heads of 16
 
@@ -30,34 +31,34 @@ BASE = tiny(n_embd=32, n_head=2)  # heads of 16
 @pytest.mark.parametrize(
     ("n_embd", "n_head", "heads", "scale"), [(128, None, 8, 16**-0.5), (128, 2, 2, 4 / 64), (128, 4, 4, 4 / 32), (16, None, 1, 16**-0.5)]
 )
-def test_what_widening_sets(n_embd, n_head, heads, scale):
-    wide = BASE.widened(n_embd, n_head)
+def test_what_the_rule_sets(n_embd, n_head, heads, scale):
+    wide = at_width(BASE, n_embd, n_head)
     assert (wide.n_embd, wide.n_head, wide.width_base, wide.width_ratio) == (n_embd, heads, 32, n_embd / 32)
-    assert wide.attention_scale == pytest.approx(scale) and wide.logit_scale == 32 / n_embd
-    again = BASE.widened(64).widened(n_embd, heads)
+    assert wide.attention_scale == pytest.approx(scale) and GPT(wide).lm_head.scale == 32 / n_embd
+    again = at_width(at_width(BASE, 64), n_embd, heads)
     assert again == dataclasses.replace(wide, attention_scale=again.attention_scale)  # in two steps as in one
     assert again.attention_scale == pytest.approx(scale)
 
 
 def test_what_is_as_wide_as_the_inner_channels_grows_with_them():
     base = tiny(n_embd=32, n_head=4, n_kv_head=2, n_inner=48, head_size=16, attention_scale=0.1, gated=True)
-    wide = base.widened(96)
+    wide = at_width(base, 96)
     assert (wide.n_head, wide.n_kv_head, wide.n_inner, wide.head_size, wide.attention_scale) == (12, 6, 144, 16, 0.1)
-    wide = base.widened(64, 4)
+    wide = at_width(base, 64, 4)
     assert (wide.n_head, wide.n_kv_head, wide.n_inner, wide.head_size, wide.attention_scale) == (4, 2, 96, 32, 0.05)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BASE.widened(40), r"GPTConfig.widened: n_head 2 would become 2.5, expected an integer; choose n_embd"),
-        (lambda: BASE.widened(40, 3), r"GPTConfig.widened: n_embd 40 with n_head 3, expected n_head to divide n_embd"),
-        (lambda: tiny(n_inner=33).widened(24, 2), r"GPTConfig.widened: n_inner 33 would become 49.5, expected an integer"),
+        (lambda: at_width(BASE, 40), r"at_width: n_head 2 would become 2.5, expected an integer; choose n_embd"),
+        (lambda: at_width(BASE, 40, 3), r"at_width: n_embd 40 with n_head 3, expected n_head to divide n_embd"),
+        (lambda: at_width(tiny(n_inner=33), 24, 2), r"at_width: n_inner 33 would become 49.5, expected an integer"),
         (lambda: tiny(n_embd=64, width_base=16),
          r"GPTConfig.width_base: 16 with attention_scale None, expected sqrt\(head size of the base\) / 32: 0.1768 if the base has heads of "
-         r"32 channels too, 0.08839 if it has 2 heads too; or take GPTConfig.widened"),
+         r"32 channels too, 0.08839 if it has 2 heads too; or take tinygpt.width_rule.at_width"),
         (lambda: tiny(width_base=-1), r"GPTConfig.width_base: -1, expected at least 0"),
-        (lambda: make_optimizer(GPT(BASE.widened(64)), TrainConfig(optimizer="sgd")),
+        (lambda: make_optimizer(GPT(at_width(BASE, 64)), TrainConfig(optimizer="sgd")),
          r"TrainConfig.optimizer: sgd with width_base 32, expected adamw, adam or muon, whose steps the width rule knows; try adamw"),
     ],
 )  # fmt: skip
@@ -68,18 +69,18 @@ def test_errors(make, message):
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
 def test_hidden_matrices_alone_have_another_learning_rate(optimizer):
-    model = GPT(dataclasses.replace(BASE, n_layer=2).widened(128))
+    model = GPT(at_width(dataclasses.replace(BASE, n_layer=2), 128))
     scale = 0.5 if optimizer == "muon" else 0.25
     made = make_optimizer(model, TrainConfig(optimizer=optimizer, lr=0.1))
     by_name = {name: group.lr_scale for group in made.groups for name, _ in group.named}
     hidden = {f"h.{i}.{name}.weight" for i in range(2) for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
     assert hidden == set(hidden_matrices(model))
     assert by_name == {name: scale if name in hidden else 1.0 for name, _ in model.named_parameters()}
-    assert width_lr_scales(GPT(BASE), optimizer) == width_lr_scales(GPT(BASE.widened(32)), optimizer) == {}
+    assert width_lr_scales(GPT(BASE), optimizer) == width_lr_scales(GPT(at_width(BASE, 32)), optimizer) == {}
 
 
 def test_initial_weights():
-    plain, wide = (weights(GPT(c, seed=3)) for c in (tiny(n_embd=256, vocab_size=99), tiny(n_embd=64, vocab_size=99).widened(256, 2)))
+    plain, wide = (weights(GPT(c, seed=3)) for c in (tiny(n_embd=256, vocab_size=99), at_width(tiny(n_embd=64, vocab_size=99), 256, 2)))
     for name, w in plain.items():
         factor = 0.5 if ".attn." in name or ".mlp." in name else 1.0
         np.testing.assert_allclose(wide[name], w * factor, rtol=1e-6, err_msg=name)  # the same draws
@@ -88,13 +89,13 @@ def test_initial_weights():
 def test_the_base_itself_is_the_model_without_the_rule():
     ids = np.arange(8)[None]
     with ag.no_grad():
-        a, b = (to_host(GPT(c, seed=1)(ids).data) for c in (BASE, BASE.widened(32)))
+        a, b = (to_host(GPT(c, seed=1)(ids).data) for c in (BASE, at_width(BASE, 32)))
     np.testing.assert_array_equal(a, b)
-    assert BASE.widened(32).width_ratio == 1
+    assert at_width(BASE, 32).width_ratio == 1
 
 
 def test_logits_and_loss_have_the_factor():
-    wide = BASE.widened(128)
+    wide = at_width(BASE, 128)
     ruled, plain = GPT(wide, seed=2).eval(), GPT(dataclasses.replace(wide, width_base=0), seed=2).eval()
     for (_, p), (_, q) in zip(plain.named_parameters(), ruled.named_parameters(), strict=True):
         p.data[...] = q.data
@@ -107,7 +108,7 @@ def test_logits_and_loss_have_the_factor():
 
 
 def test_gradients_match_central_differences():
-    model = randomize(GPT(dataclasses.replace(BASE, logit_softcap=3.0).widened(64)), 0).train().set_z_loss(0.05)
+    model = randomize(GPT(at_width(dataclasses.replace(BASE, logit_softcap=3.0), 64)), 0).train().set_z_loss(0.05)
     rng = np.random.default_rng(1)
     ids, targets = rng.integers(0, 11, (2, 2, 8))
     model.loss(ids, targets).backward()
@@ -118,7 +119,7 @@ def test_gradients_match_central_differences():
 @numpy_only
 @pytest.mark.parametrize("changes", [{}, {"logit_softcap": 3.0, "norm": "rms", "positions": "rotary"}])
 def test_the_fast_decoder_computes_the_same(changes):
-    model = randomize(GPT(dataclasses.replace(BASE, n_positions=24, **changes).widened(64)), 4, "float32")
+    model = randomize(GPT(at_width(dataclasses.replace(BASE, n_positions=24, **changes), 64)), 4, "float32")
     assert supports_fast_decoding(model)
     for seed in range(3):
         mine = model.generate([[1, 2, 3]], max_new_tokens=15, seed=seed, temperature=1.0, top_k=0)[0].tolist()
@@ -126,7 +127,7 @@ def test_the_fast_decoder_computes_the_same(changes):
 
 
 def test_a_checkpoint_keeps_the_rule(tmp_path):
-    model = GPT(BASE.widened(64), seed=5)
+    model = GPT(at_width(BASE, 64), seed=5)
     assert "has attention_scale 0.25, width_base 32, taken together" in format_note(model.config)
     with pytest.warns(UserWarning, match="model_type 'tinygpt'"):
         model.save_pretrained(tmp_path)
@@ -155,7 +156,7 @@ def inside(model):
 def changes(base, width, n_head, optimizer, rule):
     """How far the three move in four updates, mean over their numbers: (3,)."""
     shape = GPTConfig(n_layer=1, n_head=4, n_embd=base, n_positions=16, vocab_size=50, initializer_range=0.1)
-    config = shape.widened(width, n_head)
+    config = at_width(shape, width, n_head)
     model = GPT(config if rule else dataclasses.replace(config, width_base=0, attention_scale=None))
     before, made = inside(model), make_optimizer(model, TrainConfig(optimizer=optimizer, lr=0.005))
     for _ in range(4):
@@ -225,7 +226,7 @@ def test_illegal_settings_are_named():
 @numpy_only
 def test_replicas_compute_the_gradients_of_one_process_with_both():
     """With the width rule as well, whose config they copy; z-loss may change from update to update."""
-    model = GPT(BASE.widened(64)).train()
+    model = GPT(at_width(BASE, 64)).train()
     optimizer = AdamW(model)
     copies = Replicas(model, optimizer, 2)
     try:

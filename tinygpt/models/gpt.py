@@ -86,7 +86,8 @@ class Block(nn.Module):
 class OutputLayer(nn.Module):
     """A score for each token of the vocabulary.
 
-    weight (V, C), often the token embedding's own; softcap, scale: see `GPTConfig.logit_softcap`, `GPTConfig.logit_scale`.
+    weight (V, C), often the token embedding's own; softcap: see `GPTConfig.logit_softcap`; scale: factor of the logits before that,
+    other than 1 by the width rule (`tinygpt/width_rule.py`).
     """
 
     def __init__(self, weight: ag.Parameter, softcap: float | None = None, scale: float = 1.0) -> None:
@@ -107,7 +108,7 @@ class Initializer:
 
     Matrices and embeddings: normal, `initializer_range`. Projections back into the residual stream: smaller by sqrt(2 n_layer),
     because 2 n_layer of them add up in it (GPT-2 report, section 2.3). Biases 0, norms 1 and 0.
-    With the width rule (`GPTConfig.widened`) the blocks' matrices are smaller by the root of the width ratio.
+    With the width rule (`tinygpt/width_rule.py`) the blocks' matrices are smaller by the root of the width ratio.
     """
 
     def __init__(self, config: GPTConfig, seed: int, empty: bool = False) -> None:
@@ -155,7 +156,7 @@ class GPT(nn.Module):
         self.ln_f = last_norm(config)
         tied = config.tie_word_embeddings
         weight = self.wte.weight if tied else ag.Parameter(init.normal((config.vocab_size, config.n_embd)))
-        self.lm_head = OutputLayer(weight, config.logit_softcap, config.logit_scale)
+        self.lm_head = OutputLayer(weight, config.logit_softcap, 1 / config.width_ratio)
 
     def set_compute_dtype(self, dtype: str) -> Self:
         """Switches activations and matrix products to "bfloat16" or back to "float32"; returns the model.

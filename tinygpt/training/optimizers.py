@@ -27,7 +27,7 @@ def make_optimizer(model: Trainable, config: TrainConfig) -> FlatOptimizer:
 
 
 def width_lr_scales(model: Trainable, optimizer: str) -> dict[str, float]:
-    """By name, what the learning rate of hidden matrices is multiplied with by the width rule (`GPTConfig.widened`); empty without it.
+    """By name, what the learning rate of hidden matrices is multiplied with by the width rule (`tinygpt/width_rule.py`); empty without it.
 
     A hidden matrix sums m times as many terms as in the base model, and an update must move the sum as far as there. With AdamW each entry
     moves by about lr in the direction of its gradient, and the terms add up: 1 / m. Muon's step has equal singular values of
