@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 from show import heading, say, show
-from train import characters, draw, train
+from train import characters, draw_panels, train
 
 import autograd as ag
 from tinygpt import GPT, GPTConfig, TrainConfig
@@ -105,5 +105,7 @@ for rule, widths in ((True, (16, 64, 128)), (False, (64, 128))):
         print(f"{f'{width}, rule' if rule else f'{width}, no rule':20}", *(f"{loss:7.3f}" for loss in losses), f"     2^{best:.1f}")
 say("nats per character, mean of the last quarter. With the rule the best rate stays near that of 16 channels; without it, it falls.")
 if args.plot:
-    pairs = {name: (np.array(WIDTHS), np.array(changes)) for name, changes in curves.items()}
-    draw(args.plot, pairs, "channels", "mean change after four updates", "the coordinate check: flat with the rule", log=True)
+    x = np.log2(WIDTHS)
+    axes = {"xticks": x, "xticklabels": WIDTHS, "yscale": "log", "xlabel": "channels", "ylabel": "mean change after four updates"}
+    title = {"title": "the coordinate check: flat with the rule"}
+    draw_panels(args.plot, [({name: (x, np.array(changes)) for name, changes in curves.items()}, axes | title)])
