@@ -26,7 +26,15 @@ OTHER = {
     "window_pattern": "SL",
     "logit_softcap": 9.0,
 }
-OTHER |= {"embedding_norm": True, "attention_softcap": 20.0, "embedding_scale": 2.0, "qkv_bias": False, "qk_norm": "all"}
+OTHER |= {
+    "width_base": 16,
+    "attention_scale": 0.25,
+    "embedding_norm": True,
+    "attention_softcap": 20.0,
+    "embedding_scale": 2.0,
+    "qkv_bias": False,
+    "qk_norm": "all",
+}
 PARALLEL = {"parallel_residual": True, "positions": "sinusoidal", "activation": "gelu_exact", "embedding_scale": 30.0}
 
 
@@ -40,7 +48,7 @@ def trainer(shape=SHAPE, **changes):
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("options", [{}, LLAMA, OTHER, PARALLEL], ids=["gpt2", "llama", "other", "parallel"])
 def test_an_update_waits_for_nothing(dtype, accumulation, options):
-    t = trainer(dataclasses.replace(SHAPE, **options), dtype=dtype, tokens_per_update=accumulation * 4 * 16)
+    t = trainer(dataclasses.replace(SHAPE, **options), dtype=dtype, tokens_per_update=accumulation * 4 * 16, z_loss=1e-4)
     t.update()
     with no_waiting():
         loss, norm = t.update()
