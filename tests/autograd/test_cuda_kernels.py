@@ -132,7 +132,7 @@ def test_the_header_of_each_file_says_what_it_is(file):
 
 
 def reference_files() -> list[Path]:
-    return [*(DIRECTORY.parent.parent / "ops").glob("*.py"), DIRECTORY.parent.parent / "optim.py"]
+    return [path for folder in ("ops", "optim") for path in (DIRECTORY.parent.parent / folder).glob("*.py")]
 
 
 def test_the_package_ships_its_sources():
