@@ -131,7 +131,7 @@ class Checkpoint:
             raise InvalidInput(f"{path}: {found}, expected {rule}")
         self.restore_weights(trainer)
         state = {key: {name: read_tensor(stored[f"{key}.{name}"]) for name in arrays} for key, arrays in optimizer.state_arrays().items()}
-        optimizer.load_state_dict({"n_steps": n_steps} | state)
+        optimizer.load_state_dict({"n_steps": n_steps, **state})
         trainer.load_state_dict(self.training, where, other_data=other_data)
         return self.training
 
