@@ -23,10 +23,10 @@ _POLAR_EXPRESS: Coefficients = (
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 )
-POLAR_EXPRESS: Coefficients = (*((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _POLAR_EXPRESS[:-1]), _POLAR_EXPRESS[-1])
+POLAR_EXPRESS: Coefficients = tuple((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _POLAR_EXPRESS)
 """A polynomial for each of five iterations, each made for the range in which the one before leaves the singular values: from 0.002 to 1 they
-end between 0.87 and 1.13. Outside of its range such a polynomial grows fast, and rounding leaves the range by a little: all but the last
-therefore take x / 1.01. Amsel et al. 2025, arXiv:2505.16932, algorithm 1."""
+end between 0.87 and 1.13. Outside of its range such a polynomial grows fast, and rounding leaves the range by a little: that is why each
+takes x / 1.01, as in the published code. Amsel et al. 2025, arXiv:2505.16932, algorithm 1."""
 
 _NAMED = {"polar express": POLAR_EXPRESS, "quintic": QUINTIC}
 
