@@ -39,7 +39,7 @@ class FlatOptimizer:
     lr           learning rate; may be set before each step by a schedule
     weight_decay of parameters with two or more axes, matrices and embeddings
     lr_scale     by parameter name, what its learning rate is multiplied with; 1 where there is none
-    Raises ValueError if nothing is trainable, parameters mix dtypes, or `lr_scale` names a parameter that is not there.
+    Raises ValueError if nothing is trainable, parameters mix dtypes, or `lr_scale` names a parameter that is not there or is below 0.
     """
 
     kinds: Sequence[str] = ("decayed", "plain")
@@ -56,6 +56,9 @@ class FlatOptimizer:
         unknown = sorted(scale.keys() - {name for name, _ in trainable})
         if unknown:
             raise ValueError(f"{self._class}: lr_scale of {unknown[0]}, expected names of trainable parameters, such as {trainable[0][0]}")
+        for name, by in scale.items():
+            if not by >= 0:
+                raise ValueError(f"{self._class}: lr_scale of {name} is {by}, expected a number >= 0")
         self.named_in_model_order = trainable
 
         def key(named: Named) -> tuple[int, float]:

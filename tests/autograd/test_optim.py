@@ -226,6 +226,9 @@ def test_lr_scale_of_a_parameter_that_is_not_trained(make):
     for name in ("frozen.weight", "frist.weight"):
         with pytest.raises(ValueError, match=rf"lr_scale of {name}, expected names of trainable parameters, such as scale"):
             make(Model(), lr_scale={name: 0.5})
+    for by in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=rf"lr_scale of first.weight is {by}, expected a number >= 0"):
+            make(Model(), lr_scale={"first.weight": by})
 
 
 # The flat buffer -----------------------------------------------------------------------------------------------------------------------
