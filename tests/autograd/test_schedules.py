@@ -84,7 +84,9 @@ def test_wsd_does_not_depend_on_its_length_until_it_decays(peak, warmup_steps, d
 
 @pytest.mark.parametrize(("decay_steps", "n_steps"), [(5, 9), (-1, 9), (1, 4)])
 def test_wsd_refuses_a_decay_that_begins_within_the_warm_up(decay_steps, n_steps):
-    with pytest.raises(ValueError, match=rf"decay_steps = {decay_steps}, expected 0 to n_steps - warmup_steps = {n_steps} - 5; the decay must"):
+    with pytest.raises(
+        ValueError, match=rf"decay_steps = {decay_steps}, expected 0 to n_steps - warmup_steps = {n_steps} - 5; the decay must"
+    ):
         warmup_stable_decay(0, peak=1.0, warmup_steps=5, n_steps=n_steps, decay_steps=decay_steps)
 
 
