@@ -1,6 +1,7 @@
 """Learning rate and batch size of a run, exact under resume; what an optimizer costs in arithmetic and memory."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -253,10 +254,11 @@ def test_the_script_extends_a_run_on_its_plateau_and_in_its_ramp(tmp_path, text)
     short = pretrain(tmp_path, *flags, "--steps", 10, "--stop-at", 6, "--run", "part")
     line = "updates    10, each micro-batch 2 x accumulation 1 to 2 x context 16 = 32 to 64 tokens, growing over the first 400"
     assert line in short.stdout and "optimizer  Muon: " in short.stdout and "after the batch ramp" in short.stdout
-    pretrain(tmp_path, "--resume", "part", "--steps", 16, "--stop-at", 0)
-    whole, part = (checkpoint_directory(tmp_path / name, "last") for name in ("whole", "part"))
+    shutil.copytree(tmp_path / "part", tmp_path / "longer")
+    pretrain(tmp_path, "--resume", "longer", "--steps", 16)
+    whole, longer = (checkpoint_directory(tmp_path / name, "last") for name in ("whole", "longer"))
     for name in ("model.safetensors", "training.safetensors"):
-        assert (whole / name).read_bytes() == (part / name).read_bytes()
+        assert (whole / name).read_bytes() == (longer / name).read_bytes()
 
 
 # Arithmetic and memory ------------------------------------------------------------------------------------------------------------------------
