@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -312,6 +313,24 @@ def test_the_state_that_is_estimated_is_the_optimizers(optimizer, config):
 
 
 @numpy_only
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "muon"])
+def test_the_estimate_holds_where_the_update_takes_the_most(optimizer):
+    """With few tokens: SGD's and Adam's temporary arrays are then larger than the activations, which are gone by then."""
+    config, ids = GPTConfig(n_layer=3, n_head=4, n_embd=256, n_positions=16, vocab_size=2000), np.zeros((1, 16), dtype=int)
+    model = GPT(config)
+    tracemalloc.start()
+    try:
+        o = make_optimizer(model, TrainConfig(optimizer=optimizer))  # from here on it holds the weights
+        tracemalloc.reset_peak()
+        model.loss(ids, ids).backward()
+        o.step(1.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert estimate(config, 1, optimizer=optimizer, program=0).total == pytest.approx(peak, rel=0.1)
+
+
+@numpy_only
 def test_the_check_counts_the_optimizers_state():
     both = [check(GPTConfig(), 1, optimizer=name) for name in ("sgd", "adamw")]
     assert "moments 475 MB" in both[0] and "moments 949 MB" in both[1]
@@ -324,3 +343,5 @@ def test_the_summary_counts_the_state_of_trained_weights_only():
     trained = sum(p.size for p in model.parameters() if p.requires_grad)
     for optimizer, state_size in (("adamw", 2), ("sgd", 1), ("muon", 2)):  # none of the blocks' matrices is trained
         assert f"{4 * (model.n_parameters() + (1 + state_size) * trained) / 2**20:,.1f} MiB" in model.summary(optimizer)
+    with pytest.raises(ValueError, match=r"optimizer: 'moun', expected one of adamw, muon, adam, sgd; did you mean 'muon'"):
+        model.summary("moun")

@@ -7,11 +7,12 @@ from tinygpt.model_config import GPTConfig
 
 
 def training_flops(config: GPTConfig, n_tokens: int) -> int:
-    """Multiplications and additions of the matrix products in the forward and backward pass of n_tokens, in windows of n_positions.
+    """Multiplications and additions of the matrix products in the forward and backward pass of n_tokens, in windows of n_positions,
+    without what `recompute` does again.
 
     6 per token and number of a matrix, embeddings aside: 2 forward, and 2 each for the gradients of its input and of itself.
     Attention: as much for each channel of each key that a query sees, on average (T + 1) / 2, and of its value.
-    Source  Kaplan et al. 2020, arXiv:2001.08361, section 2.1, where attention is left out of C = 6 N; the rest as counted there in table 1.
+    Source  Kaplan et al. 2020, arXiv:2001.08361, section 2.1, C = 6 N; attention as in its table 1, for the keys that are seen instead of all.
     """
     matrices = config.n_layer * sum(math.prod(shape) for shape in config.block_shapes().values() if len(shape) == 2)
     t, keys = config.n_positions, 0.0

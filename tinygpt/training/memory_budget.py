@@ -7,7 +7,7 @@ from functools import partial
 from autograd import backend
 from autograd.limits import LOGITS_BYTES, file_bytes, memory_limit, resident_bytes
 from tinygpt.config import GPTConfig
-from tinygpt.errors import InvalidInput
+from tinygpt.errors import InvalidInput, did_you_mean
 
 FLOAT_BYTES = 4
 
@@ -50,13 +50,17 @@ def estimate(
     program = resident_bytes() if program is None else program
     matrices = config.n_layer * sum(math.prod(shape) for shape in config.block_shapes().values() if len(shape) == 2)
     state = state_numbers(optimizer, p, matrices)
+    activations = (n_tokens * (blocks + 3 * c) + config.vocab_size * c) * FLOAT_BYTES
+    update = (
+        2 * p * FLOAT_BYTES if optimizer in ("adam", "sgd") else 0
+    )  # without a kernel: two arrays of all weights, after the backward pass
     return Memory(
         program=program,
         weights=p * FLOAT_BYTES,
         gradients=p * FLOAT_BYTES,
         moments=state * FLOAT_BYTES,
-        activations=(n_tokens * (blocks + 3 * c) + config.vocab_size * c) * FLOAT_BYTES,
-        temporary=max(logits, backward),
+        activations=activations,
+        temporary=max(logits, backward, update - activations),
         checkpoint=(p + state) * FLOAT_BYTES if checkpoints else 0,
         # Each has its own gradients and its own program, except for the files of Python and its libraries.
         replicas=(processes - 1) * (max(0, program - file_bytes()) + p * FLOAT_BYTES),
@@ -67,8 +71,12 @@ def state_numbers(optimizer: str, n_weights: int, n_in_matrices: int) -> int:
     """Numbers that an optimizer of `TrainConfig` keeps for n_weights, of which n_in_matrices are the blocks' matrices.
 
     Adam and AdamW keep two means a weight, of the gradient and of its square; SGD the first; Muon the first of matrices, both of the rest.
+    Raises ValueError for another name.
     """
-    return n_weights if optimizer == "sgd" else 2 * n_weights - (n_in_matrices if optimizer == "muon" else 0)
+    numbers = {"adamw": 2 * n_weights, "muon": 2 * n_weights - n_in_matrices, "adam": 2 * n_weights, "sgd": n_weights}
+    if optimizer not in numbers:
+        raise InvalidInput(f"optimizer: {optimizer!r}, expected one of {', '.join(numbers)}; {did_you_mean(optimizer, numbers)}")
+    return numbers[optimizer]
 
 
 def saved_by_block(config: GPTConfig) -> int:
