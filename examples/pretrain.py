@@ -14,13 +14,14 @@ import math
 import time
 
 from autograd import backend
-from tinygpt import GPT, GPTConfig, PretrainConfig, TrainConfig
+from tinygpt import GPT, PretrainConfig
 from tinygpt.cli import Progress, exit_if_interrupted, run, settings, table
 from tinygpt.data.streaming import open_corpus, texts_for_tokenizer, token_stream
 from tinygpt.data.tokenizer import train_tokenizer
 from tinygpt.data.windows import Windows, bigram_nats
 from tinygpt.inference.text import complete
 from tinygpt.parallel.local import n_processes, workers_for
+from tinygpt.recipes import RECIPES
 from tinygpt.runs.run import Run
 from tinygpt.runs.settings import check_data, environment_changes
 from tinygpt.training.arithmetic import cost_note, training_flops
@@ -29,13 +30,13 @@ from tinygpt.training.metrics import bits_per_byte, plot_loss
 from tinygpt.training.trainer import Trainer, check_deterministic
 from tinygpt.weights.config_json import format_note
 
-TRAIN = TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
 BIGRAM_TOKENS = 5_000_000  # of the corpus, for the baseline: all of it, unless the corpus is streamed
 
 
 def main() -> None:
     # Flags from the command line; with --resume, the run's own settings are the defaults.
-    config = settings(PretrainConfig(model=GPTConfig.preset("laptop"), train=TRAIN), __doc__)
+    recipes = {name: PretrainConfig(model, train, recipe=name) for name, (model, train) in RECIPES.items()}
+    config = settings(recipes["tinygpt"], __doc__, recipes=recipes)
     print(f"backend    {backend.reason}")
 
     # Text, split into training and validation documents; a corpus too large for memory is read in pieces.

@@ -151,6 +151,8 @@ class PretrainConfig:
     script: ClassVar[str] = "examples/pretrain.py"
     model: GPTConfig
     train: TrainConfig
+    recipe: Literal["tinygpt", "gpt2"] = "tinygpt"
+    """What all other flags are unless they are given. tinygpt: the lowest loss in the same minutes; gpt2: GPT-2's model, with AdamW."""
     corpus: PathName = field(default="docs", metadata=WITH_OVERRIDE)
     """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, or a folder of text files."""
     tokenizer: Literal["bpe", "characters", "words", "gpt2"] = "bpe"
