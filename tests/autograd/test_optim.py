@@ -1,9 +1,8 @@
-"""Optimizers against their update written out parameter by parameter, the flat buffer, clipping, groups, state, and the schedule.
+"""Optimizers against their update written out parameter by parameter, the flat buffer, clipping, groups, and state.
 
 Muon's own: test_muon.py.
 """
 
-import itertools
 from functools import partial
 
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd.backend import to_device, to_host
 from autograd.nn import Module
-from autograd.optim import SGD, Adam, AdamW, AdamWUpdate, FlatOptimizer, Muon, SquaredNorm, warmup_cosine
+from autograd.optim import SGD, Adam, AdamW, AdamWUpdate, FlatOptimizer, Muon, SquaredNorm
 from tests.autograd.checks import assert_close, layer_norm_of, linear_of, takes_fast_path
 from tests.strategies import seeds
 
@@ -503,31 +502,3 @@ def test_state_of_another_model(key):
         change(state[key])
         with pytest.raises(ValueError, match=message):
             optimizer.load_state_dict(state)
-
-
-# Schedule --------------------------------------------------------------------------------------------------------------------------------------
-
-
-@given(peak=st.floats(1e-5, 1.0), warmup_steps=st.integers(0, 20), n_more=st.integers(2, 50), share=st.none() | st.floats(0.0, 1.0))
-def test_schedule_rises_to_the_peak_and_falls_to_the_floor(peak, warmup_steps, n_more, share):
-    n_steps = warmup_steps + n_more
-    floor = None if share is None else share * peak
-    rates = [warmup_cosine(i, peak=peak, warmup_steps=warmup_steps, n_steps=n_steps, floor=floor) for i in range(n_steps + 3)]
-    last = peak / 10 if floor is None else floor
-    assert rates[warmup_steps] == pytest.approx(peak)
-    assert rates[n_steps - 1] == rates[-1] == last
-    rise, fall = rates[: warmup_steps + 1], rates[warmup_steps:]
-    assert all(a <= b * (1 + 1e-12) for a, b in itertools.pairwise(rise))
-    assert all(a >= b * (1 - 1e-12) for a, b in itertools.pairwise(fall))
-    if warmup_steps:
-        assert rates[0] == pytest.approx(peak / warmup_steps) and rates[warmup_steps - 1] == pytest.approx(peak)
-
-
-def test_schedule_is_a_half_cosine():
-    rates = [warmup_cosine(i, peak=1.0, warmup_steps=0, n_steps=5, floor=0.0) for i in range(5)]
-    assert rates == pytest.approx([1.0, 0.5 + np.sqrt(0.125), 0.5, 0.5 - np.sqrt(0.125), 0.0])
-
-
-def test_schedule_of_a_single_step():
-    assert warmup_cosine(0, peak=1.0, warmup_steps=0, n_steps=1) == 0.1
-    assert warmup_cosine(0, peak=1.0, warmup_steps=1, n_steps=1) == 1.0

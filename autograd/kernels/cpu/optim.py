@@ -26,7 +26,7 @@ class AdamWUpdateBlocked(AdamWUpdate):
         def block(part: slice) -> None:
             AdamWUpdate.forward(weight[part], gradient[part], m[part], v[part], scale, **options)
 
-        row_blocks(weight.size, weight.itemsize, block)
+        row_blocks(weight.size, weight.itemsize, block, elementwise=True)
 
 
 @kernel_for(SquaredNorm)
