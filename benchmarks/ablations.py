@@ -19,14 +19,18 @@ import json
 import math
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
+
+sys.path.insert(0, str(Path(__file__).parent))
+from train_step import processor
 
 from autograd.threads import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
@@ -88,11 +92,29 @@ class Side:
         self.seconds += taken
         return taken
 
-    def finish(self) -> float:
-        """Validation loss, nats per token."""
+    def finish(self) -> dict[str, float]:
+        """Ends the run; its validation loss in nats per token, and what it took."""
         nats = measure(self.trainer.model, Windows(self.text.validation, self.shape.n_positions), 32).nats
         self.trainer.close()
-        return nats
+        result = self.trainer.result
+        return {"nats": nats, "minutes": self.seconds / 60, "updates": result.step, "tokens": result.tokens_seen}
+
+
+def take_turns(sides: list[Side]) -> None:
+    """Trains all to their end. One with more updates makes more of them in a turn, so that all end together."""
+    fewest = min(side.training.steps for side in sides)
+    while any(side.trainer.result.step < side.training.steps for side in sides):
+        for side in sides:
+            side.turn(math.ceil(_TURN * side.training.steps / fewest))
+
+
+def rates(changes: Sequence[Mapping[str, Any]], text: "Text", seed: int) -> list[float]:
+    """Seconds per update of runs with these changes, the median of turns of five."""
+    sides = [Side(each, seed, text, 10_000) for each in changes]
+    seconds = [[side.turn(5) / 5 for side in sides] for _ in range(_PROBE // 5 + 1)]
+    for side in sides:
+        side.trainer.close()
+    return [statistics.median(turns) for turns in zip(*seconds[1:], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -130,13 +152,9 @@ def compare(name: str, config: Config, text: Text) -> dict[str, Any]:
     for seed in config.seeds:
         n = n_updates(name, config, text, seed)
         pair = {"without": Side(base_of(name), seed, text, n[0]), "with": Side(SWITCHES[name], seed, text, n[1])}
-        while any(side.trainer.result.step < side.training.steps for side in pair.values()):
-            for side in pair.values():
-                # The one with more updates makes more of them in a turn, so that both end together.
-                side.turn(math.ceil(_TURN * side.training.steps / min(n)))
+        take_turns(list(pair.values()))
         for key, side in pair.items():
-            tokens = side.trainer.result.tokens_seen
-            entry = {"nats": side.finish(), "minutes": side.seconds / 60, "updates": side.training.steps, "tokens": tokens}
+            entry = side.finish()
             sides[key].append(entry)
             print(f"{name:18} seed {seed} {key:8} {entry['nats']:.4f} nats, {entry['updates']:,} updates, {entry['minutes']:.2f} minutes")
         differences.append(sides["with"][-1]["nats"] - sides["without"][-1]["nats"])
@@ -157,14 +175,7 @@ def n_updates(name: str, config: Config, text: Text, seed: int) -> tuple[int, in
         made = [with_changes(changes) for changes in both]
         per = [t.accumulation(m.n_positions) * t.micro_batch * m.n_positions for m, t in made]
         return tokens // per[0], tokens // per[1]
-    pair = [Side(changes, seed, text, 10_000) for changes in both]
-    seconds: list[list[float]] = [[], []]
-    for _ in range(_PROBE // 5 + 1):
-        for i, side in enumerate(pair):
-            seconds[i].append(side.turn(5) / 5)
-    for side in pair:
-        side.trainer.close()
-    one, two = (max(1, int(60 * config.minutes / statistics.median(s[1:]))) for s in seconds)
+    one, two = (max(1, int(60 * config.minutes / each)) for each in rates(both, text, seed))
     return one, two
 
 
@@ -199,7 +210,7 @@ def main() -> None:
 
 
 def machine() -> str:
-    return f"{platform.machine()}, {n_threads()} threads, Python {platform.python_version()}, NumPy {np.__version__}"
+    return f"{processor()}, {n_threads()} threads, Python {platform.python_version()}, NumPy {np.__version__}"
 
 
 if __name__ == "__main__":
