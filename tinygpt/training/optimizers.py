@@ -11,13 +11,19 @@ from tinygpt.models.protocols import Trainable
 
 
 def make_optimizer(model: Trainable, config: TrainConfig) -> FlatOptimizer:
-    """The optimizer of a model's trainable parameters, state at its start. Raises ValueError for sgd and a model with the width rule."""
+    """The optimizer of a model's trainable parameters, state at its start.
+
+    Raises ValueError for Muon where no matrix of a block is trained, and for sgd with a model of the width rule.
+    """
     assert isinstance(model, nn.Module)
     scales = width_lr_scales(model, config.optimizer)
     if config.optimizer == "sgd":
         return SGD(model, config.lr, config.momentum, config.weight_decay, nesterov=True)
     if config.optimizer == "muon":
         matrices = hidden_matrices(model)
+        if not matrices:
+            rule = "expected at least one, as Muon is for those; use adamw"
+            raise InvalidInput(f"TrainConfig.optimizer: muon, but no matrix of the blocks is trained, {rule}")
         return Muon(
             model, config.lr, config.momentum, config.betas, weight_decay=config.weight_decay, matrices=matrices,
             adam_lr_scale=config.adam_lr_scale, lr_scale=scales,
