@@ -79,6 +79,14 @@ def test_hidden_matrices_alone_have_another_learning_rate(optimizer):
     assert width_lr_scales(GPT(BASE), optimizer) == width_lr_scales(GPT(at_width(BASE, 32)), optimizer) == {}
 
 
+def test_a_classifier_keeps_the_rule_for_what_it_trains():
+    tokenizer = train_tokenizer("characters", ["abc"], 10)
+    classifier = GPTClassifier(GPT(at_width(tiny(vocab_size=tokenizer.n_vocab), 32)), tokenizer, ["a", "b"])
+    scales = width_lr_scales(classifier, "adamw")
+    assert len(scales) == 4 and all(name.startswith("transformer.h.0.") and scale == 0.5 for name, scale in scales.items())
+    make_optimizer(classifier, TrainConfig(optimizer="adamw"))
+
+
 def test_initial_weights():
     plain, wide = (weights(GPT(c, seed=3)) for c in (tiny(n_embd=256, vocab_size=99), at_width(tiny(n_embd=64, vocab_size=99), 256, 2)))
     for name, w in plain.items():
