@@ -49,9 +49,15 @@ def test_the_scale_halves_on_overflow_and_doubles_after_n_good_updates(n, norms)
     assert again.state_dict() == scale.state_dict()
 
 
+def test_several_micro_batches_do_not_make_gradients_smaller():
+    scale = DynamicLossScale(2.0**10)
+    for n in range(1, 40):
+        assert 1 <= scale.of_update(n) / n / 2.0**10 < 2 and math.frexp(scale.of_update(n))[0] == 0.5
+
+
 def test_values_that_are_none():
-    for scale in (0, -2.0, 3.0, 0.5, 2.0**25, math.inf, math.nan):
-        with pytest.raises(ValueError, match=r"DynamicLossScale.scale: .*, expected a power of two from 1 to 16777216; 65536"):
+    for scale in (0, -2.0, 3.0, 0.5, 2.0**41, math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"DynamicLossScale.scale: .*, expected a power of two from 1 to 1099511627776; 65536"):
             DynamicLossScale(scale)
     with pytest.raises(ValueError, match=r"DynamicLossScale.growth_interval: 0, expected at least 1; 2000"):
         DynamicLossScale(growth_interval=0)
@@ -69,7 +75,7 @@ def test_values_that_are_none():
 
 
 def test_scaled_and_divided_again_float32_gradients_are_the_same_bits():
-    """S is a power of two, and the share of a micro-batch comes on top of it."""
+    """S is a power of two, also with what several micro-batches add; the share of each comes on top of it."""
     ids = np.random.default_rng(0).integers(0, 17, (3, 17))
     batches = [(ids[:1, :-1], ids[:1, 1:]), (ids[1:, :-1], ids[1:, 1:])]
     found = []
@@ -192,9 +198,9 @@ def test_an_overflow_skips_the_update_and_halves_the_scale():
 @on_device
 def test_a_scale_far_too_high_comes_down_by_itself():
     t = trainer(steps=20, dtype="float16")
-    t.loss_scale = DynamicLossScale(LARGEST)
+    t.loss_scale = DynamicLossScale(2.0**24)
     result = t.run(Notes())
-    assert 0 < t.loss_scale.n_overflows < 10 and t.loss_scale.scale == LARGEST / 2**t.loss_scale.n_overflows
+    assert 0 < t.loss_scale.n_overflows < 15 and t.loss_scale.scale == 2.0**24 / 2**t.loss_scale.n_overflows
     assert result.step == 20 and t.optimizer.n_steps == 20 - t.loss_scale.n_overflows
 
 

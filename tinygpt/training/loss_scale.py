@@ -21,7 +21,7 @@ from tinygpt.storage.checked_json import Entries, Json
 if TYPE_CHECKING:
     from tinygpt.config import TrainConfig
 
-LARGEST = 2.0**24  # 2^24 times float16's smallest number is 1: gradients of any use are normal numbers long before
+LARGEST = 2.0**40  # a bound only so that S L and S dL/dw stay far below the largest float32
 LOWEST = 1.0  # a gradient that overflows unscaled is not small: scaling is not the cause
 _RULE = f"expected a power of two from {LOWEST:g} to {LARGEST:.0f}"
 
@@ -42,6 +42,11 @@ class DynamicLossScale:
             raise InvalidInput(f"DynamicLossScale.growth_interval: {growth_interval}, expected at least 1; 2000 suits most models")
         self.scale, self.growth_interval = float(scale), growth_interval
         self.n_good = self.n_overflows = 0  # n_good: updates since the scale last changed
+
+    def of_update(self, n_batches: int) -> float:
+        """What the loss of an update of n micro-batches is multiplied by: S, times n rounded up to a power of two. Each micro-batch counts
+        1 / n or so, and without that factor its gradients would be n times smaller than those of an update of one."""
+        return self.scale * 2.0 ** (n_batches - 1).bit_length()
 
     def update(self, norm: float) -> bool:
         """Takes in the norm of an update's gradients and moves the scale. True if they are finite: make the update; False: skip it."""

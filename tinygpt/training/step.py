@@ -51,7 +51,7 @@ def compute_gradients(
     """Steps 1 to 3: leaves the gradients in the optimizer's buffer and returns the mean loss, nats per target, on the device."""
     optimizer.zero_grad()
     n_targets = [count_targets(batch) for batch in batches]
-    scale = loss_scale.scale if loss_scale else 1.0
+    scale = loss_scale.of_update(len(batches)) if loss_scale else 1.0
     shares = [scale * n / sum(n_targets) for n in n_targets]
     loss = workers.gradients(optimizer, batches, shares) if workers else None
     if loss is None:
