@@ -178,8 +178,8 @@ def dtypes(xp: Any) -> list[Any]:
     return [np.dtype("float32"), *([backend.bfloat16] if backend.bfloat16 is not None else [])]
 
 
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-6}
-"""Largest error relative to the largest value: some roundings of the storage type (2^-24, 2^-9)."""
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-6, "float16": 2**-9}
+"""Largest error relative to the largest value: some roundings of the storage type (2^-24, 2^-9, 2^-12)."""
 
 
 def check(report: Report, options: argparse.Namespace) -> None:
@@ -192,7 +192,7 @@ def check(report: Report, options: argparse.Namespace) -> None:
     shapes = [(1, 1), (5, 33)] if options.quick else [(1, 1), (3, 31), (33, 65), (7, 1023), (1500, 768), (64, 3001)]
     table = kernels_by_op()
     for rows, columns in shapes:
-        for dtype in dtypes(xp):
+        for dtype in [*dtypes(xp), np.dtype("float16")]:
             for call in calls(rng, rows, columns):
                 op, kernels = table[call.op]
                 arrays = on_device(call, xp, dtype)

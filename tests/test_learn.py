@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,12 @@ POINTS = {
         r"expected at most n_positions = 64",
     ],
     "14_gpt2_to_llama.py": [r"Llama 2 70B's options: True$", r"^\d{4}-\d\d-\d\d, .*threads, NumPy"],
+    "18_sixteen_bits.py": [
+        r"^float16  0 01011    1001100110 +0\.0999755859 +65504   6\.0e-08  1\.00098$",
+        r"^bfloat16 0 01111011 1001101 +0\.1000976562 ",
+        r"^float16 +weight 1\.0000 .* 0\.9000, its copy in float16 0\.8999$",
+        r"^ones +4096\.00   2048\.00   4096\.00    256\.00   4096\.00$",
+    ],
     "19_width_rule.py": [
         r"C = 256 .* -25\.6 at rate 0\.1, by +-0\.4 at",
         r"rate 0\.00167: h\.0\.attn\.c_attn, .*c_fc",
@@ -93,6 +100,7 @@ EXPLAINED_IN = {
     "embedding": 3, "backward": 3, "softmax": 4, "dropout": 4, "layer_norm": 5, "gelu": 5, "GPT": 6, "no_grad": 6, "cross_entropy": 7,
     "loss": 7, "AdamW": 8, "warmup_cosine": 8, "temperature": 9, "top_k": 9, "top_p": 9, "hidden": 10, "norm_position": 12,
     "rotary_embedding": 13, "alibi_slopes": 13, "window": 13, "n_kv_head": 14, "gated": 14, "at_width": 19, "width_base": 19,
+    "float16": 18, "bfloat16": 18,
 }  # fmt: skip
 
 
@@ -197,6 +205,27 @@ def check_width_rule(out):
     assert losses["128, rule"] < min(losses["128, no rule"], losses["16, rule"])
 
 
+def check_sixteen_bits(out):
+    """What the page says of the tables: which remedy gives back what is lost."""
+    held = re.findall(r"^(activations|weights) +2\^(\d+) +([\d.]+)% +[\d.]+% +([\d.]+)%$", out, flags=re.MULTILINE)
+    lost, over = ({(name, int(power)): float(row[i]) for name, power, *row in held} for i in (0, 1))
+    assert len(held) == 6 and lost["activations", 0] > 50 and lost["activations", 16] < 2 and lost["activations", 36] < 0.1
+    assert over["weights", 16] == 0 < over["weights", 36]
+    rows = numbers(
+        r"^(float32|weights in \w+|computed in float16|the same, loss scaled) +((?:[-+]?\d[\d.]*%? *){5})$", out.replace("%", "")
+    )
+    loss, _, zeros, change, moved = (dict(zip(rows, column, strict=True)) for column in zip(*rows.values(), strict=True))
+    assert len(rows) == 5 and max(loss, key=loss.get) == "computed in float16" and zeros["computed in float16"] > 30
+    assert zeros["the same, loss scaled"] < 1 and abs(loss["the same, loss scaled"] - loss["float32"]) < 0.05
+    assert change["float32"] < change["weights in float16"] < change["weights in bfloat16"] < 0
+    assert moved["weights in bfloat16"] < 20 < moved["weights in float16"] < 70 and moved["float32"] > 99
+    trace = re.findall(r"(\d+)(\*?)", out[out.index("*: skipped:") + len("*: skipped:") :])[:60]
+    assert [int(scale) for scale, _ in trace[:21]] == [29] * 20 + [30]  # doubled after 20
+    for (scale, overflow), (later, _) in pairwise(trace):
+        assert int(later) - int(scale) == -1 if overflow else int(later) - int(scale) in (0, 1)
+    assert len(trace) == 60 and any(overflow for _, overflow in trace)
+
+
 CHECKS = {
     "05_layer_norm.py": check_layer_norm,
     "08_training.py": check_training,
@@ -204,6 +233,7 @@ CHECKS = {
     "12_norm_orders.py": check_norm_orders,
     "13_longer_texts.py": check_longer_texts,
     "14_gpt2_to_llama.py": check_gpt2_to_llama,
+    "18_sixteen_bits.py": check_sixteen_bits,
     "19_width_rule.py": check_width_rule,
 }
 
@@ -222,6 +252,24 @@ def test_top_k_and_top_p_keep_what_the_library_keeps(monkeypatch, capsys):
         for own, options in ((script["top_k"](p, k), {"top_k": k}), (script["top_p"](p, share), {"top_p": share})):
             ids, kept = candidates(np.log(p), Sampling(temperature=1.0, **options))
             assert np.flatnonzero(own).tolist() == ids.tolist() and own[ids] == pytest.approx(kept)
+
+
+def test_bfloat16_of_the_lesson_is_ml_dtypes():
+    """Bit for bit, all patterns of the upper half with several lower halves, ties and subnormal numbers among them; and infinity."""
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: it has bfloat16")
+    tree = ast.parse((LEARN / "18_sixteen_bits.py").read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in ("float16", "bfloat16")]
+    names = {"np": np}
+    exec(compile(ast.Module(functions, []), "18_sixteen_bits.py", "exec"), names)
+    upper = np.arange(1 << 16, dtype=np.uint32) << 16
+    with np.errstate(over="ignore"):
+        for lower in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF):
+            x = (upper | np.uint32(lower)).view(np.float32)
+            x = x[~np.isnan(x)]
+            np.testing.assert_array_equal(
+                names["bfloat16"](x).view(np.uint32), x.astype(ml_dtypes.bfloat16).astype(np.float32).view(np.uint32)
+            )
+    assert names["float16"](65519.0) == 65504 and names["float16"](2.0**-25) == 0 < names["float16"](2.0**-24)
 
 
 @pytest.mark.parametrize(

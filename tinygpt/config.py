@@ -72,8 +72,8 @@ class TrainConfig:
     """Updates between lines of metrics."""
     seed: int = 0
     """Seed of initial weights, data order, dropout and samples, each with its own random stream."""
-    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=WITH_OVERRIDE)
-    """Type of activations and matrix products; bfloat16 needs a GPU. Weights and optimizer state stay float32."""
+    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata=WITH_OVERRIDE)
+    """Type of activations and matrix products; 16 bits need a GPU. Weights and optimizer state stay float32; float16 scales the loss."""
     processes: int = field(default=0, metadata=FREE)
     """Processes that share each micro-batch, on a CPU. 0: one per core for small models, where that is faster, else one."""
     recompute: bool = field(default=False, metadata=FREE)

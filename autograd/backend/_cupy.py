@@ -101,9 +101,9 @@ def _device() -> tuple[str, int]:
 
 
 def compute_dtype(name: str) -> DType:
-    """The dtype in which a model is to compute, "float32" or "bfloat16". Raises ValueError, with the reason, where it cannot."""
+    """The dtype in which a model is to compute, float32, bfloat16 or float16. Raises ValueError, with the reason, where it cannot."""
     if name != "bfloat16":
-        return np.dtype(np.float32) if name == "float32" else _numpy.compute_dtype(name)
+        return np.dtype(name) if name in ("float32", "float16") else _numpy.compute_dtype(name)
     if bfloat16 is None:
         raise ValueError(
             "dtype: bfloat16, expected float32, because CuPy has no bfloat16 without the package ml_dtypes; pip install ml_dtypes"

@@ -31,14 +31,14 @@ def check_backend(*, tf32: bool = False) -> str:
 
 
 def compute_dtype(name: str) -> DType:
-    """The dtype in which a model is to compute, "float32" or "bfloat16". Raises ValueError, with the reason, where it cannot."""
-    if name == "bfloat16":
+    """The dtype in which a model is to compute, float32, bfloat16 or float16. Raises ValueError, with the reason, where it cannot."""
+    if name in ("bfloat16", "float16"):
         raise ValueError(
-            "dtype: bfloat16, expected float32 on the numpy backend, because NumPy has no bfloat16 arithmetic: each step would be "
+            f"dtype: {name}, expected float32 on the numpy backend, because NumPy has no {name} arithmetic: each step would be "
             "emulated, and slower than float32; leave --dtype out, or set AUTOGRAD_BACKEND=cupy on a machine with a GPU"
         )
     if name != "float32":
-        raise ValueError(f"dtype: {name!r}, expected float32 or bfloat16; leave it out for float32")
+        raise ValueError(f"dtype: {name!r}, expected float32, bfloat16 or float16; leave it out for float32")
     return np.dtype(np.float32)
 
 

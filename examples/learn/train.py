@@ -1,4 +1,4 @@
-"""What the scripts from 12 on share: text as ids, script 8's loop with the library's parts, and the picture of a few curves."""
+"""What the scripts from 12 on share: text as ids, script 8's loop with the library's parts, sizes of gradients, and the picture of a few curves."""
 
 import platform
 import pydoc_data.topics
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
 from autograd.optim import AdamW, warmup_cosine
 from tinygpt import GPT, GPTConfig
@@ -51,6 +52,23 @@ def train(model, windows, n_updates, *, batch_size, peak, warmup, floor=None, op
     return np.array(losses), np.array(seconds)
 
 
+def gradient_sizes(model, batch, factor=1.0):
+    """Absolute values of the gradients of factor x loss, as far as they are not 0: {"activations": (n,), "weights": (n,)}."""
+    with ag.record() as records:
+        (model.loss(*batch) * factor).backward()
+    pairs = [(x, dx) for record in records for x, dx in zip(record.inputs, record.dxs, strict=True) if dx is not None]
+    sizes = {"activations": [], "weights": []}
+    for x, dx in pairs:
+        sizes["weights" if isinstance(x, ag.Parameter) else "activations"].append(np.abs(dx[dx != 0]))
+    return {name: np.concatenate(parts) for name, parts in sizes.items()}
+
+
+def by_power_of_two(sizes, low, high):
+    """A curve of which part of the numbers (%) lies between each power of two and the next, from 2^low to 2^high."""
+    counts = np.histogram(np.log2(sizes), np.arange(low, high + 1))[0]
+    return np.arange(low, high) + 0.5, 100 * counts / len(sizes)
+
+
 def smooth(losses, n=20):
     """Means over the last n losses, fewer at the start: a curve to look at."""
     sums = np.concatenate([[0.0], np.cumsum(losses)])
@@ -73,7 +91,7 @@ def machine():
 def draw(file, curves, xlabel, ylabel, title, *, span=None):
     """Writes a picture of curves {name: (x, y)}; a name with a variant in brackets, "post (no warm-up)", has the color of "post".
 
-    span   x up to which the background is shaded
+    span   x up to which the background is shaded, or from which and to which
     """
     draw_panels(file, [(curves, {"xlabel": xlabel, "ylabel": ylabel, "title": title})], span=span)
 
@@ -99,7 +117,7 @@ def draw_panels(file, panels, *, span=None):
             color, marker = colors[names.index(base)], "osv^DPX*"[names.index(base)]
             axis.plot(x, y, next(lines[base]), color=color, marker=marker, markersize=4, markevery=max(1, len(x) // 12), label=name)
         if span:
-            axis.axvspan(0, span, color="#000000", alpha=0.06)
+            axis.axvspan(*(span if isinstance(span, tuple) else (0, span)), color="#000000", alpha=0.06)
         axis.set(**settings)
         axis.grid(alpha=0.25)
         if len(panels) > 1:

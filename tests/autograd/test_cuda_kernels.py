@@ -54,7 +54,7 @@ KERNELS, module = registered_apart() if backend.name == "numpy" else ({}, Module
 matmul: Any = sys.modules.get("autograd.kernels.cuda.matmul")
 DIRECTORY = Path(ag.__file__).parent / "kernels" / "cuda"
 FILES = sorted(path.name for path in DIRECTORY.glob("*.cu"))
-TYPES = [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")]  # (storage, parameter)
+TYPES = [("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16"), ("bfloat16", "float32")]  # (storage, parameter)
 
 each_file = pytest.mark.parametrize("file", FILES)
 on_host = pytest.mark.skipif(cuda_host.COMPILER is None, reason="no g++: nothing to run CUDA kernels with on the host")
@@ -64,7 +64,7 @@ on_host = pytest.mark.skipif(cuda_host.COMPILER is None, reason="no g++: nothing
 
 
 def types_of(file: str) -> list[tuple[str, str]]:
-    return TYPES if "parameter" in (DIRECTORY / file).read_text(encoding="utf-8") else TYPES[:2]
+    return TYPES if "parameter" in (DIRECTORY / file).read_text(encoding="utf-8") else TYPES[:3]
 
 
 def kernel_names(file: str) -> list[str]:
@@ -249,17 +249,17 @@ def to_float(bits: np.ndarray) -> np.ndarray:
 
 def assert_near(actual: np.ndarray, expected: np.ndarray, dtype: np.dtype[Any]) -> None:
     """Within the rounding of the storage type, relative to the largest value."""
-    tolerance = 2.0**-7 if dtype == np.uint16 else 2e-6
+    tolerance = 2.0**-7 if dtype == np.uint16 else 2.0**-10 if dtype == np.float16 else 2e-6
     actual = to_float(actual)
     assert actual.shape == expected.shape and np.isfinite(actual).all()
     assert np.abs(actual - expected).max() <= tolerance * max(1e-3, np.abs(expected).max())
 
 
 def stored(xp: Xp, storage: str, *arrays: np.ndarray) -> list[np.ndarray]:
-    return [xp.place(bf16(a) if storage == "bf16" else a.astype(np.float32)) for a in arrays]
+    return [xp.place(bf16(a) if storage == "bf16" else a.astype(np.float16 if storage == "f16" else np.float32)) for a in arrays]
 
 
-each_storage = pytest.mark.parametrize("storage", ["float", "bf16"])
+each_storage = pytest.mark.parametrize("storage", ["float", "bf16", "f16"])
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
@@ -565,12 +565,50 @@ def test_bf16_rounds_to_nearest_even(host):
 
 
 @on_host
+def test_f16_is_numpys_float16_bit_for_bit(host):
+    """All 65,536 of them to float, and to float16 what lies on, just above and just below the middle between two."""
+    (kernel,) = KERNELS[Cast]
+    bits = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    wide = kernel.backward(np.dtype("float32"), host.place(bits))
+    assert wide.dtype == np.float32
+    np.testing.assert_array_equal(wide, bits.astype(np.float32))
+    finite = np.sort(np.unique(wide[np.isfinite(wide)]))
+    middle = (finite[1:] + finite[:-1]) / 2
+    around = np.concatenate([finite, middle, np.nextafter(middle, np.float32(np.inf)), np.nextafter(middle, np.float32(-np.inf))])
+    extremes = np.array([65519.996, 65520.0, 1e30, -1e30, np.inf, -np.inf, np.nan, 1e-30, -0.0, 2.0**-25], np.float32)
+    x = np.concatenate([around, extremes])
+    narrow, _ = kernel.forward(host.place(x), dtype=np.dtype("float16"))
+    with np.errstate(over="ignore"):
+        expected = x.astype(np.float16)
+    same = (narrow.view(np.uint16) == expected.view(np.uint16)) | (np.isnan(narrow) & np.isnan(expected))
+    assert same.all(), (x[~same][:9], narrow[~same][:9], expected[~same][:9])
+    assert not kernel.supports(bits, dtype=np.dtype(np.uint16)) and not kernel.supports(bits, dtype=np.dtype("float64"))
+
+
+@on_host
+def test_the_loss_of_float16_leaves_the_division_by_n_to_the_backward_pass(host, monkeypatch):
+    """p / n of many rows would be 0 in float16. Gradients are those of the definition in float64, also with a loss scale as dy."""
+    (kernel,) = KERNELS[LinearCrossEntropy]
+    rng = np.random.default_rng(0)
+    n, c, v = 3000, 8, 40
+    x, weight = (a.astype(np.float16) for a in (rng.standard_normal((n, c)), 0.02 * rng.standard_normal((v, c))))
+    targets = rng.integers(0, v, n)
+    options = {"n_counted": 100 * n, "ignore_index": -100, "label_smoothing": 0.0, "chunk": 1024, "needs": (True, True, False)}
+    right, saved = LinearCrossEntropy.forward(x.astype(np.float64), weight.astype(np.float64), targets, **options)
+    expected = LinearCrossEntropy.backward(saved, np.float64(1024))
+    loss, saved = kernel.forward(host.place(x), host.place(weight), targets, **options)
+    assert kernel.supports(x, weight, targets, **options) and loss == pytest.approx(right, rel=1e-4)
+    for found, exact in zip(kernel.backward(saved, np.array(1024, np.float32)), expected, strict=True):
+        assert exact is None or np.abs(found - exact).max() < 3e-3 * np.abs(exact).max()
+
+
+@on_host
 def test_every_kernel_has_run_on_the_host(host):
     """The tests above leave none out; here each is at least found in the launchers."""
     launchers = "".join(path.read_text(encoding="utf-8") for path in DIRECTORY.glob("*.py"))
     for file in FILES:
         for name in kernel_names(file):
-            assert f'"{name}"' in launchers
+            assert f'"{name}"' in launchers or name.startswith(("cast_to_", "cast_from_"))
 
 
 # What goes wrong is said ---------------------------------------------------------------------------------------------------------------

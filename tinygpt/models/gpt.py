@@ -159,9 +159,9 @@ class GPT(nn.Module):
         self.lm_head = OutputLayer(weight, config.logit_softcap, 1 / config.width_ratio)
 
     def set_compute_dtype(self, dtype: str) -> Self:
-        """Switches activations and matrix products to "bfloat16" or back to "float32"; returns the model.
+        """Switches activations and matrix products to "bfloat16" or "float16", or back to "float32"; returns the model.
 
-        Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError where there is no bfloat16.
+        Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError where there is no such arithmetic.
         """
         self.dtype = backend.compute_dtype(dtype)
         return self

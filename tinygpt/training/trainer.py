@@ -23,6 +23,7 @@ from tinygpt.errors import Diverged, InvalidInput, NotDeterministic
 from tinygpt.models.protocols import Batch, Batches, GradientWorkers, Trainable
 from tinygpt.storage.checked_json import Entries, Json
 from tinygpt.training.divergence import Divergence
+from tinygpt.training.loss_scale import loss_scale_for
 from tinygpt.training.metrics import Evaluation, Metrics, Reporter, Result, environment, measure, update_ratio
 from tinygpt.training.optimizers import make_optimizer
 from tinygpt.training.schedule import learning_rate, resumed_note
@@ -83,7 +84,7 @@ class Trainer:
             raise InvalidInput(f"TrainConfig.batch_ramp_from: {config.batch_ramp_from}, {rule}")
         self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=together)
         self.optimizer = make_optimizer(model, config)
-        self.divergence, self.result = Divergence(config), Result()
+        self.divergence, self.result, self.loss_scale = Divergence(config), Result(), loss_scale_for(config)
         self.resumed = ""  # what a user should know of how the run is resumed
         self.draw_from(0)
 
@@ -104,13 +105,14 @@ class Trainer:
 
     def update(self) -> tuple[Array, Array]:
         """The next update, whatever its numbers. Returns (mean loss in nats per target, gradient norm before clipping), on the device."""
-        loss, norm = train_step(self.model, self.optimizer, self._next(), max_norm=self.config.max_norm, workers=self.workers)
+        batches, max_norm = self._next(), self.config.max_norm
+        loss, norm = train_step(self.model, self.optimizer, batches, max_norm=max_norm, workers=self.workers, loss_scale=self.loss_scale)
         self.result.step += 1
         return loss, norm
 
     def gradients(self) -> Array:
         """The first half of `update`, weights unchanged: sets learning rate and gradients, returns the mean loss, on the device."""
-        return compute_gradients(self.model, self.optimizer, self._next(), self.workers)
+        return compute_gradients(self.model, self.optimizer, self._next(), self.workers, self.loss_scale)
 
     def _next(self) -> list[Batch]:
         """Sets the next update's learning rate and draws its batches."""
@@ -178,6 +180,7 @@ class Trainer:
                 "sampling": {"seed": self.config.seed},  # each sample starts from it again
             },
             **self.divergence.state_dict(),
+            **({} if self.loss_scale is None else {"loss_scale": self.loss_scale.state_dict()}),
             "train": asdict(self.config),
             "environment": environment(self.processes),
         }
@@ -200,6 +203,8 @@ class Trainer:
         stream.seed, stream.counter = entry.integer("streams", "dropout", "seed"), entry.integer("streams", "dropout", "draw")
         self.divergence.load_state_dict(entry)
         self.resumed = resumed_note(self.config, state.get("train"), self.result.step)
+        if self.loss_scale is not None and "loss_scale" in state:  # a run that --override has switched to float16 starts its own
+            self.loss_scale.load_state_dict(state["loss_scale"], f"{where}: loss_scale")
 
     def draw_from(self, batches_drawn: int) -> None:
         """The next micro-batch is number `batches_drawn` of the order."""
@@ -258,10 +263,16 @@ class _Loop:
             device_loss, device_norm = trainer.gradients(), trainer.optimizer.gradient_norm()
             loss, norm = float(device_loss), float(device_norm)  # waits for the device, once per update
             if math.isfinite(loss) and math.isfinite(norm):
+                if trainer.loss_scale:
+                    trainer.loss_scale.update(norm)
                 clip_and_update(trainer.optimizer, device_norm, self.config.max_norm)
                 result.step += 1
                 self.note(loss, norm)
                 return loss, norm
+            if trainer.loss_scale and (skipped := trainer.loss_scale.overflow(result.step + 1, loss, norm)):
+                result.step += 1
+                self.reporter.note(skipped)
+                return None
             report = trainer.diagnosis(loss, norm, before)
             if trainer.divergence.failed(report, can_roll_back=self.run is not None) == "skip" or self.run is None:
                 result.step += 1
@@ -277,7 +288,7 @@ class _Loop:
     def note(self, loss: float, norm: float) -> None:
         """Reports what is unusual about an update: the first loss, a spike, fewer processes than expected."""
         trainer, result = self.trainer, self.result
-        if result.step == 1:
+        if math.isnan(result.first_loss_nats):  # of the first update that was made
             result.first_loss_nats = loss
             n = trainer.model.n_classes
             self.reporter.note(f"first loss {loss:.3f} nats; a uniform guess among {n:,} costs ln {n} = {math.log(n):.3f}")
@@ -296,7 +307,8 @@ class _Loop:
         result.train_curve.append((result.step, loss_nats))
         self.reporter.update(metrics)
         if self.run:
-            self.run.log(asdict(metrics))
+            scale = self.trainer.loss_scale
+            self.run.log(asdict(metrics) | ({} if scale is None else {"loss_scale": scale.scale, "n_overflows": scale.n_overflows}))
 
     def measure(self) -> bool:
         """Evaluates; True if the result is the best so far. Raises FloatingPointError if it is not finite, so that it is not saved."""

@@ -21,7 +21,7 @@ Layout = tuple[tuple[int, ...], tuple[int, ...]]  # shape, strides in elements
 class AttentionCuDNN(Attention):
     """One fused kernel per direction, on strided views of the projection's output. Reference: ops/attention.py.
 
-    Products are of bfloat16, sums and softmax float32. Saves q, k, v, y and the logarithm of each row's sum, (B, H, T, 1).
+    Products are of bfloat16 or float16, sums and softmax float32. Saves q, k, v, y and the logarithm of each row's sum, (B, H, T, 1).
     Source  Dao 2023, arXiv:2307.08691; NVIDIA's cuDNN computes it.
     """
 
@@ -30,7 +30,8 @@ class AttentionCuDNN(Attention):
     @staticmethod
     def supports(q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, **options: object) -> bool:
         fits = q.ndim == 4 and q.shape == k.shape and q.shape[-2] >= _SHORTEST and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-        return cudnn is not None and mask is None and not options and fits and all(a.dtype.name == "bfloat16" for a in (q, k, v))
+        half = q.dtype == k.dtype == v.dtype and q.dtype.name in ("bfloat16", "float16")
+        return cudnn is not None and mask is None and not options and fits and half
 
     @staticmethod
     def forward(q: Array, k: Array, v: Array, mask: None, *, causal: bool, **none: object) -> tuple[Array, tuple[Array, ...]]:
@@ -61,7 +62,7 @@ def _with_whole_rows(x: Array) -> Array:
 
 def _run(which: str, inputs: tuple[Array, ...], outputs: tuple[Array, ...], causal: bool) -> None:
     layouts = tuple((a.shape, tuple(s // a.itemsize for s in a.strides)) for a in (*inputs, *outputs))
-    graph, tensors, n_bytes = plan(which, layouts, causal, 1 / inputs[0].shape[-1] ** 0.5)
+    graph, tensors, n_bytes = plan(which, layouts, causal, 1 / inputs[0].shape[-1] ** 0.5, inputs[0].dtype.name)
     workspace: Array = xp.empty(max(n_bytes, 1), dtype="uint8")
     arrays: tuple[Array, ...] = (*inputs, *outputs)
     handle, cuda = _handle(), xp.cuda  # type: ignore[attr-defined]
@@ -77,10 +78,10 @@ def _handle() -> int:
 
 @cache
 def plan(
-    which: str, layouts: tuple[Layout, ...], causal: bool, scale: float, sm_version: int | None = None
+    which: str, layouts: tuple[Layout, ...], causal: bool, scale: float, dtype: str = "bfloat16", sm_version: int | None = None
 ) -> tuple["cudnn.pygraph", tuple["cudnn.tensor", ...], int]:
     """(graph, its tensors in the order of `layouts`, bytes of workspace). With sm_version, e.g. 90, described but not built: no GPU needed."""
-    half, single = cudnn.data_type.BFLOAT16, cudnn.data_type.FLOAT
+    half, single = cudnn.data_type.HALF if dtype == "float16" else cudnn.data_type.BFLOAT16, cudnn.data_type.FLOAT
     target = {"handle": _handle()} if sm_version is None else {"sm_version": sm_version}
     graph = cudnn.pygraph(io_data_type=half, intermediate_data_type=single, compute_data_type=single, **target)
 

@@ -1,10 +1,14 @@
 // Shared by the kernels: storage types, 16-byte loads and stores, sums over a block, the hash behind dropout.
 //
-// Arithmetic is float throughout. Arrays are stored as `storage`: float, or bf16 when compiled with -DSTORAGE=bf16.
+// Arithmetic is float throughout. Arrays are stored as `storage`: float, or bf16 or f16 when compiled with -DSTORAGE=bf16 or f16.
 // Nothing is included, so NVRTC needs only this text; `module.py` inserts it where a .cu file includes it.
 #pragma once
 
 struct bf16 {  // the upper half of a float: same range, 8 bits of precision
+    unsigned short bits;
+};
+
+struct f16 {  // IEEE 754's half: 11 bits of precision, from 6e-8 to 65504
     unsigned short bits;
 };
 
@@ -22,15 +26,17 @@ constexpr int WIDTH = 16 / sizeof(storage);
 
 __device__ inline float minus_infinity() { return __uint_as_float(0xff800000u); }
 
-// e^x, and 1 / x for x >= 1: for bf16, which rounds more coarsely than they do, by the hardware's own instructions.
+// e^x, and 1 / x for x >= 1: for 16 bits, which round more coarsely than they do, by the hardware's own instructions.
 __device__ inline float exp_for(float x, const float*) { return expf(x); }
 __device__ inline float exp_for(float x, const bf16*) { return __expf(x); }
+__device__ inline float exp_for(float x, const f16*) { return __expf(x); }
 __device__ inline float inverse_for(float x, const float*) { return 1.0f / x; }
 __device__ inline float inverse_for(float x, const bf16*) { return __fdividef(1.0f, x); }
+__device__ inline float inverse_for(float x, const f16*) { return __fdividef(1.0f, x); }
 #define EXP(x) exp_for(x, (const storage*)0)
 #define INVERSE(x) inverse_for(x, (const storage*)0)
 
-// bf16 and back -----------------------------------------------------------------------------------------------------------
+// bf16, f16 and back ------------------------------------------------------------------------------------------------------
 
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(bf16 x) { return __uint_as_float((unsigned int)x.bits << 16); }
@@ -46,15 +52,45 @@ __device__ inline void from_float(float x, bf16& y) {  // to nearest, ties to ev
 #endif
 }
 
-// One 32-bit word holds one float or two bf16, the first in the lower half.
+__device__ inline float to_float(f16 x) {
+#if defined(__CUDA_ARCH__)
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+#else
+    const unsigned int sign = (x.bits & 0x8000u) << 16, rest = (x.bits & 0x7fffu) << 13;
+    if (rest >= 0x0f800000u) return __uint_as_float(sign | 0x7f800000u | rest);  // infinity and NaN
+    return __uint_as_float(sign | __float_as_uint(__uint_as_float(rest) * 0x1p112f));  // the exponents' biases differ by 112
+#endif
+}
+__device__ inline void from_float(float x, f16& y) {  // to nearest, ties to even; from 65520 on to infinity
+#if defined(__CUDA_ARCH__)
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+#else
+    const unsigned int u = __float_as_uint(x), size = u & 0x7fffffffu;
+    unsigned int bits;
+    if (size > 0x7f800000u) bits = 0x7fffu;
+    else if (size >= 0x477ff000u) bits = 0x7c00u;
+    else if (size < 0x38800000u) bits = __float_as_uint(__uint_as_float(size) + 0.5f) - 0x3f000000u;  // 0.5 has the spacing 2^-24
+    else bits = (size - 0x38000000u + 0xfffu + ((size >> 13) & 1u)) >> 13;
+    y.bits = (unsigned short)((u >> 16 & 0x8000u) | bits);
+#endif
+}
+
+// One 32-bit word holds one float or two 16-bit numbers, the first in the lower half.
 __device__ inline void unpack(unsigned int word, float* v, const float*) { v[0] = __uint_as_float(word); }
 __device__ inline void unpack(unsigned int word, float* v, const bf16*) {
     v[0] = __uint_as_float(word << 16);
     v[1] = __uint_as_float(word & 0xffff0000u);
 }
+__device__ inline void unpack(unsigned int word, float* v, const f16*) {
+    v[0] = to_float(f16{(unsigned short)word});
+    v[1] = to_float(f16{(unsigned short)(word >> 16)});
+}
 __device__ inline unsigned int pack(const float* v, const float*) { return __float_as_uint(v[0]); }
-__device__ inline unsigned int pack(const float* v, const bf16*) {
-    bf16 low, high;
+template <class T>
+__device__ inline unsigned int pack(const float* v, const T*) {
+    T low, high;
     from_float(v[0], low);
     from_float(v[1], high);
     return (unsigned int)high.bits << 16 | low.bits;

@@ -1,4 +1,4 @@
-// Sums of two arrays of one shape, and casts between float and bf16. Reference: ops/elementwise.py, classes Add and Cast.
+// Sums of two arrays of one shape, and casts between float and 16 bits. Reference: ops/elementwise.py, classes Add and Cast.
 //
 // Layout  a thread takes 16 bytes, or the eight elements of a cast, at a time, in steps of the whole grid.
 // Bytes   per element, b = 4 (float) or 2 (bf16): add reads a, b, writes y: 3 b; a cast 6.
@@ -28,4 +28,8 @@ __device__ inline void cast(To* y, const From* x, long long n) {
 
 extern "C" __global__ void cast_to_bf16(bf16* y, const float* x, long long n) { cast(y, x, n); }
 
-extern "C" __global__ void cast_to_float(float* y, const bf16* x, long long n) { cast(y, x, n); }
+extern "C" __global__ void cast_from_bf16(float* y, const bf16* x, long long n) { cast(y, x, n); }
+
+extern "C" __global__ void cast_to_f16(f16* y, const float* x, long long n) { cast(y, x, n); }
+
+extern "C" __global__ void cast_from_f16(float* y, const f16* x, long long n) { cast(y, x, n); }

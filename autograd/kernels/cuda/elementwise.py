@@ -5,7 +5,7 @@ from itertools import accumulate
 from autograd import backend
 from autograd.backend import Array, DType, xp
 from autograd.dispatch import kernel_for
-from autograd.kernels.cuda.module import contiguous, flat_grid, i64, is_stored, kernel, takes
+from autograd.kernels.cuda.module import contiguous, flat_grid, i64, is_stored, kernel, stored_as, takes
 from autograd.nn import CastWeights
 from autograd.ops.elementwise import Add, Cast
 
@@ -32,7 +32,7 @@ class CastCUDA(Cast):
 
     @staticmethod
     def supports(x: Array, *, dtype: DType) -> bool:
-        return takes(x) and x.dtype != dtype and is_stored(dtype)
+        return takes(x) and is_stored(dtype) and x.dtype.itemsize + dtype.itemsize == 6  # float32 and one of 16 bits
 
     @staticmethod
     def forward(x: Array, *, dtype: DType) -> tuple[Array, DType]:
@@ -49,7 +49,7 @@ class CastWeightsCUDA(CastWeights):
 
     @staticmethod
     def supports(*xs: Array, dtype: DType) -> bool:
-        return is_stored(dtype) and all(takes(x) and x.dtype != dtype for x in xs)
+        return is_stored(dtype) and dtype.itemsize == 2 and all(takes(x) and x.dtype.itemsize == 4 for x in xs)
 
     @staticmethod
     def forward(*xs: Array, dtype: DType) -> tuple[tuple[Array, ...], tuple[tuple[int, ...], ...]]:
@@ -73,6 +73,6 @@ def _follows(a: Array, b: Array) -> bool:
 
 def _cast(x: Array, dtype: DType) -> Array:
     y = xp.empty(x.shape, dtype=dtype)
-    name = "cast_to_bf16" if y.itemsize < x.itemsize else "cast_to_float"
-    kernel("elementwise.cu", name)(*flat_grid(x.size, min(x.dtype, y.dtype, key=lambda d: d.itemsize)), (y, x, i64(x.size)))
+    narrow, name = (y.dtype, "cast_to_") if y.itemsize < x.itemsize else (x.dtype, "cast_from_")
+    kernel("elementwise.cu", name + stored_as(narrow))(*flat_grid(x.size, narrow), (y, x, i64(x.size)))
     return y

@@ -13,7 +13,8 @@ _LOGITS_BYTES = 1 << 30  # logits that exist at once: enough rows to keep the ma
 class LinearCrossEntropyCUDA(LinearCrossEntropy):
     """Logits of a chunk of rows become their gradient in place, in one kernel between two matrix products. Reference: ops/loss.py.
 
-    The loss is float32 whatever the inputs are, and dW is summed in float32. Saves dx (N, C) and dW (V, C), already divided by n.
+    The loss is float32 whatever the inputs are, and dW is summed in float32. Saves dx (N, C) and dW (V, C), already divided by n; in float16,
+    where small numbers times 1 / n would be 0, the backward pass divides, and chunks are as short as the reference's, so that dW stays finite.
     """
 
     @staticmethod
@@ -27,7 +28,9 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
         needs: tuple[bool, bool, bool],
     ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
-        size = max(1, _LOGITS_BYTES // (v * x.dtype.itemsize))
+        narrow_range = x.dtype == xp.float16
+        size = chunk if narrow_range else max(1, _LOGITS_BYTES // (v * x.dtype.itemsize))
+        factor = 1.0 if narrow_range else 1 / n_counted
         losses = xp.empty(n, dtype="float32")
         dx = xp.empty(x.shape, dtype=x.dtype) if needs[0] else None
         dweight = None
@@ -35,7 +38,7 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
         for start in range(0, n, size):
             rows = slice(start, start + size)
             z = x[rows] @ weight.T  # (chunk, V)
-            numbers = (i32(v), i64(ignore_index), f32(z_loss), f32(1 / n_counted), i32(any(needs)))
+            numbers = (i32(v), i64(ignore_index), f32(z_loss), f32(factor), i32(any(needs)))
             run((z.shape[0],), (row_threads(v, x.dtype),), (losses[rows], z, targets[rows], *numbers))
             if dx is not None:
                 dx[rows] = z @ weight
@@ -45,9 +48,10 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
                     dweight = part if size >= n else part.astype("float32")
                 else:
                     dweight += part
-        return losses.sum() / n_counted, (dx, dweight)
+        return losses.sum() / n_counted, (dx, dweight, n_counted if narrow_range else 1)
 
     @staticmethod
     def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array | None, Array | None, None]:
-        dx, dweight = saved
+        dx, dweight, n = saved
+        dy = dy if n == 1 else dy / n
         return None if dx is None else dx * dy, None if dweight is None else dweight * dy, None  # dy is float32; the engine casts

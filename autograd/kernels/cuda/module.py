@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-STORAGE = {"float32": "float", "bfloat16": "bf16"}
+STORAGE = {"float32": "float", "bfloat16": "bf16", "float16": "f16"}
 """The dtypes that kernels read and write, by their names in `common.cuh`."""
 
 Constants = tuple[tuple[str, int], ...]
@@ -74,6 +74,11 @@ def kernel(file: str, name: str, storage: str = "float32", parameter: str | None
 def is_stored(dtype: DType) -> bool:
     """True if kernels take arrays of this dtype."""
     return dtype.name in STORAGE  # `name` is slow: it is put together at each call
+
+
+def stored_as(dtype: DType) -> str:
+    """The name in `common.cuh` of a dtype that kernels take."""
+    return STORAGE[dtype.name]
 
 
 def takes(*arrays: Array) -> bool:
