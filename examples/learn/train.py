@@ -1,4 +1,4 @@
-"""What scripts 12 to 14 share: text as ids, script 8's loop with the library's parts, and the picture of a few curves."""
+"""What the scripts from 12 on share: text as ids, script 8's loop with the library's parts, and the picture of a few curves."""
 
 import platform
 import pydoc_data.topics
@@ -22,17 +22,25 @@ def characters():
     return ids[: len(ids) * 9 // 10], ids[len(ids) * 9 // 10 :], len(alphabet)
 
 
-def train(model, windows, n_updates, *, batch_size, peak, warmup):
-    """Makes n_updates, with the same batches for every model. Returns training losses in nats per token and seconds, (n_updates,) each."""
-    optimizer = AdamW(model, lr=peak, betas=(0.9, 0.95), weight_decay=0.1)
-    batches = BatchOrder(len(windows), batch_size).batches()
+def train(model, windows, n_updates, *, batch_size, peak, warmup, floor=None, optimizer=None, seed=0, each=None):
+    """Makes n_updates, with the same batches for every model. Returns training losses in nats per token and seconds, (n_updates,) each.
+
+    floor       the last rate, a tenth of the peak if None; `peak` keeps the rate constant after the warm-up
+    optimizer   AdamW if None
+    seed        of the order of the windows
+    each        called with the number of updates made (from 1) after each
+    """
+    optimizer = optimizer or AdamW(model, lr=peak, betas=(0.9, 0.95), weight_decay=0.1)
+    batches = BatchOrder(len(windows), batch_size, seed=seed).batches()
     losses, seconds = [], []
     for step in range(n_updates):
         started = time.perf_counter()
-        optimizer.lr = warmup_cosine(step, peak=peak, warmup_steps=warmup, n_steps=n_updates)
+        optimizer.lr = warmup_cosine(step, peak=peak, warmup_steps=warmup, n_steps=n_updates, floor=floor)
         loss, _ = train_step(model, optimizer, [windows.batch(next(batches))], max_norm=1.0)
         losses.append(float(loss))
         seconds.append(time.perf_counter() - started)
+        if each:
+            each(step + 1)
     return np.array(losses), np.array(seconds)
 
 
@@ -60,6 +68,11 @@ def draw(file, curves, xlabel, ylabel, title, *, span=None):
 
     span   x up to which the background is shaded
     """
+    draw_panels(file, [(curves, {"xlabel": xlabel, "ylabel": ylabel, "title": title})], span=span)
+
+
+def draw_panels(file, panels, *, span=None):
+    """The same with several panels in a row, each (curves, what matplotlib's `Axes.set` takes: labels, title, scales)."""
     try:
         import matplotlib
     except ImportError:
@@ -67,19 +80,25 @@ def draw(file, curves, xlabel, ylabel, title, *, span=None):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(7 if len(panels) == 1 else 5 * len(panels), 4.2), layout="constrained", squeeze=False
+    )
     # Okabe and Ito's colors, told apart by every eye; a marker each, for print in gray.
     colors = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#999999")
-    names = list(dict.fromkeys(name.partition(" (")[0] for name in curves))
-    lines = {name: iter(("-", "--", ":")) for name in names}
-    for name, (x, y) in curves.items():
-        base = name.partition(" (")[0]
-        color, marker = colors[names.index(base)], "osv^DPX*"[names.index(base)]
-        axis.plot(x, y, next(lines[base]), color=color, marker=marker, markersize=4, markevery=max(1, len(x) // 12), label=name)
-    if span:
-        axis.axvspan(0, span, color="#000000", alpha=0.06)
-    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axis.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    for axis, (curves, settings) in zip(axes[0], panels, strict=True):
+        names = list(dict.fromkeys(name.partition(" (")[0] for name in curves))
+        lines = {name: iter(("-", "--", ":")) for name in names}
+        for name, (x, y) in curves.items():
+            base = name.partition(" (")[0]
+            color, marker = colors[names.index(base)], "osv^DPX*"[names.index(base)]
+            axis.plot(x, y, next(lines[base]), color=color, marker=marker, markersize=4, markevery=max(1, len(x) // 12), label=name)
+        if span:
+            axis.axvspan(0, span, color="#000000", alpha=0.06)
+        axis.set(**settings)
+        axis.grid(alpha=0.25)
+        if len(panels) > 1:
+            axis.legend(frameon=False, fontsize=8)
+    if len(panels) == 1:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(file, dpi=120)
     print("picture:", file)
