@@ -12,11 +12,10 @@ import argparse
 
 import numpy as np
 from show import heading, say, show
-from train import characters, draw_panels, train
+from train import characters, draw_panels, small_gpt, train
 
 import autograd as ag
 from autograd.optim import SGD, Adam, AdamW, Muon
-from tinygpt import GPT, GPTConfig
 from tinygpt.data.windows import Windows
 from tinygpt.training.metrics import measure
 
@@ -41,7 +40,7 @@ for _ in range(100):
 show(f"by hand: {(1 - 0.01 * 0.1) ** 100:.3f}, and 100 times w - rate decay w / sqrt(G^2 + (decay w)^2) =", term)
 say("Adam divides the term by the size of the gradient, too: a large gradient takes the decay away. At G = 1 both are the same.")
 
-T, C, BATCH, SEEDS = 32, 32, 8, (1, 2, 3)
+T, BATCH, SEEDS = 32, 8, (1, 2, 3)
 train_ids, validation_ids, V = characters()
 windows, validation = Windows(train_ids, T), Windows(validation_ids, T)
 KINDS = {"tokens": "wte", "positions": "wpe", "attention": "attn", "MLP": "mlp", "norms": "ln_"}  # a part of the names of their weights
@@ -49,7 +48,7 @@ KINDS = {"tokens": "wte", "positions": "wpe", "attention": "attn", "MLP": "mlp",
 
 def run(make, rate, seed=0):
     """Trains a model. Returns the optimizer, the validation loss, and |step| / |w| by kind of layer, (updates,) each."""
-    model = GPT(GPTConfig(n_layer=1, n_head=4, n_embd=C, n_positions=T, vocab_size=V, initializer_range=C**-0.5), seed=seed)
+    model = small_gpt(V, T, seed=seed)
     optimizer = make(model)
     history = [optimizer.weight.copy()]  # one flat array
     options = {"optimizer": optimizer, "seed": seed, "each": lambda _: history.append(optimizer.weight.copy())}
@@ -65,22 +64,20 @@ def adam(kind, decay):
     return lambda model: kind(model, betas=(0.9, 0.95), weight_decay=decay)
 
 
-heading(f"the same on a model: norm divided by the norm without decay, for eighths of the weights by the size of their gradients")
+heading("the same on a model: norm divided by the norm without decay, for eighths of the weights by the size of their gradients; loss")
 free, nats, _ = run(adam(AdamW, 0.0), 0.01)
-size = np.sqrt(
-    free.v[free.groups[0].part] / (1 - 0.95**args.updates)
-)  # of each gradient, as Adam sees it; matrices alone, which come first
+size = np.sqrt(free.v[free.groups[0].part] / (1 - 0.95**args.updates))  # of the gradients of the matrices, which come first
 typical = float(np.median(size))
 eighths = np.array_split(np.argsort(size), 8)  # of the weights, from those with small gradients to those with large ones
 sizes, decays = [np.median(size[part]) for part in eighths], {}
-print(f"{'gradient':<17}" + " ".join(f"{s:7.1e}" for s in sizes) + f"  loss {nats:.3f}")
+print(f"{'gradient':<16}" + " ".join(f"{s:7.1e}" for s in sizes) + f"{nats:7.3f}")
 for name, kind, decay in (("AdamW", AdamW, 0.3), ("Adam + L2", Adam, 0.3), ("Adam + L2", Adam, 0.3 * typical)):
     optimizer, nats, _ = run(adam(kind, decay), 0.01)
     left = [float(np.linalg.norm(optimizer.weight[part]) / np.linalg.norm(free.weight[part])) for part in eighths]
     decays[f"{name} ({decay:.1g})"] = sizes, left
-    print(f"{name:<10}{decay:<7.1g}" + " ".join(f"{x:7.2f}" for x in left) + f"  loss {nats:.3f}")
+    print(f"{name:<10}{decay:<6.1g}" + " ".join(f"{x:7.2f}" for x in left) + f"{nats:7.3f}")
 say(
-    f"The rule takes the same share of all, the term least where gradients are large. 0.3 ruins it; 0.3 times the median size, {typical:.5f}, suits."
+    f"The rule takes the same share of all weights, the term least where gradients are large. The last decay is 0.3 x the median, {typical:.5f}."
 )
 
 heading(f"four optimizers, {args.updates} updates of {BATCH} x {T} characters: validation loss at each rate, seed 0")

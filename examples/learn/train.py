@@ -11,6 +11,7 @@ import numpy as np
 
 from autograd.kernels.cpu.parallel import n_threads
 from autograd.optim import AdamW, warmup_cosine
+from tinygpt import GPT, GPTConfig
 from tinygpt.data.windows import BatchOrder
 from tinygpt.training.step import train_step
 
@@ -20,6 +21,12 @@ def characters():
     text = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
     alphabet, ids = np.unique(list(text), return_inverse=True)
     return ids[: len(ids) * 9 // 10], ids[len(ids) * 9 // 10 :], len(alphabet)
+
+
+def small_gpt(n_vocab, context, channels=32, seed=0):
+    """One layer with four heads, for scripts that train many; its weights are drawn with 1 / sqrt(C), as script 5's."""
+    config = GPTConfig(n_layer=1, n_head=4, n_embd=channels, n_positions=context, vocab_size=n_vocab, initializer_range=channels**-0.5)
+    return GPT(config, seed=seed)
 
 
 def train(model, windows, n_updates, *, batch_size, peak, warmup, floor=None, optimizer=None, seed=0, each=None):
@@ -80,9 +87,8 @@ def draw_panels(file, panels, *, span=None):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(7 if len(panels) == 1 else 5 * len(panels), 4.2), layout="constrained", squeeze=False
-    )
+    size = (7, 4.2) if len(panels) == 1 else (4.4 * len(panels), 4.8)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
     # Okabe and Ito's colors, told apart by every eye; a marker each, for print in gray.
     colors = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#999999")
     for axis, (curves, settings) in zip(axes[0], panels, strict=True):
@@ -97,7 +103,7 @@ def draw_panels(file, panels, *, span=None):
         axis.set(**settings)
         axis.grid(alpha=0.25)
         if len(panels) > 1:
-            axis.legend(frameon=False, fontsize=8)
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize=8)
     if len(panels) == 1:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(file, dpi=120)
