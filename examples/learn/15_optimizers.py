@@ -4,8 +4,7 @@
     python examples/learn/15_optimizers.py --plot optimizers.png     # with matplotlib: pip install -e ".[plot]"
     python examples/learn/15_optimizers.py --updates 5               # seconds: shows that it runs
 
-Some ten seconds. Weight decay two ways, by hand and on a model; then four optimizers, each at the best of four rates: the rate is chosen
-with one seed, the loss reported for three others.
+Seconds. The rate of each optimizer is chosen with one seed, its loss reported for three others.
 """
 
 import argparse

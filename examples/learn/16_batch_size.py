@@ -4,7 +4,7 @@
     python examples/learn/16_batch_size.py --plot batches.png        # with matplotlib: pip install -e ".[plot]"
     python examples/learn/16_batch_size.py --updates 8               # seconds: shows that it runs
 
-Some ten seconds. The batch size is the number of windows per update. Rates are chosen with one seed, losses reported for two others.
+Seconds. The batch size is the number of windows per update. Rates are chosen with one seed, losses reported for two others.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     python examples/learn/17_over_fitting.py --plot over-fitting.png # with matplotlib: pip install -e ".[plot]"
     python examples/learn/17_over_fitting.py --updates 16            # seconds: shows that it runs
 
-Some ten seconds. Models learn 1,056 characters of the language manual and are measured on other parts of it. Losses are means over three
+Seconds. Models learn 1,056 characters of the language manual and are measured on other parts of it. Losses are means over three
 seeds, each with a training text of its own. Script 2 has windows and strides.
 """
 
