@@ -72,7 +72,7 @@ POINTS = {
         r"^\[0\.990 0\.905 0\.439\]",
     ],
     "16_batch_size.py": [r"^ +0 +0 ", r"^ +1 +192 ", r"^growing +126 updates"],
-    "17_over_fitting.py": [r"^ 4 channels +792 ", r"^64 channels 58,752 ", r"stopped 3 of 3 seeds, at the end 0 of 3$"],
+    "17_over_fitting.py": [r"^ 4 channels +792 ", r"^64 channels 58,752 ", r"^64 channels better than 4 .*, at the end 0 of 3$"],
 }
 
 # Those that take long, made short: enough for what the checks below ask of them.
@@ -221,7 +221,7 @@ def check_optimizers(out):
     ratios = {(name, float(rate)): [float(x) for x in row.split()] for name, rate, row in rows}
     spread = {name: max(ratios[name, best[name]][:4]) / min(ratios[name, best[name]][:4]) for name in ("SGD", "AdamW", "Muon")}
     assert spread["SGD"] > 2 > 1.6 > max(spread["AdamW"], spread["Muon"])
-    assert min(ratios["AdamW", best["AdamW"]]) > 2e-3 and ratios["AdamW", best["AdamW"]][4] < min(ratios["AdamW", best["AdamW"]][:4])
+    assert min(ratios["AdamW", best["AdamW"]][:4]) > 5e-3 and ratios["AdamW", best["AdamW"]][4] < min(ratios["AdamW", best["AdamW"]][:4])
     lowest = min(tried["AdamW"])
     assert max(ratios["AdamW", lowest]) < 6e-3 and tried["AdamW"][lowest] > tried["AdamW"][best["AdamW"]] + 0.1
 
@@ -237,7 +237,7 @@ def check_batch_size(out):
         scales.setdefault(seed, []).append(int(scale))
         assert int(from_64) == pytest.approx(int(scale), rel=0.6)  # the same from other batch sizes
         assert cosines[2, 1] == pytest.approx(((1 + int(scale) / 16) * (1 + int(scale) / 240)) ** -0.5, abs=0.03)
-    assert all(row[0] < row[1] < 100 and row[2] > 3 * row[0] for row in scales.values())
+    assert all(row[2] > 3 * row[0] for row in scales.values())
     found = re.findall(r"^(\d+ \w+) +(\d+) x +(\d+) +(.*\d)  (\d\.\d+) (\d\.\d+)$", out, flags=re.MULTILINE)
     loss, best = {}, {}
     for title, size, updates, cells, *reported in found:
@@ -248,7 +248,8 @@ def check_batch_size(out):
         loss[title, int(size)] = np.mean([float(x) for x in reported])
     assert loss["768 windows", 4] < loss["768 windows", 16] < loss["768 windows", 64]
     assert loss["48 updates", 4] > loss["48 updates", 16] > loss["48 updates", 64]
-    assert best["768 windows", 4] < best["768 windows", 16] <= best["768 windows", 64]
+    rates = [best["768 windows", size] for size in (4, 16, 64)]
+    assert rates == sorted(rates) and rates[0] < rates[-1]
     means = numbers(r"^(growing|shrinking) .* mean (\d\.\d+)$", out)
     assert means["growing"][0] < means["shrinking"][0]
 
@@ -258,14 +259,16 @@ def check_over_fitting(out):
         r"^( ?\d+) channels +[\d,]+ +((?:[\d.]+ *){7})$", out
     )  # stopped, training, validation, test; the same at the end but "stopped"
     small, middle, big = (sizes[name] for name in ("4", "16", "64"))
-    assert small[0] > middle[0] > big[0]  # the bigger, the sooner
-    assert big[3] < small[3] and small[6] < middle[6] < big[6]  # the best one when stopped, the worst one at the end
+    assert small[0] > big[0] and small[6] < middle[6] < big[6]  # too long: the bigger, the worse
+    assert big[3] - small[3] < 0.3 * (big[6] - small[6]) and big[3] < big[6] - 0.3  # stopped early, the sizes differ much less
     assert all(row[4] < row[1] and row[5] > row[2] for row in sizes.values())  # training falls to the end, validation rises
     assert small[4] > middle[4] > big[4]  # too small: not even the training text
+    long = numbers(r"^( ?\d+) channels +validation +(\d\.\d+) ", out)
+    assert long["4"][0] > long["16"][0] > long["64"][0] and long["64"][0] < big[2]  # enough text: none is too big
     rows = re.findall(r"^ +(\d+) +([\d,]+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +(-?[\d.]+)$", out, flags=re.MULTILINE)
     table = {(int(row[0]), int(row[2])): [float(x.replace(",", "")) for x in row] for row in rows}
     assert all(row[6] == pytest.approx(row[5] - row[4], abs=2e-3) for row in table.values())
-    assert table[32, 4][3] == table[1, 128][3] == 1 and table[1, 128][6] > 0.5 > table[32, 4][6]  # one pass each
+    assert table[32, 4][3] == table[1, 128][3] == 1 and table[1, 128][6] > table[32, 4][6] + 0.5  # one pass each
     assert all(table[1, n][6] < table[32, n][6] and table[1, n][5] < table[32, n][5] for n in (32, 64, 128))  # equal updates
 
 

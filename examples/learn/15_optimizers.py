@@ -81,7 +81,7 @@ say(
 
 heading(f"four optimizers, {args.updates} updates of {BATCH} x {T} characters: validation loss at each rate, seed 0")
 WAYS = {
-    "SGD": (lambda model: SGD(model, momentum=0.9), (0.1, 0.3, 1.0, 3.0)),
+    "SGD": (lambda model: SGD(model, momentum=0.9), (0.03, 0.1, 0.3, 1.0)),
     "Adam + L2": (adam(Adam, 0.1 * typical), (0.003, 0.01, 0.03, 0.1)),
     "AdamW": (adam(AdamW, 0.1), (0.003, 0.01, 0.03, 0.1)),
     "Muon": (lambda model: Muon(model), (0.003, 0.01, 0.03, 0.1)),

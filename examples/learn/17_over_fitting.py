@@ -23,34 +23,35 @@ parser.add_argument("--updates", type=int, default=256, help="updates of each ru
 args = parser.parse_args()
 
 T, BATCH, LENGTH, SEEDS, PATIENCE = 32, 8, 1056, 3, 3
-CHECKS = np.array([n for n in (4, 8, *range(16, args.updates + 1, 16)) if n <= args.updates])
+CHECKS = np.array([n for n in (4, 8, 16, 32, 48, 64, *range(96, args.updates + 1, 32)) if n <= args.updates])
 train_ids, held_out, V = characters()
-validation, test = Windows(held_out[:2049], T), Windows(held_out[2049:10_241], T)
+TEXTS = [train_ids[seed * 20_000 :][:LENGTH] for seed in range(SEEDS)]
+RATES = {4: 0.01, 16: 0.003, 64: 0.001}  # by channels: a wide model takes a lower rate
+validation, test = Windows(held_out[:1025], T), Windows(held_out[1025:5121], T)
 
 
 class Run:
-    """A model trained on windows `stride` apart.
+    """A model trained on windows `stride` apart of a text.
 
-    losses    of the training and the validation text at each of CHECKS, (2, checks)
+    losses    of the training text (its first LENGTH characters) and of the validation text at each of `checks`, (2, checks)
     stopped   which check early stopping keeps: the best of validation, before PATIENCE checks in a row that bring nothing
     test      losses of the test text there, and after the last update
     """
 
-    def __init__(self, channels, rate, stride, seed):
-        text = train_ids[seed * 20_000 :][:LENGTH]
+    def __init__(self, channels, text, seed, stride=T, checks=CHECKS):
         model = small_gpt(V, T, channels, seed)
         self.weights = model.config.n_parameters()
         losses, self.stopped, self.test = [], 0, [np.inf, np.inf]
 
         def check(n):
-            if n not in CHECKS:
+            if n not in checks:
                 return
-            losses.append([measure(model, part, 64).nats for part in (Windows(text, T), validation)])
+            losses.append([measure(model, part, 64).nats for part in (Windows(text[:LENGTH], T), validation)])
             now = len(losses) - 1
             if now - self.stopped <= PATIENCE and losses[now][1] <= losses[self.stopped][1]:
                 self.stopped, self.test[0] = now, measure(model, test, 64).nats  # a run that stops keeps these weights
 
-        options = {"peak": rate, "floor": rate, "warmup": 20, "seed": seed, "each": check}
+        options = {"peak": RATES[channels], "floor": RATES[channels], "warmup": 20, "seed": seed, "each": check}
         train(model, Windows(text, T, stride), args.updates, batch_size=BATCH, **options)
         self.test[1] = measure(model, test, 64).nats
         self.losses = np.array(losses).T
@@ -64,10 +65,9 @@ heading(
     f"three sizes, {args.updates} updates of {BATCH} x {T} characters: losses (nats per character) where early stopping stops, and at the end"
 )
 print(f"{'':<18}{'stopped':>8}{'training':>9}{'validation':>11}{'test':>7}   {'end:':<5}{'training':>9}{'validation':>11}{'test':>7}")
-RATES = {4: 0.01, 16: 0.003, 64: 0.001}  # a wide model takes a lower rate
 sizes, curves = {}, {}
-for channels, rate in RATES.items():
-    sizes[channels] = runs = [Run(channels, rate, T, seed) for seed in range(SEEDS)]
+for channels in RATES:
+    sizes[channels] = runs = [Run(channels, text, seed) for seed, text in enumerate(TEXTS)]
     best, end = mean(runs, lambda run: run.losses[:, run.stopped]), mean(runs, lambda run: run.losses[:, -1])
     tests, updates = mean(runs, lambda run: run.test), mean(runs, lambda run: CHECKS[run.stopped])
     cells = f"{updates:8.0f}{best[0]:9.3f}{best[1]:11.3f}{tests[0]:7.3f}{'':8}{end[0]:9.3f}{end[1]:11.3f}{tests[1]:7.3f}"
@@ -77,12 +77,19 @@ for channels, rate in RATES.items():
 wins = {which: sum(big.test[which] < small.test[which] for big, small in zip(sizes[64], sizes[4], strict=True)) for which in (0, 1)}
 print(f"64 channels better than 4 on the test text: stopped {wins[0]} of {SEEDS} seeds, at the end {wins[1]} of {SEEDS}")
 say(
-    "Too long: training loss falls to the end, validation loss has its minimum early and rises. Too big: the more weights, the sooner and the "
-    "farther. Too small: four channels cannot bring the training loss down either. Early stopping takes the harm from the big model."
+    "Too long: training loss falls to the end, validation loss has its minimum early and rises, with many weights farther. Too small: four channels "
+    "cannot bring the training loss down either. Stopped early, the sizes differ much less: more than the size, the time did the harm."
 )
 
+heading(f"the same on {len(train_ids):,} characters, of which no window comes twice: at the end, two seeds")
+for channels in RATES:
+    runs = [Run(channels, train_ids, seed, checks=CHECKS[-1:]) for seed in range(2)]
+    end, tests = mean(runs, lambda run: run.losses[:, -1]), mean(runs, lambda run: run.test)
+    print(f"{channels:>2} channels    validation {end[1]:.3f}    test {tests[1]:.3f}")
+say("With enough text none is too big, and the smallest does worst: it is too small.")
+
 heading("overlap, 64 channels: windows 32 apart (none) and 1 apart, by updates and by passes over the windows")
-strides = {T: sizes[64], 1: [Run(64, RATES[64], 1, seed) for seed in range(SEEDS)]}
+strides = {T: sizes[64], 1: [Run(64, text, seed, stride=1) for seed, text in enumerate(TEXTS)]}
 print(f"{'stride':>6}{'windows':>9}{'updates':>9}{'passes':>8}{'training':>10}{'validation':>12}{'gap':>8}")
 by_updates, by_passes = {}, {}
 for stride, runs in strides.items():
