@@ -37,7 +37,7 @@ term = np.ones(3)
 for _ in range(100):
     term = term - 0.01 * 0.1 * term / np.sqrt(G**2 + (0.1 * term) ** 2)  # Adam: mean of the gradient / root of its mean square
 show(f"by hand: {(1 - 0.01 * 0.1) ** 100:.3f}, and 100 times w - rate decay w / sqrt(G^2 + (decay w)^2) =", term)
-say("Adam divides the term by the size of the gradient, too: a large gradient takes the decay away. At G = 1 both are the same.")
+say("Adam divides the term by the size of the gradient, too: a large gradient takes the decay away. At G = 1 both are about the same.")
 
 T, BATCH, SEEDS = 32, 8, (1, 2, 3)
 train_ids, validation_ids, V = characters()
