@@ -36,6 +36,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def check(report: Report, options: argparse.Namespace) -> None:
                         report(**name, **compared(found, right, again, to_host, dtype.name))
                     except Exception as error:
                         report(**name, ok=False, error=one_line(error))
-    check_optimizer(report, rng, xp, to_host, [1, 5, 1001] if options.quick else [1, 5, 100_001, 30_000_001])
+    check_optimizer(report, rng, xp, to_host, options.quick)
 
 
 def compared(found: list[Any], right: list[Any], again: list[Any], to_host: Callable[[Any], np.ndarray], dtype: str) -> Row:
@@ -223,9 +224,11 @@ def compared(found: list[Any], right: list[Any], again: list[Any], to_host: Call
     return {"ok": bool(same and error <= TOLERANCE[dtype]), "error_relative": error, "same_bits_again": bool(same)}
 
 
-def check_optimizer(report: Report, rng: np.random.Generator, xp: Any, to_host: Callable[[Any], np.ndarray], sizes: list[int]) -> None:
+def check_optimizer(report: Report, rng: np.random.Generator, xp: Any, to_host: Callable[[Any], np.ndarray], quick: bool) -> None:
+    from autograd.optim.muon import POLAR_EXPRESS
+
     table = kernels_by_op()
-    for n in sizes:
+    for n in [1, 5, 1001] if quick else [1, 5, 100_001, 30_000_001]:
         host = [rng.standard_normal(n, dtype=np.float32) for _ in range(3)] + [rng.standard_normal(n, dtype=np.float32) ** 2]
         options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "decay": 0.1, "t": 3}
         op, kernels = table["AdamWUpdate"]
@@ -242,6 +245,28 @@ def check_optimizer(report: Report, rng: np.random.Generator, xp: Any, to_host: 
             x = xp.asarray(host[0])
             found, right, again = kernel.forward(x), op.forward(in_float64(x, xp)), kernel.forward(x)
             report(kernel=kernel.__name__, shape=[n], dtype="float32", **compared([found], [right], [again], to_host, "float32"))
+    op, kernels = table["MuonUpdate"]
+    muon: Row = {"lr": 0.01, "momentum": 0.95, "decay": 0.1, "coefficients": POLAR_EXPRESS}
+    for shapes in [[(5, 33), (5, 33), (33, 5)], *([] if quick else [block_matrices(768) * 2])]:
+        exact, *runs = (muon_arrays(shapes, xp, dtype) for dtype in ("float64", "float32", "float32"))
+        right = op.forward(*exact, 0.7, **muon)
+        for kernel in kernels:
+            found, again = ([*chain(*arrays), kernel.forward(*arrays, xp.asarray(np.float32(0.7)), **muon)] for arrays in runs)
+            name = {"kernel": kernel.__name__, "shape": list(shapes[0]), "dtype": "float32"}
+            report(**name, **compared(found, [*chain(*exact), right], again, to_host, "float32"))
+
+
+def block_matrices(n_channels: int) -> list[tuple[int, int]]:
+    """Shapes of a GPT block's matrices: queries, keys, values, output, and the MLP's two."""
+    return [(n_channels, n_channels)] * 4 + [(n_channels, 4 * n_channels), (4 * n_channels, n_channels)]
+
+
+def muon_arrays(shapes: list[tuple[int, int]], xp: Any, dtype: str) -> list[list[Any]]:
+    """Weights, gradients and moments, the same numbers in each dtype."""
+    rng = np.random.default_rng(0)
+    return [
+        [xp.asarray((size * rng.standard_normal(shape, dtype=np.float32)).astype(dtype)) for shape in shapes] for size in (1.0, 1e-3, 1e-3)
+    ]
 
 
 def seconds_on_device(function: Callable[[], Any], *, repeats: int = 20) -> tuple[float, float]:
@@ -293,6 +318,8 @@ def speed(report: Report, options: argparse.Namespace) -> None:
         time_in_place(report, xp, bandwidth, rows, classes, n_keys)
     with reported_failure(report, name="optimizer"):
         time_optimizer(report, xp, 10_000 if options.quick else 124_475_904, bandwidth)
+    with reported_failure(report, name="Muon"):
+        time_muon(report, xp, block_matrices(16 if options.quick else 768) * (2 if options.quick else 12))
 
 
 def copy_bandwidth(report: Report, xp: Any, n_bytes: int) -> float:
@@ -367,6 +394,22 @@ def time_optimizer(report: Report, xp: Any, n: int, bandwidth: float) -> None:
         for kernel in kernels:
             kernel_s, first_s = seconds_on_device(lambda o=kernel, a=arguments, k=keywords: o.forward(*a, **k))
             report(**timed(kernel.__name__, "float32", n_bytes, kernel_s, bandwidth, first_s, plain_s))
+
+
+def time_muon(report: Report, xp: Any, shapes: list[tuple[int, int]]) -> None:
+    """A Muon step of all matrices of a GPT's blocks, by its arithmetic: nearly all of it is products."""
+    from autograd.optim import Orthogonalize
+    from autograd.optim.muon import POLAR_EXPRESS
+
+    arrays, scale = muon_arrays(shapes, xp, "float32"), xp.asarray(np.float32(0.7))
+    options = {"lr": 1e-4, "momentum": 0.95, "decay": 0.1, "coefficients": POLAR_EXPRESS}
+    n_flops = sum(Orthogonalize.cost(shape, POLAR_EXPRESS) for shape in shapes)
+    op, kernels = kernels_by_op()["MuonUpdate"]
+    plain_s, _ = seconds_on_device(lambda: op.forward(*arrays, scale, **options), repeats=5)
+    for kernel in kernels:
+        kernel_s, first_s = seconds_on_device(lambda k=kernel: k.forward(*arrays, scale, **options))
+        row: Row = {"name": kernel.__name__, "dtype": "float32", "ms": 1e3 * kernel_s, "tflop_per_s": n_flops / kernel_s / 1e12}
+        report(**row, first_call_ms=1e3 * first_s, plain_ms=1e3 * plain_s, times_plain=plain_s / kernel_s)
 
 
 # Training and generation -------------------------------------------------------------------------------------------------------

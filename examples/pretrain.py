@@ -14,27 +14,29 @@ import math
 import time
 
 from autograd import backend
-from tinygpt import GPT, GPTConfig, PretrainConfig, TrainConfig
+from tinygpt import GPT, PretrainConfig
 from tinygpt.cli import Progress, exit_if_interrupted, run, settings, table
 from tinygpt.data.streaming import open_corpus, texts_for_tokenizer, token_stream
 from tinygpt.data.tokenizer import train_tokenizer
 from tinygpt.data.windows import Windows, bigram_nats
 from tinygpt.inference.text import complete
 from tinygpt.parallel.local import n_processes, workers_for
+from tinygpt.recipes import RECIPES
 from tinygpt.runs.run import Run
 from tinygpt.runs.settings import check_data, environment_changes
+from tinygpt.training.arithmetic import cost_note, training_flops
 from tinygpt.training.memory_budget import check as check_memory
 from tinygpt.training.metrics import bits_per_byte, plot_loss
 from tinygpt.training.trainer import Trainer, check_deterministic
 from tinygpt.weights.config_json import format_note
 
-TRAIN = TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
 BIGRAM_TOKENS = 5_000_000  # of the corpus, for the baseline: all of it, unless the corpus is streamed
 
 
 def main() -> None:
     # Flags from the command line; with --resume, the run's own settings are the defaults.
-    config = settings(PretrainConfig(model=GPTConfig.preset("laptop"), train=TRAIN), __doc__)
+    recipes = {name: PretrainConfig(model, train, recipe=name) for name, (model, train) in RECIPES.items()}
+    config = settings(recipes["tinygpt"], __doc__, recipes=recipes)
     print(f"backend    {backend.reason}")
 
     # Text, split into training and validation documents; a corpus too large for memory is read in pieces.
@@ -60,15 +62,21 @@ def main() -> None:
     # Model and trainer, if they fit into memory. Several processes may share each micro-batch (tinygpt/parallel/local.py).
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
     processes = n_processes(config.train, shape.n_parameters(), context)
-    print(f"memory     {check_memory(shape, config.train.micro_batch, recompute=config.train.recompute, processes=processes)}")
+    micro, recompute = config.train.micro_batch, config.train.recompute
+    print(f"memory     {check_memory(shape, micro, optimizer=config.train.optimizer, recompute=recompute, processes=processes)}")
     model = GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute)
     trainer = Trainer(model, config.train, train, validation, workers_for(model, config.train))
     size = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, context {context}, vocabulary {shape.vocab_size}"
     print(f"model      {model.n_parameters():,} weights: {size}")
     if note := format_note(shape):
         print(f"note       {note}")
-    tokens = f"micro-batch {config.train.micro_batch} x accumulation {trainer.accumulation} x context {context} = {trainer.tokens_per_update:,} tokens"
-    print(f"updates    {config.train.steps}, each {tokens}" + (f", shared by {processes} processes" if processes > 1 else ""))
+    # Micro-batches of the first update and of a later one: with a batch ramp there are two numbers.
+    sizes = sorted({config.train.accumulation(context, 0), config.train.accumulation(context)})
+    accumulation, tokens = (" to ".join(f"{n * each:,}" for n in sizes) for each in (1, micro * context))
+    ramp = f", growing over the first {config.train.batch_ramp_tokens:,}" if len(sizes) > 1 else ""
+    batch = f"micro-batch {micro} x accumulation {accumulation} x context {context} = {tokens} tokens{ramp}"
+    print(f"updates    {config.train.steps}, each {batch}" + (f", shared by {processes} processes" if processes > 1 else ""))
+    print(f"optimizer  {cost_note(trainer.optimizer, *(training_flops(shape, n * micro * context) for n in sizes))}")
 
     # The run's directory. A run that is resumed continues from its last checkpoint: weights, moments, random streams, position in the data.
     a_run = a_run or Run.create(corpus.name, config.run)

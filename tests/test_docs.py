@@ -85,22 +85,42 @@ def test_sections_and_ops_are_the_same_list():
     assert found - {"Exercises"} == set(OPS)
 
 
-@pytest.mark.parametrize("op", [*OPS, "AdamW"])
+@pytest.mark.parametrize("op", OPS)
 def test_a_section_is_complete(op):
-    file, cls = module_and_class(op) if op != "AdamW" else ("optimizer", "AdamWUpdate")
-    page = sections(BACKWARD / f"{file}.md")
-    text = page[op]
-    path = f"autograd/ops/{file}.py" if op != "AdamW" else "autograd/optim/adam.py"
+    file, cls = module_and_class(op)
+    text = sections(BACKWARD / f"{file}.md")[op]
+    check_section(text, cls, f"autograd/ops/{file}.py")
+    assert "save" in text.lower() and "check_grads(" in text and "<!-- picture: " in text
+    assert re.search(r"\*\*(The f|F)ast ", (BACKWARD / f"{file}.md").read_text(encoding="utf-8"))
+
+
+OPTIMIZERS = {"SGD": "SGDUpdate", "AdamW": "AdamWUpdate", "Adam": "Adam", "Muon": "MuonUpdate"}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_section_of_an_optimizer_is_complete(optimizer):
+    text = sections(BACKWARD / "optimizer.md")[optimizer]
+    cls = OPTIMIZERS[optimizer]
+    check_section(text, cls, f"autograd/optim/{optimizer.lower().removesuffix('w')}.py")
+    assert re.search(r"\b(12|16)\b bytes per weight", text) and re.search(r"arXiv:\d|\*\*Source\.\*\*", text)
+    assert optimizer == "Adam" or "<!-- picture: " in text
+    for kernel in ag.registered_kernels().get(getattr(ag.optim, cls), []):
+        assert f"[{kernel.__name__} in autograd/kernels/cpu/optim.py]" in text
+
+
+def test_every_optimizer_has_its_section():
+    names = {name for name, cls in vars(ag.optim).items() if isinstance(cls, type) and issubclass(cls, ag.optim.FlatOptimizer)}
+    assert names - {"FlatOptimizer"} == set(OPTIMIZERS) == set(sections(BACKWARD / "optimizer.md"))
+
+
+def check_section(text, cls, path):
+    """What a section about an op or optimizer holds: formula, memory in bytes, pitfalls, code that runs, the source, an exercise."""
     assert f"[{cls} in {path}]" in text  # the code, included from the source
     assert "**Formula.**" in text and "$" in text
-    assert "emory.**" in text and ("save" in text.lower() or op == "AdamW")  # what is kept, and its bytes
+    assert "emory.**" in text
     assert "**Pitfalls.**" in text
     assert "```python" in text
-    if op != "AdamW":
-        assert "check_grads(" in text
-    assert "<details" in text and "Exercise: " in text and "<!-- picture: " in text
-    whole = (BACKWARD / f"{file}.md").read_text(encoding="utf-8")
-    assert re.search(r"\*\*(The f|F)ast ", whole)
+    assert "<details" in text and "Exercise: " in text
 
 
 def test_the_index_of_ops_names_sections_classes_and_tests_that_exist():

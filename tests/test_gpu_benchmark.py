@@ -65,13 +65,13 @@ def test_on_the_fake_device_every_kernel_is_right(fake_device, capsys):
     assert checked == {
         f"{op}CUDA"
         for op in (
-            "Add Cast Linear GELU GatedProduct Softmax LayerNorm RMSNorm Dropout Embedding LinearCrossEntropy Attention AdamWUpdate SquaredNorm".split()
+            "Add Cast Linear GELU GatedProduct Softmax LayerNorm RMSNorm Dropout Embedding LinearCrossEntropy Attention AdamWUpdate SquaredNorm MuonUpdate".split()
         )
     }
     assert all(row["ok"] and row["same_bits_again"] for row in sections["check"]["rows"] if "kernel" in row)
     assert not [row for s in sections.values() for row in s["rows"] if "error" in row]
     names = {row["name"] for row in sections["speed"]["rows"]}
-    assert {"copy", "GELUCUDA backward", "EmbeddingCUDA backward", "cross_entropy_in_place", "AdamWUpdateCUDA"} <= names
+    assert {"copy", "GELUCUDA backward", "EmbeddingCUDA backward", "cross_entropy_in_place", "AdamWUpdateCUDA", "MuonUpdateCUDA"} <= names
     assert all(row["tokens_per_s"] > 0 and np.isfinite(row["loss"]) for row in sections["train"]["rows"])
     assert [row["ok"] for row in sections["agreement"]["rows"][:3]] == [True] * 3
     assert page.startswith("# GPU: ") and "fake device" in result["device"] and "check: " in page and result["date"] in page

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from tinygpt.training.metrics import Metrics, Result
 
 
-def settings(default: Config, description: str | None, argv: list[str] | None = None) -> Config:
+def settings(
+    default: Config, description: str | None, argv: list[str] | None = None, *, recipes: Mapping[str, Config] | None = None
+) -> Config:
     """As `parse_args`, for a script that trains: with --resume RUN, flags that are not given are the run's own.
 
+    recipes   by name, what `--recipe NAME` takes instead of `default`
     Raises ValueError for a flag that contradicts the run, naming both values and what may change; FileNotFoundError without that run.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -31,9 +34,11 @@ def settings(default: Config, description: str | None, argv: list[str] | None = 
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", nargs="?", const="", default="")
-    run = expand_home(parser.parse_known_args(argv)[0].resume)
+    parser.add_argument("--recipe", nargs="?", const="", default="")
+    known = parser.parse_known_args(argv)[0]
+    run = expand_home(known.resume)
     if not run:
-        return parse_args(default, description, argv)
+        return parse_args((recipes or {}).get(known.recipe, default), description, argv)
     stored = stored_settings(type(default), run)
     config = parse_args(stored, description, argv)
     check_changes(stored, config)

@@ -20,9 +20,16 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon", "adam", "sgd"] = "adamw"
     """muon: for the blocks' matrices, AdamW for the rest; adam: weight decay as a term of the loss; sgd: with Nesterov's momentum."""
     lr: float = field(default=1e-3, metadata=WITH_OVERRIDE)
-    """Peak learning rate, reached at the end of the warm-up; from there it falls along a cosine."""
+    """Peak learning rate, reached at the end of the warm-up; --schedule says what follows."""
+    schedule: Literal["cosine", "wsd", "inverse-sqrt", "constant"] = field(default="cosine", metadata=WITH_OVERRIDE)
+    """Learning rate after the warm-up. cosine: half a cosine down to the last update; wsd: stable, then a decay, and while it is stable --resume
+    may extend the run; inverse-sqrt: falls as 1 / sqrt(update); constant."""
     final_lr_fraction: float = field(default=0.1, metadata=WITH_OVERRIDE)
-    """Final learning rate as a fraction of the peak; 1 keeps the rate constant."""
+    """With cosine and wsd: final learning rate as a fraction of the peak; 1 keeps the rate constant."""
+    decay_fraction: float = field(default=0.2, metadata=WITH_OVERRIDE)
+    """With wsd: share of the updates, the last ones, over which the learning rate falls."""
+    decay_shape: Literal["1-sqrt", "linear"] = field(default="1-sqrt", metadata=WITH_OVERRIDE)
+    """With wsd: how it falls; 1-sqrt: fastest at first."""
     warmup_steps: int = field(default=50, metadata=WITH_OVERRIDE)
     """Updates over which the learning rate rises from 0."""
     betas: tuple[float, float] = field(default=(0.9, 0.95), metadata=WITH_OVERRIDE)
@@ -39,6 +46,10 @@ class TrainConfig:
     """Windows per forward and backward pass; limited by memory."""
     tokens_per_update: int = 0
     """Tokens per update of the weights, a multiple of micro-batch x context: gradients of several micro-batches are accumulated. 0: one."""
+    batch_ramp_from: int = 0
+    """Tokens of the first update, if they shall grow from there to tokens-per-update: a multiple of micro-batch x context. 0: no growth."""
+    batch_ramp_tokens: int = 0
+    """With batch-ramp-from: tokens of training over which the tokens per update grow, linearly and by micro-batches."""
     stride: int = 0
     """Tokens between the starts of neighboring training windows. 0: the context length (no overlap)."""
     eval_every: int = field(default=100, metadata=FREE)
@@ -68,6 +79,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = "warmup_steps tokens_per_update stride eval_batches save_every stop_at patience seed processes max_norm weight_decay adam_lr_scale"
+        counts += " batch_ramp_from batch_ramp_tokens"
         check_fields(self, {1: "steps micro_batch eval_every log_every keep", 0: counts})
         if not 0 <= self.final_lr_fraction <= 1:
             raise InvalidInput(f"TrainConfig.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1; 1 keeps the rate constant")
@@ -77,6 +89,36 @@ class TrainConfig:
             raise InvalidInput(f"TrainConfig.momentum: {self.momentum}, expected 0 <= momentum < 1; 0.95 suits Muon")
         if not self.lr > 0:
             raise InvalidInput(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
+        self._check_decay()
+        self._check_ramp()
+
+    def _check_decay(self) -> None:
+        if not 0 < self.decay_fraction <= 1:
+            rule = "expected more than 0, at most 1; a rate that does not fall is --schedule constant"
+            raise InvalidInput(f"TrainConfig.decay_fraction: {self.decay_fraction}, {rule}")
+        for name in ("decay_fraction", "decay_shape"):
+            if self.schedule != "wsd" and getattr(self, name) != getattr(TrainConfig, name):
+                rule = f"expected {getattr(TrainConfig, name)}, its default: only wsd has a decay of its own; choose --schedule wsd"
+                raise InvalidInput(f"TrainConfig.{name}: {getattr(self, name)} with schedule {self.schedule}, {rule}")
+        if self.schedule == "wsd" and self.decay_begins < self.warmup_steps:
+            found = f"the decay of schedule wsd begins after update {self.decay_begins} of {self.steps}"
+            rule = f"expected after the warm-up of {self.warmup_steps} updates; lower --warmup-steps or --decay-fraction, or raise --steps"
+            raise InvalidInput(f"TrainConfig.decay_fraction: {self.decay_fraction}, {found}, {rule}")
+
+    def _check_ramp(self) -> None:
+        start, over, full = self.batch_ramp_from, self.batch_ramp_tokens, self.tokens_per_update
+        if bool(start) != bool(over):
+            given, other = ("batch_ramp_from", "batch_ramp_tokens") if start else ("batch_ramp_tokens", "batch_ramp_from")
+            fix = f"set --{other.replace('_', '-')}"
+            raise InvalidInput(f"TrainConfig.{given}: {start or over} with {other} 0, expected both or neither; {fix}")
+        if start and not start < full:
+            rule = f"expected fewer than tokens_per_update, {full}, to which they grow; set --tokens-per-update"
+            raise InvalidInput(f"TrainConfig.batch_ramp_from: {start}, {rule}")
+
+    @property
+    def decay_begins(self) -> int:
+        """With wsd: how many updates are made before the learning rate falls."""
+        return self.steps - max(1, round(self.decay_fraction * self.steps))
 
     def warmup_note(self) -> str:
         """A warning if training ends within the warm-up, so that the learning rate never reaches its peak; else an empty string."""
@@ -85,16 +127,21 @@ class TrainConfig:
         within = f"--steps {self.steps} end within --warmup-steps {self.warmup_steps}, at {self.lr * self.steps / self.warmup_steps:.2g}"
         return f"the learning rate never reaches --lr {self.lr:g}: {within}; lower --warmup-steps"
 
-    def accumulation(self, n_positions: int) -> int:
-        """Micro-batches per update. Raises ValueError, naming legal values, if tokens_per_update is no multiple of one."""
+    def accumulation(self, n_positions: int, tokens_seen: int | None = None) -> int:
+        """Micro-batches per update. Raises ValueError, naming legal values, if tokens per update are no multiple of one.
+
+        tokens_seen   with a batch ramp: of the update that follows after so many tokens; None: after the ramp
+        Source  a batch that grows linearly with the tokens seen: Brown et al. 2020, GPT-3, arXiv:2005.14165, appendix B.
+        """
         micro = self.micro_batch * n_positions
-        if self.tokens_per_update == 0:
-            return 1
-        if self.tokens_per_update % micro:
-            rule = f"expected a multiple of micro_batch x context = {self.micro_batch} x {n_positions} = {micro}"
-            fix = f"try {multiples(micro, self.tokens_per_update)}"
-            raise InvalidInput(f"TrainConfig.tokens_per_update: {self.tokens_per_update}, {rule}; {fix}")
-        return self.tokens_per_update // micro
+        for name in ("tokens_per_update", "batch_ramp_from"):
+            if (n := getattr(self, name)) % micro:
+                rule = f"expected a multiple of micro_batch x context = {self.micro_batch} x {n_positions} = {micro}"
+                raise InvalidInput(f"TrainConfig.{name}: {n}, {rule}; try {multiples(micro, n)}")
+        n, start, over = self.tokens_per_update, self.batch_ramp_from, self.batch_ramp_tokens
+        if start and tokens_seen is not None and tokens_seen < over:
+            n = start + (n - start) * tokens_seen // over  # in integers: the same on every machine
+        return max(1, n // micro)
 
 
 @dataclass(frozen=True)
@@ -104,6 +151,8 @@ class PretrainConfig:
     script: ClassVar[str] = "examples/pretrain.py"
     model: GPTConfig
     train: TrainConfig
+    recipe: Literal["tinygpt", "gpt2"] = "tinygpt"
+    """What all other flags are unless they are given. tinygpt: the lowest loss in the same minutes; gpt2: GPT-2's model, with AdamW."""
     corpus: PathName = field(default="docs", metadata=WITH_OVERRIDE)
     """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, or a folder of text files."""
     tokenizer: Literal["bpe", "characters", "words", "gpt2"] = "bpe"

@@ -13,6 +13,9 @@ from autograd.optim.flat import bind_to_buffers as bind_to_buffers
 from autograd.optim.muon import Muon as Muon
 from autograd.optim.muon import MuonUpdate as MuonUpdate
 from autograd.optim.muon import Orthogonalize as Orthogonalize
+from autograd.optim.schedules import warmup_constant as warmup_constant
 from autograd.optim.schedules import warmup_cosine as warmup_cosine
+from autograd.optim.schedules import warmup_inverse_sqrt as warmup_inverse_sqrt
+from autograd.optim.schedules import warmup_stable_decay as warmup_stable_decay
 from autograd.optim.sgd import SGD as SGD
 from autograd.optim.sgd import SGDUpdate as SGDUpdate

@@ -77,7 +77,7 @@ class AdamW(FlatOptimizer):
 class Adam(AdamW):
     """Adam with weight decay as an L2 term in the loss, to compare: the term passes through m and v, so weights with large gradients hardly decay.
 
-    g = gradient * scale + decay w, then as AdamW without decay. Arguments and memory: see `AdamW`.
+    g = gradient * scale + decay w, then as AdamW without decay. Arguments and memory: see `AdamW`; an update with decay needs a second gradient.
     Source  Kingma and Ba 2015, arXiv:1412.6980, algorithm 1; Loshchilov and Hutter 2019, arXiv:1711.05101, section 2, on what differs.
     """
 

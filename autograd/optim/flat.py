@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from autograd.backend import xp
 from autograd.core import Array, Op, Parameter, Tensor, is_half
@@ -39,7 +39,7 @@ class FlatOptimizer:
     lr           learning rate; may be set before each step by a schedule
     weight_decay of parameters with two or more axes, matrices and embeddings
     lr_scale     by parameter name, what its learning rate is multiplied with; 1 where there is none
-    Raises ValueError if nothing is trainable, parameters mix dtypes, or `lr_scale` names a parameter that is not there.
+    Raises ValueError if nothing is trainable, parameters mix dtypes, or `lr_scale` names a parameter that is not there or is below 0.
     """
 
     kinds: Sequence[str] = ("decayed", "plain")
@@ -56,6 +56,9 @@ class FlatOptimizer:
         unknown = sorted(scale.keys() - {name for name, _ in trainable})
         if unknown:
             raise ValueError(f"{self._class}: lr_scale of {unknown[0]}, expected names of trainable parameters, such as {trainable[0][0]}")
+        for name, by in scale.items():
+            if not by >= 0:
+                raise ValueError(f"{self._class}: lr_scale of {name} is {by}, expected a number >= 0")
         self.named_in_model_order = trainable
 
         def key(named: Named) -> tuple[int, float]:
@@ -175,7 +178,7 @@ class FlatOptimizer:
             if p.requires_grad and id(p) not in mine:
                 raise RuntimeError(f"{cls}: {name} was added or thawed after the optimizer was made, expected no change; make a new {cls}")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int | dict[str, Array]]:
         """What a resumed run needs in addition to the weights: `n_steps`, and each array of the state as {parameter name: view}."""
         return {"n_steps": self.n_steps, **self.state_arrays()}
 
@@ -187,15 +190,15 @@ class FlatOptimizer:
             arrays[key] = dict(zip(names, _parts(flat, parameters), strict=True))
         return arrays
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]]) -> None:
         """Restores what `state_dict` returned. Raises ValueError naming parameters that are missing, surplus or of another shape."""
-        mine, where = self.state_dict(), f"{self._class}.load_state_dict"
-        if state.keys() != mine.keys():
-            raise ValueError(
-                f"{where}: a state of {', '.join(sorted(state))}, expected {', '.join(sorted(mine))}; is it another optimizer's?"
-            )
-        for key in self._states:
-            given, own = state[key], mine[key]
+        mine, where = self.state_arrays(), f"{self._class}.load_state_dict"
+        if state.keys() != {"n_steps", *mine}:
+            rule = f"expected {', '.join(sorted(['n_steps', *mine]))}; is it another optimizer's?"
+            raise ValueError(f"{where}: a state of {', '.join(sorted(state))}, {rule}")
+        for key, own in mine.items():
+            given = state[key]
+            assert isinstance(given, Mapping), f"{key} of a state is a mapping from names to arrays"
             if given.keys() != own.keys():
                 odd = sorted(given.keys() ^ own.keys())
                 raise ValueError(f"{where}: moments of {odd[0]} on one side only, expected the same parameters")
@@ -203,7 +206,9 @@ class FlatOptimizer:
                 if given[name].shape != moment.shape:
                     raise ValueError(f"{where}: moment of {name} of shape {given[name].shape}, expected {moment.shape}")
                 moment[...] = xp.asarray(given[name])
-        self.n_steps = int(state["n_steps"])
+        n_steps = state["n_steps"]
+        assert not isinstance(n_steps, Mapping), "n_steps of a state is a number"
+        self.n_steps = int(n_steps)
 
 
 def bind_to_buffers(parameters: Sequence[Parameter], weight: Array, gradient: Array) -> None:

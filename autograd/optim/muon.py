@@ -14,28 +14,30 @@ from autograd.optim.flat import FlatOptimizer, Group, Named
 Coefficients = Sequence[tuple[float, float, float]]
 
 QUINTIC: Coefficients = ((3.4445, -4.7750, 2.0315),) * 5
-"""Newton-Schulz with one polynomial, five times: singular values from 0.003 to 1 end between 0.68 and 1.20. Jordan et al. 2024, Muon."""
+"""Newton-Schulz with one polynomial, five times: singular values from 0.002 to 1 end between 0.68 and 1.21. Jordan et al. 2024, Muon."""
 
-POLAR_EXPRESS: Coefficients = (
+_POLAR_EXPRESS: Coefficients = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 )
-"""A polynomial for each of five steps, each the best for the range in which the one before leaves the singular values: from 0.003 on they end
-between 0.88 and 1.12. Amsel et al. 2025, arXiv:2505.16932, algorithm 1."""
+POLAR_EXPRESS: Coefficients = tuple((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _POLAR_EXPRESS)
+"""A polynomial for each of five iterations, each made for the range in which the one before leaves the singular values: from 0.002 to 1 they
+end between 0.87 and 1.13. Outside of its range such a polynomial grows fast, and rounding leaves the range by a little: that is why each
+takes x / 1.01, as in the published code. Amsel et al. 2025, arXiv:2505.16932, algorithm 1."""
 
-SAFETY = 1.01  # singular values must not leave the range that the polynomials were made for, by rounding
+_NAMED = {"polar express": POLAR_EXPRESS, "quintic": QUINTIC}
 
 
 class Orthogonalize(Op):
     """The matrix with the same singular vectors, and singular values of about 1: the nearest one with orthonormal rows (or columns).
 
-    x = u / (1.01 |u|)                          |u|: the root of the sum of squares, at least the largest singular value
+    x = u / (|u| + 1e-7)                        |u|: the root of the sum of squares, at least the largest singular value
     x = a x + (b A + c A A) x,  A = x x^T       once for each (a, b, c)
     A polynomial of odd powers in x acts on each singular value s by itself, s -> a s + b s^3 + c s^5, and needs products alone.
-    With more rows than columns, x^T instead of x: the smaller A.
+    With more rows than columns, x^T instead of x: the smaller A. Zero stays zero, and so do singular values of 0.
 
     Shapes  u (..., R, C) -> (..., R, C)
     Source  Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks; Bernstein and Newhouse 2024, arXiv:2409.20325.
@@ -45,7 +47,7 @@ class Orthogonalize(Op):
     def forward(u: Array, *, coefficients: Coefficients) -> Array:  # type: ignore[override]  # nothing is saved: there is no backward
         tall = u.shape[-2] > u.shape[-1]
         x = xp.swapaxes(u, -1, -2) if tall else u
-        x = x / (SAFETY * xp.sqrt((x * x).sum(axis=(-2, -1), keepdims=True)) + 1e-7)
+        x = x / (xp.sqrt((x * x).sum(axis=(-2, -1), keepdims=True)) + 1e-7)
         for a, b, c in coefficients:
             gram = x @ xp.swapaxes(x, -1, -2)
             x = a * x + (b * gram + c * (gram @ gram)) @ x
@@ -99,53 +101,60 @@ def rms_scale(shape: tuple[int, ...]) -> float:
 class Muon(FlatOptimizer):
     """Muon for the matrices of hidden layers, AdamW for the rest: embeddings, output layer, norms, biases.
 
-    matrices   names of those that Muon updates, each with the numbers of columns of the matrices that lie in it side by side (queries, keys
-               and values: three); by default the weights of the module's `Linear` layers, each as one matrix
+        Muon(model)                                                          # all Linear layers
+        Muon(model, matrices=["first.weight", "second.weight"])              # these
+        Muon(model, matrices={"qkv.weight": (64, 64, 64), "out.weight": ()}) # the first holds three matrices
+
+    matrices   names of the parameters that Muon updates; as a mapping, each with the numbers of columns of the matrices that lie in it next
+               to each other (queries, keys, values), or () for one. By default the weights of all `Linear` layers that are not tied to another
+               kind of layer: name them, without the output layer's, where that is one of its own
     lr         of both, as a step of either is about as large; adam_lr_scale multiplies AdamW's
     momentum   of Muon; betas, eps: of AdamW; weight_decay: of both
-    coefficients   "polar express" (arXiv:2505.16932), "quintic" (Jordan 2024), or a list of (a, b, c): see `Orthogonalize`
+    coefficients   "polar express" (arXiv:2505.16932), "quintic" (Jordan 2024), or (a, b, c) for each iteration: see `Orthogonalize`
 
     Memory: one number per weight of the matrices, m; two for all others. See `FlatOptimizer` for the rest.
-    Raises ValueError for numbers out of range, for `matrices` that are none or whose columns do not add up, and as `FlatOptimizer` does.
+    Raises ValueError for numbers out of range, for no matrix at all, for `matrices` that are none or whose columns do not add up, and as
+    `FlatOptimizer` does.
+    Source  Jordan et al. 2024, Muon; Liu et al. 2025, arXiv:2502.16982, section 2.2, on learning rate and decay.
     """
 
     kinds = ("matrix", "decayed", "plain")
 
     def __init__(
         self, parameters: Module | Iterable[Named], lr: float = 2e-3, momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8, weight_decay: float = 0.1, *, matrices: Mapping[str, Sequence[int]] | None = None, adam_lr_scale: float = 1.0,
-        coefficients: Literal["polar express", "quintic"] | Coefficients = "polar express", lr_scale: Mapping[str, float] | None = None,
+        eps: float = 1e-8, weight_decay: float = 0.1, *, matrices: Mapping[str, Sequence[int]] | Iterable[str] | None = None,
+        adam_lr_scale: float = 1.0, coefficients: Literal["polar express", "quintic"] | Coefficients = "polar express",
+        lr_scale: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         check_adam("Muon", lr, betas, eps, weight_decay)
         if not 0 <= momentum < 1 or not adam_lr_scale >= 0:
-            raise ValueError(
-                f"Muon: momentum = {momentum}, adam_lr_scale = {adam_lr_scale}, expected 0 <= momentum < 1, adam_lr_scale >= 0"
-            )
-        self.columns = self._columns(parameters) if matrices is None else dict(matrices)
-        super().__init__(parameters, lr, weight_decay, lr_scale)
-        self._check_columns()
+            found = f"momentum = {momentum}, adam_lr_scale = {adam_lr_scale}"
+            raise ValueError(f"Muon: {found}, expected 0 <= momentum < 1, adam_lr_scale >= 0")
+        named = _linear_weights(parameters) if matrices is None else matrices
+        self.columns: dict[str, Sequence[int]] = dict(named) if isinstance(named, Mapping) else dict.fromkeys(named, ())
         self.momentum, self.betas, self.eps, self.adam_lr_scale = momentum, betas, eps, adam_lr_scale
-        self.coefficients = (
-            {"polar express": POLAR_EXPRESS, "quintic": QUINTIC}[coefficients] if isinstance(coefficients, str) else coefficients
-        )
+        self.coefficients = _known_coefficients(coefficients)
+        super().__init__(parameters, lr, weight_decay, lr_scale)
         self.m, self.v = self.new_state("m"), self.new_state("v", kinds=("decayed", "plain"))
         self._n_matrix = self.m.size - self.v.size  # numbers of m before those that v has, too
         self._squared_norms: dict[int, Array] = {}  # of the last step of each group of matrices, by its start
 
-    @staticmethod
-    def _columns(parameters: Module | Iterable[Named]) -> dict[str, Sequence[int]]:
-        if not isinstance(parameters, Module):
-            raise ValueError("Muon: (name, parameter) pairs without `matrices`, expected the names that are matrices; or pass the module")
-        linear = [(f"{name}.weight", module.weight) for name, module in parameters.named_modules() if isinstance(module, Linear)]
-        return {name.removeprefix("."): (p.shape[1],) for name, p in linear if p.requires_grad}
-
-    def _check_columns(self) -> None:
-        shapes = {name: p.shape for name, p in self.named}
-        for name, widths in self.columns.items():
-            shape = shapes.get(name)
-            if shape is None or len(shape) != 2 or sum(widths) != shape[1] or min(widths, default=0) < 1:
-                rule = "expected a trainable parameter with two axes, and positive numbers of columns that add up to its own"
-                raise ValueError(f"Muon: matrices {name} of {shape} as {tuple(widths)}, {rule}")
+    def _trainable(self, named: list[Named]) -> list[Named]:
+        """As the base class, and completes `columns`: () becomes all of them. Raises ValueError for what is no matrix, or not as many columns."""
+        trainable = super()._trainable(named)
+        if not self.columns:
+            rule = "expected at least one: the weight of a Linear layer, or what `matrices` names; use AdamW for a model without"
+            raise ValueError(f"Muon: no matrix among {len(trainable)} trainable parameters, {rule}")
+        shapes = {name: p.shape for name, p in trainable}
+        for name, given in self.columns.items():
+            if name not in shapes:
+                raise ValueError(f"Muon: matrices {name}, expected names of trainable parameters, such as {trainable[0][0]}")
+            shape = shapes[name]
+            self.columns[name] = widths = tuple(given) or shape[1:]
+            if len(shape) != 2 or sum(widths) != shape[1] or min(widths) < 1:
+                rule = "expected two axes, and positive numbers of columns that add up to the second"
+                raise ValueError(f"Muon: matrices {name} of shape {shape} as {widths}, {rule}")
+        return trainable
 
     def kind_of(self, name: str, parameter: Parameter) -> str:
         return "matrix" if name in self.columns else super().kind_of(name, parameter)
@@ -193,3 +202,22 @@ class Muon(FlatOptimizer):
         """Operations per step of the products that make the steps orthogonal."""
         shapes = [(p.shape[0], width) for name, p in self.named for width in self.columns.get(name, ())]
         return sum(Orthogonalize.cost(shape, self.coefficients) for shape in shapes)
+
+
+def _linear_weights(parameters: Module | Iterable[Named]) -> list[str]:
+    """Names of the trainable weights of `Linear` layers, without those that another kind of layer holds, too: a tied embedding's."""
+    if not isinstance(parameters, Module):
+        raise ValueError("Muon: (name, parameter) pairs without `matrices`, expected the names that are matrices; or pass the module")
+    linear, others = set[int](), set[int]()
+    for _, module in parameters.named_modules():
+        for key, p in vars(module).items():
+            (linear if isinstance(module, Linear) and key == "weight" else others).add(id(p))
+    return [name for name, p in parameters.named_parameters() if p.requires_grad and id(p) in linear - others]
+
+
+def _known_coefficients(coefficients: str | Coefficients) -> Coefficients:
+    """Those of a name, or the given ones. Raises ValueError for another name, and for what are no triples."""
+    found = _NAMED.get(coefficients, ()) if isinstance(coefficients, str) else coefficients
+    if not found or not all(len(triple) == 3 for triple in found):
+        raise ValueError(f"Muon: coefficients {coefficients!r}, expected {', '.join(map(repr, _NAMED))} or (a, b, c) for each iteration")
+    return found

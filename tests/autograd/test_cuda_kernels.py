@@ -132,7 +132,7 @@ def test_the_header_of_each_file_says_what_it_is(file):
 
 
 def reference_files() -> list[Path]:
-    return [*(DIRECTORY.parent.parent / "ops").glob("*.py"), DIRECTORY.parent.parent / "optim.py"]
+    return [path for folder in ("ops", "optim") for path in (DIRECTORY.parent.parent / folder).glob("*.py")]
 
 
 def test_the_package_ships_its_sources():
@@ -489,6 +489,52 @@ def test_adamw_and_norm(n, decay, clip, host_either):
     total = norm.forward(mine[1])
     assert total.shape == () and abs(total - (exact[1] ** 2).sum()) <= 1e-6 * (exact[1] ** 2).sum()
     assert norm.forward(mine[1]) == total
+
+
+def muon_matrices(rng: np.random.Generator) -> list[list[np.ndarray]]:
+    """Weights, gradients and moments as a flat buffer holds them: three matrices lie in one array, two shapes repeat."""
+    found = []
+    for size in (1.0, 1e-3, 1e-3):
+        joined, *others = (size * rng.standard_normal(shape) for shape in ((6, 14), (6, 6), (3, 9), (9, 3), (3, 9)))
+        found.append([joined[:, :6], joined[:, 6:10], joined[:, 10:], *others])
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("stack_bytes", [1, 500, 1 << 20])
+def test_muon_in_stacks(dtype, decay, stack_bytes, host, monkeypatch):
+    (kernel,) = KERNELS[optim.MuonUpdate]
+    monkeypatch.setattr(f"{kernel.__module__}._STACK_BYTES", stack_bytes)
+    lists, scale = muon_matrices(np.random.default_rng(5)), np.asarray(0.7, dtype)
+    options = {"lr": 0.1, "momentum": 0.9, "decay": decay, "coefficients": optim.muon.POLAR_EXPRESS}
+    mine, exact = ([[a.astype(to) for a in several] for several in lists] for to in (dtype, "float64"))
+    with ag.use_kernels("fast"):
+        assert optim.MuonUpdate.dispatch(*mine, scale, **options) is kernel
+    squared = kernel.forward(*mine, scale, **options)
+    right = optim.MuonUpdate.forward(*exact, float(scale), **options)
+    assert squared.dtype == dtype and squared.shape == () and abs(squared - right) < 1e-5 * right
+    for actual, expected in zip(mine, exact, strict=True):
+        for a, e in zip(actual, expected, strict=True):
+            assert_near(a, e, np.dtype("float32"))
+
+
+def test_muon_multiplies_all_matrices_of_a_shape_at_once(host, monkeypatch):
+    (kernel,) = KERNELS[optim.MuonUpdate]
+    shapes, forward = [], optim.Orthogonalize.forward
+
+    def counted(u: np.ndarray, **options: Any) -> np.ndarray:
+        shapes.append(u.shape)
+        return forward(u, **options)
+
+    monkeypatch.setattr(optim.Orthogonalize, "forward", counted)
+    options = {"lr": 0.1, "momentum": 0.9, "decay": 0.0, "coefficients": optim.muon.QUINTIC}
+    kernel.forward(*muon_matrices(np.random.default_rng(5)), 1.0, **options)
+    assert sorted(shapes) == [(1, 9, 3), (2, 3, 9), (2, 6, 4), (2, 6, 6)]
+    shapes.clear()
+    monkeypatch.setattr(f"{kernel.__module__}._STACK_BYTES", 8 * 24)  # one of 6 x 4 in float64
+    kernel.forward(*muon_matrices(np.random.default_rng(5)), 1.0, **options)
+    assert sorted(shapes) == [(1, 3, 9)] * 2 + [(1, 6, 4)] * 2 + [(1, 6, 6)] * 2 + [(1, 9, 3)]
 
 
 @on_host

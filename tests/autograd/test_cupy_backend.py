@@ -15,7 +15,7 @@ from autograd.backend import to_device, to_host, xp
 from autograd.ops.attention import Attention
 from autograd.ops.elementwise import Cast, Exp
 from autograd.ops.matmul import MatMul
-from autograd.optim import AdamW
+from autograd.optim import SGD, Adam, AdamW, Muon
 from tests import fake_cupy
 from tests.autograd.checks import assert_close, numpy_only, tensor
 from tests.autograd.test_core import run_python
@@ -419,9 +419,10 @@ def test_random_bits_are_uniform():
 
 @on_device
 @pytest.mark.parametrize("max_norm", [None, 0.5])
-def test_a_step_of_the_optimizer_waits_for_nothing(max_norm):
+@pytest.mark.parametrize("make", [AdamW, Adam, SGD, Muon])
+def test_a_step_of_an_optimizer_waits_for_nothing(make, max_norm):
     layer = nn.Linear(4, 3)
-    optimizer = AdamW(layer)
+    optimizer = make(layer)
     x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
     with no_waiting():
         loss = ag.cross_entropy(layer(ag.Tensor(x)), [0, 1, 2, 0, 1])

@@ -23,7 +23,8 @@ from tests.autograd.cases import CASES, Case
 from tests.autograd.checks import assert_close, assert_kernels_agree, counting, numpy_only, rearranging, run, takes_fast_path
 from tests.strategies import layouts
 
-OPTIMIZER_OPS = {"AdamWUpdate", "SquaredNorm"}  # ops without a gradient; test_optim.py compares their kernels
+# Without a gradient; test_optim.py and test_muon.py compare their kernels.
+OPTIMIZER_OPS = {"AdamWUpdate", "MuonUpdate", "SGDUpdate", "SquaredNorm"}
 
 pytestmark = pytest.mark.usefixtures("reference_kernels")  # tests of kernels ask for them
 each_op = pytest.mark.parametrize("op", CASES, ids=lambda op: op.__name__)

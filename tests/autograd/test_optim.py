@@ -1,6 +1,9 @@
-"""AdamW against the update written out parameter by parameter, the flat buffer, clipping, state, and the schedule."""
+"""Optimizers against their update written out parameter by parameter, the flat buffer, clipping, groups, and state.
 
-import itertools
+Muon's own: test_muon.py.
+"""
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd.backend import to_device, to_host
 from autograd.nn import Module
-from autograd.optim import AdamW, AdamWUpdate, SquaredNorm, warmup_cosine
+from autograd.optim import SGD, Adam, AdamW, AdamWUpdate, FlatOptimizer, Muon, SquaredNorm
 from tests.autograd.checks import assert_close, layer_norm_of, linear_of, takes_fast_path
 from tests.strategies import seeds
 
@@ -40,6 +43,10 @@ class Model(Module):
 ORDER = ["first.weight", "second.weight", "scale", "first.bias", "norm.weight", "norm.bias", "second.bias"]
 
 
+OPTIMIZERS = {"adamw": AdamW, "adam": Adam, "sgd": SGD, "nesterov": partial(SGD, nesterov=True), "muon": Muon}
+each_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
 def host_parameters(model):
     return {name: to_host(p.data).copy() for name, p in model.named_parameters()}
 
@@ -47,16 +54,44 @@ def host_parameters(model):
 # The update -------------------------------------------------------------------------------------------------------------------------
 
 
+def adamw_by_hand(w, g, state, *, t, lr, decay, l2=0.0):
+    b1, b2, eps = 0.9, 0.95, 1e-8
+    m, v = state.setdefault("m", 0 * w), state.setdefault("v", 0 * w)
+    g = g + l2 * w
+    state["m"], state["v"] = m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+    return w * (1 - lr * decay) - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+
+
+def adam_by_hand(w, g, state, *, t, lr, decay):
+    return adamw_by_hand(w, g, state, t=t, lr=lr, decay=0.0, l2=decay)
+
+
+def sgd_by_hand(w, g, state, *, t, lr, decay, momentum=0.8, nesterov=False):
+    g = g + decay * w
+    state["m"] = momentum * state.get("m", 0.0) + g
+    return w - lr * (g + momentum * state["m"] if nesterov else state["m"])
+
+
+BY_HAND = {
+    "adamw": (partial(AdamW, betas=(0.9, 0.95)), adamw_by_hand),
+    "adam": (partial(Adam, betas=(0.9, 0.95)), adam_by_hand),
+    "sgd": (partial(SGD, momentum=0.8), sgd_by_hand),
+    "sgd without momentum": (partial(SGD, momentum=0.0), partial(sgd_by_hand, momentum=0.0)),
+    "nesterov": (partial(SGD, momentum=0.8, nesterov=True), partial(sgd_by_hand, nesterov=True)),
+}
+
+
 @pytest.mark.usefixtures("each_kernel_mode")
+@pytest.mark.parametrize("name", BY_HAND)
 @pytest.mark.parametrize("max_norm", [None, 0.1, 1e6])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_adamw_is_the_papers_update(max_norm, weight_decay):
-    lr, b1, b2, eps = 0.01, 0.9, 0.95, 1e-8
+def test_the_update_is_the_papers(name, max_norm, weight_decay):
+    make, by_hand = BY_HAND[name]
     model, twin = Model(), Model()
-    optimizer = AdamW(model, lr=lr, betas=(b1, b2), eps=eps, weight_decay=weight_decay)
-    moments = {name: [np.zeros(p.shape), np.zeros(p.shape)] for name, p in twin.named_parameters()}
+    optimizer = make(model, weight_decay=weight_decay)
+    state = {name: {} for name, _ in twin.named_parameters()}
     for t in range(1, 8):
-        optimizer.lr = lr = 0.01 * t
+        optimizer.lr = 0.01 * t
         optimizer.zero_grad()
         model.loss(t).backward()
         norm = optimizer.step(max_norm)
@@ -67,26 +102,40 @@ def test_adamw_is_the_papers_update(max_norm, weight_decay):
         total = np.sqrt(sum((g**2).sum() for g in gradients.values()))
         assert_close(norm, total)
         scale = 1.0 if max_norm is None else min(1.0, max_norm / (total + 1e-6))
-        for name, p in twin.named_parameters():
-            if name not in gradients:
-                continue
-            g, (m, v) = scale * gradients[name], moments[name]
-            m[...] = b1 * m + (1 - b1) * g
-            v[...] = b2 * v + (1 - b2) * g * g
-            w = to_host(p.data) * (1 - lr * weight_decay * (p.ndim >= 2))
-            p.data = to_device(w - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps))
+        for key, p in twin.named_parameters():
+            if key in gradients:
+                decay = weight_decay * (p.ndim >= 2)
+                p.data = to_device(by_hand(to_host(p.data), scale * gradients[key], state[key], t=t, lr=0.01 * t, decay=decay))
     for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         assert_close(mine.data, to_host(theirs.data))
 
 
 @pytest.mark.usefixtures("each_kernel_mode")
-def test_float32_stays_float32():
+@each_optimizer
+def test_float32_stays_float32(make):
     model = Model(np.float32)
-    optimizer = AdamW(model)
+    optimizer = make(model, weight_decay=0.1)
     for max_norm in (None, 0.1):
         model.loss().backward()
         assert optimizer.step(max_norm).dtype == np.float32
-    assert {a.dtype.name for a in (optimizer.weight, optimizer.gradient, optimizer.m, optimizer.v)} == {"float32"}
+    state = [a for arrays in optimizer.state_arrays().values() for a in arrays.values()]
+    assert {a.dtype.name for a in (optimizer.weight, optimizer.gradient, *state)} == {"float32"}
+
+
+@pytest.mark.usefixtures("each_kernel_mode")
+@each_optimizer
+def test_the_norm_of_an_update_is_what_it_changes(make):
+    model = Model()
+    optimizer = make(model, weight_decay=0.0, lr_scale={"second.weight": 0.5, "norm.bias": 3.0})
+    for t in range(1, 5):
+        optimizer.lr = 0.01 * t
+        optimizer.zero_grad()
+        model.loss(t).backward()
+        before = to_host(optimizer.weight).copy()
+        optimizer.step(max_norm=0.1)
+        change = np.sqrt(((to_host(optimizer.weight) - before) ** 2).sum())
+        assert optimizer.update_norm() == pytest.approx(change, rel=1e-9)
+        assert optimizer.update_norm(piece=5) == pytest.approx(change, rel=1e-9)
 
 
 @pytest.mark.usefixtures("each_kernel_mode")
@@ -131,6 +180,54 @@ def test_kernels_of_the_update_are_taken(kernel):
     model.loss().backward()
     with ag.use_kernels("fast"), takes_fast_path(kernel):
         optimizer.step()
+
+
+# Groups and learning rates ---------------------------------------------------------------------------------------------------------------
+
+
+def change_of_one_step(make, **options):
+    model = Model()
+    before = host_parameters(model)
+    optimizer = make(model, lr=0.01, weight_decay=0.0, **options)
+    model.loss().backward()
+    optimizer.step()
+    return {name: w - before[name] for name, w in host_parameters(model).items()}
+
+
+@pytest.mark.usefixtures("each_kernel_mode")
+@each_optimizer
+def test_lr_scale_multiplies_the_learning_rate_of_a_parameter(make):
+    scale = {"first.weight": 0.0, "second.weight": 2.0, "norm.weight": 0.5}
+    plain, scaled = change_of_one_step(make), change_of_one_step(make, lr_scale=scale)
+    for name in plain:
+        assert_close(scaled[name], scale.get(name, 1.0) * plain[name])
+    assert np.abs(plain["second.weight"]).max() > 0
+
+
+def test_groups_are_ordered_by_kind_then_by_rate_then_as_in_the_model():
+    scale = {"first.weight": 2.0, "norm.weight": 0.5, "second.bias": 0.5}
+    optimizer = AdamW(Model(), lr_scale=scale)
+    assert [(g.kind, g.lr_scale, g.part, [name for name, _ in g.named]) for g in optimizer.groups] == [
+        ("decayed", 1.0, slice(0, 12), ["second.weight"]),
+        ("decayed", 2.0, slice(12, 24), ["first.weight"]),
+        ("plain", 0.5, slice(24, 31), ["norm.weight", "second.bias"]),
+        ("plain", 1.0, slice(31, 40), ["scale", "first.bias", "norm.bias"]),
+    ]
+    assert [name for name, _ in optimizer.named] == [name for g in optimizer.groups for name, _ in g.named]
+    assert [name for name, _ in optimizer.named_in_model_order] == ["scale", *[n for n in ORDER_IN_MODEL if n != "scale"]]
+
+
+ORDER_IN_MODEL = ["scale", "first.weight", "first.bias", "norm.weight", "norm.bias", "second.weight", "second.bias"]
+
+
+@each_optimizer
+def test_lr_scale_of_a_parameter_that_is_not_trained(make):
+    for name in ("frozen.weight", "frist.weight"):
+        with pytest.raises(ValueError, match=rf"lr_scale of {name}, expected names of trainable parameters, such as scale"):
+            make(Model(), lr_scale={name: 0.5})
+    for by in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=rf"lr_scale of first.weight is {by}, expected a number >= 0"):
+            make(Model(), lr_scale={"first.weight": by})
 
 
 # The flat buffer -----------------------------------------------------------------------------------------------------------------------
@@ -236,6 +333,23 @@ def test_illegal_hyperparameters(options):
         AdamW(Model(), **options)
 
 
+@pytest.mark.parametrize("options", [{"lr": -1.0}, {"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": float("nan")}], ids=str)
+def test_illegal_hyperparameters_of_sgd(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=rf"SGD: .*{name} = {value}.*, expected lr and weight_decay >= 0, 0 <= momentum < 1"):
+        SGD(Model(), **options)
+
+
+def test_the_base_class_updates_nothing():
+    optimizer = FlatOptimizer(model := Model(), lr=0.1, weight_decay=0.0)
+    model.loss().backward()
+    with pytest.raises(NotImplementedError):
+        optimizer.step()
+    with pytest.raises(NotImplementedError):
+        optimizer.update_norm()
+    assert optimizer.cost() == AdamW(Model()).cost() == 0 < Muon(Model()).cost()
+
+
 def test_nothing_to_train():
     model = linear_of(np.ones((2, 2)))
     model.weight.requires_grad = False
@@ -329,25 +443,48 @@ def test_arrays_replaced_afterwards():
 # State --------------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_state_round_trip():
-    model, optimizer = trained()
-    optimizer.step()
+@pytest.mark.exact
+@pytest.mark.usefixtures("each_kernel_mode")
+@each_optimizer
+def test_a_restored_optimizer_continues_bit_for_bit(make):
+    model, twin = Model(), Model(seed=1)
+    optimizer, other = make(model), make(twin)
+    for seed in range(3):
+        optimizer.zero_grad()
+        model.loss(seed).backward()
+        optimizer.step(max_norm=0.5)
     state = optimizer.state_dict()
-    assert state["n_steps"] == 1 and list(state["m"]) == list(state["v"]) == ORDER
-    assert state["m"]["first.weight"].shape == (3, 4) and state["v"]["scale"].shape == ()
-    saved = {"n_steps": 1, **{key: {name: to_host(a).copy() for name, a in state[key].items()} for key in ("m", "v")}}
-
-    twin = Model()
-    for (_, p), value in zip(twin.named_parameters(), host_parameters(model).values(), strict=True):
-        p.data[...] = to_device(value)
-    other = AdamW(twin)
-    other.load_state_dict(saved)
+    copies = {key: {name: to_host(a).copy() for name, a in arrays.items()} for key, arrays in optimizer.state_arrays().items()}
+    assert state.keys() == {"n_steps", *copies} and all(a.any() for arrays in copies.values() for a in arrays.values())
+    other.weight[...] = optimizer.weight
+    twin.frozen.weight.data[...] = model.frozen.weight.data
+    other.load_state_dict({"n_steps": state["n_steps"], **copies})
     for m, o in ((model, optimizer), (twin, other)):
         o.zero_grad()
         m.loss(5).backward()
         o.step(max_norm=1.0)
-    assert other.n_steps == 2 and (to_host(other.weight) == to_host(optimizer.weight)).all()
-    assert saved["m"]["first.weight"] is not other.m
+    assert other.n_steps == 4 and (to_host(other.weight) == to_host(optimizer.weight)).all()
+
+
+def test_the_state_of_another_optimizer():
+    sgd, adamw, muon = SGD(Model()), AdamW(Model()), Muon(Model())
+    assert list(muon.state_dict()["m"]) == ["first.weight", "second.weight", *ORDER[2:]] and list(muon.state_dict()["v"]) == ORDER[2:]
+    with pytest.raises(
+        ValueError, match=r"SGD.load_state_dict: a state of m, n_steps, v, expected m, n_steps; is it another optimizer's\?"
+    ):
+        sgd.load_state_dict(adamw.state_dict())
+    with pytest.raises(ValueError, match=r"AdamW.load_state_dict: a state of m, n_steps, expected m, n_steps, v; is it"):
+        adamw.load_state_dict(sgd.state_dict())
+    with pytest.raises(ValueError, match=r"Muon.load_state_dict: moments of first.weight on one side only"):
+        muon.load_state_dict(adamw.state_dict())
+
+
+def test_the_state_is_named_by_parameter():
+    _, optimizer = trained()
+    optimizer.step()
+    state = optimizer.state_dict()
+    assert state["n_steps"] == 1 and list(state["m"]) == list(state["v"]) == ORDER
+    assert state["m"]["first.weight"].shape == (3, 4) and state["v"]["scale"].shape == ()
 
 
 @pytest.mark.parametrize("key", ["m", "v"])
@@ -365,31 +502,3 @@ def test_state_of_another_model(key):
         change(state[key])
         with pytest.raises(ValueError, match=message):
             optimizer.load_state_dict(state)
-
-
-# Schedule --------------------------------------------------------------------------------------------------------------------------------------
-
-
-@given(peak=st.floats(1e-5, 1.0), warmup_steps=st.integers(0, 20), n_more=st.integers(2, 50), share=st.none() | st.floats(0.0, 1.0))
-def test_schedule_rises_to_the_peak_and_falls_to_the_floor(peak, warmup_steps, n_more, share):
-    n_steps = warmup_steps + n_more
-    floor = None if share is None else share * peak
-    rates = [warmup_cosine(i, peak=peak, warmup_steps=warmup_steps, n_steps=n_steps, floor=floor) for i in range(n_steps + 3)]
-    last = peak / 10 if floor is None else floor
-    assert rates[warmup_steps] == pytest.approx(peak)
-    assert rates[n_steps - 1] == rates[-1] == last
-    rise, fall = rates[: warmup_steps + 1], rates[warmup_steps:]
-    assert all(a <= b * (1 + 1e-12) for a, b in itertools.pairwise(rise))
-    assert all(a >= b * (1 - 1e-12) for a, b in itertools.pairwise(fall))
-    if warmup_steps:
-        assert rates[0] == pytest.approx(peak / warmup_steps) and rates[warmup_steps - 1] == pytest.approx(peak)
-
-
-def test_schedule_is_a_half_cosine():
-    rates = [warmup_cosine(i, peak=1.0, warmup_steps=0, n_steps=5, floor=0.0) for i in range(5)]
-    assert rates == pytest.approx([1.0, 0.5 + np.sqrt(0.125), 0.5, 0.5 - np.sqrt(0.125), 0.0])
-
-
-def test_schedule_of_a_single_step():
-    assert warmup_cosine(0, peak=1.0, warmup_steps=0, n_steps=1) == 0.1
-    assert warmup_cosine(0, peak=1.0, warmup_steps=1, n_steps=1) == 1.0

@@ -211,6 +211,7 @@ def test_what_resuming_may_change_is_noted_at_the_fields():
         "sample_tokens", "run", "resume", "override", "deterministic_check",
     }  # fmt: skip
     assert set(override) == {
-        "lr", "final_lr_fraction", "warmup_steps", "betas", "weight_decay", "max_norm", "dtype", "corpus", "validation_fraction",
+        "lr", "schedule", "final_lr_fraction", "decay_fraction", "decay_shape", "warmup_steps", "betas", "momentum", "adam_lr_scale",
+        "weight_decay", "max_norm", "dtype", "corpus", "validation_fraction",
     }  # fmt: skip
     assert not {field.name for field in dataclasses.fields(GPTConfig)} & {*free, *override}  # the shape is the run's

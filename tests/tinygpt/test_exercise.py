@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(backend.name != "numpy", reason="the exercises a
 WRONG = {
     1: ("x", ""), 2: ("b", "a"), 3: ("b", "x"), 4: ("x", ""), 5: ("x", ""), 6: ("x", ""),
     7: ("weight", ""), 8: ("x", ""), 9: ("v", "qk"), 10: ("z", ""), 11: ("x", ["weight"]), 12: ("gate", ["up"]),
+    13: ("x", ""),
 }  # fmt: skip
 
 
@@ -95,8 +96,8 @@ def test_mistakes_on_the_way_are_told_clearly(tmp_path, old, new, message):
 
 
 def test_unknown_numbers_and_empty_folders(tmp_path):
-    with pytest.raises(InvalidInput, match="exercise: 13, expected one of 1 to 12"):
-        main(["13"])
+    with pytest.raises(InvalidInput, match="exercise: 14, expected one of 1 to 13"):
+        main(["14"])
     with pytest.raises(MissingFile, match=r"no exercises, expected files such as .*; pass --folder CHECKOUT/examples/exercises"):
         main(["1", "--folder", str(tmp_path)])
 
@@ -242,6 +243,14 @@ WRONG_SOLUTIONS = {
         "always float64": "p, targets, counted = saved\n        dz = p * counted[:, None]\n        rows = np.flatnonzero(counted)\n        dz[rows, targets[rows]] -= 1\n        return dz * (dloss / counted.sum()), None",
         "changes the targets": "p, targets, counted = saved\n        dz = p * counted[:, None]\n        rows = np.flatnonzero(counted)\n        dz[rows, targets[rows]] -= 1\n        dz *= dloss / counted.sum()\n        targets[~counted] = 0\n        return dz, None",
     },
+    13: {
+        "A held constant": "x, a = saved\n        return 1.5 * dy - 0.5 * (a @ dy)",
+        "the other half": "x, a = saved\n        return 1.5 * dy - 0.5 * (a @ dy) - 0.5 * (x @ dy.T @ x)",
+        "twice the same": "x, a = saved\n        return 1.5 * dy - 0.5 * (a @ dy) - dy @ x.T @ x",
+        "the derivative for a number": "x, a = saved\n        return 1.5 * dy - 1.5 * (a @ dy)",
+        "always float64": "x, a = saved\n        da = -np.float64(0.5) * (dy @ x.T)\n        return 1.5 * dy - 0.5 * (a @ dy) + (da + da.T) @ x",
+        "writes into dy": "x, a = saved\n        da = -0.5 * (dy @ x.T)\n        da = (da + da.T) @ x - 0.5 * (a @ dy)\n        dy *= 1.5\n        return dy + da",
+    },
 }  # fmt: skip
 
 # Other ways to write a right one: the checker must not be narrower than the formula.
@@ -256,6 +265,7 @@ RIGHT_SOLUTIONS = {
     8: "n, r = saved\n        c = n.shape[1]\n        return r / c * (c * dn - dn.sum(axis=1)[:, None] - n * (dn * n).sum(axis=1)[:, None])",
     9: "q, k, v, p = saved\n        dp = dy @ v.T\n        y = p @ v\n        ds = p * (dp - (dy * y).sum(axis=1)[:, None]) / math.sqrt(q.shape[1])\n        return ds @ k, (q.T @ ds).T, p.T @ dy",
     10: "p, targets, counted = saved\n        w = (np.arange(p.shape[1]) == targets[:, None])\n        return (p - w) * counted[:, None] * dloss / int(counted.sum()), None",
+    13: "x, a = saved\n        return 1.5 * dy - 0.5 * (dy @ x.T @ x + x @ dy.T @ x + x @ x.T @ dy)",
 }  # fmt: skip
 
 

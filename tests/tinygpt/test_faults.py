@@ -140,8 +140,8 @@ def test_a_real_limit_on_file_size_ends_in_one_clear_error(tmp_path, text):  # n
 # ---- damaged checkpoints -----------------------------------------------------------------------------------------------------------------
 
 
-def two_checkpoints(folder):
-    run, t = new_run(folder / "run", "x"), trainer()
+def two_checkpoints(folder, **changes):
+    run, t = new_run(folder / "run", "x"), trainer(**changes)
     for _ in range(2):
         t.update()
         save(run, t)

@@ -112,8 +112,9 @@ def test_what_three_cannot_share_is_left_to_one(three):
 
 
 @pytest.mark.exact
-def test_a_run_is_the_same_with_one_process_and_with_two():
-    runs = [trainer(processes=n, tokens_per_update=96) for n in (1, 2, 2)]
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_is_the_same_with_one_process_and_with_two(optimizer):
+    runs = [trainer(processes=n, tokens_per_update=96, optimizer=optimizer) for n in (1, 2, 2)]
     assert [t.processes for t in runs] == [1, 2, 2]
     losses = [[float(t.update()[0]) for _ in range(12)] for t in runs]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)

@@ -63,7 +63,8 @@ def train(run, t):
 
 def state(t):
     o = t.optimizer
-    return [backend.to_host(a).tobytes() for a in (o.weight, o.m, o.v)] + [t.result.tokens_seen, t.result.best_validation_nats]
+    arrays = [o.weight, *(a for named in o.state_arrays().values() for a in named.values())]
+    return [backend.to_host(a).tobytes() for a in arrays] + [t.result.tokens_seen, t.result.best_validation_nats]
 
 
 @pytest.mark.parametrize("make", [trainer, classifier])
@@ -84,6 +85,40 @@ def test_training_equals_training_a_part_resuming_and_training_the_rest(make, n,
     if make is trainer:
         ids = np.zeros((1, 1), int)
         np.testing.assert_array_equal(generate(rest.model, ids, 20, seed=3).ids, generate(whole.model, ids, 20, seed=3).ids)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "sgd", "adam"])
+def test_so_it_is_with_every_optimizer(optimizer, tmp_path):
+    whole, part, rest = (trainer(seed, steps=10, optimizer=optimizer, stop_at=n) for seed, n in ((0, 0), (0, 6), (1, 0)))
+    losses = train(new_run(tmp_path / "whole", "x"), whole)
+    run = new_run(tmp_path / "parts", "x")
+    first = train(run, part)
+    load_training(checkpoint_directory(run, "last"), rest)
+    assert {**first, **train(run, rest)} == losses and state(rest) == state(whole)
+
+
+@pytest.mark.parametrize(("saved", "now"), [("muon", "adamw"), ("adamw", "muon"), ("sgd", "adam"), ("adam", "adamw")])
+def test_a_checkpoint_of_another_optimizer_is_named(saved, now, tmp_path):
+    run = new_run(tmp_path / "run", "x")
+    train(run, trainer(steps=1, optimizer=saved))
+    message = rf"training.safetensors: the state of the optimizer {saved}, expected that of {now}, which trains now; resume with --optimizer {saved}"
+    with pytest.raises(ValueError, match=message):
+        load_training(checkpoint_directory(run, "last"), trainer(optimizer=now))
+
+
+def test_checkpoints_that_name_no_optimizer_are_adamws(tmp_path):
+    run = new_run(tmp_path / "run", "x")
+    train(run, trainer(steps=1))
+    path = checkpoint_directory(run, "last") / "training.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    del fields["train"]["optimizer"]
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    again = trainer()
+    load_training(path.parent, again)
+    assert again.result.step == 1
+    path.write_text(json.dumps(fields | {"train": {"optimizer": 3}}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"training.json: train.optimizer is 3, expected a text; use another checkpoint"):
+        load_training(path.parent, trainer())
 
 
 def test_a_resumed_trainer_remembers_best_score_streams_and_notices(tmp_path):

@@ -66,6 +66,19 @@ def test_what_a_checksum_cannot_know_is_found_too(tmp_path, name, change, messag
     assert re.search(message, "; ".join(check_checkpoint(directory)))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+def test_the_state_of_each_optimizer_is_known(tmp_path, optimizer):
+    run, _ = two_checkpoints(tmp_path, optimizer=optimizer)
+    directory = run / "checkpoints" / "step-00000002"
+    assert check_checkpoint(directory) == []
+    (directory / "manifest.json").unlink()
+    key = "m" if optimizer == "sgd" else "v"
+    rewrite(directory / "training.safetensors", lambda tensors: tensors.pop(f"{key}.ln_f.bias"))
+    expected = "m.ln_f.bias" if key == "m" else "v.ln_f.bias"
+    found = "; ".join(check_checkpoint(directory))
+    assert ("lacks " + expected in found) == (key == "v"), found  # without its m, the parameter is not known of: the model's file has it
+
+
 def test_the_training_state_is_checked(tmp_path):
     run, _ = two_checkpoints(tmp_path)
     directory = run / "checkpoints" / "step-00000002"

@@ -11,6 +11,8 @@ import autograd as ag
 from autograd import Array, nn
 from autograd.drawing import op_name, saved_arrays
 from tinygpt.models.gpt import GPT
+from tinygpt.training.memory_budget import state_numbers
+from tinygpt.training.optimizers import hidden_matrices
 
 Steps = list[tuple[str, ag.OpRecord]]
 """Every op in order, with the dotted name of the module that ran it."""
@@ -113,17 +115,22 @@ def watched(model: nn.Module, run: Callable[[], object]) -> Steps:
     return list(zip(names, steps, strict=True))
 
 
-def summary(model: GPT) -> Text:
-    """A table of every parameter (shape, number of weights, trainable or frozen), with the sums that memory planning needs."""
+def summary(model: GPT, optimizer: str = "adamw") -> Text:
+    """A table of every parameter (shape, number of weights, trainable or frozen), with the sums that memory planning needs.
+
+    optimizer   by the name that `TrainConfig` gives it
+    """
     rows: list[tuple[str, ...]] = [("parameter", "shape", "weights", "")]
     rows += [(name, str(p.shape), f"{p.size:,}", "" if p.requires_grad else "frozen") for name, p in model.named_parameters()]
     n, itemsize = model.n_parameters(), model.parameters()[0].dtype.itemsize
-    n_trainable = sum(p.size for p in model.parameters() if p.requires_grad)
+    sizes = {name: p.size for name, p in model.named_parameters() if p.requires_grad}
+    n_trainable, n_in_matrices = sum(sizes.values()), sum(sizes.get(name, 0) for name in hidden_matrices(model))
+    state = state_numbers(optimizer, n_trainable, n_in_matrices)
     rows.append(("sum", "", f"{n:,}", ""))
     return Text(
         f"{_table(rows, n_left=2)}\n"
         f"{n_trainable:,} trainable, {n - n_trainable:,} frozen; weights {_mib(n * itemsize)}; "
-        f"with gradients and AdamW's two moments {_mib((n + 3 * n_trainable) * itemsize)}; plus activations: see trace(ids)"
+        f"with gradients and the state of {optimizer} {_mib((n + n_trainable + state) * itemsize)}; plus activations: see trace(ids)"
     )
 
 

@@ -109,11 +109,15 @@ class Checkpoint:
         """Puts a trainer where the checkpoint was saved: weights, moments, random streams, position in the data, best score.
 
         The trainer must have been made for the same model and parameters, and, without `other_data`, for the same batches.
-        Returns all of training.json. Raises ValueError, naming what differs, for another model's or another data set's checkpoint.
+        Returns all of training.json. Raises ValueError, naming what differs, for another model's, optimizer's or data set's checkpoint.
         """
         where, path, optimizer = str(self.path / "training.json"), self.path / "training.safetensors", trainer.optimizer
         n_steps = Entries(self.training, where).integer("n_steps")
         stored = read_safetensors_header(path)
+        saved = Entries(self.training, where).text("train", "optimizer", default="adamw")  # the only one of earlier versions
+        if saved != trainer.config.optimizer:
+            rule = f"that of {trainer.config.optimizer}, which trains now"
+            raise InvalidInput(f"{path}: the state of the optimizer {saved}, expected {rule}; resume with --optimizer {saved}")
         weights = any(name.startswith("w.") for name in stored)
         if not weights and any(".lora_" in name for name, _ in optimizer.named):
             rule = "them, as newer versions save them; use the run's adapter folder, or fine-tune again"
@@ -127,7 +131,7 @@ class Checkpoint:
             raise InvalidInput(f"{path}: {found}, expected {rule}")
         self.restore_weights(trainer)
         state = {key: {name: read_tensor(stored[f"{key}.{name}"]) for name in arrays} for key, arrays in optimizer.state_arrays().items()}
-        optimizer.load_state_dict({"n_steps": n_steps} | state)
+        optimizer.load_state_dict({"n_steps": n_steps, **state})
         trainer.load_state_dict(self.training, where, other_data=other_data)
         return self.training
 

@@ -48,6 +48,12 @@ def not_finite(tensors: dict[str, StoredTensor]) -> list[str]:
     return [f"{name} holds {n:,} numbers that are not finite" for name, n in bad.items() if n]
 
 
+def _state_of(optimizer: str, name: str, m: StoredTensor | None) -> str:
+    """The arrays of the optimizer's state for a parameter, a letter each. Muon has no v for what it updates itself: the blocks' matrices."""
+    matrix = m is not None and len(m.shape) == 2 and ".h." in f".{name}"
+    return "m" if optimizer == "sgd" or (optimizer == "muon" and matrix) else "mv"
+
+
 def not_resumable(directory: Path) -> list[str]:
     """Why training cannot resume from here; empty if it can."""
     state, moments = directory / "training.json", directory / "training.safetensors"
@@ -59,7 +65,9 @@ def not_resumable(directory: Path) -> list[str]:
             entry.integer(*keys)
         held = read_safetensors_header(moments)
         names = {name[2:] for name in held if not name.startswith("w.")}
-        lacking = [f"{key}.{name}" for name in sorted(names) for key in ("m", "v") if f"{key}.{name}" not in held]
+        optimizer = entry.text("train", "optimizer", default="adamw")  # the only one of earlier versions
+        wanted = [f"{key}.{name}" for name in sorted(names) for key in _state_of(optimizer, name, held.get(f"m.{name}"))]
+        lacking = [name for name in wanted if name not in held]
         if lacking:
             return [f"cannot be resumed: {moments.name} lacks {lacking[0]} and {len(lacking) - 1} more"]
         return not_finite(held)

@@ -68,6 +68,12 @@ class Entries:
             raise self._wrong(keys, found, "a finite number")
         return float(found)
 
+    def text(self, *keys: str, default: str) -> str:
+        found = self._find(*keys)
+        if found is not None and not isinstance(found, str):
+            raise self._wrong(keys, found, "a text")
+        return default if found is None else found
+
 
 # Byte order marks, the longer ones first: UTF-32's begins like UTF-16's.
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}

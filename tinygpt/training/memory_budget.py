@@ -1,12 +1,13 @@
 """How much memory training will need, by formula, compared with what this process may have before it begins."""
 
+import math
 import sys
 from functools import partial
 
 from autograd import backend
 from autograd.limits import LOGITS_BYTES, file_bytes, memory_limit, resident_bytes
 from tinygpt.config import GPTConfig
-from tinygpt.errors import InvalidInput
+from tinygpt.errors import InvalidInput, did_you_mean
 
 FLOAT_BYTES = 4
 
@@ -24,7 +25,7 @@ class Memory(dict[str, int]):
 
 
 def estimate(
-    config: GPTConfig, micro_batch: int, *,
+    config: GPTConfig, micro_batch: int, *, optimizer: str = "adamw",
     recompute: bool = False, checkpoints: bool = False, processes: int = 1, program: int | None = None,
 ) -> Memory:  # fmt: skip
     """The peak of a training step on the CPU's kernels, in bytes.
@@ -32,6 +33,7 @@ def estimate(
     What the blocks save for their backward pass: `saved_by_block`. In addition: the last norm, the loss's gradient with respect to its input
     (C) and to the output layer (V C).
 
+    optimizer     by the name that `TrainConfig` gives it: its state is counted as moments
     recompute     blocks keep only their input (C), and one block at a time what it saves
     checkpoints   include the copy that is written in the background: weights and moments
     processes     that share each micro-batch (`tinygpt.parallel.local`): the estimate is for all of them
@@ -46,17 +48,35 @@ def estimate(
     logits = min(n_tokens * config.vocab_size * FLOAT_BYTES, LOGITS_BYTES)
     backward = ((widest + 2 * c) * n_tokens + c * max(config.inner_channels, _qkv_channels(config))) * FLOAT_BYTES
     program = resident_bytes() if program is None else program
+    matrices = config.n_layer * sum(math.prod(shape) for shape in config.block_shapes().values() if len(shape) == 2)
+    state = state_numbers(optimizer, p, matrices)
+    activations = (n_tokens * (blocks + 3 * c) + config.vocab_size * c) * FLOAT_BYTES
+    update = (
+        2 * p * FLOAT_BYTES if optimizer in ("adam", "sgd") else 0
+    )  # without a kernel: two arrays of all weights, after the backward pass
     return Memory(
         program=program,
         weights=p * FLOAT_BYTES,
         gradients=p * FLOAT_BYTES,
-        moments=2 * p * FLOAT_BYTES,
-        activations=(n_tokens * (blocks + 3 * c) + config.vocab_size * c) * FLOAT_BYTES,
-        temporary=max(logits, backward),
-        checkpoint=3 * p * FLOAT_BYTES if checkpoints else 0,
+        moments=state * FLOAT_BYTES,
+        activations=activations,
+        temporary=max(logits, backward, update - activations),
+        checkpoint=(p + state) * FLOAT_BYTES if checkpoints else 0,
         # Each has its own gradients and its own program, except for the files of Python and its libraries.
         replicas=(processes - 1) * (max(0, program - file_bytes()) + p * FLOAT_BYTES),
     )
+
+
+def state_numbers(optimizer: str, n_weights: int, n_in_matrices: int) -> int:
+    """Numbers that an optimizer of `TrainConfig` keeps for n_weights, of which n_in_matrices are the blocks' matrices.
+
+    Adam and AdamW keep two means a weight, of the gradient and of its square; SGD the first; Muon the first of matrices, both of the rest.
+    Raises ValueError for another name.
+    """
+    numbers = {"adamw": 2 * n_weights, "muon": 2 * n_weights - n_in_matrices, "adam": 2 * n_weights, "sgd": n_weights}
+    if optimizer not in numbers:
+        raise InvalidInput(f"optimizer: {optimizer!r}, expected one of {', '.join(numbers)}; {did_you_mean(optimizer, numbers)}")
+    return numbers[optimizer]
 
 
 def saved_by_block(config: GPTConfig) -> int:
@@ -92,13 +112,15 @@ def _qkv_channels(config: GPTConfig) -> int:
     return (config.n_head + 2 * config.kv_heads) * config.channels_per_head
 
 
-def check(config: GPTConfig, micro_batch: int, *, recompute: bool = False, checkpoints: bool = True, processes: int = 1) -> str:
+def check(
+    config: GPTConfig, micro_batch: int, *, optimizer: str = "adamw", recompute: bool = False, checkpoints: bool = True, processes: int = 1
+) -> str:
     """A sentence on the memory that training will need and the limit; call it before the model is made. Raises ValueError, naming the two
     settings to lower and values that would fit, if it does not fit."""
     if backend.name != "numpy" or backend.kernels == "reference":
         return "not estimated: the formula holds for the CPU's fast kernels"
 
-    with_batch = partial(estimate, config, recompute=recompute, checkpoints=checkpoints, processes=processes)
+    with_batch = partial(estimate, config, optimizer=optimizer, recompute=recompute, checkpoints=checkpoints, processes=processes)
     needed = with_batch(micro_batch)
     limit, whose = memory_limit()
     if needed.total <= limit:

@@ -17,7 +17,6 @@ import numpy as np
 
 from autograd import Array, backend, nn
 from autograd.limits import peak_bytes
-from autograd.optim import warmup_cosine
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import BatchOrder
 from tinygpt.errors import Diverged, InvalidInput, NotDeterministic
@@ -26,6 +25,7 @@ from tinygpt.storage.checked_json import Entries, Json
 from tinygpt.training.divergence import Divergence
 from tinygpt.training.metrics import Evaluation, Metrics, Reporter, Result, environment, measure, update_ratio
 from tinygpt.training.optimizers import make_optimizer
+from tinygpt.training.schedule import learning_rate, resumed_note
 from tinygpt.training.step import clip_and_update, compute_gradients, train_step
 
 _TRAINING_SAMPLE = 256  # items of the training set, at most, that a classifier's training accuracy is measured on
@@ -56,12 +56,13 @@ class Trainer:
     """Trains a model on items: a GPT on windows of tokens, a classifier on labeled texts.
 
     model, config   what is trained, and how
-    train           items to learn from; each update takes `accumulation` micro-batches of them
+    train           items to learn from; the next update takes `accumulation` micro-batches of them
     validation      items to measure on, or None
     workers         processes that share the rows of each micro-batch (`tinygpt.parallel.local.workers_for`); None: this process alone
 
     Weights, moments and `state_dict()` determine everything that follows: a new trainer that `tinygpt.runs.checkpoint.Checkpoint.restore`
-    restores continues bit for bit. Raises ValueError if `config.processes` asks for several processes and there are no workers.
+    restores continues bit for bit. Raises ValueError if `config.processes` asks for several processes and there are no workers, and for a
+    batch ramp with items that are sorted by length.
     """
 
     def __init__(
@@ -75,15 +76,24 @@ class Trainer:
         self.model: Trainable = model
         self.config, self.workers = config, workers
         self.train_items, self.validation_items = train, validation
-        self.accumulation = config.accumulation(model.config.n_positions)
-        lengths = getattr(train, "lengths", None)
-        self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=self.accumulation)
+        together, lengths = config.accumulation(model.config.n_positions), getattr(train, "lengths", None)
+        if config.batch_ramp_from and lengths is not None:
+            rule = "expected 0 for items of different lengths: each update's are sorted by length, so all updates need the same number"
+            raise InvalidInput(f"TrainConfig.batch_ramp_from: {config.batch_ramp_from}, {rule}")
+        self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=together)
         self.optimizer = make_optimizer(model, config)
         self.divergence, self.result = Divergence(config), Result()
+        self.resumed = ""  # what a user should know of how the run is resumed
         self.draw_from(0)
 
     @property
+    def accumulation(self) -> int:
+        """Micro-batches of the next update. With a batch ramp they follow from the tokens seen, which a checkpoint and a `Position` hold."""
+        return self.config.accumulation(self.model.config.n_positions, self.result.tokens_seen)
+
+    @property
     def tokens_per_update(self) -> int:
+        """Of the next update."""
         return self.accumulation * self.config.micro_batch * self.model.config.n_positions
 
     @property
@@ -103,11 +113,9 @@ class Trainer:
 
     def _next(self) -> list[Batch]:
         """Sets the next update's learning rate and draws its batches."""
-        c, step = self.config, self.result.step
-        floor = c.lr * c.final_lr_fraction
-        self.optimizer.lr = warmup_cosine(step, peak=c.lr, warmup_steps=c.warmup_steps, n_steps=c.steps, floor=floor)
+        self.optimizer.lr = learning_rate(self.config, self.result.step)
         batches = [self.train_items.batch(next(self._batches)) for _ in range(self.accumulation)]
-        self.batches_drawn += self.accumulation
+        self.batches_drawn += len(batches)
         self.result.tokens_seen += sum(batch[0].size for batch in batches)
         return batches
 
@@ -190,6 +198,7 @@ class Trainer:
         self.draw_from(0 if other_data else drawn)
         stream.seed, stream.counter = entry.integer("streams", "dropout", "seed"), entry.integer("streams", "dropout", "draw")
         self.divergence.load_state_dict(entry)
+        self.resumed = resumed_note(self.config, state.get("train"), self.result.step)
 
     def draw_from(self, batches_drawn: int) -> None:
         """The next micro-batch is number `batches_drawn` of the order."""
@@ -210,7 +219,7 @@ class _Loop:
     def train(self, signals: list[int]) -> Result:
         """Updates until the last step, or until there is a number in `signals`."""
         result, config, run = self.result, self.config, self.run
-        if warning := config.warmup_note():
+        for warning in filter(None, (config.warmup_note(), self.trainer.resumed)):
             self.reporter.note(warning)
         self.trainer.model.train()
         while result.step < config.steps:

@@ -115,7 +115,7 @@ def _with_slope(f: Pointwise, x: np.ndarray, want_slope: bool, part_of_block: in
     def block(part: slice) -> None:
         f(flat[part], flat_y[part], None if flat_slope is None else flat_slope[part])
 
-    row_blocks(x.size, part_of_block * x.itemsize, block)
+    row_blocks(x.size, part_of_block * x.itemsize, block, elementwise=True)
     return y, slope
 
 
@@ -123,7 +123,7 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a b for a contiguous a, by blocks."""
     out = np.empty_like(a)
     flat, flat_a, flat_b = out.reshape(-1), a.reshape(-1), b.reshape(-1)
-    row_blocks(a.size, a.itemsize, lambda part: np.multiply(flat_a[part], flat_b[part], out=flat[part]))
+    row_blocks(a.size, a.itemsize, lambda part: np.multiply(flat_a[part], flat_b[part], out=flat[part]), elementwise=True)
     return out
 
 
@@ -213,7 +213,7 @@ class GatedProductBlocked(GatedProduct):
                 slope *= flat_up[part]
             np.multiply(values[part], flat_up[part], out=flat_y[part])
 
-        row_blocks(gate.size, _QUARTER * gate.itemsize, block)
+        row_blocks(gate.size, _QUARTER * gate.itemsize, block, elementwise=True)
         return y, (dgate, dup)
 
     @staticmethod

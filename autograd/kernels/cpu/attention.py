@@ -53,14 +53,13 @@ class AttentionBlocked(Attention):
 
         def work(i: int) -> None:
             unit, heads = plan.pieces[i]
-            k_columns = plan.columns(k[unit], plan.k_scale)
-            values = v[unit][:, :, None]  # (B', H', 1, S, D)
+            keys_of_unit, values = k[unit][:, :, None], v[unit][:, :, None]  # (B', H', 1, S, D)
             for rows, keys in plan.blocks:
-                block = qs[unit][:, :, heads, rows]  # (B', H', G', T', D)
-                s, _ = plan.scores(block, k_columns, unit, heads, rows, keys)  # (B', H', G', T', S')
+                block = qs[unit][:, :, heads, rows] * plan.scale  # (B', H', G', T', D)
+                s, _ = plan.scores(block, keys_of_unit, unit, heads, rows, keys)  # (B', H', G', T', S')
                 m, total, good = exponentials(s, s, each_row=False)
                 if not good:  # some rows' scores are far below the others'
-                    s, _ = plan.scores(block, k_columns, unit, heads, rows, keys)
+                    s, _ = plan.scores(block, keys_of_unit, unit, heads, rows, keys)
                     m, total, _ = exponentials(s, s, each_row=True)
                 out = ys[unit][:, :, heads, rows]
                 if p:
@@ -82,17 +81,16 @@ class AttentionBlocked(Attention):
 
         def work(i: int) -> None:
             unit = plan.units[i]
-            k_columns, v_columns = plan.columns(k[unit], plan.k_scale), plan.columns(v[unit])
-            keys_of_unit = k[unit][:, :, None]
+            keys_of_unit, values = k[unit][:, :, None], v[unit][:, :, None]
             # Blocks run from the last to the first: without a window the last one has every key, so its products fill dk and dv; the others add.
             fill = not plan.window
             for heads in plan.heads:
                 for rows, keys in reversed(plan.blocks):
-                    block, dyb = qs[unit][:, :, heads, rows], dys[unit][:, :, heads, rows]  # (B', H', G', T', D)
-                    weights, slope = plan.scores(block, k_columns, unit, heads, rows, keys, wants_slope=True)
+                    block, dyb = qs[unit][:, :, heads, rows] * plan.scale, dys[unit][:, :, heads, rows]  # (B', H', G', T', D)
+                    weights, slope = plan.scores(block, keys_of_unit, unit, heads, rows, keys, wants_slope=True)
                     weights -= lses[unit][:, :, heads, rows, None]
                     np.exp(weights, out=weights)
-                    dweights = np.matmul(dyb, plan.part(v_columns, keys))
+                    dweights = np.matmul(dyb, values[..., keys, :].swapaxes(-1, -2))
                     dropped = weights
                     if plan.p:
                         mask = plan.dropout_mask(unit, heads, rows, keys, weights.dtype)
@@ -103,8 +101,9 @@ class AttentionBlocked(Attention):
                     dweights *= weights
                     if slope is not None:
                         dweights *= slope
-                    dweights *= plan.scale
-                    np.matmul(dweights, keys_of_unit[..., keys, :], out=dqs[unit][:, :, heads, rows])
+                    dq_block = dqs[unit][:, :, heads, rows]
+                    np.matmul(dweights, keys_of_unit[..., keys, :], out=dq_block)
+                    dq_block *= plan.scale
                     _fill_or_add(dk[unit][:, :, keys], _merged(dweights), _merged(block), fill=fill)
                     fill = False
 
@@ -125,7 +124,6 @@ class _Plan:
         self.causal, self.window, self.softcap = causal, window, softcap
         self.p, self.seed, self.draw, self.start = dropout
         self.scale = scale or 1 / math.sqrt(d)
-        self.k_scale = self.scale / softcap if softcap else self.scale
         self.n_group = self.n_head // n_key_head
         self.slopes = np.array(alibi, dtype=q.dtype).reshape(n_key_head, self.n_group, 1, 1) if alibi else None
         most = min(_MAX_QUERIES, max(_MIN_QUERIES_OF_WINDOW, window // 2)) if window else _MAX_QUERIES
@@ -146,7 +144,6 @@ class _Plan:
         self.first = self.n_keys - self.n_queries  # the position of query 0
         rows = [slice(start, min(start + block, self.n_queries)) for start in range(0, self.n_queries, block)]
         self.blocks = [(r, self._keys(r)) for r in rows]
-        self.n_unseen = self.blocks[0][1].start  # keys before every window
         self.threaded = n_batch * self.n_head * self.n_queries * n_seen > _THREADS_PAY_SCORES
 
     def _keys(self, rows: slice) -> slice:
@@ -158,18 +155,10 @@ class _Plan:
         """(B, H, T, ...) as (B, H_kv, G, T, ...), a view: query heads that share a key head are neighbours."""
         return x.reshape(x.shape[0], -1, self.n_group, *x.shape[2:])
 
-    def columns(self, x: np.ndarray, scale: float = 1.0) -> Array:
-        """scale x^T of the keys that some query sees, (B', H', S, D) -> (B', H', 1, D, S), copied: BLAS multiplies small matrices a third faster
-        when neither is transposed."""
-        return np.multiply(x[:, :, self.n_unseen :].swapaxes(-1, -2), scale, order="C")[:, :, None]
-
-    def part(self, columns: Array, keys: slice) -> Array:
-        return columns[..., keys.start - self.n_unseen : keys.stop - self.n_unseen]
-
     def scores(
         self,
         q: np.ndarray,
-        k_columns: np.ndarray,
+        k: np.ndarray,
         unit: tuple[slice, slice],
         heads: slice,
         rows: slice,
@@ -177,9 +166,10 @@ class _Plan:
         *,
         wants_slope: bool = False,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """(scores of a block (B', H', G', T', S'), -inf where masked; the soft cap's slope, if there is a cap and it is wanted)."""
-        s, slope = np.matmul(q, self.part(k_columns, keys)), None
+        """(scores of a block (B', H', G', T', S'), -inf where masked; the soft cap's slope, if there is a cap and it is wanted). q: times scale."""
+        s, slope = np.matmul(q, k[..., keys, :].swapaxes(-1, -2)), None
         if self.softcap:
+            s *= 1 / self.softcap
             np.tanh(s, out=s)
             slope = 1 - s * s if wants_slope else None
             s *= self.softcap

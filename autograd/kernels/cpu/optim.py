@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from autograd.backend import Array
 from autograd.dispatch import kernel_for
-from autograd.kernels.cpu.parallel import for_each, row_blocks, row_sums
+from autograd.kernels.cpu.parallel import parallel, row_blocks, row_sums
 from autograd.optim import AdamWUpdate, MuonUpdate, Orthogonalize, SquaredNorm
-from autograd.optim.muon import SAFETY, Coefficients, rms_scale
+from autograd.optim.muon import Coefficients, rms_scale
 
 
 @kernel_for(AdamWUpdate)
 class AdamWUpdateBlocked(AdamWUpdate):
-    """The reference, block by block: weight, gradient, m and v are read from memory once. Reference: optim.py."""
+    """The reference, block by block: weight, gradient, m and v are read from memory once. Reference: optim/adam.py."""
 
     @staticmethod
     def supports(*arrays: Array, **options: object) -> bool:
@@ -25,12 +26,12 @@ class AdamWUpdateBlocked(AdamWUpdate):
         def block(part: slice) -> None:
             AdamWUpdate.forward(weight[part], gradient[part], m[part], v[part], scale, **options)
 
-        row_blocks(weight.size, weight.itemsize, block)
+        row_blocks(weight.size, weight.itemsize, block, elementwise=True)
 
 
 @kernel_for(SquaredNorm)
 class SquaredNormBlocked(SquaredNorm):
-    """Sums of blocks, added in order: threads, and less rounding than one long float32 sum. Reference: optim.py."""
+    """Sums of blocks, added in order: threads, and less rounding than one long float32 sum. Reference: optim/flat.py."""
 
     @staticmethod
     def supports(x: Array) -> bool:
@@ -58,11 +59,10 @@ class MuonUpdateThreaded(MuonUpdate):
         weights: Sequence[Array], gradients: Sequence[Array], ms: Sequence[Array], scale: Array, *,
         lr: float, momentum: float, decay: float, coefficients: Coefficients,
     ) -> Array:  # fmt: skip
-        order = sorted(range(len(weights)), key=lambda i: -Orthogonalize.cost(weights[i].shape, coefficients))
+        costs = [Orthogonalize.cost(w.shape, coefficients) for w in weights]
         squares = np.zeros(len(weights), dtype=weights[0].dtype)
 
-        def matrix(number: int) -> None:
-            i = order[number]
+        def matrix(i: int) -> None:
             w, m = weights[i], ms[i]
             u = gradients[i] * scale
             u *= 1 - momentum
@@ -74,9 +74,10 @@ class MuonUpdateThreaded(MuonUpdate):
             if decay:
                 w *= 1 - lr * decay
             w -= step
-            squares[i] = np.vdot(step, step)
+            squares[i] = np.vdot(step.T, step.T) if len(w) > w.shape[1] else np.vdot(step, step)  # in the order of memory: no copy
 
-        for_each(len(weights), matrix, threaded=True)
+        largest_first = sorted(range(len(weights)), key=lambda i: -costs[i])
+        parallel([partial(matrix, i) for i in largest_first], n_flops=sum(costs))
         return squares.sum()
 
 
@@ -84,7 +85,7 @@ def orthogonal(u: Array, coefficients: Coefficients) -> Array:
     """`Orthogonalize.forward` of one matrix, which it overwrites."""
     tall = u.shape[0] > u.shape[1]
     x = np.ascontiguousarray(u.T) if tall else u
-    x *= 1 / (SAFETY * math.sqrt(np.vdot(x, x)) + 1e-7)
+    x *= 1 / (math.sqrt(np.vdot(x, x)) + 1e-7)
     n = len(x)
     gram, square, y = np.empty((n, n), x.dtype), np.empty((n, n), x.dtype), np.empty_like(x)
     for a, b, c in coefficients:

@@ -30,6 +30,9 @@ BLOCK_BYTES = 1024 * 1024
 """Size of one array's block, at most. Threads contend for the interpreter lock after each NumPy call, and the loser sleeps for tens of
 microseconds: on two cores blocks of 1 MB, larger than the L2 cache takes, beat blocks of 256 KB by a fifth to a half."""
 
+_BYTES_OF_ONE_THREAD = 512 * 1024
+"""The same where one thread does all the work, and no other waits for the lock: what an operation reads and writes stays in the L2 cache."""
+
 # Below this, submitting work to a thread (some 50 us) and contending for the lock cost more than they save.
 _THREADS_PAY_BYTES = 1024 * 1024
 _THREADS_PAY_FLOPS = 10_000_000  # the same for matrix products, which do about 100 operations per nanosecond
@@ -158,9 +161,13 @@ def even_parts(n: int) -> list[slice]:
     return [slice(n * i // k, n * (i + 1) // k) for i in range(k)]
 
 
-def row_blocks(n_rows: int, row_bytes: int, work: Callable[[slice], object]) -> None:
-    """Calls work(rows) for equal slices that cover 0 .. n_rows, each of at most BLOCK_BYTES or one row; an even number, for two threads."""
-    n = -(-n_rows * row_bytes // BLOCK_BYTES)
+def row_blocks(n_rows: int, row_bytes: int, work: Callable[[slice], object], *, elementwise: bool = False) -> None:
+    """Calls work(rows) for equal slices that cover 0 .. n_rows, each of at most BLOCK_BYTES or one row; an even number, for two threads.
+
+    elementwise   no number depends on others in its block: their size may then depend on the number of threads
+    """
+    most = _BYTES_OF_ONE_THREAD if elementwise and n_threads() == 1 else BLOCK_BYTES
+    n = -(-n_rows * row_bytes // most)
     n = min(n_rows, n if n <= 1 else n + n % 2)
     blocks = [slice(n_rows * i // n, n_rows * (i + 1) // n) for i in range(n)]
     for_each(n, lambda i: work(blocks[i]), threaded=n_rows * row_bytes >= _THREADS_PAY_BYTES)

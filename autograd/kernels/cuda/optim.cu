@@ -1,4 +1,4 @@
-// The optimizer's two passes over its flat buffers. Reference: optim.py, classes AdamWUpdate and SquaredNorm; same letters.
+// The optimizer's two passes over its flat buffers. Reference: optim/adam.py and flat.py, classes AdamWUpdate and SquaredNorm; same letters.
 //
 // Layout  a thread takes four numbers (16 bytes) of each array at a time, in steps of the whole grid.
 // Bytes   per weight, all float: AdamW reads weight, gradient, m, v and writes weight, m, v: 28; the norm reads the gradient: 4.

@@ -1,0 +1,217 @@
+"""What one change of the recipe gives: the same run with and without it, several seeds, in turns, after the same minutes or tokens.
+
+    python benchmarks/ablations.py                         lists the switches
+    python benchmarks/ablations.py muon                    3.5 minutes for each side and seed: 21 minutes
+    python benchmarks/ablations.py muon rotary --seeds 0 1 --minutes 1
+    python benchmarks/ablations.py muon --unit tokens      both sides see as many tokens as the default run
+
+A switch changes the default recipe of examples/pretrain.py; its name says what changes. Both sides take turns, 20 updates each, so that a
+drifting machine moves both. Before that, 40 updates of each tell its rate, and from it how many updates fit into the minutes: the
+learning rate's schedule has to know. Evaluation does not count. Reported is the loss with the change minus the loss without, in nats per
+token, over the seeds, with a 95 % interval (Student's t, paired by seed).
+
+--text choice   validates on a tenth of the training text, groups of near-copies undivided, and trains on the rest: for choosing a recipe
+--text report   validates on the validation text, which no choice has seen
+"""
+
+import dataclasses
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+sys.path.insert(0, str(Path(__file__).parent))
+from train_step import processor
+
+from autograd.threads import n_threads
+from tinygpt import GPT, GPTConfig, TrainConfig
+from tinygpt.arguments import parse_args
+from tinygpt.cli import run
+from tinygpt.data.corpora import draw_groups, load_corpus
+from tinygpt.data.tokenizer import train_tokenizer
+from tinygpt.data.windows import Windows, encode_documents
+from tinygpt.errors import InvalidInput, did_you_mean
+from tinygpt.fields import PathName
+from tinygpt.parallel.local import workers_for
+from tinygpt.recipes import RECIPES
+from tinygpt.training.metrics import measure
+from tinygpt.training.trainer import Trainer
+
+_TURN, _PROBE = 20, 40
+_STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % quantile by number of seeds
+
+# Each: the settings that change, of the model and of training. Against RECIPES["tinygpt"], unless the name says otherwise.
+SWITCHES: dict[str, dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Config:
+    switches: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Names of switches; all: every one."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights and data order; two to five."""
+    minutes: float = 3.5
+    """Of training, for each side and seed."""
+    unit: Literal["time", "tokens"] = "time"
+    """tokens: both sides train for as many tokens as the recipe's own updates, however long that takes."""
+    text: Literal["choice", "report"] = "report"
+    """Validation text."""
+    output: PathName = "benchmarks/results/ablations.json"
+    """Where the results go; those of other switches that it holds stay."""
+
+
+class Side:
+    """One of the two runs: a trainer, its seconds, and how many updates it makes."""
+
+    def __init__(self, changes: Mapping[str, Any], seed: int, text: "Text", n_updates: int) -> None:
+        model, training = with_changes(changes)
+        self.training = dataclasses.replace(training, steps=n_updates, seed=seed)
+        self.shape = dataclasses.replace(model, vocab_size=text.n_vocab)
+        self.text, self.seconds = text, 0.0
+        network = GPT(self.shape, seed=seed)
+        train = Windows(text.train, self.shape.n_positions, self.training.stride or None)
+        self.trainer = Trainer(network, self.training, train, None, workers_for(network, self.training))
+        network.train()
+
+    def turn(self, n_updates: int) -> float:
+        """Makes that many updates, or those that are left; returns its seconds."""
+        started, result = time.perf_counter(), self.trainer.result
+        for _ in range(min(n_updates, self.training.steps - result.step)):
+            self.trainer.update()
+        self.trainer.optimizer.weight.sum()  # waits for a GPU
+        taken = time.perf_counter() - started
+        self.seconds += taken
+        return taken
+
+    def finish(self) -> dict[str, float]:
+        """Ends the run; its validation loss in nats per token, and what it took."""
+        nats = measure(self.trainer.model, Windows(self.text.validation, self.shape.n_positions), 32).nats
+        self.trainer.close()
+        result = self.trainer.result
+        return {"nats": nats, "minutes": self.seconds / 60, "updates": result.step, "tokens": result.tokens_seen}
+
+
+def take_turns(sides: list[Side]) -> None:
+    """Trains all to their end. One with more updates makes more of them in a turn, so that all end together."""
+    fewest = min(side.training.steps for side in sides)
+    while any(side.trainer.result.step < side.training.steps for side in sides):
+        for side in sides:
+            side.turn(math.ceil(_TURN * side.training.steps / fewest))
+
+
+def rates(changes: Sequence[Mapping[str, Any]], text: "Text", seed: int) -> list[float]:
+    """Seconds per update of runs with these changes, the median of turns of five."""
+    sides = [Side(each, seed, text, 10_000) for each in changes]
+    seconds = [[side.turn(5) / 5 for side in sides] for _ in range(_PROBE // 5 + 1)]
+    for side in sides:
+        side.trainer.close()
+    return [statistics.median(turns) for turns in zip(*seconds[1:], strict=True)]
+
+
+@dataclass(frozen=True)
+class Text:
+    train: np.ndarray
+    validation: np.ndarray
+    n_vocab: int
+
+
+def with_changes(changes: Mapping[str, Any]) -> tuple[GPTConfig, TrainConfig]:
+    """The recipe that `changes` start from ("recipe" in them, or the default one), changed."""
+    changes = dict(changes)
+    model, training = RECIPES[changes.pop("recipe", "tinygpt")]
+    of_model = {key: value for key, value in changes.items() if key in GPTConfig.__dataclass_fields__}
+    of_training = {key: value for key, value in changes.items() if key not in of_model}
+    return dataclasses.replace(model, **of_model), dataclasses.replace(training, **of_training)
+
+
+def read_text(which: str) -> Text:
+    corpus = load_corpus("docs")
+    tokenizer = train_tokenizer("bpe", [d.text for d in corpus.train], RECIPES["tinygpt"][0].vocab_size)
+    train, validation = corpus.train, corpus.validation
+    if which == "choice":
+        sizes: dict[str, float] = {}
+        for d in train:
+            sizes[str(d.group)] = sizes.get(str(d.group), 0.0) + len(d.text)
+        chosen = set(draw_groups(sizes, 0.1, seed=1))
+        train, validation = [d for d in train if str(d.group) not in chosen], [d for d in train if str(d.group) in chosen]
+    return Text(*(encode_documents([d.text for d in part], tokenizer) for part in (train, validation)), tokenizer.n_vocab)
+
+
+def compare(name: str, config: Config, text: Text) -> dict[str, Any]:
+    """Trains both sides for each seed; returns the report's entry."""
+    differences, sides = [], {"without": [], "with": []}
+    for seed in config.seeds:
+        n = n_updates(name, config, text, seed)
+        pair = {"without": Side(base_of(name), seed, text, n[0]), "with": Side(SWITCHES[name], seed, text, n[1])}
+        take_turns(list(pair.values()))
+        for key, side in pair.items():
+            entry = side.finish()
+            sides[key].append(entry)
+            print(f"{name:18} seed {seed} {key:8} {entry['nats']:.4f} nats, {entry['updates']:,} updates, {entry['minutes']:.2f} minutes")
+        differences.append(sides["with"][-1]["nats"] - sides["without"][-1]["nats"])
+    return {"changes": {k: str(v) for k, v in SWITCHES[name].items()}, "seeds": list(config.seeds), "differences": differences, **sides}
+
+
+def base_of(name: str) -> dict[str, Any]:
+    """What a switch is compared with: the recipe that it starts from."""
+    return {key: value for key, value in SWITCHES[name].items() if key == "recipe" and name != "gpt2"}
+
+
+def n_updates(name: str, config: Config, text: Text, seed: int) -> tuple[int, int]:
+    """Updates of either side: in as many tokens as the default run has, or in the minutes, by a rate measured in turns."""
+    both = base_of(name), SWITCHES[name]
+    if config.unit == "tokens":
+        model, training = RECIPES["tinygpt"]
+        tokens = training.steps * training.accumulation(model.n_positions) * training.micro_batch * model.n_positions
+        made = [with_changes(changes) for changes in both]
+        per = [t.accumulation(m.n_positions) * t.micro_batch * m.n_positions for m, t in made]
+        return tokens // per[0], tokens // per[1]
+    one, two = (max(1, int(60 * config.minutes / each)) for each in rates(both, text, seed))
+    return one, two
+
+
+def interval(differences: list[float]) -> str:
+    mean, n = statistics.mean(differences), len(differences)
+    if n not in _STUDENT_T:
+        return f"{mean:+.3f}"
+    half = _STUDENT_T[n] * statistics.stdev(differences) / math.sqrt(n)
+    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+
+
+def main() -> None:
+    config = parse_args(Config(), __doc__)
+    names = list(SWITCHES) if config.switches == ("all",) else list(config.switches)
+    for name in names:
+        if name not in SWITCHES:
+            raise InvalidInput(f"switch: {name!r}, expected all, or some of {', '.join(SWITCHES)}; {did_you_mean(name, SWITCHES)}")
+    if not names:
+        for name, changes in SWITCHES.items():
+            print(f"{name:18} {', '.join(f'{key} {value}' for key, value in changes.items())}")
+        return
+    path = Path(config.output)
+    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    text = read_text(config.text)
+    for name in names:
+        entry = compare(name, config, text)
+        entry |= {"unit": config.unit, "text": config.text, "machine": machine(), "date": time.strftime("%Y-%m-%d")}
+        report[f"{name}, {config.unit}, {config.text}"] = entry
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"{name:18} {interval(entry['differences'])} nats")
+
+
+def machine() -> str:
+    return f"{processor()}, {n_threads()} threads, Python {platform.python_version()}, NumPy {np.__version__}"
+
+
+if __name__ == "__main__":
+    run(main)
