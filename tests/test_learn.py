@@ -1,6 +1,7 @@
 """The path in examples/learn: every script runs, is short, quick, and measures what its text says."""
 
 import ast
+import importlib.util
 import json
 import math
 import os
@@ -25,13 +26,12 @@ LEARN = ROOT / "examples" / "learn"
 SCRIPTS = sorted(LEARN.glob("[0-9]*.py"))
 
 
-def run(name, *flags):
-    """What a script prints, and the seconds of processor time that it took."""
+def run(name, *flags, folder=None):
+    """What a script prints, and the seconds of processor time that it took. `folder`: where it runs."""
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "OPENBLAS_NUM_THREADS": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, str(LEARN / name), *flags], env=environment, capture_output=True, text=True, encoding="utf-8", timeout=120
-    )
+    command = [sys.executable, str(LEARN / name), *flags]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=120)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -67,6 +67,13 @@ POINTS = {
         r"expected at most n_positions = 64",
     ],
     "14_gpt2_to_llama.py": [r"Llama 2 70B's options: True$", r"^\d{4}-\d\d-\d\d, .*threads, NumPy"],
+    "15_optimizers.py": [
+        r"update rule: w = .* \[0\.905 0\.905 0\.905\]",
+        r"L2 term: w = .* \[0\.990 0\.906 0\.439\]",
+        r"^\[0\.990 0\.905 0\.439\]",
+    ],
+    "16_batch_size.py": [r"^ +0 +0 ", r"^ +1 +192 ", r"^growing +126 updates"],
+    "17_over_fitting.py": [r"^ 4 channels +792 ", r"^64 channels 58,752 ", r"^64 channels better than 4 .*, at the end 0 of 3$"],
     "18_sixteen_bits.py": [
         r"^float16  0 01011    1001100110 +0\.0999755859 +65504   6\.0e-08  1\.00098$",
         r"^bfloat16 0 01111011 1001101 +0\.1000976562 ",
@@ -80,16 +87,19 @@ POINTS = {
     ],
 }
 
-# Those that take minutes, made short: enough for what the checks below ask of them.
+# Those that take long, made short: enough for what the checks below ask of them.
 SHORTER = {
     "12_norm_orders.py": "--updates 50",
     "13_longer_texts.py": "--updates 100",
     "14_gpt2_to_llama.py": "--updates 2 --rounds 1",
+    "17_over_fitting.py": "--updates 128",
 }
+
+PICTURE_TOO = ("15_optimizers.py", "16_batch_size.py", "17_over_fitting.py")  # drawn in the same run, where matplotlib is installed
 
 
 def test_every_script_has_its_points_and_its_line_in_the_readme():
-    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 15
+    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 19
     readme = (LEARN / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"^\| \d+ \| \[(\w+\.py)\]\(\1\)", readme, flags=re.MULTILINE)
     assert linked == sorted(POINTS)
@@ -101,6 +111,7 @@ EXPLAINED_IN = {
     "loss": 7, "AdamW": 8, "warmup_cosine": 8, "temperature": 9, "top_k": 9, "top_p": 9, "hidden": 10, "norm_position": 12,
     "rotary_embedding": 13, "alibi_slopes": 13, "window": 13, "n_kv_head": 14, "gated": 14, "at_width": 19, "width_base": 19,
     "float16": 18, "bfloat16": 18,
+    "SGD": 15, "Adam": 15, "Muon": 15,
 }  # fmt: skip
 
 
@@ -114,11 +125,14 @@ def test_each_script_uses_only_what_it_or_an_earlier_one_explains():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
-def test_script(script):
+def test_script(script, tmp_path):
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 120
     shorter = SHORTER.get(script.name, "").split()
-    out, seconds = run(script.name, *shorter)
+    plot = script.name in PICTURE_TOO and importlib.util.find_spec("matplotlib") is not None
+    out, seconds = run(script.name, *shorter, *(("--plot", "picture.png") if plot else ()), folder=tmp_path)
     assert seconds < (60 if shorter else 20)
+    if plot:
+        assert out.endswith("picture: picture.png\n") and (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     written = out.partition("It writes")[0]  # the text of a model has lines as long as it likes
     assert [line for line in written.splitlines() if len(line) > 90] == []  # a column of the site
     for point in POINTS[script.name]:
@@ -195,6 +209,83 @@ def check_gpt2_to_llama(out):
     assert all(min(row[:7]) > 0 for row in rows.values())
 
 
+def check_optimizers(out):
+    """The rule of decay takes the same share of all weights, the L2 term less where gradients are larger; each rate is the best of a grid."""
+    decay = re.findall(r"^(AdamW|Adam \+ L2) +([\d.]+) +((?:\d\.\d\d +){8})(\d\.\d{3})$", out, flags=re.MULTILINE)
+    rule, same, suitable = ([float(x) for x in left.split()] for _, _, left, _ in decay)
+    assert [name for name, *_ in decay] == ["AdamW", "Adam + L2", "Adam + L2"] and decay[0][1] == decay[1][1]
+    assert max(rule) - min(rule) < 0.05 and max(same) < 0.2
+    assert suitable == sorted(suitable) and suitable[0] < min(rule) and suitable[-1] > max(rule)
+    nats = [float(loss) for *_, loss in decay]
+    assert nats[1] > nats[0] + 0.3 and nats[2] == pytest.approx(nats[0], abs=0.1)
+    grid = re.findall(r"^(\w+(?: \+ L2)?) +((?:[\d.]+: \d+\.\d{3} *){4})$", out, flags=re.MULTILINE)
+    tried = {name: {float(rate): float(x) for rate, x in re.findall(r"([\d.]+): ([\d.]+)", row)} for name, row in grid}
+    best = {name: min(row, key=row.get) for name, row in tried.items()}
+    assert all(sorted(row)[0] < best[name] < sorted(row)[-1] for name, row in tried.items())  # inside of the grid
+    assert tried["Muon"][0.003] > tried["AdamW"][0.003]
+    reported = numbers(r"^(\w+(?: \+ L2)?) +((?:[\d.]+ +){5}\d\.\d\d)$", out)
+    assert {name: row[0] for name, row in reported.items()} == best
+    assert all(row[4] == pytest.approx(np.mean(row[1:4]), abs=1e-3) for row in reported.values())
+    muon, adamw, l2, sgd = (reported[name][4] for name in ("Muon", "AdamW", "Adam + L2", "SGD"))
+    assert muon < adamw < sgd and l2 == pytest.approx(adamw, abs=0.05)
+    assert {name: row[5] for name, row in reported.items() if name != "Muon"} == {"SGD": 3, "Adam + L2": 4, "AdamW": 4} and 3 < reported[
+        "Muon"
+    ][5] < 4
+    rows = re.findall(r"^(\w+(?: \+ L2)?) +([\d.]+) +((?:\d\.\de-\d\d *){5})$", out, flags=re.MULTILINE)
+    ratios = {(name, float(rate)): [float(x) for x in row.split()] for name, rate, row in rows}
+    spread = {name: max(ratios[name, best[name]][:4]) / min(ratios[name, best[name]][:4]) for name in ("SGD", "AdamW", "Muon")}
+    assert spread["SGD"] > 2 > 1.6 > max(spread["AdamW"], spread["Muon"])
+    assert min(ratios["AdamW", best["AdamW"]][:4]) > 5e-3 and ratios["AdamW", best["AdamW"]][4] < min(ratios["AdamW", best["AdamW"]][:4])
+    lowest = min(tried["AdamW"])
+    assert max(ratios["AdamW", lowest]) < 6e-3 and tried["AdamW"][lowest] > tried["AdamW"][best["AdamW"]] + 0.1
+
+
+def check_batch_size(out):
+    """The noise scale predicts the cosines, grows, and orders the losses of small and large batches."""
+    rows = re.findall(r"^ +(\d) +(\d+) +\d\.\d+ ((?: +[\d.]+ \([\d.]+\)){4}) +(\d+) +(\d+)$", out, flags=re.MULTILINE)
+    assert len(rows) == 6
+    scales = {}
+    for seed, _, cells, scale, from_64 in rows:
+        cosines = np.array(re.findall(r"([\d.]+) \(([\d.]+)\)", cells), float)
+        assert (np.diff(cosines, axis=0) > 0).all() and np.abs(cosines[:, 0] - cosines[:, 1]).max() < 0.12
+        scales.setdefault(seed, []).append(int(scale))
+        assert int(from_64) == pytest.approx(int(scale), rel=0.6)  # the same from other batch sizes
+        assert cosines[2, 1] == pytest.approx(((1 + int(scale) / 16) * (1 + int(scale) / 240)) ** -0.5, abs=0.03)
+    assert all(row[2] > 3 * row[0] for row in scales.values())
+    found = re.findall(r"^(\d+ \w+) +(\d+) x +(\d+) +(.*\d)  (\d\.\d+) (\d\.\d+)$", out, flags=re.MULTILINE)
+    loss, best = {}, {}
+    for title, size, updates, cells, *reported in found:
+        tried = {float(rate): float(x) for rate, x in re.findall(r"([\d.]+): ([\d.]+)", cells)}
+        best[title, int(size)] = rate = min(tried, key=tried.get)
+        assert min(tried) < rate < max(tried)  # inside of the grid
+        assert int(updates) * int(size) == 768 if "windows" in title else int(updates) == 48
+        loss[title, int(size)] = np.mean([float(x) for x in reported])
+    assert loss["768 windows", 4] < loss["768 windows", 16] < loss["768 windows", 64]
+    assert loss["48 updates", 4] > loss["48 updates", 16] > loss["48 updates", 64]
+    rates = [best["768 windows", size] for size in (4, 16, 64)]
+    assert rates == sorted(rates) and rates[0] < rates[-1]
+    means = numbers(r"^(growing|shrinking) .* mean (\d\.\d+)$", out)
+    assert means["growing"][0] < means["shrinking"][0]
+
+
+def check_over_fitting(out):
+    sizes = numbers(
+        r"^( ?\d+) channels +[\d,]+ +((?:[\d.]+ *){7})$", out
+    )  # stopped, training, validation, test; the same at the end but "stopped"
+    small, middle, big = (sizes[name] for name in ("4", "16", "64"))
+    assert small[0] > big[0] and small[6] < middle[6] < big[6]  # too long: the bigger, the worse
+    assert big[3] - small[3] < 0.3 * (big[6] - small[6]) and big[3] < big[6] - 0.3  # stopped early, the sizes differ much less
+    assert all(row[4] < row[1] and row[5] > row[2] for row in sizes.values())  # training falls to the end, validation rises
+    assert small[4] > middle[4] > big[4]  # too small: not even the training text
+    long = numbers(r"^( ?\d+) channels +validation +(\d\.\d+) ", out)
+    assert long["4"][0] > long["16"][0] > long["64"][0] and long["64"][0] < big[2]  # enough text: none is too big
+    rows = re.findall(r"^ +(\d+) +([\d,]+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +(-?[\d.]+)$", out, flags=re.MULTILINE)
+    table = {(int(row[0]), int(row[2])): [float(x.replace(",", "")) for x in row] for row in rows}
+    assert all(row[6] == pytest.approx(row[5] - row[4], abs=2e-3) for row in table.values())
+    assert table[32, 4][3] == table[1, 128][3] == 1 and table[1, 128][6] > table[32, 4][6] + 0.5  # one pass each
+    assert all(table[1, n][6] < table[32, n][6] and table[1, n][5] < table[32, n][5] for n in (32, 64, 128))  # equal updates
+
+
 def check_width_rule(out):
     change = {name: row[-1] for name, row in numbers(r"^([a-z ]+(?: \(no rule\))?) +((?:\d+\.\d+ +){4}\d+\.\d+)$", out).items()}
     assert len(change) == 6 and all(ratio > 4 if "no rule" in name else 0.5 < ratio < 2 for name, ratio in change.items())
@@ -233,6 +324,9 @@ CHECKS = {
     "12_norm_orders.py": check_norm_orders,
     "13_longer_texts.py": check_longer_texts,
     "14_gpt2_to_llama.py": check_gpt2_to_llama,
+    "15_optimizers.py": check_optimizers,
+    "16_batch_size.py": check_batch_size,
+    "17_over_fitting.py": check_over_fitting,
     "18_sixteen_bits.py": check_sixteen_bits,
     "19_width_rule.py": check_width_rule,
 }
