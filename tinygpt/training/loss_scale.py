@@ -32,7 +32,7 @@ class DynamicLossScale:
     scale             S, a power of two
     growth_interval   updates without an overflow after which S doubles
     n_overflows       updates skipped so far
-    Raises ValueError for a scale that is no power of two from 1 to 2^24, and an interval below 1.
+    Raises ValueError for a scale that is no power of two from 1 to 2^40, and an interval below 1.
     """
 
     def __init__(self, scale: float = 2.0**16, growth_interval: int = 2000) -> None:
