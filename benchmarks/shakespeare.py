@@ -1,21 +1,27 @@
-"""nanoGPT's laptop setting on tinyshakespeare: is the loss as good, and how long does it take beside PyTorch?
+"""nanoGPT's laptop setting on tinyshakespeare: is the loss as good, and how long does it take compared with PyTorch?
 
-    python benchmarks/shakespeare.py            two minutes, or four with PyTorch installed (extra `bench`)
+    python benchmarks/shakespeare.py            three minutes, or five with PyTorch installed (extra `bench`)
 
-Characters, 4 layers, 4 heads, 128 channels, context 64, batch 12, 2,000 steps, no dropout, rate 1e-3 to 1e-4, warm-up 100, betas
-0.9 and 0.99. nanoGPT's README gives 1.88 as the validation loss of this setting, estimated on 20 random batches. With PyTorch
-installed the same model is trained there too, on the same batches; the two take turns, so that a drifting machine moves both.
+Characters, 4 layers, 4 heads, 128 channels, context 64, batch 12. nanoGPT's recipe: 2,000 steps, no dropout, rate 1e-3 to 1e-4, warm-up
+100, betas 0.9 and 0.99; its README gives 1.88 as the validation loss, estimated on 20 random batches. With PyTorch installed the same model
+is trained there too, on the same batches. Then the same size with a recipe like that of the default run (Muon, rotary positions, a plateau
+with a decay), for as many updates as fit into --share of the time that PyTorch takes (without it: that this project takes) with nanoGPT's.
+All take turns, so that a drifting machine moves all of them. Losses are those of the entire validation text, in nats per character.
 """
 
+import dataclasses
 import json
 import platform
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from train_step import processor
 
 from autograd.kernels.cpu.parallel import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
@@ -27,18 +33,77 @@ from tinygpt.data.windows import BatchOrder, Windows, encode_documents
 from tinygpt.fields import PathName
 from tinygpt.parallel.local import workers_for
 from tinygpt.training.metrics import measure
+from tinygpt.training.schedule import learning_rate
 from tinygpt.training.trainer import Trainer
 
 _ROUND = 50
-"""Updates that one side makes before it is the other's turn."""
+"""Updates that the side with the most makes before it is the next one's turn."""
+
+RECIPE = TrainConfig(
+    optimizer="muon", lr=5e-3, steps=10_000, warmup_steps=50, schedule="wsd", decay_fraction=0.4, decay_shape="linear",
+    final_lr_fraction=0.0, micro_batch=12,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Config:
     steps: int = 2000
-    """Updates; nanoGPT's are 2,000."""
+    """Updates with nanoGPT's recipe; its own are 2,000."""
+    share: float = 0.55
+    """Time for the project's recipe, as a share of PyTorch's."""
+    seed: int = 0
+    """Of weights and data order."""
     output: PathName = "benchmarks/results/shakespeare.json"
     """Where the report goes."""
+
+
+class Ours:
+    """A trainer, and the seconds of each of its updates."""
+
+    def __init__(self, shape: GPTConfig, training: TrainConfig, train: Windows) -> None:
+        model = GPT(shape, seed=training.seed)
+        self.trainer, self.seconds = Trainer(model, training, train, None, workers_for(model, training)), list[float]()
+        self.n_updates = training.steps
+        model.train()
+
+    def update(self) -> None:
+        started = time.perf_counter()
+        self.trainer.update()
+        self.seconds.append(time.perf_counter() - started)
+
+    def loss(self, validation: Windows) -> float:
+        return measure(self.trainer.model, validation, 12).nats
+
+
+class Torch:
+    """The same for PyTorch, with the same batches and learning rates."""
+
+    def __init__(self, shape: GPTConfig, training: TrainConfig, train: Windows) -> None:
+        from peers import TorchTrainer
+
+        self.torch, self.train, self.training = TorchTrainer(shape, n_threads(), training.betas, training.weight_decay), train, training
+        self.batches, self.seconds = BatchOrder(len(train), training.micro_batch, seed=training.seed + 1).batches(), list[float]()
+        self.n_updates = training.steps
+
+    def update(self) -> None:
+        started = time.perf_counter()
+        ids, targets = (np.ascontiguousarray(a) for a in self.train.batch(next(self.batches)))
+        self.torch.update(ids, targets, learning_rate(self.training, len(self.seconds)))
+        self.seconds.append(time.perf_counter() - started)
+
+    def loss(self, validation: Windows) -> float:
+        batches = [validation.batch(which) for which in BatchOrder(len(validation), 12, shuffle=False, drop_last=False)]
+        total = sum(self.torch.loss(*map(np.ascontiguousarray, batch)) * batch[1].size for batch in batches)
+        return total / sum(targets.size for _, targets in batches)
+
+
+def take_turns(sides: list[Ours | Torch]) -> None:
+    """Updates all sides to their end, those with more updates in longer turns."""
+    rounds = -(-max(side.n_updates for side in sides) // _ROUND)
+    for number in range(1, rounds + 1):
+        for side in sides:
+            while len(side.seconds) < side.n_updates * number // rounds:
+                side.update()
 
 
 def main() -> None:
@@ -47,55 +112,49 @@ def main() -> None:
     train_text, validation_text = (documents[0].text for documents in (corpus.train, corpus.validation))
     tokenizer = CharacterTokenizer.train(train_text + validation_text)
     shape = GPTConfig.preset("shakespeare", vocab_size=tokenizer.n_vocab)
-    training = TrainConfig(steps=config.steps, lr=1e-3, warmup_steps=100, betas=(0.9, 0.99), micro_batch=12)
+    theirs = TrainConfig(steps=config.steps, lr=1e-3, warmup_steps=100, betas=(0.9, 0.99), micro_batch=12, seed=config.seed)
     train = Windows(encode_documents([train_text], tokenizer), shape.n_positions, stride=1)
     validation = Windows(encode_documents([validation_text], tokenizer), shape.n_positions)
-    model = GPT(shape, seed=0)
-    trainer = Trainer(model, training, train, validation, workers_for(model, training))
 
+    # How many updates of the other recipe fit into the time: by 40 of each, in turns of five.
+    rotary = dataclasses.replace(shape, positions="rotary")
+    probes: list[Ours | Torch] = [Ours(rotary, RECIPE, train)]
     try:
-        from peers import TorchTrainer
-
-        torch_trainer = TorchTrainer(shape, n_threads(), training.betas, training.weight_decay)
+        probes.append(Torch(shape, theirs, train))
     except ImportError:
-        torch_trainer = None
-    torch_batches = BatchOrder(len(train), training.micro_batch, seed=training.seed + 1).batches()
-    ours_s: list[float] = []
-    torch_s: list[float] = []
-    while trainer.result.step < config.steps:
-        rates = []
-        for _ in range(min(_ROUND, config.steps - trainer.result.step)):
-            started = time.perf_counter()
-            trainer.update()
-            ours_s.append(time.perf_counter() - started)
-            rates.append(trainer.optimizer.lr)
-        for lr in rates if torch_trainer else ():
-            started = time.perf_counter()
-            ids, targets = train.batch(next(torch_batches))
-            torch_trainer.update(np.ascontiguousarray(ids), np.ascontiguousarray(targets), lr)
-            torch_s.append(time.perf_counter() - started)
+        probes.append(Ours(shape, theirs, train))
+    for _ in range(9):
+        for probe in probes:
+            for _ in range(5):
+                probe.update()
+    fast, slow = (statistics.median(probe.seconds[5:]) for probe in probes)
+    n_updates = int(config.share * config.steps * slow / fast)
+    recipe = dataclasses.replace(RECIPE, steps=n_updates, seed=config.seed)
 
-    def whole_loss(loss_of: Any) -> float:
-        """Mean over every validation window, nats per character."""
-        batches = [validation.batch(which) for which in BatchOrder(len(validation), 12, shuffle=False, drop_last=False)]
-        total = sum(loss_of(np.ascontiguousarray(ids), np.ascontiguousarray(targets)) * targets.size for ids, targets in batches)
-        return total / sum(targets.size for _, targets in batches)
-
-    report = {
-        "validation_nats": round(measure(trainer.model, validation, 12).nats, 4),
-        "validation_nats_20_batches": round(measure(trainer.model, validation, 12, 20).nats, 4),
-        "training_s": round(sum(ours_s), 1),
-        "step_ms": round(1000 * statistics.median(ours_s), 1),
-    }
-    if torch_trainer:
+    sides: dict[str, Ours | Torch] = {"nanogpt": Ours(shape, theirs, train), "recipe": Ours(rotary, recipe, train)}
+    if isinstance(probes[1], Torch):
+        sides["torch"] = Torch(shape, theirs, train)
+    for probe in probes:
+        if isinstance(probe, Ours):
+            probe.trainer.close()
+    take_turns(list(sides.values()))
+    report: dict[str, object] = {}
+    for name, side in sides.items():
         report |= {
-            "torch_validation_nats": round(whole_loss(torch_trainer.loss), 4),
-            "torch_training_s": round(sum(torch_s), 1),
-            "torch_step_ms": round(1000 * statistics.median(torch_s), 1),
+            f"{name}_validation_nats": round(side.loss(validation), 4),
+            f"{name}_training_s": round(sum(side.seconds), 1),
+            f"{name}_step_ms": round(1000 * statistics.median(side.seconds), 1),
+            f"{name}_updates": len(side.seconds),
         }
+        if isinstance(side, Ours):
+            side.trainer.close()
+    nanogpt = sides["nanogpt"]
+    assert isinstance(nanogpt, Ours)
+    report["nanogpt_validation_nats_20_batches"] = round(measure(nanogpt.trainer.model, validation, 12, 20).nats, 4)
     report |= {
-        "steps": config.steps,
-        "machine": f"{platform.machine()}, {n_threads()} threads, Python {platform.python_version()}, NumPy {np.__version__}",
+        "share": round(sum(sides["recipe"].seconds) / sum((sides.get("torch") or nanogpt).seconds), 3),
+        "seed": config.seed,
+        "machine": f"{processor()}, {n_threads()} threads, Python {platform.python_version()}, NumPy {np.__version__}",
         "date": time.strftime("%Y-%m-%d"),
     }
     print(table("tinyshakespeare, nanoGPT's laptop setting", report))

@@ -98,14 +98,6 @@ class TrainConfig:
         if not 0 < self.decay_fraction <= 1:
             rule = "expected more than 0, at most 1; a rate that does not fall is --schedule constant"
             raise InvalidInput(f"TrainConfig.decay_fraction: {self.decay_fraction}, {rule}")
-        for name in ("decay_fraction", "decay_shape"):
-            if self.schedule != "wsd" and getattr(self, name) != getattr(TrainConfig, name):
-                rule = f"expected {getattr(TrainConfig, name)}, its default: only wsd has a decay of its own; choose --schedule wsd"
-                raise InvalidInput(f"TrainConfig.{name}: {getattr(self, name)} with schedule {self.schedule}, {rule}")
-        if self.schedule == "wsd" and self.decay_begins < self.warmup_steps:
-            found = f"the decay of schedule wsd begins after update {self.decay_begins} of {self.steps}"
-            rule = f"expected after the warm-up of {self.warmup_steps} updates; lower --warmup-steps or --decay-fraction, or raise --steps"
-            raise InvalidInput(f"TrainConfig.decay_fraction: {self.decay_fraction}, {found}, {rule}")
 
     def _check_ramp(self) -> None:
         start, over, full = self.batch_ramp_from, self.batch_ramp_tokens, self.tokens_per_update
@@ -123,10 +115,11 @@ class TrainConfig:
         return self.steps - max(1, round(self.decay_fraction * self.steps))
 
     def warmup_note(self) -> str:
-        """A warning if training ends within the warm-up, so that the learning rate never reaches its peak; else an empty string."""
-        if self.steps >= self.warmup_steps:
+        """A warning if training, or its plateau, ends within the warm-up, so that the learning rate never reaches its peak; else an empty string."""
+        ends, what = (self.decay_begins, "begin to decay") if self.schedule == "wsd" else (self.steps, "end")
+        if ends >= self.warmup_steps:
             return ""
-        within = f"--steps {self.steps} end within --warmup-steps {self.warmup_steps}, at {self.lr * self.steps / self.warmup_steps:.2g}"
+        within = f"--steps {self.steps} {what} within --warmup-steps {self.warmup_steps}, at {self.lr * max(1, ends) / self.warmup_steps:.2g}"
         return f"the learning rate never reaches --lr {self.lr:g}: {within}; lower --warmup-steps"
 
     def accumulation(self, n_positions: int, tokens_seen: int | None = None) -> int:

@@ -31,23 +31,22 @@ def warmup_stable_decay(
 
     With p, the part of the decay that is done, from 0 at the plateau's last update to 1 at the last one of all:
     rate = floor + (peak - floor) s,  s = 1 - sqrt(p) for "1-sqrt", which falls fastest at first, or 1 - p for "linear"
-    The plateau does not depend on n_steps: a run that is still on it may be given any length.
+    The plateau does not depend on n_steps: a run that is still on it may be given any length. Where the decay begins within the warm-up, the rate
+    is the smaller of the two, and never reaches the peak.
 
     floor   reached at the last update
-    Raises ValueError if the decay would begin within the warm-up.
+    Raises ValueError for a decay longer than the run.
     Source  WSD: Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4.2; the shapes: Hägele et al. 2024, arXiv:2405.18392, section 3.
     """
-    if not 0 <= decay_steps <= n_steps - warmup_steps:
-        rule = f"expected 0 to n_steps - warmup_steps = {n_steps} - {warmup_steps}"
-        raise ValueError(f"warmup_stable_decay: decay_steps = {decay_steps}, {rule}; the decay must not begin within the warm-up")
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
+    if not 0 <= decay_steps <= n_steps:
+        raise ValueError(f"warmup_stable_decay: decay_steps = {decay_steps}, expected 0 to n_steps = {n_steps}")
+    rising = peak * (step + 1) / warmup_steps if step < warmup_steps else peak
     if step < n_steps - decay_steps:
-        return peak
+        return rising
     if step >= n_steps - 1:
         return floor
     progress = (step - (n_steps - 1 - decay_steps)) / decay_steps
-    return floor + (peak - floor) * (1 - (math.sqrt(progress) if shape == "1-sqrt" else progress))
+    return min(rising, floor + (peak - floor) * (1 - (math.sqrt(progress) if shape == "1-sqrt" else progress)))
 
 
 def warmup_inverse_sqrt(step: int, *, peak: float, warmup_steps: int) -> float:

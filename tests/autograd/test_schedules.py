@@ -82,11 +82,14 @@ def test_wsd_does_not_depend_on_its_length_until_it_decays(peak, warmup_steps, d
         assert warmup_stable_decay(step, n_steps=n_steps, **given_now) == warmup_stable_decay(step, n_steps=n_steps + more, **given_now)
 
 
-@pytest.mark.parametrize(("decay_steps", "n_steps"), [(5, 9), (-1, 9), (1, 4)])
-def test_wsd_refuses_a_decay_that_begins_within_the_warm_up(decay_steps, n_steps):
-    with pytest.raises(
-        ValueError, match=rf"decay_steps = {decay_steps}, expected 0 to n_steps - warmup_steps = {n_steps} - 5; the decay must"
-    ):
+def test_a_decay_within_the_warm_up_is_the_smaller_of_the_two():
+    rates = [warmup_stable_decay(i, peak=1.0, warmup_steps=8, n_steps=6, decay_steps=4, shape="linear") for i in range(6)]
+    assert rates == [1 / 8, 2 / 8, 3 / 8, 4 / 8, 1 / 4, 0]
+
+
+@pytest.mark.parametrize(("decay_steps", "n_steps"), [(10, 9), (-1, 9)])
+def test_wsd_refuses_a_decay_longer_than_the_run(decay_steps, n_steps):
+    with pytest.raises(ValueError, match=rf"decay_steps = {decay_steps}, expected 0 to n_steps = {n_steps}"):
         warmup_stable_decay(0, peak=1.0, warmup_steps=5, n_steps=n_steps, decay_steps=decay_steps)
 
 

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.autograd.checks import numpy_only
@@ -116,14 +116,8 @@ def test_the_note_comes_at_the_start_of_training_once(tmp_path):
     ("fields", "message"),
     [
         ({"schedule": "wds"}, r"TrainConfig.schedule: 'wds', expected cosine, wsd, inverse-sqrt or constant; did you mean 'wsd'"),
-        ({"decay_fraction": 0.3}, r"decay_fraction: 0.3 with schedule cosine, expected 0.2, its default: only wsd has a decay of its own"),
-        ({"schedule": "constant", "decay_shape": "linear"}, r"decay_shape: linear with schedule constant, expected 1-sqrt, its default"),
         ({"schedule": "wsd", "decay_fraction": 0.0}, r"decay_fraction: 0.0, expected more than 0, at most 1; .* --schedule constant"),
         ({"schedule": "wsd", "decay_fraction": 1.5}, r"decay_fraction: 1.5, expected more than 0, at most 1"),
-        (
-            {"schedule": "wsd", "steps": 60},
-            r"decay_fraction: 0.2, the decay of schedule wsd begins after update 48 of 60, expected after the warm-up of 50 updates; lower",
-        ),
         ({"batch_ramp_from": 64}, r"batch_ramp_from: 64 with batch_ramp_tokens 0, expected both or neither; set --batch-ramp-tokens"),
         ({"batch_ramp_tokens": 64}, r"batch_ramp_tokens: 64 with batch_ramp_from 0, expected both or neither; set --batch-ramp-from"),
         (
@@ -303,6 +297,7 @@ def test_the_cost_of_the_optimizer_is_said_next_to_the_models():
 @settings(max_examples=10)
 @given(config=decoders())
 def test_the_state_that_is_estimated_is_the_optimizers(optimizer, config):
+    assume(optimizer != "sgd" or not config.width_base)  # the width rule has no rates for SGD
     model = GPT(config)
     arrays = make_optimizer(model, TrainConfig(optimizer=optimizer)).state_arrays()
     n_bytes = sum(array.nbytes for named in arrays.values() for array in named.values())

@@ -88,6 +88,8 @@ def test_a_warm_up_longer_than_training_is_noted_with_both_flags():
     )
     assert t.optimizer.lr == pytest.approx(0.004)
     assert TrainConfig(steps=10, warmup_steps=10).warmup_note() == ""  # the tenth update has the peak
+    wsd = TrainConfig(steps=60, warmup_steps=50, lr=0.01, schedule="wsd")
+    assert "--steps 60 begin to decay within --warmup-steps 50, at 0.0096; lower" in wsd.warmup_note()
 
 
 def test_a_step_is_the_gradient_of_the_mean_over_all_targets_clipped():
