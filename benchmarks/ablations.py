@@ -50,7 +50,35 @@ _TURN, _PROBE = 20, 40
 _STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % quantile by number of seeds
 
 # Each: the settings that change, of the model and of training. Against RECIPES["tinygpt"], unless the name says otherwise.
-SWITCHES: dict[str, dict[str, Any]] = {}
+SWITCHES: dict[str, dict[str, Any]] = {
+    "gpt2": {"recipe": "gpt2"},
+    # Back from what the recipe has.
+    "adamw": {"optimizer": "adamw", "adam_lr_scale": 1.0},
+    "learned positions": {"positions": "learned"},
+    "cosine": {"schedule": "cosine"},
+    "one rate": {"adam_lr_scale": 1.0},
+    "beta 0.95": {"betas": (0.9, 0.95)},
+    "momentum 0.95": {"momentum": 0.95},
+    "initial 0.02": {"initializer_range": 0.02},
+    # What it does without.
+    "rms norm": {"norm": "rms"},
+    "qk norm": {"qk_norm": "head"},
+    "swiglu": {"activation": "silu", "gated": True, "n_inner": 344},
+    "squared relu": {"activation": "squared_relu"},
+    "no biases": {"qkv_bias": False, "attention_output_bias": False, "mlp_bias": False},
+    "untied": {"tie_word_embeddings": False},
+    "soft cap": {"logit_softcap": 15.0},
+    "z-loss": {"z_loss": 1e-4},
+    "dropout": {"dropout": 0.1},
+    "overlap": {"stride": 32},
+    "less decay": {"weight_decay": 0.03},
+    "more decay": {"weight_decay": 0.3},
+    "batch 16": {"micro_batch": 16},
+    "batch ramp": {"tokens_per_update": 2048, "batch_ramp_from": 1024, "batch_ramp_tokens": 1_000_000},
+    "3 layers": {"n_layer": 3},
+    "6 layers": {"n_layer": 6},
+    "192 channels": {"n_embd": 192},
+}
 
 
 @dataclass(frozen=True)

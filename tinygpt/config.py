@@ -119,7 +119,9 @@ class TrainConfig:
         ends, what = (self.decay_begins, "begin to decay") if self.schedule == "wsd" else (self.steps, "end")
         if ends >= self.warmup_steps:
             return ""
-        within = f"--steps {self.steps} {what} within --warmup-steps {self.warmup_steps}, at {self.lr * max(1, ends) / self.warmup_steps:.2g}"
+        within = (
+            f"--steps {self.steps} {what} within --warmup-steps {self.warmup_steps}, at {self.lr * max(1, ends) / self.warmup_steps:.2g}"
+        )
         return f"the learning rate never reaches --lr {self.lr:g}: {within}; lower --warmup-steps"
 
     def accumulation(self, n_positions: int, tokens_seen: int | None = None) -> int:
