@@ -374,7 +374,7 @@ def time_in_place(report: Report, xp: Any, bandwidth: float, rows: int, classes:
         no_dropout = (i32(n_keys), i32(n_keys), i32(1), f32(0.125), u64(0), i64(0), u32(0), f32(1))
         p = scores.copy()
         for file, name, moved, arguments, shape in (
-            ("loss.cu", "cross_entropy_in_place", 2, (losses, z, targets, i32(classes), i64(-100), f32(1 / rows), i32(1)), z.shape),
+            ("loss.cu", "cross_entropy_in_place", 2, (losses, z, targets, i32(classes), i64(-100), f32(0), f32(1 / rows), i32(1)), z.shape),
             ("attention.cu", "attention_softmax_forward", 1.5, (p, p, *no_dropout), scores.shape),  # causal: half is read
             ("attention.cu", "attention_softmax_backward", 2, (scores, p, *no_dropout), scores.shape),
         ):
