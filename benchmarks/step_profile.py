@@ -20,8 +20,8 @@ _MIN_FLOPS = 1_000_000
 class Products:
     """Stands in for np.matmul and notes shape, memory layout and seconds of every call, in each thread."""
 
-    def __init__(self) -> None:
-        self.matmul = np.matmul
+    def __init__(self, min_flops: int = _MIN_FLOPS) -> None:
+        self.matmul, self.min_flops = np.matmul, min_flops
         self.calls: list[tuple[tuple[Any, ...], float]] = []
         self.on = False
         self._lock = threading.Lock()
@@ -29,7 +29,7 @@ class Products:
     def __call__(self, a: np.ndarray, b: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
         started = time.perf_counter()
         y = self.matmul(a, b, *args, **kwargs)
-        if self.on and 2 * y.size * a.shape[-1] >= _MIN_FLOPS:
+        if self.on and 2 * y.size * a.shape[-1] >= self.min_flops:
             with self._lock:
                 self.calls.append(((*_layout(a), *_layout(b)), time.perf_counter() - started))
         return y
@@ -64,6 +64,34 @@ def alone_s(matmul: Callable[..., Any], call: tuple[Any, ...]) -> float:
     for _ in range(5):
         for_each(n_threads(), one, threaded=True)
     return statistics.median(seconds)
+
+
+def products_of(step: Callable[[], Any]) -> Callable[[], None]:
+    """A function that multiplies what a step multiplies, through np.matmul: the same shapes and layouts, each product in every thread at once, a
+    share of its calls each, with operands and results that exist already. Its seconds are those of the step's products alone, on all cores."""
+    products = Products(min_flops=1)
+    np.matmul = products  # type: ignore[assignment]
+    try:
+        step()
+        products.on = True
+        step()
+    finally:
+        np.matmul = products.matmul
+    made = []
+    for call, count in collections.Counter(call for call, _ in products.calls).items():
+        operands = [(_array(*call[:3]), _array(*call[3:])) for _ in range(n_threads())]
+        made.append((operands, [a @ b for a, b in operands], count))
+
+    def alone() -> None:
+        for operands, outs, count in made:
+
+            def some(i: int, operands: Any = operands, outs: Any = outs, count: int = count) -> None:
+                for _ in range(len(range(i, count, n_threads()))):
+                    np.matmul(*operands[i], out=outs[i])
+
+            for_each(n_threads(), some, threaded=True)
+
+    return alone
 
 
 @contextmanager

@@ -27,6 +27,7 @@ import numpy as np
 import threadpoolctl
 
 sys.path.insert(0, str(Path(__file__).parent))  # also where a side's process imports this file
+from step_profile import products_of
 from turns import Side
 
 import autograd as ag
@@ -61,9 +62,9 @@ SIZES = {
 }
 
 OURS, TORCH = "tinygpt", "PyTorch"
-SIDES = (OURS, "threads", "processes", "reference", "recompute", "dropout", TORCH, "compiled", "bf16")
+SIDES = (OURS, "threads", "processes", "reference", "recompute", "dropout", TORCH, "compiled", "bf16", "products")
 """tinygpt and variants of it: threads in one process, one process per thread, plain math, recomputed blocks, dropout 0.1; PyTorch
-eager, compiled, under bf16 autocast."""
+eager, compiled, under bf16 autocast; the matrix products of tinygpt's step alone, on all cores, through np.matmul."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class OneBatch:
 def our_trainer(size: Size, side: str = OURS) -> Trainer:
     """What examples/pretrain.py makes; `trainer.update()` is a step."""
     config = dataclasses.replace(size.config, dropout=0.1) if side == "dropout" else size.config
-    processes = {"processes": n_threads(), "threads": 1}.get(side, 0)
+    processes = {"processes": n_threads(), "threads": 1, "products": 1}.get(side, 0)
     training = TrainConfig(lr=1e-4, warmup_steps=0, final_lr_fraction=1.0, micro_batch=size.batch, processes=processes)
     model = GPT(config).train().recompute_blocks(side == "recompute")
     return Trainer(model, training, OneBatch(size), None, workers_for(model, training))
@@ -141,6 +142,9 @@ def answers(side: str, size_name: str) -> Callable[[int | None], Any]:
 
         def step() -> float:
             return float(trainer.update()[0])
+
+        if side == "products":
+            step = products_of(step)  # type: ignore[assignment]
 
     mode = "reference" if side == "reference" else "fast"
 
@@ -258,7 +262,8 @@ def markdown(report: dict[str, Any]) -> str:
     """The report as tables: seconds, our speed as a multiple of each peer's, memory."""
     lines = ["| size | " + " | ".join(SIDES) + " |", "|---" * (len(SIDES) + 1) + "|"]
     variants = ("recompute", "dropout", "threads", "processes")
-    speed = ["| size | PyTorch eager | compiled | bf16 | " + " | ".join(variants) + " |", "|---" * (4 + len(variants)) + "|"]
+    speed = ["| size | PyTorch eager | compiled | bf16 | " + " | ".join(variants) + " | step / its products alone |"]
+    speed.append("|---" * (5 + len(variants)) + "|")
     memory = ["| size | weights, gradients, moments | tinygpt peak (beyond them) | PyTorch peak (beyond them) | ratio | recompute |"]
     memory.append("|---|---|---|---|---|---|")
     for size, sides in report["sizes"].items():
@@ -273,7 +278,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines.append(f"| {size} | " + " | ".join(f"{s(side):.4g}" for side in SIDES) + " |")
         ratios = [f"{s(peer) / s(OURS):.2f} x" for peer in (TORCH, "compiled", "bf16")]
         costs = [f"{s(variant) / s(OURS):.2f} x the time" for variant in variants]
-        speed.append(f"| {size} | " + " | ".join(ratios + costs) + " |")
+        speed.append(f"| {size} | " + " | ".join([*ratios, *costs, f"{s(OURS) / s('products'):.2f}"]) + " |")
         peaks = {side: sides[side]["peak_mb"] if side in sides else float("nan") for side in (OURS, TORCH, "recompute")}
         memory.append(
             f"| {size} | {sides[OURS]['state_mb']:,.0f} MB | {mb(OURS)} | {mb(TORCH)} | {peaks[OURS] / peaks[TORCH]:.2f} "
