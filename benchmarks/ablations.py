@@ -49,11 +49,12 @@ from tinygpt.training.trainer import Trainer
 _TURN, _PROBE = 20, 40
 _STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % quantile by number of seeds
 
-# Each: the settings that change, of the model and of training. Against RECIPES["tinygpt"], unless the name says otherwise.
+# Each: the settings of RECIPES["tinygpt"] that change, of the model and of training.
 SWITCHES: dict[str, dict[str, Any]] = {
     "gpt2": {"recipe": "gpt2"},
     # Back from what the recipe has.
-    "adamw": {"optimizer": "adamw", "adam_lr_scale": 1.0},
+    "adamw 2e-3": {"optimizer": "adamw", "lr": 2e-3},
+    "adamw 5e-3": {"optimizer": "adamw"},
     "learned positions": {"positions": "learned"},
     "cosine": {"schedule": "cosine"},
     "one rate": {"adam_lr_scale": 1.0},
@@ -74,7 +75,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "less decay": {"weight_decay": 0.03},
     "more decay": {"weight_decay": 0.3},
     "batch 16": {"micro_batch": 16},
-    "batch ramp": {"tokens_per_update": 2048, "batch_ramp_from": 1024, "batch_ramp_tokens": 1_000_000},
     "3 layers": {"n_layer": 3},
     "6 layers": {"n_layer": 6},
     "192 channels": {"n_embd": 192},
@@ -179,7 +179,7 @@ def compare(name: str, config: Config, text: Text) -> dict[str, Any]:
     differences, sides = [], {"without": [], "with": []}
     for seed in config.seeds:
         n = n_updates(name, config, text, seed)
-        pair = {"without": Side(base_of(name), seed, text, n[0]), "with": Side(SWITCHES[name], seed, text, n[1])}
+        pair = {"without": Side({}, seed, text, n[0]), "with": Side(SWITCHES[name], seed, text, n[1])}
         take_turns(list(pair.values()))
         for key, side in pair.items():
             entry = side.finish()
@@ -189,14 +189,9 @@ def compare(name: str, config: Config, text: Text) -> dict[str, Any]:
     return {"changes": {k: str(v) for k, v in SWITCHES[name].items()}, "seeds": list(config.seeds), "differences": differences, **sides}
 
 
-def base_of(name: str) -> dict[str, Any]:
-    """What a switch is compared with: the recipe that it starts from."""
-    return {key: value for key, value in SWITCHES[name].items() if key == "recipe" and name != "gpt2"}
-
-
 def n_updates(name: str, config: Config, text: Text, seed: int) -> tuple[int, int]:
     """Updates of either side: in as many tokens as the default run has, or in the minutes, by a rate measured in turns."""
-    both = base_of(name), SWITCHES[name]
+    both: tuple[Mapping[str, Any], ...] = ({}, SWITCHES[name])
     if config.unit == "tokens":
         model, training = RECIPES["tinygpt"]
         tokens = training.steps * training.accumulation(model.n_positions) * training.micro_batch * model.n_positions
@@ -217,6 +212,8 @@ def interval(differences: list[float]) -> str:
 
 def main() -> None:
     config = parse_args(Config(), __doc__)
+    if len(set(config.seeds)) not in _STUDENT_T:
+        raise InvalidInput(f"seeds: {len(set(config.seeds))} of them, expected two to five; an interval needs them")
     names = list(SWITCHES) if config.switches == ("all",) else list(config.switches)
     for name in names:
         if name not in SWITCHES:

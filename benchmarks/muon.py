@@ -3,7 +3,8 @@
     python benchmarks/muon.py            a minute on two cores, 3 GB
 
 Predicted: `Muon.cost()`, the multiplications and additions of the Newton-Schulz iterations, at the rate of the largest of their products, b x
-with b (C, C) and x (C, 4 C), through np.matmul with one product per thread. Measured: the update of all matrices of the blocks (momentum,
+with b (C, C) and x (C, 4 C), through np.matmul with one product per thread. Two of the three products of an iteration are of a matrix with its own
+transpose, for which BLAS needs half of them: predicted_half_s counts these halves. Measured: the update of all matrices of the blocks (momentum,
 iterations, weight decay, step), and AdamW's of the same weights. Medians, in turns.
 """
 
@@ -82,8 +83,16 @@ def measure(shape: GPTConfig, rounds: int) -> dict[str, float]:
     median = {side: statistics.median(times[1:]) for side, times in seconds.items()}
     rate = n_threads() * _REPEATS * 2 * 4 * c**3 / median.pop("product_s")
     predicted = muon.cost() / rate
+    half = predicted * symmetric_cost(muon) / muon.cost()
     figures = median | {"predicted_s": predicted, "times_predicted": median["muon_s"] / predicted}
+    figures |= {"predicted_half_s": half, "times_predicted_half": median["muon_s"] / half}
     return {"operations": muon.cost(), "product_gflops": rate / 1e9} | {key: round(value, 4) for key, value in figures.items()}
+
+
+def symmetric_cost(muon: Muon) -> int:
+    """As `Muon.cost`, where x x^T and A A^T take half of their operations."""
+    shapes = [sorted((p.shape[0], width)) for name, p in muon.named for width in muon.columns[name]]
+    return sum(len(muon.coefficients) * (3 * short * short * long + short**3) for short, long in shapes)
 
 
 _REPEATS = 20

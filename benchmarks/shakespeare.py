@@ -4,8 +4,8 @@
 
 Characters, 4 layers, 4 heads, 128 channels, context 64, batch 12. nanoGPT's recipe: 2,000 steps, no dropout, rate 1e-3 to 1e-4, warm-up
 100, betas 0.9 and 0.99; its README gives 1.88 as the validation loss, estimated on 20 random batches. With PyTorch installed the same model
-is trained there too, on the same batches. Then the same size with a recipe like that of the default run (Muon, rotary positions, a plateau
-with a decay), for as many updates as fit into --share of the time that PyTorch takes (without it: that this project takes) with nanoGPT's.
+is trained there too, on the same batches. Then the same size with the default run's recipe (tinygpt/recipes.py: Muon, rotary positions, a
+plateau with a decay), for as many updates as fit into --share of the time that PyTorch takes (without it: that this project takes) with nanoGPT's.
 All take turns, so that a drifting machine moves all of them. Losses are those of the entire validation text, in nats per character.
 """
 
@@ -32,17 +32,13 @@ from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.data.windows import BatchOrder, Windows, encode_documents
 from tinygpt.fields import PathName
 from tinygpt.parallel.local import workers_for
+from tinygpt.recipes import RECIPES
 from tinygpt.training.metrics import measure
 from tinygpt.training.schedule import learning_rate
 from tinygpt.training.trainer import Trainer
 
 _ROUND = 50
 """Updates that the side with the most makes before it is the next one's turn."""
-
-RECIPE = TrainConfig(
-    optimizer="muon", lr=5e-3, steps=10_000, warmup_steps=50, schedule="wsd", decay_fraction=0.4, decay_shape="linear",
-    final_lr_fraction=0.0, micro_batch=12,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,8 +113,10 @@ def main() -> None:
     validation = Windows(encode_documents([validation_text], tokenizer), shape.n_positions)
 
     # How many updates of the other recipe fit into the time: by 40 of each, in turns of five.
-    rotary = dataclasses.replace(shape, positions="rotary")
-    probes: list[Ours | Torch] = [Ours(rotary, RECIPE, train)]
+    model, training = RECIPES["tinygpt"]
+    own_shape = dataclasses.replace(shape, positions=model.positions, initializer_range=model.initializer_range)
+    training = dataclasses.replace(training, micro_batch=12, seed=config.seed)
+    probes: list[Ours | Torch] = [Ours(own_shape, training, train)]
     try:
         probes.append(Torch(shape, theirs, train))
     except ImportError:
@@ -129,9 +127,11 @@ def main() -> None:
                 probe.update()
     fast, slow = (statistics.median(probe.seconds[5:]) for probe in probes)
     n_updates = int(config.share * config.steps * slow / fast)
-    recipe = dataclasses.replace(RECIPE, steps=n_updates, seed=config.seed)
 
-    sides: dict[str, Ours | Torch] = {"nanogpt": Ours(shape, theirs, train), "recipe": Ours(rotary, recipe, train)}
+    sides: dict[str, Ours | Torch] = {
+        "nanogpt": Ours(shape, theirs, train),
+        "recipe": Ours(own_shape, dataclasses.replace(training, steps=n_updates), train),
+    }
     if isinstance(probes[1], Torch):
         sides["torch"] = Torch(shape, theirs, train)
     for probe in probes:

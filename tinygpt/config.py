@@ -148,7 +148,7 @@ class PretrainConfig:
     script: ClassVar[str] = "examples/pretrain.py"
     model: GPTConfig
     train: TrainConfig
-    recipe: Literal["tinygpt", "gpt2"] = "tinygpt"
+    recipe: Literal["tinygpt", "gpt2"] = "gpt2"  # as in runs older than the field; the script passes the name
     """What all other flags are unless they are given. tinygpt: the lowest loss in the same minutes; gpt2: GPT-2's model, with AdamW."""
     corpus: PathName = field(default="docs", metadata=WITH_OVERRIDE)
     """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, or a folder of text files."""

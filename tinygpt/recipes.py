@@ -11,8 +11,8 @@ RECIPES: dict[str, tuple[GPTConfig, TrainConfig]] = {
     "tinygpt": (
         GPTConfig.preset("laptop", positions="rotary", initializer_range=0.05),
         TrainConfig(
-            steps=1700, optimizer="muon", lr=5e-3, adam_lr_scale=2.0, momentum=0.9, betas=(0.9, 0.99), schedule="wsd", decay_fraction=0.4,
-            decay_shape="linear", final_lr_fraction=0.0, warmup_steps=50, micro_batch=8, eval_every=170,
+            steps=1600, optimizer="muon", lr=5e-3, adam_lr_scale=2.0, momentum=0.9, betas=(0.9, 0.99), schedule="wsd", decay_fraction=0.4,
+            decay_shape="linear", final_lr_fraction=0.0, warmup_steps=50, micro_batch=8, eval_every=160,
         ),
     ),
     # GPT-2's model, and its optimizer with rates for a model of this size.

@@ -18,6 +18,7 @@ Source  Yang et al. 2022, Tensor programs V, arXiv:2203.03466, table 8 and secti
 """
 
 import dataclasses
+from fractions import Fraction
 
 from tinygpt.errors import InvalidInput
 from tinygpt.model_config import GPTConfig
@@ -30,12 +31,12 @@ def at_width(config: GPTConfig, n_embd: int, n_head: int | None = None) -> GPTCo
     The base is `config`, or where that has a `width_base` itself, that. Raises ValueError where a number of heads or channels would be
     no integer.
     """
-    factor = n_embd / config.n_embd
+    factor = Fraction(n_embd, config.n_embd)
     heads = _grown(config, "n_head", factor) if n_head is None else n_head
     assert heads is not None
     if config.head_size is None and n_embd % heads:
         raise InvalidInput(f"at_width: n_embd {n_embd} with n_head {heads}, expected n_head to divide n_embd")
-    more_heads = heads / config.n_head
+    more_heads = Fraction(heads, config.n_head)
     wide = dataclasses.replace(
         config, n_embd=n_embd, n_head=heads, head_size=_grown(config, "head_size", factor / more_heads),
         n_kv_head=_grown(config, "n_kv_head", more_heads), n_inner=_grown(config, "n_inner", factor),
@@ -45,12 +46,12 @@ def at_width(config: GPTConfig, n_embd: int, n_head: int | None = None) -> GPTCo
     return dataclasses.replace(wide, width_base=config.width_base or config.n_embd, attention_scale=scale)
 
 
-def _grown(config: GPTConfig, name: str, factor: float) -> int | None:
+def _grown(config: GPTConfig, name: str, factor: Fraction) -> int | None:
     """A field times a factor; None where the config leaves it to other fields."""
     value = getattr(config, name)
     if value is None:
         return None
-    if (value * factor) % 1 or value * factor < 1:
+    if (value * factor).denominator != 1:
         rule = "expected an integer; choose n_embd as another multiple of the config's, or give n_head"
-        raise InvalidInput(f"at_width: {name} {value} would become {value * factor:g}, {rule}")
+        raise InvalidInput(f"at_width: {name} {value} would become {float(value * factor):g}, {rule}")
     return int(value * factor)

@@ -106,12 +106,13 @@ def compute_dtype(name: str) -> DType:
         return np.dtype(name) if name in ("float32", "float16") else _numpy.compute_dtype(name)
     if bfloat16 is None:
         raise ValueError(
-            "dtype: bfloat16, expected float32, because CuPy has no bfloat16 without the package ml_dtypes; pip install ml_dtypes"
+            "dtype: bfloat16, expected float32 or float16, because CuPy has no bfloat16 without the package ml_dtypes; pip install ml_dtypes"
         )
     device, capability = _device()
     if capability < _AMPERE:
         raise ValueError(
-            f"dtype: bfloat16, expected float32 on {device} (compute capability {capability}), because bfloat16 units begin with {_AMPERE}; leave --dtype out"
+            f"dtype: bfloat16, expected float32 or float16 on {device} (compute capability {capability}), because bfloat16 units begin with "
+            f"{_AMPERE}; take --dtype float16, or leave it out"
         )
     return bfloat16
 

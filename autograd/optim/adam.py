@@ -65,13 +65,10 @@ class AdamW(FlatOptimizer):
     def update(self, group: Group, scale: Array) -> None:
         part, decay = group.part, self.weight_decay if group.kind == "decayed" else 0.0
         arrays = (self.weight[part], self.gradient[part], self.m[part], self.v[part], scale)
-        options = {"lr": self.lr * group.lr_scale, "betas": self.betas, "eps": self.eps, "decay": decay, "t": self.n_steps}
-        AdamWUpdate.dispatch(*arrays, **options).forward(*arrays, **options)  # type: ignore[arg-type]
+        adamw_update(arrays, self.lr * group.lr_scale, self.betas, self.eps, decay, self.n_steps)
 
     def last_change(self, group: Group, part: slice) -> Array:
-        (b1, b2), t = self.betas, self.n_steps
-        change = self.m[part] / (1 - b1**t) / (xp.sqrt(self.v[part] / (1 - b2**t)) + self.eps)
-        return change * (self.lr * group.lr_scale)
+        return adamw_change(self.m[part], self.v[part], self.lr * group.lr_scale, self.betas, self.eps, self.n_steps)
 
 
 class Adam(AdamW):
@@ -85,8 +82,19 @@ class Adam(AdamW):
         part, decay = group.part, self.weight_decay if group.kind == "decayed" else 0.0
         gradient = self.gradient[part] if not decay else self.gradient[part] * scale + decay * self.weight[part]
         arrays = (self.weight[part], gradient, self.m[part], self.v[part], 1.0 if decay else scale)
-        options = {"lr": self.lr * group.lr_scale, "betas": self.betas, "eps": self.eps, "decay": 0.0, "t": self.n_steps}
-        AdamWUpdate.dispatch(*arrays, **options).forward(*arrays, **options)  # type: ignore[arg-type]
+        adamw_update(arrays, self.lr * group.lr_scale, self.betas, self.eps, 0.0, self.n_steps)
+
+
+def adamw_update(arrays: tuple[Array, ...], lr: float, betas: tuple[float, float], eps: float, decay: float, t: int) -> None:
+    """`AdamWUpdate` of (weight, gradient, m, v, scale), by the kernel for them."""
+    options = {"lr": lr, "betas": betas, "eps": eps, "decay": decay, "t": t}
+    AdamWUpdate.dispatch(*arrays, **options).forward(*arrays, **options)  # type: ignore[call-arg, arg-type]
+
+
+def adamw_change(m: Array, v: Array, lr: float, betas: tuple[float, float], eps: float, t: int) -> Array:
+    """What step t has subtracted from the weights, decay aside."""
+    change: Array = m / (1 - betas[0] ** t) / (xp.sqrt(v / (1 - betas[1] ** t)) + eps)
+    return change * lr
 
 
 def check_adam(name: str, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:

@@ -143,11 +143,12 @@ class FlatOptimizer:
         raise NotImplementedError
 
     def last_change(self, group: Group, part: slice) -> Array:
-        """What the last `step` subtracted from these weights of a group, decay aside; computed again from the state."""
+        """What the last `step` subtracted from these weights of a group, decay of the weights aside; computed again from the state. Where decay is a
+        term of the gradient (SGD, Adam), what of it is in the state is included."""
         raise NotImplementedError
 
     def update_norm(self, piece: int = 1 << 20) -> float:
-        """Norm of what the last `step` subtracted from the weights, decay aside. It is computed again from the state, in pieces."""
+        """Norm of what the last `step` subtracted from the weights, see `last_change`. It is computed again from the state, in pieces."""
         return math.sqrt(sum(self.squared_update_norm(group, piece) for group in self.groups))
 
     def squared_update_norm(self, group: Group, piece: int) -> float:

@@ -8,7 +8,7 @@ from typing import Literal
 from autograd.backend import xp
 from autograd.core import Array, Op, Parameter
 from autograd.nn import Linear, Module
-from autograd.optim.adam import AdamWUpdate, check_adam
+from autograd.optim.adam import adamw_change, adamw_update, check_adam
 from autograd.optim.flat import FlatOptimizer, Group, Named
 
 Coefficients = Sequence[tuple[float, float, float]]
@@ -179,8 +179,7 @@ class Muon(FlatOptimizer):
             return
         part, decay = group.part, self.weight_decay if group.kind == "decayed" else 0.0
         adam = (self.weight[part], self.gradient[part], self.m[part], self.v[self._of_v(part)], scale)
-        options = {"lr": self._adam_lr(group), "betas": self.betas, "eps": self.eps, "decay": decay, "t": self.n_steps}
-        AdamWUpdate.dispatch(*adam, **options).forward(*adam, **options)  # type: ignore[arg-type]
+        adamw_update(adam, self._adam_lr(group), self.betas, self.eps, decay, self.n_steps)
 
     def _of_v(self, part: slice) -> slice:
         return slice(part.start - self._n_matrix, part.stop - self._n_matrix)
@@ -189,9 +188,7 @@ class Muon(FlatOptimizer):
         return self.lr * self.adam_lr_scale * group.lr_scale
 
     def last_change(self, group: Group, part: slice) -> Array:
-        (b1, b2), t = self.betas, self.n_steps
-        change = self.m[part] / (1 - b1**t) / (xp.sqrt(self.v[self._of_v(part)] / (1 - b2**t)) + self.eps)
-        return change * self._adam_lr(group)
+        return adamw_change(self.m[part], self.v[self._of_v(part)], self._adam_lr(group), self.betas, self.eps, self.n_steps)
 
     def squared_update_norm(self, group: Group, piece: int) -> float:
         if group.kind == "matrix":

@@ -44,7 +44,7 @@ def warmup_stable_decay(
     if step < n_steps - decay_steps:
         return rising
     if step >= n_steps - 1:
-        return floor
+        return min(rising, floor)
     progress = (step - (n_steps - 1 - decay_steps)) / decay_steps
     return min(rising, floor + (peak - floor) * (1 - (math.sqrt(progress) if shape == "1-sqrt" else progress)))
 

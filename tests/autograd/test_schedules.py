@@ -85,6 +85,8 @@ def test_wsd_does_not_depend_on_its_length_until_it_decays(peak, warmup_steps, d
 def test_a_decay_within_the_warm_up_is_the_smaller_of_the_two():
     rates = [warmup_stable_decay(i, peak=1.0, warmup_steps=8, n_steps=6, decay_steps=4, shape="linear") for i in range(6)]
     assert rates == [1 / 8, 2 / 8, 3 / 8, 4 / 8, 1 / 4, 0]
+    flat = [warmup_stable_decay(i, peak=1.0, warmup_steps=8, n_steps=6, decay_steps=4, floor=1.0) for i in range(6)]
+    assert flat == [i / 8 for i in range(1, 7)]
 
 
 @pytest.mark.parametrize(("decay_steps", "n_steps"), [(10, 9), (-1, 9)])

@@ -209,7 +209,7 @@ def test_what_no_scale_helps_is_a_failure_with_its_diagnosis():
     t, notes = trainer(steps=50, dtype="float16"), Notes()
     overflow_at(t, *range(3, 50))
     with pytest.raises(
-        FloatingPointError, match=r"step 19: loss \d.*, gradient norm inf .*likely cause: the range of float16: try float32"
+        FloatingPointError, match=r"step 19: loss \d.*, gradient norm inf .*likely cause: the range of float16: try bfloat16 or float32"
     ):
         t.run(notes)
     assert t.loss_scale.scale == 1 and t.loss_scale.n_overflows == 16

@@ -161,7 +161,7 @@ NORMS = [1.0] * 10
     [
         ({"norms": [*NORMS, 20.0, 400.0, 8000.0]}, "training diverged: the gradient norm rose from 1 to 8e+03; the learning rate 1.0e-03"),
         ({"max_norm": 0.0}, "clipping is off"),
-        ({"dtype": "bfloat16"}, "the range of bfloat16: try float32"),
+        ({"dtype": "float16"}, "the range of float16: try bfloat16 or float32"),
         ({"norms": []}, "the first update failed"),
         ({"bad_op": "Exp.forward: 3 of 4"}, "an overflow in Exp.forward, most often from a learning rate that is too high"),
     ],

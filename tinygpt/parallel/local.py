@@ -169,7 +169,7 @@ class Replicas:
             for process, mine in zip(self._processes, tasks[1:], strict=True):
                 parts = [{"share": s.share, "first_row": s.first_row, "given": [a is not None for a in s.batch]} for s in mine]
                 header = {"tasks": parts, "training": self.model.training, "seed": stream.seed, "draw": stream.counter}
-                header |= {"z_loss": self.model.z_loss}
+                header["z_loss"] = self.model.z_loss
                 process.send(header, [a for shard in mine for a in shard.batch if a is not None])
             with use_threads(self.n_threads):
                 total = accumulate(self.model, tasks[0])

@@ -133,8 +133,8 @@ def likely_cause(*, bad_weight: str, bad_op: str, lr: float, norms: list[float],
         return f"training diverged: the gradient norm rose from {usual:.2g} to {recent:.2g}; the learning rate {lr:.1e} is too high"
     if max_norm == 0:
         return f"clipping is off (max_norm 0), so one large gradient at learning rate {lr:.1e} was enough"
-    if dtype != "float32":
-        return f"the range of {dtype}: try float32"
+    if dtype == "float16":
+        return "the range of float16: try bfloat16 or float32"
     if not norms:
         return "the first update failed: the initial weights or the batch, not the learning rate"
     where = f" in {bad_op.split(':')[0]}" if bad_op else ""

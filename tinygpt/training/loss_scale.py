@@ -13,13 +13,10 @@ Source  Micikevicius et al. 2018, arXiv:1710.03740, section 3.2; initial value a
 """
 
 import math
-from typing import TYPE_CHECKING
 
+from tinygpt.config import TrainConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import Entries, Json
-
-if TYPE_CHECKING:
-    from tinygpt.config import TrainConfig
 
 LARGEST = 2.0**40  # a bound only so that S L and S dL/dw stay far below the largest float32
 LOWEST = 1.0  # a gradient that overflows unscaled is not small: scaling is not the cause
@@ -86,6 +83,6 @@ def _is_scale(scale: float) -> bool:
     return LOWEST <= scale <= LARGEST and math.frexp(scale)[0] == 0.5
 
 
-def loss_scale_for(config: "TrainConfig") -> DynamicLossScale | None:
+def loss_scale_for(config: TrainConfig) -> DynamicLossScale | None:
     """What `TrainConfig.dtype` needs: a scale for float16, None for the others."""
     return DynamicLossScale() if config.dtype == "float16" else None

@@ -51,9 +51,8 @@ def estimate(
     matrices = config.n_layer * sum(math.prod(shape) for shape in config.block_shapes().values() if len(shape) == 2)
     state = state_numbers(optimizer, p, matrices)
     activations = (n_tokens * (blocks + 3 * c) + config.vocab_size * c) * FLOAT_BYTES
-    update = (
-        2 * p * FLOAT_BYTES if optimizer in ("adam", "sgd") else 0
-    )  # without a kernel: two arrays of all weights, after the backward pass
+    # After the backward pass: Adam's gradient with its L2 term, SGD's products; two arrays of all weights.
+    update = 2 * p * FLOAT_BYTES if optimizer in ("adam", "sgd") else 0
     return Memory(
         program=program,
         weights=p * FLOAT_BYTES,

@@ -40,7 +40,8 @@ def resumed_note(config: TrainConfig, before: Json, step: int) -> str:
     if then == now:
         return ""
     plateau = min(earlier.decay_begins, config.decay_begins)
+    fix = f"resume from a checkpoint of update {plateau} or earlier (saved with --stop-at)" if plateau else "start a new run"
     return (
         f"resumed within the decay of schedule wsd: update {step} had learning rate {then:.2g}, where a run of --steps {config.steps} from the start "
-        f"has {now:.2g}; for the same weights as such a run, resume from a checkpoint of update {plateau} or earlier (saved with --stop-at)"
+        f"has {now:.2g}; for the same weights as such a run, {fix}"
     )

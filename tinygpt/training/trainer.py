@@ -94,11 +94,6 @@ class Trainer:
         return self.config.accumulation(self.model.config.n_positions, self.result.tokens_seen)
 
     @property
-    def tokens_per_update(self) -> int:
-        """Of the next update."""
-        return self.accumulation * self.config.micro_batch * self.model.config.n_positions
-
-    @property
     def processes(self) -> int:
         """How many compute each update, this one included."""
         return self.workers.n if self.workers else 1
@@ -291,7 +286,8 @@ class _Loop:
         if math.isnan(result.first_loss_nats):  # of the first update that was made
             result.first_loss_nats = loss
             n = trainer.model.n_classes
-            self.reporter.note(f"first loss {loss:.3f} nats; a uniform guess among {n:,} costs ln {n} = {math.log(n):.3f}")
+            more = ", z-loss included" if self.config.z_loss else ""
+            self.reporter.note(f"first loss {loss:.3f} nats{more}; a uniform guess among {n:,} costs ln {n} = {math.log(n):.3f}")
         if spike := trainer.divergence.succeeded(result.step, loss, norm):
             self.reporter.note(spike)
         if trainer.workers and trainer.workers.note != self.noted:

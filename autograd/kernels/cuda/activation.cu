@@ -4,7 +4,7 @@
 //     dx = dy (s + 2 x s (1 - s) u'),  u' = a (1 + 3 c x^2)                          since (1 - tanh^2 u) / 4 = s (1 - s)
 //
 // Layout  a thread takes 16 bytes at a time, in steps of the whole grid.
-// Bytes   per element, b = 4 (float) or 2 (bf16): forward reads x, writes y: 2 b; backward reads x, dy, writes dx: 3 b.
+// Bytes   per element, b = 4 (float) or 2 (16 bits): forward reads x, writes y: 2 b; backward reads x, dy, writes dx: 3 b.
 //         Gated products: forward reads gate, up, writes y: 3 b; backward reads gate, up, dy, writes dgate, dup: 5 b.
 #include "common.cuh"
 

@@ -5,7 +5,7 @@
 //     ds = scale p (dp m - sum dp m p)
 //
 // Layout  one block per query; each thread takes 16 bytes of keys at a time, and only of keys that are not masked.
-// Bytes   per score, b = 4 (float) or 2 (bf16), without dropout: forward reads s, writes p: 2 b; backward reads p, dp, writes
+// Bytes   per score, b = 4 (float) or 2 (16 bits), without dropout: forward reads s, writes p: 2 b; backward reads p, dp, writes
 //         ds: 3 b; causal: half the reads. With dropout forward writes p m too.
 #include "common.cuh"
 

@@ -2,7 +2,7 @@
 // Reference: ops/dropout.py, class Dropout; the hash: common.cuh.
 //
 // Layout  a thread takes 16 bytes at a time, in steps of the whole grid.
-// Bytes   per element, b = 4 (float) or 2 (bf16): reads x, writes y: 2 b.
+// Bytes   per element, b = 4 (float) or 2 (16 bits): reads x, writes y: 2 b.
 #include "common.cuh"
 
 extern "C" __global__ void dropout(

@@ -1,7 +1,7 @@
 // Sums of two arrays of one shape, and casts between float and 16 bits. Reference: ops/elementwise.py, classes Add and Cast.
 //
 // Layout  a thread takes 16 bytes, or the eight elements of a cast, at a time, in steps of the whole grid.
-// Bytes   per element, b = 4 (float) or 2 (bf16): add reads a, b, writes y: 3 b; a cast 6.
+// Bytes   per element, b = 4 (float) or 2 (16 bits): add reads a, b, writes y: 3 b; a cast 6.
 #include "common.cuh"
 
 extern "C" __global__ void add(storage* y, const storage* a, const storage* b, long long n) {

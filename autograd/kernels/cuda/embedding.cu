@@ -5,7 +5,7 @@
 //
 // Layout  one block per (position in the sorted order, slice of 32 * WIDTH channels); blocks that are not at the first position
 //         of an id return at once. Lanes take 16 bytes of channels, warps every (number of warps)-th row; their sums are added in order.
-// Bytes   per element of dy, b = 4 (float) or 2 (bf16): reads dy: b; per element of a row looked up: writes dweight: b. The rest
+// Bytes   per element of dy, b = 4 (float) or 2 (16 bits): reads dy: b; per element of a row looked up: writes dweight: b. The rest
 //         of dweight is set to 0 beforehand.
 #include "common.cuh"
 

@@ -5,7 +5,7 @@
 //
 // Layout  one block per row; each thread takes 16 bytes at a time. A row is read twice, the second time mostly from cache;
 //         probabilities are never stored.
-// Bytes   per logit, b = 4 (float) or 2 (bf16): reads z, writes dz: 2 b.
+// Bytes   per logit, b = 4 (float) or 2 (16 bits): reads z, writes dz: 2 b.
 #include "common.cuh"
 
 extern "C" __global__ void cross_entropy_in_place(

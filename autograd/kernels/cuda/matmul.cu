@@ -2,7 +2,7 @@
 // Reference: ops/matmul.py, class Linear.
 //
 // Layout  a thread takes 16 bytes of neighbouring columns, in every gridDim.y-th row; blocks of 32 to 1024 threads.
-// Bytes   per element, b = 4 (float) or 2 (bf16): add_bias reads and writes y: 2 b; column_sums reads x: b.
+// Bytes   per element, b = 4 (float) or 2 (16 bits): add_bias reads and writes y: 2 b; column_sums reads x: b.
 #include "common.cuh"
 
 // y[row, c] += bias[c]

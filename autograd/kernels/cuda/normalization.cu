@@ -2,7 +2,7 @@
 //
 // Layout  `row_threads` threads per row, 32 if it fits: then a block takes several rows, each summed by its warp alone. A thread
 //         holds CHUNKS times 16 bytes of its row in registers, so a row is read once.
-// Bytes   per element, b = 4 (float) or 2 (bf16): forward reads x, writes y: 2 b; backward reads x, dy, writes dx: 3 b.
+// Bytes   per element, b = 4 (float) or 2 (16 bits): forward reads x, writes y: 2 b; backward reads x, dy, writes dx: 3 b.
 #include "common.cuh"
 
 #ifndef CHUNKS

@@ -3,7 +3,7 @@
 //     y = e^(x - m) / sum e^(x - m),  m = max(x)           dx = y (dy - sum dy y)
 //
 // Layout  one block per row; each thread takes 16 bytes at a time. A row is read twice, the second time from cache.
-// Bytes   per element, b = 4 (float) or 2 (bf16): forward reads x, writes y: 2 b; backward reads y, dy, writes dx: 3 b.
+// Bytes   per element, b = 4 (float) or 2 (16 bits): forward reads x, writes y: 2 b; backward reads y, dy, writes dx: 3 b.
 #include "common.cuh"
 
 extern "C" __global__ void softmax_forward(storage* y, const storage* x, int n_columns) {
