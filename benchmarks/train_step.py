@@ -304,7 +304,7 @@ def main() -> None:
 
         for name in config.sizes:
             trainer = our_trainer(SIZES[name], "threads")
-            print(profile(name, trainer.update, trainer.model.n_parameters(), 1 if SIZES[name].one_at_a_time else 5))
+            print(profile(name, trainer.update, trainer.model.n_parameters(), 1 if SIZES[name].one_at_a_time else 3))
         return
     report = {"machine": machine(), "sizes": {}}
     file = RESULTS / "train_step.json"
