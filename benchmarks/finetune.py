@@ -1,4 +1,4 @@
-"""Fine-tuning's speed: classification beside PyTorch, and a LoRA step beside a full one.
+"""Fine-tuning's speed: classification compared with PyTorch, and a LoRA step compared with a full one.
 
     python benchmarks/finetune.py --what classify      # seconds; needs PyTorch (extra `bench`)
     python benchmarks/finetune.py --what lora          # about three minutes, 4 GB of memory

@@ -1,4 +1,4 @@
-"""Generation with GPT-2's smallest shape (124M random weights) beside Hugging Face's transformers, on the same weights, in one run.
+"""Generation with GPT-2's smallest shape (124M random weights) compared with Hugging Face's transformers, on the same weights, in one run.
 
     pip install -e ".[bench,parity]" && python benchmarks/generate.py
 

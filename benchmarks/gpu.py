@@ -3,7 +3,7 @@
     python benchmarks/gpu.py
 
 Needs CuPy; PyTorch too for the comparison; no network. Nine minutes at most: each section runs in a process of its own under a
-time budget, and one that fails or runs out of time is reported, the others go on. Writes gpu-DEVICE-DATE.json and .md into
+time budget, and one that fails or runs out of time is reported, the others continue. Writes gpu-DEVICE-DATE.json and .md into
 benchmarks/results/. Exit code 1 if something computed wrong or failed, 2 without a GPU.
 
     check         every CUDA kernel against its reference: fresh random inputs, odd sizes, outputs full of NaN beforehand

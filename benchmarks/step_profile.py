@@ -1,4 +1,4 @@
-"""Our training step by op, and the rate of its matrix products beside the same products alone: `train_step.py --profile`."""
+"""Our training step by op, and the rate of its matrix products compared with the same products alone: `train_step.py --profile`."""
 
 import collections
 import statistics

@@ -1,4 +1,4 @@
-"""One training step (forward, loss, backward, clipping, AdamW) beside PyTorch: seconds, memory, and where the time goes.
+"""One training step (forward, loss, backward, clipping, AdamW) compared with PyTorch: seconds, memory, and where the time goes.
 
     python benchmarks/train_step.py                     all sizes, about half an hour on two cores (extra `bench`)
     python benchmarks/train_step.py --sizes S M         some of them; the report keeps the others' last figures
@@ -181,7 +181,7 @@ def check_losses(size_name: str) -> tuple[float, float]:
         found, expected = ours.loss(ids, labels).item(), theirs(torch.from_numpy(ids), torch.from_numpy(labels)).item()
     if not abs(found - expected) < 1e-3:
         raise InvalidInput(
-            f"train_step: loss {found} here and {expected} in PyTorch at size {size_name}, expected the same; mend the model"
+            f"train_step: loss {found} here and {expected} in PyTorch at size {size_name}, expected the same; correct the model"
         )
     return found, expected
 

@@ -35,7 +35,7 @@ parser.add_argument("--rounds", type=int, default=7, help="how often the times a
 args = parser.parse_args()
 
 T, BATCH, NEW_TOKENS = 128, 8, 64
-GPT_2 = GPTConfig.preset("laptop")  # 4 layers, 4 heads, 128 channels, context 128: that of examples/pretrain.py
+GPT_2 = GPTConfig.preset("laptop")  # 4 layers, 4 heads, 128 channels, context 128: that of examples/pretrain.py --recipe gpt2
 SWITCHES = {
     "GPT-2": {},
     "+ RMS norm": {"norm": "rms"},

@@ -1,4 +1,4 @@
-"""18. Sixteen bits: what float16 and bfloat16 round away, and with which three remedies models are trained in them all the same.
+"""18. Sixteen bits: what float16 and bfloat16 round away, and the three remedies with which models are trained in them.
 
     python examples/learn/18_sixteen_bits.py --plot gradients.png     # the picture needs matplotlib: pip install -e ".[plot]"
 
