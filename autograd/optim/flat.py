@@ -143,8 +143,7 @@ class FlatOptimizer:
         raise NotImplementedError
 
     def last_change(self, group: Group, part: slice) -> Array:
-        """What the last `step` subtracted from these weights of a group, decay of the weights aside; computed again from the state. Where decay is a
-        term of the gradient (SGD, Adam), what of it is in the state is included."""
+        """What the last `step` subtracted from these weights, decay aside (in SGD and Adam it is part of the state); computed from the state."""
         raise NotImplementedError
 
     def update_norm(self, piece: int = 1 << 20) -> float:
