@@ -23,8 +23,9 @@ def folder(tmp_path):
 
 
 def start(folder, steps, *, stdout=subprocess.PIPE, before="", **options):
-    """Starts a training; `before` is Python that its process runs first."""
-    run = "import os, signal, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    """Starts a training; `before` is Python that its process runs first. SIGHUP acts as in a terminal, also where the tests run under nohup."""
+    reset = "hasattr(signal, 'SIGHUP') and signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+    run = f"import os, signal, sys; {reset}os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     command = [sys.executable, "-c", run.replace("os.execv", before + "os.execv"), str(PRETRAIN), *FLAGS, str(steps)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OPENBLAS_NUM_THREADS": "1", "AUTOGRAD_THREADS": "1"}
     return subprocess.Popen(command, cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, **options)
