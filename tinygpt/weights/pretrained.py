@@ -38,7 +38,17 @@ from tinygpt.storage.safetensors import (
     some_names,
     write_files,
 )
-from tinygpt.weights.config_json import KINDS, architecture_of, config_fields, family_of, format_note, kind_of, named_family, read_config
+from tinygpt.weights.config_json import (
+    KINDS,
+    another_kind,
+    architecture_of,
+    config_fields,
+    family_of,
+    format_note,
+    kind_of,
+    named_family,
+    read_config,
+)
 from tinygpt.weights.family import Family, Part, canonical_name, same
 from tinygpt.weights.gpt2 import GPT2
 from tinygpt.weights.hub import has_weights, locate, refuse_gguf, refuse_pickle
@@ -298,8 +308,11 @@ def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str
 
 def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:
     """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2". cls is GPT, or the class
-    of another kind of model, whose class method this is. Raises as `StoredModel` and its `load_into`, and for a model of another kind."""
+    of another kind of model, with a `config_class`, whose class method this is. Raises as `StoredModel` and its `load_into`, and for a model of another kind."""
     stored = StoredModel(path_or_name)
+    wanted = getattr(cls, "config_class", GPTConfig)
+    if not isinstance(stored.config, wanted):
+        raise another_kind(stored.path, stored.architecture, kind_of(wanted))
     model = cls(stored.config, _empty=True)
     stored.load_into(model)
     return model
