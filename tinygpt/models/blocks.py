@@ -18,7 +18,7 @@ from autograd import nn
 from tinygpt.model_config import GPTConfig
 
 if TYPE_CHECKING:
-    from tinygpt.models.cache import LayerCache
+    from tinygpt.models.cache import LayerView
     from tinygpt.models.gpt import Initializer
 
 Attend = Callable[[ag.Tensor], ag.Tensor]
@@ -86,7 +86,7 @@ class ComposedAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout, stream)
 
     def forward(
-        self, x: ag.Tensor, mask: ag.Array | None = None, cache: "LayerCache | None" = None, last_only: bool = False,
+        self, x: ag.Tensor, mask: ag.Array | None = None, cache: "LayerView | None" = None, last_only: bool = False,
         positions: np.ndarray | None = None,
     ) -> ag.Tensor:  # fmt: skip
         b, t, _ = x.shape
@@ -191,7 +191,7 @@ class ComposedBlock(nn.Module):
         self.recompute = False  # as in gpt.py
 
     def forward(
-        self, x: ag.Tensor, mask: ag.Array | None = None, cache: "LayerCache | None" = None, last_only: bool = False,
+        self, x: ag.Tensor, mask: ag.Array | None = None, cache: "LayerView | None" = None, last_only: bool = False,
         positions: np.ndarray | None = None,
     ) -> ag.Tensor:  # fmt: skip
         attend = partial(self.attn, mask=mask, cache=cache, last_only=last_only, positions=positions)

@@ -10,7 +10,7 @@ A token's slot is its position, in every row. Rows of different lengths need no 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -84,6 +84,27 @@ class CacheView(NamedTuple):
         return LayerCache(self.cache.keys[i], self.cache.values[i], self.write, self.positions)
 
 
+class LayerView(Protocol):
+    """What attention needs of a layer's cache: `LayerCache`, `BranchLayer`.
+
+    update   keys and values of the call's tokens -> those that attention sees
+    within   a window and a mask -> those that hide the keys before each row's window
+    """
+
+    def update(self, k: ag.Tensor, v: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor]: ...
+    def within(self, window: int, mask: Array | None) -> tuple[int, Array | None]: ...
+
+
+class View(Protocol):
+    """What a model needs of a cache in one forward call: `CacheView`, `Branches`."""
+
+    @property
+    def positions(self) -> np.ndarray: ...
+    @property
+    def mask(self) -> Array | None: ...
+    def layer(self, i: int) -> LayerView: ...
+
+
 class LayerCache(NamedTuple):
     """One layer's part of a `CacheView`."""
 
@@ -106,3 +127,34 @@ class LayerCache(NamedTuple):
             return window, mask
         first = backend.to_device(self.positions - window + 1)[:, None, None]  # (B, 1, 1, 1)
         return 0, mask & (backend.xp.arange(mask.shape[-1]) >= first)
+
+
+class Branches(NamedTuple):
+    """A context and several continuations of it in one row, for `GPT.hidden`, which takes it as `cache`: each continuation sees the context and
+    itself, as if it stood there alone. Keys and values are those of the call; nothing is kept.
+
+    positions   (B, T) of the call's tokens: a continuation's begin after the context
+    mask        (B, 1, T, T) booleans, True where a query may look, in addition to what is causal; None where there is one continuation
+    """
+
+    positions: np.ndarray
+    mask: Array | None
+
+    def layer(self, i: int) -> "BranchLayer":
+        return BranchLayer(self.positions)
+
+
+class BranchLayer(NamedTuple):
+    """One layer's part of `Branches`."""
+
+    positions: np.ndarray
+
+    def update(self, k: ag.Tensor, v: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor]:
+        return k, v
+
+    def within(self, window: int, mask: Array | None) -> tuple[int, Array | None]:
+        """As `LayerCache.within`: a window counts back by positions, not by columns of the row."""
+        if mask is None or not window:
+            return window, mask
+        positions = backend.to_device(self.positions)
+        return 0, mask & (positions[:, None, None, :] > positions[:, None, :, None] - window)

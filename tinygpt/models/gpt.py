@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tinygpt.data.tokenizer import Tokenizer
-    from tinygpt.models.cache import CacheView, LayerCache
+    from tinygpt.models.cache import LayerView, View
 
 
 class CausalSelfAttention(nn.Module):
@@ -40,7 +40,7 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(c, c, init=init.residual)
         self.resid_dropout = nn.Dropout(config.dropout, stream)
 
-    def forward(self, x: ag.Tensor, mask: ag.Array | None = None, cache: "LayerCache | None" = None, last_only: bool = False) -> ag.Tensor:
+    def forward(self, x: ag.Tensor, mask: ag.Array | None = None, cache: "LayerView | None" = None, last_only: bool = False) -> ag.Tensor:
         b, t, c = x.shape
         shape = (b, t, self.n_head, c // self.n_head)
         q, k, v = (part.reshape(shape).transpose(0, 2, 1, 3) for part in ag.split(self.c_attn(x), 3))  # (B, H, T, D) each
@@ -77,7 +77,7 @@ class Block(nn.Module):
         self.mlp = MLP(config, init, stream)
         self.recompute = False  # True: keep only x for the backward pass, and compute the rest again there
 
-    def forward(self, x: ag.Tensor, mask: ag.Array | None = None, cache: "LayerCache | None" = None, last_only: bool = False) -> ag.Tensor:
+    def forward(self, x: ag.Tensor, mask: ag.Array | None = None, cache: "LayerView | None" = None, last_only: bool = False) -> ag.Tensor:
         y = self.attn(self.ln_1(x), mask, cache, last_only)
         x = (x[:, -1:] if last_only else x) + y
         return x + self.mlp(self.ln_2(x))
@@ -186,7 +186,7 @@ class GPT(nn.Module):
         return self.config.vocab_size
 
     def hidden(
-        self, ids: ArrayLike, attention_mask: ArrayLike | None = None, cache: "CacheView | None" = None, last_only: bool = False
+        self, ids: ArrayLike, attention_mask: ArrayLike | None = None, cache: "View | None" = None, last_only: bool = False
     ) -> ag.Tensor:
         """The input of the output layer: the residual stream after all blocks, normalized.
 

@@ -11,7 +11,7 @@ from autograd.optim import FlatOptimizer
 from tinygpt.config import GPTConfig
 
 if TYPE_CHECKING:
-    from tinygpt.models.cache import CacheView
+    from tinygpt.models.cache import View
 
 
 Batch = tuple[Array, ...]
@@ -75,7 +75,7 @@ class Decodable(Protocol):
     @property
     def lm_head(self) -> nn.Module: ...
     def hidden(
-        self, ids: ArrayLike, attention_mask: ArrayLike | None = None, cache: "CacheView | None" = None, last_only: bool = False
+        self, ids: ArrayLike, attention_mask: ArrayLike | None = None, cache: "View | None" = None, last_only: bool = False
     ) -> Tensor: ...
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
 
