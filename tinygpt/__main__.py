@@ -13,6 +13,7 @@ EXERCISES = Path(__file__).resolve().parent.parent / "examples" / "exercises"
 COMMANDS = {
     "doctor": ("tinygpt.doctor", "what this machine has and what is missing"),
     "verify": ("tinygpt.runs.verify", "are the checkpoints of a run intact and resumable?"),
+    "evaluate": ("tinygpt.evaluation.command", "how good is a model? scores on tasks, with chance and intervals"),
     "explore": ("tinygpt.inspect.explore", "one prompt, one HTML page with every attention weight, prediction and gradient"),
     "exercise": ("", "check the exercises: which gradient is wrong, where and by how much"),
 }

@@ -29,7 +29,7 @@ class Item:
     options   what may follow, its separating white space included
     right     the number of the right option, or of the right context
     group     equal for items from the same document
-    passage   the part of the context that holds the answer, for the control that shuffles its words; empty: there is none
+    passage   the part of contexts or options that has to be read, for the control that shuffles its words; empty: there is none
     """
 
     kind: Kind
@@ -130,7 +130,8 @@ def corrupted(item: Item, seed: int = 0) -> Item:
     rng, shuffled = np.random.default_rng([seed, len(item.passage), len(words)]), item.passage
     while shuffled.split() == words and len(set(words)) > 1:
         shuffled = " ".join(rng.permutation(words).tolist())
-    return dataclasses.replace(item, contexts=tuple(context.replace(item.passage, shuffled) for context in item.contexts), passage=shuffled)
+    contexts, options = (tuple(text.replace(item.passage, shuffled) for text in texts) for texts in (item.contexts, item.options))
+    return dataclasses.replace(item, contexts=contexts, options=options, passage=shuffled)
 
 
 def permuted(item: Item, seed: int = 0) -> Item:

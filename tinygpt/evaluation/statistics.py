@@ -34,9 +34,13 @@ def interval(values: Sequence[float] | np.ndarray, groups: Sequence[int] | np.nd
     g = np.arange(len(x)) if groups is None else np.asarray(groups)
     if x.ndim != 1 or not len(x) or g.shape != x.shape:
         raise InvalidInput(f"interval: values of shape {x.shape} and groups of shape {g.shape}, expected (N,) twice with N at least 1")
-    _, number, sizes = np.unique(g, return_inverse=True, return_counts=True)
-    if len(sizes) == len(x) and np.isin(x, (0, 1)).all():
+    if len(np.unique(g)) == len(x) and np.isin(x, (0, 1)).all():
         return _wilson(float(x.mean()), len(x))
+    return _bootstrap(x, g, seed)
+
+
+def _bootstrap(x: np.ndarray, groups: np.ndarray, seed: int) -> Interval:
+    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     sums = np.bincount(number, weights=x)
     rng = np.random.default_rng([seed, len(x)])
     means = np.empty(_RESAMPLES)
@@ -59,7 +63,8 @@ def difference(
     """The mean of a - b, item by item, with its interval: two models on the same items. An item's difficulty, which both share, drops out."""
     if len(a) != len(b):
         raise InvalidInput(f"difference: {len(a)} and {len(b)} items, expected the same ones; score both models on the same task files")
-    return interval(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), groups)
+    x = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    return _bootstrap(x, np.arange(len(x)) if groups is None else np.asarray(groups), 0)
 
 
 def centred(score: float, chance: float) -> float:
