@@ -29,6 +29,17 @@ class Batches(Protocol):
     def batch(self, which: np.ndarray) -> Batch: ...
 
 
+@runtime_checkable
+class DrawnBatches(Batches, Protocol):
+    """Items of which something is drawn anew for each micro-batch of training: `tinygpt.data.masking.MaskedWindows`, its masks.
+
+    drawn(which, number)   as `batch`, for micro-batch `number` of training, counted from 0 over all epochs. A pure function of both: a trainer
+                           that is resumed, or computes an update again, passes the same ones. `batch` draws the same every time, for validation.
+    """
+
+    def drawn(self, which: np.ndarray, number: int) -> Batch: ...
+
+
 class Trainable(Protocol):
     """What a trainer needs of a `Module`; GPT (`tinygpt.models.gpt`) and GPTClassifier (`tinygpt.finetuning.classifier`) have it.
 
