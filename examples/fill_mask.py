@@ -16,15 +16,15 @@ from autograd import backend
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run
 from tinygpt.fields import PathName
-from tinygpt.inference.fill_mask import fill_masks, filled
+from tinygpt.inference.fill_mask import fill_in, fill_masks
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.layout import newest_run
-from tinygpt.weights.config_json import MASKED_WORDS
+from tinygpt.weights.config_json import ENCODER, another_kind
 
 
 @dataclass(frozen=True)
 class FillConfig:
-    text: str
+    text: str = ""
     """Text with a mask token for each missing word: [MASK] for our own runs and for BERT, <mask> for RoBERTa."""
     run: PathName = ""
     """A run, a checkpoint directory, or a name on the hub such as google-bert/bert-base-uncased; default: the newest encoder's run."""
@@ -33,17 +33,19 @@ class FillConfig:
 
 
 def main() -> None:
-    config = parse_args(FillConfig(text="Return the [MASK] of an array"), __doc__)
+    config = parse_args(FillConfig(), __doc__)
     say = partial(print, file=sys.stderr)
-    checkpoint = Checkpoint.open(config.run or newest_run(architecture=MASKED_WORDS, note=say))
-    model, tokenizer = checkpoint.masked_word_model(), checkpoint.tokenizer()
+    checkpoint = Checkpoint.open(config.run or newest_run(architecture=ENCODER, note=say))
+    if checkpoint.kind != ENCODER:
+        raise another_kind(checkpoint.path, checkpoint.kind, ENCODER)
+    model, tokenizer = checkpoint.model(), checkpoint.tokenizer()
     say(f"backend  {backend.reason}\nmodel    {checkpoint.describe()}, {model.n_parameters():,} weights\n")
     masks = fill_masks(model, tokenizer, config.text, config.top_k)
     for number, mask in enumerate(masks, start=1):
         print(f"mask {number}" if len(masks) > 1 else "mask")
         for candidate in mask:
             print(f"  {candidate.probability:6.1%}  {candidate.text!r}")
-    print(filled(tokenizer, config.text, [mask[0] for mask in masks]))
+    print(fill_in(tokenizer, config.text, [mask[0] for mask in masks]))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ def main() -> None:
     if note := format_note(shape):
         print(f"note       {note}")
     print(f"updates    {updates_note(config.train, context, processes)}")
-    sizes = sorted({config.train.accumulation(context, 0), config.train.accumulation(context)})  # micro-batches, before and after a batch ramp
+    sizes = sorted(
+        {config.train.accumulation(context, 0), config.train.accumulation(context)}
+    )  # micro-batches, before and after a batch ramp
     print(f"optimizer  {cost_note(trainer.optimizer, *(training_flops(shape, n * micro * context) for n in sizes))}")
 
     # The run's directory. A run that is resumed continues from its last checkpoint: weights, moments, random streams, position in the data.

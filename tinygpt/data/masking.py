@@ -139,35 +139,42 @@ class MaskedWindows:
         return np.stack(ids), np.stack(targets)
 
 
-_CONTINUES, _SPECIAL = 0, -1  # kinds of what belongs to the token in front of it, and of special tokens; other kinds are numbers above 0
+# Kinds of characters, as GPT-2's split pattern has them, and three more: a blank in front of something else, which begins a word; bytes in the
+# middle of a character, which continue one; a special token, which is one.
+_LETTER, _DIGIT, _SIGN, _WHITE, _BLANK, _INSIDE, _SPECIAL = range(7)
 
 
 def kinds_of_characters(tokenizer: Tokenizer) -> np.ndarray:
-    """(V, 2) int8: the kind of the first and of the last character of each token. 1: letter, 2: digit, 3: another sign, 4: white space; first,
-    0: bytes in the middle of a character, and 5: a space in front of something else. Both of a special token are -1."""
+    """(V, 2) int8: the kinds of the first and of the last character of each token."""
     kinds = np.zeros((tokenizer.n_vocab, 2), dtype=np.int8)
     special = set(tokenizer.special.values())
     for id in range(tokenizer.n_vocab):
         token = tokenizer.token_bytes(id)
         text = token.decode("utf-8", "ignore")
+        first, last = _kind(text[:1]), _kind(text[-1:])
         if id in special:
-            kinds[id] = _SPECIAL
-        else:
-            last = _kind(text[-1:])
-            first = 5 if text[:1].isspace() and text.strip() else _CONTINUES if 0x80 <= token[0] < 0xC0 else _kind(text[:1])
-            kinds[id] = first, last
+            first = last = _SPECIAL
+        elif token == b" ":  # alone, because what follows did not join it
+            first = last = _BLANK
+        elif 0x80 <= token[0] < 0xC0:
+            first = _INSIDE
+        elif first == _WHITE and text.strip():
+            first = _BLANK
+        kinds[id] = first, last
     return kinds
 
 
 def _kind(character: str) -> int:
-    """As in GPT-2's split pattern. The first byte of a longer character alone, "" here, counts as a letter, which it is most often."""
-    return 2 if character.isnumeric() else 4 if character.isspace() else 1 if not character or character.isalpha() else 3
+    """The first byte of a longer character alone, "" here, counts as a letter, which it is most often."""
+    return (
+        _DIGIT if character.isnumeric() else _WHITE if character.isspace() else _LETTER if not character or character.isalpha() else _SIGN
+    )
 
 
 def begins_word(ids: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """(T,) bool: which tokens of a row begin a word: byte-level BPE never joins across kinds of characters, and a space begins a word, so a token
-    continues one if it begins with the kind of character that the token in front of it ends with."""
+    """(T,) bool: which tokens of a row begin a word. Byte-level BPE never joins across kinds of characters, so a token continues a word if it
+    begins with the kind of character that the token in front of it ends with, or if a blank alone stands in front of it."""
     first, last = kinds[ids, 0], kinds[ids, 1]
-    begins = np.ones(len(ids), dtype=bool)
-    begins[1:] = ((first[1:] != last[:-1]) & (first[1:] != _CONTINUES)) | (last[:-1] == _SPECIAL)
-    return begins
+    continues = (first[1:] == last[:-1]) | (first[1:] == _INSIDE) | ((last[:-1] == _BLANK) & (first[1:] <= _SIGN))
+    continues &= (first[1:] != _BLANK) & (first[1:] != _SPECIAL) & (last[:-1] != _SPECIAL)
+    return np.concatenate([[True], ~continues])

@@ -1,9 +1,10 @@
 """What an encoder says of masked words: the likeliest tokens for each mask of a text, and how often it is right on held-out windows.
 
-    for mask in fill_masks(model, tokenizer, "Return the [MASK] of an array", k=5):
-        for token in mask: print(token.text, token.probability)
+for mask in fill_masks(model, tokenizer, "Return the [MASK] of an array", k=5):
+    for token in mask: print(token.text, token.probability)
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,13 @@ def fill_masks(model: Encoder, tokenizer: Tokenizer, text: str, k: int = 5) -> l
     return [[Candidate(tokenizer.decode([id]), float(row[id]), int(id)) for id in best] for row, best in zip(p, order, strict=True)]
 
 
+def fill_in(tokenizer: Tokenizer, text: str, candidates: Sequence[Candidate]) -> str:
+    """The text with one candidate for each of its masks, as the tokenizer writes it."""
+    ids = np.array(tokenizer.encode(text, allow_special=True))
+    ids[ids == tokenizer.mask_id] = [candidate.id for candidate in candidates]
+    return tokenizer.decode(ids)
+
+
 def measure_masked(model: Encoder, items: Batches, batch_size: int = 16) -> Guess:
     """Loss and accuracy over all items' targets, without dropout: the share of them that are the likeliest token. (Softmax is of the head's
     logits in float32.)"""
@@ -64,7 +72,9 @@ def measure_masked(model: Encoder, items: Batches, batch_size: int = 16) -> Gues
             logits = backend.to_host(model(ids, *more).data)[targets != IGNORED].astype(np.float32)  # (N, V)
             right = targets[targets != IGNORED]
             top = logits.max(axis=1)
-            nats += float((np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top - logits[np.arange(len(right)), right]).sum(dtype=np.float64))
+            nats += float(
+                (np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top - logits[np.arange(len(right)), right]).sum(dtype=np.float64)
+            )
             n_correct += int((logits.argmax(axis=1) == right).sum())
             n_targets += len(right)
     return Guess(nats / n_targets, n_correct / n_targets)
