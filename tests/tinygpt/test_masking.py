@@ -103,7 +103,7 @@ def test_tokens_begin_words_where_gpt2s_pattern_cuts_them():
 
 
 def test_whole_words_of_several_tokens_are_masked_together():
-    ids, targets = items(62, by="word", shown=ALL_MASKED).drawn(np.arange(12), 0)
+    _, targets = items(62, by="word", shown=ALL_MASKED).drawn(np.arange(12), 0)
     chosen = targets != IGNORED
     words = [len(run) for row in chosen for run in "".join("x" if c else " " for c in row).split()]
     assert max(words) > 1

@@ -19,6 +19,7 @@ from tinygpt.finetuning.classifier import TextClassifier
 from tinygpt.finetuning.lora import Adapter, LoraConfig, Model, add_lora
 from tinygpt.finetuning.rows import Shares
 from tinygpt.models import protocols
+from tinygpt.models.encoder import Encoder
 from tinygpt.models.gpt import GPT
 from tinygpt.parallel.local import workers_for
 from tinygpt.runs.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ from tinygpt.runs.settings import check_data, environment_changes
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.metrics import Reporter, Result
 from tinygpt.training.trainer import Trainer
+from tinygpt.weights.config_json import ENCODER, LANGUAGE_MODEL, another_kind
 from tinygpt.weights.hub import HUB_NAMES
 
 Trainable = Literal["head", "last-block", "all", "lora"]
@@ -201,11 +203,21 @@ class Display(Reporter, AbstractContextManager[object], Protocol):
 
 
 def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Display]) -> tuple[GPT, Tokenizer, str]:
-    """Model, tokenizer, and the checkpoint that they come from ("random": random weights), as `config.base` says; where there is none yet,
-    a small model is pretrained first.
+    """As `any_starting_point`, for what needs a language model. Raises ValueError for a model of another kind."""
+    model, tokenizer, base = any_starting_point(config, texts, reporter, kinds=(LANGUAGE_MODEL,))
+    assert isinstance(model, GPT)
+    return model, tokenizer, base
+
+
+def any_starting_point(
+    config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Display], kinds: Sequence[str] = (LANGUAGE_MODEL, ENCODER)
+) -> tuple[GPT | Encoder, Tokenizer, str]:
+    """Model, tokenizer, and the checkpoint that they come from ("random": random weights), as `config.base` says; where it says nothing, the
+    newest run of a language model's pretraining, and where there is none yet, a small model is pretrained first.
 
     texts      what the tokenizer of a model with random weights is trained on
     reporter   makes one from a number of updates
+    kinds      of models that may be the base, keys of `tinygpt.weights.config_json.KINDS`. Raises ValueError for another one.
     """
     if config.base == RANDOM:
         tokenizer = train_tokenizer("bpe", texts, 2048)
@@ -219,7 +231,10 @@ def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Calla
         base = pretrain_small(config.pretrain_steps, progress, config.seed)
         progress.note("")
     checkpoint = Checkpoint.open(base)
-    model = checkpoint.language_model()
+    if checkpoint.kind not in kinds:
+        raise another_kind(checkpoint.path, checkpoint.kind, *kinds)
+    model = checkpoint.model()
+    assert isinstance(model, GPT | Encoder)
     print(f"base       {checkpoint.describe()}: {model.n_parameters():,} weights, context {model.config.n_positions}")
     return model, checkpoint.tokenizer(), str(base) if str(base) in HUB_NAMES else str(checkpoint.path)
 

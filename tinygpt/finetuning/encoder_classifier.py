@@ -3,14 +3,18 @@
 import copy
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import autograd as ag
 from autograd import Array, nn
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.encoder_config import EncoderConfig
-from tinygpt.finetuning.classifier import TextClassifier, initial_head
+from tinygpt.finetuning.classifier import GPTClassifier, TextClassifier, initial_head
 from tinygpt.models.encoder import Encoder, EncoderInitializer
+from tinygpt.models.gpt import GPT
+from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.storage.checked_json import Json
 from tinygpt.weights.config_json import ENCODER_CLASSIFIER
 
 
@@ -61,3 +65,18 @@ class EncoderClassifier(TextClassifier):
     @staticmethod
     def empty(config: EncoderConfig) -> Encoder:
         return Encoder(config, _empty=True)
+
+
+def classifier_on(
+    model: GPT | Encoder, tokenizer: Tokenizer, labels: Sequence[str], *, pooling: str = "", seed: int = 0
+) -> TextClassifier:  # fmt: skip
+    """A new classifier on a pretrained model of either kind; pooling: where its head looks, "" for the kind's usual choice."""
+    cls: type[Json] = EncoderClassifier if isinstance(model, Encoder) else GPTClassifier
+    classifier: TextClassifier = cls(model, tokenizer, labels, pooling=pooling or cls.poolings[0], seed=seed)
+    return classifier
+
+
+def open_classifier(path: str | Path) -> TextClassifier:
+    """A saved classifier of either kind, from its directory or its run. Raises ValueError for a checkpoint that is none."""
+    checkpoint = Checkpoint.open(path)
+    return (EncoderClassifier if checkpoint.kind == ENCODER_CLASSIFIER else GPTClassifier).from_checkpoint(checkpoint)

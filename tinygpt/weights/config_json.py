@@ -67,9 +67,10 @@ _REFUSED = {
 """What is asked for most often, and why it does not load."""
 
 
-def another_kind(path: Path, found: str, wanted: str) -> InvalidInput:
-    """The error for a model of one kind where another is needed; both are keys of KINDS."""
-    return InvalidInput(f"{path}: {KINDS[found].what}, expected {KINDS[wanted].what}; load it with {KINDS[found].use}")
+def another_kind(path: Path, found: str, *wanted: str) -> InvalidInput:
+    """The error for a model of one kind where another is needed, or one of several; all are keys of KINDS."""
+    rule = " or ".join(KINDS[kind].what for kind in wanted)
+    return InvalidInput(f"{path}: {KINDS[found].what}, expected {rule}; load it with {KINDS[found].use}")
 
 
 def architecture_of(fields: Fields) -> str:
