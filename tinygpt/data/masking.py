@@ -86,7 +86,7 @@ class Masking:
 class MaskedWindows:
     """Windows of a token stream, each between the tokens [CLS] and [SEP], some of the tokens masked: `tinygpt.models.protocols.DrawnBatches`.
 
-    tokens    (N,) ids of documents one after the other, as `tinygpt.data.windows.encode_documents` gives them; its <|endoftext|> becomes [SEP]
+    tokens    (N,) ids of documents one after the other, as `tinygpt.data.windows.encode_documents` gives them; a token after each becomes [SEP]
     context   tokens per window (T), both marks included
     stride    distance between the starts of neighboring windows; by default they do not overlap
     masking   how tokens are chosen
@@ -105,7 +105,8 @@ class MaskedWindows:
         if len(tokens) < self.body:
             rule = f"expected at least {self.body} (a context of {context} without [CLS] and [SEP])"
             raise InvalidInput(f"MaskedWindows: a corpus of {len(tokens)} tokens, {rule}; take more text or a smaller context")
-        self.tokens, self.tokenizer, self.masking = tokens, tokenizer, masking
+        self.tokens, self.masking = tokens, masking
+        self.cls_id, self.sep_id, self.eos_id = tokenizer.cls_id, tokenizer.sep_id, tokenizer.eos_id
         self.stride, self.seed = stride or self.body, seed
 
     def __len__(self) -> int:
@@ -113,12 +114,12 @@ class MaskedWindows:
 
     def rows(self, which: np.ndarray) -> np.ndarray:
         """The windows numbered `which` (B,), without masks: (B, T) int64."""
-        which, tokenizer = np.asarray(which), self.tokenizer
-        rows = np.full((len(which), self.body + 2), tokenizer.sep_id, dtype=np.int64)
-        rows[:, 0] = tokenizer.cls_id
+        which = np.asarray(which)
+        rows = np.full((len(which), self.body + 2), self.sep_id, dtype=np.int64)
+        rows[:, 0] = self.cls_id
         rows[:, 1:-1] = self.tokens[which[:, None] * self.stride + np.arange(self.body)]
-        if tokenizer.eos_id is not None:
-            rows[rows == tokenizer.eos_id] = tokenizer.sep_id
+        if self.eos_id is not None:
+            rows[rows == self.eos_id] = self.sep_id
         return rows
 
     def batch(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
