@@ -21,6 +21,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import Array, backend, inference, nn
+from tinygpt.config import GPTConfig
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput, WrongType
@@ -230,6 +231,7 @@ class GPTClassifier(nn.Module):
             found = f"{checkpoint.path}: architectures {fields.get('architectures')}"
             raise InvalidInput(f"{found}, expected {CLASSIFIER} with id2label; train one: python examples/finetune_classifier.py")
         labels = [label for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
+        assert isinstance(checkpoint.config, GPTConfig)
         gpt = GPT(checkpoint.config, _empty=True)
         classifier = cls(gpt, checkpoint.tokenizer(), labels, pooling=fields.get("pooling", "last"))
         if isinstance(fields.get("pad_token_id"), int):

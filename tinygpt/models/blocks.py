@@ -62,7 +62,7 @@ class ComposedAttention(nn.Module):
     """Self-attention with the options of the config: fewer key heads, normalized or turned queries and keys, windows, ...
 
     rotary   the angles of positions by which queries and keys are turned, or None
-    causal   whether a position sees earlier ones alone, as in a GPT, or all of them, as in an encoder
+    causal   whether a position attends to itself and earlier ones only; an encoder's attend to all
     """
 
     def __init__(
@@ -265,12 +265,12 @@ _BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock, "output": OutputNormBlock
 
 
 def composed_blocks(config: GPTConfig, init: "Initializer", stream: ag.RandomStream, causal: bool = True) -> list[ComposedBlock]:
-    """The blocks of a model that is no GPT-2. Those with the same angles share their tables. causal: see `ComposedAttention`."""
+    """The blocks of a model that is no GPT-2. Those with the same angles share their tables. causal: as in `ComposedAttention`."""
     parallel = SharedNormBlock if config.shared_norm else ParallelBlock
     block = parallel if config.parallel_residual else _BLOCKS[config.norm_position]
     everywhere, local = rotary_positions(config)
-    angles = [everywhere if config.window_of(layer) is None else local for layer in range(config.n_layer)]
-    return [block(config, layer, rotary, init, stream, causal) for layer, rotary in enumerate(angles)]
+    rotary = [everywhere if config.window_of(layer) is None else local for layer in range(config.n_layer)]
+    return [block(config, layer, rotary[layer], init, stream, causal) for layer in range(config.n_layer)]
 
 
 def rotary_positions(config: GPTConfig) -> tuple[nn.RotaryPositions | None, nn.RotaryPositions | None]:
