@@ -1,5 +1,6 @@
 """The shape of an encoder (`EncoderConfig`): BERT's by default, RoBERTa's, and the options that its blocks share with the GPT's."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -16,6 +17,8 @@ ENCODER_PRESETS: dict[str, dict[str, Json]] = {
     "quick": {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 512},  # seconds: for tests and first looks
 }
 """Named shapes: the fields that differ from BERT-base. Values are those of the published config files, tests count the weights."""
+
+_OPTIONS = "activation count_padding norm norm_position embedding_norm positions gated"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class EncoderConfig:
     """The nonlinearity of the MLPs and of the masked-word head; gelu is the approximation with tanh."""
     n_inner: int | None = None
     """Inner channels of the MLP; default: 4 n_embd."""
+    head: bool = True
+    """Whether there is a head for masked words; a classifier has none."""
     pooler: bool = False
     """Whether there is a layer over the first token's channels, which stands for the text: for classifiers; predicting words needs none."""
 
@@ -100,17 +105,28 @@ class EncoderConfig:
         shared += " norm_position embedding_norm positions activation gated n_inner"
         return GPTConfig(**{name: getattr(self, name) for name in shared.split()})
 
+    def filled(self) -> dict[str, Json]:
+        """Fields whose defaults depend on others, filled in, and those that a file shows by the tensors that it has."""
+        return {"n_inner": self.n_inner or 4 * self.n_embd, "head": True, "pooler": False}
+
+    def options(self) -> dict[str, Json]:
+        """The fields that make another model than BERT of it, whatever the sizes."""
+        beyond = [f for f in dataclasses.fields(self) if f.name in _OPTIONS.split() and getattr(self, f.name) != f.default]
+        return {f.name: getattr(self, f.name) for f in beyond} | ({} if self.n_token_types else {"n_token_types": 0})
+
     def outer_shapes(self) -> Shapes:
         """Shape of each parameter outside the blocks; a tied one once."""
         c, v, n_types = self.n_embd, self.vocab_size, self.n_token_types
         norm = {"layer": ("weight", "bias"), "rms": ("weight",), "rms_unweighted": ()}[self.norm]
+        head: Shapes = {
+            **{"head.c_fc.weight": (c, c), "head.c_fc.bias": (c,), "head.bias": (v,)},
+            **{f"head.ln.{kind}": (c,) for kind in norm},
+            **({} if self.tie_word_embeddings else {"head.weight": (v, c)}),
+        }
         return {
             **self.blocks().outer_shapes(),
             **({"wtt.weight": (n_types, c)} if n_types else {}),
-            **{"head.c_fc.weight": (c, c), "head.c_fc.bias": (c,)},
-            **{f"head.ln.{kind}": (c,) for kind in norm},
-            **({} if self.tie_word_embeddings else {"head.weight": (v, c)}),
-            "head.bias": (v,),
+            **(head if self.head else {}),
             **({"pooler.weight": (c, c), "pooler.bias": (c,)} if self.pooler else {}),
         }
 

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 import autograd as ag
 from autograd import backend, nn
+from tinygpt.fields import Json
 from tinygpt.models.attached import Attached
 
 if TYPE_CHECKING:
@@ -22,8 +23,17 @@ class Recomputable(Protocol):
     recompute: bool
 
 
+class Opened(Protocol):
+    """A checkpoint that `tinygpt.runs.checkpoint.Checkpoint` has opened: the model's shape and where its weights are."""
+
+    @property
+    def config(self) -> Json: ...
+    @property
+    def stored(self) -> Json: ...
+
+
 class Model(nn.Module):
-    """A model before its layers: the constructors of its subclasses add them.
+    """A model before its layers: the constructors of its subclasses add them, and take the same arguments.
 
     dtype                     of activations and matrix products
     z_loss, label_smoothing   of the training loss, see `cross_entropy`; 0: none
@@ -32,7 +42,8 @@ class Model(nn.Module):
 
     h: Sequence[Recomputable]
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, config: Json, seed: int = 0, *, _empty: bool = False) -> None:
+        self.config = config
         self.dtype: np.dtype = backend.compute_dtype("float32")
         self.z_loss = self.label_smoothing = 0.0
         self.dropout_stream = ag.RandomStream(seed)
@@ -63,6 +74,13 @@ class Model(nn.Module):
         for block in self.h:
             block.recompute = on
         return self
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Opened) -> Self:
+        """The model of an open checkpoint, which is of this kind: what `Checkpoint.model` calls."""
+        model = cls(checkpoint.config, _empty=True)
+        checkpoint.stored.load_into(model)
+        return model
 
     # Methods of the layers above: tinygpt.inspect.trace, tinygpt.weights.pretrained.
     if TYPE_CHECKING:

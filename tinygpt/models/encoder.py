@@ -35,11 +35,11 @@ class MaskedWordHead(nn.Module):
     Source  Devlin et al. 2018; the layer before the output is in their code (run_pretraining.py, get_masked_lm_output), not in the paper.
     """
 
-    def __init__(self, config: EncoderConfig, init: Initializer, weight: ag.Parameter) -> None:
+    def __init__(self, config: EncoderConfig, init: Initializer, embedding: ag.Parameter) -> None:
         self.activation = nn.activation(config.activation)
         self.c_fc = nn.Linear(config.n_embd, config.n_embd, init=init.normal)
         self.ln = norm(config.blocks(), config.n_embd)
-        self.weight = weight
+        self.weight = embedding if config.tie_word_embeddings else ag.Parameter(init.normal(embedding.shape))
         self.bias = ag.Parameter(backend.to_device(np.zeros(config.vocab_size, dtype=np.float32)))
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
@@ -55,11 +55,13 @@ class Encoder(Model):
     Parameters have names in GPT-2's style: wte, wpe and wtt (tokens, positions, token types), ln_e, h.0.attn.c_attn, ..., head.c_fc, pooler.
     """
 
+    config_class = EncoderConfig
+    config: EncoderConfig
     h: list[ComposedBlock]
 
     def __init__(self, config: EncoderConfig, seed: int = 0, *, _empty: bool = False) -> None:
-        super().__init__(seed)
-        self.config, blocks = config, config.blocks()
+        super().__init__(config, seed)
+        blocks = config.blocks()
         init = EncoderInitializer(blocks, seed, _empty)
         embedding = partial(nn.Embedding, init=init.normal)
         self.wte = embedding(config.vocab_size, config.n_embd)
@@ -69,8 +71,7 @@ class Encoder(Model):
         self.embd_dropout = nn.Dropout(blocks.dropouts["embd_pdrop"], self.dropout_stream)
         self.h = composed_blocks(blocks, init, self.dropout_stream, causal=False)
         self.ln_f = last_norm(blocks)
-        output = self.wte.weight if config.tie_word_embeddings else ag.Parameter(init.normal((config.vocab_size, config.n_embd)))
-        self.head = MaskedWordHead(config, init, output)
+        self.head = MaskedWordHead(config, init, self.wte.weight) if config.head else None
         self.pooler = nn.Linear(config.n_embd, config.n_embd, init=init.normal) if config.pooler else None
         for p in self.pooler.parameters() if self.pooler else ():
             p.requires_grad = False  # masked words do not need it: a classifier trains it
@@ -137,7 +138,12 @@ class Encoder(Model):
     def forward(self, ids: ArrayLike, attention_mask: ArrayLike | None = None, token_types: ArrayLike | None = None) -> ag.Tensor:
         """Logits (B, T, V) for ids (B, T); see `hidden` for the arguments."""
         with nn.weights_in(self, self.dtype):
-            return self.head(self.hidden(ids, attention_mask, token_types))
+            return self._head()(self.hidden(ids, attention_mask, token_types))
+
+    def _head(self) -> MaskedWordHead:
+        if self.head is None:
+            raise InvalidInput("Encoder: a model without a head for masked words, expected EncoderConfig(head=True); load another file")
+        return self.head
 
     def pooled(self, ids: ArrayLike, attention_mask: ArrayLike | None = None, token_types: ArrayLike | None = None) -> ag.Tensor:
         """A vector for each text, (B, C): tanh(h W + b), h of its first real token. Raises ValueError for a model without pooler."""
@@ -165,4 +171,4 @@ class Encoder(Model):
         with nn.weights_in(self, self.dtype):
             h = self.hidden(ids, attention_mask, token_types)[rows, columns]  # (N, C)
             z_loss, smoothing = (self.z_loss, self.label_smoothing) if self.training else (0.0, 0.0)
-            return ag.cross_entropy(self.head(h), targets[rows, columns], z_loss=z_loss, label_smoothing=smoothing)
+            return ag.cross_entropy(self._head()(h), targets[rows, columns], z_loss=z_loss, label_smoothing=smoothing)
