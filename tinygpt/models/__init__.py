@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tinygpt.models.encoder import Encoder as Encoder
     from tinygpt.models.gpt import GPT as GPT
+    from tinygpt.models.seq2seq import Seq2Seq as Seq2Seq
 
 _HOME = {
     "GPT": "tinygpt.models.gpt",
