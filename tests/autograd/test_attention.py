@@ -273,6 +273,34 @@ def test_options_over_long_sequences(n_queries, n_keys, name, dropout):
 
 
 @numpy_only
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(5, 7), (300, 300), (100, 300), (300, 40), (1, 300)])
+@pytest.mark.parametrize("options", [{}, {"softcap": 1.5, "scale": 0.3}, {"dropout": 0.2}], ids=str)
+def test_padding_of_an_encoder_takes_the_fast_path(n_queries, n_keys, options):
+    (kernel,) = ag.registered_kernels()[Attention]
+    rng = np.random.default_rng(0)
+    mask = np.arange(n_keys) < np.array([n_keys, 1, n_keys // 2])[:, None]  # (B, S)
+    mask[2] = ~mask[2]  # padding in front
+
+    def call(q, k, v):
+        return ag.scaled_dot_product_attention(q, k, v, mask[:, None, None, :], **options, stream=ag.RandomStream(1))
+
+    for n_key_heads in (6, 2):
+        arrays = [rng.standard_normal((3, 6, n_queries, 4)), *(rng.standard_normal((3, n_key_heads, n_keys, 4)) for _ in range(2))]
+        with takes_fast_path(kernel):
+            assert_kernels_agree(call, arrays, "float64")
+
+
+@numpy_only
+def test_masks_that_leave_a_query_nothing_or_differ_by_query_are_left_to_the_definition():
+    (kernel,) = ag.registered_kernels()[Attention]
+    x, every = np.ones((2, 3, 4, 5), np.float32), np.ones((2, 1, 1, 4), bool)
+    nothing = every & np.array([True, False])[:, None, None, None]
+    assert kernel.supports(x, x, x, every, causal=False) and not kernel.supports(x, x, x, every, causal=True)
+    for mask in (nothing, np.ones((2, 1, 4, 4), bool), np.ones((1, 1, 1, 4), bool), np.ones((4, 4), bool)):
+        assert not kernel.supports(x, x, x, mask, causal=False)
+
+
+@numpy_only
 @pytest.mark.parametrize("n_key_heads", [1, 3, 24])
 def test_many_heads_that_share_a_key_head_are_cut_into_several_pieces(n_key_heads):
     """24 heads of 300 x 300 scores do not fit the cache at once: the heads of one key head are taken in turns, and their gradients added."""

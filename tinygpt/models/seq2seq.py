@@ -266,12 +266,6 @@ class BiasedOutputLayer(OutputLayer):
     def forward(self, x: ag.Tensor) -> ag.Tensor:
         return super().forward(x) + nn.cast_like(self.bias, x)  # (..., V)
 
-    def as_one_product(self, x: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor]:
-        """x (..., C + 1) and weight (V, C + 1) whose product are the logits: the bias is the weight of one more channel, which is always 1."""
-        ones = ag.Tensor(xp.ones((*x.shape[:-1], 1), dtype=x.dtype))
-        weights = [nn.cast_like(self.weight, x), nn.cast_like(self.bias, x).reshape(-1, 1)]
-        return ag.concatenate([self.scaled(x), ones], axis=-1), ag.concatenate(weights, axis=1)
-
 
 class Seq2Seq(Model):
     """An encoder-decoder: for each position of a target, a distribution over its next token, given the source and what is before it.
@@ -379,12 +373,10 @@ class Seq2Seq(Model):
         """
         with nn.weights_in(self, self.dtype):
             hidden = self.decode(shifted_right(targets, self.config.start_id, self.config.pad_id), self.encode(source_ids, attention_mask))
-            if isinstance(self.lm_head, BiasedOutputLayer):
-                x, weight = self.lm_head.as_one_product(hidden)
-            else:
-                x, weight = self.lm_head.scaled(hidden), nn.cast_like(self.lm_head.weight, hidden)
+            x, weight = self.lm_head.scaled(hidden), nn.cast_like(self.lm_head.weight, hidden)
+            bias = nn.cast_like(self.lm_head.bias, hidden) if isinstance(self.lm_head, BiasedOutputLayer) else None
             smoothing, z_loss = (self.label_smoothing, self.z_loss) if self.training else (0.0, 0.0)
-            return ag.linear_cross_entropy(x, weight, targets, ignore_index=IGNORED, label_smoothing=smoothing, z_loss=z_loss)
+            return ag.linear_cross_entropy(x, weight, targets, bias, ignore_index=IGNORED, label_smoothing=smoothing, z_loss=z_loss)
 
     if TYPE_CHECKING:
 

@@ -33,20 +33,26 @@ class AttentionBlocked(Attention):
     because threads contend for the interpreter lock after each. Gradients of keys and values are summed inside a unit, in a fixed order.
     Inside, query heads that share a key head have an axis of their own, (B, H_kv, G, T, D), along which keys and values are broadcast, not copied.
     A unit then has all G of them, G' at a time. Keys that no block sees, before the first window, are never read.
+    Takes masks of keys, (B, 1, 1, S), where all positions see each other (an encoder's padding) and each sequence has a key to see.
     Saves q, k, v, y and l (..., T): y is the array that the next layer saves anyway.
     Source      Dao et al. 2022, arXiv:2205.14135, section 3.1.
     """
 
     @staticmethod
     def supports(q: Array, k: Array, v: Array, mask: Array | None, **options: object) -> bool:
-        return q.ndim == 4 and mask is None and q.size > 0 and q.dtype in (np.float32, np.float64) and q.dtype == k.dtype == v.dtype
+        if q.ndim != 4 or q.size == 0 or q.dtype not in (np.float32, np.float64) or not q.dtype == k.dtype == v.dtype:
+            return False
+        of_keys = mask is not None and mask.shape == (len(q), 1, 1, k.shape[-2]) and not options["causal"]
+        return mask is None or (of_keys and bool(mask.any(axis=-1).all()))
 
     @staticmethod
     def forward(
-        q: Array, k: Array, v: Array, mask: None, *, causal: bool, scale: float | None = None, window: int = 0, softcap: float = 0.0,
+        q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, scale: float | None = None, window: int = 0, softcap: float = 0.0,
         alibi: tuple[float, ...] = (), p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0,
     ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
-        plan = _Plan(q, k.shape, causal=causal, scale=scale, window=window, softcap=softcap, alibi=alibi, dropout=(p, seed, draw, start))
+        plan = _Plan(
+            q, k.shape, mask, causal=causal, scale=scale, window=window, softcap=softcap, alibi=alibi, dropout=(p, seed, draw, start)
+        )
         y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
         lse = np.empty(q.shape[:3], dtype=q.dtype)
         qs, ys, lses = plan.grouped(q), plan.grouped(y), plan.grouped(lse)
@@ -116,7 +122,7 @@ class _Plan:
     queries with the keys that they may see; and how the scores of one block are computed."""
 
     def __init__(
-        self, q: np.ndarray, key_shape: tuple[int, ...], *, causal: bool, scale: float | None, window: int, softcap: float,
+        self, q: np.ndarray, key_shape: tuple[int, ...], mask: Array | None, *, causal: bool, scale: float | None, window: int, softcap: float,
         alibi: tuple[float, ...], dropout: tuple[float, int, int, int],
     ) -> None:  # fmt: skip
         n_batch, self.n_head, self.n_queries, d = q.shape
@@ -124,6 +130,7 @@ class _Plan:
         self.causal, self.window, self.softcap = causal, window, softcap
         self.p, self.seed, self.draw, self.start = dropout
         self.scale = scale or 1 / math.sqrt(d)
+        self.masked = None if mask is None else np.where(mask[:, :, None], 0, q.dtype.type(-np.inf))  # (B, 1, 1, 1, S)
         self.n_group = self.n_head // n_key_head
         self.slopes = np.array(alibi, dtype=q.dtype).reshape(n_key_head, self.n_group, 1, 1) if alibi else None
         most = min(_MAX_QUERIES, max(_MIN_QUERIES_OF_WINDOW, window // 2)) if window else _MAX_QUERIES
@@ -176,6 +183,8 @@ class _Plan:
         if self.slopes is not None:
             ahead = np.arange(keys.start, keys.stop) - np.arange(self.first + rows.start, self.first + rows.stop)[:, None]
             s += self.slopes[unit[1], heads] * ahead.astype(s.dtype)
+        if self.masked is not None:
+            s += self.masked[unit[0]]
         if self.causal:  # masked are only squares: one at the block's end, and with a window one at its start
             n = rows.stop - rows.start
             s[..., -n:] += _not_ahead(n, s.dtype)
