@@ -135,6 +135,7 @@ class GPT(Model):
     seed     decides the initial weights and the dropout masks
     """
 
+    config_class = GPTConfig
     config: GPTConfig
     h: Sequence[Block | ComposedBlock]
 

@@ -113,12 +113,11 @@ class Trainer:
     def _next(self) -> list[Batch]:
         """Sets the next update's learning rate and draws its batches."""
         self.optimizer.lr = learning_rate(self.config, self.result.step)
-        items, numbers = self.train_items, range(self.batches_drawn, self.batches_drawn + self.accumulation)
-        if isinstance(items, DrawnBatches):
-            batches = [items.drawn(next(self._batches), number) for number in numbers]
-        else:
-            batches = [items.batch(next(self._batches)) for _ in numbers]
-        self.batches_drawn += len(batches)
+        items, batches = self.train_items, list[Batch]()
+        for _ in range(self.accumulation):
+            which = next(self._batches)
+            batches.append(items.drawn(which, self.batches_drawn) if isinstance(items, DrawnBatches) else items.batch(which))
+            self.batches_drawn += 1
         self.result.tokens_seen += sum(batch[0].size for batch in batches)
         return batches
 
