@@ -3,7 +3,10 @@
 docs/ablations.md has what each setting of "tinygpt" gives in the same minutes, and what was tried and left out.
 """
 
+import dataclasses
+
 from tinygpt.config import TrainConfig
+from tinygpt.encoder_config import EncoderConfig
 from tinygpt.model_config import GPTConfig
 
 RECIPES: dict[str, tuple[GPTConfig, TrainConfig]] = {
@@ -17,4 +20,16 @@ RECIPES: dict[str, tuple[GPTConfig, TrainConfig]] = {
     ),
     # GPT-2's model, and its optimizer with rates for a model of this size.
     "gpt2": (GPTConfig.preset("laptop"), TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)),
+}  # fmt: skip
+
+ENCODER_RECIPES: dict[str, tuple[EncoderConfig, TrainConfig]] = {
+    # The same, for `examples/pretrain_encoder.py`; one segment, so no token types.
+    "tinygpt": (
+        EncoderConfig.preset(
+            "laptop", norm_position="pre", embedding_norm=False, positions="rotary", activation="gelu", initializer_range=0.05, n_token_types=0,
+        ),
+        dataclasses.replace(RECIPES["tinygpt"][1], steps=2400, micro_batch=16, eval_every=240),
+    ),
+    # BERT's model, with AdamW and rates for a model of this size.
+    "bert": (EncoderConfig.preset("laptop"), TrainConfig(steps=2400, lr=1e-3, warmup_steps=200, micro_batch=16, eval_every=240)),
 }  # fmt: skip
