@@ -62,7 +62,7 @@ def test_test_numbers_are_in_no_training_pair(spoken):
     dates = [{d for pair in side for d in re.findall(r"der \w+ \w+ \w+", pair.target)} for side in (pairs.train, pairs.test)]
     assert dates[0] and dates[1] and not dates[0] & dates[1]
     kinds = {pair.kind for pair in pairs.test}
-    assert kinds == {"single numbers", *(f"sentences of {n}" for n in range(1, 9))}
+    assert kinds == {"single numbers", "single dates", *(f"sentences of {n}" for n in range(2, 9))}
     short = [n for n in numbers[module.TRAIN] if n < 1000]
     assert len(short) > 60 and len(short) < 300
     assert max(len(pair.source.split()) for pair in pairs.train) <= 80

@@ -173,16 +173,16 @@ def _draw_numbers(rng: np.random.Generator, among: np.ndarray, n: int, *, short:
 def _sentences(
     rng: np.random.Generator, numbers: Sequence[tuple[str, str]], dates: Sequence[tuple[str, str]], n: int
 ) -> list[Pair]:
-    """n sentences, as many of each number of parts; a quarter of the parts are dates."""
+    """n sentences, as many of each number of parts. A quarter of the parts are dates, and the only part is one."""
     sentences = []
     for i in range(n):
         n_parts = i % MOST_PARTS + 1
         source = target = ""
         for k in range(n_parts):
-            known = dates if rng.random() < 0.25 else numbers
+            known = dates if n_parts == 1 or rng.random() < 0.25 else numbers
             texts, between = known[rng.integers(len(known))], BETWEEN[rng.integers(len(BETWEEN))] if k else ("", "")
             source, target = source + between[0] + texts[0], target + between[1] + texts[1]
-        sentences.append(Pair(f"sentence {i + 1}", source, target, f"sentences of {n_parts}"))
+        sentences.append(Pair(f"sentence {i + 1}", source, target, f"sentences of {n_parts}" if k else "single dates"))
     return sentences
 
 
