@@ -1,7 +1,7 @@
 """Where an encoder-decoder looks while it translates: the weights of its cross-attention, as numbers and as a picture.
 
-    weights = cross_attention(model, source_ids, target_ids)       # (blocks, heads, T, S)
-    plot_cross_attention([Alignment(source_tokens, target_tokens, weights.mean(axis=(0, 1)))], "attention.png")
+weights = cross_attention(model, source_ids, target_ids)       # (blocks, heads, T, S)
+plot_cross_attention([Alignment(source_tokens, target_tokens, weights.mean(axis=(0, 1)))], "attention.png")
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,14 @@ def plot_cross_attention(alignments: Sequence[Alignment], path: str | Path) -> N
     )
     for panel, a in zip(panels[:, 0], alignments, strict=True):
         panel.imshow(a.weights, cmap="Blues", vmin=0, vmax=1, aspect="equal")
-        panel.set_xticks(range(len(a.source)), [token.replace("$", r"\$") for token in a.source], rotation=60, ha="left", rotation_mode="anchor", fontsize=9)
+        panel.set_xticks(
+            range(len(a.source)),
+            [token.replace("$", r"\$") for token in a.source],
+            rotation=60,
+            ha="left",
+            rotation_mode="anchor",
+            fontsize=9,
+        )
         panel.set_yticks(range(len(a.target)), [token.replace("$", r"\$") for token in a.target], fontsize=9)
         panel.xaxis.tick_top()
         panel.tick_params(length=2)
