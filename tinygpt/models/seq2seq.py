@@ -14,7 +14,7 @@ ln_cross, cross.c_q, cross.c_k, cross.c_v, cross.c_proj; encoder.relative and de
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,14 +25,12 @@ from autograd.backend import xp
 from tinygpt.data.windows import IGNORED
 from tinygpt.errors import InvalidInput
 from tinygpt.models.attached import Attached
+from tinygpt.models.base import Model
 from tinygpt.models.blocks import Attend, ComposedAttention, ComposedBlock, ComposedMLP, GatedMLP, by_head, composed_blocks, last_norm, norm
 from tinygpt.models.gpt import Initializer, OutputLayer
 from tinygpt.seq2seq_config import Seq2SeqConfig
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tinygpt.data.tokenizer import Tokenizer
     from tinygpt.models.cache import CacheView, LayerCache
 
 KeysValues = tuple[ag.Tensor, ag.Tensor]  # (B, H, S, D) each
@@ -275,7 +273,7 @@ class BiasedOutputLayer(OutputLayer):
         return ag.concatenate([self.scaled(x), ones], axis=-1), ag.concatenate(weights, axis=1)
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(Model):
     """An encoder-decoder: for each position of a target, a distribution over its next token, given the source and what is before it.
 
     config   the shape; see Seq2SeqConfig
@@ -283,10 +281,8 @@ class Seq2Seq(nn.Module):
     """
 
     def __init__(self, config: Seq2SeqConfig, seed: int = 0, *, _empty: bool = False) -> None:
+        super().__init__(seed)
         self.config = config
-        self.dtype = backend.compute_dtype("float32")
-        self.z_loss = self.label_smoothing = 0.0
-        self.dropout_stream = ag.RandomStream(seed)
         init = GlorotInitializer(config, seed, _empty)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, init=init.embedding)
         stream = self.dropout_stream
@@ -295,30 +291,8 @@ class Seq2Seq(nn.Module):
         weight = self.wte.weight if config.tie_word_embeddings else ag.Parameter(init.output((config.vocab_size, config.n_embd)))
         self.lm_head = (BiasedOutputLayer if config.logits_bias else OutputLayer)(weight, scale=config.output_scale)
 
-    def set_compute_dtype(self, dtype: str) -> Self:
-        """As `GPT.set_compute_dtype`."""
-        self.dtype = backend.compute_dtype(dtype)
-        return self
-
-    def set_z_loss(self, weight: float) -> Self:
-        """As `GPT.set_z_loss`."""
-        self.z_loss = weight
-        return self
-
-    def set_label_smoothing(self, share: float) -> Self:
-        """Sets the share of the target probability that is spread evenly over the vocabulary, 0.1 in the paper; 0: none. It counts in
-        training mode alone. Returns the model."""
-        self.label_smoothing = share
-        return self
-
-    def recompute_blocks(self, on: bool = True) -> Self:
-        """As `GPT.recompute_blocks`."""
-        for block in self.h:
-            block.recompute = on
-        return self
-
     @property
-    def h(self) -> list[ComposedBlock | DecoderBlock]:
+    def h(self) -> list[ComposedBlock | DecoderBlock]:  # type: ignore[override]  # other models hold their blocks there
         """All blocks, the encoder's first."""
         return [*self.encoder.h, *self.decoder.h]
 
@@ -407,18 +381,11 @@ class Seq2Seq(nn.Module):
             smoothing, z_loss = (self.label_smoothing, self.z_loss) if self.training else (0.0, 0.0)
             return ag.linear_cross_entropy(x, weight, targets, ignore_index=IGNORED, label_smoothing=smoothing, z_loss=z_loss)
 
-    # Methods of the layers above: tinygpt.inference.translate, tinygpt.inspect.trace, tinygpt.weights.pretrained.
     if TYPE_CHECKING:
 
         def translate(self, source_ids: ArrayLike, max_new_tokens: int, **options: object) -> list[list[int]]: ...
-        def summary(self, optimizer: str = "adamw") -> str: ...
-        def trace(self, ids: ArrayLike, targets: ArrayLike | None = None) -> object: ...
-        def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None: ...
-        @classmethod
-        def from_pretrained(cls, path_or_name: str | Path) -> Self: ...
     else:
-        translate, summary, trace, save_pretrained = Attached(), Attached(), Attached(), Attached()
-        from_pretrained = Attached(to_class=True)
+        translate = Attached()  # tinygpt.inference.translate
 
 
 def shifted_right(targets: ArrayLike, start_id: int, pad_id: int) -> np.ndarray:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinygpt.encoder_config import EncoderConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.model_config import GPTConfig, ModelConfig
 from tinygpt.storage.checked_json import Json
+from tinygpt.weights.bert import BERT, OUR_ENCODER, ROBERTA
 from tinygpt.weights.family import Family, Fields
 from tinygpt.weights.gemma import GEMMA, GEMMA2, GEMMA3
 from tinygpt.weights.gpt2 import GPT2, OURS
@@ -14,10 +16,10 @@ from tinygpt.weights.llama import LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
 from tinygpt.weights.nanochat import NANOCHAT
 from tinygpt.weights.opt import OPT
 
-FAMILIES = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPT, NANOCHAT)
+FAMILIES = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPT, NANOCHAT, BERT, ROBERTA)
 """Those that are read and written. A model is saved as the first that describes its config."""
 
-OWN = (OURS,)
+OWN = (OURS, OUR_ENCODER)
 """For each class of configs the form of our own, for models that no published family describes."""
 
 
@@ -38,16 +40,21 @@ class Kind:
 
 
 LANGUAGE_MODEL, CLASSIFIER = GPT2.architecture, "GPT2ForSequenceClassification"
+ENCODER, ENCODER_CLASSIFIER = BERT.architecture, "BertForSequenceClassification"
 KINDS = {
     LANGUAGE_MODEL: Kind(GPTConfig, False, "a language model", "GPT.from_pretrained, or examples/generate.py"),
     CLASSIFIER: Kind(GPTConfig, True, "a classifier", "GPTClassifier.from_pretrained, or examples/finetune_classifier.py --ask"),
+    ENCODER: Kind(EncoderConfig, False, "an encoder", "Encoder.from_pretrained, or examples/fill_mask.py"),
+    ENCODER_CLASSIFIER: Kind(
+        EncoderConfig, True, "an encoder's classifier", "EncoderClassifier.from_pretrained, or examples/finetune_classifier.py --ask"
+    ),
 }
 """By the name of one of their classes in transformers, GPT-2's for example."""
 
 _MOE = "a mixture of experts: each token goes through a few of many MLPs, which GPT's blocks do not have"
 _PICTURES = "reads pictures or sound, too: take the family's model for text alone"
 _REFUSED = {
-    "bert roberta distilbert electra deberta deberta-v2 modernbert": "an encoder: every token sees the later ones, too",
+    "distilbert albert electra deberta deberta-v2 modernbert camembert xlm-roberta": "an encoder that no table here describes",
     "t5 mt5 umt5 bart mbart marian pegasus whisper": "an encoder and a decoder with attention between them",
     "mamba mamba2 rwkv recurrent_gemma falcon_mamba jamba zamba zamba2 bamba xlstm": "not a transformer: states take attention's place",
     "gemma3 gemma3n gemma4 llava mllama idefics paligemma qwen2_vl qwen2_5_vl qwen3_vl smolvlm mistral3": _PICTURES,

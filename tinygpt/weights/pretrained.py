@@ -129,7 +129,7 @@ class StoredModel:
             where = self.path / "config.json"
             self.fields = read_json_object(where)
             self.family = named_family(where, self.fields)
-            self.config = self._checked(read_config(where, self.fields))
+            self.config = self._checked(self._as_stored(read_config(where, self.fields)))
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -140,6 +140,12 @@ class StoredModel:
     def architecture(self) -> str:
         """As `architecture_of` has it."""
         return architecture_of(self.fields)
+
+    def _as_stored(self, config: ModelConfig) -> ModelConfig:
+        """The config of a model with those of the family's optional modules that the file has."""
+        optional = self.family.optional if has_weights(self.path) else {}
+        found: dict[str, Json] = {field: self._named(config, name)[0].name in self.tensors for name, field in optional.items()}
+        return type(config).from_dict(vars(config) | found)
 
     def _checked(self, config: ModelConfig) -> ModelConfig:
         """Raises ValueError for a shape far beyond the weights, before a model of it is made: a typing error, or an attack."""
@@ -162,8 +168,6 @@ class StoredModel:
         copies = self._without_copies(stored, config)
         zero = {name for name in wanted if self.fields.get("bias") is False and name.endswith(".bias") and name not in stored}
         parts = {name: self._named(config, name) for name in wanted if name not in zero}
-        for name in [name for name in parts if self._may_lack(name) and not any(part.name in stored for part in parts[name])]:
-            del parts[name]
         shapes = {part.name: part.shape(_without_memory(wanted[name].shape)) for name in parts for part in parts[name]}
         _compare(self.path, stored, shapes, config)
         for name, read in parts.items():
@@ -191,9 +195,6 @@ class StoredModel:
             elif name in stored:
                 stored[original] = stored.pop(name)
         return found
-
-    def _may_lack(self, name: str) -> bool:
-        return name.startswith(tuple(f"{module}." for module in self.family.optional))
 
     def _named(self, config: ModelConfig, name: str) -> list[Part]:
         """The tensors that hold a parameter, by their names in `tensors`."""
