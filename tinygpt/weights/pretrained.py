@@ -70,6 +70,10 @@ class StorableTokenizer(Protocol):
     eos_id: int | None
     bos_id: int | None
     end_ids: tuple[int, ...]
+    roles: dict[str, str]
+    mask_id: int | None
+    cls_id: int | None
+    pad_id: int | None
 
     def token_bytes(self, id: int) -> bytes: ...
     def files(self) -> dict[str, bytes]: ...
@@ -291,17 +295,20 @@ def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableT
 
 
 def end_fields(tokenizer: StorableTokenizer) -> dict[str, Json]:
-    """Ids in config.json with which a text begins and ends: a list where there are several that end it."""
+    """Ids in config.json with which a text begins and ends, a list where there are several that end it; an encoder's padding, too."""
     ends = tokenizer.end_ids
-    begin = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    return {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)}
+    begin = next((id for id in (tokenizer.bos_id, tokenizer.cls_id, tokenizer.eos_id) if id is not None), None)
+    padding = {} if tokenizer.mask_id is None else {"pad_token_id": tokenizer.pad_id}
+    return {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None), **padding}
 
 
 def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
     """What transformers' AutoTokenizer needs in addition to the vocabulary."""
     fields: dict[str, Json] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
     fields |= {"tokenizer_class": tokenizer.model_class} | ({"add_prefix_space": False} if tokenizer.model_class == "GPT2Tokenizer" else {})
-    if tokenizer.eos_id is not None:
+    if tokenizer.mask_id is not None:  # an encoder's
+        fields |= tokenizer.roles | {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    elif tokenizer.eos_id is not None:
         end = tokenizer.token_bytes(tokenizer.eos_id).decode()
         fields |= {"bos_token": end, "eos_token": end}
     return fields
