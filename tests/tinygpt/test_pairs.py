@@ -173,7 +173,7 @@ def test_one_vocabulary_for_both_sides_with_end_and_padding(encoded, tmp_path):
     assert [(tokenizer.decode(s[:-1]), tokenizer.decode(t[:-1])) for s, t in zip(sources, targets, strict=True)] == ROWS
     tokenizer.save(tmp_path)
     again = load_tokenizer(tmp_path)
-    assert again.fingerprint() == tokenizer.fingerprint() and again.special[PADDING] == 279 and again.eos_id == 278
+    assert again.fingerprint() == tokenizer.fingerprint() and again.special[PADDING] == again.pad_id == 279 and again.eos_id == 278
 
 
 def test_batches_are_padded_and_end(encoded):

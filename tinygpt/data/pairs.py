@@ -168,7 +168,7 @@ def _draw_numbers(rng: np.random.Generator, among: np.ndarray, n: int, *, short:
         return [int(k) for k in rng.choice(among, n, replace=False)]
     below = np.searchsorted(among, 10 ** rng.integers(1, 6, n // 3))  # how many numbers of `among` each may be
     few = np.unique(among[(rng.random(n // 3) * below).astype(int)])
-    rest = rng.choice(np.setdiff1d(among, few), n - len(few), replace=False)
+    rest = rng.choice(np.setdiff1d(among, few, assume_unique=True), n - len(few), replace=False)
     return [int(k) for k in rng.permutation(np.concatenate([few, rest]))]
 
 
@@ -277,7 +277,7 @@ def train_pair_tokenizer(pairs: Sequence[Pair], vocab_size: int) -> BPETokenizer
     n = learned.n_vocab - 1
     ids = {learned.token_bytes(id): id for id in range(n)}
     tokenizer = BPETokenizer(learned.merges, ids=ids, special={END_OF_TEXT: n, PADDING: n + 1})
-    tokenizer.pad_id = n + 1
+    tokenizer.set_roles({"eos_token": END_OF_TEXT, "pad_token": PADDING})
     return tokenizer
 
 
