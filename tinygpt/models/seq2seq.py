@@ -280,9 +280,11 @@ class Seq2Seq(Model):
     seed     decides the initial weights and the dropout masks
     """
 
+    config_class = Seq2SeqConfig
+    config: Seq2SeqConfig
+
     def __init__(self, config: Seq2SeqConfig, seed: int = 0, *, _empty: bool = False) -> None:
-        super().__init__(seed)
-        self.config = config
+        super().__init__(config, seed)
         init = GlorotInitializer(config, seed, _empty)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, init=init.embedding)
         stream = self.dropout_stream
@@ -358,6 +360,9 @@ class Seq2Seq(Model):
 
     def _embed(self, stack: Stack[ComposedBlock] | Stack[DecoderBlock], ids: np.ndarray, positions: np.ndarray) -> ag.Tensor:
         x, scale = self.wte(ids), self.config.scale_of_embeddings
+        padding = ids == self.config.pad_id
+        if padding.any() and not self.config.padding_trains:
+            x = ag.where(backend.to_device(padding[..., None]), ag.Tensor(x.data), x)  # the same numbers, without a way back
         return stack.embed(x if scale == 1 else x * scale, positions, self.dtype)
 
     def forward(self, source_ids: ArrayLike, target_ids: ArrayLike, attention_mask: ArrayLike | None = None) -> ag.Tensor:
