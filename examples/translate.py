@@ -25,8 +25,9 @@ from tinygpt.data.pairs import N_NUMBERS, NAMES, Pair, PairBatches, encode_pairs
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.fields import FREE, WITH_OVERRIDE, PathName
 from tinygpt.finetuning.common import fingerprint
+from tinygpt.inference.translate import cross_attention
 from tinygpt.inference.translations import aligned, score_translations, scores_table, translate_texts
-from tinygpt.inspect.cross_attention import Alignment, cross_attention, plot_cross_attention
+from tinygpt.inspect.cross_attention import Alignment, plot_cross_attention
 from tinygpt.models import Seq2Seq
 from tinygpt.parallel.local import n_processes, workers_for
 from tinygpt.recipes import TRANSLATION
@@ -183,7 +184,7 @@ def alignments(model: Seq2Seq, tokenizer: Tokenizer, pairs: list[Pair], n: int =
     for kind in list(dict.fromkeys(pair.kind for pair in pairs))[:n]:
         ids = [[*tokenizer.encode(text), tokenizer.eos_id] for text in (first[kind].source, first[kind].target)]
         source, target = ([tokenizer.decode([id]).strip() for id in side] for side in ids)
-        found.append(Alignment(source, target, cross_attention(model, *ids)[-1].mean(axis=0)))
+        found.append(Alignment(source, target, cross_attention(model, ids[:1], ids[1:])[0, -1].mean(axis=0)))
     return found
 
 

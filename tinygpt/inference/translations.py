@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinygpt.data.tokenizer import Tokenizer
-from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput
 from tinygpt.models.seq2seq import Seq2Seq
 
@@ -19,22 +18,13 @@ from tinygpt.models.seq2seq import Seq2Seq
 def translate_texts(
     model: Seq2Seq, tokenizer: Tokenizer, texts: Sequence[str], *, n_beams: int = 1, length_penalty: float = 1.0, batch_size: int = 50
 ) -> list[str]:
-    """The translation of each text; texts of similar length are decoded together, and at most 10 tokens more than twice those of a source.
-
-    n_beams, length_penalty   as in `tinygpt.inference.translate`
-    Raises ValueError for a text longer than the model's context.
-    """
+    """The translation of each text, at most ten tokens longer than twice the longest source; the options are those of
+    `tinygpt.inference.translate.search`. Raises ValueError for a text longer than the model's context."""
     end = model.config.eos_id
-    sequences = [[*tokenizer.encode(text), end] for text in texts]
-    found, by_length = [""] * len(texts), sorted(range(len(texts)), key=lambda i: len(sequences[i]))
-    for start in range(0, len(texts), batch_size):
-        which = by_length[start : start + batch_size]
-        ids, mask = pad([sequences[i] for i in which])
-        most = min(2 * ids.shape[1] + 10, model.config.n_positions)
-        targets = model.translate(ids, most, attention_mask=mask, n_beams=n_beams, length_penalty=length_penalty)
-        for i, target in zip(which, targets, strict=True):
-            found[i] = tokenizer.decode([id for id in target if id not in (end, model.config.pad_id)])
-    return found
+    sources = [[*tokenizer.encode(text), end] for text in texts]
+    most = min(2 * max(map(len, sources), default=0) + 10, model.config.n_positions)
+    targets = model.translate(sources, most, n_beams=n_beams, length_penalty=length_penalty, batch_size=batch_size)
+    return [tokenizer.decode([id for id in target if id not in (end, model.config.pad_id)]) for target in targets]
 
 
 @dataclass(frozen=True)

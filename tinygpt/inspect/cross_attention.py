@@ -10,24 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-import autograd as ag
-from autograd import backend, nn
-from autograd.drawing import op_name
 from tinygpt.errors import MissingPackage
-from tinygpt.inspect.trace import watched
-from tinygpt.models.seq2seq import Seq2Seq, shifted_right
-
-
-def cross_attention(model: Seq2Seq, source_ids: Sequence[int], target_ids: Sequence[int]) -> np.ndarray:
-    """The share of its attention that each decoder block and head gives to each token of the source while it predicts each of the target.
-
-    source_ids (S,), target_ids (T,), ends included -> (blocks, heads, T, S); rows sum to 1
-    """
-    inputs = shifted_right([target_ids], model.config.start_id, model.config.pad_id)
-    with nn.evaluating(model), ag.use_kernels("reference"):  # it keeps the weights; the fast kernels never have all of them
-        steps = watched(model, lambda: model([source_ids], inputs))
-    found = [step.saved.weights for module, step in steps if module.endswith(".cross") and op_name(step.op) == "Attention"]
-    return np.stack([backend.to_host(weights)[0] for weights in found])
 
 
 @dataclass(frozen=True)
