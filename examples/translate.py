@@ -24,7 +24,7 @@ from tinygpt.data.corpora import run_name
 from tinygpt.data.pairs import N_NUMBERS, NAMES, Pair, PairBatches, encode_pairs, load_pairs, train_pair_tokenizer
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.fields import FREE, WITH_OVERRIDE, PathName
-from tinygpt.finetuning.common import fingerprint
+from tinygpt.finetuning.common import fingerprint, shorten
 from tinygpt.inference.translate import cross_attention
 from tinygpt.inference.translations import aligned, score_translations, scores_table, translate_texts
 from tinygpt.inspect.cross_attention import Alignment, plot_cross_attention
@@ -80,8 +80,11 @@ def main() -> None:
     # Pairs of texts, split so that no source of one part is in another; one vocabulary for both languages.
     pairs = load_pairs(*config.data, seed=config.train.seed, n_numbers=config.numbers)
     report.say("\n           ".join([f"data       {pairs.source}", *pairs.notes]))
+    pairs.validation.sort(key=lambda pair: len(pair.source))  # similar lengths in a batch: less padding
     a_run = Run.resume(config.resume) if config.resume else None
     last = a_run.last if a_run else None  # the checkpoint to resume from
+    if a_run and not last:
+        print(f"resume     {a_run.path} has no checkpoint yet: starting from step 0")
     tokenizer = last.tokenizer() if last else train_pair_tokenizer(pairs.train, config.model.vocab_size)
     n_positions, ends = config.model.n_positions, {"start_id": tokenizer.pad_id, "pad_id": tokenizer.pad_id, "eos_id": tokenizer.eos_id}
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab, **ends)
@@ -172,9 +175,10 @@ def compare_beams(config: TranslateConfig, model: Seq2Seq, tokenizer: Tokenizer,
 def examples(pairs: list[Pair], given: list[str], n: int = 10) -> str:
     """n pairs, evenly spaced, with their translations; a reference only where the translation is another."""
     lines = []
-    for i in range(0, len(pairs), max(1, len(pairs) // n)):
-        lines += [f"{pairs[i].source}\n  -> {given[i]}"] + [f"  != {pairs[i].target}"] * (given[i] != pairs[i].target)
-    return "\n".join(lines[:n])
+    for i in range(0, len(pairs), -(-len(pairs) // n)):
+        found = shorten(given[i], 2 * len(pairs[i].target) + 20)
+        lines += [pairs[i].source, f"  -> {found}"] + [f"  != {pairs[i].target}"] * (given[i] != pairs[i].target)
+    return "\n".join(lines)
 
 
 def alignments(model: Seq2Seq, tokenizer: Tokenizer, pairs: list[Pair], n: int = 3) -> list[Alignment]:
