@@ -128,7 +128,7 @@ def shorten(text: str, n: int) -> str:
 def set_trainable(model: Model, which: Trainable, lora: LoraConfig | None = None, seed: int = 0) -> Adapter | None:
     """Freezes all weights but some. Call it before an optimizer is made.
 
-    which   "head": a classifier's head alone, an encoder's with its pooler; "last-block": also the last block and the final norm; "all": every weight;
+    which   "head": a classifier's head alone (an encoder's: with its pooler); "last-block": also the last block and the final norm; "all": all;
             "lora": the head and low-rank matrices that are added to the layers named by `lora`, drawn by `seed`
     Returns the adapter of "lora", else None. Raises ValueError for another choice, and for the head of a model that has none.
     """
