@@ -335,7 +335,7 @@ def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:
     of another kind of model, with a `config_class`, whose class method this is. Raises as `StoredModel` and its `load_into`, and for a model of another kind."""
     stored = StoredModel(path_or_name)
     wanted = getattr(cls, "config_class", GPTConfig)
-    if not isinstance(stored.config, wanted):
+    if stored.architecture != kind_of(wanted):
         raise another_kind(stored.path, stored.architecture, kind_of(wanted))
     model = cls(stored.config, _empty=True)
     stored.load_into(model)
