@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -120,6 +121,14 @@ def test_a_base_of_another_kind(folder, monkeypatch, script, kind, wanted):
     with pytest.raises(ValueError, match=f"{kind}: {WHAT[kind]}, expected {wanted}; .*{re.escape(SCRIPT[kind])} {kind}"):
         call(monkeypatch, folder, script, [*flags, "--base", kind])
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(("script", "of"), [("pretrain", "pretrain_encoder"), ("pretrain_encoder", "translate"), ("translate", "pretrain")])
+def test_a_run_is_resumed_by_its_own_script(tmp_path, monkeypatch, script, of):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"script": f"examples/{of}.py"}), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"a run of examples/{of}\.py, expected one of examples/{script}\.py"):
+        call(monkeypatch, tmp_path, script, ["--resume", "run"])
 
 
 @pytest.mark.parametrize("kind", WHAT)
