@@ -50,8 +50,8 @@ def fill_masks(model: Encoder, tokenizer: Tokenizer, text: str, k: int = 5) -> l
     types = np.array(wrapped.token_types) if model.config.n_token_types > 1 else None
     with nn.evaluating(model), inference.mode():
         logits = backend.to_host(model(ids[None], token_types=None if types is None else types[None]).data)[0, places]
-    p = softmax(logits)  # (masks, V)
-    order = np.argsort(-p, axis=1)[:, : min(k, tokenizer.n_vocab)]
+    p = softmax(logits)[:, : tokenizer.n_vocab]  # (masks, V); a model may have more rows than there are tokens
+    order = np.argsort(-p, axis=1)[:, :k]
     return [[Candidate(tokenizer.decode([id]), float(row[id]), int(id)) for id in best] for row, best in zip(p, order, strict=True)]
 
 

@@ -19,7 +19,6 @@ from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer
 from tinygpt.storage.checked_json import Entries, read_json_object
 from tinygpt.storage.durable import PARTIAL, Lock
 from tinygpt.storage.safetensors import StoredTensor, read_chunks, read_safetensors_header
-from tinygpt.weights.config_json import KINDS
 from tinygpt.weights.hub import has_weights
 
 ERRORS = (ValueError, TypeError, OSError)
@@ -32,26 +31,17 @@ def check_checkpoint(directory: Path) -> list[str]:
         return found
     try:
         checkpoint = Checkpoint(directory)
-        config, tensors = checkpoint.config, checkpoint.stored.tensors
-        head = _head(checkpoint) if KINDS[checkpoint.kind].classifier else set()
-        n = sum(int(np.prod(tensor.shape)) for name, tensor in tensors.items() if name not in head)
+        config, n = checkpoint.config, checkpoint.stored.n_weights
         described = config.n_parameters()
         if isinstance(config, GPTConfig) and not config.qkv_bias:
             described += config.n_layer * 3 * config.n_embd  # the format always has biases
         if n != described:
             found.append(f"model.safetensors holds {n:,} weights, config.json describes {described:,}")
-        found += not_finite(tensors)
+        found += not_finite(checkpoint.stored.tensors)
         checkpoint.tokenizer()
     except ERRORS as error:
         found.append(str(error))
     return found + not_resumable(directory)
-
-
-def _head(checkpoint: Checkpoint) -> set[str]:
-    """The tensors of a classifier that its config does not count: one row for each label."""
-    family = checkpoint.stored.family
-    parts = [part for kind in ("weight", "bias") for part in family.parts(checkpoint.config, f"score.{kind}")]
-    return {family.canonical_name(part.name) for part in parts}
 
 
 def not_finite(tensors: dict[str, StoredTensor]) -> list[str]:
