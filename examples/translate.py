@@ -96,7 +96,8 @@ def main() -> None:
     batches = [PairBatches(*part[:2], tokenizer.pad_id) for part in (train, validation)]
     report.say(
         f"tokenizer  {tokenizer}\npairs      {len(train[2]):,} for training, {len(validation[2]):,} for validation, {len(test[2]):,} for the test; "
-        f"on average {mean_length(train[0]):.1f} tokens of source, {mean_length(train[1]):.1f} of target"
+        f"on average {mean_length(train[0]):.1f} tokens of source, {mean_length(train[1]):.1f} of target, "
+        f"{mean_length([pair.target for pair in train[2]]):.0f} characters"
     )
 
     # Model and trainer, if they fit into memory.
