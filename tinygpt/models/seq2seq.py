@@ -12,7 +12,7 @@ ln_cross, cross.c_q, cross.c_k, cross.c_v, cross.c_proj; encoder.relative and de
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -61,7 +61,9 @@ class CrossAttention(nn.Module):
         self.c_v = nn.Linear(c, inner, config.bias, init=init.hidden)
         self.c_proj = nn.Linear(inner, c, config.bias, init=init.hidden)
         p = config.dropouts["attn_pdrop"]
-        self.attend = partial(ag.scaled_dot_product_attention, scale=config.attention_scale, dropout=p, stream=stream)
+        self.attend: Callable[..., ag.Tensor] = partial(
+            ag.scaled_dot_product_attention, scale=config.attention_scale, dropout=p, stream=stream
+        )
         self.resid_dropout = nn.Dropout(config.dropout, stream)
 
     def keys_values(self, hidden: ag.Tensor) -> KeysValues:
