@@ -17,8 +17,6 @@ import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from tinygpt.inference.translate import cross_attention
-
 from autograd import backend
 from tinygpt import TrainConfig
 from tinygpt.cli import Progress, Report, exit_if_interrupted, prompt_lines, run, settings, table
@@ -27,6 +25,7 @@ from tinygpt.data.pairs import N_NUMBERS, NAMES, Pair, PairBatches, encode_pairs
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.fields import FREE, WITH_OVERRIDE, PathName
 from tinygpt.finetuning.common import fingerprint, shorten
+from tinygpt.inference.translate import cross_attention
 from tinygpt.inference.translations import aligned, score_translations, scores_table, translate_texts
 from tinygpt.inspect.cross_attention import Alignment, plot_cross_attention
 from tinygpt.models import Seq2Seq
