@@ -137,9 +137,10 @@ def main() -> None:
     report.say(f"test pairs, by kind of text; greedy decoding\n{scores_table([pair.kind for pair in some], given, expected)}")
     report.say(compare_beams(config, model, tokenizer, some, given))
     report.say("ten test pairs: source, translation, and the reference where it differs\n" + examples(some, given))
+    right = 1 - config.train.label_smoothing * (1 - 1 / shape.vocab_size)  # the probability of the right token in smoothed targets
     report.say(
-        f"best validation loss {result.best_validation_nats:.4f} nats per token at step {result.best_step} of {result.step}; trained in "
-        f"{result.seconds / 60:.1f} minutes; {rate:,.0f} test texts per second"
+        f"best validation loss {result.best_validation_nats:.4f} nats per token at step {result.best_step} of {result.step}, of which "
+        f"{-math.log(right):.4f} are label smoothing's; trained in {result.seconds / 60:.1f} minutes; {rate:,.0f} test texts per second"
     )
     report.write(a_run.path / "report.txt")
     try:
