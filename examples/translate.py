@@ -95,7 +95,8 @@ def main() -> None:
     batches = [PairBatches(*part[:2], tokenizer.pad_id) for part in (train, validation)]
     report.say(
         f"tokenizer  {tokenizer}\npairs      {len(train[2]):,} for training, {len(validation[2]):,} for validation, {len(test[2]):,} for the test; "
-        f"on average {mean_length(train[0]):.1f} tokens of source, {mean_length(train[1]):.1f} of target"
+        f"on average {mean_length(train[0]):.1f} tokens of source, {mean_length(train[1]):.1f} of target, "
+        f"{mean_length([pair.target for pair in train[2]]):.0f} characters"
     )
 
     # Model and trainer, if they fit into memory.
@@ -136,9 +137,10 @@ def main() -> None:
     report.say(f"test pairs, by kind of text; greedy decoding\n{scores_table([pair.kind for pair in some], given, expected)}")
     report.say(compare_beams(config, model, tokenizer, some, given))
     report.say("ten test pairs: source, translation, and the reference where it differs\n" + examples(some, given))
+    right = 1 - config.train.label_smoothing * (1 - 1 / shape.vocab_size)  # the probability of the right token in smoothed targets
     report.say(
-        f"best validation loss {result.best_validation_nats:.4f} nats per token at step {result.best_step} of {result.step}; trained in "
-        f"{result.seconds / 60:.1f} minutes; {rate:,.0f} test texts per second"
+        f"best validation loss {result.best_validation_nats:.4f} nats per token at step {result.best_step} of {result.step}, of which "
+        f"{-math.log(right):.4f} are label smoothing's; trained in {result.seconds / 60:.1f} minutes; {rate:,.0f} test texts per second"
     )
     report.write(a_run.path / "report.txt")
     try:
