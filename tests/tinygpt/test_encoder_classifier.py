@@ -24,7 +24,9 @@ from tinygpt.weights.config_json import CLASSIFIER, ENCODER_CLASSIFIER
 LABELS = ["ham", "eggs", "spam"]
 TEXTS = ["free money, click now", "eggs for lunch", "see you at ten"]
 TOKENIZER = encoder_tokenizer(TEXTS * 3, 270)
-TINY = EncoderConfig(n_layer=2, n_head=2, n_embd=16, n_positions=24, vocab_size=TOKENIZER.n_vocab, pad_id=TOKENIZER.pad_id)
+TINY = EncoderConfig(
+    n_layer=2, n_head=2, n_embd=16, n_positions=24, vocab_size=TOKENIZER.n_vocab, pad_id=TOKENIZER.pad_id, initializer_range=0.1
+)  # fmt: skip
 
 
 def classifier(seed=0, config=TINY, **options):
@@ -115,17 +117,17 @@ def test_a_saved_classifier_says_the_same(tmp_path, changes):
 def data(seed):
     """Texts whose label is their first word's."""
     rng = np.random.default_rng(seed)
-    targets = rng.integers(0, 3, 24)
+    targets = rng.integers(0, 3, 48)
     texts = [f"{['free', 'eggs', 'see'][label]} {' '.join(rng.choice(['you', 'now', 'for', 'ten'], 3))}" for label in targets]
     return LabeledBatches(encode(texts, TOKENIZER, TINY.n_positions)[0], targets)
 
 
-SETTINGS = TrainConfig(steps=30, lr=5e-3, warmup_steps=5, micro_batch=12, eval_every=10, log_every=10)
+SETTINGS = TrainConfig(steps=40, lr=1e-2, warmup_steps=10, micro_batch=12, eval_every=20, log_every=20)
 
 
 @pytest.mark.parametrize("which", ["head", "last-block", "all", "lora"])
 def test_what_is_frozen_keeps_every_bit(tmp_path, which):
-    model = EncoderClassifier(Encoder(TINY, seed=1), TOKENIZER, LABELS)
+    model = EncoderClassifier(Encoder(TINY, seed=1), TOKENIZER, LABELS, pooling="mean")
     adapter = set_trainable(model, which, LoraConfig(2, targets=("q", "v", "down")))
     before, n = weights(model), n_trainable(model)
     run = Run.create("x", tmp_path / "run", background=False)
@@ -144,7 +146,7 @@ def test_what_is_frozen_keeps_every_bit(tmp_path, which):
         assert result.best_validation_nats < 0.5 and (model.logits(data(2).sequences).argmax(1) == data(2).targets).mean() > 0.9
     if adapter:
         adapter.save(tmp_path / "adapter")
-        again = EncoderClassifier(Encoder(TINY, seed=1), TOKENIZER, LABELS, seed=9)
+        again = EncoderClassifier(Encoder(TINY, seed=1), TOKENIZER, LABELS, pooling="mean", seed=9)
         load_lora(again, tmp_path / "adapter")
         np.testing.assert_equal(weights(again), weights(model))
         fields = json.loads((tmp_path / "adapter" / "adapter_config.json").read_bytes())

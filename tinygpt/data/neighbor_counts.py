@@ -24,9 +24,9 @@ import numpy as np
 
 from tinygpt.data.windows import IGNORED
 
-_STRENGTHS = (3, 10, 30, 100, 300)  # k: what p(w) weighs against the counts of one neighbor
-_JOINT_STRENGTHS = (0.3, 1, 3, 10)  # m: what q(w) weighs against the counts of both
-_TUNED_ON = 2000  # targets that k and m are chosen on
+_STRENGTHS = (10, 30, 100, 300)  # k: what p(w) weighs against the counts of one neighbor
+_JOINT_STRENGTHS = (0.3, 3, 10)  # m: what q(w) weighs against the counts of both
+_TUNED_ON = 1000  # targets that k and m are chosen on
 _AT_ONCE = 256  # targets whose (targets, V) probabilities are in memory at once
 _UNKNOWN = -1
 

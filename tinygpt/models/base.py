@@ -48,6 +48,12 @@ class Model(nn.Module):
         self.z_loss = self.label_smoothing = 0.0
         self.dropout_stream = ag.RandomStream(seed)
 
+    @property
+    def n_classes(self) -> int:
+        """How many tokens each prediction chooses from: a uniform guess costs ln(n_classes) nats."""
+        n: int = self.config.vocab_size
+        return n
+
     def set_compute_dtype(self, dtype: str) -> Self:
         """Switches activations and matrix products to "bfloat16" or "float16", or back to "float32"; returns the model.
 
