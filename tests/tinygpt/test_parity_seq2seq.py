@@ -45,7 +45,7 @@ def drawn(draw, name):
             "encoder_attention_heads": heads, "decoder_attention_heads": heads, "encoder_ffn_dim": n_inner, "decoder_ffn_dim": n_inner,
             "max_position_embeddings": 40, "activation_function": pick("swish", "gelu", "relu"), "scale_embedding": pick(True, False),
             "pad_token_id": pad, "decoder_start_token_id": pick(pad, 3), "eos_token_id": 1, "forced_eos_token_id": pick(1, None),
-            "tie_word_embeddings": pick(True, False), "init_std": 0.1,
+            "tie_word_embeddings": True, "init_std": 0.1,
         }  # fmt: skip
     return {
         "vocab_size": V, "d_model": pick(8, 24), "d_kv": pick(3, 8), "d_ff": pick(12, 40), "num_layers": layers,

@@ -485,6 +485,7 @@ def test_relative_positions_have_no_last_one():
     ("kind", "changes", "message"),
     [
         ("marian", {"share_encoder_decoder_embeddings": False}, r"share_encoder_decoder_embeddings False, expected True"),
+        ("marian", {"tie_word_embeddings": False}, r"tie_word_embeddings False, expected True"),
         ("marian", {"decoder_ffn_dim": 13}, r"decoder_ffn_dim 13, expected 12; encoder and decoder of one width"),
         ("marian", {"decoder_attention_heads": 4}, r"decoder_attention_heads 4, expected 2"),
         ("marian", {"decoder_vocab_size": 9}, r"decoder_vocab_size 9, expected 23"),

@@ -75,8 +75,9 @@ _KEYS = {
 }  # fmt: skip
 _SAME = {"decoder_attention_heads": "encoder_attention_heads", "decoder_ffn_dim": "encoder_ffn_dim", "decoder_vocab_size": "vocab_size"}
 _FIXED = {
-    "share_encoder_decoder_embeddings": True, "normalize_before": False, "add_final_layer_norm": False, "normalize_embedding": False,
-    "static_position_embeddings": True, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0, "activation_dropout": 0.0,
+    "share_encoder_decoder_embeddings": True, "tie_word_embeddings": True, "normalize_before": False, "add_final_layer_norm": False,
+    "normalize_embedding": False, "static_position_embeddings": True, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
+    "activation_dropout": 0.0,
 }  # fmt: skip
 _DEFAULTS = {"dropout": 0.1, "attention_dropout": 0.0, "scale_embedding": False}
 

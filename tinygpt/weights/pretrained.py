@@ -207,7 +207,9 @@ class StoredModel:
             embedding, output = (self._named(config, f"{module}.weight")[0].name for module in ("wte", "lm_head"))
             copies = {output: embedding}
         found = []
-        for name, original in copies.items() if config.tie_word_embeddings else ():
+        if not config.tie_word_embeddings:  # where a family has several copies, they are those of one embedding for all stacks
+            copies = {name: original for name, original in copies.items() if self.family.unties not in ("", name)}
+        for name, original in copies.items():
             if name in stored and original in stored:
                 found.append((name, stored.pop(name), original))
             elif name in stored:
