@@ -51,7 +51,7 @@ def drawn(draw, name):
         "vocab_size": V, "d_model": pick(8, 24), "d_kv": pick(3, 8), "d_ff": pick(12, 40), "num_layers": layers,
         "num_decoder_layers": decoder_layers, "num_heads": heads, "decoder_start_token_id": 0, "tie_word_embeddings": pick(True, False),
         "feed_forward_proj": pick("relu", "gated-gelu", "gated-silu", "gelu"), "relative_attention_num_buckets": pick(8, 32),
-        "relative_attention_max_distance": pick(20, 128), "layer_norm_epsilon": pick(1e-6, 1e-3), "initializer_factor": 0.5,
+        "relative_attention_max_distance": pick(20, 128), "layer_norm_epsilon": pick(1e-6, 1e-3), "initializer_factor": 1.0,
     }  # fmt: skip
 
 
