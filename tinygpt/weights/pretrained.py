@@ -55,7 +55,7 @@ from tinygpt.weights.family import Family, Part, canonical_name, same
 from tinygpt.weights.gpt2 import GPT2
 from tinygpt.weights.hub import has_weights, locate, refuse_gguf, refuse_pickle
 from tinygpt.weights.llmc import read_llm_c_header
-from tinygpt.weights.marian import DECODING
+from tinygpt.weights.seq2seq_keys import DECODING
 
 
 class Storable(Protocol):
@@ -205,6 +205,8 @@ class StoredModel:
             if not copy.equals(part.stored(backend.to_host(wanted[name].data))):
                 rule = "expected equal ones where the output layer is tied to the embedding"
                 fix = 'write "tie_word_embeddings": false into config.json'
+                if "embed_tokens" in copied:
+                    rule, fix = "expected equal ones", "a model whose encoder and decoder have embeddings of their own is not supported"
                 raise InvalidInput(f"{copy.path}: {copied} differs from {original}, {rule}; {fix}")
 
     def _without_copies(self, stored: dict[str, StoredTensor], config: ModelConfig) -> list[tuple[str, StoredTensor, str]]:
