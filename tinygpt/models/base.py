@@ -69,7 +69,8 @@ class Model(nn.Module):
     def recompute_blocks(self, on: bool = True) -> Self:
         """Trades time for memory in training: every block keeps its input alone and computes the rest again in the backward pass.
 
-        Gradients stay the same, bit for bit. For single blocks set `model.h[i].recompute`. Returns the model.
+        Gradients stay the same: bit for bit, but with cross-attention up to rounding, as those of the source are added up in another order. For single
+        blocks set `model.h[i].recompute`. Returns the model.
         """
         for block in self.h:
             block.recompute = on
@@ -86,7 +87,7 @@ class Model(nn.Module):
     if TYPE_CHECKING:
 
         def summary(self, optimizer: str = "adamw") -> str: ...
-        def trace(self, ids: ArrayLike, targets: ArrayLike | None = None) -> object: ...
+        def trace(self, ids: ArrayLike, targets: ArrayLike | None = None, attention_mask: ArrayLike | None = None) -> object: ...
         def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None: ...
         @classmethod
         def from_pretrained(cls, path_or_name: str | Path) -> Self: ...
