@@ -44,6 +44,8 @@ class TrainConfig:
     """Maximum norm of the gradients: larger ones are scaled down to it. 0: no clipping."""
     z_loss: float = field(default=0.0, metadata=WITH_OVERRIDE)
     """Weight of a term in the training loss that keeps logits from drifting, the mean square of their logsumexp; PaLM: 1e-4. 0: none."""
+    label_smoothing: float = field(default=0.0, metadata=WITH_OVERRIDE)
+    """Share of the probability that the training loss spreads evenly over all tokens, or labels; original transformer: 0.1. 0: none."""
     micro_batch: int = 16
     """Windows per forward and backward pass; limited by memory."""
     tokens_per_update: int = 0
@@ -91,6 +93,8 @@ class TrainConfig:
             raise InvalidInput(f"TrainConfig.momentum: {self.momentum}, expected 0 <= momentum < 1; 0.95 suits Muon")
         if not self.lr > 0:
             raise InvalidInput(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
+        if not 0 <= self.label_smoothing < 1:
+            raise InvalidInput(f"TrainConfig.label_smoothing: {self.label_smoothing}, expected 0 <= label_smoothing < 1; 0 switches it off")
         self._check_decay()
         self._check_ramp()
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from tinygpt.errors import InvalidInput, WrongType, did_you_mean
 from tinygpt.fields import Json, check_fields, from_dict, multiples
@@ -14,6 +14,20 @@ Shapes = dict[str, tuple[int, ...]]
 SIZES = "n_layer n_head n_embd n_positions vocab_size dropout embd_pdrop attn_pdrop qkv_bias tie_word_embeddings layer_norm_epsilon"
 SIZES += " initializer_range"
 """Fields that a plain GPT-2 may set as it likes; each of the others makes another model of it (`GPTConfig.options`)."""
+
+
+class ModelConfig(Protocol):
+    """What files, training and reports need of a model's shape, whatever its kind: GPTConfig, or that of an encoder or an encoder-decoder."""
+
+    @property
+    def n_positions(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def tie_word_embeddings(self) -> bool: ...
+    def n_parameters(self) -> int: ...
+    @classmethod
+    def from_dict(cls, fields: dict[str, Json]) -> Self: ...
 
 
 @dataclass(frozen=True, repr=False)

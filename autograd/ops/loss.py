@@ -31,7 +31,8 @@ class CrossEntropy(Op):
     z; the term pulls the sum of e^z to 1, so that logits stay small. Its slope is 2 b lse p / n: in dz, p becomes q = p (1 + 2 b lse).
 
     Shapes      z (N, V), targets (N,) integers -> scalar.  Saves q (N, V), which is p without z_loss, and targets (N,).
-    Source      z_loss: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5, with b = 1e-4; Wortsman et al. 2023, arXiv:2309.14322,
+    Source      label smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7; a = 0.1 in Vaswani et al. 2017, arXiv:1706.03762, section 5.4.
+                z_loss: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5, with b = 1e-4; Wortsman et al. 2023, arXiv:2309.14322,
                 section 3.1.2, on when it helps.
     """
 

@@ -437,8 +437,8 @@ def test_columns_of_more_rows_than_blocks(host):
 @on_host
 @each_storage
 @pytest.mark.parametrize("n_classes", [2, 33, 1030, 9001])  # at last, more than each thread's first 16 bytes
-@pytest.mark.parametrize("z_loss", [0.0, 0.01])
-def test_cross_entropy_in_place(n_classes, storage, z_loss, host_either, monkeypatch):
+@pytest.mark.parametrize(("z_loss", "smoothing"), [(0.0, 0.0), (0.01, 0.0), (0.01, 0.1)])
+def test_cross_entropy_in_place(n_classes, storage, z_loss, smoothing, host_either, monkeypatch):
     rng = np.random.default_rng(3)
     z, targets = 5 * rng.standard_normal((6, n_classes)), rng.integers(0, n_classes, 6)
     targets[2] = -100
@@ -448,12 +448,13 @@ def test_cross_entropy_in_place(n_classes, storage, z_loss, host_either, monkeyp
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     lse = (z - log_p)[:, :1]
     counted = targets != -100
-    losses = np.where(counted, -log_p[np.arange(6), np.maximum(targets, 0)] + z_loss * lse[:, 0] ** 2, 0)
-    dz = (np.exp(log_p) * (1 + 2 * z_loss * lse) - (np.arange(n_classes) == targets[:, None])) * counted[:, None] * 0.5
+    w = (1 - smoothing) * (np.arange(n_classes) == targets[:, None]) + smoothing / n_classes
+    losses = np.where(counted, -(w * log_p).sum(axis=1) + z_loss * lse[:, 0] ** 2, 0)
+    dz = (np.exp(log_p) * (1 + 2 * z_loss * lse) - w) * counted[:, None] * 0.5
     run = module.kernel("loss.cu", "cross_entropy_in_place", logits.dtype.name)
     for want in (0, 1):
         found, before = host_either.empty(6, "float32"), logits.copy()
-        numbers = (module.i32(n_classes), module.i64(-100), module.f32(z_loss), module.f32(0.5), module.i32(want))
+        numbers = (module.i32(n_classes), module.i64(-100), module.f32(smoothing), module.f32(z_loss), module.f32(0.5), module.i32(want))
         run((6,), (module.row_threads(n_classes, logits.dtype),), (found, logits, targets, *numbers))
         assert_near(found, losses, np.dtype("float32"))
         if not want:
@@ -462,9 +463,9 @@ def test_cross_entropy_in_place(n_classes, storage, z_loss, host_either, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("option", "taken"), [({}, True), ({"z_loss": 1e-4}, True), ({"softcap": 30.0}, False), ({"label_smoothing": 0.1}, False)]
+    ("option", "taken"), [({}, True), ({"z_loss": 1e-4}, True), ({"softcap": 30.0}, False), ({"label_smoothing": 0.1}, True)]
 )
-def test_capped_and_smoothed_logits_are_left_to_the_definition(option, taken):
+def test_capped_logits_are_left_to_the_definition(option, taken):
     (kernel,) = KERNELS[LinearCrossEntropy]
     arrays = np.ones((3, 2), np.float32), np.ones((4, 2), np.float32), np.zeros(3, np.int64)
     assert kernel.supports(*arrays, **{"label_smoothing": 0.0, "n_counted": 3} | option) is taken

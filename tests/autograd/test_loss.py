@@ -122,8 +122,10 @@ def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes
 
 
 @numpy_only
-@pytest.mark.parametrize("options", [{"softcap": 30.0}, {"z_loss": 1e-4}, {"softcap": 30.0, "z_loss": 1e-4}])
-def test_the_fast_path_takes_a_softcap_and_z_loss(options):
+@pytest.mark.parametrize(
+    "options", [{"softcap": 30.0}, {"z_loss": 1e-4}, {"label_smoothing": 0.1}, {"softcap": 30.0, "z_loss": 1e-4, "label_smoothing": 0.1}]
+)
+def test_the_fast_path_takes_all_options(options):
     from autograd.kernels.cpu.loss import LinearCrossEntropyBlocked
 
     x, weight = tensor(np.ones((3, 2), np.float32)), tensor(np.ones((4, 2), np.float32))
@@ -140,8 +142,11 @@ def test_linear_cross_entropy_with_a_frozen_input(needs):
 
 
 @numpy_only
-@given(seed=seeds, n=N, n_classes=st.integers(2, 20), rows=st.integers(0, 5), columns=st.integers(1, 7), needs=st.sampled_from(NEEDS))
-def test_pieces_of_logits_add_up_to_the_whole(seed, n, n_classes, rows, columns, needs):
+@given(
+    seed=seeds, n=N, n_classes=st.integers(2, 20), rows=st.integers(0, 5), columns=st.integers(1, 7), needs=st.sampled_from(NEEDS),
+    smoothing=SMOOTHING,
+)  # fmt: skip
+def test_pieces_of_logits_add_up_to_the_whole(seed, n, n_classes, rows, columns, needs, smoothing):
     """With pieces of a few rows and blocks of a few columns, as real sizes have them."""
     from autograd.kernels.cpu import loss as cpu_loss  # not above: that would register the CPU's kernels under any backend
 
@@ -153,7 +158,7 @@ def test_pieces_of_logits_add_up_to_the_whole(seed, n, n_classes, rows, columns,
     for mode in ("reference", "fast"):
         with ag.use_kernels(mode), patch.multiple(cpu_loss, _LOGITS_BYTES=rows * n_classes * 8, _VOCABULARY_BLOCK=columns):
             tensors = tensor(x, needs[0]), tensor(w, needs[1])
-            loss = ag.linear_cross_entropy(*tensors, targets)
+            loss = ag.linear_cross_entropy(*tensors, targets, label_smoothing=smoothing)
             loss.backward()
             results.append([loss.data, *(t.grad for t in tensors)])
     for found, expected in zip(*results, strict=True):
@@ -216,6 +221,16 @@ def test_smoothing_is_a_mixture():
     hard = ag.cross_entropy(tensor(logits), targets).item()
     every = np.mean([ag.cross_entropy(tensor(logits), np.full(5, c)).item() for c in range(4)])
     assert math.isclose(ag.cross_entropy(tensor(logits), targets, label_smoothing=0.3).item(), 0.7 * hard + 0.3 * every, rel_tol=1e-12)
+
+
+def test_the_smoothed_loss_is_least_where_p_is_w():
+    """And there it is the entropy of w."""
+    w = np.array([[0.05, 0.85, 0.05, 0.05]])
+    z = tensor(np.log(w) + 3)
+    loss = ag.cross_entropy(z, [1], label_smoothing=0.2)
+    loss.backward()
+    assert_close(loss.data, np.array(-(w * np.log(w)).sum()))
+    assert_close(z.grad, np.zeros((1, 4)))
 
 
 def test_leading_axes_are_rows():

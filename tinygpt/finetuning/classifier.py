@@ -21,6 +21,7 @@ import numpy as np
 
 import autograd as ag
 from autograd import Array, backend, inference, nn
+from tinygpt.config import GPTConfig
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import pad
 from tinygpt.errors import InvalidInput, WrongType
@@ -115,6 +116,7 @@ class GPTClassifier(nn.Module):
             self.transformer.lm_head = OutputLayer(gpt.wte.weight)
         self.config = self.transformer.config
         self.dropout_stream = gpt.dropout_stream
+        self.label_smoothing = 0.0
         self.tokenizer, self.pooling = tokenizer, pooling
         self.pad_id = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
         weight = np.random.default_rng([seed, 1]).standard_normal((len(self.labels), self.config.n_embd), dtype=np.float32)
@@ -134,6 +136,11 @@ class GPTClassifier(nn.Module):
         """Raises ValueError unless the weight is 0: a few labels have no use for z-loss."""
         if weight:
             raise InvalidInput(f"GPTClassifier: z_loss {weight}, expected 0; it is for language models, whose vocabularies are large")
+        return self
+
+    def set_label_smoothing(self, share: float) -> Self:
+        """As `GPT.set_label_smoothing`: the share is spread evenly over the labels, in training mode alone."""
+        self.label_smoothing = share
         return self
 
     def forward(self, ids: Array, attention_mask: Array = None) -> ag.Tensor:
@@ -160,7 +167,10 @@ class GPTClassifier(nn.Module):
         return logits
 
     def loss(self, ids: Array, targets: Array, attention_mask: Array = None, weights: Array = None) -> ag.Tensor:
-        """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy."""
+        """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy.
+
+        In training mode of the smoothed labels, where `set_label_smoothing` has given them a share.
+        """
         return self._loss(self.forward(ids, attention_mask), targets, weights)
 
     def loss_and_correct(self, ids: Array, targets: Array, attention_mask: Array = None, weights: Array = None) -> tuple[ag.Tensor, int]:
@@ -170,11 +180,15 @@ class GPTClassifier(nn.Module):
         return self._loss(logits, targets, weights), int(np.count_nonzero(correct))
 
     def _loss(self, logits: ag.Tensor, targets: Array, weights: Array) -> ag.Tensor:
+        smoothing = self.label_smoothing if self.training else 0.0
         if weights is None:
-            return ag.cross_entropy(logits, targets)
+            return ag.cross_entropy(logits, targets, label_smoothing=smoothing)
         share = backend.to_device(np.asarray(weights) / len(weights), logits.dtype)
-        log_p = ag.log_softmax(logits)[np.arange(len(targets)), np.asarray(targets)]  # (B,)
-        return -(log_p * ag.Tensor(share)).sum()
+        log_p = ag.log_softmax(logits)  # (B, labels)
+        at_target = log_p[np.arange(len(targets)), np.asarray(targets)]  # (B,)
+        if smoothing:
+            at_target = (1 - smoothing) * at_target + smoothing * log_p.mean(axis=1)
+        return -(at_target * ag.Tensor(share)).sum()
 
     def logits(self, sequences: Sequence[np.ndarray], batch_size: int = 32) -> np.ndarray:
         """(N, labels) for sequences of ids, in batches of texts of similar length: less padding to compute."""
@@ -230,6 +244,7 @@ class GPTClassifier(nn.Module):
             found = f"{checkpoint.path}: architectures {fields.get('architectures')}"
             raise InvalidInput(f"{found}, expected {CLASSIFIER} with id2label; train one: python examples/finetune_classifier.py")
         labels = [label for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
+        assert isinstance(checkpoint.config, GPTConfig)
         gpt = GPT(checkpoint.config, _empty=True)
         classifier = cls(gpt, checkpoint.tokenizer(), labels, pooling=fields.get("pooling", "last"))
         if isinstance(fields.get("pad_token_id"), int):

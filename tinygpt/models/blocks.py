@@ -59,19 +59,21 @@ class SinusoidalPositions(nn.Module):
 
 
 class ComposedAttention(nn.Module):
-    """Causal self-attention with the options of the config: fewer key heads, normalized or turned queries and keys, windows, ...
+    """Self-attention with the options of the config: fewer key heads, normalized or turned queries and keys, windows, ...
 
     rotary   the angles of positions by which queries and keys are turned, or None
+    causal   whether a position attends to itself and earlier ones only; an encoder's attend to all
     """
 
     def __init__(
-        self, config: GPTConfig, layer: int, rotary: nn.RotaryPositions | None, init: "Initializer", stream: ag.RandomStream
-    ) -> None:
+        self, config: GPTConfig, layer: int, rotary: nn.RotaryPositions | None, init: "Initializer", stream: ag.RandomStream,
+        causal: bool = True,
+    ) -> None:  # fmt: skip
         c, h, h_kv, d = config.n_embd, config.n_head, config.kv_heads, config.channels_per_head
         self.lengths, self.head_size = (h * d, h_kv * d, h_kv * d), d
         self.window = config.window_of(layer) or 0
         self.attend = partial(
-            ag.scaled_dot_product_attention, causal=True, scale=config.attention_scale, softcap=config.attention_softcap or 0.0,
+            ag.scaled_dot_product_attention, causal=causal, scale=config.attention_scale, softcap=config.attention_softcap or 0.0,
             alibi=ag.alibi_slopes(h) if config.positions == "alibi" else None, dropout=config.dropouts["attn_pdrop"], stream=stream,
         )  # fmt: skip
         self.rotary = rotary
@@ -176,11 +178,12 @@ class ComposedBlock(nn.Module):
     ln_2_out: nn.Module
 
     def __init__(
-        self, config: GPTConfig, layer: int, rotary: nn.RotaryPositions | None, init: "Initializer", stream: ag.RandomStream
-    ) -> None:
+        self, config: GPTConfig, layer: int, rotary: nn.RotaryPositions | None, init: "Initializer", stream: ag.RandomStream,
+        causal: bool = True,
+    ) -> None:  # fmt: skip
         for name in ("ln_1", "attn", "ln_1_out", "ln_2", "mlp", "ln_2_out"):  # the order in which parameters are listed
             if name == "attn":
-                self.attn = ComposedAttention(config, layer, rotary, init, stream)
+                self.attn = ComposedAttention(config, layer, rotary, init, stream, causal)
             elif name == "mlp":
                 self.mlp = (GatedMLP if config.gated else ComposedMLP)(config, init, stream)
             elif name in self.norms:
@@ -261,12 +264,13 @@ class SharedNormBlock(ComposedBlock):
 _BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock, "output": OutputNormBlock, "sandwich": SandwichBlock}
 
 
-def composed_blocks(config: GPTConfig, init: "Initializer", stream: ag.RandomStream) -> list[ComposedBlock]:
-    """The blocks of a model that is no GPT-2. Those with the same angles share their tables."""
+def composed_blocks(config: GPTConfig, init: "Initializer", stream: ag.RandomStream, causal: bool = True) -> list[ComposedBlock]:
+    """The blocks of a model that is no GPT-2. Those with the same angles share their tables. causal: as in `ComposedAttention`."""
     parallel = SharedNormBlock if config.shared_norm else ParallelBlock
     block = parallel if config.parallel_residual else _BLOCKS[config.norm_position]
     everywhere, local = rotary_positions(config)
-    return [block(config, layer, everywhere if config.window_of(layer) is None else local, init, stream) for layer in range(config.n_layer)]
+    rotary = [everywhere if config.window_of(layer) is None else local for layer in range(config.n_layer)]
+    return [block(config, layer, rotary[layer], init, stream, causal) for layer in range(config.n_layer)]
 
 
 def rotary_positions(config: GPTConfig) -> tuple[nn.RotaryPositions | None, nn.RotaryPositions | None]:

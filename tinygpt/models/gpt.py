@@ -140,7 +140,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int = 0, *, _empty: bool = False) -> None:
         self.config = config
         self.dtype = backend.compute_dtype("float32")
-        self.z_loss = 0.0
+        self.z_loss = self.label_smoothing = 0.0
         self.dropout_stream = ag.RandomStream(seed)
         init = Initializer(config, seed, _empty)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, init=init.normal)
@@ -169,6 +169,11 @@ class GPT(nn.Module):
     def set_z_loss(self, weight: float) -> Self:
         """Sets the weight of z-loss, see `cross_entropy`; 0: none. It counts in training mode alone. Returns the model."""
         self.z_loss = weight
+        return self
+
+    def set_label_smoothing(self, share: float) -> Self:
+        """Sets the share of label smoothing, see `cross_entropy`; 0: none. It counts in training mode alone. Returns the model."""
+        self.label_smoothing = share
         return self
 
     def recompute_blocks(self, on: bool = True) -> Self:
@@ -244,7 +249,8 @@ class GPT(nn.Module):
     def loss(self, ids: ArrayLike, targets: ArrayLike, attention_mask: ArrayLike | None = None, *, ignore_index: int = -100) -> ag.Tensor:
         """Mean cross-entropy of `targets` (B, T), in nats per token, as a scalar; targets equal to ignore_index do not count.
 
-        In training mode it includes z-loss, where `set_z_loss` has given it a weight; in evaluation mode it never does.
+        In training mode it includes z-loss and label smoothing, where `set_z_loss` and `set_label_smoothing` have given them a weight; in
+        evaluation mode it never does.
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
         """
         with nn.weights_in(self, self.dtype):
@@ -252,6 +258,7 @@ class GPT(nn.Module):
             return ag.linear_cross_entropy(
                 x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index,
                 softcap=self.config.logit_softcap or 0.0, z_loss=self.z_loss if self.training else 0.0,
+                label_smoothing=self.label_smoothing if self.training else 0.0,
             )  # fmt: skip
 
     # Methods of the layers above: tinygpt.inference.decoding, tinygpt.inspect.trace, tinygpt.weights.pretrained.

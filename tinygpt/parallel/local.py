@@ -169,7 +169,7 @@ class Replicas:
             for process, mine in zip(self._processes, tasks[1:], strict=True):
                 parts = [{"share": s.share, "first_row": s.first_row, "given": [a is not None for a in s.batch]} for s in mine]
                 header = {"tasks": parts, "training": self.model.training, "seed": stream.seed, "draw": stream.counter}
-                header["z_loss"] = self.model.z_loss
+                header |= {"z_loss": self.model.z_loss, "label_smoothing": self.model.label_smoothing}
                 process.send(header, [a for shard in mine for a in shard.batch if a is not None])
             with use_threads(self.n_threads):
                 total = accumulate(self.model, tasks[0])
@@ -335,9 +335,10 @@ class _Copy:
         bind_to_buffers(self.parameters, shared[0], self.gradient)
 
     def gradients(
-        self, arrays: list[np.ndarray], tasks: list[dict[str, Json]], training: bool, seed: int, draw: int, z_loss: float
-    ) -> float:
-        self.model.set_z_loss(z_loss)
+        self, arrays: list[np.ndarray], tasks: list[dict[str, Json]], training: bool, seed: int, draw: int, z_loss: float,
+        label_smoothing: float,
+    ) -> float:  # fmt: skip
+        self.model.set_z_loss(z_loss).set_label_smoothing(label_smoothing)
         if self.model.training != training:
             self.model.train(training)
         self.model.dropout_stream.seed, self.model.dropout_stream.counter = seed, draw

@@ -23,7 +23,7 @@ from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer
 from tinygpt.storage.checked_json import Entries, Json, read_json_object
 from tinygpt.storage.safetensors import read_safetensors_header, read_tensor
 from tinygpt.training.trainer import Trainer
-from tinygpt.weights.config_json import LANGUAGE_MODEL
+from tinygpt.weights.config_json import LANGUAGE_MODEL, another_kind
 from tinygpt.weights.hub import HUB_NAMES, has_weights, locate
 from tinygpt.weights.pretrained import StoredModel, read_array
 
@@ -34,13 +34,13 @@ class Checkpoint:
     path      its directory, or llm.c's file
     run       the run that it belongs to, or None
     config    the model's shape
-    kind      the architecture, by Hugging Face's name: GPT2LMHeadModel, GPT2ForSequenceClassification
+    kind      a key of `tinygpt.weights.config_json.KINDS`, by one of Hugging Face's names: GPT2LMHeadModel, GPT2ForSequenceClassification
     """
 
     def __init__(self, path: Path, run: Path | None = None) -> None:
         self.path, self.run = path, run
         self.stored = StoredModel(path)
-        self.config: GPTConfig = self.stored.config
+        self.config = self.stored.config
         self.kind = self.stored.architecture
 
     @classmethod
@@ -83,7 +83,8 @@ class Checkpoint:
     def language_model(self) -> GPT:
         """Raises ValueError, saying what it is, for anything but a language model."""
         if self.kind != LANGUAGE_MODEL:
-            raise InvalidInput(f"{self.path}: a classifier, expected a language model; load it with GPTClassifier.from_pretrained")
+            raise another_kind(self.path, self.kind, LANGUAGE_MODEL)
+        assert isinstance(self.config, GPTConfig)
         model = GPT(self.config, _empty=True)
         self.stored.load_into(model)
         return model

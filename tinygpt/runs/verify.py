@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygpt.arguments import command_parser, expand_home
+from tinygpt.config import GPTConfig
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer, status
 from tinygpt.storage.checked_json import Entries, read_json_object
@@ -32,7 +33,9 @@ def check_checkpoint(directory: Path) -> list[str]:
         checkpoint = Checkpoint(directory)
         config, tensors = checkpoint.config, checkpoint.stored.tensors
         n = sum(int(np.prod(tensor.shape)) for name, tensor in tensors.items() if not name.startswith("score."))
-        described = config.n_parameters() + (0 if config.qkv_bias else config.n_layer * 3 * config.n_embd)  # the format always has biases
+        described = config.n_parameters()
+        if isinstance(config, GPTConfig) and not config.qkv_bias:
+            described += config.n_layer * 3 * config.n_embd  # the format always has biases
         if n != described:
             found.append(f"model.safetensors holds {n:,} weights, config.json describes {described:,}")
         found += not_finite(tensors)

@@ -75,6 +75,7 @@ class Trainer:
             raise InvalidInput(f"TrainConfig.processes: {config.processes} without workers, {rule}")
         model.set_compute_dtype(config.dtype)
         model.set_z_loss(config.z_loss)
+        model.set_label_smoothing(config.label_smoothing)
         self.model: Trainable = model
         self.config, self.workers = config, workers
         self.train_items, self.validation_items = train, validation
@@ -286,7 +287,7 @@ class _Loop:
         if math.isnan(result.first_loss_nats):  # of the first update that was made
             result.first_loss_nats = loss
             n = trainer.model.n_classes
-            more = ", z-loss included" if self.config.z_loss else ""
+            more = f"{', z-loss included' * bool(self.config.z_loss)}{', labels smoothed' * bool(self.config.label_smoothing)}"
             self.reporter.note(f"first loss {loss:.3f} nats{more}; a uniform guess among {n:,} costs ln {n} = {math.log(n):.3f}")
         if spike := trainer.divergence.succeeded(result.step, loss, norm):
             self.reporter.note(spike)

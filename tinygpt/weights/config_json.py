@@ -1,10 +1,13 @@
 """config.json: a model's shape as a published family has it, as nanoGPT has it, and in a form of our own for what none of them can say."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from tinygpt.encoder_config import EncoderConfig
 from tinygpt.errors import InvalidInput
-from tinygpt.model_config import GPTConfig
+from tinygpt.model_config import GPTConfig, ModelConfig
 from tinygpt.storage.checked_json import Json
+from tinygpt.weights.bert import BERT, OUR_ENCODER, ROBERTA
 from tinygpt.weights.family import Family, Fields
 from tinygpt.weights.gemma import GEMMA, GEMMA2, GEMMA3
 from tinygpt.weights.gpt2 import GPT2, OURS
@@ -13,15 +16,45 @@ from tinygpt.weights.llama import LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
 from tinygpt.weights.nanochat import NANOCHAT
 from tinygpt.weights.opt import OPT
 
-FAMILIES = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPT, NANOCHAT)
+FAMILIES = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPT, NANOCHAT, BERT, ROBERTA)
 """Those that are read and written. A model is saved as the first that describes its config."""
 
-LANGUAGE_MODEL, CLASSIFIER = GPT2.architecture, "GPT2ForSequenceClassification"  # kinds of model, by the names of GPT-2's classes
+OWN = (OURS, OUR_ENCODER)
+"""For each class of configs the form of our own, for models that no published family describes."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model: by the shape of its body, and what it predicts.
+
+    config      the class of its shapes
+    classifier  whether it predicts labels of texts, instead of tokens
+    what        in a message
+    use         how to load or run it, in a message
+    """
+
+    config: type[ModelConfig]
+    classifier: bool
+    what: str
+    use: str
+
+
+LANGUAGE_MODEL, CLASSIFIER = GPT2.architecture, "GPT2ForSequenceClassification"
+ENCODER, ENCODER_CLASSIFIER = BERT.architecture, "BertForSequenceClassification"
+KINDS = {
+    LANGUAGE_MODEL: Kind(GPTConfig, False, "a language model", "GPT.from_pretrained, or examples/generate.py"),
+    CLASSIFIER: Kind(GPTConfig, True, "a classifier", "GPTClassifier.from_pretrained, or examples/finetune_classifier.py --ask"),
+    ENCODER: Kind(EncoderConfig, False, "an encoder", "Encoder.from_pretrained, or examples/fill_mask.py"),
+    ENCODER_CLASSIFIER: Kind(
+        EncoderConfig, True, "an encoder's classifier", "EncoderClassifier.from_pretrained, or examples/finetune_classifier.py --ask"
+    ),
+}
+"""By the name of one of their classes in transformers, GPT-2's for example."""
 
 _MOE = "a mixture of experts: each token goes through a few of many MLPs, which GPT's blocks do not have"
 _PICTURES = "reads pictures or sound, too: take the family's model for text alone"
 _REFUSED = {
-    "bert roberta distilbert electra deberta deberta-v2 modernbert": "an encoder: every token sees the later ones, too",
+    "distilbert albert electra deberta deberta-v2 modernbert camembert xlm-roberta": "an encoder that no table here describes",
     "t5 mt5 umt5 bart mbart marian pegasus whisper": "an encoder and a decoder with attention between them",
     "mamba mamba2 rwkv recurrent_gemma falcon_mamba jamba zamba zamba2 bamba xlstm": "not a transformer: states take attention's place",
     "gemma3 gemma3n gemma4 llava mllama idefics paligemma qwen2_vl qwen2_5_vl qwen3_vl smolvlm mistral3": _PICTURES,
@@ -34,28 +67,44 @@ _REFUSED = {
 """What is asked for most often, and why it does not load."""
 
 
+def another_kind(path: Path, found: str, wanted: str) -> InvalidInput:
+    """The error for a model of one kind where another is needed; both are keys of KINDS."""
+    return InvalidInput(f"{path}: {KINDS[found].what}, expected {KINDS[wanted].what}; load it with {KINDS[found].use}")
+
+
 def architecture_of(fields: Fields) -> str:
-    """CLASSIFIER or LANGUAGE_MODEL: the latter unless config.json says that it is a classifier."""
-    named = fields.get("architectures")
-    is_classifier = isinstance(named, list) and any(str(name).endswith("ForSequenceClassification") for name in named)
-    return CLASSIFIER if is_classifier else LANGUAGE_MODEL
+    """The kind of model that config.json describes, a key of KINDS; a language model where its model_type is unknown."""
+    named, family = fields.get("architectures"), _known().get(str(fields.get("model_type")), GPT2)
+    classifier = isinstance(named, list) and any(str(name).endswith("ForSequenceClassification") for name in named)
+    return kind_of(family.config, classifier)
 
 
-def family_of(config: GPTConfig, kind: str = LANGUAGE_MODEL) -> Family:
-    """As which family a model of this shape is saved: the first that describes it exactly, else the form of our own."""
-    found = (family for family in FAMILIES if (kind == LANGUAGE_MODEL or family.classifier) and family.describes(config))
-    return next(found, OURS)
+def kind_of(config: type[ModelConfig], classifier: bool = False) -> str:
+    """The key of KINDS for a class of configs."""
+    return next(name for name, kind in KINDS.items() if (kind.config, kind.classifier) == (config, classifier))
 
 
-def format_note(config: GPTConfig, kind: str = LANGUAGE_MODEL) -> str:
+def _known() -> dict[str, Family]:
+    return {family.model_type: family for family in (*FAMILIES, *OWN)}
+
+
+def family_of(config: ModelConfig, kind: str = LANGUAGE_MODEL) -> Family:
+    """As which family a model of this shape is saved: the first that describes it exactly, else the form of our own. kind: a key of KINDS."""
+    found = (family for family in FAMILIES if (not KINDS[kind].classifier or family.classifier) and family.describes(config))
+    return next(found, next(family for family in OWN if isinstance(config, family.config)))
+
+
+def format_note(config: ModelConfig, kind: str = LANGUAGE_MODEL) -> str:
     """Who cannot read a checkpoint of this model, and why; empty where its format is a published one."""
-    if family_of(config, kind) is not OURS:
+    own = family_of(config, kind)
+    if own not in OWN:
         return ""
-    what = ", ".join(f"{name} {value!r}" for name, value in config.options().items())
-    why = f"none of {', '.join(family.model_type for family in FAMILIES)} has {what}, taken together"
-    if kind == CLASSIFIER and (family := family_of(config)) is not OURS:
+    options: Fields = getattr(config, "options", dict)()
+    what = ", ".join(f"{name} {value!r}" for name, value in options.items())
+    why = f"none of {', '.join(family.model_type for family in FAMILIES if family.config is own.config)} has {what}, taken together"
+    if KINDS[kind].classifier and (family := family_of(config)) not in OWN:
         why = f"it has no classifier for {family.model_type}"
-    return f"saved with model_type {OURS.model_type!r}, which transformers cannot read: {why}"
+    return f"saved with model_type {own.model_type!r}, which transformers cannot read: {why}"
 
 
 def named_family(path: Path, fields: Fields) -> Family:
@@ -66,7 +115,7 @@ def named_family(path: Path, fields: Fields) -> Family:
     kind = fields.get("model_type")
     if kind is None and "block_size" in fields:
         return GPT2
-    known = {family.model_type: family for family in (*FAMILIES, OURS)}
+    known = _known()
     if not isinstance(kind, str) or kind not in known:
         reasons = {name: reason for names, reason in _REFUSED.items() for name in names.split()}
         reason = _MOE if _has_experts(fields) else reasons.get(str(kind), "docs/checkpoints.md says what loads")
@@ -85,10 +134,10 @@ def _has_experts(fields: Fields) -> bool:
     return any("expert" in key and value for key, value in keys.items()) or "moe" in str(fields.get("model_type"))
 
 
-def read_config(path: Path, fields: Fields) -> GPTConfig:
+def read_config(path: Path, fields: Fields) -> ModelConfig:
     """The shape that the fields of the config.json at `path` describe: a published family's, nanoGPT's `model_args`, or our own form.
 
-    Raises ValueError for another architecture, and for a variant that GPT does not compute.
+    Raises ValueError for another architecture, and for a variant that our models do not compute.
     """
     family = named_family(path, fields)
     if "block_size" in fields and "model_type" not in fields:  # nanoGPT's
@@ -98,6 +147,8 @@ def read_config(path: Path, fields: Fields) -> GPTConfig:
         read = family.read(fields)
     except InvalidInput as error:
         raise InvalidInput(f"{path}: {error}") from None
+    if family.config is not GPTConfig:
+        return family.config.from_dict(read)
     dropouts = GPTConfig.from_dict({name: read[name] for name in ("dropout", "embd_pdrop", "attn_pdrop") if name in read}).dropouts
     dropouts |= {name: fields[name] for name in dropouts if name in fields}  # ours, where the family has none
     read |= {"dropout": dropouts["resid_pdrop"], "embd_pdrop": dropouts["embd_pdrop"], "attn_pdrop": dropouts["attn_pdrop"]}
@@ -108,13 +159,15 @@ def read_config(path: Path, fields: Fields) -> GPTConfig:
     return GPTConfig.from_dict(read | {name: None for name, value in as_gpt2.items() if getattr(config, name) == value})
 
 
-def config_fields(config: GPTConfig, eos_id: int | None, more: dict[str, Json]) -> Fields:
+def config_fields(config: ModelConfig, eos_id: int | None, more: dict[str, Json]) -> Fields:
     """What config.json holds: the shape under the keys of its family, the tokenizer's end token, and `more`, such as a classifier's labels."""
     kind = architecture_of(more)
     family = family_of(config, kind)
     fields = {"model_type": family.model_type, "architectures": [family.architecture]} | family.write(config)
+    named = {"architectures": [family.classifier]} if KINDS[kind].classifier else {}
+    if not isinstance(config, GPTConfig):
+        return fields | more | named
     ends = {"bos_token_id": eos_id, "eos_token_id": eos_id} | ({} if family in (GPT2, OURS) else {"pad_token_id": None})
     kept = GPTConfig.from_dict(family.read(fields)).dropouts
     lost = {name: p for name, p in config.dropouts.items() if kept[name] != p}  # in keys of GPT-2's, which others ignore
-    named = {"architectures": [family.classifier]} if kind == CLASSIFIER else {}
     return fields | lost | ends | more | named

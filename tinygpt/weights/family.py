@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tinygpt.model_config import GPTConfig
+from tinygpt.model_config import GPTConfig, ModelConfig
 from tinygpt.storage.checked_json import Json
 
-Fields = dict[str, Json]  # of config.json, or of GPTConfig
+Fields = dict[str, Json]  # of config.json, or of a model's config
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Part:
         return np.concatenate([np.zeros_like(rows[: self.skip]), rows]) if self.skip else rows
 
 
-Layout = Callable[[GPTConfig, str], list[Part]]
-"""(config, kind: weight or bias) -> the tensors of a module's parameter of that kind."""
+Layout = Callable[[Json, str], list[Part]]
+"""(the family's config, kind: weight or bias) -> the tensors of a module's parameter of that kind."""
 Names = dict[str, str | Layout]
 
 
@@ -62,18 +62,20 @@ def rows_of(columns: np.ndarray) -> np.ndarray:
     return np.moveaxis(columns, 0, -1)
 
 
-def split_heads(config: GPTConfig) -> dict[str, tuple[int, int, int]]:
-    """Where c_attn's columns have queries, keys and values: {"q": (first column, one past the last, heads), ...}."""
+def split_heads(config: Json) -> dict[str, tuple[int, int, int]]:
+    """Where c_attn's columns have queries, keys and values: {"q": (first column, one past the last, heads), ...}. config: of any kind."""
+    config = config if isinstance(config, GPTConfig) else config.blocks()
     d, h, h_kv = config.channels_per_head, config.n_head, config.kv_heads
     return {"q": (0, h * d, h), "k": (h * d, (h + h_kv) * d, h_kv), "v": ((h + h_kv) * d, (h + 2 * h_kv) * d, h_kv)}
 
 
-def separate(pattern: str) -> Layout:
-    """c_attn as three layers, for queries, keys and values; `pattern` has {} for q, k and v."""
+def separate(pattern: str, queries: str = "q", keys: str = "k", values: str = "v") -> Layout:
+    """c_attn as three layers, for queries, keys and values; `pattern` has {} for their names."""
+    names = {"q": queries, "k": keys, "v": values}
 
-    def parts(config: GPTConfig, kind: str) -> list[Part]:
+    def parts(config: Json, kind: str) -> list[Part]:
         columns = split_heads(config)
-        return [Part(f"{pattern.format(which)}.{kind}", _columns(start, stop)) for which, (start, stop, _) in columns.items()]
+        return [Part(f"{pattern.format(names[which])}.{kind}", _columns(start, stop)) for which, (start, stop, _) in columns.items()]
 
     return parts
 
@@ -89,27 +91,35 @@ class Family:
     model_type     as config.json has it
     architecture   the class of its language models in transformers
     classifier     that of its classifiers; None where transformers has none
-    read           config.json's fields -> GPTConfig's; raises ValueError for what GPT does not compute
-    write          GPTConfig -> config.json's fields; what the family has no key for is lost, and `describes` finds out
+    read           config.json's fields -> the config's; raises ValueError for what our model does not compute
+    write          config -> config.json's fields; what the family has no key for is lost, and `describes` finds out
     names          our modules, with a * for the block's number -> theirs, a `Layout` where a name does not say it; others keep their names
     prefixes       what may stand before a name
     renamed        names that other versions of transformers gave -> those of `names`
+    config         the class of its shapes: what kind of model it is
+    copies         tensors of a file that repeat another one where embedding and output layer are tied -> that other one; equal, or refused
+    optional       of each of our modules that a file may lack, a parameter -> the config's field, a bool, that says whether a model has it
+    ignored        a pattern for names of tensors that have no use here
     """
 
     model_type: str
     architecture: str
     classifier: str | None
     read: Callable[[Fields], Fields]
-    write: Callable[[GPTConfig], Fields]
+    write: Callable[[Json], Fields]
     names: Names = field(default_factory=dict)
     prefixes: tuple[str, ...] = ()
     renamed: dict[str, str] = field(default_factory=dict)
+    config: type[ModelConfig] = GPTConfig
+    copies: dict[str, str] = field(default_factory=dict)
+    optional: dict[str, str] = field(default_factory=dict)
+    ignored: str = ""
 
-    def parts(self, config: GPTConfig, name: str) -> list[Part]:
+    def parts(self, config: ModelConfig, name: str) -> list[Part]:
         """The tensors of a file that hold our parameter of that name."""
         module, _, kind = name.rpartition(".")
-        block = re.match(r"h\.(\d+)\.", module)
-        theirs = self.names.get(re.sub(r"^h\.\d+\.", "h.*.", module), module if module == "score" or not self.names else None)
+        block = re.match(r"(?:\w+\.)?h\.(\d+)\.", module)
+        theirs = self.names.get(re.sub(r"\bh\.\d+\.", "h.*.", module), module if module == "score" or not self.names else None)
         assert theirs is not None, f"{self.model_type}: no name for {name}"
         found = theirs(config, kind) if callable(theirs) else [Part(f"{theirs}.{kind}", turned if block and self.names else same)]
         return [dataclasses.replace(part, name=part.name.replace("*", block[1])) for part in found] if block else found
@@ -117,16 +127,20 @@ class Family:
     def canonical_name(self, name: str) -> str:
         """A tensor's name in a file without what wrappers, or this family's classes, put before it."""
         module, _, kind = without(_WRAPPERS + self.prefixes, name).rpartition(".")
+        kind = _OLD_KINDS.get(kind, kind)
         return f"{self.renamed.get(module, module)}.{kind}" if module else kind
 
-    def describes(self, config: GPTConfig) -> bool:
+    def describes(self, config: ModelConfig) -> bool:
         """Whether this family's config.json says all of a config: what is written is read back as the same model."""
+        if not isinstance(config, self.config):
+            return False
         try:
-            return meaning(GPTConfig.from_dict(self.read(self.write(config)))) == meaning(config)
+            return meaning(self.config.from_dict(self.read(self.write(config)))) == meaning(config)
         except (ValueError, TypeError):
             return False
 
 
+_OLD_KINDS = {"gamma": "weight", "beta": "bias"}  # of norms, in files that come from TensorFlow
 _WRAPPERS = ("transformer.", "_orig_mod.", "module.")  # GPT2LMHeadModel, torch.compile, DistributedDataParallel
 
 
@@ -141,16 +155,22 @@ def canonical_name(name: str) -> str:
     return without(_WRAPPERS, name)
 
 
-def meaning(config: GPTConfig) -> Fields:
+def meaning(config: ModelConfig) -> Fields:
     """A config's fields with the defaults filled in, layer by layer where layers differ: equal where two configs are the same model. Without
     dropout, which every family's config.json can have (`config_json.py`)."""
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]  # every config is a dataclass
+    if not isinstance(config, GPTConfig):
+        filled: Fields = getattr(config, "filled", dict)()  # defaults that depend on other fields
+        return {name: value for name, value in (fields | filled).items() if name not in _DROPOUTS}
     d, windows = config.channels_per_head, [config.window_of(layer) for layer in range(config.n_layer)]
     everywhere = (config.rope_theta, config.rope_scaling)
     local = everywhere if config.rope_local_theta is None else (config.rope_local_theta, None)
     filled = {
         "n_kv_head": config.kv_heads, "head_size": d, "n_inner": config.inner_channels, "attention_scale": config.attention_scale or d**-0.5,
         "rope_theta": [everywhere if window is None else local for window in windows], "rope_fraction": int(d * config.rope_fraction),
-        "rope_scaling": None, "rope_local_theta": None, "window": windows, "window_pattern": "", "dropout": 0.0, "embd_pdrop": None,
-        "attn_pdrop": None,
+        "rope_scaling": None, "rope_local_theta": None, "window": windows, "window_pattern": "",
     }  # fmt: skip
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)} | filled
+    return {name: value for name, value in (fields | filled).items() if name not in _DROPOUTS}
+
+
+_DROPOUTS = ("dropout", "embd_pdrop", "attn_pdrop")

@@ -23,8 +23,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from autograd import Array, Parameter, backend
-from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
+from tinygpt.model_config import GPTConfig, ModelConfig
 from tinygpt.storage.checked_json import Json, read_json_object, to_json
 from tinygpt.storage.safetensors import (
     FLOATS,
@@ -38,7 +38,17 @@ from tinygpt.storage.safetensors import (
     some_names,
     write_files,
 )
-from tinygpt.weights.config_json import architecture_of, config_fields, family_of, format_note, named_family, read_config
+from tinygpt.weights.config_json import (
+    KINDS,
+    another_kind,
+    architecture_of,
+    config_fields,
+    family_of,
+    format_note,
+    kind_of,
+    named_family,
+    read_config,
+)
 from tinygpt.weights.family import Family, Part, canonical_name, same
 from tinygpt.weights.gpt2 import GPT2
 from tinygpt.weights.hub import has_weights, locate, refuse_gguf, refuse_pickle
@@ -46,10 +56,10 @@ from tinygpt.weights.llmc import read_llm_c_header
 
 
 class Storable(Protocol):
-    """What reading and writing need of a model: a GPT, or a module that holds one. `pretrained_fields()`: more keys for config.json."""
+    """What reading and writing need of a model, or of a module that holds one. `pretrained_fields()`: more keys for config.json."""
 
     @property
-    def config(self) -> GPTConfig: ...
+    def config(self) -> ModelConfig: ...
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
 
 
@@ -88,7 +98,7 @@ def stored_tensors(path: Path, family: Family = GPT2) -> dict[str, StoredTensor]
         short = family.canonical_name(name)
         if short in tensors:
             raise InvalidInput(f"{tensor.path}: {short} under two names, expected one of them; remove the copy")
-        if not _NO_WEIGHTS.fullmatch(short):
+        if not _NO_WEIGHTS.fullmatch(short) and not re.fullmatch(family.ignored, short):
             tensors[short] = tensor
     # nanoGPT's matrices are (out, in), GPT-2's (in, out). The only one whose shape tells is c_attn: (3C, C) or (C, 3C).
     first = tensors.get("h.0.attn.c_attn.weight")
@@ -105,9 +115,11 @@ class StoredModel:
     """A model on disk: its config.json, its shape and the location of each tensor, each read once.
 
     path_or_name   as `locate` takes it: a Hugging Face directory, nanoGPT's, llm.c's file, or a name on the hub
-    Raises FileNotFoundError where there is none, ValueError for an architecture that is not supported, for a variant that GPT does not
+    Raises FileNotFoundError where there is none, ValueError for an architecture that is not supported, for a variant that our models do not
     compute, and for a shape far beyond the weights.
     """
+
+    config: ModelConfig
 
     def __init__(self, path_or_name: str | Path) -> None:
         self.path = locate(path_or_name)
@@ -117,7 +129,7 @@ class StoredModel:
             where = self.path / "config.json"
             self.fields = read_json_object(where)
             self.family = named_family(where, self.fields)
-            self.config = self._checked(read_config(where, self.fields))
+            self.config = self._checked(self._as_stored(read_config(where, self.fields)))
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -129,7 +141,13 @@ class StoredModel:
         """As `architecture_of` has it."""
         return architecture_of(self.fields)
 
-    def _checked(self, config: GPTConfig) -> GPTConfig:
+    def _as_stored(self, config: ModelConfig) -> ModelConfig:
+        """The config of a model with those of the family's optional modules that the file has."""
+        optional = self.family.optional if has_weights(self.path) else {}
+        found: dict[str, Json] = {field: self._named(config, name)[0].name in self.tensors for name, field in optional.items()}
+        return type(config).from_dict(vars(config) | found)
+
+    def _checked(self, config: ModelConfig) -> ModelConfig:
         """Raises ValueError for a shape far beyond the weights, before a model of it is made: a typing error, or an attack."""
         held = sum(math.prod(tensor.shape) for tensor in self.tensors.values()) if has_weights(self.path) else math.inf
         if config.n_parameters() > 2 * held + 10_000:
@@ -144,27 +162,41 @@ class StoredModel:
         wrongly shaped tensors together, or for a damaged file, FileNotFoundError without weights.
         """
         stored, wanted = dict(self.tensors), {canonical_name(name): p for name, p in model.named_parameters()}
-        if self.family is GPT2 and not model.config.qkv_bias:
+        config = model.config
+        if self.family is GPT2 and isinstance(config, GPTConfig) and not config.qkv_bias:
             stored = {name: tensor for name, tensor in stored.items() if not name.endswith(".attn.c_attn.bias")}
-        embedding, output = (self._named(model.config, f"{module}.weight")[0].name for module in ("wte", "lm_head"))
-        head = stored.pop(output, None) if model.config.tie_word_embeddings else None
-        if head is not None and embedding not in stored:
-            stored[embedding], head = head, None
+        copies = self._without_copies(stored, config)
         zero = {name for name in wanted if self.fields.get("bias") is False and name.endswith(".bias") and name not in stored}
-        parts = {name: self._named(model.config, name) for name in wanted if name not in zero}
+        parts = {name: self._named(config, name) for name in wanted if name not in zero}
         shapes = {part.name: part.shape(_without_memory(wanted[name].shape)) for name in parts for part in parts[name]}
-        _compare(self.path, stored, shapes, model.config)
-        for name, p in wanted.items():
-            if name in zero:
-                p.data[...] = 0
-            else:
-                read_parts([(stored[part.name], part) for part in parts[name]], p.data)
-        if head is not None and not head.equals(backend.to_host(wanted["wte.weight"].data)):
-            rule = "expected equal ones where the output layer is tied to the embedding"
-            fix = 'write "tie_word_embeddings": false into config.json'
-            raise InvalidInput(f"{head.path}: {output} differs from {embedding}, {rule}; {fix}")
+        _compare(self.path, stored, shapes, config)
+        for name, read in parts.items():
+            read_parts([(stored[part.name], part) for part in read], wanted[name].data)
+        for name in zero:
+            wanted[name].data[...] = 0
+        for copied, copy, original in copies:
+            name, part = next((name, part) for name in parts for part in parts[name] if part.name == original)
+            if not copy.equals(part.stored(backend.to_host(wanted[name].data))):
+                rule = "expected equal ones where the output layer is tied to the embedding"
+                fix = 'write "tie_word_embeddings": false into config.json'
+                raise InvalidInput(f"{copy.path}: {copied} differs from {original}, {rule}; {fix}")
 
-    def _named(self, config: GPTConfig, name: str) -> list[Part]:
+    def _without_copies(self, stored: dict[str, StoredTensor], config: ModelConfig) -> list[tuple[str, StoredTensor, str]]:
+        """Takes out of `stored` what repeats another tensor because it is tied to it: [(its name, copy, name of the other), ...]. One whose other the
+        file lacks takes its name."""
+        copies = {self.family.canonical_name(name): self.family.canonical_name(original) for name, original in self.family.copies.items()}
+        if isinstance(config, GPTConfig):
+            embedding, output = (self._named(config, f"{module}.weight")[0].name for module in ("wte", "lm_head"))
+            copies = {output: embedding}
+        found = []
+        for name, original in copies.items() if config.tie_word_embeddings else ():
+            if name in stored and original in stored:
+                found.append((name, stored.pop(name), original))
+            elif name in stored:
+                stored[original] = stored.pop(name)
+        return found
+
+    def _named(self, config: ModelConfig, name: str) -> list[Part]:
         """The tensors that hold a parameter, by their names in `tensors`."""
         parts = self.family.parts(config, name)
         return [dataclasses.replace(part, name=self.family.canonical_name(part.name)) for part in parts]
@@ -194,7 +226,7 @@ def read_array(tensor: StoredTensor, out: Array) -> None:
     read_parts([(tensor, Part("", same))], out)
 
 
-def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tuple[int, ...]], config: GPTConfig) -> None:
+def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tuple[int, ...]], config: ModelConfig) -> None:
     """Raises ValueError that lists all differences between the tensors of a file and those of a model."""
     missing = [f"{name} {shape}" for name, shape in wanted.items() if name not in stored]
     unexpected = [f"{name} {tensor.wanted_shape}" for name, tensor in stored.items() if name not in wanted]
@@ -214,17 +246,23 @@ def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tupl
 def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None) -> dict[str, Content]:
     """The files of a Hugging Face checkpoint, by name: config.json, model.safetensors and, if given, the tokenizer's."""
     more: dict[str, Json] = ({} if tokenizer is None else end_fields(tokenizer)) | getattr(model, "pretrained_fields", dict)()
-    family = family_of(model.config, architecture_of(more))
+    config, kind = model.config, _kind(model, more)
+    family = family_of(config, kind)
     weights = dict(_weights(model, family))
-    if not model.config.qkv_bias and family is GPT2:  # whose format always has this bias
+    if family is GPT2 and isinstance(config, GPTConfig) and not config.qkv_bias:  # whose format always has this bias
         for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
-            weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * model.config.n_embd, dtype=np.float32)
-    fields = config_fields(model.config, None if tokenizer is None else tokenizer.eos_id, more)
+            weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * config.n_embd, dtype=np.float32)
+    fields = config_fields(config, None if tokenizer is None else tokenizer.eos_id, more)
     files: dict[str, Content] = {WEIGHTS: TensorFile(weights, {"format": "pt"}), "config.json": to_json(fields)}
     if tokenizer is not None:
         files["tokenizer_config.json"] = to_json(tokenizer_config(tokenizer, model.config.n_positions))
         files |= tokenizer.files()  # those of a tokenizer that was read have that file, too, perhaps with a chat template
     return files
+
+
+def _kind(model: Storable, more: dict[str, Json]) -> str:
+    """The key of KINDS for a model with these further fields of config.json."""
+    return kind_of(type(model.config), KINDS[architecture_of(more)].classifier)
 
 
 def _weights(model: Storable, family: Family) -> Iterator[tuple[str, np.ndarray]]:
@@ -244,7 +282,7 @@ def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableT
     Warns where the model is one that no published family describes, which only tinygpt then reads.
     """
     directory = Path(directory)
-    if note := format_note(model.config, architecture_of(getattr(model, "pretrained_fields", dict)())):
+    if note := format_note(model.config, _kind(model, getattr(model, "pretrained_fields", dict)())):
         warnings.warn(f"{directory}: {note}", stacklevel=2)
     files = pretrained_files(model, tokenizer)
     if tokenizer is not None:
@@ -270,9 +308,12 @@ def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str
 
 
 def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:
-    """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2". cls is GPT, whose class
-    method this is. Raises as `StoredModel` and its `load_into`."""
+    """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2". cls is GPT, or the class
+    of another kind of model, with a `config_class`, whose class method this is. Raises as `StoredModel` and its `load_into`, and for a model of another kind."""
     stored = StoredModel(path_or_name)
+    wanted = getattr(cls, "config_class", GPTConfig)
+    if not isinstance(stored.config, wanted):
+        raise another_kind(stored.path, stored.architecture, kind_of(wanted))
     model = cls(stored.config, _empty=True)
     stored.load_into(model)
     return model

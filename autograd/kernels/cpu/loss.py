@@ -16,8 +16,8 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
     """Logits of a chunk of rows become their gradient in place, a few rows in cache at a time. Reference: ops/loss.py."""
 
     @staticmethod
-    def supports(x: Array, weight: Array, targets: Array, *, label_smoothing: float, **options: object) -> bool:
-        return x.dtype in (np.float32, np.float64) and x.dtype == weight.dtype and x.size > 0 and label_smoothing == 0
+    def supports(x: Array, weight: Array, targets: Array, **options: object) -> bool:
+        return x.dtype in (np.float32, np.float64) and x.dtype == weight.dtype and x.size > 0
 
     @staticmethod
     def forward(
@@ -34,7 +34,8 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
         for start in range(0, n, size):
             rows = slice(start, start + size)
             z = matmul(x[rows], weight.T, np.empty((len(x[rows]), v), dtype=x.dtype))  # (chunk, V)
-            _losses_and_gradient(z, targets[rows], losses[rows], n_counted, ignore_index, softcap, z_loss, want_gradient=any(needs))
+            options = {"softcap": softcap, "label_smoothing": label_smoothing, "z_loss": z_loss}
+            _losses_and_gradient(z, targets[rows], losses[rows], n_counted, ignore_index, **options, want_gradient=any(needs))
             if dx is not None:
                 matmul(z, weight, dx[rows])
             if dweight is not None:
@@ -51,11 +52,12 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
 
 
 def _losses_and_gradient(
-    z: Array, targets: Array, losses: Array, n_counted: int, ignore_index: int, softcap: float, z_loss: float, *, want_gradient: bool
-) -> None:
+    z: Array, targets: Array, losses: Array, n_counted: int, ignore_index: int, *,
+    softcap: float, label_smoothing: float, z_loss: float, want_gradient: bool,
+) -> None:  # fmt: skip
     """losses = cross-entropy of the rows of z, after the soft-cap if there is one; z becomes its gradient if wanted, else undefined.
 
-    Without a soft-cap and z_loss that is (softmax(z) - onehot(target)) / n_counted.
+    Without a soft-cap, label smoothing and z_loss that is (softmax(z) - onehot(target)) / n_counted.
     """
     counted = targets != ignore_index
     share = (counted / n_counted).astype(z.dtype)
@@ -71,11 +73,13 @@ def _losses_and_gradient(
             zs *= softcap
         largest = zs.max(axis=1, keepdims=True)
         zs -= largest
-        at_target = zs[index, cols]
+        toward = zs[index, cols]  # the mean of the shifted scores under w: at first all of w is at the target
+        if label_smoothing:
+            toward = (1 - label_smoothing) * toward + label_smoothing * zs.mean(axis=1)
         np.exp(zs, out=zs)
         total = zs.sum(axis=1, keepdims=True)
         log_total = np.log(total)
-        nats, factor = log_total[:, 0] - at_target, share[part, None] / total
+        nats, factor = log_total[:, 0] - toward, share[part, None] / total
         if z_loss:
             lse = log_total + largest
             nats += z_loss * (lse * lse)[:, 0]
@@ -83,7 +87,9 @@ def _losses_and_gradient(
         losses[part] = np.where(counted[part], nats, 0)
         if want_gradient:
             zs *= factor
-            zs[index, cols] -= share[part]
+            if label_smoothing:
+                zs -= share[part, None] * (label_smoothing / zs.shape[1])
+            zs[index, cols] -= share[part] * (1 - label_smoothing)
             if softcap:
                 zs *= slopes
 

@@ -18,8 +18,8 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
     """
 
     @staticmethod
-    def supports(x: Array, weight: Array, targets: Array, *, label_smoothing: float, softcap: float = 0.0, **options: object) -> bool:
-        return takes(x, weight) and targets.dtype.name == "int64" and label_smoothing == softcap == 0
+    def supports(x: Array, weight: Array, targets: Array, *, softcap: float = 0.0, **options: object) -> bool:
+        return takes(x, weight) and targets.dtype.name == "int64" and softcap == 0
 
     @staticmethod
     def forward(
@@ -38,7 +38,7 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
         for start in range(0, n, size):
             rows = slice(start, start + size)
             z = x[rows] @ weight.T  # (chunk, V)
-            numbers = (i32(v), i64(ignore_index), f32(z_loss), f32(factor), i32(any(needs)))
+            numbers = (i32(v), i64(ignore_index), f32(label_smoothing), f32(z_loss), f32(factor), i32(any(needs)))
             run((z.shape[0],), (row_threads(v, x.dtype),), (losses[rows], z, targets[rows], *numbers))
             if dx is not None:
                 dx[rows] = z @ weight
