@@ -1,5 +1,6 @@
 """The shape of an encoder-decoder (`Seq2SeqConfig`): the transformer of 2017, Marian and T5."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -10,7 +11,7 @@ from tinygpt.model_config import GPTConfig, Shapes
 
 _T5 = {
     "vocab_size": 32_128, "norm": "rms", "norm_position": "pre", "positions": "relative", "bias": False, "embedding_scale": 1.0,
-    "attention_scale": 1.0, "layer_norm_epsilon": 1e-6, "head_size": 64,
+    "attention_scale": 1.0, "layer_norm_epsilon": 1e-6, "head_size": 64, "padding_trains": True,
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Json]] = {
@@ -89,6 +90,8 @@ class Seq2SeqConfig:
     """The decoder's first input."""
     pad_id: int = 0
     """Padding; the decoder's input where a target is ignored."""
+    padding_trains: bool = False
+    """Whether padding's embedding learns from being read, as in T5; in Marian it does not, though the decoder starts with it."""
     eos_id: int = 1
     """Ends a target."""
     banned_ids: tuple[int, ...] = ()
@@ -147,6 +150,21 @@ class Seq2SeqConfig:
             qkv_bias=self.bias, attention_output_bias=self.bias, mlp_bias=self.bias,
             **{name: getattr(self, name) for name in shared.split()},
         )  # fmt: skip
+
+    def filled(self) -> dict[str, Json]:
+        """Fields whose defaults depend on others, filled in, and those that a file shows by the tensors that it has."""
+        relative = {} if self.positions == "relative" else {"relative_buckets": 0, "relative_distance": 0}
+        return relative | {
+            "n_decoder_layer": self.n_decoder_layers, "n_inner": self.inner_channels, "head_size": self.channels_per_head,
+            "attention_scale": self.attention_scale or self.channels_per_head**-0.5, "embedding_scale": self.scale_of_embeddings,
+            "logits_bias": False,
+        }  # fmt: skip
+
+    def options(self) -> dict[str, Json]:
+        """The fields that make another model than that of 2017 of it, whatever the sizes."""
+        sizes = "n_layer n_decoder_layer n_head n_embd n_positions vocab_size n_inner dropout embd_pdrop attn_pdrop start_id pad_id eos_id"
+        beyond = [f for f in dataclasses.fields(self) if f.name not in sizes.split() and getattr(self, f.name) != f.default]
+        return {f.name: getattr(self, f.name) for f in beyond}
 
     @property
     def n_decoder_layers(self) -> int:

@@ -594,13 +594,34 @@ def test_the_loss_of_float16_leaves_the_division_by_n_to_the_backward_pass(host,
     n, c, v = 3000, 8, 40
     x, weight = (a.astype(np.float16) for a in (rng.standard_normal((n, c)), 0.02 * rng.standard_normal((v, c))))
     targets = rng.integers(0, v, n)
-    options = {"n_counted": 100 * n, "ignore_index": -100, "label_smoothing": 0.0, "chunk": 1024, "needs": (True, True, False)}
+    options = {"n_counted": 100 * n, "ignore_index": -100, "label_smoothing": 0.0, "chunk": 1024, "needs": (True, True, False, False)}
     right, saved = LinearCrossEntropy.forward(x.astype(np.float64), weight.astype(np.float64), targets, **options)
     expected = LinearCrossEntropy.backward(saved, np.float64(1024))
     loss, saved = kernel.forward(host.place(x), host.place(weight), targets, **options)
     assert kernel.supports(x, weight, targets, **options) and loss == pytest.approx(right, rel=1e-4)
     for found, exact in zip(kernel.backward(saved, np.array(1024, np.float32)), expected, strict=True):
         assert exact is None or np.abs(found - exact).max() < 3e-3 * np.abs(exact).max()
+
+
+@on_host
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_loss_with_a_bias_and_smoothed_labels(dtype, host):
+    (kernel,) = KERNELS[LinearCrossEntropy]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in ((9, 5), (37, 5), (37,))]
+    targets = rng.integers(0, 37, 9)
+    targets[4] = -100
+    options = {"n_counted": 8, "ignore_index": -100, "label_smoothing": 0.1, "chunk": 4, "z_loss": 0.01, "needs": (True, True, False, True)}
+    x, weight, bias = (a.astype(np.float64) for a in arrays)
+    right, saved = LinearCrossEntropy.forward(x, weight, targets, bias, **options)
+    expected = LinearCrossEntropy.backward(saved, np.float64(2))
+    x, weight, bias = map(host.place, arrays)
+    assert kernel.supports(x, weight, targets, bias, **options)
+    loss, saved = kernel.forward(x, weight, targets, bias, **options)
+    tolerance = 3e-6 if dtype == np.float32 else 3e-3
+    assert loss == pytest.approx(right, rel=tolerance)
+    for found, exact in zip(kernel.backward(saved, np.array(2, np.float32)), expected, strict=True):
+        assert exact is None or np.abs(found - exact).max() < tolerance * np.abs(exact).max()
 
 
 @on_host

@@ -7,6 +7,7 @@ that is known here, merges of which each makes one token in one way, no trimming
 vocabularies of Gemma or Llama 2, WordPiece, ...) is run by that library, an optional extra.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as _short  # repr, cut to what an error message can hold
@@ -29,6 +30,7 @@ from tinygpt.data.tokenizer import (
     split_by,
     visible,
 )
+from tinygpt.data.wrapping import Wrapping
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json, read_json_object, read_text
 from tinygpt.storage.safetensors import TOKENIZER_FILES
@@ -50,14 +52,21 @@ class _Added:
     """What files say of tokens that another program added to a vocabulary, and of the part that tokens play (`eos_token`).
 
     late       those to look for after the others
+    lstrip     those that take white space before them
     trimmed    those that take white space around them, or stand between words only; and the file that says so
     """
 
     special: dict[str, int] = field(default_factory=dict)
     added: dict[str, int] = field(default_factory=dict)
     late: set[str] = field(default_factory=set)
+    lstrip: set[str] = field(default_factory=set)
     roles: dict[str, str] = field(default_factory=dict)
     trimmed: dict[str, Path] = field(default_factory=dict)
+
+    def end_among(self, special: Collection[str]) -> str:
+        """The special token that ends a text: the one named for it, or an encoder's separator, else <|endoftext|>."""
+        named = (self.roles.get(role, "") for role in ("eos_token", "sep_token"))
+        return next((token for token in named if token in special), END_OF_TEXT)
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
@@ -94,18 +103,19 @@ def _is_gpt2s(data: dict[str, Json]) -> bool:
 
 def _read_roles(tokenizer: Tokenizer, directory: Path, data: dict[str, dict[str, Json]], more: _Added) -> None:
     """Fills in which ids begin, end and pad texts."""
-    every = tokenizer.special | tokenizer.added
-    tokenizer.bos_id, tokenizer.pad_id = (every.get(more.roles.get(role, "")) for role in ("bos_token", "pad_token"))
+    tokenizer.set_roles(more.roles)
     if "tokenizer.json" in data and "model" in data["tokenizer.json"]:
         try:
-            tokenizer.start = tuple(map(int, _start_ids(data["tokenizer.json"].get("post_processor"))))
+            tokenizer.wrapping = Wrapping.read(data["tokenizer.json"].get("post_processor"))
         except (KeyError, IndexError, TypeError, ValueError):
             rule = "expected one of Hugging Face's tokenizers; restore the file"
             raise InvalidInput(
                 f"{directory / 'tokenizer.json'}: post_processor {_short(data['tokenizer.json']['post_processor'])}, {rule}"
             ) from None
+        if tokenizer.wrapping.end:  # which transformers' GPT2Tokenizer would leave out
+            tokenizer.model_class = "PreTrainedTokenizerFast"
     elif data.get("tokenizer_config.json", {}).get("add_bos_token") is True and tokenizer.bos_id is not None:
-        tokenizer.start = (tokenizer.bos_id,)
+        tokenizer.wrapping = Wrapping(start=(tokenizer.bos_id,))
     ends: list[Json] = []
     for path in (directory / name for name in ("generation_config.json", "config.json")):
         named = read_json_object(path).get("eos_token_id") if path.is_file() and not ends else None
@@ -116,20 +126,6 @@ def _read_roles(tokenizer: Tokenizer, directory: Path, data: dict[str, dict[str,
     if tokenizer.eos_id is None:
         tokenizer.eos_id = next((end for end in ends if end in tokenizer.special.values()), None)
     tokenizer.end_ids = tuple(dict.fromkeys([*ends, *tokenizer.end_ids]))
-
-
-def _start_ids(processor: Json) -> list[int]:
-    """Ids that tokenizer.json's post-processor puts in front of a text."""
-    processor = processor if isinstance(processor, dict) else {}
-    if processor.get("type") == "Sequence":
-        return next((ids for part in processor["processors"] if (ids := _start_ids(part))), [])
-    if processor.get("type") == "TemplateProcessing":
-        before: list[int] = []
-        for part in processor["single"]:
-            if "Sequence" in part:
-                return before
-            before += processor["special_tokens"][part["SpecialToken"]["id"]]["ids"]
-    return [processor["cls"][1]] if "cls" in processor else []
 
 
 def _read_added(directory: Path, data: dict[str, dict[str, Json]]) -> _Added:
@@ -164,8 +160,10 @@ def _read_added(directory: Path, data: dict[str, dict[str, Json]]) -> _Added:
         if any(known.get(text, id) != id for known in (found.special, found.added)):
             raise InvalidInput(f"{path}: id {id} for {text!r}, expected the same as in the other files; restore them")
         is_special = bool(entry.get("special")) or text in special
-        if any(entry.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
+        if entry.get("rstrip") or entry.get("single_word") or (entry.get("lstrip") and not is_special):
             found.trimmed[text] = path
+        elif entry.get("lstrip"):
+            found.lstrip.add(text)
         if text not in found.special and text not in found.added and entry.get("normalized", not is_special):
             found.late.add(text)
         (found.special if is_special else found.added)[text] = id
@@ -215,13 +213,14 @@ def _load_bpe(
         if len(regex.findall(split, text)) == 1:
             raise InvalidInput(f"{vocab_path}: {_short(text)} is made by no merge, expected none such; restore the missing merge")
         special[text] = vocabulary[text]
-    named = more.roles.get("eos_token", "")
     try:
-        return BPETokenizer(
-            merges, ids=ids, special=special, added=more.added, late=more.late, eos=named if named in special else END_OF_TEXT, split=split, nfc=nfc
+        made = BPETokenizer(
+            merges, ids=ids, special=special, added=more.added, late=more.late, eos=more.end_among(special), split=split, nfc=nfc
         )  # fmt: skip
     except ValueError as error:
         raise InvalidInput(f"{merges_path}: {error}") from None
+    made.lstrip = frozenset(more.lstrip)
+    return made
 
 
 def _split_of(data: dict[str, Json]) -> tuple[str, bool] | None:
@@ -258,7 +257,7 @@ def _load_single(path: Path, data: dict[str, Json], more: _Added) -> Tokenizer:
             why = str(error).removeprefix(f"{path}: ")
     split = next((s for s in (WordTokenizer.SPLIT, WordTokenizer.FORMER_SPLIT) if kind[1] == split_by(s, by_match=True)), None)
     if kind[0] != "WordLevel" or kind[2] is not None or not (split or kind[1] == CHARACTERS_SPLIT):
-        return LibraryTokenizer(path, data, more.special, more.added, more.late, eos=more.roles.get("eos_token", END_OF_TEXT), why=why)
+        return LibraryTokenizer(path, data, more.special, more.added, more.late, eos=more.end_among(more.special), why=why)
     _check_vocabulary(path, model.get("vocab"), more)
     vocabulary = sorted(model["vocab"], key=model["vocab"].__getitem__)
     special = {text: id for text, id in more.special.items() if text not in model["vocab"]}

@@ -15,7 +15,7 @@ from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
 from tinygpt.errors import Diverged, InvalidInput
 from tinygpt.fields import FREE, WITH_OVERRIDE, PathName, check_fields
-from tinygpt.finetuning.classifier import GPTClassifier
+from tinygpt.finetuning.classifier import TextClassifier
 from tinygpt.finetuning.lora import Adapter, LoraConfig, Model, add_lora
 from tinygpt.finetuning.rows import Shares
 from tinygpt.models import protocols
@@ -126,11 +126,11 @@ def shorten(text: str, n: int) -> str:
 def set_trainable(model: Model, which: Trainable, lora: LoraConfig | None = None, seed: int = 0) -> Adapter | None:
     """Freezes all weights but some. Call it before an optimizer is made.
 
-    which   "head": a classifier's head alone; "last-block": also the last block and the final norm; "all": every weight;
+    which   "head": a classifier's head alone (an encoder's: with its pooler); "last-block": also the last block and the final norm; "all": all;
             "lora": the head and low-rank matrices that are added to the layers named by `lora`, drawn by `seed`
     Returns the adapter of "lora", else None. Raises ValueError for another choice, and for the head of a model that has none.
     """
-    has_head = isinstance(model, GPTClassifier)
+    has_head = isinstance(model, TextClassifier)
     if which not in get_args(Trainable) or (which == "head" and not has_head):
         legal = [choice for choice in get_args(Trainable) if has_head or choice != "head"]
         raise InvalidInput(f"trainable: {which!r}, expected one of {', '.join(legal)}; fewer weights train faster, more fit better")
@@ -139,7 +139,7 @@ def set_trainable(model: Model, which: Trainable, lora: LoraConfig | None = None
     prefixes = {"head": (), "last-block": last_block, "all": ("",), "lora": ()}[which]
     adapter = add_lora(model, lora, seed) if which == "lora" else None
     for name, p in model.named_parameters():
-        p.requires_grad = name.startswith((*prefixes, "score.")) or (adapter is not None and p.requires_grad)
+        p.requires_grad = name.startswith((*prefixes, "score.", "transformer.pooler.")) or (adapter is not None and p.requires_grad)
     return adapter
 
 

@@ -73,7 +73,7 @@ class Encoder(Model):
         self.ln_f = last_norm(blocks)
         self.head = MaskedWordHead(config, init, self.wte.weight) if config.head else None
         self.pooler = nn.Linear(config.n_embd, config.n_embd, init=init.normal) if config.pooler else None
-        for p in self.pooler.parameters() if self.pooler else ():
+        for p in [] if self.pooler is None else self.pooler.parameters():
             p.requires_grad = False  # masked words do not need it: a classifier trains it
 
     @property
@@ -146,13 +146,17 @@ class Encoder(Model):
         return self.head
 
     def pooled(self, ids: ArrayLike, attention_mask: ArrayLike | None = None, token_types: ArrayLike | None = None) -> ag.Tensor:
-        """A vector for each text, (B, C): tanh(h W + b), h of its first real token. Raises ValueError for a model without pooler."""
-        if self.pooler is None:
-            raise InvalidInput("Encoder.pooled: a model without pooler, expected EncoderConfig(pooler=True); a classifier has one")
+        """A vector for each text, (B, C): `pool` of its first real token. Raises ValueError for a model without pooler."""
         with nn.weights_in(self, self.dtype):
             h = self.hidden(ids, attention_mask, token_types)
             first = np.zeros(h.shape[0], int) if attention_mask is None else np.asarray(attention_mask).argmax(axis=1)
-            return ag.tanh(self.pooler(h[np.arange(h.shape[0]), first]))
+            return self.pool(h[np.arange(h.shape[0]), first])
+
+    def pool(self, h: ag.Tensor) -> ag.Tensor:
+        """tanh(h W + b) of the pooler, (..., C) -> (..., C). Raises ValueError for a model without one."""
+        if self.pooler is None:
+            raise InvalidInput("Encoder: a model without pooler, expected EncoderConfig(pooler=True); a classifier has one")
+        return ag.tanh(self.pooler(h))
 
     def loss(
         self, ids: ArrayLike, targets: ArrayLike, attention_mask: ArrayLike | None = None, token_types: ArrayLike | None = None, *,

@@ -12,7 +12,7 @@ ln_cross, cross.c_q, cross.c_k, cross.c_v, cross.c_proj; encoder.relative and de
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -61,7 +61,9 @@ class CrossAttention(nn.Module):
         self.c_v = nn.Linear(c, inner, config.bias, init=init.hidden)
         self.c_proj = nn.Linear(inner, c, config.bias, init=init.hidden)
         p = config.dropouts["attn_pdrop"]
-        self.attend = partial(ag.scaled_dot_product_attention, scale=config.attention_scale, dropout=p, stream=stream)
+        self.attend: Callable[..., ag.Tensor] = partial(
+            ag.scaled_dot_product_attention, scale=config.attention_scale, dropout=p, stream=stream
+        )
         self.resid_dropout = nn.Dropout(config.dropout, stream)
 
     def keys_values(self, hidden: ag.Tensor) -> KeysValues:
@@ -280,9 +282,11 @@ class Seq2Seq(Model):
     seed     decides the initial weights and the dropout masks
     """
 
+    config_class = Seq2SeqConfig
+    config: Seq2SeqConfig
+
     def __init__(self, config: Seq2SeqConfig, seed: int = 0, *, _empty: bool = False) -> None:
-        super().__init__(seed)
-        self.config = config
+        super().__init__(config, seed)
         init = GlorotInitializer(config, seed, _empty)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, init=init.embedding)
         stream = self.dropout_stream
@@ -358,6 +362,9 @@ class Seq2Seq(Model):
 
     def _embed(self, stack: Stack[ComposedBlock] | Stack[DecoderBlock], ids: np.ndarray, positions: np.ndarray) -> ag.Tensor:
         x, scale = self.wte(ids), self.config.scale_of_embeddings
+        padding = ids == self.config.pad_id
+        if padding.any() and not self.config.padding_trains:
+            x = ag.where(backend.to_device(padding[..., None]), ag.Tensor(x.data), x)  # the same numbers, without a way back
         return stack.embed(x if scale == 1 else x * scale, positions, self.dtype)
 
     def forward(self, source_ids: ArrayLike, target_ids: ArrayLike, attention_mask: ArrayLike | None = None) -> ag.Tensor:

@@ -15,9 +15,7 @@ _KEYS = {
     **SIZES, **MORE, "n_inner": "intermediate_size", "layer_norm_epsilon": "layer_norm_eps", "dropout": "hidden_dropout_prob",
     "attn_pdrop": "attention_probs_dropout_prob", "n_token_types": "type_vocab_size", "pad_id": "pad_token_id",
 }  # fmt: skip
-_DEFAULTS = {
-    "hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
-}  # fmt: skip
+_DEFAULTS = {"layer_norm_eps": 1e-12, "type_vocab_size": 2, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 _FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
 
@@ -40,15 +38,14 @@ def _output(name: str) -> Layout:
 
 def _after_padding(name: str) -> Layout:
     """RoBERTa's first token has the row after that of padding, pad_id: the rows before it belong to no token."""
-    return lambda config, kind: [Part(f"{name}.{kind}", same, skip=config.pad_id + 1)]
+    return lambda config, kind: [Part(f"{name}.{kind}", same, skip=0 if config.count_padding else config.pad_id + 1)]
 
 
-def _body(prefix: str) -> Names:
-    """What both families have under the same names, below `bert` or `roberta`."""
+def _names(prefix: str, head: str, dense: str, norm: str, pooler: str, score: str) -> Names:
     block, embeddings = f"{prefix}.encoder.layer.*", f"{prefix}.embeddings"
     return {
         "wte": f"{embeddings}.word_embeddings",
-        "wpe": f"{embeddings}.position_embeddings",
+        "wpe": _after_padding(f"{embeddings}.position_embeddings"),
         "wtt": f"{embeddings}.token_type_embeddings",
         "ln_e": f"{embeddings}.LayerNorm",
         "h.*.attn.c_attn": separate(f"{block}.attention.self.{{}}", "query", "key", "value"),
@@ -57,39 +54,21 @@ def _body(prefix: str) -> Names:
         "h.*.mlp.c_fc": f"{block}.intermediate.dense",
         "h.*.mlp.c_proj": f"{block}.output.dense",
         "h.*.ln_2": f"{block}.output.LayerNorm",
+        "head": _output(head),
+        "head.c_fc": _linear(f"{head}.{dense}"),
+        "head.ln": f"{head}.{norm}",
+        "pooler": _linear(pooler),
+        "score": _linear(score),
     }
 
 
-BERT_NAMES: Names = {
-    **_body("bert"),
-    "head": _output("cls.predictions"),
-    "head.c_fc": _linear("cls.predictions.transform.dense"),
-    "head.ln": "cls.predictions.transform.LayerNorm",
-    "pooler": _linear("bert.pooler.dense"),
-    "score": _linear("classifier"),
-}
-ROBERTA_NAMES: Names = {
-    **_body("roberta"),
-    "wpe": _after_padding("roberta.embeddings.position_embeddings"),
-    "head": _output("lm_head"),
-    "head.c_fc": _linear("lm_head.dense"),
-    "head.ln": "lm_head.layer_norm",
-    "pooler": _linear("classifier.dense"),  # `roberta.pooler`, which old files of masked words have, was never trained
-    "score": _linear("classifier.out_proj"),
-}
-
-
-def _read(fields: Fields, *, pad_id: int) -> Fields:
-    """What both have under the same keys. pad_id: of a file that does not say."""
+def _read(fields: Fields, pad_id: int = 0) -> Fields:
+    """pad_id: of a file that does not say."""
     check_fixed(fields, _FIXED)
     fields = _DEFAULTS | {"pad_token_id": pad_id} | {key: value for key, value in fields.items() if value is not None}
-    read = read_keys(fields, _KEYS) | {"activation": read_activation(fields, "hidden_act", "gelu"), "embd_pdrop": fields.get("embd_pdrop")}
     read_number(fields, "type_vocab_size", 1)
+    read = read_keys(fields, _KEYS) | {"activation": read_activation(fields, "hidden_act", "gelu"), "embd_pdrop": fields.get("embd_pdrop")}
     return read | ({"attn_pdrop": None} if read["attn_pdrop"] == read["dropout"] else {})
-
-
-def _read_bert(fields: Fields) -> Fields:
-    return _read(fields, pad_id=0)
 
 
 def _read_roberta(fields: Fields) -> Fields:
@@ -103,34 +82,30 @@ def _read_roberta(fields: Fields) -> Fields:
 
 
 def _write(config: EncoderConfig) -> Fields:
-    filled = dataclasses.asdict(config) | config.filled() | {"attn_pdrop": config.blocks().dropouts["attn_pdrop"]}
+    unused = 0 if config.count_padding else config.pad_id + 1
+    ours = dataclasses.asdict(config) | config.filled() | {"n_positions": config.n_positions + unused}
+    ours["attn_pdrop"] = config.blocks().dropouts["attn_pdrop"]
     embd_pdrop = {} if config.embd_pdrop is None else {"embd_pdrop": config.embd_pdrop}  # a key of ours, which others ignore
-    keys: Fields = {theirs: filled[ours] for ours, theirs in _KEYS.items()}
-    return keys | embd_pdrop | {"hidden_act": ACTIVATION_NAMES[config.activation], "position_embedding_type": "absolute"}
-
-
-def _write_roberta(config: EncoderConfig) -> Fields:
-    return _write(config) | {"max_position_embeddings": config.n_positions + config.pad_id + 1}
-
-
-_FIELDS = [f.name for f in dataclasses.fields(EncoderConfig)]
+    more = {"hidden_act": ACTIVATION_NAMES[config.activation], "position_embedding_type": "absolute"}
+    return {theirs: ours[name] for name, theirs in _KEYS.items()} | embd_pdrop | more
 
 
 def _read_ours(fields: Fields) -> Fields:
-    return {name: fields[name] for name in _FIELDS if name in fields}
+    return {f.name: fields[f.name] for f in dataclasses.fields(EncoderConfig) if f.name in fields}
 
 
-_family = partial(Family, config=EncoderConfig, optional={"head.bias": "head", "pooler.bias": "pooler"})
+_family = partial(Family, write=_write, config=EncoderConfig, optional={"head.bias": "head", "pooler.bias": "pooler"})
+_OUTPUT = "cls.predictions"
 
 BERT = _family(
-    "bert", "BertForMaskedLM", "BertForSequenceClassification", _read_bert, _write, BERT_NAMES, ("bert.",),
-    copies={
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
+    "bert", "BertForMaskedLM", "BertForSequenceClassification", _read, prefixes=("bert.",),
+    names=_names("bert", _OUTPUT, "transform.dense", "transform.LayerNorm", "bert.pooler.dense", "classifier"),
+    copies={f"{_OUTPUT}.decoder.weight": "bert.embeddings.word_embeddings.weight", f"{_OUTPUT}.decoder.bias": f"{_OUTPUT}.bias"},
     ignored=r"embeddings\.position_ids|cls\.seq_relationship\.(weight|bias)",
 )  # fmt: skip
-ROBERTA = _family(
-    "roberta", "RobertaForMaskedLM", "RobertaForSequenceClassification", _read_roberta, _write_roberta, ROBERTA_NAMES, ("roberta.",),
+ROBERTA = _family(  # old files of masked words have a `roberta.pooler`, which was never trained: a classifier's is another
+    "roberta", "RobertaForMaskedLM", "RobertaForSequenceClassification", _read_roberta, prefixes=("roberta.",),
+    names=_names("roberta", "lm_head", "dense", "layer_norm", "classifier.dense", "classifier.out_proj"),
     copies={"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
     ignored=r"embeddings\.position_ids|pooler\.dense\.(weight|bias)",
 )  # fmt: skip

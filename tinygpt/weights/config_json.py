@@ -6,6 +6,7 @@ from pathlib import Path
 from tinygpt.encoder_config import EncoderConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.model_config import GPTConfig, ModelConfig
+from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.storage.checked_json import Json
 from tinygpt.weights.bert import BERT, OUR_ENCODER, ROBERTA
 from tinygpt.weights.family import Family, Fields
@@ -13,13 +14,15 @@ from tinygpt.weights.gemma import GEMMA, GEMMA2, GEMMA3
 from tinygpt.weights.gpt2 import GPT2, OURS
 from tinygpt.weights.gpt_neox import GPT_NEOX
 from tinygpt.weights.llama import LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
+from tinygpt.weights.marian import MARIAN, OUR_SEQ2SEQ
 from tinygpt.weights.nanochat import NANOCHAT
 from tinygpt.weights.opt import OPT
+from tinygpt.weights.t5 import T5
 
-FAMILIES = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPT, NANOCHAT, BERT, ROBERTA)
+FAMILIES = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPT, NANOCHAT, BERT, ROBERTA, MARIAN, T5)
 """Those that are read and written. A model is saved as the first that describes its config."""
 
-OWN = (OURS, OUR_ENCODER)
+OWN = (OURS, OUR_ENCODER, OUR_SEQ2SEQ)
 """For each class of configs the form of our own, for models that no published family describes."""
 
 
@@ -41,6 +44,7 @@ class Kind:
 
 LANGUAGE_MODEL, CLASSIFIER = GPT2.architecture, "GPT2ForSequenceClassification"
 ENCODER, ENCODER_CLASSIFIER = BERT.architecture, "BertForSequenceClassification"
+ENCODER_DECODER = MARIAN.architecture
 KINDS = {
     LANGUAGE_MODEL: Kind(GPTConfig, False, "a language model", "GPT.from_pretrained, or examples/generate.py"),
     CLASSIFIER: Kind(GPTConfig, True, "a classifier", "GPTClassifier.from_pretrained, or examples/finetune_classifier.py --ask"),
@@ -48,6 +52,7 @@ KINDS = {
     ENCODER_CLASSIFIER: Kind(
         EncoderConfig, True, "an encoder's classifier", "EncoderClassifier.from_pretrained, or examples/finetune_classifier.py --ask"
     ),
+    ENCODER_DECODER: Kind(Seq2SeqConfig, False, "an encoder-decoder", "Seq2Seq.from_pretrained, or examples/translate.py --load"),
 }
 """By the name of one of their classes in transformers, GPT-2's for example."""
 
@@ -55,7 +60,8 @@ _MOE = "a mixture of experts: each token goes through a few of many MLPs, which 
 _PICTURES = "reads pictures or sound, too: take the family's model for text alone"
 _REFUSED = {
     "distilbert albert electra deberta deberta-v2 modernbert camembert xlm-roberta": "an encoder that no table here describes",
-    "t5 mt5 umt5 bart mbart marian pegasus whisper": "an encoder and a decoder with attention between them",
+    "mt5 umt5 bart mbart pegasus m2m_100 blenderbot prophetnet longt5": "an encoder-decoder that no table here describes",
+    "whisper speech_to_text vision-encoder-decoder": "reads sound or pictures",
     "mamba mamba2 rwkv recurrent_gemma falcon_mamba jamba zamba zamba2 bamba xlstm": "not a transformer: states take attention's place",
     "gemma3 gemma3n gemma4 llava mllama idefics paligemma qwen2_vl qwen2_5_vl qwen3_vl smolvlm mistral3": _PICTURES,
     "smollm3": "some of its blocks have no rotary positions, and `positions` is the same for all blocks",
@@ -80,8 +86,9 @@ def architecture_of(fields: Fields) -> str:
 
 
 def kind_of(config: type[ModelConfig], classifier: bool = False) -> str:
-    """The key of KINDS for a class of configs."""
-    return next(name for name, kind in KINDS.items() if (kind.config, kind.classifier) == (config, classifier))
+    """The key of KINDS for a class of configs; without classifiers of a kind, that of its models without."""
+    kinds = {kind.classifier: name for name, kind in KINDS.items() if kind.config is config}
+    return kinds.get(classifier, kinds[False])
 
 
 def _known() -> dict[str, Family]:

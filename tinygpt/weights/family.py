@@ -25,22 +25,25 @@ class Part:
     name   in the file
     view   our parameter -> what the tensor holds of it: a view, not a copy; its axes but the last are the tensor's rows
     skip   rows at the start of the tensor that belong to no parameter
+    axes   axes of length 1 that the tensor has in front
     """
 
     name: str
     view: Callable[[np.ndarray], np.ndarray]
     skip: int = 0
+    axes: int = 0
 
     def shape(self, parameter: np.ndarray) -> tuple[int, ...]:
         """The tensor's shape in the file."""
         view = self.view(parameter)
         rows, columns = (view.shape[:-1], view.shape[-1:]) if parameter.ndim == 2 else (view.shape, ())
-        return (self.skip + math.prod(rows), *columns)
+        return (*(1,) * self.axes, self.skip + math.prod(rows), *columns)
 
     def stored(self, parameter: np.ndarray) -> np.ndarray:
         """The tensor as the file is to have it: a view where its axes are the parameter's, else a copy. Skipped rows are 0."""
-        rows = self.view(parameter).reshape(-1, *self.shape(parameter)[1:])
-        return np.concatenate([np.zeros_like(rows[: self.skip]), rows]) if self.skip else rows
+        rows = self.view(parameter).reshape(-1, *self.shape(parameter)[self.axes + 1 :])
+        rows = np.concatenate([np.zeros_like(rows[: self.skip]), rows]) if self.skip else rows
+        return rows[(None,) * self.axes] if self.axes else rows
 
 
 Layout = Callable[[Json, str], list[Part]]
@@ -100,6 +103,7 @@ class Family:
     copies         tensors of a file that repeat another one where embedding and output layer are tied -> that other one; equal, or refused
     optional       of each of our modules that a file may lack, a parameter -> the config's field, a bool, that says whether a model has it
     ignored        a pattern for names of tensors that have no use here
+    unties         one of `copies`: where it differs from the other one, the output layer is not tied, whatever config.json says
     """
 
     model_type: str
@@ -114,6 +118,7 @@ class Family:
     copies: dict[str, str] = field(default_factory=dict)
     optional: dict[str, str] = field(default_factory=dict)
     ignored: str = ""
+    unties: str = ""
 
     def parts(self, config: ModelConfig, name: str) -> list[Part]:
         """The tensors of a file that hold our parameter of that name."""

@@ -25,6 +25,7 @@ import numpy as np
 from autograd import Array, Parameter, backend
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
 from tinygpt.model_config import GPTConfig, ModelConfig
+from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.storage.checked_json import Json, read_json_object, to_json
 from tinygpt.storage.safetensors import (
     FLOATS,
@@ -35,6 +36,7 @@ from tinygpt.storage.safetensors import (
     TensorFile,
     read_headers,
     read_into,
+    read_tensor,
     some_names,
     write_files,
 )
@@ -53,6 +55,7 @@ from tinygpt.weights.family import Family, Part, canonical_name, same
 from tinygpt.weights.gpt2 import GPT2
 from tinygpt.weights.hub import has_weights, locate, refuse_gguf, refuse_pickle
 from tinygpt.weights.llmc import read_llm_c_header
+from tinygpt.weights.marian import DECODING
 
 
 class Storable(Protocol):
@@ -70,6 +73,10 @@ class StorableTokenizer(Protocol):
     eos_id: int | None
     bos_id: int | None
     end_ids: tuple[int, ...]
+    roles: dict[str, str]
+    mask_id: int | None
+    cls_id: int | None
+    pad_id: int | None
 
     def token_bytes(self, id: int) -> bytes: ...
     def files(self) -> dict[str, bytes]: ...
@@ -129,6 +136,10 @@ class StoredModel:
             where = self.path / "config.json"
             self.fields = read_json_object(where)
             self.family = named_family(where, self.fields)
+            generation = self.path / "generation_config.json"
+            if self.family.config is Seq2SeqConfig and generation.is_file():  # what it says, or leaves out, is what transformers does
+                told = read_json_object(generation)
+                self.fields |= {key: told.get(key) for key in DECODING}
             self.config = self._checked(self._as_stored(read_config(where, self.fields)))
 
     @cached_property
@@ -145,6 +156,13 @@ class StoredModel:
         """The config of a model with those of the family's optional modules that the file has."""
         optional = self.family.optional if has_weights(self.path) else {}
         found: dict[str, Json] = {field: self._named(config, name)[0].name in self.tensors for name, field in optional.items()}
+        if self.family.unties and has_weights(self.path):
+            pair = (
+                self.tensors.get(self.family.canonical_name(name)) for name in (self.family.unties, self.family.copies[self.family.unties])
+            )
+            output, embedding = pair
+            if output is not None and embedding is not None and not output.equals(read_tensor(embedding)):
+                found["tie_word_embeddings"] = False
         return type(config).from_dict(vars(config) | found)
 
     def _checked(self, config: ModelConfig) -> ModelConfig:
@@ -291,17 +309,20 @@ def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableT
 
 
 def end_fields(tokenizer: StorableTokenizer) -> dict[str, Json]:
-    """Ids in config.json with which a text begins and ends: a list where there are several that end it."""
+    """Ids in config.json with which a text begins and ends, a list where there are several that end it; an encoder's padding, too."""
     ends = tokenizer.end_ids
-    begin = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    return {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)}
+    begin = next((id for id in (tokenizer.bos_id, tokenizer.cls_id, tokenizer.eos_id) if id is not None), None)
+    padding = {} if tokenizer.mask_id is None else {"pad_token_id": tokenizer.pad_id}
+    return {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None), **padding}
 
 
 def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
     """What transformers' AutoTokenizer needs in addition to the vocabulary."""
     fields: dict[str, Json] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
     fields |= {"tokenizer_class": tokenizer.model_class} | ({"add_prefix_space": False} if tokenizer.model_class == "GPT2Tokenizer" else {})
-    if tokenizer.eos_id is not None:
+    if tokenizer.mask_id is not None:  # an encoder's
+        fields |= tokenizer.roles | {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    elif tokenizer.eos_id is not None:
         end = tokenizer.token_bytes(tokenizer.eos_id).decode()
         fields |= {"bos_token": end, "eos_token": end}
     return fields
