@@ -87,6 +87,16 @@ def steps(x):
     return [x_t.reshape(x.shape[0], x.shape[2]) for x_t in ag.split(x, x.shape[1], axis=1)]
 
 
+def convolution(x, weight):
+    """y_t = tanh(x_t W_0 + x_{t-1} W_1 + ...), weight (k, C, C), the same at each position: no state, all steps at once, a reach of k tokens.
+
+    (B, T, C). Collobert and Weston 2008; stacked for language, Dauphin et al. 2016, arXiv:1612.08083.
+    """
+    k, n = len(weight), x.shape[1]
+    padded = ag.concatenate([ag.Tensor(np.zeros((len(x.data), k - 1, x.shape[2]))), x], axis=1)
+    return ag.tanh(sum(padded[:, k - 1 - i : k - 1 - i + n] @ weight[i] for i in range(k)))
+
+
 class Trained(nn.Module):
     """What the library's loop asks of a model besides its loss."""
 
