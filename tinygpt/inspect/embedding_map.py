@@ -41,8 +41,9 @@ def embedding_map(table: np.ndarray, order: Iterable[int]) -> dict[str, Json]:
 
 def unit_rows(table: np.ndarray) -> np.ndarray:
     """The rows of a table (V, C), each divided by its length. A row of zeros stays as it is."""
-    table = table.astype(np.float32)
-    return table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), np.float32(1e-20))
+    rows: np.ndarray = table.astype(np.float32)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-20)
+    return rows
 
 
 def nearest(rows: np.ndarray, ids: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
