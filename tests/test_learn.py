@@ -85,6 +85,10 @@ POINTS = {
         r"rate 0\.00167: h\.0\.attn\.c_attn, .*c_fc",
         r"logits 0\.167, of .* 0\.250$",
     ],
+    "21_word_vectors.py": [
+        r"^array, arrays +ids +\d+ apart, or +\d+ +one-hot: 1\.414 apart, cosine 0\.000$",
+        r"first update 4\.159 = \(1 \+ K\) ln 2",
+    ],
 }
 
 # Those that take long, made short: enough for what the checks below ask of them.
@@ -95,11 +99,17 @@ SHORTER = {
     "17_over_fitting.py": "--updates 128",
 }
 
-PICTURE_TOO = ("15_optimizers.py", "16_batch_size.py", "17_over_fitting.py")  # drawn in the same run, where matplotlib is installed
+PICTURE_TOO = (
+    "15_optimizers.py",
+    "16_batch_size.py",
+    "17_over_fitting.py",
+    "21_word_vectors.py",
+    "24_vision.py",
+)  # drawn in the same run, where matplotlib is installed
 
 
 def test_every_script_has_its_points_and_its_line_in_the_readme():
-    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 19
+    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 21
     readme = (LEARN / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"^\| \d+ \| \[(\w+\.py)\]\(\1\)", readme, flags=re.MULTILINE)
     assert linked == sorted(POINTS)
@@ -317,6 +327,29 @@ def check_sixteen_bits(out):
     assert len(trace) == 60 and any(overflow for _, overflow in trace)
 
 
+def check_word_vectors(out):
+    """Neighbours of clear words, and each measure against chance; with room, as the text changes with the versions of NumPy and Python."""
+    apart = re.findall(r"ids +([\d,]+) apart, or +([\d,]+) ", out)
+    assert len({row for pair in apart for row in pair}) == 6  # the distances of ids follow nothing
+    near = dict(re.findall(r"^(\w+) +(\w+(?: \w+){5})$", out, flags=re.MULTILINE))
+    assert {"legendre", "laguerre", "hermite"} & set(near["chebyshev"].split()[:3]) and "eigenvectors" in near["eigenvalues"]
+    assert {"maximum", "amin", "nanmin", "fmin"} & set(near["minimum"].split()) and "right" in near["left"] and "filename" in near["file"]
+    held, new = (float(x) for x in re.findall(r"in ([\d.]+)% of (?:[\d,]+$|the [\d,]+ where)", out, flags=re.MULTILINE))
+    assert held > 66 and new > 57 and held > new
+    plurals, chance = (
+        int(x.replace(",", "")) for x in re.search(r"plurals: (\d+) words are nearer \(median; chance ([\d,]+)\)", out).groups()
+    )
+    assert plurals < chance / 6
+    hits, by_chance = (int(x) for x in re.search(r"same kind in (\d+)% \(chance (\d+)%\)", out).groups())
+    assert hits > 75 > 25 > by_chance
+    tables = {
+        name: (int(rank), int(chance)) for name, rank, chance in re.findall(r"^(read|output) .*: (\d+) are .* chance (\d+)\)$", out, re.M)
+    }
+    assert tables["read"][0] < 0.6 * tables["read"][1] and tables["output"][0] > tables["output"][1] == 512
+    assert re.search(r"^ {7}' the' .*' ?[Tt]he'", out, flags=re.MULTILINE)  # among the rows that are read
+    assert len(re.findall(r"^ {7}' True' .*' ?\d'", out, flags=re.MULTILINE)) == 2
+
+
 CHECKS = {
     "05_layer_norm.py": check_layer_norm,
     "08_training.py": check_training,
@@ -329,6 +362,7 @@ CHECKS = {
     "17_over_fitting.py": check_over_fitting,
     "18_sixteen_bits.py": check_sixteen_bits,
     "19_width_rule.py": check_width_rule,
+    "21_word_vectors.py": check_word_vectors,
 }
 
 
