@@ -64,6 +64,19 @@ def small_gpt(n_vocab, context, channels=32, seed=0, **options):
     return GPT(config, seed=seed)
 
 
+class Items:
+    """Inputs and targets, arrays with a row for each item, in the form in which `train` takes windows."""
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def batch(self, which):
+        return self.inputs[which], self.targets[which]
+
+
 def train(model, windows, n_updates, *, batch_size, peak, warmup, floor=None, optimizer=None, seed=0, each=None):
     """Makes n_updates, with the same batches for every model. Returns training losses in nats per token and seconds, (n_updates,) each.
 
@@ -190,5 +203,20 @@ def draw_words(file, kinds, points, title):
     axis.grid(alpha=0.25)
     axis.margins(0.12)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(file, dpi=120)
+    print("picture:", file)
+
+
+def draw_images(file, rows):
+    """Writes a grid of pictures, rows {title of a row: arrays (n, n)}, dark where a number is large; each row has a scale of its own."""
+    plt = pyplot()
+    n_columns = max(map(len, rows.values()))
+    figure, axes = plt.subplots(len(rows), n_columns, figsize=(1.6 * n_columns + 1, 1.7 * len(rows)), layout="constrained", squeeze=False)
+    for line, (title, pictures) in zip(axes, rows.items(), strict=True):
+        high = max(np.max(picture) for picture in pictures)
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture, cmap="Blues" if len(picture) < 8 else "Greys", vmin=0, vmax=high)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(title, fontsize=8)
     figure.savefig(file, dpi=120)
     print("picture:", file)
