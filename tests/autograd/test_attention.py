@@ -273,6 +273,28 @@ def test_options_over_long_sequences(n_queries, n_keys, name, dropout):
 
 
 @numpy_only
+@pytest.mark.parametrize("shape", [(2, 1, 1, 300), (300, 300), (2, 6, 129, 300), (1, 6, 1, 1)])
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"causal": True, "window": 40, "softcap": 5.0}, {"dropout": 0.2}])
+def test_masks_over_long_sequences(shape, options):
+    """Padding, a mask per query, per head; some queries see no key at all, and one mask hides nothing."""
+    (kernel,) = ag.registered_kernels()[Attention]
+    n_queries = shape[-2] if shape[-2] > 1 else 129
+    rng = np.random.default_rng(0)
+    mask = rng.random(shape) < 0.6
+    mask[..., -1:, :] = len(shape) == 4  # the last query of (300, 300) sees none
+
+    def call(q, k, v):
+        return ag.scaled_dot_product_attention(q, k, v, mask, **options, stream=ag.RandomStream(1))
+
+    n_key_heads = 2 if shape[0] == 1 else 6
+    arrays = [rng.standard_normal((2, 6, n_queries, 4)), *(rng.standard_normal((2, n_key_heads, 300, 4)) for _ in range(2))]
+    for factor in (1, 300):  # with large scores the rows of a block need their own largest
+        arrays[0] *= factor
+        with takes_fast_path(kernel):
+            assert_kernels_agree(call, arrays, "float64")
+
+
+@numpy_only
 @pytest.mark.parametrize("n_key_heads", [1, 3, 24])
 def test_many_heads_that_share_a_key_head_are_cut_into_several_pieces(n_key_heads):
     """24 heads of 300 x 300 scores do not fit the cache at once: the heads of one key head are taken in turns, and their gradients added."""

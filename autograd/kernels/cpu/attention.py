@@ -33,20 +33,23 @@ class AttentionBlocked(Attention):
     because threads contend for the interpreter lock after each. Gradients of keys and values are summed inside a unit, in a fixed order.
     Inside, query heads that share a key head have an axis of their own, (B, H_kv, G, T, D), along which keys and values are broadcast, not copied.
     A unit then has all G of them, G' at a time. Keys that no block sees, before the first window, are never read.
+    A mask is added to the scores, 0 or -inf, in its own shape: padding's is a row per sequence. A row that sees no key has l = 0 and p = 0.
     Saves q, k, v, y and l (..., T): y is the array that the next layer saves anyway.
     Source      Dao et al. 2022, arXiv:2205.14135, section 3.1.
     """
 
     @staticmethod
     def supports(q: Array, k: Array, v: Array, mask: Array | None, **options: object) -> bool:
-        return q.ndim == 4 and mask is None and q.size > 0 and q.dtype in (np.float32, np.float64) and q.dtype == k.dtype == v.dtype
+        return q.ndim == 4 and q.size > 0 and q.dtype in (np.float32, np.float64) and q.dtype == k.dtype == v.dtype
 
     @staticmethod
     def forward(
-        q: Array, k: Array, v: Array, mask: None, *, causal: bool, scale: float | None = None, window: int = 0, softcap: float = 0.0,
+        q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, scale: float | None = None, window: int = 0, softcap: float = 0.0,
         alibi: tuple[float, ...] = (), p: float = 0.0, seed: int = 0, draw: int = 0, start: int = 0,
     ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
-        plan = _Plan(q, k.shape, causal=causal, scale=scale, window=window, softcap=softcap, alibi=alibi, dropout=(p, seed, draw, start))
+        plan = _Plan(
+            q, k.shape, mask, causal=causal, scale=scale, window=window, softcap=softcap, alibi=alibi, dropout=(p, seed, draw, start)
+        )
         y = np.empty_like(q)  # in q's memory order, (B, T, H, D) in a GPT: merging the heads afterwards is then free
         lse = np.empty(q.shape[:3], dtype=q.dtype)
         qs, ys, lses = plan.grouped(q), plan.grouped(y), plan.grouped(lse)
@@ -61,6 +64,8 @@ class AttentionBlocked(Attention):
                 if not good:  # some rows' scores are far below the others'
                     s, _ = plan.scores(block, keys_of_unit, unit, heads, rows, keys)
                     m, total, _ = exponentials(s, s, each_row=True)
+                    blind = total == 0
+                    m[blind], total[blind] = 0, 1
                 out = ys[unit][:, :, heads, rows]
                 if p:
                     s *= plan.dropout_mask(unit, heads, rows, keys, s.dtype)
@@ -116,7 +121,7 @@ class _Plan:
     queries with the keys that they may see; and how the scores of one block are computed."""
 
     def __init__(
-        self, q: np.ndarray, key_shape: tuple[int, ...], *, causal: bool, scale: float | None, window: int, softcap: float,
+        self, q: np.ndarray, key_shape: tuple[int, ...], mask: np.ndarray | None, *, causal: bool, scale: float | None, window: int, softcap: float,
         alibi: tuple[float, ...], dropout: tuple[float, int, int, int],
     ) -> None:  # fmt: skip
         n_batch, self.n_head, self.n_queries, d = q.shape
@@ -125,6 +130,7 @@ class _Plan:
         self.p, self.seed, self.draw, self.start = dropout
         self.scale = scale or 1 / math.sqrt(d)
         self.n_group = self.n_head // n_key_head
+        self.mask = None if mask is None or mask.all() else self._added(mask, q.dtype)
         self.slopes = np.array(alibi, dtype=q.dtype).reshape(n_key_head, self.n_group, 1, 1) if alibi else None
         most = min(_MAX_QUERIES, max(_MIN_QUERIES_OF_WINDOW, window // 2)) if window else _MAX_QUERIES
         n_seen = min(self.n_keys, window + most) if window else self.n_keys
@@ -145,6 +151,14 @@ class _Plan:
         rows = [slice(start, min(start + block, self.n_queries)) for start in range(0, self.n_queries, block)]
         self.blocks = [(r, self._keys(r)) for r in rows]
         self.threaded = n_batch * self.n_head * self.n_queries * n_seen > _THREADS_PAY_SCORES
+
+    def _added(self, mask: np.ndarray, dtype: DType) -> np.ndarray:
+        """What a mask adds to the scores, 0 or -inf: (B or 1, H_kv or 1, G or 1, T or 1, S or 1)."""
+        full = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+        heads = (self.n_head // self.n_group, self.n_group) if full.shape[1] == self.n_head else (1, 1)
+        added = np.zeros((full.shape[0], *heads, *full.shape[2:]), dtype=dtype)
+        added[~full.reshape(added.shape)] = -np.inf
+        return added
 
     def _keys(self, rows: slice) -> slice:
         """Those that some query in `rows` may attend to."""
@@ -176,6 +190,9 @@ class _Plan:
         if self.slopes is not None:
             ahead = np.arange(keys.start, keys.stop) - np.arange(self.first + rows.start, self.first + rows.stop)[:, None]
             s += self.slopes[unit[1], heads] * ahead.astype(s.dtype)
+        if self.mask is not None:
+            wanted = (*unit, heads, rows, keys)
+            s += self.mask[tuple(slice(None) if n == 1 else part for n, part in zip(self.mask.shape, wanted, strict=True))]
         if self.causal:  # masked are only squares: one at the block's end, and with a window one at its start
             n = rows.stop - rows.start
             s[..., -n:] += _not_ahead(n, s.dtype)
