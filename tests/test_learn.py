@@ -85,6 +85,11 @@ POINTS = {
         r"rate 0\.00167: h\.0\.attn\.c_attn, .*c_fc",
         r"logits 0\.167, of .* 0\.250$",
     ],
+    "21_word_vectors.py": [
+        r"^array, arrays +ids +\d+ apart, or +\d+ +one-hot: 1\.414 apart, cosine 0\.000$",
+        r"first update 4\.159 = \(1 \+ K\) ln 2",
+    ],
+    "24_vision.py": [r"^--- 1,797 images, ", r"^mean: logistic regression .* with 650 weights, transformer .* with 58,138$"],
 }
 
 # Those that take long, made short: enough for what the checks below ask of them.
@@ -93,13 +98,22 @@ SHORTER = {
     "13_longer_texts.py": "--updates 100",
     "14_gpt2_to_llama.py": "--updates 2 --rounds 1",
     "17_over_fitting.py": "--updates 128",
+    "24_vision.py": "--updates 500",
 }
 
-PICTURE_TOO = ("15_optimizers.py", "16_batch_size.py", "17_over_fitting.py")  # drawn in the same run, where matplotlib is installed
+NEEDS = {"24_vision.py": "sklearn"}  # those with an optional library: .ci/run tests them where the site is built
+
+PICTURE_TOO = (
+    "15_optimizers.py",
+    "16_batch_size.py",
+    "17_over_fitting.py",
+    "21_word_vectors.py",
+    "24_vision.py",
+)  # drawn in the same run, where matplotlib is installed
 
 
 def test_every_script_has_its_points_and_its_line_in_the_readme():
-    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 19
+    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 21
     readme = (LEARN / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"^\| \d+ \| \[(\w+\.py)\]\(\1\)", readme, flags=re.MULTILINE)
     assert linked == sorted(POINTS)
@@ -127,6 +141,8 @@ def test_each_script_uses_only_what_it_or_an_earlier_one_explains():
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
 def test_script(script, tmp_path):
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 120
+    if script.name in NEEDS:
+        pytest.importorskip(NEEDS[script.name], reason="scikit-learn is not installed: pip install -e .[classify]")
     shorter = SHORTER.get(script.name, "").split()
     plot = script.name in PICTURE_TOO and importlib.util.find_spec("matplotlib") is not None
     out, seconds = run(script.name, *shorter, *(("--plot", "picture.png") if plot else ()), folder=tmp_path)
@@ -317,6 +333,50 @@ def check_sixteen_bits(out):
     assert len(trace) == 60 and any(overflow for _, overflow in trace)
 
 
+def check_word_vectors(out):
+    """Neighbours of clear words, and each measure against chance; with room, as the text changes with the versions of NumPy and Python."""
+    apart = re.findall(r"ids +([\d,]+) apart, or +([\d,]+) ", out)
+    assert len({row for pair in apart for row in pair}) == 6  # the distances of ids follow nothing
+    near = dict(re.findall(r"^(\w+) +(\w+(?: \w+){5})$", out, flags=re.MULTILINE))
+    assert {"legendre", "laguerre", "hermite"} & set(near["chebyshev"].split()[:3]) and "eigenvectors" in near["eigenvalues"]
+    assert {"maximum", "amin", "nanmin", "fmin"} & set(near["minimum"].split()) and "right" in near["left"] and "filename" in near["file"]
+    held, new = (float(x) for x in re.findall(r"in ([\d.]+)% of (?:[\d,]+$|the [\d,]+ where)", out, flags=re.MULTILINE))
+    assert held > 66 and new > 57 and held > new
+    plurals, chance = (
+        int(x.replace(",", "")) for x in re.search(r"plurals: (\d+) words are nearer \(median; chance ([\d,]+)\)", out).groups()
+    )
+    assert plurals < chance / 6
+    hits, by_chance = (int(x) for x in re.search(r"same kind in (\d+)% \(chance (\d+)%\)", out).groups())
+    assert hits > 75 > 25 > by_chance
+    tables = {
+        name: (int(rank), int(chance)) for name, rank, chance in re.findall(r"^(read|output) .*: (\d+) are .* chance (\d+)\)$", out, re.M)
+    }
+    assert tables["read"][0] < 0.6 * tables["read"][1] and tables["output"][0] > tables["output"][1] == 512
+    assert re.search(r"^ {7}' the' .*' ?[Tt]he'", out, flags=re.MULTILINE)  # among the rows that are read
+    assert len(re.findall(r"^ {7}' True' .*' ?\d'", out, flags=re.MULTILINE)) == 2
+
+
+def check_vision(out):
+    """Few updates: close to logistic regression. What rollout names matters more than any other patches, what it does not name less."""
+    regression, transformer = (float(x) for x in re.search(r"^mean: .* ([\d.]+)% with .* ([\d.]+)% with", out, re.M).groups())
+    assert regression > 94 and transformer > 88
+    right = {
+        name: float(x) for name, x in re.findall(r"^(looked at most|most ink|any|looked at least) +([\d.]+)%$", out, flags=re.MULTILINE)
+    }
+    whole, shuffled = (float(x) for x in re.search(r"^none blank: ([\d.]+)%; .* ([\d.]+)%$", out, re.M).groups())
+    assert whole == transformer and shuffled < 50
+    assert right["looked at most"] < right["any"] - 15 and right["looked at least"] > right["any"] + 10 and len(right) == 4
+
+
+def test_vision_says_what_is_missing(tmp_path):
+    (tmp_path / "sklearn.py").write_text("raise ImportError", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, str(LEARN / "24_vision.py")], env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 1 and done.stderr.startswith(
+        "error: scikit-learn is missing, expected it for images and baseline; pip install"
+    )
+
+
 CHECKS = {
     "05_layer_norm.py": check_layer_norm,
     "08_training.py": check_training,
@@ -329,6 +389,8 @@ CHECKS = {
     "17_over_fitting.py": check_over_fitting,
     "18_sixteen_bits.py": check_sixteen_bits,
     "19_width_rule.py": check_width_rule,
+    "21_word_vectors.py": check_word_vectors,
+    "24_vision.py": check_vision,
 }
 
 

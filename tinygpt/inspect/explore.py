@@ -5,7 +5,8 @@
 
 The page shows the tokens; the attention of every layer and head; how long the residual stream is at each depth; what the model would
 predict if it ended after each layer (logit lens: nostalgebraist 2020, "interpreting GPT: the logit lens"); the gradient of the loss on
-each input token; and every op with its formula and numbers, forward and backward. All numbers come from the plain ops of `autograd/ops`.
+each input token; a map of the token embeddings, in which near tokens are like ones; and every op with its formula and numbers, forward and
+backward. All numbers come from the plain ops of `autograd/ops`.
 """
 
 import ast
@@ -27,6 +28,7 @@ from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED
 from tinygpt.errors import InvalidInput, MissingFile, PathExists
 from tinygpt.fields import PathName
+from tinygpt.inspect.embedding_map import embedding_map
 from tinygpt.inspect.trace import Steps, watched
 from tinygpt.models.gpt import GPT
 from tinygpt.runs.checkpoint import Checkpoint
@@ -68,6 +70,7 @@ def collect(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Json]:
     norms       (n_layer + 1, T) length of the residual stream: after the embeddings, after each block
     lens        (n_layer + 1, T) predictions at that depth: {"top": [[token, probability], ...], "next": [probability, rank] or null}
     gradients   T lengths of d loss / d token embedding; the loss is the mean over the prompt's own next tokens, in nats
+    vectors     the map of the token embeddings, see `_vectors`
     ops         every op in order, see `_op`
     Raises ValueError unless the prompt has 2 .. n_positions tokens.
     """
@@ -97,6 +100,7 @@ def collect(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Json]:
                 "norms": [np.linalg.norm(x, axis=-1).round(4).tolist() for x in streams],
                 "lens": [_predictions(model, tokenizer, x, ids[0]) for x in streams],
                 "gradients": [_significant(v) for v in np.linalg.norm(dy, axis=-1)],
+                "vectors": _vectors(model.wte.weight.data, tokenizer, ids[0].tolist()),
                 "ops": [_op(number, module, step) for number, (module, step) in enumerate(steps)],
                 "formulas": {op_name(step.op): inspect.cleandoc(step.op.reference.__doc__ or "") for _, step in steps},
             }
@@ -140,6 +144,21 @@ def _predictions(model: GPT, tokenizer: Tokenizer, stream: np.ndarray, ids: np.n
         its_own = None if following is None else [_significant(row[following]), int((row > row[following]).sum()) + 1]
         found.append({"top": top, "next": its_own})
     return found
+
+
+def _vectors(table: Array, tokenizer: Tokenizer, prompt: list[int]) -> dict[str, Json] | None:
+    """What `embedding_map` says of the rows (V, C) of the tokens, and "texts": {row: token} of all rows in it; None if not all are finite.
+
+    The prompt's tokens come first, then the vocabulary in its order: with byte pairs that is from frequent tokens to rare ones. Single bytes
+    come last, as half of them occur in no text.
+    """
+    host = backend.to_host(table)[: tokenizer.n_vocab]  # rows that no token has are padding
+    if not np.isfinite(host).all():
+        return None
+    by_length = sorted(range(len(host)), key=lambda i: len(tokenizer.token_bytes(i)) == 1)
+    found = embedding_map(host, [*prompt, *by_length])
+    rows = {*found["ids"], *(i for near in found["nearest"] for i, _ in near)}
+    return {**found, "texts": {str(i): _text(tokenizer, i) for i in sorted(rows)}}
 
 
 def _op(number: int, module: str, step: ag.OpRecord) -> dict[str, Json]:
