@@ -254,7 +254,7 @@ def test_what_is_saved_comes_back(tmp_path_factory, config, seed):
     checkpoint = Checkpoint.open(directory)
     assert checkpoint.kind == ENCODER
     for again in (Encoder.from_pretrained(directory), checkpoint.model()):
-        assert type(again) is Encoder and again.config == dataclasses.replace(config, n_inner=again.config.n_inner)
+        assert type(again) is Encoder and again.config == config
         np.testing.assert_equal(weights(again), weights(model))
 
 
@@ -299,7 +299,7 @@ REFUSED = [
     ("roberta", {"max_position_embeddings": 1}, r"max_position_embeddings 1, expected more than pad_token_id \+ 1 = 1"),
     ("bert", {"type_vocab_size": 0}, "type_vocab_size 0, expected a number from 1"),
     ("bert", {"hidden_size": None}, "no hidden_size, expected the model's size"),
-    ("distilbert", {}, "model_type 'distilbert', expected one of .*bert, roberta; distilbert: an encoder that no table here describes"),
+    ("distilbert", {}, "model_type 'distilbert', expected one of .*bert, roberta.*; distilbert: an encoder that no table here describes"),
 ]
 
 
