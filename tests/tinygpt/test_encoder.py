@@ -36,7 +36,8 @@ def encoders(draw, **changes):
         "norm": pick("layer", "rms", "rms_unweighted"), "norm_position": pick("post", "pre", "output", "sandwich"),
         "embedding_norm": pick(True, False), "positions": pick("learned", "sinusoidal", "rotary", "none"), "gated": pick(False, True),
         "activation": pick("gelu_exact", "gelu", "relu", "silu", "squared_relu"), "tie_word_embeddings": pick(True, False),
-        "pooler": pick(False, True), "layer_norm_epsilon": pick(1e-5, 1e-3),
+        "pooler": pick(False, True), "layer_norm_epsilon": pick(1e-5, 1e-3), "dropout": pick(0.0, 0.1), "embd_pdrop": pick(None, 0.2),
+        "attn_pdrop": pick(None, 0.3),
     }  # fmt: skip
     return EncoderConfig(**{**fields, **changes})
 
