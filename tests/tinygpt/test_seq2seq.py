@@ -564,3 +564,22 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
         GPT.from_pretrained(tmp_path / "s2s")
     with pytest.raises(ValueError, match=r"a language model, expected an encoder-decoder; load it with GPT.from_pretrained"):
         Seq2Seq.from_pretrained(tmp_path / "gpt")
+
+
+@pytest.mark.skipif(backend.name == "numpy", reason="16 bits are for the GPU")
+@kinds
+def test_sixteen_bits_give_about_the_same(kind):
+    sources, targets, mask = batch()  # gelu, as rounding turns a relu of nearly 0 on or off
+    exact = made(kind, dtype="float32", activation="gelu")
+    expected = exact.loss(sources, targets, mask)
+    expected.backward()
+    for dtype in ("bfloat16", "float16"):
+        model = made(kind, dtype="float32", activation="gelu").set_compute_dtype(dtype)
+        loss = model.loss(sources, targets, mask)
+        loss.backward()
+        assert loss.item() == pytest.approx(expected.item(), rel=0.03)
+        assert {p.grad.dtype.name for p in model.parameters()} == {"float32"}
+        here, there = (np.concatenate([backend.to_host(p.grad).ravel() for p in m.parameters()]) for m in (model, exact))
+        assert np.linalg.norm(here - there) < 0.05 * np.linalg.norm(there)
+        assert model(sources, [[0, 3]] * 3, mask).dtype.name == dtype
+        assert len(model.translate(sources, 5, attention_mask=mask, n_beams=2)) == 3
