@@ -18,8 +18,16 @@ def text(tmp_path):
 
 def test_an_encoder_is_pretrained_resumed_fills_masks_and_becomes_a_classifier(tmp_path):
     text(tmp_path)
-    out = script("pretrain_encoder.py", *FLAGS, "--corpus", "mine.txt", "--run", "out", "--mask-by", "word", "--stop-at", "2", cwd=tmp_path)
-    for line in ("masked by word", "sample before training", "mask 1: ", "validation", "resume with: python examples/pretrain_encoder.py"):
+    out = script(
+        "pretrain_encoder.py", *FLAGS, "--corpus", "mine.txt", "--run", "out", "--mask-rate", "0.15", "--stop-at", "2", cwd=tmp_path
+    )
+    for line in (
+        "masked: 15%, by word",
+        "sample before training",
+        "mask 1: ",
+        "validation",
+        "resume with: python examples/pretrain_encoder.py",
+    ):
         assert line in out
     out = script("pretrain_encoder.py", "--resume", "out", "--stop-at", "0", "--sample", "no mask", cwd=tmp_path)
     for line in (
