@@ -86,11 +86,6 @@ class Encoder(Model):
         for p in [] if self.pooler is None else self.pooler.parameters():
             p.requires_grad = False  # masked words do not need it: a classifier trains it
 
-    @property
-    def n_classes(self) -> int:
-        """How many tokens each prediction chooses from: a uniform guess costs ln(n_classes) nats."""
-        return self.config.vocab_size
-
     def hidden(self, ids: ArrayLike, attention_mask: ArrayLike | None = None, token_types: ArrayLike | None = None) -> ag.Tensor:
         """What each position knows after all blocks, (B, T, C): the input of the head.
 

@@ -152,6 +152,14 @@ class StoredModel:
         """As `architecture_of` has it."""
         return architecture_of(self.fields)
 
+    @property
+    def n_weights(self) -> int:
+        """How many weights the file holds, as `config.n_parameters` counts them: no classifier's head, and no rows that belong to no token."""
+        head = {part.name for kind in ("weight", "bias") for part in self._named(self.config, f"score.{kind}")}
+        held = sum(math.prod(tensor.shape) for name, tensor in self.tensors.items() if name not in head)
+        positions = self._named(self.config, "wpe.weight") if "wpe" in self.family.names else []
+        return held - sum(part.skip * self.tensors[part.name].shape[1] for part in positions if part.name in self.tensors)
+
     def _as_stored(self, config: ModelConfig) -> ModelConfig:
         """The config of a model with those of the family's optional modules that the file has."""
         optional = self.family.optional if has_weights(self.path) else {}
@@ -332,9 +340,9 @@ def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:
     """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2". cls is GPT, or the class
     of another kind of model, with a `config_class`, whose class method this is. Raises as `StoredModel` and its `load_into`, and for a model of another kind."""
     stored = StoredModel(path_or_name)
-    wanted = getattr(cls, "config_class", GPTConfig)
-    if not isinstance(stored.config, wanted):
-        raise another_kind(stored.path, stored.architecture, kind_of(wanted))
+    wanted = kind_of(getattr(cls, "config_class", GPTConfig))
+    if stored.architecture != wanted:
+        raise another_kind(stored.path, stored.architecture, wanted)
     model = cls(stored.config, _empty=True)
     stored.load_into(model)
     return model
