@@ -56,7 +56,9 @@ def test_test_numbers_are_in_no_training_pair(spoken):
     held, learned = ({zahl(n) for n in numbers[part]} for part in (module.TEST, module.TRAIN))
 
     def pieces(side):
-        return {piece for pair in side for piece in re.split(r", dann | und | oder |, ", pair.target) if not re.search("tag|woch|^der ", piece)}
+        return {
+            piece for pair in side for piece in re.split(r", dann | und | oder |, ", pair.target) if not re.search("tag|woch|^der ", piece)
+        }
 
     assert not pieces(pairs.test) & learned and pieces(pairs.test) <= held and pieces(pairs.train) <= learned
     dates = [{d for pair in side for d in re.findall(r"der \w+ \w+ \w+", pair.target)} for side in (pairs.train, pairs.test)]
@@ -85,7 +87,9 @@ def test_too_few_numbers_are_refused(spoken):
 
 def test_without_the_extra_the_message_names_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "num2words", None)
-    with pytest.raises(ImportError, match=r'num2words or babel is missing, expected them .*pip install "tinygpt\[translate\]", or give your own pairs'):
+    with pytest.raises(
+        ImportError, match=r'num2words or babel is missing, expected them .*pip install "tinygpt\[translate\]", or give your own pairs'
+    ):
         load_pairs("numbers")
 
 
@@ -136,13 +140,17 @@ def test_two_files_must_agree(tmp_path):
         load_pairs(source, write(tmp_path / "corpus.de", ["eins", "", "drei", "vier"]))
     with pytest.raises(ValueError, match=r"data: 3 names, expected a name, a file of pairs, or two files"):
         load_pairs(source, source, source)
-    with pytest.raises(FileNotFoundError, match=r"data 'number': no such file, expected one of numbers-and-dates, numbers, .*did you mean 'numbers'\?"):
+    with pytest.raises(
+        FileNotFoundError, match=r"data 'number': no such file, expected one of numbers-and-dates, numbers, .*did you mean 'numbers'\?"
+    ):
         load_pairs("number")
 
 
 def test_another_encoding_is_named_with_its_offset(tmp_path):
     path = write(tmp_path / "old.tsv", ["five\tfünf"], encoding="latin-1")
-    with pytest.raises(ValueError, match=r"old\.tsv: byte 0xfc at offset 6 is not UTF-8.*iconv -f ISO-8859-1 -t UTF-8 \S*old\.tsv > new\.txt"):
+    with pytest.raises(
+        ValueError, match=r"old\.tsv: byte 0xfc at offset 6 is not UTF-8.*iconv -f ISO-8859-1 -t UTF-8 \S*old\.tsv > new\.txt"
+    ):
         load_pairs(path)
 
 
@@ -165,7 +173,7 @@ def test_one_vocabulary_for_both_sides_with_end_and_padding(encoded, tmp_path):
     assert [(tokenizer.decode(s[:-1]), tokenizer.decode(t[:-1])) for s, t in zip(sources, targets, strict=True)] == ROWS
     tokenizer.save(tmp_path)
     again = load_tokenizer(tmp_path)
-    assert again.fingerprint() == tokenizer.fingerprint() and again.special[PADDING] == 279 and again.eos_id == 278
+    assert again.fingerprint() == tokenizer.fingerprint() and again.special[PADDING] == again.pad_id == 279 and again.eos_id == 278
 
 
 def test_batches_are_padded_and_end(encoded):
@@ -188,7 +196,10 @@ def test_a_text_longer_than_the_context_is_named_or_left_out(encoded):
     longest = max(map(len, targets))
     at = next(i for i, ids in enumerate(targets) if len(ids) == longest)
     files = ("corpus.en", "corpus.de")
-    with pytest.raises(ValueError, match=rf"corpus\.de: line {at + 1}: target of {longest} tokens, expected at most {longest - 1}, the model's context; .*--leave-out-long"):
+    with pytest.raises(
+        ValueError,
+        match=rf"corpus\.de: line {at + 1}: target of {longest} tokens, expected at most {longest - 1}, the model's context; .*--leave-out-long",
+    ):
         encode_pairs(pairs, tokenizer, longest - 1, files=files)
     kept = encode_pairs(pairs, tokenizer, longest - 1, files=files, leave_out_long=True)[2]
     assert 0 < len(kept) < len(pairs) and pairs[at] not in kept

@@ -16,7 +16,9 @@ from tests.tinygpt.helpers import weights
 from tinygpt import Checkpoint
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.encoder_config import EncoderConfig
+from tinygpt.finetuning.common import set_trainable
 from tinygpt.finetuning.encoder_classifier import EncoderClassifier
+from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.models import Encoder
 from tinygpt.weights.bert import BERT, ROBERTA
 
@@ -207,3 +209,31 @@ def test_presets_have_as_many_weights_as_the_models_of_transformers(preset, name
         model = getattr(transformers, f"{name}ForMaskedLM")(getattr(transformers, f"{name}Config")(**written))
     unused = 0 if config.count_padding else (config.pad_id + 1) * config.n_embd
     assert config.n_parameters() + unused == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_adapters_of_classifiers_are_pefts(tmp_path, name):
+    """What LoRA has trained here gives the same logits in PEFT, head and pooler included."""
+    peft = pytest.importorskip("peft", reason="parity tests need the extra `parity`")
+    fields = {
+        "vocab_size": V,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "pad_token_id": 1,
+    }
+    task = "ForSequenceClassification"
+    made(name, fields | {"id2label": dict(enumerate(LABELS))}, 0, task).save_pretrained(tmp_path / "base")
+    CharacterTokenizer.train("abc").save(tmp_path / "base")
+    mine = EncoderClassifier.from_pretrained(tmp_path / "base")
+    adapter = set_trainable(mine, "lora", LoraConfig(2, targets=("q", "v", "mlp.c_proj")))
+    rng = np.random.default_rng(0)
+    for p in mine.parameters():
+        p.data[...] += p.requires_grad * rng.standard_normal(p.shape) * 0.3
+    adapter.save(tmp_path / "adapter", str(tmp_path / "base"))
+    other = peft.PeftModel.from_pretrained(loaded(tmp_path / "base", name, task), tmp_path / "adapter").eval()
+    ids, mask, _ = batch(other.config, 0)
+    with torch.no_grad():
+        expected = other(input_ids=torch.as_tensor(ids[:2]), attention_mask=torch.as_tensor(mask[:2])).logits.numpy()
+    np.testing.assert_allclose(mine.eval()(ids[:2], mask[:2]).data, expected, atol=1e-4)

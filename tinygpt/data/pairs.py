@@ -156,7 +156,9 @@ def _spoken_pairs(name: str, seed: int, n_numbers: int) -> Pairs:
             pairs += _sentences(rng, spoken, spoken_dates, 2 * n // 3 if part == TRAIN else n // 2)
         parts.append(pairs)
     what = "numbers and dates" if name == NAMES[0] else "numbers"
-    return Pairs(name, f"{what} in English and German words, from num2words and babel", (name, name), *parts)
+    return Pairs(
+        name, f"{what} in English and German words, from num2words and babel", (name, name), parts[TRAIN], parts[VALIDATION], parts[TEST]
+    )
 
 
 def _draw_numbers(rng: np.random.Generator, among: np.ndarray, n: int, *, short: bool) -> list[int]:
@@ -166,13 +168,11 @@ def _draw_numbers(rng: np.random.Generator, among: np.ndarray, n: int, *, short:
         return [int(k) for k in rng.choice(among, n, replace=False)]
     below = np.searchsorted(among, 10 ** rng.integers(1, 6, n // 3))  # how many numbers of `among` each may be
     few = np.unique(among[(rng.random(n // 3) * below).astype(int)])
-    rest = rng.choice(np.setdiff1d(among, few), n - len(few), replace=False)
+    rest = rng.choice(np.setdiff1d(among, few, assume_unique=True), n - len(few), replace=False)
     return [int(k) for k in rng.permutation(np.concatenate([few, rest]))]
 
 
-def _sentences(
-    rng: np.random.Generator, numbers: Sequence[tuple[str, str]], dates: Sequence[tuple[str, str]], n: int
-) -> list[Pair]:
+def _sentences(rng: np.random.Generator, numbers: Sequence[tuple[str, str]], dates: Sequence[tuple[str, str]], n: int) -> list[Pair]:
     """n sentences, as many of each number of parts. A quarter of the parts are dates, and the only part is one."""
     sentences = []
     for i in range(n):
@@ -180,7 +180,7 @@ def _sentences(
         source = target = ""
         for k in range(n_parts):
             known = dates if n_parts == 1 or rng.random() < 0.25 else numbers
-            texts, between = known[rng.integers(len(known))], BETWEEN[rng.integers(len(BETWEEN))] if k else ("", "")
+            texts, between = known[int(rng.integers(len(known)))], BETWEEN[int(rng.integers(len(BETWEEN)))] if k else ("", "")
             source, target = source + between[0] + texts[0], target + between[1] + texts[1]
         sentences.append(Pair(f"sentence {i + 1}", source, target, f"sentences of {n_parts}" if k else "single dates"))
     return sentences
@@ -240,7 +240,9 @@ def _checked(paths: tuple[Path, Path], line: int, texts: Sequence[str]) -> tuple
     source, target = (text.strip() for text in texts)
     for side, path, text in (("source", paths[0], source), ("target", paths[1], target)):
         if not text:
-            raise InvalidInput(f"{path}: line {line}: empty {side}, expected text on both sides; remove the line{'s' * (paths[0] != paths[1])}")
+            raise InvalidInput(
+                f"{path}: line {line}: empty {side}, expected text on both sides; remove the line{'s' * (paths[0] != paths[1])}"
+            )
     return source, target
 
 
@@ -249,7 +251,9 @@ def _split_by_source(pairs: Sequence[Pair], seed: int) -> tuple[list[Pair], list
     keys = [" ".join(pair.source.casefold().split()) for pair in pairs]
     sources = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     if len(sources) < 3:
-        raise InvalidInput(f"data: {len(sources)} different source texts, expected at least 3, for training, validation and test; give more")
+        raise InvalidInput(
+            f"data: {len(sources)} different source texts, expected at least 3, for training, validation and test; give more"
+        )
     part_of = _deal(len(sources), np.random.default_rng(seed))
     train, validation, test = (
         [pair for pair, key in zip(pairs, keys, strict=True) if part_of[sources[key]] == part] for part in (TRAIN, VALIDATION, TEST)
@@ -273,7 +277,7 @@ def train_pair_tokenizer(pairs: Sequence[Pair], vocab_size: int) -> BPETokenizer
     n = learned.n_vocab - 1
     ids = {learned.token_bytes(id): id for id in range(n)}
     tokenizer = BPETokenizer(learned.merges, ids=ids, special={END_OF_TEXT: n, PADDING: n + 1})
-    tokenizer.pad_id = n + 1
+    tokenizer.set_roles({"eos_token": END_OF_TEXT, "pad_token": PADDING})
     return tokenizer
 
 

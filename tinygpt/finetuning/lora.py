@@ -271,7 +271,8 @@ class Adapter:
         parts = {m.name: [p for p in self.layers[m.layer].parts.values() if m.overlaps(p.columns)] for m in modules}
         ranks = {name: sum(part.lora_A.shape[1] for part in held) for name, held in parts.items()}
         alphas = {name: held[0].scale * ranks[name] for name, held in parts.items()}
-        trained = [part.name for name in self._also_trained() for part in file_parts(self.model.config, family, name)]
+        trained = {part.name.rpartition(".")[0] for name in self._also_trained() for part in file_parts(self.model.config, family, name)}
+        trained = {"classifier" if name.startswith("classifier.") else name for name in trained}  # PEFT keeps RoBERTa's two layers as one
         fields = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM" if isinstance(self.model, GPT) else "SEQ_CLS",
@@ -280,7 +281,7 @@ class Adapter:
             "rank_pattern": {name: rank for name, rank in ranks.items() if rank != config.rank},
             "alpha_pattern": {name: alpha for name, alpha in alphas.items() if alpha != config.alpha},
             "target_modules": target_modules(self.model.config, family, shapes, modules),
-            "modules_to_save": sorted({name.rpartition(".")[0] for name in trained}) or None,
+            "modules_to_save": sorted(trained) or None,
             **{"bias": "none", "fan_in_fan_out": not family.names, "inference_mode": True},  # GPT-2's layers are stored (in, out)
         }
         notes = {"labels": json.dumps(self.model.labels)} if isinstance(self.model, TextClassifier) else {}

@@ -1,7 +1,7 @@
 """Where an encoder-decoder looks while it translates: the weights of its cross-attention, as numbers and as a picture.
 
-    weights = cross_attention(model, source_ids, target_ids)       # (blocks, heads, T, S)
-    plot_cross_attention([Alignment(source_tokens, target_tokens, weights.mean(axis=(0, 1)))], "attention.png")
+weights = cross_attention(model, source_ids, target_ids)       # (blocks, heads, T, S)
+plot_cross_attention([Alignment(source_tokens, target_tokens, weights.mean(axis=(0, 1)))], "attention.png")
 """
 
 from collections.abc import Sequence
@@ -10,24 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-import autograd as ag
-from autograd import backend, nn
-from autograd.drawing import op_name
 from tinygpt.errors import MissingPackage
-from tinygpt.inspect.trace import watched
-from tinygpt.models.seq2seq import Seq2Seq, shifted_right
-
-
-def cross_attention(model: Seq2Seq, source_ids: Sequence[int], target_ids: Sequence[int]) -> np.ndarray:
-    """The share of its attention that each decoder block and head gives to each token of the source while it predicts each of the target.
-
-    source_ids (S,), target_ids (T,), ends included -> (blocks, heads, T, S); rows sum to 1
-    """
-    inputs = shifted_right([target_ids], model.config.start_id, model.config.pad_id)
-    with nn.evaluating(model), ag.use_kernels("reference"):  # it keeps the weights; the fast kernels never have all of them
-        steps = watched(model, lambda: model([source_ids], inputs))
-    found = [step.saved.weights for module, step in steps if module.endswith(".cross") and op_name(step.op) == "Attention"]
-    return np.stack([backend.to_host(weights)[0] for weights in found])
 
 
 @dataclass(frozen=True)
@@ -57,7 +40,14 @@ def plot_cross_attention(alignments: Sequence[Alignment], path: str | Path) -> N
     )
     for panel, a in zip(panels[:, 0], alignments, strict=True):
         panel.imshow(a.weights, cmap="Blues", vmin=0, vmax=1, aspect="equal")
-        panel.set_xticks(range(len(a.source)), [token.replace("$", r"\$") for token in a.source], rotation=60, ha="left", rotation_mode="anchor", fontsize=9)
+        panel.set_xticks(
+            range(len(a.source)),
+            [token.replace("$", r"\$") for token in a.source],
+            rotation=60,
+            ha="left",
+            rotation_mode="anchor",
+            fontsize=9,
+        )
         panel.set_yticks(range(len(a.target)), [token.replace("$", r"\$") for token in a.target], fontsize=9)
         panel.xaxis.tick_top()
         panel.tick_params(length=2)

@@ -1,6 +1,6 @@
 """What models of every kind have: settings of training, and the methods that layers above give to them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
@@ -40,6 +40,8 @@ class Model(nn.Module):
     dropout_stream            where all dropout masks come from
     """
 
+    config_class: type
+    loss: Callable[..., ag.Tensor]
     h: Sequence[Recomputable]
 
     def __init__(self, config: Json, seed: int = 0, *, _empty: bool = False) -> None:
@@ -47,6 +49,12 @@ class Model(nn.Module):
         self.dtype: np.dtype = backend.compute_dtype("float32")
         self.z_loss = self.label_smoothing = 0.0
         self.dropout_stream = ag.RandomStream(seed)
+
+    @property
+    def n_classes(self) -> int:
+        """How many tokens each prediction chooses from: a uniform guess costs ln(n_classes) nats."""
+        n: int = self.config.vocab_size
+        return n
 
     def set_compute_dtype(self, dtype: str) -> Self:
         """Switches activations and matrix products to "bfloat16" or "float16", or back to "float32"; returns the model.
@@ -69,7 +77,8 @@ class Model(nn.Module):
     def recompute_blocks(self, on: bool = True) -> Self:
         """Trades time for memory in training: every block keeps its input alone and computes the rest again in the backward pass.
 
-        Gradients stay the same, bit for bit. For single blocks set `model.h[i].recompute`. Returns the model.
+        Gradients stay the same: bit for bit, but with cross-attention up to rounding, as those of the source are added up in another order. For single
+        blocks set `model.h[i].recompute`. Returns the model.
         """
         for block in self.h:
             block.recompute = on
@@ -86,7 +95,7 @@ class Model(nn.Module):
     if TYPE_CHECKING:
 
         def summary(self, optimizer: str = "adamw") -> str: ...
-        def trace(self, ids: ArrayLike, targets: ArrayLike | None = None) -> object: ...
+        def trace(self, ids: ArrayLike, targets: ArrayLike | None = None, attention_mask: ArrayLike | None = None) -> object: ...
         def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None: ...
         @classmethod
         def from_pretrained(cls, path_or_name: str | Path) -> Self: ...

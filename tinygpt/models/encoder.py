@@ -43,8 +43,18 @@ class MaskedWordHead(nn.Module):
         self.bias = ag.Parameter(backend.to_device(np.zeros(config.vocab_size, dtype=np.float32)))
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
-        x = self.ln(self.activation(self.c_fc(x)))  # (..., C)
+        x = self.before(x)
         return x @ nn.cast_like(self.weight, x).T + nn.cast_like(self.bias, x)  # (..., V)
+
+    def before(self, x: ag.Tensor) -> ag.Tensor:
+        """What W is multiplied with, (..., C)."""
+        return self.ln(self.activation(self.c_fc(x)))
+
+    def loss(self, x: ag.Tensor, targets: np.ndarray, *, z_loss: float, label_smoothing: float) -> ag.Tensor:
+        """Cross-entropy of the logits, which never exist at once: output layer and loss are one op."""
+        x = self.before(x)
+        weight, bias = nn.cast_like(self.weight, x), nn.cast_like(self.bias, x)
+        return ag.linear_cross_entropy(x, weight, targets, bias, z_loss=z_loss, label_smoothing=label_smoothing)
 
 
 class Encoder(Model):
@@ -75,11 +85,6 @@ class Encoder(Model):
         self.pooler = nn.Linear(config.n_embd, config.n_embd, init=init.normal) if config.pooler else None
         for p in [] if self.pooler is None else self.pooler.parameters():
             p.requires_grad = False  # masked words do not need it: a classifier trains it
-
-    @property
-    def n_classes(self) -> int:
-        """How many tokens each prediction chooses from: a uniform guess costs ln(n_classes) nats."""
-        return self.config.vocab_size
 
     def hidden(self, ids: ArrayLike, attention_mask: ArrayLike | None = None, token_types: ArrayLike | None = None) -> ag.Tensor:
         """What each position knows after all blocks, (B, T, C): the input of the head.
@@ -175,4 +180,4 @@ class Encoder(Model):
         with nn.weights_in(self, self.dtype):
             h = self.hidden(ids, attention_mask, token_types)[rows, columns]  # (N, C)
             z_loss, smoothing = (self.z_loss, self.label_smoothing) if self.training else (0.0, 0.0)
-            return ag.cross_entropy(self._head()(h), targets[rows, columns], z_loss=z_loss, label_smoothing=smoothing)
+            return self._head().loss(h, targets[rows, columns], z_loss=z_loss, label_smoothing=smoothing)

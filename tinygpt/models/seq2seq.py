@@ -161,7 +161,10 @@ class RelativePositions(nn.Module):
         q (B, H, T, D), k and v (B, H, S, D), mask as there -> (B, H, T, D). Every query must be allowed a key.
         """
         t, s = q.shape[-2], k.shape[-2]
-        scores = ag.cast(q @ k.transpose(0, 1, 3, 2), "float32") * self.scale + self.bias(t, s)  # (B, H, T, S)
+        scores = q @ k.transpose(0, 1, 3, 2)
+        if scores.dtype.itemsize == 2:  # softmax in float32, as the fused op has it
+            scores = ag.cast(scores, "float32")
+        scores = scores * self.scale + self.bias(t, s)  # (B, H, T, S)
         if self.causal and t > 1:
             past = xp.arange(s) <= xp.arange(s - t, s)[:, None]
             mask = past if mask is None else mask & past
@@ -249,13 +252,21 @@ class Stack(nn.Module, Generic[BlockKind]):
         self.h: Sequence[BlockKind] = blocks
         self.ln_f = last_norm(config.blocks())
 
-    def embed(self, x: ag.Tensor, positions: np.ndarray, dtype: np.dtype) -> ag.Tensor:
-        """The input of the first block, (B, T, C): embeddings x of tokens at `positions` (T,) or (B, T)."""
+    def forward(
+        self, x: ag.Tensor, positions: np.ndarray, dtype: np.dtype, through: Callable[[int, BlockKind, ag.Tensor], ag.Tensor]
+    ) -> ag.Tensor:
+        """The normalized residual stream after all blocks, (B, T, C), from embeddings x of tokens at `positions` (T,) or (B, T).
+
+        through   (number of a block, the block, its input) -> its output
+        """
         if self.wpe is not None:
             x = x + self.wpe(positions)
         if dtype != np.float32:
             x = ag.cast(x, dtype)  # all that follows takes its dtype from here
-        return self.embd_dropout(x)
+        x = self.embd_dropout(x)
+        for i, block in enumerate(self.h):
+            x = through(i, block, x)
+        return self.ln_f(x)
 
 
 class BiasedOutputLayer(OutputLayer):
@@ -267,12 +278,6 @@ class BiasedOutputLayer(OutputLayer):
 
     def forward(self, x: ag.Tensor) -> ag.Tensor:
         return super().forward(x) + nn.cast_like(self.bias, x)  # (..., V)
-
-    def as_one_product(self, x: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor]:
-        """x (..., C + 1) and weight (V, C + 1) whose product are the logits: the bias is the weight of one more channel, which is always 1."""
-        ones = ag.Tensor(xp.ones((*x.shape[:-1], 1), dtype=x.dtype))
-        weights = [nn.cast_like(self.weight, x), nn.cast_like(self.bias, x).reshape(-1, 1)]
-        return ag.concatenate([self.scaled(x), ones], axis=-1), ag.concatenate(weights, axis=1)
 
 
 class Seq2Seq(Model):
@@ -300,11 +305,6 @@ class Seq2Seq(Model):
         """All blocks, the encoder's first."""
         return [*self.encoder.h, *self.decoder.h]
 
-    @property
-    def n_classes(self) -> int:
-        """How many tokens each prediction chooses from: a uniform guess costs ln(n_classes) nats."""
-        return self.config.vocab_size
-
     def encode(self, source_ids: ArrayLike, attention_mask: ArrayLike | None = None) -> Source:
         """The encoder's pass over sources. Once for each of them, however many tokens the decoder then writes.
 
@@ -321,10 +321,11 @@ class Seq2Seq(Model):
                 raise InvalidInput(f"Seq2Seq: attention_mask of shape {real.shape} with {np.count_nonzero(real)} tokens, {rule}")
             positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)  # (B, S): padding on the left does not count
             mask = backend.to_device(real[:, None, None, :])  # (B, 1, 1, S): padding is never attended to
-        x = self._embed(self.encoder, ids, positions)
-        for block in self.encoder.h:
-            x = nn.recompute(partial(block, mask=mask), x, [self.dropout_stream]) if block.recompute else block(x, mask)
-        return Source(self.encoder.ln_f(x), mask)
+
+        def through(i: int, block: ComposedBlock, x: ag.Tensor) -> ag.Tensor:
+            return nn.recompute(partial(block, mask=mask), x, [self.dropout_stream]) if block.recompute else block(x, mask)
+
+        return Source(self.encoder(self._embed(ids), positions, self.dtype, through), mask)
 
     def with_keys(self, source: Source) -> Source:
         """The source with the keys and values of every decoder block, which then need not be computed at each call of `decode`."""
@@ -341,15 +342,15 @@ class Seq2Seq(Model):
         ids = self._checked("target_ids", target_ids)
         if len(ids) != len(source.hidden.data):
             raise InvalidInput(f"Seq2Seq: {len(ids)} targets with {len(source.hidden.data)} sources, expected one for each; pair them up")
-        x = self._embed(self.decoder, ids, np.arange(ids.shape[1]) if cache is None else cache.positions)
-        for i, block in enumerate(self.decoder.h):
+
+        def through(i: int, block: DecoderBlock, x: ag.Tensor) -> ag.Tensor:
             if block.recompute and cache is None and source.cross is None:
-                x = block.recomputed(x, source, [self.dropout_stream])
-            else:
-                keys_values = block.cross.keys_values(source.hidden) if source.cross is None else source.cross[i]
-                own = (None, None) if cache is None else (cache.mask, cache.layer(i))
-                x = block(x, keys_values, source.mask, *own)
-        return self.decoder.ln_f(x)
+                return block.recomputed(x, source, [self.dropout_stream])
+            keys_values = block.cross.keys_values(source.hidden) if source.cross is None else source.cross[i]
+            return block(x, keys_values, source.mask, *((None, None) if cache is None else (cache.mask, cache.layer(i))))
+
+        positions = np.arange(ids.shape[1]) if cache is None else cache.positions
+        return self.decoder(self._embed(ids), positions, self.dtype, through)
 
     def _checked(self, what: str, given: ArrayLike) -> np.ndarray:
         ids = np.asarray(given)
@@ -360,12 +361,12 @@ class Seq2Seq(Model):
             raise InvalidInput(f"Seq2Seq: {what} of {ids.shape[1]} positions, {rule}")
         return ids
 
-    def _embed(self, stack: Stack[ComposedBlock] | Stack[DecoderBlock], ids: np.ndarray, positions: np.ndarray) -> ag.Tensor:
+    def _embed(self, ids: np.ndarray) -> ag.Tensor:
         x, scale = self.wte(ids), self.config.scale_of_embeddings
         padding = ids == self.config.pad_id
         if padding.any() and not self.config.padding_trains:
             x = ag.where(backend.to_device(padding[..., None]), ag.Tensor(x.data), x)  # the same numbers, without a way back
-        return stack.embed(x if scale == 1 else x * scale, positions, self.dtype)
+        return x if scale == 1 else x * scale
 
     def forward(self, source_ids: ArrayLike, target_ids: ArrayLike, attention_mask: ArrayLike | None = None) -> ag.Tensor:
         """Logits (B, T, V): position t's are for the token after target_ids (B, T) up to t. target_ids begin with start_id; see `encode` and
@@ -381,12 +382,12 @@ class Seq2Seq(Model):
         """
         with nn.weights_in(self, self.dtype):
             hidden = self.decode(shifted_right(targets, self.config.start_id, self.config.pad_id), self.encode(source_ids, attention_mask))
-            if isinstance(self.lm_head, BiasedOutputLayer):
-                x, weight = self.lm_head.as_one_product(hidden)
-            else:
-                x, weight = self.lm_head.scaled(hidden), nn.cast_like(self.lm_head.weight, hidden)
-            smoothing, z_loss = (self.label_smoothing, self.z_loss) if self.training else (0.0, 0.0)
-            return ag.linear_cross_entropy(x, weight, targets, ignore_index=IGNORED, label_smoothing=smoothing, z_loss=z_loss)
+            head, (smoothing, z_loss) = self.lm_head, (self.label_smoothing, self.z_loss) if self.training else (0.0, 0.0)
+            bias = nn.cast_like(head.bias, hidden) if isinstance(head, BiasedOutputLayer) else None
+            return ag.linear_cross_entropy(
+                head.scaled(hidden), nn.cast_like(head.weight, hidden), targets, bias, ignore_index=IGNORED,
+                label_smoothing=smoothing, z_loss=z_loss,
+            )  # fmt: skip
 
     if TYPE_CHECKING:
 

@@ -20,7 +20,7 @@ from autograd.limits import peak_bytes
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import BatchOrder
 from tinygpt.errors import Diverged, InvalidInput, NotDeterministic
-from tinygpt.models.protocols import Batch, Batches, GradientWorkers, Trainable
+from tinygpt.models.protocols import Batch, Batches, DrawnBatches, GradientWorkers, Trainable
 from tinygpt.storage.checked_json import Entries, Json
 from tinygpt.training.divergence import Divergence
 from tinygpt.training.loss_scale import loss_scale_for
@@ -113,8 +113,11 @@ class Trainer:
     def _next(self) -> list[Batch]:
         """Sets the next update's learning rate and draws its batches."""
         self.optimizer.lr = learning_rate(self.config, self.result.step)
-        batches = [self.train_items.batch(next(self._batches)) for _ in range(self.accumulation)]
-        self.batches_drawn += len(batches)
+        items, batches = self.train_items, list[Batch]()
+        for _ in range(self.accumulation):
+            which = next(self._batches)
+            batches.append(items.drawn(which, self.batches_drawn) if isinstance(items, DrawnBatches) else items.batch(which))
+            self.batches_drawn += 1
         self.result.tokens_seen += sum(batch[0].size for batch in batches)
         return batches
 

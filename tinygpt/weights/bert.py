@@ -68,7 +68,8 @@ def _read(fields: Fields, pad_id: int = 0) -> Fields:
     fields = _DEFAULTS | {"pad_token_id": pad_id} | {key: value for key, value in fields.items() if value is not None}
     read_number(fields, "type_vocab_size", 1)
     read = read_keys(fields, _KEYS) | {"activation": read_activation(fields, "hidden_act", "gelu"), "embd_pdrop": fields.get("embd_pdrop")}
-    return read | ({"attn_pdrop": None} if read["attn_pdrop"] == read["dropout"] else {})
+    defaults = {"attn_pdrop": read["dropout"], "n_inner": 4 * read["n_embd"]}
+    return read | {name: None for name, default in defaults.items() if read.get(name) == default}
 
 
 def _read_roberta(fields: Fields) -> Fields:

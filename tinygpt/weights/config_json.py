@@ -52,7 +52,7 @@ KINDS = {
     ENCODER_CLASSIFIER: Kind(
         EncoderConfig, True, "an encoder's classifier", "EncoderClassifier.from_pretrained, or examples/finetune_classifier.py --ask"
     ),
-    ENCODER_DECODER: Kind(Seq2SeqConfig, False, "an encoder-decoder", "Seq2Seq.from_pretrained, or examples/translate.py --load"),
+    ENCODER_DECODER: Kind(Seq2SeqConfig, False, "an encoder-decoder", "Seq2Seq.from_pretrained, or examples/translate.py --ask"),
 }
 """By the name of one of their classes in transformers, GPT-2's for example."""
 
@@ -173,7 +173,7 @@ def config_fields(config: ModelConfig, eos_id: int | None, more: dict[str, Json]
     fields = {"model_type": family.model_type, "architectures": [family.architecture]} | family.write(config)
     named = {"architectures": [family.classifier]} if KINDS[kind].classifier else {}
     if not isinstance(config, GPTConfig):
-        return fields | more | named
+        return more | fields | named  # the ids of padding and end are the model's, whatever the tokenizer has
     ends = {"bos_token_id": eos_id, "eos_token_id": eos_id} | ({} if family in (GPT2, OURS) else {"pad_token_id": None})
     kept = GPTConfig.from_dict(family.read(fields)).dropouts
     lost = {name: p for name, p in config.dropouts.items() if kept[name] != p}  # in keys of GPT-2's, which others ignore

@@ -42,7 +42,7 @@ class Part:
     def stored(self, parameter: np.ndarray) -> np.ndarray:
         """The tensor as the file is to have it: a view where its axes are the parameter's, else a copy. Skipped rows are 0."""
         rows = self.view(parameter).reshape(-1, *self.shape(parameter)[self.axes + 1 :])
-        rows = np.concatenate([np.zeros_like(rows[: self.skip]), rows]) if self.skip else rows
+        rows = np.concatenate([np.zeros((self.skip, *rows.shape[1:]), rows.dtype), rows]) if self.skip else rows
         return rows[(None,) * self.axes] if self.axes else rows
 
 

@@ -55,7 +55,7 @@ from tinygpt.weights.family import Family, Part, canonical_name, same
 from tinygpt.weights.gpt2 import GPT2
 from tinygpt.weights.hub import has_weights, locate, refuse_gguf, refuse_pickle
 from tinygpt.weights.llmc import read_llm_c_header
-from tinygpt.weights.marian import DECODING
+from tinygpt.weights.seq2seq_keys import DECODING
 
 
 class Storable(Protocol):
@@ -152,6 +152,14 @@ class StoredModel:
         """As `architecture_of` has it."""
         return architecture_of(self.fields)
 
+    @property
+    def n_weights(self) -> int:
+        """How many weights the file holds, as `config.n_parameters` counts them: no classifier's head, and no rows that belong to no token."""
+        head = {part.name for kind in ("weight", "bias") for part in self._named(self.config, f"score.{kind}")}
+        held = sum(math.prod(tensor.shape) for name, tensor in self.tensors.items() if name not in head)
+        positions = self._named(self.config, "wpe.weight") if "wpe" in self.family.names else []
+        return held - sum(part.skip * self.tensors[part.name].shape[1] for part in positions if part.name in self.tensors)
+
     def _as_stored(self, config: ModelConfig) -> ModelConfig:
         """The config of a model with those of the family's optional modules that the file has."""
         optional = self.family.optional if has_weights(self.path) else {}
@@ -197,6 +205,8 @@ class StoredModel:
             if not copy.equals(part.stored(backend.to_host(wanted[name].data))):
                 rule = "expected equal ones where the output layer is tied to the embedding"
                 fix = 'write "tie_word_embeddings": false into config.json'
+                if "embed_tokens" in copied:
+                    rule, fix = "expected equal ones", "a model whose encoder and decoder have embeddings of their own is not supported"
                 raise InvalidInput(f"{copy.path}: {copied} differs from {original}, {rule}; {fix}")
 
     def _without_copies(self, stored: dict[str, StoredTensor], config: ModelConfig) -> list[tuple[str, StoredTensor, str]]:
@@ -207,7 +217,9 @@ class StoredModel:
             embedding, output = (self._named(config, f"{module}.weight")[0].name for module in ("wte", "lm_head"))
             copies = {output: embedding}
         found = []
-        for name, original in copies.items() if config.tie_word_embeddings else ():
+        if not config.tie_word_embeddings:  # where a family has several copies, they are those of one embedding for all stacks
+            copies = {name: original for name, original in copies.items() if self.family.unties not in ("", name)}
+        for name, original in copies.items():
             if name in stored and original in stored:
                 found.append((name, stored.pop(name), original))
             elif name in stored:
@@ -332,9 +344,9 @@ def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:
     """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2". cls is GPT, or the class
     of another kind of model, with a `config_class`, whose class method this is. Raises as `StoredModel` and its `load_into`, and for a model of another kind."""
     stored = StoredModel(path_or_name)
-    wanted = getattr(cls, "config_class", GPTConfig)
-    if not isinstance(stored.config, wanted):
-        raise another_kind(stored.path, stored.architecture, kind_of(wanted))
+    wanted = kind_of(getattr(cls, "config_class", GPTConfig))
+    if stored.architecture != wanted:
+        raise another_kind(stored.path, stored.architecture, wanted)
     model = cls(stored.config, _empty=True)
     stored.load_into(model)
     return model

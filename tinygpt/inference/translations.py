@@ -1,5 +1,6 @@
-"""How good translations are: exact match, BLEU and chrF, for all texts and for each kind of them.
+"""Texts translated, many at once, and how good translations are: exact match, BLEU and chrF, for all texts and for each kind of them.
 
+    given = translate_texts(model, tokenizer, texts, n_beams=4)
     print(scores_table(kinds, given, expected))
 
 Exact match is the share of translations that equal the reference: right for numbers and dates, where there is one answer, and too strict for
@@ -9,7 +10,21 @@ sentences that can be said in several ways. BLEU counts runs of one to four word
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput
+from tinygpt.models.seq2seq import Seq2Seq
+
+
+def translate_texts(
+    model: Seq2Seq, tokenizer: Tokenizer, texts: Sequence[str], *, n_beams: int = 1, length_penalty: float = 1.0, batch_size: int = 50
+) -> list[str]:
+    """The translation of each text, at most ten tokens longer than twice the longest source; the options are those of
+    `tinygpt.inference.translate.search`. Raises ValueError for a text longer than the model's context."""
+    end = model.config.eos_id
+    sources = [[*tokenizer.encode(text), end] for text in texts]
+    most = min(2 * max(map(len, sources), default=0) + 10, model.config.n_positions)
+    targets = model.translate(sources, most, n_beams=n_beams, length_penalty=length_penalty, batch_size=batch_size)
+    return [tokenizer.decode([id for id in target if id not in (end, model.config.pad_id)]) for target in targets]
 
 
 @dataclass(frozen=True)
