@@ -1,5 +1,6 @@
 """The translating example, run as a reader would run it, on a tiny model and a file of pairs; and its default data, where the extra is."""
 
+import json
 import os
 import re
 import subprocess
@@ -107,3 +108,14 @@ def test_the_default_data_needs_no_file(tmp_path):
     out = example(tmp_path, *SHAPE, *more)
     assert "numbers and dates in English and German words" in out and "single numbers" in out and "sentences of 2" in out
     assert (tmp_path / "runs" / "numbers-and-dates-001" / "report.txt").is_file()
+
+
+def test_the_benchmark_runs(tmp_path):
+    for name in ("num2words", "babel"):
+        pytest.importorskip(name, reason="numbers and dates in words need the extra translate")
+    command = [sys.executable, str(ROOT / "benchmarks" / "translate.py"), "--quick", "--output", "out.json"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "minutes to 99%" in done.stdout and len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["seeds"]) == 2
