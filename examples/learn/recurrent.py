@@ -199,17 +199,19 @@ class EncoderDecoder(Trained):
         """targets (B, T): the last one ends the text; IGNORED: does not count. Mean cross-entropy in nats."""
         return ag.cross_entropy(self(source_ids, shifted(targets, self.start_id, self.pad_id), attention_mask), targets)
 
-    def translate(self, source_ids, n, attention_mask=None):
-        """The likeliest token at each of n steps, fed back. (B, n) ids; `weights` then is an array (B, n, S)."""
+    def translate(self, source_ids, n, attention_mask=None, end_id=None):
+        """The likeliest token at each of n steps, or until all have written end_id, fed back. (B, n) ids; `weights`: (B, n, S)."""
         ids, found = np.full((len(source_ids), 1), self.start_id), []
+        ended = np.zeros((len(source_ids), 1), bool)
         with ag.no_grad():
             state, context_of = self.begin(source_ids, attention_mask)
-            for _ in range(n):
+            while len(found) < n and not ended.all():
                 c, y = context_of(state), self.target(ids)
                 state = self.decoder.step(self.decoder.input(y).reshape(len(ids), -1) + self.context(c), state)
                 logits = self.out(ag.concatenate([state[0], c, y.reshape(len(ids), -1)], axis=1))
                 ids = logits.data.argmax(axis=1)[:, None]
                 found.append(ids)
+                ended |= ids == (-1 if end_id is None else end_id)
         self.weights = np.stack(self.weights, axis=1) if self.attention else None
         return np.concatenate(found, axis=1)
 
