@@ -6,22 +6,15 @@ print(model.trace(ids))            # a table: step, shape, parameters, FLOPs, by
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import autograd as ag
 from autograd import Array, nn
 from autograd.drawing import op_name, saved_arrays
 from tinygpt.errors import InvalidInput
+from tinygpt.models.base import Model
 from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.training.memory_budget import state_numbers
 from tinygpt.training.optimizers import hidden_matrices
-
-if TYPE_CHECKING:
-    from tinygpt.models.encoder import Encoder
-    from tinygpt.models.gpt import GPT
-    from tinygpt.models.seq2seq import Seq2Seq
-
-    Model = GPT | Encoder | Seq2Seq
 
 Steps = list[tuple[str, ag.OpRecord]]
 """Every op in order, with the dotted name of the module that ran it."""
@@ -75,7 +68,7 @@ class Trace:
         return _table(rows, n_left=3)
 
 
-def trace(model: "Model", ids: Array, targets: Array | None = None, attention_mask: Array | None = None) -> Trace:
+def trace(model: Model, ids: Array, targets: Array | None = None, attention_mask: Array | None = None) -> Trace:
     """The ops of one forward pass on ids (B, T), host integers, in order: up to the logits or, with targets (B, T), up to the loss.
 
     For an encoder-decoder ids (B, S) are the sources, and targets (B, T) are needed: raises ValueError without.
@@ -130,7 +123,7 @@ def watched(model: nn.Module, run: Callable[[], object]) -> Steps:
     return list(zip(names, steps, strict=True))
 
 
-def summary(model: "Model", optimizer: str = "adamw") -> Text:
+def summary(model: Model, optimizer: str = "adamw") -> Text:
     """A table of every parameter (shape, number of weights, trainable or frozen), with the sums that memory planning needs.
 
     optimizer   by the name that `TrainConfig` gives it

@@ -1,6 +1,6 @@
 """What models of every kind have: settings of training, and the methods that layers above give to them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
@@ -40,6 +40,8 @@ class Model(nn.Module):
     dropout_stream            where all dropout masks come from
     """
 
+    config_class: type
+    loss: Callable[..., ag.Tensor]
     h: Sequence[Recomputable]
 
     def __init__(self, config: Json, seed: int = 0, *, _empty: bool = False) -> None:

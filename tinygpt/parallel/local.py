@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO
 
 import numpy as np
 
@@ -38,16 +38,10 @@ from tinygpt import errors, models
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput, ProcessFailed
+from tinygpt.models.base import Model
 from tinygpt.models.protocols import Batch, Trainable
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
-
-if TYPE_CHECKING:
-    from tinygpt.models.encoder import Encoder
-    from tinygpt.models.gpt import GPT
-    from tinygpt.models.seq2seq import Seq2Seq
-
-    Copied = GPT | Encoder | Seq2Seq  # what `can_copy` says yes to
 
 _MIN_ROWS = 4  # per process, unless more processes are asked for: with fewer rows, call overhead dominates
 _MIN_STEPS = 50  # starting a process takes about as long as ten updates of a small model
@@ -120,8 +114,9 @@ class LocalWorkers:
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
         """See `GradientWorkers`; None for one process, and for batches that `Replicas.can_split` refuses."""
         if self.n > 1 and (self.replicas is None or self.replicas.closed):
+            assert isinstance(self.model, Model)
             try:
-                self.replicas = Replicas(cast("Copied", self.model), optimizer, self.n)
+                self.replicas = Replicas(self.model, optimizer, self.n)
             except RuntimeError as error:
                 if not self.may_fail:
                     raise
@@ -145,7 +140,7 @@ class Replicas:
     Raises ValueError for a model that cannot be copied, RuntimeError if a process cannot be started.
     """
 
-    def __init__(self, model: "Copied", optimizer: FlatOptimizer, n: int) -> None:
+    def __init__(self, model: Model, optimizer: FlatOptimizer, n: int) -> None:
         if not can_copy(model):
             raise InvalidInput(_CANNOT_COPY.format(_kind(model)))
         self.model, self.optimizer = model, optimizer
@@ -344,7 +339,7 @@ class _Copy:
         row: int,
     ) -> None:  # fmt: skip
         cls = getattr(models, kind)
-        self.model: Copied = cls(cls.config_class(**config), _empty=True)
+        self.model: Model = cls(cls.config_class(**config), _empty=True)
         for block, on in zip(self.model.h, recompute, strict=True):
             block.recompute = on
         shared = np.asarray(np.memmap(path, dtype, mode="r+", shape=tuple(shape)))
