@@ -1,4 +1,4 @@
-"""Recipes of the default run: a model's shape and how it is trained, chosen together. `examples/pretrain.py --recipe NAME`.
+"""Recipes of the default runs: a model's shape and how it is trained, chosen together. `examples/pretrain.py --recipe NAME`.
 
 docs/ablations.md has what each setting of "tinygpt" gives in the same minutes, and what was tried and left out.
 """
@@ -9,6 +9,7 @@ from typing import Literal
 from tinygpt.config import TrainConfig
 from tinygpt.encoder_config import EncoderConfig
 from tinygpt.model_config import GPTConfig
+from tinygpt.seq2seq_config import Seq2SeqConfig
 
 RECIPES: dict[str, tuple[GPTConfig, TrainConfig]] = {
     # What gave the lowest validation loss in the minutes that 2,000 updates of "gpt2" take.
@@ -38,3 +39,13 @@ ENCODER_RECIPES: dict[str, tuple[EncoderConfig, TrainConfig]] = {
 ENCODER_MASKS: dict[str, tuple[Literal["token", "word"], float]] = {"tinygpt": ("word", 0.3), "bert": ("token", 0.15)}
 """What is masked, and which share of the tokens in training. BERT's is 15 %; twice as many targets a window teach a model faster that has
 minutes (Wettig et al. 2022, arXiv:2202.08005, find 40 % better for larger ones, too)."""
+
+TRANSLATION = (
+    Seq2SeqConfig.preset("laptop", n_positions=160),
+    TrainConfig(
+        steps=2000, lr=2e-3, schedule="inverse-sqrt", warmup_steps=400, betas=(0.9, 0.98), weight_decay=0.0, label_smoothing=0.1,
+        micro_batch=16, tokens_per_update=4 * 16 * 160, eval_every=250,
+    ),
+)  # fmt: skip
+"""examples/translate.py: the transformer of 2017 with fewer layers and channels. Adam, warm-up and label smoothing are those of Vaswani et al.
+2017, arXiv:1706.03762, sections 5.3 and 5.4; the rate is higher and the warm-up shorter, for a smaller model and fewer updates."""

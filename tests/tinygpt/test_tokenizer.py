@@ -357,7 +357,7 @@ def test_an_encoders_tokenizer_wraps_texts_as_bert_does(tmp_path: Path) -> None:
     again = load_tokenizer(tmp_path)
     assert again.fingerprint() == tokenizer.fingerprint() and again.roles == tokenizer.roles and again.wrapping == tokenizer.wrapping
     assert (again.eos_id, again.mask_id, again.lstrip, again.end_ids) == (sep, mask, {"[MASK]"}, (sep,))
-    assert encode_documents(["The cat", "the dog"], again).tolist() == [cls, *a, sep, cls, *b, sep]
+    assert encode_documents(["The cat", "the dog"], again).tolist() == [*a, sep, *b, sep]  # [CLS] opens windows, not documents
 
 
 def test_a_mask_stands_for_a_word_and_the_blank_before_it() -> None:

@@ -28,12 +28,11 @@ import regex
 import tiktoken
 from numpy.typing import NDArray
 
-from tinygpt.data.wrapping import ROLES, Wrapped, Wrapping
+from tinygpt.data.wrapping import ROLES, Ids, Wrapped, Wrapping
 from tinygpt.errors import DownloadFailed, InvalidInput, WrongType
 from tinygpt.storage.checked_json import Json
-from tinygpt.storage.safetensors import write_files
+from tinygpt.storage.safetensors import VOCABULARIES, write_files
 
-Ids = Sequence[int] | NDArray[np.integer]  # of tokens, in one dimension
 END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<unk>"
 ENCODER_ROLES = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}  # BERT's names
 
@@ -112,6 +111,11 @@ class Tokenizer(abc.ABC):
         """Ids that belong in front of every text."""
         return self.wrapping.start
 
+    @property
+    def target(self) -> "Tokenizer":
+        """The tokenizer of the texts that a translator writes: itself, unless both languages have files of their own (Marian)."""
+        return self
+
     def set_roles(self, roles: Mapping[str, str], wrapping: Wrapping | None = None) -> None:
         """Says which special tokens play which part, and what belongs around a text."""
         ids = self.special | self.added
@@ -144,7 +148,7 @@ class Tokenizer(abc.ABC):
 
     def check_directory(self, directory: Path) -> None:
         """Raises ValueError where a directory already holds the files of another kind of tokenizer: `load_tokenizer` could not tell which."""
-        for name in {"vocab.json", "merges.txt", "tokenizer.json"} - self.files().keys():
+        for name in VOCABULARIES - self.files().keys():
             if (directory / name).exists():
                 raise InvalidInput(f"{directory}: holds {name} of another tokenizer, expected a directory without; choose another one")
 
@@ -183,12 +187,7 @@ class Tokenizer(abc.ABC):
         Raises as `encode`, and ValueError for more than n_positions ids: the model's context, where it has a limit.
         """
         texts = [self.encode(each, allow_special=allow_special) for each in (text, second) if each is not None]
-        wrapped = self.wrapping.wrap(*texts)
-        if n_positions is not None and len(wrapped.ids) > n_positions:
-            more = len(wrapped.ids) - sum(map(len, texts))
-            found = f"{len(wrapped.ids)} tokens" + (f", {more} of them around the text" if more else "")
-            raise InvalidInput(f"encode: {found}, expected at most {n_positions}, the model's context; shorten the text or divide it")
-        return wrapped
+        return self.wrapping.wrap(*texts, n_positions=n_positions)
 
     def decode(self, ids: Ids) -> str:
         """Text of token ids. Bytes that are no UTF-8, as when a character is cut in half, become U+FFFD. Raises TypeError if ids are no

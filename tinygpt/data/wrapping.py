@@ -7,7 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import Json
+
+Ids = Sequence[int] | NDArray[np.integer]  # of tokens, in one dimension
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """The parts that a special token can play, as transformers names them: {"mask_token": "[MASK]"}."""
@@ -34,11 +37,15 @@ class Wrapping:
     between: tuple[int, ...] = ()
     second_type: int = 0
 
-    def wrap(self, first: Sequence[int] | NDArray[np.integer], second: Sequence[int] | NDArray[np.integer] | None = None) -> Wrapped:
-        """The ids of one text, or of two, with what belongs around them, and their token types."""
+    def wrap(self, first: Ids, second: Ids | None = None, *, n_positions: int | None = None) -> Wrapped:
+        """The ids of one text, or of two, with what belongs around them, and their token types. Raises ValueError for more than n_positions."""
         before, after, type_after = [*self.start, *map(int, first)], [*self.end], 0
         if second is not None:
             before, after, type_after = [*before, *self.between], [*map(int, second), *after], self.second_type
+        n, n_texts = len(before) + len(after), len(first) + (0 if second is None else len(second))
+        if n_positions is not None and n > n_positions:
+            found = f"{n} tokens" + (f", {n - n_texts} of them around the text" if n > n_texts else "")
+            raise InvalidInput(f"encode: {found}, expected at most {n_positions}, the model's context; shorten the text or divide it")
         return Wrapped(before + after, [0] * len(before) + [type_after] * len(after))
 
     def post_processor(self, tokens: Mapping[int, str]) -> Json:

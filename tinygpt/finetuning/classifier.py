@@ -30,7 +30,7 @@ from tinygpt.models.gpt import GPT, OutputLayer
 from tinygpt.models.protocols import Batch
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import Json
-from tinygpt.weights.config_json import CLASSIFIER
+from tinygpt.weights.config_json import CLASSIFIER, ENCODER, KINDS, LANGUAGE_MODEL, another_kind
 from tinygpt.weights.pretrained import save_pretrained
 
 Pooling = Literal["last", "mean", "first"]
@@ -242,9 +242,14 @@ class TextClassifier(nn.Module):
         """The classifier of an open checkpoint. Raises ValueError if it is none of this kind."""
         fields = checkpoint.stored.fields
         id2label = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out what it takes for the default
-        if checkpoint.kind != cls.kind or not isinstance(id2label, dict):
-            found = f"{checkpoint.path}: architectures {fields.get('architectures')}"
-            raise InvalidInput(f"{found}, expected {cls.kind} with id2label; train one: python examples/finetune_classifier.py")
+        if checkpoint.kind in (LANGUAGE_MODEL, ENCODER):
+            found, fix = KINDS[checkpoint.kind].what, f"train one: python examples/finetune_classifier.py --base {checkpoint.path}"
+            raise InvalidInput(f"{checkpoint.path}: {found}, expected {KINDS[cls.kind].what}; {fix}")
+        if checkpoint.kind != cls.kind:
+            raise another_kind(checkpoint.path, checkpoint.kind, cls.kind)
+        if not isinstance(id2label, dict):
+            rule = "expected names of labels by number; restore the file"
+            raise InvalidInput(f"{checkpoint.path / 'config.json'}: id2label is a {type(id2label).__name__}, {rule}")
         labels = [label for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
         classifier = cls(cls.empty(checkpoint.config), checkpoint.tokenizer(), labels, pooling=fields.get("pooling", cls.poolings[0]))
         if isinstance(fields.get("pad_token_id"), int):

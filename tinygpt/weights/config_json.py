@@ -33,7 +33,7 @@ class Kind:
     config      the class of its shapes
     classifier  whether it predicts labels of texts, instead of tokens
     what        in a message
-    use         how to load or run it, in a message
+    use         how to load it, and the script that shows it, with the flag that its path follows; in a message
     """
 
     config: type[ModelConfig]
@@ -46,13 +46,13 @@ LANGUAGE_MODEL, CLASSIFIER = GPT2.architecture, "GPT2ForSequenceClassification"
 ENCODER, ENCODER_CLASSIFIER = BERT.architecture, "BertForSequenceClassification"
 ENCODER_DECODER = MARIAN.architecture
 KINDS = {
-    LANGUAGE_MODEL: Kind(GPTConfig, False, "a language model", "GPT.from_pretrained, or examples/generate.py"),
+    LANGUAGE_MODEL: Kind(GPTConfig, False, "a language model", "GPT.from_pretrained, or examples/generate.py --run"),
     CLASSIFIER: Kind(GPTConfig, True, "a classifier", "GPTClassifier.from_pretrained, or examples/finetune_classifier.py --ask"),
-    ENCODER: Kind(EncoderConfig, False, "an encoder", "Encoder.from_pretrained, or examples/fill_mask.py"),
+    ENCODER: Kind(EncoderConfig, False, "an encoder", "Encoder.from_pretrained, or examples/fill_mask.py --run"),
     ENCODER_CLASSIFIER: Kind(
         EncoderConfig, True, "an encoder's classifier", "EncoderClassifier.from_pretrained, or examples/finetune_classifier.py --ask"
     ),
-    ENCODER_DECODER: Kind(Seq2SeqConfig, False, "an encoder-decoder", "Seq2Seq.from_pretrained, or examples/translate.py --load"),
+    ENCODER_DECODER: Kind(Seq2SeqConfig, False, "an encoder-decoder", "Seq2Seq.from_pretrained, or examples/translate.py --ask"),
 }
 """By the name of one of their classes in transformers, GPT-2's for example."""
 
@@ -76,7 +76,7 @@ _REFUSED = {
 def another_kind(path: Path, found: str, *wanted: str) -> InvalidInput:
     """The error for a model of one kind where another is needed, or one of several; all are keys of KINDS."""
     rule = " or ".join(KINDS[kind].what for kind in wanted)
-    return InvalidInput(f"{path}: {KINDS[found].what}, expected {rule}; load it with {KINDS[found].use}")
+    return InvalidInput(f"{path}: {KINDS[found].what}, expected {rule}; load it with {KINDS[found].use} {path}")
 
 
 def architecture_of(fields: Fields) -> str:

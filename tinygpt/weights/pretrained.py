@@ -328,8 +328,10 @@ def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str
     """What transformers' AutoTokenizer needs in addition to the vocabulary."""
     fields: dict[str, Json] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
     fields |= {"tokenizer_class": tokenizer.model_class} | ({"add_prefix_space": False} if tokenizer.model_class == "GPT2Tokenizer" else {})
-    if tokenizer.mask_id is not None:  # an encoder's
-        fields |= tokenizer.roles | {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    if tokenizer.mask_id is not None and tokenizer.model_class == "PreTrainedTokenizerFast":  # which has no token types by itself
+        fields |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    if tokenizer.pad_id is not None:  # an encoder's or a translator's
+        fields |= tokenizer.roles
     elif tokenizer.eos_id is not None:
         end = tokenizer.token_bytes(tokenizer.eos_id).decode()
         fields |= {"bos_token": end, "eos_token": end}
