@@ -36,6 +36,10 @@ ENCODER_RECIPES: dict[str, tuple[EncoderConfig, TrainConfig]] = {
     "bert": (EncoderConfig.preset("laptop"), TrainConfig(steps=3000, lr=1e-3, warmup_steps=200, micro_batch=8, eval_every=500)),
 }  # fmt: skip
 
+ENCODER_MASKS: dict[str, tuple[Literal["token", "word"], float]] = {"tinygpt": ("word", 0.3), "bert": ("token", 0.15)}
+"""What is masked, and which share of the tokens in training. BERT's is 15 %; twice as many targets a window teach a model faster that has
+minutes (Wettig et al. 2022, arXiv:2202.08005, find 40 % better for larger ones, too)."""
+
 TRANSLATION = (
     Seq2SeqConfig.preset("laptop", n_positions=160),
     TrainConfig(
@@ -45,7 +49,3 @@ TRANSLATION = (
 )  # fmt: skip
 """examples/translate.py: the transformer of 2017 with fewer layers and channels. Adam, warm-up and label smoothing are those of Vaswani et al.
 2017, arXiv:1706.03762, sections 5.3 and 5.4; the rate is higher and the warm-up shorter, for a smaller model and fewer updates."""
-
-ENCODER_MASKS: dict[str, tuple[Literal["token", "word"], float]] = {"tinygpt": ("word", 0.3), "bert": ("token", 0.15)}
-"""What is masked, and which share of the tokens in training. BERT's is 15 %; twice as many targets a window teach a model faster that has
-minutes (Wettig et al. 2022, arXiv:2202.08005, find 40 % better for larger ones, too)."""

@@ -6,8 +6,9 @@ import pytest
 from autograd import backend, nn
 from tests.autograd.checks import numpy_only
 from tinygpt.data.masking import MaskedWindows, Masking
-from tinygpt.data.tokenizer import BPETokenizer, encoder_tokenizer
+from tinygpt.data.tokenizer import BYTE_TOKENS, BPETokenizer, encoder_tokenizer
 from tinygpt.data.windows import IGNORED, encode_documents
+from tinygpt.data.wrapping import Wrapping
 from tinygpt.encoder_config import EncoderConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.inference.fill_mask import Candidate, fill_in, fill_masks, measure_masked
@@ -81,3 +82,17 @@ def test_measured_accuracy_is_the_share_of_targets_that_are_the_likeliest_token(
                 nats.append(-np.log(p[targets[0, position]]))
                 right.append(p.argmax() == targets[0, position])
     assert found.nats == pytest.approx(np.mean(nats), rel=1e-4) and found.accuracy == np.mean(right)
+
+
+def test_another_models_mask_token_is_named():
+    """RoBERTa's tokens: `<mask>` is the mark, and `[MASK]` ordinary text."""
+    merges = BPETokenizer.train(TEXTS, 290).merges
+    words = [*BYTE_TOKENS, *(left + right for left, right in merges)]
+    special = {token: len(words) + n for n, token in enumerate(("<s>", "<pad>", "</s>", "<mask>"))}
+    theirs = BPETokenizer(merges, ids={token: id for id, token in enumerate(words)}, special=special, eos="</s>")
+    roles = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
+    theirs.set_roles(roles, Wrapping((special["<s>"],), (special["</s>"],)))
+    model = encoder(vocab_size=theirs.n_vocab, n_token_types=1, pad_id=special["<pad>"], count_padding=False)
+    assert len(fill_masks(model, theirs, "Return the<mask> of an array", k=2)[0]) == 2
+    with pytest.raises(InvalidInput, match=r"write <mask>, not \[MASK\] where a word is missing"):
+        fill_masks(model, theirs, "Return the [MASK]")
