@@ -336,9 +336,9 @@ def check_sixteen_bits(out):
 
 def check_n_grams(out):
     """Smoothing makes the perplexity finite, and only what knows of shorter contexts makes it fall with n."""
-    rows = numbers(r"^ (\d) +((?:[\d.,]+ +){4}.*\d)$", out.replace("%", "").replace("inf", "9e9"))
+    rows = numbers(r"^ (\d) +((?:[\d.,]+ +){4}.*\d)$", out.replace("%", "").replace("inf", "9999999"))
     n, _, _, context, counts, add_one, interpolated, kneser_ney = np.array([[float(n), *row] for n, row in rows.items()]).T
-    assert n.tolist() == [1, 2, 3, 4, 5] and counts[0] < 9e9 == counts[1:].min()
+    assert n.tolist() == [1, 2, 3, 4, 5] and counts[0] < 9999999 == counts[1:].min()
     assert (np.diff(context[1:]) < 0).all() and (np.diff(add_one[1:]) > 0).all() and add_one[4] > 2 * add_one[0]
     assert (np.diff(kneser_ney) < 0).all() and (kneser_ney[1:] < np.minimum(add_one, interpolated)[1:]).all()
     assert kneser_ney[4] < 0.3 * kneser_ney[0]
