@@ -2,7 +2,7 @@
 
     python examples/learn/23_seq2seq.py
     python examples/learn/23_seq2seq.py --plot seq2seq.png           # with matplotlib: pip install -e ".[plot]"
-    python examples/learn/23_seq2seq.py --task reverse               # swap: the words of each pair change places; reverse: all do
+    python examples/learn/23_seq2seq.py --task reverse               # swap turns round the words of each pair, reverse all
     python examples/learn/23_seq2seq.py --updates 20                 # seconds: shows that it runs
 
 Seconds. Three models of as many weights learn for as long to say pairs of digits as Germans do, units before tens: 4 2 7 1 becomes
