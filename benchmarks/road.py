@@ -254,8 +254,11 @@ def by_parts(runs: dict[str, Any], name: str, score: str) -> dict[str, list[floa
 
 def draw(runs: dict[str, Any], minutes: float, file: Path) -> None:
     """Both scores against the number of parts: means over the seeds, and the range of the seeds."""
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError:
+        print('no picture: matplotlib is missing; pip install -e ".[plot]" and call again, the results are kept')
+        return
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -281,7 +284,7 @@ def main() -> None:
     config = parse_args(Config(), __doc__)
     if not config.seeds or not config.minutes > 0 or list(config.rates) != sorted(set(config.rates)) or not config.rates:
         rule = "expected minutes > 0, at least one seed, and rates that rise"
-        raise InvalidInput(f"road: minutes {config.minutes}, seeds {config.seeds}, rates {config.rates}; {rule}")
+        raise InvalidInput(f"road: minutes {config.minutes}, seeds {config.seeds}, rates {config.rates}, {rule}")
     path = Path(config.output)
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     settings = {"minutes": config.minutes, "n_numbers": config.n_numbers, "candidates": list(config.rates)}
@@ -294,9 +297,10 @@ def main() -> None:
     report["rates"] = report.get("rates") or choose_rates(config, data, make)
     path.parent.mkdir(parents=True, exist_ok=True)
     for seed in config.seeds:
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")  # after each part: what is done stays
         if str(seed) not in report["runs"]:
             report["runs"][str(seed)] = measure_seed(seed, config, data, make, report["rates"])
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")  # after each seed: what is done stays
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for name in MODELS:
         exact = by_parts(report["runs"], name, "exact")
         print(f"{name:12} exact by parts " + " ".join(f"{n}: {100 * statistics.mean(shares):5.1f}" for n, shares in exact.items()))

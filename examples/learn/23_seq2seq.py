@@ -2,7 +2,7 @@
 
     python examples/learn/23_seq2seq.py
     python examples/learn/23_seq2seq.py --plot seq2seq.png           # with matplotlib: pip install -e ".[plot]"
-    python examples/learn/23_seq2seq.py --task reverse               # swap: the words of each pair change places; reverse: all do
+    python examples/learn/23_seq2seq.py --task reverse               # swap turns round the words of each pair, reverse all
     python examples/learn/23_seq2seq.py --updates 20                 # seconds: shows that it runs
 
 Seconds. Three models of as many weights learn for as long to say pairs of digits as Germans do, units before tens: 4 2 7 1 becomes
@@ -85,16 +85,18 @@ for name, model in models.items():
         f"{name:<12}{model.n_parameters():>7,} weights; of the source, the decoder sees {numbers} numbers{' for each token' * (name != 'one vector')}"
     )
 
-heading(f"sequences right to the last word (%), by digits in the source; {2 * LONGEST + 2} are more than any that it was trained on")
+heading(
+    f"sequences right to the last word (%) by digits in the source, {2 * LONGEST + 2} more than ever seen; words right (%) of those up to {2 * LONGEST}"
+)
 lengths = range(1, LONGEST + 2)
-print(f"{'':<12}{'updates':>8}{'seconds':>9}   " + "".join(f"{2 * n:>7}" for n in lengths) + "    words, 2 to 10")
+print(f"{'':<12}{'updates':>8}{'seconds':>9}   " + "".join(f"{2 * n:>7}" for n in lengths) + "    words")
 curves, words, budget = {}, {}, None
 for name, model in models.items():
     n, seconds = train(model, budget)
     budget = budget or seconds  # the transformer's
     found = np.array([accuracy(model, k) for k in lengths]).T * 100
     curves[name], words[name] = (2 * np.array(lengths), found[0]), (2 * np.array(lengths), found[1])
-    print(f"{name:<12}{n:>8}{seconds:9.1f}   " + "".join(f"{x:7.1f}" for x in found[0]) + f"{found[1][:-1].mean():11.1f}")
+    print(f"{name:<12}{n:>8}{seconds:9.1f}   " + "".join(f"{x:7.1f}" for x in found[0]) + f"{found[1][:-1].mean():9.1f}")
 say(
     "One vector has to hold all of the source, and the longer the source, the less it does. Attention gives each step its own mean of the encoder's "
     "states. Both read and write one step after the other. The transformer does all steps of a training batch at once, so it makes more updates "

@@ -43,6 +43,7 @@ class Model(nn.Module):
     config_class: type
     loss: Callable[..., ag.Tensor]
     h: Sequence[Recomputable]
+    wte: nn.Embedding
 
     def __init__(self, config: Json, seed: int = 0, *, _empty: bool = False) -> None:
         self.config = config
