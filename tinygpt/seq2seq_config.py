@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from tinygpt.errors import InvalidInput, did_you_mean
+from tinygpt.errors import InvalidInput, WrongType, did_you_mean
 from tinygpt.fields import Json, check_fields, from_dict
 from tinygpt.model_config import GPTConfig, Shapes
 
@@ -102,7 +102,8 @@ class Seq2SeqConfig:
     """The id at the last position that decoding may fill; Marian: eos_id."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "banned_ids", tuple(self.banned_ids))  # a list, in JSON
+        if isinstance(self.banned_ids, list):  # in JSON
+            object.__setattr__(self, "banned_ids", tuple(self.banned_ids))
         sizes = "n_layer n_decoder_layer n_head n_embd n_positions vocab_size n_inner head_size"
         check_fields(self, {1: sizes, 0: " ".join(_IDS)})
         _check_ids(self)
@@ -186,32 +187,40 @@ class Seq2SeqConfig:
         """As `GPTConfig.dropouts`."""
         return self.blocks().dropouts
 
-    def shapes(self) -> Shapes:
-        """Shape of each parameter of the model by its name, a tied one once."""
-        c, inner = self.n_embd, self.n_head * self.channels_per_head
-        block = self.blocks().block_shapes()
+    def outer_shapes(self) -> Shapes:
+        """Shape of each parameter outside the blocks, a tied one once."""
+        c, block = self.n_embd, self.blocks().block_shapes()
         norm = {name.removeprefix("ln_1."): shape for name, shape in block.items() if name.startswith("ln_1.")}
-        cross = {f"ln_cross.{kind}": shape for kind, shape in norm.items()}
-        for name, shape in {"c_q": (c, inner), "c_k": (c, inner), "c_v": (c, inner), "c_proj": (inner, c)}.items():
-            cross |= {f"cross.{name}.weight": shape} | ({f"cross.{name}.bias": shape[1:]} if self.bias else {})
         found: Shapes = {"wte.weight": (self.vocab_size, c)}
-        for stack, n_layer, shapes in (("encoder", self.n_layer, block), ("decoder", self.n_decoder_layers, block | cross)):
+        for stack in ("encoder", "decoder"):
             found |= {f"{stack}.wpe.weight": (self.n_positions, c)} if self.positions == "learned" else {}
             found |= {f"{stack}.relative.weight": (self.relative_buckets, self.n_head)} if self.positions == "relative" else {}
-            found |= {f"{stack}.h.{i}.{name}": shape for i in range(n_layer) for name, shape in shapes.items()}
             found |= {f"{stack}.ln_f.{kind}": shape for kind, shape in norm.items()} if self.norm_position == "pre" else {}
         found |= {} if self.tie_word_embeddings else {"lm_head.weight": (self.vocab_size, c)}
         return found | ({"lm_head.bias": (self.vocab_size,)} if self.logits_bias else {})
 
+    def block_shapes(self, decoder: bool = False) -> Shapes:
+        """Shape of each parameter of an encoder's block, or of a decoder's, by its name in the block."""
+        c, inner = self.n_embd, self.n_head * self.channels_per_head
+        block = self.blocks().block_shapes()
+        cross = {name.replace("ln_1.", "ln_cross."): shape for name, shape in block.items() if name.startswith("ln_1.")}
+        for name, shape in {"c_q": (c, inner), "c_k": (c, inner), "c_v": (c, inner), "c_proj": (inner, c)}.items():
+            cross |= {f"cross.{name}.weight": shape} | ({f"cross.{name}.bias": shape[1:]} if self.bias else {})
+        return block | (cross if decoder else {})
+
     def n_parameters(self) -> int:
         """Number of weights, tied ones once. 60,506,624 for T5's smallest."""
-        return sum(map(math.prod, self.shapes().values()))
+        parts = (self.outer_shapes(), self.block_shapes(), self.block_shapes(decoder=True))
+        outer, encoder, decoder = (sum(map(math.prod, shapes.values())) for shapes in parts)
+        return outer + self.n_layer * encoder + self.n_decoder_layers * decoder
 
 
 _IDS = ("start_id", "pad_id", "eos_id", "forced_first_id", "forced_last_id")
 
 
 def _check_ids(config: Seq2SeqConfig) -> None:
+    if not isinstance(config.banned_ids, tuple) or not all(type(id) is int for id in config.banned_ids):
+        raise WrongType(f"Seq2SeqConfig.banned_ids: {config.banned_ids!r:.80}, expected integers; write them as (3, 5)")
     for name, id in [*((name, getattr(config, name)) for name in _IDS), *(("banned_ids", id) for id in config.banned_ids)]:
         if id is not None and not 0 <= id < config.vocab_size:
             raise InvalidInput(f"Seq2SeqConfig.{name}: {id}, expected 0 to {config.vocab_size - 1}, an id of the vocabulary")

@@ -83,7 +83,13 @@ def test_presets_have_the_published_numbers_of_weights():
 
 @given(configs())
 def test_the_config_knows_every_parameter(config):
-    assert {name: p.shape for name, p in Seq2Seq(config).named_parameters()} == config.shapes()
+    shapes = config.outer_shapes()
+    for stack, n_layer in (("encoder", config.n_layer), ("decoder", config.n_decoder_layers)):
+        each = config.block_shapes(decoder=stack == "decoder")
+        shapes |= {f"{stack}.h.{i}.{name}": shape for i in range(n_layer) for name, shape in each.items()}
+    model = Seq2Seq(config)
+    assert {name: p.shape for name, p in model.named_parameters()} == shapes
+    assert model.n_parameters() == config.n_parameters()
     assert Seq2SeqConfig.from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
@@ -488,6 +494,9 @@ def test_bad_configs_are_named(fields, message):
 
 
 def test_unknown_names_are_corrected():
+    for wrong in (3, ["3"]):
+        with pytest.raises(TypeError, match=r"Seq2SeqConfig.banned_ids: .*, expected integers; write them as \(3, 5\)"):
+            Seq2SeqConfig(banned_ids=wrong)
     with pytest.raises(ValueError, match=r"Seq2SeqConfig.preset: 't5_small', expected one of .*; did you mean 't5-small'\?"):
         Seq2SeqConfig.preset("t5_small")
     with pytest.raises(ValueError, match=r"unknown key 'n_layers', .*did you mean 'n_layer'\?"):

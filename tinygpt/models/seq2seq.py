@@ -127,10 +127,18 @@ class SinesThenCosines(nn.Module):
     in turns. Which channel is which makes no difference to a model that is trained with it."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
-        table = nn.sinusoidal_positions(config.n_positions, config.n_embd)
-        self.table = ag.Tensor(xp.concatenate([table[:, 0::2], table[:, 1::2]], axis=1))
+        self.n_channels = config.n_embd
+        self.table = self.of_length(0)
+
+    def of_length(self, n: int) -> ag.Tensor:
+        """The first n rows, (n, C)."""
+        table = nn.sinusoidal_positions(n, self.n_channels)
+        return ag.Tensor(xp.concatenate([table[:, 0::2], table[:, 1::2]], axis=1))
 
     def forward(self, positions: np.ndarray) -> ag.Tensor:
+        needed, known = int(positions.max()) + 1, self.table.shape[0]
+        if needed > known:  # not all of n_positions before a text is that long
+            self.table = self.of_length(max(needed, 2 * known))
         return ag.embedding(self.table, positions)
 
 
