@@ -1,10 +1,11 @@
-"""Recipes of the default run: a model's shape and how it is trained, chosen together. `examples/pretrain.py --recipe NAME`.
+"""Recipes of the default runs: a model's shape and how it is trained, chosen together. `examples/pretrain.py --recipe NAME`.
 
 docs/ablations.md has what each setting of "tinygpt" gives in the same minutes, and what was tried and left out.
 """
 
 from tinygpt.config import TrainConfig
 from tinygpt.model_config import GPTConfig
+from tinygpt.seq2seq_config import Seq2SeqConfig
 
 RECIPES: dict[str, tuple[GPTConfig, TrainConfig]] = {
     # What gave the lowest validation loss in the minutes that 2,000 updates of "gpt2" take.
@@ -18,3 +19,13 @@ RECIPES: dict[str, tuple[GPTConfig, TrainConfig]] = {
     # GPT-2's model, and its optimizer with rates for a model of this size.
     "gpt2": (GPTConfig.preset("laptop"), TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)),
 }  # fmt: skip
+
+TRANSLATION = (
+    Seq2SeqConfig.preset("laptop", n_positions=160),
+    TrainConfig(
+        steps=3000, lr=2e-3, schedule="inverse-sqrt", warmup_steps=400, betas=(0.9, 0.98), weight_decay=0.0, label_smoothing=0.1,
+        micro_batch=16, tokens_per_update=2 * 16 * 160, eval_every=300, log_every=25,
+    ),
+)  # fmt: skip
+"""examples/translate.py: the transformer of 2017 with fewer layers and channels. Adam, warm-up and label smoothing are those of Vaswani et al.
+2017, arXiv:1706.03762, sections 5.3 and 5.4; the rate is higher and the warm-up shorter, for a smaller model and fewer updates."""

@@ -52,7 +52,7 @@ KINDS = {
     ENCODER_CLASSIFIER: Kind(
         EncoderConfig, True, "an encoder's classifier", "EncoderClassifier.from_pretrained, or examples/finetune_classifier.py --ask"
     ),
-    ENCODER_DECODER: Kind(Seq2SeqConfig, False, "an encoder-decoder", "Seq2Seq.from_pretrained, or examples/translate.py --load"),
+    ENCODER_DECODER: Kind(Seq2SeqConfig, False, "an encoder-decoder", "Seq2Seq.from_pretrained, or examples/translate.py --ask"),
 }
 """By the name of one of their classes in transformers, GPT-2's for example."""
 
