@@ -127,10 +127,8 @@ class Seq2SeqConfig:
 
     def blocks(self, decoder: bool = False) -> GPTConfig:
         """The encoder's blocks as those of a GPT, or the decoder's without what it has in addition: their options, and their cache."""
-        shared = (
-            "n_head n_embd n_positions vocab_size n_inner dropout embd_pdrop attn_pdrop layer_norm_epsilon norm norm_position activation"
-        )
-        shared += " gated head_size attention_scale tie_word_embeddings"
+        shared = "n_head n_embd n_positions vocab_size n_inner dropout embd_pdrop attn_pdrop layer_norm_epsilon norm norm_position"
+        shared += " activation gated head_size attention_scale tie_word_embeddings"
         return GPTConfig(
             n_layer=self.n_decoder_layers if decoder else self.n_layer, positions="none" if self.positions == "relative" else self.positions,
             qkv_bias=self.bias, attention_output_bias=self.bias, mlp_bias=self.bias,
