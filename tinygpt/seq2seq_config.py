@@ -102,8 +102,7 @@ class Seq2SeqConfig:
     """The id at the last position that decoding may fill; Marian: eos_id."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.banned_ids, list):  # in JSON
-            object.__setattr__(self, "banned_ids", tuple(self.banned_ids))
+        object.__setattr__(self, "banned_ids", tuple(ids) if isinstance(ids := self.banned_ids, list) else ids)  # a list, in JSON
         sizes = "n_layer n_decoder_layer n_head n_embd n_positions vocab_size n_inner head_size"
         check_fields(self, {1: sizes, 0: " ".join(_IDS)})
         _check_ids(self)
@@ -208,9 +207,8 @@ class Seq2SeqConfig:
 
     def n_parameters(self) -> int:
         """Number of weights, tied ones once. 60,506,624 for T5's smallest."""
-        parts = (self.outer_shapes(), self.block_shapes(), self.block_shapes(decoder=True))
-        outer, encoder, decoder = (sum(map(math.prod, shapes.values())) for shapes in parts)
-        return outer + self.n_layer * encoder + self.n_decoder_layers * decoder
+        stacks = ((1, self.outer_shapes()), (self.n_layer, self.block_shapes()), (self.n_decoder_layers, self.block_shapes(decoder=True)))
+        return sum(n * sum(map(math.prod, shapes.values())) for n, shapes in stacks)
 
 
 _IDS = ("start_id", "pad_id", "eos_id", "forced_first_id", "forced_last_id")
