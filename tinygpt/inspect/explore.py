@@ -6,7 +6,8 @@
 The page shows the tokens; the attention of every layer and head; how long the residual stream is at each depth; what the model would
 predict if it ended after each layer (logit lens: nostalgebraist 2020, "interpreting GPT: the logit lens"); the gradient of the loss on
 each input token; a map of the token embeddings, in which near tokens are like ones; and every op with its formula and numbers, forward and
-backward. All numbers come from the plain ops of `autograd/ops`.
+backward. An encoder's tokens see both ways, and masks in its prompt are what it predicts; of an encoder-decoder there are three kinds of
+attention to choose from. All numbers come from the plain ops of `autograd/ops`.
 """
 
 import ast
@@ -158,7 +159,7 @@ def _attention(steps: Steps, causal: bool) -> list[list[str]]:
     """The weights of each layer and head. Relative positions have them as the result of a softmax, others inside an op of their own."""
     found = []
     fused = [step.saved.weights for _, step in steps if op_name(step.op) == "Attention"]
-    single = [step.outputs[0] for module, step in steps if op_name(step.op) == "Softmax" and module.endswith("relative")]
+    single = [step.outputs[0] for module, step in steps if op_name(step.op) == "Softmax" and module.endswith((".attn", "relative"))]
     for weights in [backend.to_host(array)[0].astype(np.float64) for array in fused or single]:  # (H, T, S)
         kept = weights[:, *np.tril_indices(weights.shape[-1])] if causal else weights.reshape(len(weights), -1)
         found.append([base64.b64encode(head.tobytes()).decode() for head in np.rint(kept * _WEIGHT_UNITS).astype("<u2")])
