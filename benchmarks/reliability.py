@@ -447,7 +447,7 @@ def text_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
 
 # ---- memory ------------------------------------------------------------------------------------------------------------------------------
 
-_MIDDLE = {"n_layer": 3, "n_head": 6, "n_embd": 384, "n_positions": 192, "vocab_size": 4096}
+_MIDDLE = {"n_layer": 3, "n_head": 4, "n_embd": 256, "n_positions": 128, "vocab_size": 2048}
 SIZES = {  # the four sizes that the speed is measured at, and the micro-batch; then models of other kinds
     "S": ("GPT", {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": 65}, 12),
     "M": ("GPT", {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256, "vocab_size": 65}, 16),

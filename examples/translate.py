@@ -15,6 +15,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import ClassVar
 
 from autograd import backend
@@ -52,11 +53,11 @@ class TranslateConfig:
     leave_out_long: bool = field(default=False, metadata=WITH_OVERRIDE)
     """Leave out pairs with a side longer than --n-positions; otherwise they are errors."""
     test_pairs: int = field(default=0, metadata=FREE)
-    """Test pairs to translate. 0: all."""
+    """Test pairs to translate, at most. 0: all."""
     n_beams: int = field(default=4, metadata=FREE)
     """Translations that beam search keeps open, when it is compared with greedy decoding."""
     beam_pairs: int = field(default=200, metadata=FREE)
-    """Test pairs on which beam search is compared with greedy decoding."""
+    """Test pairs on which beam search is compared with greedy decoding, at most."""
     length_penalty: float = field(default=0.6, metadata=FREE)
     """Beam search divides log-probabilities by length to this power."""
     run: PathName = field(default="", metadata=FREE)
@@ -101,8 +102,9 @@ def main() -> None:
 
     # Model and trainer, if they fit into memory.
     processes, micro = n_processes(config.train, shape.n_parameters(), n_positions), config.train.micro_batch
-    recompute = config.train.recompute
-    print(f"memory     {check_memory(shape, micro, optimizer=config.train.optimizer, recompute=recompute, processes=processes)}")
+    recompute, longest = config.train.recompute, (max(map(len, train[0])), max(map(len, train[1])))
+    need = check_memory(shape, micro, optimizer=config.train.optimizer, recompute=recompute, processes=processes, lengths=longest)
+    print(f"memory     {need}")
     model = Seq2Seq(shape, seed=config.train.seed).recompute_blocks(recompute)
     trainer = Trainer(model, config.train, *batches, workers_for(model, config.train))
     size = f"{shape.n_layer} + {shape.n_decoder_layers} layers, {shape.n_head} heads, {shape.n_embd} channels"
@@ -129,7 +131,7 @@ def main() -> None:
     a_run.restore_best(trainer)
 
     # The test: greedy decoding of all pairs, beam search of some, ten examples, where the model looked.
-    some = test[2][:: max(1, len(test[2]) // config.test_pairs)] if config.test_pairs else test[2]
+    some = test[2][:: -(-len(test[2]) // config.test_pairs)] if config.test_pairs else test[2]
     started = time.perf_counter()
     given = translate_texts(model, tokenizer, [pair.source for pair in some])
     rate = len(some) / max(time.perf_counter() - started, 1e-9)
@@ -160,7 +162,7 @@ def mean_length(sequences: list) -> float:
 
 def compare_beams(config: TranslateConfig, model: Seq2Seq, tokenizer: Tokenizer, pairs: list[Pair], greedy: list[str]) -> str:
     """Beam search and greedy decoding on the same pairs: scores, and how often and for the better the translations differ."""
-    which = range(0, len(pairs), max(1, len(pairs) // max(config.beam_pairs, 1)))
+    which = range(0, len(pairs), -(-len(pairs) // max(config.beam_pairs, 1)))
     expected, before = [pairs[i].target for i in which], [greedy[i] for i in which]
     sources, options = [pairs[i].source for i in which], {"n_beams": config.n_beams, "length_penalty": config.length_penalty}
     after = translate_texts(model, tokenizer, sources, **options)
@@ -175,9 +177,13 @@ def compare_beams(config: TranslateConfig, model: Seq2Seq, tokenizer: Tokenizer,
 
 
 def examples(pairs: list[Pair], given: list[str], n: int = 10) -> str:
-    """n pairs, evenly spaced, with their translations; a reference only where the translation is another."""
+    """n pairs, of all kinds in turn, with their translations; a reference only where the translation is another."""
+    kinds: dict[str, list[int]] = {}
+    for i, pair in enumerate(pairs):
+        kinds.setdefault(pair.kind, []).append(i)
+    in_turn = [i for turn in zip_longest(*kinds.values()) for i in turn if i is not None]
     lines = []
-    for i in range(0, len(pairs), -(-len(pairs) // n)):
+    for i in in_turn[:n]:
         found = shorten(given[i], 2 * len(pairs[i].target) + 20)
         lines += [pairs[i].source, f"  -> {found}"] + [f"  != {pairs[i].target}"] * (given[i] != pairs[i].target)
     return "\n".join(lines)
@@ -189,7 +195,7 @@ def alignments(model: Seq2Seq, tokenizer: Tokenizer, pairs: list[Pair], n: int =
     found = []
     for kind in list(dict.fromkeys(pair.kind for pair in pairs))[:n]:
         ids = [[*tokenizer.encode(text), tokenizer.eos_id] for text in (first[kind].source, first[kind].target)]
-        source, target = ([tokenizer.decode([id]).strip() for id in side] for side in ids)
+        source, target = ([*(tokenizer.decode([id]).strip() for id in side[:-1]), "(end)"] for side in ids)
         found.append(Alignment(source, target, cross_attention(model, ids[:1], ids[1:])[0, -1].mean(axis=0)))
     return found
 

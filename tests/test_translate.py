@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused(folder):
 def test_the_default_data_needs_no_file(tmp_path):
     for name in ("num2words", "babel"):
         pytest.importorskip(name, reason="numbers and dates in words need the extra translate")
-    more = "--n-positions 60 --tokens-per-update 480 --leave-out-long --steps 2 --numbers 100 --test-pairs 8 --warmup-steps 1".split()
+    more = "--n-positions 60 --tokens-per-update 480 --leave-out-long --steps 2 --numbers 100 --warmup-steps 1".split()
     out = example(tmp_path, *SHAPE, *more)
     assert "numbers and dates in English and German words" in out and "single numbers" in out and "sentences of 2" in out
     assert (tmp_path / "runs" / "numbers-and-dates-001" / "report.txt").is_file()

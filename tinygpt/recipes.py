@@ -43,8 +43,8 @@ minutes (Wettig et al. 2022, arXiv:2202.08005, find 40 % better for larger ones,
 TRANSLATION = (
     Seq2SeqConfig.preset("laptop", n_positions=160),
     TrainConfig(
-        steps=2000, lr=2e-3, schedule="inverse-sqrt", warmup_steps=400, betas=(0.9, 0.98), weight_decay=0.0, label_smoothing=0.1,
-        micro_batch=16, tokens_per_update=4 * 16 * 160, eval_every=250,
+        steps=3000, lr=2e-3, schedule="inverse-sqrt", warmup_steps=400, betas=(0.9, 0.98), weight_decay=0.0, label_smoothing=0.1,
+        micro_batch=16, tokens_per_update=2 * 16 * 160, eval_every=300, log_every=25,
     ),
 )  # fmt: skip
 """examples/translate.py: the transformer of 2017 with fewer layers and channels. Adam, warm-up and label smoothing are those of Vaswani et al.

@@ -102,30 +102,15 @@ class Seq2SeqConfig:
     """The id at the last position that decoding may fill; Marian: eos_id."""
 
     def __post_init__(self) -> None:
-        sizes = "n_layer n_decoder_layer n_head n_embd n_positions vocab_size n_inner head_size"
-        ids = "start_id pad_id eos_id forced_first_id forced_last_id"
         object.__setattr__(self, "banned_ids", tuple(self.banned_ids))  # a list, in JSON
-        check_fields(self, {1: sizes, 0: ids})
-        for name in ids.split():
-            self._check_id(name, getattr(self, name))
-        for id in self.banned_ids:
-            self._check_id("banned_ids", id)
-        for name in ("embedding_scale", "output_scale"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidInput(f"Seq2SeqConfig.{name}: {value}, expected > 0; leave it out for the default")
-        if self.relative_buckets < 4 or self.relative_buckets % 4 or self.relative_distance <= self.relative_buckets // 2:
-            found = f"relative_buckets {self.relative_buckets}, relative_distance {self.relative_distance}"
-            rule = "a multiple of 4 (half for each direction, half of those exact), and a distance beyond the exact ones"
-            raise InvalidInput(f"Seq2SeqConfig: {found}, expected {rule}; T5 has 32 and 128")
+        sizes = "n_layer n_decoder_layer n_head n_embd n_positions vocab_size n_inner head_size"
+        check_fields(self, {1: sizes, 0: " ".join(_IDS)})
+        _check_ids(self)
+        _check_scales_and_buckets(self)
         try:
             self.blocks()
         except InvalidInput as error:
             raise InvalidInput(str(error).replace("GPTConfig", "Seq2SeqConfig")) from None
-
-    def _check_id(self, name: str, id: int | None) -> None:
-        if id is not None and not 0 <= id < self.vocab_size:
-            raise InvalidInput(f"Seq2SeqConfig.{name}: {id}, expected 0 to {self.vocab_size - 1}, an id of the vocabulary")
 
     @classmethod
     def preset(cls, name: str, **changes: Json) -> Self:
@@ -221,3 +206,23 @@ class Seq2SeqConfig:
     def n_parameters(self) -> int:
         """Number of weights, tied ones once. 60,506,624 for T5's smallest."""
         return sum(map(math.prod, self.shapes().values()))
+
+
+_IDS = ("start_id", "pad_id", "eos_id", "forced_first_id", "forced_last_id")
+
+
+def _check_ids(config: Seq2SeqConfig) -> None:
+    for name, id in [*((name, getattr(config, name)) for name in _IDS), *(("banned_ids", id) for id in config.banned_ids)]:
+        if id is not None and not 0 <= id < config.vocab_size:
+            raise InvalidInput(f"Seq2SeqConfig.{name}: {id}, expected 0 to {config.vocab_size - 1}, an id of the vocabulary")
+
+
+def _check_scales_and_buckets(config: Seq2SeqConfig) -> None:
+    for name in ("embedding_scale", "output_scale"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise InvalidInput(f"Seq2SeqConfig.{name}: {value}, expected > 0; leave it out for the default")
+    if config.relative_buckets < 4 or config.relative_buckets % 4 or config.relative_distance <= config.relative_buckets // 2:
+        found = f"relative_buckets {config.relative_buckets}, relative_distance {config.relative_distance}"
+        rule = "a multiple of 4 (half for each direction, half of those exact), and a distance beyond the exact ones"
+        raise InvalidInput(f"Seq2SeqConfig: {found}, expected {rule}; T5 has 32 and 128")

@@ -45,13 +45,13 @@ def drawn(draw, name):
             "encoder_attention_heads": heads, "decoder_attention_heads": heads, "encoder_ffn_dim": n_inner, "decoder_ffn_dim": n_inner,
             "max_position_embeddings": 40, "activation_function": pick("swish", "gelu", "relu"), "scale_embedding": pick(True, False),
             "pad_token_id": pad, "decoder_start_token_id": pick(pad, 3), "eos_token_id": 1, "forced_eos_token_id": pick(1, None),
-            "tie_word_embeddings": pick(True, False), "init_std": 0.1,
+            "tie_word_embeddings": True, "init_std": 0.1,
         }  # fmt: skip
     return {
         "vocab_size": V, "d_model": pick(8, 24), "d_kv": pick(3, 8), "d_ff": pick(12, 40), "num_layers": layers,
         "num_decoder_layers": decoder_layers, "num_heads": heads, "decoder_start_token_id": 0, "tie_word_embeddings": pick(True, False),
         "feed_forward_proj": pick("relu", "gated-gelu", "gated-silu", "gelu"), "relative_attention_num_buckets": pick(8, 32),
-        "relative_attention_max_distance": pick(20, 128), "layer_norm_epsilon": pick(1e-6, 1e-3), "initializer_factor": 0.5,
+        "relative_attention_max_distance": pick(20, 128), "layer_norm_epsilon": pick(1e-6, 1e-3), "initializer_factor": 1.0,
     }  # fmt: skip
 
 

@@ -153,7 +153,7 @@ class RelativePositions(nn.Module):
         buckets = relative_buckets(ahead, self.causal, self.n_buckets, self.distance)
         return ag.embedding(self.weight, buckets).transpose(2, 0, 1)
 
-    def forward(
+    def attend(
         self, q: ag.Tensor, k: ag.Tensor, v: ag.Tensor, mask: ag.Array | None = None, *, window: int = 0, training: bool = True
     ) -> ag.Tensor:
         """softmax(q @ k^T scale + bias) @ v, as `ag.scaled_dot_product_attention`: from single ops, so that the bias has a gradient.
@@ -246,7 +246,7 @@ class Stack(nn.Module, Generic[BlockKind]):
         if config.positions == "relative":
             self.relative = RelativePositions(config, causal, init, stream)
             for block in blocks:
-                block.attn.attend = partial(self.relative)
+                block.attn.attend = partial(self.relative.attend)
         init.scale_queries(blocks)
         self.embd_dropout = nn.Dropout(config.dropouts["embd_pdrop"], stream)
         self.h: Sequence[BlockKind] = blocks
@@ -304,11 +304,6 @@ class Seq2Seq(Model):
     def h(self) -> list[ComposedBlock | DecoderBlock]:  # type: ignore[override]  # other models hold their blocks there
         """All blocks, the encoder's first."""
         return [*self.encoder.h, *self.decoder.h]
-
-    @property
-    def n_classes(self) -> int:
-        """How many tokens each prediction chooses from: a uniform guess costs ln(n_classes) nats."""
-        return self.config.vocab_size
 
     def encode(self, source_ids: ArrayLike, attention_mask: ArrayLike | None = None) -> Source:
         """The encoder's pass over sources. Once for each of them, however many tokens the decoder then writes.

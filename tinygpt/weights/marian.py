@@ -1,45 +1,11 @@
-"""Marian: the encoder-decoder of 2017 as Helsinki's opus-mt models have it; and the form of our own for encoder-decoders of any other shape.
-
-What decoding is told, T5's files have under the same keys: `read_decoding`, `write_decoding`.
-"""
+"""Marian: the encoder-decoder of 2017 as Helsinki's opus-mt models have it; and the form of our own for encoder-decoders of any other shape."""
 
 import dataclasses
 
-from tinygpt.errors import InvalidInput
 from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.weights.family import Family, Fields, Names, Part, same, separate
-from tinygpt.weights.keys import ACTIVATION_NAMES, check_fixed, read_activation, read_keys, read_number
-
-_IDS = {
-    "start_id": "decoder_start_token_id", "pad_id": "pad_token_id", "eos_id": "eos_token_id", "forced_first_id": "forced_bos_token_id",
-    "forced_last_id": "forced_eos_token_id",
-}  # fmt: skip
-
-DECODING = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids")
-"""Keys that transformers takes from generation_config.json, where there is one."""
-
-
-def read_decoding(fields: Fields) -> Fields:
-    """Ids that begin and end a target, pad it, and are never chosen. Raises ValueError for other words that are never to be chosen."""
-    found: Fields = {}
-    for ours, theirs in _IDS.items():
-        value = fields.get(theirs)
-        value = value[0] if isinstance(value, list) and len(value) == 1 else value
-        if value is None and ours in ("start_id", "pad_id", "eos_id"):
-            raise InvalidInput(f"no {theirs}, expected an id of the vocabulary; fetch config.json again")
-        if value is not None:
-            found[ours] = read_number({theirs: value}, theirs, 0)
-    banned = fields.get("bad_words_ids")
-    words = [] if banned is None else banned
-    if not isinstance(words, list) or not all(isinstance(word, list) and len(word) == 1 for word in words):
-        raise InvalidInput(f"bad_words_ids {banned!r:.80}, expected words of one token each; longer ones are not supported")
-    return found | {"banned_ids": [read_number({"bad_words_ids": id}, "bad_words_ids", 0) for (id,) in words]}
-
-
-def write_decoding(config: Seq2SeqConfig) -> Fields:
-    """The other way; keys without a value are left out."""
-    found = {theirs: getattr(config, ours) for ours, theirs in _IDS.items() if getattr(config, ours) is not None}
-    return found | ({"bad_words_ids": [[id] for id in config.banned_ids]} if config.banned_ids else {}) | {"is_encoder_decoder": True}
+from tinygpt.weights.keys import ACTIVATION_NAMES, check_fixed, read_activation, read_keys
+from tinygpt.weights.seq2seq_keys import read_decoding, without_defaults, write_decoding
 
 
 def _linear_and_norms(stack: str, theirs: str) -> Names:
@@ -75,8 +41,9 @@ _KEYS = {
 }  # fmt: skip
 _SAME = {"decoder_attention_heads": "encoder_attention_heads", "decoder_ffn_dim": "encoder_ffn_dim", "decoder_vocab_size": "vocab_size"}
 _FIXED = {
-    "share_encoder_decoder_embeddings": True, "normalize_before": False, "add_final_layer_norm": False, "normalize_embedding": False,
-    "static_position_embeddings": True, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0, "activation_dropout": 0.0,
+    "share_encoder_decoder_embeddings": True, "tie_word_embeddings": True, "normalize_before": False, "add_final_layer_norm": False,
+    "normalize_embedding": False, "static_position_embeddings": True, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
+    "activation_dropout": 0.0,
 }  # fmt: skip
 _DEFAULTS = {"dropout": 0.1, "attention_dropout": 0.0, "scale_embedding": False}
 
@@ -86,7 +53,7 @@ def _read(fields: Fields) -> Fields:
     check_fixed(fields, {theirs: fields.get(own) for theirs, own in _SAME.items()}, "encoder and decoder of one width are supported only")
     fields = _DEFAULTS | {key: value for key, value in fields.items() if value is not None}
     read = read_keys(fields, _KEYS) | read_decoding(fields) | {"logits_bias": True}
-    return read | {
+    return without_defaults(read) | {
         "activation": read_activation(fields, "activation_function", "gelu"),
         "embedding_scale": None if fields["scale_embedding"] else 1.0,
     }

@@ -55,7 +55,7 @@ from tinygpt.weights.family import Family, Part, canonical_name, same
 from tinygpt.weights.gpt2 import GPT2
 from tinygpt.weights.hub import has_weights, locate, refuse_gguf, refuse_pickle
 from tinygpt.weights.llmc import read_llm_c_header
-from tinygpt.weights.marian import DECODING
+from tinygpt.weights.seq2seq_keys import DECODING
 
 
 class Storable(Protocol):
@@ -205,6 +205,8 @@ class StoredModel:
             if not copy.equals(part.stored(backend.to_host(wanted[name].data))):
                 rule = "expected equal ones where the output layer is tied to the embedding"
                 fix = 'write "tie_word_embeddings": false into config.json'
+                if "embed_tokens" in copied:
+                    rule, fix = "expected equal ones", "a model whose encoder and decoder have embeddings of their own is not supported"
                 raise InvalidInput(f"{copy.path}: {copied} differs from {original}, {rule}; {fix}")
 
     def _without_copies(self, stored: dict[str, StoredTensor], config: ModelConfig) -> list[tuple[str, StoredTensor, str]]:
@@ -215,7 +217,9 @@ class StoredModel:
             embedding, output = (self._named(config, f"{module}.weight")[0].name for module in ("wte", "lm_head"))
             copies = {output: embedding}
         found = []
-        for name, original in copies.items() if config.tie_word_embeddings else ():
+        if not config.tie_word_embeddings:  # where a family has several copies, they are those of one embedding for all stacks
+            copies = {name: original for name, original in copies.items() if self.family.unties not in ("", name)}
+        for name, original in copies.items():
             if name in stored and original in stored:
                 found.append((name, stored.pop(name), original))
             elif name in stored:

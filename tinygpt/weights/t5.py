@@ -9,7 +9,7 @@ from tinygpt.errors import InvalidInput
 from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.weights.family import Family, Fields, Layout, Names, Part, same, separate, turned
 from tinygpt.weights.keys import ACTIVATION_NAMES, check_fixed, read_activation, read_keys
-from tinygpt.weights.marian import read_decoding, write_decoding
+from tinygpt.weights.seq2seq_keys import read_decoding, without_defaults, write_decoding
 
 
 def _relative(stack: str) -> Layout:
@@ -72,7 +72,9 @@ _FIXED: Fields = {
 def _read(fields: Fields) -> Fields:
     check_fixed(fields, {"is_encoder_decoder": True, "is_decoder": False}, "an encoder or a decoder alone is not supported")
     fields = _DEFAULTS | {key: value for key, value in fields.items() if value is not None}
-    read = read_keys(fields, _KEYS) | read_decoding({"decoder_start_token_id": fields.get("pad_token_id")} | fields) | _FIXED
+    read = (
+        without_defaults(read_keys(fields, _KEYS)) | read_decoding({"decoder_start_token_id": fields.get("pad_token_id")} | fields) | _FIXED
+    )
     kind = fields["feed_forward_proj"]
     if not isinstance(kind, str):
         raise InvalidInput(f"feed_forward_proj {kind!r:.80}, expected relu, or gated-gelu; fetch config.json again")
