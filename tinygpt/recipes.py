@@ -30,7 +30,7 @@ ENCODER_RECIPES: dict[str, tuple[EncoderConfig, TrainConfig]] = {
         EncoderConfig.preset(
             "laptop", norm_position="pre", embedding_norm=False, positions="rotary", activation="gelu", initializer_range=0.05, n_token_types=0,
         ),
-        dataclasses.replace(RECIPES["tinygpt"][1], steps=3000, lr=1e-2, eval_every=500),
+        dataclasses.replace(RECIPES["tinygpt"][1], steps=3000, eval_every=500),
     ),
     # BERT's model, with AdamW and rates for a model of this size.
     "bert": (EncoderConfig.preset("laptop"), TrainConfig(steps=3000, lr=1e-3, warmup_steps=200, micro_batch=8, eval_every=500)),
