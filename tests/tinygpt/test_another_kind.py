@@ -81,7 +81,7 @@ def call(monkeypatch, folder, script, flags):
 SCRIPTS = {
     "generate": (["--prompt", "the", "--max-new-tokens", "2", "--run"], ["gpt"]),
     "few_shot": (["--query", "the", "--run"], ["gpt"]),
-    "explore": (["--out", "page.html", "--run"], ["gpt"]),
+    "explore": (["--out", "page.html", "--prompt", "the cat", "--run"], ["gpt", "encoder", "translator"]),
     "fill_mask": (["--text", "the [MASK] sat", "--run"], ["encoder"]),
     "translate": (["--ask"], ["translator"]),
     "finetune_classifier": (["--ask"], ["classifier", "encoder-classifier"]),

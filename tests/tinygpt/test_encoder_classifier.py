@@ -19,7 +19,7 @@ from tinygpt.finetuning.encoder_classifier import EncoderClassifier
 from tinygpt.finetuning.lora import LoraConfig, load_lora
 from tinygpt.models import Encoder
 from tinygpt.runs.verify import check_checkpoint
-from tinygpt.weights.config_json import CLASSIFIER, ENCODER_CLASSIFIER
+from tinygpt.weights.config_json import ENCODER_CLASSIFIER
 
 LABELS = ["ham", "eggs", "spam"]
 TEXTS = ["free money, click now", "eggs for lunch", "see you at ten"]
@@ -108,7 +108,7 @@ def test_a_saved_classifier_says_the_same(tmp_path, changes):
     written = json.loads((tmp_path / "config.json").read_bytes())
     assert written["id2label"] == {"0": "ham", "1": "eggs", "2": "spam"} and written["pad_token_id"] == TOKENIZER.pad_id
     assert check_checkpoint(tmp_path) == ["cannot be resumed: no training.json with training.safetensors (it can be used and fine-tuned)"]
-    with pytest.raises(ValueError, match=rf"expected {CLASSIFIER} with id2label; train one"):
+    with pytest.raises(ValueError, match=r"an encoder's classifier, expected a classifier; load it with EncoderClassifier.from_pretrained"):
         GPTClassifier.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"an encoder's classifier, expected an encoder; load it with EncoderClassifier.from_pretrained"):
         Encoder.from_pretrained(tmp_path)
