@@ -104,7 +104,7 @@ def calls(rng: np.random.Generator, rows: int, columns: int, *, only: str | None
         ),
         "LinearCrossEntropy": lambda: Call(
             "LinearCrossEntropy",
-            [normal(rows, 24), normal(columns, 24) / 5, np.where(np.arange(rows) % 7 == 3, -100, rng.integers(0, columns, rows))],
+            [normal(rows, 24), normal(columns, 24) / 5, np.where(np.arange(rows) % 7 == 3, -100, rng.integers(0, columns, rows)), None],
             {"n_counted": rows - len(range(3, rows, 7)), "ignore_index": -100, "label_smoothing": 0.0, "chunk": 1024},
             needs=True,
         ),
@@ -371,10 +371,11 @@ def time_in_place(report: Report, xp: Any, bandwidth: float, rows: int, classes:
     for dtype in dtypes(xp):
         z = xp.asarray(rng.standard_normal((rows, classes), dtype=np.float32)).astype(dtype)
         scores = z.reshape(-1)[: n_scores * n_keys].reshape(n_scores, n_keys)
+        plain_loss = (i32(classes), i64(-100), f32(0), f32(0), f32(1 / rows), i32(1))  # no label smoothing, no z-loss
         no_dropout = (i32(n_keys), i32(n_keys), i32(1), f32(0.125), u64(0), i64(0), u32(0), f32(1))
         p = scores.copy()
         for file, name, moved, arguments, shape in (
-            ("loss.cu", "cross_entropy_in_place", 2, (losses, z, targets, i32(classes), i64(-100), f32(0), f32(1 / rows), i32(1)), z.shape),
+            ("loss.cu", "cross_entropy_in_place", 2, (losses, z, targets, *plain_loss), z.shape),
             ("attention.cu", "attention_softmax_forward", 1.5, (p, p, *no_dropout), scores.shape),  # causal: half is read
             ("attention.cu", "attention_softmax_backward", 2, (scores, p, *no_dropout), scores.shape),
         ):

@@ -447,29 +447,44 @@ def text_targets(folder: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
 
 # ---- memory ------------------------------------------------------------------------------------------------------------------------------
 
-SIZES = {  # the four sizes that the speed is measured at, and the micro-batch
-    "S": ({"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": 65}, 12),
-    "M": ({"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256, "vocab_size": 65}, 16),
-    "L": ({"n_positions": 256}, 4),
-    "XL": ({"n_positions": 1024}, 4),
+_MIDDLE = {"n_layer": 3, "n_head": 4, "n_embd": 256, "n_positions": 128, "vocab_size": 2048}
+SIZES = {  # the four sizes that the speed is measured at, and the micro-batch; then models of other kinds
+    "S": ("GPT", {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": 65}, 12),
+    "M": ("GPT", {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256, "vocab_size": 65}, 16),
+    "L": ("GPT", {"n_positions": 256}, 4),
+    "XL": ("GPT", {"n_positions": 1024}, 4),
+    "encoder": ("Encoder", _MIDDLE, 16),
+    "encoder-decoder": ("Seq2Seq", _MIDDLE, 12),
+    "T5": ("Seq2Seq", _MIDDLE | {"norm": "rms", "norm_position": "pre", "positions": "relative", "dropout": 0.1, "bias": False}, 12),
 }
 
 _STEPS = """
 import json, sys
 import numpy as np
-from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.data.windows import Windows
+from tinygpt import TrainConfig, models
 from tinygpt.parallel.local import workers_for
 from autograd.limits import resident_bytes
 from tinygpt.training.memory_budget import estimate
 from tinygpt.training.trainer import Trainer
 
-fields, micro_batch = json.loads(sys.argv[1])
-config = GPTConfig(**fields)
-tokens = np.random.default_rng(0).integers(0, config.vocab_size, 4 * micro_batch * config.n_positions)
+kind, fields, micro_batch = json.loads(sys.argv[1])
+cls = getattr(models, kind)
+config = cls.config_class(**fields)
+
+class Items:
+    def __len__(self):
+        return 4 * micro_batch
+
+    def batch(self, which):
+        rng = np.random.default_rng(0)
+        ids, targets = rng.integers(0, config.vocab_size, (2, len(which), config.n_positions))
+        if kind == "Encoder":
+            targets[rng.random(targets.shape) > 0.15] = -100
+        return (ids, targets) if kind == "GPT" else (ids, targets, rng.random(ids.shape) < 0.9)
+
 before = resident_bytes()
-model, training = GPT(config), TrainConfig(micro_batch=micro_batch)
-trainer = Trainer(model, training, Windows(tokens, config.n_positions), None, workers_for(model, training))
+model, training = cls(config), TrainConfig(micro_batch=micro_batch)
+trainer = Trainer(model.train(), training, Items(), None, workers_for(model, training))
 needed = estimate(config, micro_batch, processes=trainer.processes, program=before)
 for _ in range(2):
     trainer.update()

@@ -1,4 +1,4 @@
-"""Turn a pretrained GPT into a text classifier, and compare it with prompting and with simpler models.
+"""Turn a pretrained GPT, or an encoder, into a text classifier, and compare it with prompting and with simpler models.
 
     python examples/finetune_classifier.py
 
@@ -6,7 +6,7 @@ About three minutes on two CPU cores, no network. The task: given the beginning 
 it is. Starts from the newest run under runs/ (python examples/pretrain.py makes one); if there is none, a small model is pretrained
 first, which takes about a minute. Leaves a run directory with report.txt, confusion.png, loss.png and the classifier.
 
-More: --data FILE classifies your own texts (txt, csv, tsv, json, jsonl; columns are guessed or named with --text-column and
+More: --base RUN starts from another run, of a GPT or of an encoder (examples/pretrain_encoder.py); --data FILE classifies your own texts (txt, csv, tsv, json, jsonl; columns are guessed or named with --text-column and
 --label-column), --data sms-spam finds spam, --ask RUN tries a trained classifier on what you type, --help lists every flag.
 """
 
@@ -20,10 +20,11 @@ import numpy as np
 from autograd import backend
 from tinygpt.cli import Progress, Report, exit_if_interrupted, prompt_lines, run, settings, table
 from tinygpt.fields import FREE, PathName
-from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches, balanced_weights, encode, softmax
+from tinygpt.finetuning.classifier import LabeledBatches, TextClassifier, balanced_weights, encode, softmax
 from tinygpt.finetuning.common import (
     FinetuneConfig,
     Trainable,
+    any_starting_point,
     fingerprint,
     fit,
     length_limit,
@@ -31,9 +32,9 @@ from tinygpt.finetuning.common import (
     open_run,
     set_trainable,
     shorten,
-    starting_point,
     training_plan,
 )
+from tinygpt.finetuning.encoder_classifier import classifier_on, open_classifier
 from tinygpt.finetuning.labeled import LabeledText, balance, check, load_labeled, split
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.report import (
@@ -45,6 +46,7 @@ from tinygpt.finetuning.report import (
     tfidf_baseline,
     worst_mistakes,
 )
+from tinygpt.models import Encoder
 from tinygpt.training.metrics import plot_loss
 
 
@@ -59,8 +61,8 @@ class ClassifyConfig(FinetuneConfig):
     """Column of the labels; by default guessed and reported."""
     trainable: Trainable = "all"
     """Weights to train: the new head, head and last block, all, or the head and low-rank adapters (LoRA)."""
-    pooling: Literal["last", "mean", "first"] = "last"
-    """Input of the head: the last token, the mean of all tokens, or the first token."""
+    pooling: Literal["", "last", "mean", "first"] = ""
+    """Input of the head: the last token (default for a GPT), the mean of all tokens, or the first token (default for an encoder: [CLS])."""
     balance: Literal["none", "under", "over"] = "none"
     """Balance the training rows by leaving out frequent labels' rows or repeating rare ones'."""
     class_weights: bool = False
@@ -78,7 +80,7 @@ class ClassifyConfig(FinetuneConfig):
 def main() -> None:
     config = settings(ClassifyConfig(), __doc__)
     if config.ask:
-        ask(GPTClassifier.from_pretrained(config.ask))
+        ask(open_classifier(config.ask))
         return
     report = Report()
     print(f"backend    {backend.reason}")
@@ -87,15 +89,15 @@ def main() -> None:
     data = load_labeled(config.data, text_column=config.text_column, label_column=config.label_column)
     report.say("\n           ".join([f"data       {data.source}", *data.notes]))
     parts = split(data, config.fractions, seed=config.seed, stratified=config.stratified)
-    gpt, tokenizer, base = starting_point(config, [row.text for row in parts.train], Progress)
+    model, tokenizer, base = any_starting_point(config, [row.text for row in parts.train], Progress)
     labels = data.labels
-    classifier = GPTClassifier(gpt, tokenizer, labels, pooling=config.pooling, seed=config.seed)
+    classifier = classifier_on(model, tokenizer, labels, pooling=config.pooling, seed=config.seed)
 
     # As many tokens of each text as the model reads; padded to the longest of each batch.
     every_row = parts.train + parts.validation + parts.test
-    lengths = [len(tokenizer.encode_from_start(row.text)) for row in every_row]
-    report.say(table("data", check(every_row, lengths, gpt.config.n_positions)))
-    limit, cut = length_limit(config, gpt.config.n_positions, lengths[: len(parts.train)])
+    lengths = [len(tokenizer.encode_wrapped(row.text).ids) for row in every_row]
+    report.say(table("data", check(every_row, lengths, model.config.n_positions)))
+    limit, cut = length_limit(config, model.config.n_positions, lengths[: len(parts.train)])
     parts.train = balance(parts.train, config.balance, config.seed)
     sequences, targets, n_cut = {}, {}, 0
     for name, rows in vars(parts).items():
@@ -107,7 +109,7 @@ def main() -> None:
     adapter = set_trainable(classifier, config.trainable, lora, config.seed)
     batch = min(config.batch, len(parts.train))
     micro_batch = 8 if batch % 8 == 0 else batch  # in micro-batches of similar lengths there is less padding
-    plan = training_plan(config, len(parts.train), batch, micro_batch, gpt.config.n_positions)
+    plan = training_plan(config, len(parts.train), batch, micro_batch, model.config.n_positions)
 
     a_run = open_run(config, base, tokenizer, adapter, fingerprint(every_row), labels=labels, data_source=data.source)
     directory = a_run.path
@@ -120,14 +122,17 @@ def main() -> None:
     texts, true = [row.text for row in parts.test], targets["test"]
     some = np.random.default_rng(config.seed).permutation(len(texts))[: max(config.prompt_texts, 1)]
     rivals, zero_shot = {}, np.zeros(0, int)
-    for shots in ([], one_of_each_label(parts.train, config.seed)):
-        method = f"base model, {len(shots)} solved examples" if shots else "base model, zero-shot prompt"
-        try:
-            chosen, room = label_by_prompt(gpt, tokenizer, [texts[i] for i in some], labels, shots)
-            zero_shot = zero_shot if shots else chosen
-            rivals[method] = figures(Scores.of(labels, true[some], chosen)) + f"  ({len(some)} texts, their first {room} tokens)"
-        except ValueError as error:  # the context is too short for them
-            rivals[method] = f"not measured: {error}"
+    if isinstance(model, Encoder):
+        rivals["prompting"] = "not measured: an encoder does not continue a text"
+    else:
+        for shots in ([], one_of_each_label(parts.train, config.seed)):
+            method = f"base model, {len(shots)} solved examples" if shots else "base model, zero-shot prompt"
+            try:
+                chosen, room = label_by_prompt(model, tokenizer, [texts[i] for i in some], labels, shots)
+                zero_shot = zero_shot if shots else chosen
+                rivals[method] = figures(Scores.of(labels, true[some], chosen)) + f"  ({len(some)} texts, their first {room} tokens)"
+            except ValueError as error:  # the context is too short for them
+                rivals[method] = f"not measured: {error}"
     rivals["most frequent label"] = figures(Scores.of(labels, true, majority_baseline(targets["train"], len(texts))))
     for analyzer in ("word", "characters"):
         method = f"logistic regression, TF-IDF, {analyzer}"
@@ -138,8 +143,9 @@ def main() -> None:
             rivals[method] = f"not measured: {error}"
     report.say(table("before training: accuracy and balanced accuracy on test texts", rivals))
 
-    asked = ask_in_words(gpt, tokenizer, texts[some[0]], labels[true[some[0]]])
-    report.say(f"the base model, asked in words, continues the text rather than answering\n{asked}")
+    if not isinstance(model, Encoder):
+        asked = ask_in_words(model, tokenizer, texts[some[0]], labels[true[some[0]]])
+        report.say(f"the base model, asked in words, continues the text rather than answering\n{asked}")
 
     # Training.
     weights = balanced_weights(targets["train"], len(labels)) if config.class_weights else None
@@ -171,7 +177,8 @@ def main() -> None:
         f"({probabilities[i].max():.2f})  {shorten(texts[i], 60)}"
         for i, before in list(zip(some, zero_shot, strict=False))[:5]
     ]
-    report.say("five test texts, before (prompting) and after\n" + "\n".join(shown))
+    if shown:
+        report.say("five test texts, before (prompting) and after\n" + "\n".join(shown))
     report.say(
         f"best validation loss {result.best_validation_nats:.3f} nats per text at step {result.best_step} of {result.step}; trained in "
         f"{result.seconds:.0f} s; {len(texts) / max(seconds, 1e-9):,.0f} test texts per second"
@@ -195,7 +202,7 @@ def figures(scores: Scores) -> str:
     return f"{scores.accuracy:.3f}  {scores.balanced_accuracy:.3f}"
 
 
-def ask(classifier: GPTClassifier) -> None:
+def ask(classifier: TextClassifier) -> None:
     """Prints the label of each text typed in, until an empty line."""
     print(f"labels: {', '.join(classifier.labels)}. Type a text; an empty line ends.")
     for text in prompt_lines():

@@ -22,12 +22,11 @@ from tinygpt.data.windows import Windows, bigram_nats
 from tinygpt.inference.text import complete
 from tinygpt.parallel.local import n_processes, workers_for
 from tinygpt.recipes import RECIPES
-from tinygpt.runs.run import Run
-from tinygpt.runs.settings import check_data, environment_changes
+from tinygpt.runs.pretraining import begin_run, resume_from, time_note, updates_note
 from tinygpt.training.arithmetic import cost_note, training_flops
 from tinygpt.training.memory_budget import check as check_memory
 from tinygpt.training.metrics import bits_per_byte, plot_loss
-from tinygpt.training.trainer import Trainer, check_deterministic
+from tinygpt.training.trainer import Trainer
 from tinygpt.weights.config_json import format_note
 
 BIGRAM_TOKENS = 5_000_000  # of the corpus, for the baseline: all of it, unless the corpus is streamed
@@ -42,10 +41,7 @@ def main() -> None:
     # Text, split into training and validation documents; a corpus too large for memory is read in pieces.
     corpus = open_corpus(config.corpus, validation_fraction=config.validation_fraction)
     print(f"corpus     {corpus.source}, fingerprint {corpus.fingerprint[:12]}")
-    a_run = Run.resume(config.resume) if config.resume else None
-    last = a_run.last if a_run else None  # the checkpoint to resume from
-    if a_run and not last:
-        print(f"resume     {a_run.path} has no checkpoint yet: starting from step 0")
+    a_run, last = resume_from(config.resume)  # the run and its last checkpoint
 
     # Tokenizer, trained on the training part only (--tokenizer characters reads both parts: every character needs an id).
     started, texts = time.perf_counter(), texts_for_tokenizer(corpus, config.tokenizer)
@@ -70,29 +66,14 @@ def main() -> None:
     print(f"model      {model.n_parameters():,} weights: {size}")
     if note := format_note(shape):
         print(f"note       {note}")
-    # Micro-batches of the first update and of a later one: with a batch ramp there are two numbers.
-    sizes = sorted({config.train.accumulation(context, 0), config.train.accumulation(context)})
-    accumulation, tokens = (" to ".join(f"{n * each:,}" for n in sizes) for each in (1, micro * context))
-    ramp = f", growing over the first {config.train.batch_ramp_tokens:,}" if len(sizes) > 1 else ""
-    batch = f"micro-batch {micro} x accumulation {accumulation} x context {context} = {tokens} tokens{ramp}"
-    print(f"updates    {config.train.steps}, each {batch}" + (f", shared by {processes} processes" if processes > 1 else ""))
+    print(f"updates    {updates_note(config.train, context, processes)}")
+    sizes = sorted(
+        {config.train.accumulation(context, 0), config.train.accumulation(context)}
+    )  # micro-batches, before and after a batch ramp
     print(f"optimizer  {cost_note(trainer.optimizer, *(training_flops(shape, n * micro * context) for n in sizes))}")
 
     # The run's directory. A run that is resumed continues from its last checkpoint: weights, moments, random streams, position in the data.
-    a_run = a_run or Run.create(corpus.name, config.run)
-    a_run.tokenizer, a_run.writer.keep = tokenizer, config.train.keep
-    a_run.facts = {"corpus_fingerprint": corpus.fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}
-    print(f"run        {a_run.path}")
-    if last:
-        check_data(last.training, "corpus_fingerprint", corpus.fingerprint, f"corpus {config.corpus!r}", override=config.override)
-        training = a_run.restore(trainer, other_data=config.override)
-        step, seen = trainer.result.step, trainer.result.tokens_seen
-        print(f"resume     from {last.path}, step {step:,} of {config.train.steps:,}, {seen:,} tokens seen")
-        if changed := environment_changes(training, trainer.processes):
-            print(f"           not bit for bit, because this is another environment: {changed}")
-    a_run.keep_settings(config, script=config.script, corpus_fingerprint=corpus.fingerprint, corpus_source=corpus.source)
-    if config.deterministic_check:
-        print(f"bits       {check_deterministic(trainer)}")
+    a_run = begin_run(config, corpus, tokenizer, trainer, a_run, corpus.name)
 
     def sample(title: str) -> None:
         # without an end token to start from, the text's first token
@@ -120,8 +101,7 @@ def main() -> None:
         ("validation", result.best_validation_nats, f" (best, step {result.best_step})"),
     ):
         report[name] = f"{nats:.3f} nats per token, {bits_per_byte(nats, len(validation_ids), n_bytes):.3f} bits per byte{more}"
-    rate = f"{result.tokens_seen / result.seconds:,.0f} tokens/s"
-    report["time"] = f"{result.seconds / 60:.1f} minutes, {rate}, evaluation and saving included"
+    report["time"] = time_note(result)
     report |= {"checkpoint": a_run.path / "checkpoints", "loss curve": picture}
     try:
         plot_loss(result, picture, first_guess_nats=math.log(shape.vocab_size), bigram_nats=bigram)

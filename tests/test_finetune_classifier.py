@@ -151,7 +151,7 @@ def test_the_data_table_counts_rows_not_the_copies_that_balance_them(folder):
         ("--data nowhere.csv", "data 'nowhere.csv': no such file"),
         ("--data mine.csv --base nowhere", "nowhere: neither a checkpoint nor a run with one"),
         ("--data mine.csv --alpha -1", "expected rank >= 1, alpha > 0"),
-        ("--ask runs/docs-001", "expected GPT2ForSequenceClassification with id2label"),
+        ("--ask runs/docs-001", "a language model, expected a classifier; train one: python examples/finetune_classifier.py --base"),
     ],
 )
 def test_bad_input_is_one_clear_error_and_leaves_nothing(folder, flags, message):

@@ -85,6 +85,18 @@ POINTS = {
         r"rate 0\.00167: h\.0\.attn\.c_attn, .*c_fc",
         r"logits 0\.167, of .* 0\.250$",
     ],
+    "21_word_vectors.py": [
+        r"^array, arrays +ids +\d+ apart, or +\d+ +one-hot: 1\.414 apart, cosine 0\.000$",
+        r"first update 4\.159 = \(1 \+ K\) ln 2",
+    ],
+    "24_vision.py": [r"^--- 1,797 images, ", r"^mean: logistic regression .* with 650 weights, transformer .* with 58,138$"],
+    "20_n_grams.py": [
+        r"^words only +1 of 7 right$",
+        r"^P\(eats  \| dog\)   1 / 2 = 0\.500   2 / 11 = 0\.182 ",
+        r"the loss changes by 0e\+00$",
+    ],
+    "22_rnn.py": [r"^h = \(4,\) \[0\.000 0\.762 0\.363 0\.180\]", r"product 0\.044092; .* = 0\.044092$"],
+    "23_seq2seq.py": [r"^8 2 1 2 -> two eighty two ten <end>$"],
 }
 
 # Those that take long, made short: enough for what the checks below ask of them.
@@ -93,13 +105,27 @@ SHORTER = {
     "13_longer_texts.py": "--updates 100",
     "14_gpt2_to_llama.py": "--updates 2 --rounds 1",
     "17_over_fitting.py": "--updates 128",
+    "24_vision.py": "--updates 500",
+    "22_rnn.py": "--updates 100",
+    "23_seq2seq.py": "--updates 500",
 }
 
-PICTURE_TOO = ("15_optimizers.py", "16_batch_size.py", "17_over_fitting.py")  # drawn in the same run, where matplotlib is installed
+NEEDS = {"24_vision.py": "sklearn"}  # those with an optional library: .ci/run tests them where the site is built
+
+PICTURE_TOO = (
+    "15_optimizers.py",
+    "16_batch_size.py",
+    "17_over_fitting.py",
+    "21_word_vectors.py",
+    "24_vision.py",
+    "20_n_grams.py",
+    "22_rnn.py",
+    "23_seq2seq.py",
+)  # drawn in the same run, where matplotlib is installed
 
 
 def test_every_script_has_its_points_and_its_line_in_the_readme():
-    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 19
+    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 24
     readme = (LEARN / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"^\| \d+ \| \[(\w+\.py)\]\(\1\)", readme, flags=re.MULTILINE)
     assert linked == sorted(POINTS)
@@ -112,6 +138,7 @@ EXPLAINED_IN = {
     "rotary_embedding": 13, "alibi_slopes": 13, "window": 13, "n_kv_head": 14, "gated": 14, "at_width": 19, "width_base": 19,
     "float16": 18, "bfloat16": 18,
     "SGD": 15, "Adam": 15, "Muon": 15,
+    "Counts": 20, "KneserNey": 20, "RNN": 22, "LSTM": 22, "GRU": 22, "convolution": 22, "EncoderDecoder": 23, "Seq2Seq": 23,
 }  # fmt: skip
 
 
@@ -127,6 +154,8 @@ def test_each_script_uses_only_what_it_or_an_earlier_one_explains():
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
 def test_script(script, tmp_path):
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 120
+    if script.name in NEEDS:
+        pytest.importorskip(NEEDS[script.name], reason="scikit-learn is not installed: pip install -e .[classify]")
     shorter = SHORTER.get(script.name, "").split()
     plot = script.name in PICTURE_TOO and importlib.util.find_spec("matplotlib") is not None
     out, seconds = run(script.name, *shorter, *(("--plot", "picture.png") if plot else ()), folder=tmp_path)
@@ -317,6 +346,101 @@ def check_sixteen_bits(out):
     assert len(trace) == 60 and any(overflow for _, overflow in trace)
 
 
+def check_word_vectors(out):
+    """Neighbours of clear words, and each measure against chance; with room, as the text changes with the versions of NumPy and Python."""
+    apart = re.findall(r"ids +([\d,]+) apart, or +([\d,]+) ", out)
+    assert len({row for pair in apart for row in pair}) == 6  # the distances of ids follow nothing
+    near = dict(re.findall(r"^(\w+) +(\w+(?: \w+){5})$", out, flags=re.MULTILINE))
+    assert {"legendre", "laguerre", "hermite"} & set(near["chebyshev"].split()[:3]) and "eigenvectors" in near["eigenvalues"]
+    assert {"maximum", "amin", "nanmin", "fmin"} & set(near["minimum"].split()) and "right" in near["left"] and "filename" in near["file"]
+    held, new = (float(x) for x in re.findall(r"in ([\d.]+)% of (?:[\d,]+$|the [\d,]+ where)", out, flags=re.MULTILINE))
+    assert held > 66 and new > 57 and held > new
+    plurals, chance = (
+        int(x.replace(",", "")) for x in re.search(r"plurals: (\d+) words are nearer \(median; chance ([\d,]+)\)", out).groups()
+    )
+    assert plurals < chance / 6
+    hits, by_chance = (int(x) for x in re.search(r"same kind in (\d+)% \(chance (\d+)%\)", out).groups())
+    assert hits > 75 > 25 > by_chance
+    tables = {
+        name: (int(rank), int(chance)) for name, rank, chance in re.findall(r"^(read|output) .*: (\d+) are .* chance (\d+)\)$", out, re.M)
+    }
+    assert tables["read"][0] < 0.6 * tables["read"][1] and tables["output"][0] > tables["output"][1] == 512
+    assert re.search(r"^ {7}' the' .*' ?[Tt]he'", out, flags=re.MULTILINE)  # among the rows that are read
+    assert len(re.findall(r"^ {7}' True' .*' ?\d'", out, flags=re.MULTILINE)) == 2
+
+
+def check_vision(out):
+    """Few updates: close to logistic regression. What rollout names matters more than any other patches, what it does not name less."""
+    regression, transformer = (float(x) for x in re.search(r"^mean: .* ([\d.]+)% with .* ([\d.]+)% with", out, re.M).groups())
+    assert regression > 94 and transformer > 88
+    right = {
+        name: float(x) for name, x in re.findall(r"^(looked at most|most ink|any|looked at least) +([\d.]+)%$", out, flags=re.MULTILINE)
+    }
+    whole, shuffled = (float(x) for x in re.search(r"^none blank: ([\d.]+)%; .* ([\d.]+)%$", out, re.M).groups())
+    assert whole == transformer and shuffled < 50
+    assert right["looked at most"] < right["any"] - 15 and right["looked at least"] > right["any"] + 10 and len(right) == 4
+
+
+def test_vision_says_what_is_missing(tmp_path):
+    (tmp_path / "sklearn.py").write_text("raise ImportError", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, str(LEARN / "24_vision.py")], env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 1 and done.stderr.startswith(
+        "error: scikit-learn is missing, expected it for images and baseline; pip install"
+    )
+
+
+def check_n_grams(out):
+    """Smoothing makes the perplexity finite, and only what knows of shorter contexts makes it fall with n."""
+    rows = numbers(r"^ (\d) +((?:[\d.,]+ +){4}.*\d)$", out.replace("%", "").replace("inf", "9999999"))
+    n, _, _, context, counts, add_one, interpolated, kneser_ney = np.array([[float(n), *row] for n, row in rows.items()]).T
+    assert n.tolist() == [1, 2, 3, 4, 5] and counts[0] < 9999999 == counts[1:].min()
+    assert (np.diff(context[1:]) < 0).all() and (np.diff(add_one[1:]) > 0).all() and add_one[4] > 2 * add_one[0]
+    assert (np.diff(kneser_ney) < 0).all() and (kneser_ney[1:] < np.minimum(add_one, interpolated)[1:]).all()
+    assert kneser_ney[4] < 0.3 * kneser_ney[0]
+    reach = [float(x) for x in re.findall(r"^  \d +[\d.]+% of the text +perplexity +([\d.]+)$", out, flags=re.MULTILINE)]
+    assert len(reach) == 4 and reach == sorted(reach, reverse=True) and reach[0] > 10 * reach[3]
+    more = re.findall(r"^ +[\d,]+ words +([\d.]+)% +perplexity +([\d.]+)$", out, flags=re.MULTILINE)
+    shares, perplexity = zip(*((float(share), float(x)) for share, x in more), strict=True)
+    assert len(more) == 4 and sorted(shares) == list(shares) and shares[-1] < 50 and sorted(perplexity, reverse=True) == list(perplexity)
+
+
+def check_rnn(out):
+    """What vanishes, what explodes, what has a fixed reach; what is remembered; and that counts are ahead of networks trained for seconds."""
+    gradient = numbers(r"^([A-Za-z]+(?: \(.*?\))?) +((?:\d\.\de[+-]\d\d *){6})$", out)
+    ratio = {name: row[5] / row[0] for name, row in gradient.items()}
+    assert len(ratio) == 9 and ratio["RNN (U x 0.5)"] < ratio["RNN (U x 1)"] < 1e-3 < 10 < ratio["RNN (U x 2)"]
+    assert ratio["LSTM (forget bias 0)"] < 1e-6 < ratio["LSTM (1)"] < 1e-2 < 0.1 < min(ratio["LSTM (3)"], ratio["attention"])
+    assert gradient["convolution (2 of 5)"][2] > 0.1 and gradient["convolution (2 of 5)"][3:] == [0, 0, 0]
+    right = {
+        name: [float(x) for x in re.findall(r": +([\d.]+)", row)]
+        for name, row in re.findall(r"^(\S+(?: \(\d\))?)((?: +n = .*){1})$", out, flags=re.MULTILINE)
+    }
+    assert list(right) == ["RNN", "LSTM (1)", "LSTM (3)", "GRU"] and min(row[0] for row in right.values()) > 90
+    assert max(right["RNN"][2:]) < 50 and right["LSTM (1)"][1] > 90 > 50 > right["LSTM (1)"][3]
+    assert min(right["LSTM (3)"][:3] + right["GRU"][:3]) > 90
+    loss = {
+        name: row[-1]
+        for name, row in numbers(r"^(RNN|LSTM|transformer|6-grams) +((?:[\d.,]+ +){1,2}\d\.\d{3})$", out.replace("counts", "")).items()
+    }
+    assert len(loss) == 4 and loss["6-grams"] < min(loss["RNN"], loss["LSTM"], loss["transformer"]) - 0.3
+
+
+def check_seq2seq(out):
+    """With as many weights in as much time, both that look at all of the source are ahead of the one that has a vector of it."""
+    weights = [float(n.replace(",", "")) for n in re.findall(r"^[a-z ]+ +([\d,]+) weights;", out, flags=re.MULTILINE)]
+    assert len(weights) == 3 and max(weights) < 1.08 * min(weights)
+    rows = numbers(r"^(transformer|one vector|attention) +(\d+ +(?:\d+\.\d *){8})$", out)
+    words = {name: row[-1] for name, row in rows.items()}
+    assert words["one vector"] + 1 < min(words["attention"], words["transformer"])
+    one, attention = rows["one vector"][2:7], rows["attention"][2:7]
+    assert one == sorted(one, reverse=True) and one[0] > 90 and one[4] < 60 and np.mean(attention) > np.mean(one)
+    assert max(row[7] for row in rows.values()) < 50  # past the trained lengths
+    assert rows["transformer"][0] > rows["attention"][0]  # updates in the same time
+    looks = re.findall(r"^[a-z]+ +((?:\d+ *){6})$", out, flags=re.MULTILINE)
+    assert [int(np.argmax([int(x) for x in row.split()])) for row in looks[:4]] == [1, 0, 3, 2]
+
+
 CHECKS = {
     "05_layer_norm.py": check_layer_norm,
     "08_training.py": check_training,
@@ -329,7 +453,55 @@ CHECKS = {
     "17_over_fitting.py": check_over_fitting,
     "18_sixteen_bits.py": check_sixteen_bits,
     "19_width_rule.py": check_width_rule,
+    "21_word_vectors.py": check_word_vectors,
+    "24_vision.py": check_vision,
+    "20_n_grams.py": check_n_grams,
+    "22_rnn.py": check_rnn,
+    "23_seq2seq.py": check_seq2seq,
 }
+
+
+def test_probabilities_from_counts_sum_to_one(monkeypatch):
+    monkeypatch.syspath_prepend(str(LEARN))
+    from ngrams import Counts, KneserNey
+
+    ids, v = np.random.default_rng(0).integers(0, 5, 60).tolist(), 6  # id 5 never occurs
+    for order in (1, 2, 3):
+        counts = Counts(ids, order, v)
+        assert counts.share(tuple(ids[: order - 1]), ids[order - 1]) > 0
+        for probability in (counts.add_one, counts.interpolated, KneserNey(counts)):
+            for context in (tuple(ids[10 : 10 + order - 1]), (5,) * (order - 1)):
+                assert sum(probability(context, token) for token in range(v)) == pytest.approx(1)
+                assert min(probability(context, token) for token in range(v)) > 0
+
+
+@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_recurrent_models_of_the_path(monkeypatch, kind, attention):
+    """Padding changes nothing, gradients are right, and writing step by step is what a pass over the finished text says."""
+    monkeypatch.syspath_prepend(str(LEARN))
+    import recurrent
+
+    model = recurrent.EncoderDecoder(9, 4, 6, attention=attention, cell=getattr(recurrent, kind), seed=1)
+    source, targets = np.array([[3, 4, 5, 6], [7, 8, 0, 0]]), np.array([[2, 5, 1], [4, 1, -100]])
+    mask = np.array([[True] * 4, [True, True, False, False]])
+    alone = model(source[1:, :2], recurrent.shifted(targets, 0, 0)[1:]).data
+    np.testing.assert_allclose(model(source, recurrent.shifted(targets, 0, 0), mask).data[1:], alone, atol=1e-6)
+    written = model.translate(source, 5, mask)
+    if attention:
+        np.testing.assert_allclose(model.weights.sum(axis=2), 1, atol=1e-6)
+        assert model.weights.shape == (2, 5, 4) and not model.weights[1, :, 2:].any()
+    np.testing.assert_array_equal(model(source, recurrent.shifted(written, 0, 0), mask).data.argmax(axis=2), written)
+    model.loss(source, targets, mask).backward()
+    rng = np.random.default_rng(0)
+    for name, p in model.named_parameters():
+        direction, weight = rng.standard_normal(p.shape), p.data
+        sides = []
+        for step in (1e-2, -1e-2):
+            p.data = (weight + step * direction).astype(np.float32)
+            sides.append(model.loss(source, targets, mask).item())
+        p.data = weight
+        assert (sides[0] - sides[1]) / 2e-2 == pytest.approx(float((p.grad * direction).sum()), abs=2e-3, rel=2e-2), name
 
 
 def test_top_k_and_top_p_keep_what_the_library_keeps(monkeypatch, capsys):

@@ -31,6 +31,10 @@ attached.HOMES.update(
     save_pretrained="tinygpt.weights.pretrained:save_pretrained",
     from_pretrained="tinygpt.weights.pretrained:from_pretrained",
     GPT2ForSequenceClassification="tinygpt.finetuning.classifier:GPTClassifier",
+    MarianMTModel="tinygpt.models.seq2seq:Seq2Seq",
+    translate="tinygpt.inference.translate:translate",
+    BertForMaskedLM="tinygpt.models.encoder:Encoder",
+    BertForSequenceClassification="tinygpt.finetuning.encoder_classifier:EncoderClassifier",
 )
 
 _autograd = importlib.util.find_spec("autograd")

@@ -44,6 +44,8 @@ class TrainConfig:
     """Maximum norm of the gradients: larger ones are scaled down to it. 0: no clipping."""
     z_loss: float = field(default=0.0, metadata=WITH_OVERRIDE)
     """Weight of a term in the training loss that keeps logits from drifting, the mean square of their logsumexp; PaLM: 1e-4. 0: none."""
+    label_smoothing: float = field(default=0.0, metadata=WITH_OVERRIDE)
+    """Share of the probability that the training loss spreads evenly over all tokens, or labels; original transformer: 0.1. 0: none."""
     micro_batch: int = 16
     """Windows per forward and backward pass; limited by memory."""
     tokens_per_update: int = 0
@@ -91,6 +93,8 @@ class TrainConfig:
             raise InvalidInput(f"TrainConfig.momentum: {self.momentum}, expected 0 <= momentum < 1; 0.95 suits Muon")
         if not self.lr > 0:
             raise InvalidInput(f"TrainConfig.lr: {self.lr}, expected > 0; 1e-3 suits small models")
+        if not 0 <= self.label_smoothing < 1:
+            raise InvalidInput(f"TrainConfig.label_smoothing: {self.label_smoothing}, expected 0 <= label_smoothing < 1; 0 switches it off")
         self._check_decay()
         self._check_ramp()
 
@@ -141,8 +145,27 @@ class TrainConfig:
         return max(1, n // micro)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """Settings of every pretraining: which text, which run."""
+
+    script: ClassVar[str] = ""
+    corpus: PathName = field(default="docs", metadata=WITH_OVERRIDE)
+    """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, or a folder of text files."""
+    validation_fraction: float = field(default=0.1, metadata=WITH_OVERRIDE)
+    """Fraction of the corpus that is held out for validation."""
+    run: PathName = field(default="", metadata=FREE)
+    """Directory of the run; default: a new one below runs/."""
+    resume: PathName = field(default="", metadata=FREE)
+    """Run directory to resume from its last intact checkpoint; its settings become the flags' defaults."""
+    override: bool = field(default=False, metadata=FREE)
+    """With --resume: allow other optimizer settings and other data than the run began with."""
+    deterministic_check: bool = field(default=False, metadata=FREE)
+    """Before training, compute one step twice and compare the results bit for bit."""
+
+
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(CorpusConfig):
     """Settings of `examples/pretrain.py`."""
 
     script: ClassVar[str] = "examples/pretrain.py"
@@ -150,19 +173,7 @@ class PretrainConfig:
     train: TrainConfig
     recipe: Literal["tinygpt", "gpt2"] = "gpt2"  # as in runs older than the field; the script passes the name
     """What all other flags are unless they are given. tinygpt: the lowest loss in the same minutes; gpt2: GPT-2's model, with AdamW."""
-    corpus: PathName = field(default="docs", metadata=WITH_OVERRIDE)
-    """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, or a folder of text files."""
     tokenizer: Literal["bpe", "characters", "words", "gpt2"] = "bpe"
     """bpe is trained on the corpus, up to --vocab-size tokens."""
-    validation_fraction: float = field(default=0.1, metadata=WITH_OVERRIDE)
-    """Fraction of the corpus that is held out for validation."""
-    run: PathName = field(default="", metadata=FREE)
-    """Directory of the run; default: a new one below runs/."""
     sample_tokens: int = field(default=120, metadata=FREE)
     """Tokens of the samples shown before and after training."""
-    resume: PathName = field(default="", metadata=FREE)
-    """Run directory to resume from its last intact checkpoint; its settings become the flags' defaults."""
-    override: bool = field(default=False, metadata=FREE)
-    """With --resume: allow other optimizer settings and other data than the run began with."""
-    deterministic_check: bool = field(default=False, metadata=FREE)
-    """Before training, compute one step twice and compare the results bit for bit."""

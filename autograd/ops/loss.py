@@ -31,7 +31,8 @@ class CrossEntropy(Op):
     z; the term pulls the sum of e^z to 1, so that logits stay small. Its slope is 2 b lse p / n: in dz, p becomes q = p (1 + 2 b lse).
 
     Shapes      z (N, V), targets (N,) integers -> scalar.  Saves q (N, V), which is p without z_loss, and targets (N,).
-    Source      z_loss: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5, with b = 1e-4; Wortsman et al. 2023, arXiv:2309.14322,
+    Source      label smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7; a = 0.1 in Vaswani et al. 2017, arXiv:1706.03762, section 5.4.
+                z_loss: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5, with b = 1e-4; Wortsman et al. 2023, arXiv:2309.14322,
                 section 3.1.2, on when it helps.
     """
 
@@ -55,13 +56,13 @@ class CrossEntropy(Op):
 class LinearCrossEntropy(Op):
     """The output layer and its loss as one op, in chunks of rows: the (N, V) logits never exist at once.
 
-    Forward     z = x @ W^T,  loss = cross-entropy of z       see CrossEntropy
-    Backward    dz = dloss (q - w) / n,  dx = dz @ W,  dW = dz^T @ x       q = p, or with z_loss p (1 + 2 z_loss lse)
+    Forward     z = x @ W^T + b,  loss = cross-entropy of z       see CrossEntropy
+    Backward    dz = dloss (q - w) / n,  dx = dz @ W,  dW = dz^T @ x,  db = sum of dz over rows       q = p, or with z_loss p (1 + 2 z_loss lse)
     With softcap > 0 the loss is that of softcap t,  t = tanh(z / softcap), and dz has the factor 1 - t^2: see SoftCap.
     The gradient is linear in dloss, so it is formed in the forward pass, while a chunk of logits exists, and only
     scaled in the backward pass. Under no_grad it is not formed.
 
-    Shapes      x (N, C), W (V, C), targets (N,) integers -> scalar.  Saves dx (N, C) and dW (V, C), each if needed.
+    Shapes      x (N, C), W (V, C), targets (N,) integers, b (V,) or None -> scalar.  Saves dx (N, C), dW (V, C) and db (V,), each if needed.
     W is stored (out, in): GPT-2 ties it to the token embedding.
     """
 
@@ -69,16 +70,19 @@ class LinearCrossEntropy(Op):
 
     @staticmethod
     def forward(
-        x: Array, weight: Array, targets: Array, *,
+        x: Array, weight: Array, targets: Array, bias: Array | None = None, *,
         n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, softcap: float = 0.0, z_loss: float = 0.0,
-        needs: tuple[bool, bool, bool],
+        needs: tuple[bool, bool, bool, bool],
     ) -> tuple[Array, tuple[Array | None, ...]]:  # fmt: skip
         total = xp.zeros((), dtype=accumulator_dtype(x))
         dx = xp.empty_like(x) if needs[0] else None
         dweight = xp.zeros_like(weight, dtype=accumulator_dtype(weight)) if needs[1] else None
+        dbias = xp.zeros_like(bias, dtype=accumulator_dtype(bias)) if needs[3] else None
         for start in range(0, x.shape[0], chunk):
             rows = slice(start, start + chunk)
             z = x[rows] @ weight.T
+            if bias is not None:
+                z += bias
             if softcap:
                 z, t = SoftCap.forward(float32_if_half(z), cap=softcap)
             losses, q = _losses(z, targets[rows], ignore_index, label_smoothing, z_loss)
@@ -88,18 +92,21 @@ class LinearCrossEntropy(Op):
             dz = _minus_target(q, targets[rows], ignore_index, label_smoothing)
             if softcap:
                 dz = SoftCap.backward(t, dz)
+            if dbias is not None:
+                dbias += dz.sum(axis=0)
             dz = dz.astype(x.dtype, copy=False)
             if dx is not None:
                 dx[rows] = dz @ weight
             if dweight is not None:
                 dweight += dz.T @ x[rows]
-        return total / n_counted, (dx, dweight, n_counted)
+        return total / n_counted, (dx, dweight, dbias, n_counted)
 
     @staticmethod
-    def backward(saved: tuple[Array | None, ...], dy: Array) -> tuple[Array | None, Array | None, None]:
-        dx, dweight, n_counted = saved
+    def backward(saved: tuple[Array | None, ...], dy: Array) -> tuple[Array | None, Array | None, None, Array | None]:
+        dx, dweight, dbias, n_counted = saved
         scale = dy / n_counted
-        return None if dx is None else dx * scale, None if dweight is None else dweight * scale, None
+        dx, dweight, dbias = (None if d is None else d * scale for d in (dx, dweight, dbias))
+        return dx, dweight, None, dbias
 
     @staticmethod
     def flops(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> int:
@@ -156,12 +163,12 @@ def cross_entropy(
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: ArrayLike, *,
+    x: Tensor, weight: Tensor, targets: ArrayLike, bias: Tensor | None = None, *,
     ignore_index: int = -100, label_smoothing: float = 0.0, z_loss: float = 0.0, softcap: float = 0.0, chunk: int = 1024,
 ) -> Tensor:  # fmt: skip
-    """cross_entropy(x @ weight.T, targets) without holding the logits.
+    """cross_entropy(x @ weight.T + bias, targets) without holding the logits.
 
-    x (..., C), weight (V, C), targets (...) host integers in [0, V) or equal to ignore_index -> scalar, nats
+    x (..., C), weight (V, C), targets (...) host integers in [0, V) or equal to ignore_index, bias (V,) or None -> scalar, nats
     z_loss   as in cross_entropy; of the logits that the softcap has bounded
     softcap   bounds the logits to -softcap .. softcap by `soft_cap`; 0: no bound
     chunk   rows of logits that exist at once
@@ -170,13 +177,16 @@ def linear_cross_entropy(
     x, weight = as_tensor("linear_cross_entropy", x), as_tensor("linear_cross_entropy", weight)
     if x.ndim == 0 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear_cross_entropy: x {x.shape} with weight {weight.shape}, expected (..., C) with (V, C); transpose it?")
+    bias = None if bias is None else as_tensor("linear_cross_entropy", bias)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear_cross_entropy: bias {bias.shape} with weight {weight.shape}, expected {weight.shape[:1]}; one per class")
     if not 0 <= softcap < math.inf:
         raise ValueError(f"linear_cross_entropy: softcap {softcap}, expected a positive number, or 0 for no bound")
     if chunk < 1:
         raise ValueError(f"linear_cross_entropy: chunk {chunk}, expected at least 1; it counts rows")
     device_targets, options = _targets("linear_cross_entropy", targets, x.shape[:-1], len(weight), ignore_index, label_smoothing, z_loss)
     options["softcap"] = float(softcap)
-    return LinearCrossEntropy.apply(x.reshape(device_targets.size, x.shape[-1]), weight, device_targets, chunk=chunk, **options)
+    return LinearCrossEntropy.apply(x.reshape(device_targets.size, x.shape[-1]), weight, device_targets, bias, chunk=chunk, **options)
 
 
 def _targets(

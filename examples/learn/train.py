@@ -5,6 +5,7 @@ import pydoc_data.topics
 import re
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import autograd as ag
 from autograd.kernels.cpu.parallel import n_threads
 from autograd.optim import AdamW, warmup_cosine
 from tinygpt import GPT, GPTConfig
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.data.windows import BatchOrder
 from tinygpt.training.step import train_step
 
@@ -24,10 +27,54 @@ def characters():
     return ids[: len(ids) * 9 // 10], ids[len(ids) * 9 // 10 :], len(alphabet)
 
 
-def small_gpt(n_vocab, context, channels=32, seed=0):
-    """One layer with four heads, for scripts that train many; its weights are drawn with 1 / sqrt(C), as script 5's."""
-    config = GPTConfig(n_layer=1, n_head=4, n_embd=channels, n_positions=context, vocab_size=n_vocab, initializer_range=channels**-0.5)
+def words(least=10):
+    """The default corpus in small letters, as ids of its words: training texts, held-out texts (lists of (N,)), and the words by id.
+
+    least   rarer words are left out. Frequent words have low ids.
+    """
+    corpus = load_corpus("docs")
+    texts = [[re.findall("[a-z]+", document.text.lower()) for document in side] for side in (corpus.train, corpus.validation)]
+    counts = Counter(word for text in texts[0] for word in text)
+    vocabulary = sorted((word for word in counts if counts[word] >= least), key=lambda word: (-counts[word], word))
+    number = {word: i for i, word in enumerate(vocabulary)}
+    return *([np.array([number[word] for word in text if word in number], int) for text in side] for side in texts), vocabulary
+
+
+def sub_words(n_vocab=1024):
+    """The default corpus as ids of a byte-level BPE: training ids, validation ids (N,), and the tokenizer."""
+    corpus = load_corpus("docs")
+    texts = ["\n\n".join(document.text for document in side) for side in (corpus.train, corpus.validation)]
+    tokenizer = BPETokenizer.train(texts[0][:300_000], n_vocab)
+    return *(np.array(tokenizer.encode(text)) for text in texts), tokenizer
+
+
+def middle_rank(rows, twins):
+    """How many of the rows (V, C) of length 1 are nearer to one of two twins than the other one is: the median over twins (N, 2), both ways."""
+    i, j = np.concatenate([twins, twins[:, ::-1]]).T
+    cosines = rows[i] @ rows.T  # (2 N, V)
+    nearer = cosines > cosines[np.arange(len(i)), j, None]
+    nearer[np.arange(len(i)), i] = False  # the twin itself
+    return np.median(nearer.sum(axis=1))
+
+
+def small_gpt(n_vocab, context, channels=32, seed=0, **options):
+    """One layer with four heads, for scripts that train many; its weights are drawn with 1 / sqrt(C), as script 5's. options: of GPTConfig."""
+    shape = {"n_layer": 1, "n_head": 4, "n_embd": channels, "n_positions": context, "vocab_size": n_vocab}
+    config = GPTConfig(**shape, initializer_range=channels**-0.5, **options)
     return GPT(config, seed=seed)
+
+
+class Items:
+    """Inputs and targets, arrays with a row for each item, in the form in which `train` takes windows."""
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def batch(self, which):
+        return self.inputs[which], self.targets[which]
 
 
 def train(model, windows, n_updates, *, batch_size, peak, warmup, floor=None, optimizer=None, seed=0, each=None):
@@ -88,6 +135,22 @@ def machine():
     return f"{time.strftime('%Y-%m-%d')}, {', '.join(parts)}, {n_threads()} threads, NumPy {np.__version__}"
 
 
+# Okabe and Ito's colors, told apart by every eye; a marker each, for print in gray.
+COLORS, MARKERS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#999999"), "osv^DPX*"
+
+
+def pyplot():
+    """matplotlib's, without a window; ends the script with a message where it is missing."""
+    try:
+        import matplotlib
+    except ImportError:
+        sys.exit('error: --plot: matplotlib is missing, expected it for pictures; pip install -e ".[plot]"')
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
 def draw(file, curves, xlabel, ylabel, title, *, span=None):
     """Writes a picture of curves {name: (x, y)}; a name with a variant in brackets, "post (no warm-up)", has the color of "post".
 
@@ -98,23 +161,15 @@ def draw(file, curves, xlabel, ylabel, title, *, span=None):
 
 def draw_panels(file, panels, *, span=None):
     """The same with several panels in a row, each (curves, what matplotlib's `Axes.set` takes: labels, title, scales)."""
-    try:
-        import matplotlib
-    except ImportError:
-        sys.exit('error: --plot: matplotlib is missing, expected it for pictures; pip install -e ".[plot]"')
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     size = (7, 4.2) if len(panels) == 1 else (4.4 * len(panels), 4.8)
     figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
-    # Okabe and Ito's colors, told apart by every eye; a marker each, for print in gray.
-    colors = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#999999")
     for axis, (curves, settings) in zip(axes[0], panels, strict=True):
         names = list(dict.fromkeys(name.partition(" (")[0] for name in curves))
         lines = {name: iter(("-", "--", ":")) for name in names}
         for name, (x, y) in curves.items():
             base = name.partition(" (")[0]
-            color, marker = colors[names.index(base)], "osv^DPX*"[names.index(base)]
+            color, marker = COLORS[names.index(base)], MARKERS[names.index(base)]
             axis.plot(x, y, next(lines[base]), color=color, marker=marker, markersize=4, markevery=max(1, len(x) // 12), label=name)
         if span:
             axis.axvspan(*(span if isinstance(span, tuple) else (0, span)), color="#000000", alpha=0.06)
@@ -124,5 +179,44 @@ def draw_panels(file, panels, *, span=None):
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize=8)
     if len(panels) == 1:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(file, dpi=120)
+    print("picture:", file)
+
+
+def draw_words(file, kinds, points, title):
+    """Writes a map of words {word: its kind} at points (N, 2)."""
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(7.5, 6), layout="constrained")
+    names = list(dict.fromkeys(kinds.values()))
+    for name, color, marker in zip(names, COLORS, MARKERS, strict=False):
+        axis.scatter(*points[[kind == name for kind in kinds.values()]].T, color=color, marker=marker, s=22, label=name)
+    unit, taken = np.ptp(points, axis=0) / (70, 35), []  # about a letter's size
+    for word, at in zip(kinds, points, strict=True):  # a label goes right of its point, or left, or up or down where another one is
+        for line, left in ((line, left) for line in (0, 1, -1, 2, -2) for left in (False, True)):
+            low = at / unit + (-len(word) - 1 if left else 1, line)
+            if not any(abs(low[1] - y) < 1 and low[0] < end and start < low[0] + len(word) for start, end, y in taken):
+                break
+        taken.append((low[0], low[0] + len(word), low[1]))
+        side = {"xytext": (-5, 9 * line - 3), "ha": "right"} if left else {"xytext": (5, 9 * line - 3)}
+        axis.annotate(word, at, textcoords="offset points", fontsize=8, **side)
+    axis.set(title=title)
+    axis.grid(alpha=0.25)
+    axis.margins(0.12)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(file, dpi=120)
+    print("picture:", file)
+
+
+def draw_images(file, rows):
+    """Writes a grid of pictures, rows {title of a row: arrays (n, n)}, dark where a number is large; each row has a scale of its own."""
+    plt = pyplot()
+    n_columns = max(map(len, rows.values()))
+    figure, axes = plt.subplots(len(rows), n_columns, figsize=(1.6 * n_columns + 1, 1.7 * len(rows)), layout="constrained", squeeze=False)
+    for line, (title, pictures) in zip(axes, rows.items(), strict=True):
+        high = max(np.max(picture) for picture in pictures)
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture, cmap="Blues" if len(picture) < 8 else "Greys", vmin=0, vmax=high)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(title, fontsize=8)
     figure.savefig(file, dpi=120)
     print("picture:", file)

@@ -596,9 +596,10 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
     chunk, softcap = draw(st.sampled_from([1, 2, 7, 32, 1024])), draw(st.sampled_from([0.0, 0.0, 1.5]))
     x = normal(rng, (*targets.shape, n_channels))
     weight = normal(rng, (n_classes, n_channels)) / math.sqrt(n_channels)
+    bias = [normal(rng, (n_classes,))] if draw(st.booleans()) else []
     capped = each(lambda z: softcap * math.tanh(z / softcap)) if softcap else lambda z: z
     return Case(
-        lambda x, weight: ag.linear_cross_entropy(x, weight, targets, **options, softcap=softcap, chunk=chunk),
-        lambda x, weight: mean_loss(capped(np.einsum("...c,vc->...v", x, weight)), targets, **options),
-        [x, weight],
+        lambda x, weight, *bias: ag.linear_cross_entropy(x, weight, targets, *bias, **options, softcap=softcap, chunk=chunk),
+        lambda x, weight, *bias: mean_loss(capped(np.einsum("...c,vc->...v", x, weight) + sum(bias)), targets, **options),
+        [x, weight, *bias],
     )

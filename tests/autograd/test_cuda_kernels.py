@@ -437,8 +437,8 @@ def test_columns_of_more_rows_than_blocks(host):
 @on_host
 @each_storage
 @pytest.mark.parametrize("n_classes", [2, 33, 1030, 9001])  # at last, more than each thread's first 16 bytes
-@pytest.mark.parametrize("z_loss", [0.0, 0.01])
-def test_cross_entropy_in_place(n_classes, storage, z_loss, host_either, monkeypatch):
+@pytest.mark.parametrize(("z_loss", "smoothing"), [(0.0, 0.0), (0.01, 0.0), (0.01, 0.1)])
+def test_cross_entropy_in_place(n_classes, storage, z_loss, smoothing, host_either, monkeypatch):
     rng = np.random.default_rng(3)
     z, targets = 5 * rng.standard_normal((6, n_classes)), rng.integers(0, n_classes, 6)
     targets[2] = -100
@@ -448,12 +448,13 @@ def test_cross_entropy_in_place(n_classes, storage, z_loss, host_either, monkeyp
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     lse = (z - log_p)[:, :1]
     counted = targets != -100
-    losses = np.where(counted, -log_p[np.arange(6), np.maximum(targets, 0)] + z_loss * lse[:, 0] ** 2, 0)
-    dz = (np.exp(log_p) * (1 + 2 * z_loss * lse) - (np.arange(n_classes) == targets[:, None])) * counted[:, None] * 0.5
+    w = (1 - smoothing) * (np.arange(n_classes) == targets[:, None]) + smoothing / n_classes
+    losses = np.where(counted, -(w * log_p).sum(axis=1) + z_loss * lse[:, 0] ** 2, 0)
+    dz = (np.exp(log_p) * (1 + 2 * z_loss * lse) - w) * counted[:, None] * 0.5
     run = module.kernel("loss.cu", "cross_entropy_in_place", logits.dtype.name)
     for want in (0, 1):
         found, before = host_either.empty(6, "float32"), logits.copy()
-        numbers = (module.i32(n_classes), module.i64(-100), module.f32(z_loss), module.f32(0.5), module.i32(want))
+        numbers = (module.i32(n_classes), module.i64(-100), module.f32(smoothing), module.f32(z_loss), module.f32(0.5), module.i32(want))
         run((6,), (module.row_threads(n_classes, logits.dtype),), (found, logits, targets, *numbers))
         assert_near(found, losses, np.dtype("float32"))
         if not want:
@@ -462,9 +463,9 @@ def test_cross_entropy_in_place(n_classes, storage, z_loss, host_either, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("option", "taken"), [({}, True), ({"z_loss": 1e-4}, True), ({"softcap": 30.0}, False), ({"label_smoothing": 0.1}, False)]
+    ("option", "taken"), [({}, True), ({"z_loss": 1e-4}, True), ({"softcap": 30.0}, False), ({"label_smoothing": 0.1}, True)]
 )
-def test_capped_and_smoothed_logits_are_left_to_the_definition(option, taken):
+def test_capped_logits_are_left_to_the_definition(option, taken):
     (kernel,) = KERNELS[LinearCrossEntropy]
     arrays = np.ones((3, 2), np.float32), np.ones((4, 2), np.float32), np.zeros(3, np.int64)
     assert kernel.supports(*arrays, **{"label_smoothing": 0.0, "n_counted": 3} | option) is taken
@@ -593,13 +594,34 @@ def test_the_loss_of_float16_leaves_the_division_by_n_to_the_backward_pass(host,
     n, c, v = 3000, 8, 40
     x, weight = (a.astype(np.float16) for a in (rng.standard_normal((n, c)), 0.02 * rng.standard_normal((v, c))))
     targets = rng.integers(0, v, n)
-    options = {"n_counted": 100 * n, "ignore_index": -100, "label_smoothing": 0.0, "chunk": 1024, "needs": (True, True, False)}
+    options = {"n_counted": 100 * n, "ignore_index": -100, "label_smoothing": 0.0, "chunk": 1024, "needs": (True, True, False, False)}
     right, saved = LinearCrossEntropy.forward(x.astype(np.float64), weight.astype(np.float64), targets, **options)
     expected = LinearCrossEntropy.backward(saved, np.float64(1024))
     loss, saved = kernel.forward(host.place(x), host.place(weight), targets, **options)
     assert kernel.supports(x, weight, targets, **options) and loss == pytest.approx(right, rel=1e-4)
     for found, exact in zip(kernel.backward(saved, np.array(1024, np.float32)), expected, strict=True):
         assert exact is None or np.abs(found - exact).max() < 3e-3 * np.abs(exact).max()
+
+
+@on_host
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_loss_with_a_bias_and_smoothed_labels(dtype, host):
+    (kernel,) = KERNELS[LinearCrossEntropy]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in ((9, 5), (37, 5), (37,))]
+    targets = rng.integers(0, 37, 9)
+    targets[4] = -100
+    options = {"n_counted": 8, "ignore_index": -100, "label_smoothing": 0.1, "chunk": 4, "z_loss": 0.01, "needs": (True, True, False, True)}
+    x, weight, bias = (a.astype(np.float64) for a in arrays)
+    right, saved = LinearCrossEntropy.forward(x, weight, targets, bias, **options)
+    expected = LinearCrossEntropy.backward(saved, np.float64(2))
+    x, weight, bias = map(host.place, arrays)
+    assert kernel.supports(x, weight, targets, bias, **options)
+    loss, saved = kernel.forward(x, weight, targets, bias, **options)
+    tolerance = 3e-6 if dtype == np.float32 else 3e-3
+    assert loss == pytest.approx(right, rel=tolerance)
+    for found, exact in zip(kernel.backward(saved, np.array(2, np.float32)), expected, strict=True):
+        assert exact is None or np.abs(found - exact).max() < tolerance * np.abs(exact).max()
 
 
 @on_host

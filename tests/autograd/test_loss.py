@@ -99,31 +99,33 @@ def test_without_z_loss_the_bits_are_those_of_before(options):
 
 @given(
     seed=seeds, n=N, n_classes=N, label_smoothing=SMOOTHING, z_loss=Z_LOSS, chunk=st.sampled_from([1, 5, 32, 1024]),
-    cap=st.sampled_from([0, 0.5, 30.0]),
+    cap=st.sampled_from([0, 0.5, 30.0]), biased=st.booleans(),
 )  # fmt: skip
-def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes, label_smoothing, z_loss, chunk, cap):
-    """With a softcap, of the capped product."""
+def test_linear_cross_entropy_is_cross_entropy_of_the_product(seed, n, n_classes, label_smoothing, z_loss, chunk, cap, biased):
+    """With a bias, of the sum; with a softcap, of the capped product."""
     _, targets = drawn(seed, n, n_classes)
     rng = np.random.default_rng(seed)
-    x, weight = rng.standard_normal((n, 5)), rng.standard_normal((n_classes, 5))
+    x, weight, bias = rng.standard_normal((n, 5)), rng.standard_normal((n_classes, 5)), rng.standard_normal(n_classes)
     results, options = [], {"label_smoothing": label_smoothing, "z_loss": z_loss}
     for fused in (False, True):
-        tx, tw = tensor(x), tensor(weight)
+        tx, tw, tb = tensor(x), tensor(weight), tensor(bias)
         if fused:
-            loss = ag.linear_cross_entropy(tx, tw, targets, chunk=chunk, softcap=cap, **options)
+            loss = ag.linear_cross_entropy(tx, tw, targets, tb if biased else None, chunk=chunk, softcap=cap, **options)
         else:
-            logits = tx @ tw.T
+            logits = tx @ tw.T + tb if biased else tx @ tw.T
             loss = ag.cross_entropy(ag.soft_cap(logits, cap) if cap else logits, targets, **options)
         (2 * loss).backward()
-        results.append([to_host(a) for a in (loss.data, tx.grad, tw.grad)])
+        results.append([to_host(a) for a in (loss.data, tx.grad, tw.grad, *([tb.grad] if biased else []))])
     for plain, fused in zip(*results, strict=True):
         assert_close(fused, plain)
     assert (results[1][1][targets == -100] == 0).all()
 
 
 @numpy_only
-@pytest.mark.parametrize("options", [{"softcap": 30.0}, {"z_loss": 1e-4}, {"softcap": 30.0, "z_loss": 1e-4}])
-def test_the_fast_path_takes_a_softcap_and_z_loss(options):
+@pytest.mark.parametrize(
+    "options", [{"softcap": 30.0}, {"z_loss": 1e-4}, {"label_smoothing": 0.1}, {"softcap": 30.0, "z_loss": 1e-4, "label_smoothing": 0.1}]
+)
+def test_the_fast_path_takes_all_options(options):
     from autograd.kernels.cpu.loss import LinearCrossEntropyBlocked
 
     x, weight = tensor(np.ones((3, 2), np.float32)), tensor(np.ones((4, 2), np.float32))
@@ -140,8 +142,11 @@ def test_linear_cross_entropy_with_a_frozen_input(needs):
 
 
 @numpy_only
-@given(seed=seeds, n=N, n_classes=st.integers(2, 20), rows=st.integers(0, 5), columns=st.integers(1, 7), needs=st.sampled_from(NEEDS))
-def test_pieces_of_logits_add_up_to_the_whole(seed, n, n_classes, rows, columns, needs):
+@given(
+    seed=seeds, n=N, n_classes=st.integers(2, 20), rows=st.integers(0, 5), columns=st.integers(1, 7),
+    needs=st.sampled_from([(*two, one) for two in NEEDS for one in (True, False)]), smoothing=SMOOTHING,
+)  # fmt: skip
+def test_pieces_of_logits_add_up_to_the_whole(seed, n, n_classes, rows, columns, needs, smoothing):
     """With pieces of a few rows and blocks of a few columns, as real sizes have them."""
     from autograd.kernels.cpu import loss as cpu_loss  # not above: that would register the CPU's kernels under any backend
 
@@ -152,10 +157,10 @@ def test_pieces_of_logits_add_up_to_the_whole(seed, n, n_classes, rows, columns,
     results = []
     for mode in ("reference", "fast"):
         with ag.use_kernels(mode), patch.multiple(cpu_loss, _LOGITS_BYTES=rows * n_classes * 8, _VOCABULARY_BLOCK=columns):
-            tensors = tensor(x, needs[0]), tensor(w, needs[1])
-            loss = ag.linear_cross_entropy(*tensors, targets)
+            tx, tw, tb = tensor(x, needs[0]), tensor(w, needs[1]), tensor(w[:, 0], needs[2])
+            loss = ag.linear_cross_entropy(tx, tw, targets, tb, label_smoothing=smoothing)
             loss.backward()
-            results.append([loss.data, *(t.grad for t in tensors)])
+            results.append([loss.data, tx.grad, tw.grad, tb.grad])
     for found, expected in zip(*results, strict=True):
         assert (found is None) == (expected is None)
         if expected is not None:
@@ -218,6 +223,16 @@ def test_smoothing_is_a_mixture():
     assert math.isclose(ag.cross_entropy(tensor(logits), targets, label_smoothing=0.3).item(), 0.7 * hard + 0.3 * every, rel_tol=1e-12)
 
 
+def test_the_smoothed_loss_is_least_where_p_is_w():
+    """And there it is the entropy of w."""
+    w = np.array([[0.05, 0.85, 0.05, 0.05]])
+    z = tensor(np.log(w) + 3)
+    loss = ag.cross_entropy(z, [1], label_smoothing=0.2)
+    loss.backward()
+    assert_close(loss.data, np.array(-(w * np.log(w)).sum()))
+    assert_close(z.grad, np.zeros((1, 4)))
+
+
 def test_leading_axes_are_rows():
     logits, targets = drawn(0, 12, 5)
     flat = ag.cross_entropy(tensor(logits), targets).item()
@@ -269,6 +284,8 @@ def losses(targets, **options):
         (r"cross_entropy: logits of shape \(\), expected \(..., V\); one score per class", lambda: ag.cross_entropy(tensor(1.0), 0)),
         (r"linear_cross_entropy: x \(2, 4\) with weight \(4, 3\), expected \(..., C\) with \(V, C\); transpose it",
          lambda: ag.linear_cross_entropy(tensor(X), tensor(W.T), [0, 1])),
+        (r"linear_cross_entropy: bias \(4,\) with weight \(3, 4\), expected \(3,\); one per class",
+         lambda: ag.linear_cross_entropy(tensor(X), tensor(W), [0, 1], tensor(np.ones(4)))),
         (r"linear_cross_entropy: softcap -1, expected a positive number, or 0 for no bound",
          lambda: ag.linear_cross_entropy(tensor(X), tensor(W), [0, 1], softcap=-1)),
         (r"linear_cross_entropy: chunk 0, expected at least 1; it counts rows",

@@ -104,6 +104,28 @@ def test_norms_of_families(family, seed, n, dtype):
 
 
 @given(
+    seed=seeds,
+    shape=shapes(),
+    n_classes=lengths(),
+    smoothing=st.sampled_from([0.0, 0.1, 0.9]),
+    ignored=st.sampled_from([-100, 0]),
+    dtype=wide,
+)
+def test_cross_entropy_with_label_smoothing(seed, shape, n_classes, smoothing, ignored, dtype):
+    targets = np.random.default_rng(seed).integers(0, n_classes, shape)
+    targets.flat[1::3] = ignored
+    if not (targets != ignored).any():
+        return
+    (z,) = drawn(seed, dtype, (*shape, n_classes), scale=3.0)
+    flat = torch.tensor(targets.reshape(-1))
+
+    def other(z):
+        return F.cross_entropy(z.reshape(-1, n_classes), flat, ignore_index=ignored, label_smoothing=smoothing)
+
+    assert_same(lambda z: ag.cross_entropy(z, targets, ignore_index=ignored, label_smoothing=smoothing), other, [z], 64)
+
+
+@given(
     seed=seeds, n=lengths(), n_classes=lengths(), cap=st.sampled_from([0.0, 1.0, 30.0]), smoothing=st.sampled_from([0.0, 0.1]),
     z_loss=st.sampled_from([0.0, 1e-4, 0.1]), dtype=wide,
 )  # fmt: skip

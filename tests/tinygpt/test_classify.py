@@ -314,7 +314,7 @@ def test_runs_of_classifiers_and_of_language_models_are_told_apart(tmp_path, mon
     with pytest.raises(ValueError, match=r"a classifier, expected a language model; load it with GPTClassifier"):
         load(finetuned)
     with pytest.raises(
-        ValueError, match=r"architectures \['GPT2LMHeadModel'\], expected GPT2ForSequenceClassification with id2label; train one"
+        ValueError, match=r"a language model, expected a classifier; train one: python examples/finetune_classifier\.py --base "
     ):
         GPTClassifier.from_pretrained(pretrained)
 

@@ -15,7 +15,8 @@ from tinygpt.fields import PathName
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = (ROOT / "benchmarks", ROOT / "examples", ROOT / "examples" / "learn")
-SCRIPTS = [path for folder in FOLDERS for path in sorted(folder.glob("*.py")) if path != FOLDERS[2] / "train.py"]  # which scripts share
+SHARED = ("train.py", "ngrams.py", "recurrent.py")  # by scripts of the path
+SCRIPTS = [path for folder in FOLDERS for path in sorted(folder.glob("*.py")) if path.name not in SHARED]
 
 
 def python(*arguments, cwd=None, check=False, **variables):

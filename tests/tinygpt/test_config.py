@@ -212,6 +212,6 @@ def test_what_resuming_may_change_is_noted_at_the_fields():
     }  # fmt: skip
     assert set(override) == {
         "lr", "schedule", "final_lr_fraction", "decay_fraction", "decay_shape", "warmup_steps", "betas", "momentum", "adam_lr_scale",
-        "weight_decay", "max_norm", "z_loss", "dtype", "corpus", "validation_fraction",
+        "weight_decay", "max_norm", "z_loss", "label_smoothing", "dtype", "corpus", "validation_fraction",
     }  # fmt: skip
     assert not {field.name for field in dataclasses.fields(GPTConfig)} & {*free, *override}  # the shape is the run's

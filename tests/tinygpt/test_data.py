@@ -59,7 +59,7 @@ def test_too_few_windows_for_a_batch_says_so():
 class Letters:
     """A stand-in tokenizer: one id per letter, 26 ends a document."""
 
-    eos_id, start, divisible = 26, (), True
+    eos_id, cls_id, start, divisible = 26, None, (), True
 
     def encode_array(self, text):
         return np.array([ord(c) - 97 for c in text], dtype=np.uint16)

@@ -19,7 +19,8 @@ import autograd as ag
 from autograd import backend
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
-from tinygpt.inspect.explore import MAX_PAGE_BYTES, _saved, _shown, collect, explore, render
+from tinygpt.inspect.embedding_map import embedding_map
+from tinygpt.inspect.explore import MAX_PAGE_BYTES, _saved, _shown, _text, _vectors, collect, explore, render
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = "the low lamp is lower than the tower.\nthe newest tower is the lowest. "
@@ -136,6 +137,49 @@ def test_gradients_are_the_models(model, data, tokenizer):
     for t in once:
         assert data["gradients"][t] == pytest.approx(rows[data["ids"][t]], rel=2e-3)
     assert data["gradients"][-1] == 0  # nothing after the last token is scored
+
+
+def test_the_map_of_the_embeddings_is_the_tables(model, tokenizer, data):
+    """Cosines as from the definition, points as from the singular value decomposition of the centered rows of length 1."""
+    table, vectors = backend.to_host(model.wte.weight.data).astype(float), data["vectors"]
+    rows = table / np.linalg.norm(table, axis=1, keepdims=True)
+    shown, n = vectors["ids"], vectors["n_rows"]
+    assert n == tokenizer.n_vocab == len(table) and sorted(shown) == list(range(n))
+    assert shown[: len(set(data["ids"]))] == list(dict.fromkeys(data["ids"]))  # the prompt's first, then those of several bytes
+    lengths = [len(tokenizer.token_bytes(i)) for i in shown if i not in data["ids"]]
+    assert 1 not in lengths[: np.sum(np.array(lengths) > 1)] and lengths[-1] == 1
+    for i, near in zip(shown, vectors["nearest"], strict=True):
+        cosines = rows @ rows[i]
+        cosines[i] = -np.inf
+        assert [c for _, c in near] == pytest.approx(np.sort(cosines)[::-1][:10], abs=1e-4)
+        assert [cosines[j] for j, _ in near] == pytest.approx([c for _, c in near], abs=1e-4)
+        assert all(vectors["texts"][str(j)] == _text(tokenizer, j) for j, _ in [*near, (i, 0)])
+    centered = rows - rows.mean(axis=0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
+    points = np.array(vectors["points"])
+    for axis in (0, 1):
+        expected = (u[:, axis] * s[axis])[shown]
+        assert points[:, axis] * np.sign(points[0, axis]) == pytest.approx(expected * np.sign(expected[0]), abs=1e-3)
+    assert vectors["shares"] == pytest.approx(s[:2] ** 2 / (s**2).sum(), abs=1e-3)
+
+
+def test_of_a_large_vocabulary_a_part_is_on_the_map_and_all_of_it_is_searched(monkeypatch):
+    monkeypatch.setattr("tinygpt.inspect.embedding_map.MOST_SHOWN", 3)
+    monkeypatch.setattr("tinygpt.inspect.embedding_map._CHUNK", 2)
+    table = np.array([[1, 0], [2, 0.1], [0, 0], [-1, 0], [0, 3], [0.5, 0.01]], dtype=np.float32)  # a row of zeros is near to none
+    found = embedding_map(table, [5, 4, 5, 0, 1])
+    assert found["ids"] == [5, 4, 0] and found["n_rows"] == 6
+    assert [[i for i, _ in near] for near in found["nearest"]] == [[0, 1, 4, 2, 3], [1, 5, 0, 2, 3], [5, 1, 2, 4, 3]]
+    assert found["nearest"][0][0][1] == pytest.approx(0.5 / math.hypot(0.5, 0.01), abs=1e-4) and found["nearest"][2][-1] == [3, -1.0]
+    alone = embedding_map(np.ones((1, 1), dtype=np.float32), [0])
+    assert alone == {"ids": [0], "points": [[0.0, 0.0]], "shares": [0.0, 0.0], "nearest": [[]], "n_rows": 1}
+
+
+def test_embeddings_that_are_not_finite_have_no_map(tokenizer):
+    table = backend.to_device(np.full((tokenizer.n_vocab + 3, 4), np.nan, dtype=np.float32))
+    assert _vectors(table, tokenizer, [1]) is None
+    table[: tokenizer.n_vocab] = 1.0  # rows without a token, padding, do not count
+    assert _vectors(table, tokenizer, [1])["n_rows"] == tokenizer.n_vocab
 
 
 def test_every_op_of_the_pass_is_there_with_formula_and_gradients(model, data):
@@ -334,6 +378,42 @@ class TestInABrowser:
         page.click("text=next op")
         assert page.input_value("#ops") == str(number + 1)
         assert errors == []
+        page.close()
+
+    def test_the_map_of_the_embeddings(self, browser, six_layers):
+        path, data = six_layers
+        page, errors = open_page(browser, path)
+        vectors = data["vectors"]
+        assert page.locator("#map > circle").count() == len(vectors["ids"])
+        page.hover(".token >> nth=5")
+        chosen = vectors["ids"].index(data["ids"][5])
+        assert page.input_value("#words") == str(chosen)  # follows the selected token
+        rows = page.locator("#nearest tr").all()[1:]
+        assert len(rows) == len(vectors["nearest"][chosen]) == 10
+        for row, (_, cosine) in zip(rows, vectors["nearest"][chosen], strict=True):
+            assert row.inner_text().split()[-1] == f"{cosine:.3f}"
+        page.locator("#nearest button").first.click()
+        following = vectors["ids"].index(vectors["nearest"][chosen][0][0])
+        assert page.input_value("#words") == str(following)
+        assert page.locator("#marks circle").count() == 11 and page.locator("#marks text").count() >= 8
+        page.select_option("#words", "0")
+        x, y = (float(page.get_attribute("#marks circle.chosen", name)) for name in ("cx", "cy"))
+        other = max(range(len(vectors["ids"])), key=lambda i: vectors["points"][i][0])  # alone at the right edge
+        box = page.locator("#map").bounding_box()
+        circles = page.eval_on_selector_all("#map > circle", "all => all.map(e => [+e.getAttribute('cx'), +e.getAttribute('cy')])")
+        right, down = max(circles)
+        assert (right, down) != (x, y) or other == 0
+        page.locator("#map").click(position={"x": right * box["width"] / 600, "y": down * box["height"] / 430})
+        assert page.input_value("#words") == str(other)
+        assert errors == []
+        page.close()
+
+    def test_without_a_map_of_the_embeddings_the_rest_is_there(self, browser, six_layers, tmp_path):
+        _, data = six_layers
+        (tmp_path / "page.html").write_text(render({**data, "vectors": None}), encoding="utf-8")
+        page, errors = open_page(browser, tmp_path / "page.html")
+        page.hover(".token >> nth=5")
+        assert not page.is_visible("#vectors") and page.is_visible("#ops") and errors == []
         page.close()
 
     def test_a_click_holds_what_hovering_would_change(self, browser, six_layers):

@@ -22,7 +22,7 @@ GPT2 = GPTConfig()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say what memory is in use")
-@pytest.mark.parametrize("size", ["S", "M"])
+@pytest.mark.parametrize("size", ["S", "M", "encoder", "encoder-decoder", "T5"])
 def test_the_estimate_is_within_15_percent_of_the_measured_peak(size):
     """L and XL: python benchmarks/reliability.py memory."""
     report = measure_memory(size)

@@ -14,13 +14,14 @@ pytest.importorskip("tokenizers")
 from tests.tinygpt.published_tokenizers import GAPS, KNOWN, LIBRARYS, OURS, WORDS, drawn_texts
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.library_tokenizer import LibraryTokenizer
-from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer, encoder_tokenizer
 from tinygpt.data.tokenizer_files import load_tokenizer
 from tinygpt.data.windows import encode_documents, encode_pieces
 from tinygpt.finetuning.classifier import GPTClassifier
 from tinygpt.inference.text import IncrementalDetokenizer, complete, prompt_ids
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.safetensors import TOKENIZER_FILES
+from tinygpt.weights.pretrained import end_fields, tokenizer_config
 
 KINDS = OURS | LIBRARYS
 PIECES = st.sampled_from([*WORDS, *GAPS, "<think>", "<mask>", "<|endoftext|>", "new", "new\nway", "\u0338"]) | st.sampled_from(KNOWN)
@@ -292,3 +293,22 @@ def test_transformers_gives_the_same_ids_for_what_we_save(tmp_path, folder, kind
         assert ours.encode(text, allow_special=True) == other(text, add_special_tokens=False)["input_ids"]
         assert other(text, split_special_tokens=True)["input_ids"][: len(ours.start) + len(ids)] == ours.encode_from_start(text)
         assert ours.decode(ids) == other.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def test_transformers_reads_the_tokenizer_of_an_encoder_of_ours(tmp_path):
+    """With its special tokens, the tokens around one text and two, and a mask that takes the blank before it."""
+    transformers = pytest.importorskip("transformers")
+    ours = encoder_tokenizer(drawn_texts(0, 400), 400)
+    ours.save(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"} | end_fields(ours)), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(ours, 128)), encoding="utf-8")
+    other = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (other.pad_token, other.cls_token, other.sep_token, other.mask_token) == ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
+    assert (other.mask_token_id, other.pad_token_id, len(other)) == (ours.mask_id, ours.pad_id, ours.n_vocab)
+    assert other.model_max_length == 128 and other.eos_token is None
+    texts = [*drawn_texts(4, 60), "the [MASK] sat", " [MASK]\n[MASK][SEP] [MASK]", ""]
+    for first, second in zip(texts, texts[::-1], strict=True):
+        for pair in ((first,), (first, second or "x")):  # transformers takes "" for no second text
+            wrapped, there = ours.encode_wrapped(*pair, allow_special=True), other(*pair)
+            assert wrapped == (there["input_ids"], there["token_type_ids"])
+        assert ours.decode(ours.encode(first)) == other.decode(ours.encode(first), clean_up_tokenization_spaces=False)

@@ -26,10 +26,12 @@ from tinygpt.data.tokenizer import (
     Tokenizer,
     WordTokenizer,
     count_words,
+    encoder_tokenizer,
     gpt2_tokenizer,
     learn_merges,
 )
 from tinygpt.data.tokenizer_files import load_tokenizer
+from tinygpt.data.windows import encode_documents
 
 STORY = "The cat sat on the mat.\nThe dog didn't (it stood), and <|endoftext|> is text; 12 cats, 123 mats!\n\n" * 3
 DATA = Path(os.environ.get("TINYGPT_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -337,6 +339,52 @@ def test_hugging_faces_single_file_loads(as_pairs: bool, tmp_path: Path) -> None
     }
     write(tmp_path / "one", {"tokenizer.json": data})
     assert load_tokenizer(tmp_path / "one").fingerprint() == small_bpe().fingerprint()
+
+
+# ---- encoders ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_encoders_tokenizer_wraps_texts_as_bert_does(tmp_path: Path) -> None:
+    tokenizer = encoder_tokenizer(STORY, 300)
+    pad, cls, sep, mask = range(296, 300)
+    assert (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.n_vocab) == (pad, cls, sep, mask, 300)
+    assert tokenizer.eos_id == sep and tokenizer.start == (cls,) and tokenizer.bos_id is tokenizer.unk_id is None
+    assert tokenizer.merges == BPETokenizer.train(STORY, 297).merges
+    a, b = tokenizer.encode("The cat"), tokenizer.encode("the dog")
+    assert tokenizer.encode_wrapped("The cat") == ([cls, *a, sep], [0] * (len(a) + 2))
+    assert tokenizer.encode_wrapped("The cat", "the dog") == ([cls, *a, sep, *b, sep], [0] * (len(a) + 2) + [1] * (len(b) + 1))
+    tokenizer.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.fingerprint() == tokenizer.fingerprint() and again.roles == tokenizer.roles and again.wrapping == tokenizer.wrapping
+    assert (again.eos_id, again.mask_id, again.lstrip, again.end_ids) == (sep, mask, {"[MASK]"}, (sep,))
+    assert encode_documents(["The cat", "the dog"], again).tolist() == [*a, sep, *b, sep]  # [CLS] opens windows, not documents
+
+
+def test_a_mask_stands_for_a_word_and_the_blank_before_it() -> None:
+    tokenizer = encoder_tokenizer(STORY, 300)
+    before, after = tokenizer.encode("The cat"), tokenizer.encode(" the mat")
+    for gap in ("", " ", " \n\u3000"):
+        assert tokenizer.encode(f"The cat{gap}[MASK] the mat", allow_special=True) == [*before, tokenizer.mask_id, *after]
+    assert tokenizer.encode(" [MASK] [SEP]", allow_special=True) == [tokenizer.mask_id, *tokenizer.encode(" "), tokenizer.sep_id]
+    assert tokenizer.mask_id not in tokenizer.encode("The [MASK]")
+
+
+def test_texts_of_other_kinds_of_models_are_wrapped_in_nothing() -> None:
+    tokenizer = small_bpe()
+    assert tokenizer.mask_id is None and tokenizer.roles == {}
+    assert tokenizer.encode_wrapped("The cat", "") == (ids := tokenizer.encode("The cat"), [0] * len(ids))
+    assert tokenizer.encode_wrapped("") == ([], [])
+
+
+def test_texts_longer_than_the_context() -> None:
+    tokenizer = encoder_tokenizer(STORY, 300)
+    n = len(tokenizer.encode("The cat sat"))
+    assert len(tokenizer.encode_wrapped("The cat sat", n_positions=n + 2).ids) == n + 2
+    found = error(f"encode: {n + 2} tokens, 2 of them around the text, expected at most {n + 1}, the model's context; shorten the text")
+    with pytest.raises(ValueError, match=found):
+        tokenizer.encode_wrapped("The cat sat", n_positions=n + 1)
+    with pytest.raises(ValueError, match=error("vocab_size: 259, expected at least 260 (256 bytes, [PAD], [CLS], [SEP], [MASK])")):
+        encoder_tokenizer(STORY, 259)
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------------------------------

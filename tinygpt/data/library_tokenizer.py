@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygpt.data.tokenizer import CHARACTER_TO_BYTE, Ids, Tokenizer, check_text
+from tinygpt.data.tokenizer import CHARACTER_TO_BYTE, Tokenizer, check_text
+from tinygpt.data.wrapping import Ids
 from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.storage.checked_json import Json
 

@@ -28,12 +28,13 @@ import regex
 import tiktoken
 from numpy.typing import NDArray
 
+from tinygpt.data.wrapping import ROLES, Ids, Wrapped, Wrapping
 from tinygpt.errors import DownloadFailed, InvalidInput, WrongType
 from tinygpt.storage.checked_json import Json
-from tinygpt.storage.safetensors import write_files
+from tinygpt.storage.safetensors import VOCABULARIES, write_files
 
-Ids = Sequence[int] | NDArray[np.integer]  # of tokens, in one dimension
 END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<unk>"
+ENCODER_ROLES = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}  # BERT's names
 
 # The GPT-2 report's way to cut text into words: English contractions; then letters, digits or other signs, each with at most one space in
 # front; then white space, of which the last one is left to the word that follows.
@@ -48,6 +49,7 @@ BYTE_TO_CHARACTER = {byte: chr(byte) for byte in VISIBLE_BYTES} | {byte: chr(256
 CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
 # sha256 of GPT-2's own merges.txt (OpenAI's vocab.bpe): how a BPETokenizer knows that it is GPT-2's.
 GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's
 MAX_WHITESPACE_RUN = 100_000  # characters; tiktoken's pattern recurses over a run of white space and panics on a million
 
 
@@ -56,13 +58,15 @@ class Tokenizer(abc.ABC):
 
     kind        "characters", "words", "bpe", "gpt2", or "library" (`tinygpt.data.library_tokenizer`)
     n_vocab     size of the vocabulary; ids are 0 <= id < n_vocab
-    eos_id      id of the token that ends a text, <|endoftext|> unless the files name another; None where there is none (characters)
+    eos_id      id of the token that ends a text: the one that files name, an encoder's [SEP], else <|endoftext|>; None where there is none
     dtype       smallest of uint16 and uint32 that holds every id: what token files are written in
     special     ids of tokens that text never becomes, unless `encode` is told to allow it
     added       ids of pieces of ordinary text that another program added to the vocabulary: one token wherever they stand
     late        which of both are looked for after the others: the added ones, unless the files say otherwise
-    start       ids that belong in front of every text, such as Llama's <|begin_of_text|>; most models have none
-    bos_id, pad_id   ids of the tokens that the files name for the beginning of a text and for padding, or None
+    lstrip      special tokens that take the white space in front of them, as RoBERTa's <mask> does: " word" is one token, and so is its mask
+    roles       special tokens by the part that they play, as files name it: {"mask_token": "[MASK]"}
+    bos_id, pad_id, unk_id, cls_id, sep_id, mask_id   their ids; None where the files name none
+    wrapping    ids that belong around every text, such as Llama's <|begin_of_text|> or BERT's [CLS] and [SEP]; most decoders have none
     end_ids     ids that end a generated text: `eos_id`, and those that a checkpoint's generation_config.json or config.json names
     kept        the files that it was read from, which are saved again as they were: chat templates, for instance
     divisible   whether a text cut before white space has the ids of the undivided one; else documents are encoded in one piece
@@ -73,7 +77,12 @@ class Tokenizer(abc.ABC):
     eos_id: int | None
     bos_id: int | None = None
     pad_id: int | None = None
-    start: tuple[int, ...] = ()
+    unk_id: int | None = None
+    cls_id: int | None = None
+    sep_id: int | None = None
+    mask_id: int | None = None
+    lstrip: frozenset[str] = frozenset()
+    wrapping = Wrapping()
     divisible = True
     model_class = "PreTrainedTokenizerFast"
 
@@ -86,6 +95,7 @@ class Tokenizer(abc.ABC):
         self.late = frozenset(added if late is None else late)
         self.end_ids: tuple[int, ...] = () if self.eos_id is None else (self.eos_id,)
         self.kept: dict[str, bytes] = {}
+        self.roles: dict[str, str] = {}
         for text, id in sorted((self.special | self.added).items(), key=lambda item: item[1]):
             if id == len(self._tokens):
                 self._tokens.append(text.encode())
@@ -95,6 +105,25 @@ class Tokenizer(abc.ABC):
     @property
     def n_vocab(self) -> int:
         return len(self._tokens)
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """Ids that belong in front of every text."""
+        return self.wrapping.start
+
+    @property
+    def target(self) -> "Tokenizer":
+        """The tokenizer of the texts that a translator writes: itself, unless both languages have files of their own (Marian)."""
+        return self
+
+    def set_roles(self, roles: Mapping[str, str], wrapping: Wrapping | None = None) -> None:
+        """Says which special tokens play which part, and what belongs around a text."""
+        ids = self.special | self.added
+        self.roles = {role: token for role, token in roles.items() if token in ids}
+        for name in ROLES:
+            if name != "eos":
+                setattr(self, f"{name}_id", ids.get(self.roles.get(f"{name}_token", "")))
+        self.wrapping = wrapping or self.wrapping
 
     @property
     def dtype(self) -> np.dtype:
@@ -119,7 +148,7 @@ class Tokenizer(abc.ABC):
 
     def check_directory(self, directory: Path) -> None:
         """Raises ValueError where a directory already holds the files of another kind of tokenizer: `load_tokenizer` could not tell which."""
-        for name in {"vocab.json", "merges.txt", "tokenizer.json"} - self.files().keys():
+        for name in VOCABULARIES - self.files().keys():
             if (directory / name).exists():
                 raise InvalidInput(f"{directory}: holds {name} of another tokenizer, expected a directory without; choose another one")
 
@@ -141,13 +170,24 @@ class Tokenizer(abc.ABC):
             return np.array(self._encode(text), dtype=self.dtype)
         parts: list[str | int] = [text]
         for tokens in (whole.keys() - self.late, whole.keys() & self.late):
-            parts = _cut_out(parts, {token: whole[token] for token in tokens}, self.added.keys() if not allow_special else tokens)
+            allowed = tokens if allow_special else self.added.keys()
+            parts = _cut_out(parts, {token: whole[token] for token in tokens}, allowed, self.lstrip)
         ids = [np.array([part] if isinstance(part, int) else self._encode(part), dtype=self.dtype) for part in parts]
         return np.concatenate(ids or [np.zeros(0, self.dtype)])
 
     def encode_from_start(self, text: str) -> list[int]:
         """Ids of a text that nothing stands before: `start`, then those of `encode`."""
         return [*self.start, *self.encode(text)]
+
+    def encode_wrapped(
+        self, text: str, second: str | None = None, *, n_positions: int | None = None, allow_special: bool = False
+    ) -> Wrapped:
+        """One text, or two, as an encoder reads them: [CLS] text [SEP] second [SEP], as `wrapping` says; ids and token types.
+
+        Raises as `encode`, and ValueError for more than n_positions ids: the model's context, where it has a limit.
+        """
+        texts = [self.encode(each, allow_special=allow_special) for each in (text, second) if each is not None]
+        return self.wrapping.wrap(*texts, n_positions=n_positions)
 
     def decode(self, ids: Ids) -> str:
         """Text of token ids. Bytes that are no UTF-8, as when a character is cut in half, become U+FFFD. Raises TypeError if ids are no
@@ -167,7 +207,8 @@ class Tokenizer(abc.ABC):
         digest = hashlib.sha256(self.kind.encode())
         for token in self._tokens:
             digest.update(len(token).to_bytes(8, "little") + token)
-        digest.update((self._rules + (f"start {self.start}" if self.start else "")).encode())
+        ends = f"end {self.wrapping.end}" if self.wrapping.end else ""
+        digest.update((self._rules + (f"start {self.start}" if self.start else "") + ends).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -192,9 +233,12 @@ class Tokenizer(abc.ABC):
         return checked
 
 
-def _cut_out(parts: Sequence[str | int], tokens: Mapping[str, int], allowed: Collection[str]) -> list[str | int]:
+def _cut_out(
+    parts: Sequence[str | int], tokens: Mapping[str, int], allowed: Collection[str], lstrip: Collection[str] = ()
+) -> list[str | int]:
     """Parts of a text, with the id of each of `tokens` where it stands; one that is not allowed stays text. Of those that begin at the
-    same position the longest counts, and none overlaps an earlier one, as in Hugging Face's tokenizers."""
+    same position the longest counts, and none overlaps an earlier one, as in Hugging Face's tokenizers. Those in `lstrip` take the white
+    space before them."""
     if not tokens:
         return list(parts)
     pattern = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
@@ -206,7 +250,8 @@ def _cut_out(parts: Sequence[str | int], tokens: Mapping[str, int], allowed: Col
         end = 0
         for match in pattern.finditer(part):
             if match[0] in allowed:
-                cut += [part[end : match.start()], tokens[match[0]]]
+                before = part[end : match.start()]
+                cut += [before.rstrip(WHITE_SPACE) if match[0] in lstrip else before, tokens[match[0]]]
                 end = match.end()
         cut.append(part[end:])
     return [part for part in cut if part != ""]
@@ -441,7 +486,7 @@ class BPETokenizer(Tokenizer):
             return {"vocab.json": json.dumps(self._vocabulary(), ensure_ascii=False), "merges.txt": self._merges_text()}
         merges = [[visible(left), visible(right)] for left, right in self.merges]
         model = {"type": "BPE", "unk_token": None, "vocab": self._vocabulary(), "merges": merges}
-        roles = {} if self.eos_id is None else {"eos_token": self.token_bytes(self.eos_id).decode()}
+        roles = self.roles or ({} if self.eos_id is None else {"eos_token": self.token_bytes(self.eos_id).decode()})
         cut = {"type": "Sequence", "pretokenizers": [split_by(self.split, by_match=False), BYTES_SPLIT | {"use_regex": False}]}
         normalizer = {"type": "NFC"} if self.nfc else None
         files = _single_file(self, model, BYTES_SPLIT if self.split == GPT2_SPLIT else cut, BYTES_SPLIT, normalizer)
@@ -534,13 +579,21 @@ def _single_file(
 ) -> dict[str, str]:
     """tokenizer.json, as Hugging Face's tokenizers library reads it."""
     special = tokenizer.special | {token: id for token, id in model["vocab"].items() if token == UNKNOWN}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    flags = {"single_word": False, "rstrip": False}
     added = [
-        {"id": id, "content": text, **flags, "normalized": text in tokenizer.late, "special": text in special}
+        {
+            "id": id,
+            "content": text,
+            **flags,
+            "lstrip": text in tokenizer.lstrip,
+            "normalized": text in tokenizer.late,
+            "special": text in special,
+        }
         for text, id in sorted((special | tokenizer.added).items(), key=lambda item: item[1])
     ]
     data: dict[str, Json] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": normalizer}
-    data |= {"pre_tokenizer": split, "post_processor": None, "decoder": decoder, "model": model}
+    around = tokenizer.wrapping.post_processor({id: text for text, id in special.items()})
+    data |= {"pre_tokenizer": split, "post_processor": around, "decoder": decoder, "model": model}
     return {"tokenizer.json": json.dumps(data, ensure_ascii=False)}
 
 
@@ -596,3 +649,22 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
     if kind == "gpt2":
         return gpt2_tokenizer()
     raise InvalidInput(f"tokenizer: {kind!r}, expected characters, words, bpe or gpt2; choose one of them")
+
+
+def encoder_tokenizer(
+    texts: str | Iterable[str], vocab_size: int, *, min_frequency: int = 2, progress: Callable[[int, int], None] | None = None
+) -> BPETokenizer:
+    """Byte-level BPE for an encoder: the last four of vocab_size ids are [PAD], [CLS], [SEP] and [MASK]. [SEP] ends a text (`eos_id`).
+
+    [MASK] takes the white space before it, because a masked word has its blank inside: "the [MASK] of" is " the", "[MASK]", " of".
+    Otherwise as `BPETokenizer.train`; vocab_size is at least 260.
+    """
+    _check_integer("vocab_size", vocab_size, 260, f"256 bytes, {', '.join(ENCODER_ROLES.values())}")
+    merges = BPETokenizer.train(texts, vocab_size - 3, min_frequency=min_frequency, progress=progress).merges
+    tokens = [*BYTE_TOKENS, *(left + right for left, right in merges)]
+    special = {token: len(tokens) + n for n, token in enumerate(ENCODER_ROLES.values())}
+    made = BPETokenizer(merges, ids={token: id for id, token in enumerate(tokens)}, special=special, eos="[SEP]")
+    start, end = (special["[CLS]"],), (special["[SEP]"],)
+    made.lstrip, made.model_class = frozenset({"[MASK]"}), "PreTrainedTokenizerFast"
+    made.set_roles(ENCODER_ROLES, Wrapping(start, end, between=end, second_type=1))
+    return made

@@ -7,13 +7,15 @@ that is known here, merges of which each makes one token in one way, no trimming
 vocabularies of Gemma or Llama 2, WordPiece, ...) is run by that library, an optional extra.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as _short  # repr, cut to what an error message can hold
 
 import regex
 
+from tinygpt.data.added_tokens import Added, check_vocabulary, read_added
+from tinygpt.data.conventions import BERT, MARIAN, T5, Convention, convention_of
 from tinygpt.data.library_tokenizer import LibraryTokenizer
+from tinygpt.data.piece_files import load_pair, load_sentence_pieces, load_word_pieces
 from tinygpt.data.tokenizer import (
     BYTE_TOKENS,
     CHARACTER_TO_BYTE,
@@ -25,10 +27,10 @@ from tinygpt.data.tokenizer import (
     CharacterTokenizer,
     Tokenizer,
     WordTokenizer,
-    check_text,
     split_by,
     visible,
 )
+from tinygpt.data.wrapping import Wrapping
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json, read_json_object, read_text
 from tinygpt.storage.safetensors import TOKENIZER_FILES
@@ -45,46 +47,54 @@ _PLAIN_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": Fal
 _DIGITS = {"type": "Digits", "individual_digits": True}
 
 
-@dataclass
-class _Added:
-    """What files say of tokens that another program added to a vocabulary, and of the part that tokens play (`eos_token`).
-
-    late       those to look for after the others
-    trimmed    those that take white space around them, or stand between words only; and the file that says so
-    """
-
-    special: dict[str, int] = field(default_factory=dict)
-    added: dict[str, int] = field(default_factory=dict)
-    late: set[str] = field(default_factory=set)
-    roles: dict[str, str] = field(default_factory=dict)
-    trimmed: dict[str, Path] = field(default_factory=dict)
-
-
 def load_tokenizer(directory: str | Path) -> Tokenizer:
-    """The tokenizer saved in a directory: tokenizer.json, or vocab.json and merges.txt with GPT-2's way to cut words. Ids are the file's.
+    """The tokenizer saved in a directory: tokenizer.json, or vocab.json and merges.txt with GPT-2's way to cut words, BERT's vocab.txt, T5's
+    spiece.model, Marian's source.spm and target.spm. Ids are the file's.
 
     Tokens that were added later are read as well, from tokenizer.json, added_tokens.json, special_tokens_map.json and tokenizer_config.json;
     ids that end a generated text also from generation_config.json or config.json. The files are kept, and saved again unchanged.
     Raises FileNotFoundError if the files are not there, ValueError, naming the file, if they are no tokenizer or do not fit each other,
-    ImportError for one that needs the library `tokenizers`, where that is not installed.
+    ImportError for one that needs the library `tokenizers` or `sentencepiece`, where that is not installed.
     """
     directory = Path(directory)
     files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
-    data = {path.name: read_json_object(path) for path in files if path.name.endswith(".json") and path.name != "vocab.json"}
-    more = _read_added(directory, data)
+    data = {path.name: read_json_object(path) for path in files if path.suffix == ".json" and not path.name.endswith("vocab.json")}
+    more, config = read_added(directory, data), data.get("tokenizer_config.json", {})
+    model_config = directory / "config.json"
+    convention = convention_of(config, read_json_object(model_config) if model_config.is_file() else {})
     vocab, merges, single = (directory / name for name in ("vocab.json", "merges.txt", "tokenizer.json"))
     apart = vocab.is_file() and merges.is_file()
-    if single.is_file() and not (apart and _is_gpt2s(data["tokenizer.json"])):
+    if convention is None and not single.is_file() and not apart:
+        convention = _convention_by_files(directory, config)
+    if convention is not None:
+        more.assume(convention)
+    if convention is MARIAN:
+        tokenizer = load_pair(directory / "source.spm", config, more)
+    elif single.is_file() and not (apart and _is_gpt2s(data["tokenizer.json"])):
         tokenizer = _load_single(single, data["tokenizer.json"], more)
     elif apart:
-        tokenizer = _load_apart(vocab, merges, data.get("tokenizer_config.json", {}), more)
+        tokenizer = _load_apart(vocab, merges, config, more)
+    elif convention is BERT and (directory / "vocab.txt").is_file():
+        tokenizer = load_word_pieces(directory / "vocab.txt", config, more)
+    elif convention is T5 and (directory / "spiece.model").is_file():
+        tokenizer = load_sentence_pieces(directory / "spiece.model", config, more)
     else:
         found = next((f"only {path.name}" for path in (vocab, merges) if path.is_file()), "no tokenizer")
         rule = "expected vocab.json and merges.txt, or tokenizer.json; write them with tokenizer.save(directory)"
         raise MissingFile(f"{directory}: {found}, {rule}")
     tokenizer.kept = {path.name: path.read_bytes() for path in files}
-    _read_roles(tokenizer, directory, data, more)
+    _read_roles(tokenizer, directory, data, more, convention)
     return tokenizer
+
+
+def _convention_by_files(directory: Path, config: dict[str, Json]) -> Convention | None:
+    """Whose vocabulary it is where no file says so. Raises ValueError where one does, and it is nobody's that can be read here."""
+    by_file = {"vocab.txt": BERT, "spiece.model": T5, "source.spm": MARIAN}
+    name = next((name for name in by_file if (directory / name).is_file()), None)
+    if name is not None and (named := config.get("tokenizer_class")):
+        rule = f"expected {by_file[name].name} for {name}, or tokenizer.json, which says how text is cut; not supported"
+        raise InvalidInput(f"{directory / 'tokenizer_config.json'}: tokenizer_class {_short(named)}, {rule}")
+    return by_file.get(name or "")
 
 
 def _is_gpt2s(data: dict[str, Json]) -> bool:
@@ -92,20 +102,28 @@ def _is_gpt2s(data: dict[str, Json]) -> bool:
     return not isinstance(data.get("model"), dict) or _split_of(data) == (GPT2_SPLIT, False)
 
 
-def _read_roles(tokenizer: Tokenizer, directory: Path, data: dict[str, dict[str, Json]], more: _Added) -> None:
+def _read_roles(
+    tokenizer: Tokenizer, directory: Path, data: dict[str, dict[str, Json]], more: Added, convention: Convention | None
+) -> None:
     """Fills in which ids begin, end and pad texts."""
-    every = tokenizer.special | tokenizer.added
-    tokenizer.bos_id, tokenizer.pad_id = (every.get(more.roles.get(role, "")) for role in ("bos_token", "pad_token"))
+    tokenizer.set_roles(more.roles)
     if "tokenizer.json" in data and "model" in data["tokenizer.json"]:
         try:
-            tokenizer.start = tuple(map(int, _start_ids(data["tokenizer.json"].get("post_processor"))))
+            tokenizer.wrapping = Wrapping.read(data["tokenizer.json"].get("post_processor"))
         except (KeyError, IndexError, TypeError, ValueError):
             rule = "expected one of Hugging Face's tokenizers; restore the file"
             raise InvalidInput(
                 f"{directory / 'tokenizer.json'}: post_processor {_short(data['tokenizer.json']['post_processor'])}, {rule}"
             ) from None
+        if tokenizer.wrapping.end:  # which transformers' GPT2Tokenizer would leave out
+            tokenizer.model_class = "PreTrainedTokenizerFast"
+    elif convention is not None:
+        tokenizer.wrapping = convention.wrapping(tokenizer.roles, tokenizer.special | tokenizer.added)
+        tokenizer.model_class = convention.name
+        if isinstance(tokenizer.target, Tokenizer) and tokenizer.target is not tokenizer:
+            tokenizer.target.set_roles(more.roles, tokenizer.wrapping)
     elif data.get("tokenizer_config.json", {}).get("add_bos_token") is True and tokenizer.bos_id is not None:
-        tokenizer.start = (tokenizer.bos_id,)
+        tokenizer.wrapping = Wrapping(start=(tokenizer.bos_id,))
     ends: list[Json] = []
     for path in (directory / name for name in ("generation_config.json", "config.json")):
         named = read_json_object(path).get("eos_token_id") if path.is_file() and not ends else None
@@ -118,61 +136,7 @@ def _read_roles(tokenizer: Tokenizer, directory: Path, data: dict[str, dict[str,
     tokenizer.end_ids = tuple(dict.fromkeys([*ends, *tokenizer.end_ids]))
 
 
-def _start_ids(processor: Json) -> list[int]:
-    """Ids that tokenizer.json's post-processor puts in front of a text."""
-    processor = processor if isinstance(processor, dict) else {}
-    if processor.get("type") == "Sequence":
-        return next((ids for part in processor["processors"] if (ids := _start_ids(part))), [])
-    if processor.get("type") == "TemplateProcessing":
-        before: list[int] = []
-        for part in processor["single"]:
-            if "Sequence" in part:
-                return before
-            before += processor["special_tokens"][part["SpecialToken"]["id"]]["ids"]
-    return [processor["cls"][1]] if "cls" in processor else []
-
-
-def _read_added(directory: Path, data: dict[str, dict[str, Json]]) -> _Added:
-    """Tokens that were added to the vocabulary. One that is only named, without an id anywhere, is left out: no model was trained on it."""
-    found = _Added()
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        for role, value in data.get(file, {}).items():
-            text = value.get("content") if isinstance(value, dict) else value
-            if role.endswith("_token") and isinstance(text, str):
-                found.roles[role] = text
-
-    def listed(file: str, key: str, kind: type) -> Json:
-        value = data.get(file, {}).get(key) or kind()
-        if not isinstance(value, kind):
-            raise InvalidInput(
-                f"{directory / file}: {key} is a {type(value).__name__}, expected a {kind.__name__}; this is no tokenizer file"
-            )
-        return value
-
-    named = ("special_tokens_map.json", "tokenizer_config.json")
-    more = [value for file in named for value in listed(file, "additional_special_tokens", list)]
-    special = [*found.roles.values(), *(value.get("content") if isinstance(value, dict) else value for value in more)]
-    entries: list[tuple[str, Json]] = [("tokenizer.json", entry) for entry in listed("tokenizer.json", "added_tokens", list)]
-    for id, entry in listed("tokenizer_config.json", "added_tokens_decoder", dict).items():
-        entries.append(("tokenizer_config.json", {"id": int(id), **entry} if isinstance(entry, dict) and id.isdecimal() else entry))
-    entries += [("added_tokens.json", {"content": text, "id": id}) for text, id in data.get("added_tokens.json", {}).items()]
-    for path, entry in ((directory / file, entry) for file, entry in entries):
-        text, id = (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(text, str) or type(id) is not int:
-            raise InvalidInput(f"{path}: added token {_short(entry)}, expected one with content and id; restore the file")
-        check_text(str(path), text)
-        if any(known.get(text, id) != id for known in (found.special, found.added)):
-            raise InvalidInput(f"{path}: id {id} for {text!r}, expected the same as in the other files; restore them")
-        is_special = bool(entry.get("special")) or text in special
-        if any(entry.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
-            found.trimmed[text] = path
-        if text not in found.special and text not in found.added and entry.get("normalized", not is_special):
-            found.late.add(text)
-        (found.special if is_special else found.added)[text] = id
-    return found
-
-
-def _load_apart(vocab: Path, merges: Path, config: dict[str, Json], more: _Added) -> Tokenizer:
+def _load_apart(vocab: Path, merges: Path, config: dict[str, Json], more: Added) -> Tokenizer:
     """GPT-2's two files. Raises ValueError for those of a model that cuts words otherwise, which they do not say."""
     if str(config.get("tokenizer_class", "")).startswith("Qwen"):
         rule = "expected tokenizer.json with it, which says how Qwen cuts words; fetch it from the same model"
@@ -184,7 +148,7 @@ def _load_apart(vocab: Path, merges: Path, config: dict[str, Json], more: _Added
 
 
 def _load_bpe(
-    vocab_path: Path, vocabulary: Json, merges_path: Path, pairs: list[Json], more: _Added, split: str = GPT2_SPLIT, nfc: bool = False
+    vocab_path: Path, vocabulary: Json, merges_path: Path, pairs: list[Json], more: Added, split: str = GPT2_SPLIT, nfc: bool = False
 ) -> BPETokenizer:
     """Raises ValueError for files that are damaged, and where the ids are not those of Hugging Face's library for certain."""
     for text, path in more.trimmed.items():
@@ -204,7 +168,7 @@ def _load_bpe(
             rule = "expected two tokens in GPT-2's letters for bytes; these are no merges of byte-level BPE"
             raise InvalidInput(f"{merges_path}: merge {number} is {_short(parts)}, {rule}") from None
         merges.append((left, right))
-    vocabulary = _check_vocabulary(vocab_path, vocabulary, more)
+    vocabulary = check_vocabulary(vocab_path, vocabulary, more)
     ids = {token: vocabulary.get(visible(token)) for token in [*BYTE_TOKENS, *(left + right for left, right in merges)]}
     if missing := [visible(token) for token, id in ids.items() if id is None]:
         rule = f"expected one for each of the 256 bytes and {len(merges)} merges; take vocabulary and merges from the same tokenizer"
@@ -215,13 +179,14 @@ def _load_bpe(
         if len(regex.findall(split, text)) == 1:
             raise InvalidInput(f"{vocab_path}: {_short(text)} is made by no merge, expected none such; restore the missing merge")
         special[text] = vocabulary[text]
-    named = more.roles.get("eos_token", "")
     try:
-        return BPETokenizer(
-            merges, ids=ids, special=special, added=more.added, late=more.late, eos=named if named in special else END_OF_TEXT, split=split, nfc=nfc
+        made = BPETokenizer(
+            merges, ids=ids, special=special, added=more.added, late=more.late, eos=more.end_among(special), split=split, nfc=nfc
         )  # fmt: skip
     except ValueError as error:
         raise InvalidInput(f"{merges_path}: {error}") from None
+    made.lstrip = frozenset(more.lstrip)
+    return made
 
 
 def _split_of(data: dict[str, Json]) -> tuple[str, bool] | None:
@@ -245,7 +210,7 @@ def _split_of(data: dict[str, Json]) -> tuple[str, bool] | None:
     return None if split is None else (split, normalizer is not None)
 
 
-def _load_single(path: Path, data: dict[str, Json], more: _Added) -> Tokenizer:
+def _load_single(path: Path, data: dict[str, Json], more: Added) -> Tokenizer:
     model = data.get("model")
     if not isinstance(model, dict):
         raise InvalidInput(f"{path}: no model, expected one of type 'WordLevel' or 'BPE'; this is no tokenizer file")
@@ -258,8 +223,8 @@ def _load_single(path: Path, data: dict[str, Json], more: _Added) -> Tokenizer:
             why = str(error).removeprefix(f"{path}: ")
     split = next((s for s in (WordTokenizer.SPLIT, WordTokenizer.FORMER_SPLIT) if kind[1] == split_by(s, by_match=True)), None)
     if kind[0] != "WordLevel" or kind[2] is not None or not (split or kind[1] == CHARACTERS_SPLIT):
-        return LibraryTokenizer(path, data, more.special, more.added, more.late, eos=more.roles.get("eos_token", END_OF_TEXT), why=why)
-    _check_vocabulary(path, model.get("vocab"), more)
+        return LibraryTokenizer(path, data, more.special, more.added, more.late, eos=more.end_among(more.special), why=why)
+    check_vocabulary(path, model.get("vocab"), more)
     vocabulary = sorted(model["vocab"], key=model["vocab"].__getitem__)
     special = {text: id for text, id in more.special.items() if text not in model["vocab"]}
     if split:
@@ -269,18 +234,3 @@ def _load_single(path: Path, data: dict[str, Json], more: _Added) -> Tokenizer:
     if vocabulary != sorted(vocabulary) or any(len(character) != 1 for character in vocabulary):
         raise InvalidInput(f"{path}: other tokens or another order, expected single characters by code point; save the tokenizer again")
     return CharacterTokenizer(vocabulary, special, more.added)
-
-
-def _check_vocabulary(path: Path, vocabulary: Json, more: _Added) -> dict[str, int]:
-    """A file's vocabulary with the tokens that were added to it. The ids must be 0, 1, 2, ..., in any order."""
-    if not isinstance(vocabulary, dict) or not vocabulary:
-        raise InvalidInput(f"{path}: {_short(vocabulary)}, expected a vocabulary that maps tokens to ids; this is no tokenizer file")
-    for token, id in vocabulary.items():
-        check_text(str(path), token)
-        if type(id) is not int:
-            raise InvalidInput(f"{path}: id {_short(id)} for {_short(token)}, expected an integer; this is no tokenizer file")
-    whole = vocabulary | more.special | more.added
-    for expected, (token, id) in enumerate(sorted(whole.items(), key=lambda item: item[1])):
-        if id != expected or vocabulary.get(token, id) != id:
-            raise InvalidInput(f"{path}: id {_short(id)} for {_short(token)}, expected {expected} (ids are 0, 1, 2, ...); restore the file")
-    return whole

@@ -113,10 +113,11 @@ def encode_documents(texts: Iterable[str], tokenizer: "Tokenizer") -> np.ndarray
 def encode_pieces(pieces: Iterable[tuple[str, bool]], tokenizer: "Tokenizer") -> Iterator[np.ndarray]:
     """The same, part by part, of (piece of text, whether its document ends with it)."""
     begins_document = True
+    start = () if tokenizer.cls_id is not None else tokenizer.start  # [CLS] opens windows, not documents: `tinygpt.data.masking`
     for piece, ends_document in pieces if tokenizer.divisible else _joined(pieces):
         ids = tokenizer.encode_array(piece)
-        if begins_document and tokenizer.start:
-            yield np.array(tokenizer.start, dtype=ids.dtype)
+        if begins_document and start:
+            yield np.array(start, dtype=ids.dtype)
         begins_document = ends_document
         yield ids
         if ends_document and tokenizer.eos_id is not None:

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tinygpt.errors import InvalidInput, did_you_mean
-from tinygpt.model_config import GPTConfig
-from tinygpt.weights.config_json import FAMILIES
+from tinygpt.model_config import ModelConfig
+from tinygpt.weights.config_json import FAMILIES, OWN
 from tinygpt.weights.family import Family, Part, canonical_name, split_heads, turned
-from tinygpt.weights.gpt2 import OURS
 
 ROLES = {
     "q": "attn.c_attn", "k": "attn.c_attn", "v": "attn.c_attn", "o": "attn.c_proj",
@@ -58,12 +57,12 @@ class FileModule(NamedTuple):
         return full[:, columns[0] : columns[1]]
 
 
-def families_of(config: GPTConfig) -> list[Family]:
-    """The families that describe a config, and may have named an adapter's layers; our own form, with GPT-2's names, where none does."""
-    return [family for family in FAMILIES if family.describes(config)] or [OURS]
+def families_of(config: ModelConfig) -> list[Family]:
+    """The families that describe a config, and may have named an adapter's layers; our own form, with our names, where none does."""
+    return [family for family in FAMILIES if family.describes(config)] or [family for family in OWN if isinstance(config, family.config)]
 
 
-def file_parts(config: GPTConfig, family: Family, parameter: str) -> list[Part]:
+def file_parts(config: ModelConfig, family: Family, parameter: str) -> list[Part]:
     """The tensors of a file that hold a parameter of ours; Hugging Face's GPT-2 holds the parts of ours in its `transformer`."""
     short = canonical_name(parameter)
     if family.names:
@@ -78,7 +77,7 @@ def name_there(name: str) -> str:
     return name if name.startswith("score.") else f"transformer.{name}"
 
 
-def file_modules(config: GPTConfig, family: Family, shapes: Shapes) -> list[FileModule]:
+def file_modules(config: ModelConfig, family: Family, shapes: Shapes) -> list[FileModule]:
     """What transformers calls layers of ours."""
     found = []
     for layer, (_, n_out) in shapes.items():
@@ -90,7 +89,7 @@ def file_modules(config: GPTConfig, family: Family, shapes: Shapes) -> list[File
     return found
 
 
-def named_parts(config: GPTConfig, families: Iterable[Family], shapes: Shapes, targets: Iterable[str]) -> Parts:
+def named_parts(config: ModelConfig, families: Iterable[Family], shapes: Shapes, targets: Iterable[str]) -> Parts:
     """What the targets name: roles, or the end of names (PEFT's rule), ours or a family's. Raises ValueError for one that names nothing."""
     there = [module for family in families for module in file_modules(config, family, shapes)]
     heads = {role: (start, stop) for role, (start, stop, _) in split_heads(config).items()}
@@ -128,7 +127,7 @@ def _refuse(target: str, shapes: Shapes, there: Iterable[FileModule]) -> None:
     raise InvalidInput(f"LoRA target {target!r}: no such linear layer or embedding, {rule}; {fix}")
 
 
-def target_modules(config: GPTConfig, family: Family, shapes: Shapes, adapted: Iterable[FileModule]) -> list[str]:
+def target_modules(config: ModelConfig, family: Family, shapes: Shapes, adapted: Iterable[FileModule]) -> list[str]:
     """The shortest ends of names by which PEFT finds the adapted modules, and no others."""
     names = {module.name for module in adapted}
     others = {module.name for module in file_modules(config, family, shapes)} - names

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from tinygpt.models.gpt import GPT, OutputLayer
 from tinygpt.models.protocols import Batch
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import Json
-from tinygpt.weights.config_json import CLASSIFIER
+from tinygpt.weights.config_json import CLASSIFIER, ENCODER, KINDS, LANGUAGE_MODEL, another_kind
 from tinygpt.weights.pretrained import save_pretrained
 
 Pooling = Literal["last", "mean", "first"]
@@ -39,19 +39,24 @@ Pooling = Literal["last", "mean", "first"]
 def encode(
     texts: Sequence[str], tokenizer: Tokenizer, n_positions: int, *, truncate: bool = False, places: Sequence[str] | None = None
 ) -> tuple[list[np.ndarray], int]:
-    """Token ids of each text, with those that the tokenizer puts in front of texts, and how many were cut: with truncate, to n_positions tokens.
+    """Token ids of each text, with those that the model wants around it, and how many were cut: with truncate, to n_positions tokens.
 
     places   what error messages call the texts; by default their numbers
     Raises ValueError for a text without a token, and, without truncate, for one that is longer than the context.
     """
-    sequences = [np.array(tokenizer.encode_from_start(text), dtype=tokenizer.dtype) for text in texts]
-    for place, ids in zip(places or (f"text {i}" for i in range(len(texts))), sequences, strict=True):
-        if ids.size == len(tokenizer.start):
+    around, sequences, n_cut = tokenizer.wrapping, [], 0
+    room = n_positions - len(around.start) - len(around.end)
+    for place, text in zip(places or (f"text {i}" for i in range(len(texts))), texts, strict=True):
+        ids = tokenizer.encode(text)
+        if not len(ids):
             raise InvalidInput(f"{place}: no token, expected at least one; leave empty texts out")
-        if ids.size > n_positions and not truncate:
+        if len(ids) > room and not truncate:
             rule = f"at most {n_positions}, the model's context"
-            raise InvalidInput(f"{place}: {ids.size} tokens, expected {rule}; shorten the text, or choose to cut long ones with --truncate")
-    return [ids[:n_positions] for ids in sequences], sum(ids.size > n_positions for ids in sequences)
+            found = f"{place}: {len(ids) + n_positions - room} tokens"
+            raise InvalidInput(f"{found}, expected {rule}; shorten the text, or choose to cut long ones with --truncate")
+        n_cut += len(ids) > room
+        sequences.append(np.array(around.wrap(ids[:room]).ids, dtype=tokenizer.dtype))
+    return sequences, n_cut
 
 
 class LabeledBatches:
@@ -88,38 +93,34 @@ class Predictions:
     n_cut: int = 0
 
 
-class GPTClassifier(nn.Module):
-    """A GPT with a classification head: logits = W h, without bias, h the final-norm output at one position or the mean over all.
+class TextClassifier(nn.Module):
+    """What classifiers of every kind of model have: a head that gives logits (B, labels), its loss, predictions and files.
 
-    gpt         the pretrained model; its weights are shared, not copied: training the classifier changes them
-    labels      names, in the order of the head's outputs
-    pooling     "last": the last real token, which has seen all of the text; "mean": mean over the real tokens; "first": the first token,
-                which in a causal model has seen nothing else and is there to compare
-    seed        decides the initial head: normal, as GPT-2's other matrices
-
-    pad_id      what transformers fills batches up with, and so leaves out when it looks for the last token; here a mask says that
-
-    Weights have the names of Hugging Face's GPT2ForSequenceClassification: `transformer.` before the GPT's, `score.weight` (labels, C).
-    Other families' files have those of theirs, LlamaForSequenceClassification's and so on.
+    transformer   the pretrained model; its weights are shared, not copied: training the classifier changes them
+    labels        names, in the order of the head's outputs
+    pooling       where the head looks, one of `poolings`, of which the first is the default
     Raises ValueError for fewer than two labels, a label twice, or an unknown pooling.
     """
 
-    def __init__(self, gpt: GPT, tokenizer: Tokenizer, labels: Sequence[str], *, pooling: Pooling = "last", seed: int = 0) -> None:
+    kind: ClassVar[str]  # a key of `tinygpt.weights.config_json.KINDS`
+    poolings: ClassVar[tuple[str, ...]]
+    config: Json
+    transformer: Json
+    score: nn.Module
+    pad_id: int | None
+
+    def __init__(self, transformer: Json, tokenizer: Tokenizer, labels: Sequence[str], pooling: str) -> None:
         self.labels = list(labels)
         if len(set(self.labels)) < max(len(self.labels), 2):
             raise InvalidInput(f"labels: {self.labels}, expected at least 2 different names; check the label column")
-        if pooling not in get_args(Pooling):
-            raise InvalidInput(f"pooling: {pooling!r}, expected one of {', '.join(get_args(Pooling))}; last is the usual choice")
-        self.transformer = copy.copy(gpt)
-        if not gpt.config.tie_word_embeddings:  # a separate output layer has no use here
-            self.transformer.config = dataclasses.replace(gpt.config, tie_word_embeddings=True)
-            self.transformer.lm_head = OutputLayer(gpt.wte.weight)
-        self.config = self.transformer.config
-        self.dropout_stream = gpt.dropout_stream
+        if pooling not in self.poolings:
+            rule = f"expected one of {', '.join(self.poolings)}"
+            raise InvalidInput(f"pooling: {pooling!r}, {rule}; {self.poolings[0]} is the usual choice for this kind of model")
+        self.transformer = transformer
+        self.config = transformer.config
+        self.dropout_stream = transformer.dropout_stream
+        self.label_smoothing = 0.0
         self.tokenizer, self.pooling = tokenizer, pooling
-        self.pad_id = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
-        weight = np.random.default_rng([seed, 1]).standard_normal((len(self.labels), self.config.n_embd), dtype=np.float32)
-        self.score = OutputLayer(ag.Parameter(backend.to_device(weight * np.float32(self.config.initializer_range))))
 
     @property
     def n_classes(self) -> int:
@@ -127,41 +128,46 @@ class GPTClassifier(nn.Module):
         return len(self.labels)
 
     def set_compute_dtype(self, dtype: str) -> Self:
-        """Switches the GPT's arithmetic, as `GPT.set_compute_dtype`; head and loss stay float32."""
+        """Switches the model's arithmetic, as `GPT.set_compute_dtype`; head and loss stay float32."""
         self.transformer.set_compute_dtype(dtype)
         return self
 
     def set_z_loss(self, weight: float) -> Self:
         """Raises ValueError unless the weight is 0: a few labels have no use for z-loss."""
         if weight:
-            raise InvalidInput(f"GPTClassifier: z_loss {weight}, expected 0; it is for language models, whose vocabularies are large")
+            rule = "expected 0; it is for language models, whose vocabularies are large"
+            raise InvalidInput(f"{type(self).__name__}: z_loss {weight}, {rule}")
         return self
 
-    def forward(self, ids: Array, attention_mask: Array = None) -> ag.Tensor:
-        """Logits (B, labels) of ids (B, T), host integers; attention_mask (B, T): 0 for padding, on either side; None: without.
+    def set_label_smoothing(self, share: float) -> Self:
+        """As `GPT.set_label_smoothing`: the share is spread evenly over the labels, in training mode alone."""
+        self.label_smoothing = share
+        return self
 
-        Padding on the right needs no mask inside the model: attention is causal, so no real token sees what comes after it.
-        Raises ValueError for a row without a real token, and as `GPT.hidden` does.
-        """
+    def check_batch(self, ids: Array, attention_mask: Array) -> tuple[np.ndarray, np.ndarray]:
+        """ids (B, T) and which of them are real (B, T): all of them without a mask. Raises ValueError for a row without a real token."""
         ids = np.asarray(ids)
         real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask)
-        real = backend.as_mask(real, "GPTClassifier: attention_mask")
+        real = backend.as_mask(real, f"{type(self).__name__}: attention_mask")
         if real.shape != ids.shape or ids.ndim != 2 or not real.any(axis=1).all():
+            found = f"ids {ids.shape} with attention_mask {real.shape}"
             rule = "two of (batch, positions) with a real token in every row"
-            raise InvalidInput(f"GPTClassifier: ids {ids.shape} with attention_mask {real.shape}, expected {rule}; leave empty texts out")
-        padded_left = not real[:, 0].all()
-        h = self.transformer.hidden(ids, real if padded_left else None)  # (B, T, C)
+            raise InvalidInput(f"{type(self).__name__}: {found}, expected {rule}; leave empty texts out")
+        return ids, real
+
+    def pool(self, h: ag.Tensor, real: np.ndarray) -> ag.Tensor:
+        """(B, T, C) -> (B, C): at the first or the last real token, or the mean over all of them."""
         if self.pooling == "mean":
             share = real / real.sum(axis=1, keepdims=True)  # (B, T), 0 for padding
-            h = (h * ag.Tensor(backend.to_device(share[:, :, None], h.dtype))).sum(axis=1)  # (B, C)
-        else:
-            first, last = real.argmax(axis=1), real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)  # (B,) real tokens
-            h = h[np.arange(len(ids)), first if self.pooling == "first" else last]  # (B, C)
-        logits: ag.Tensor = self.score(ag.cast(h, self.score.weight.dtype))  # (B, labels)
-        return logits
+            return (h * ag.Tensor(backend.to_device(share[:, :, None], h.dtype))).sum(axis=1)
+        first, last = real.argmax(axis=1), real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)  # (B,) real tokens
+        return h[np.arange(len(real)), first if self.pooling == "first" else last]
 
     def loss(self, ids: Array, targets: Array, attention_mask: Array = None, weights: Array = None) -> ag.Tensor:
-        """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy."""
+        """Mean cross-entropy in nats per text, as a scalar; with weights (B,) the mean of weight times cross-entropy.
+
+        In training mode of the smoothed labels, where `set_label_smoothing` has given them a share.
+        """
         return self._loss(self.forward(ids, attention_mask), targets, weights)
 
     def loss_and_correct(self, ids: Array, targets: Array, attention_mask: Array = None, weights: Array = None) -> tuple[ag.Tensor, int]:
@@ -171,11 +177,15 @@ class GPTClassifier(nn.Module):
         return self._loss(logits, targets, weights), int(np.count_nonzero(correct))
 
     def _loss(self, logits: ag.Tensor, targets: Array, weights: Array) -> ag.Tensor:
+        smoothing = self.label_smoothing if self.training else 0.0
         if weights is None:
-            return ag.cross_entropy(logits, targets)
+            return ag.cross_entropy(logits, targets, label_smoothing=smoothing)
         share = backend.to_device(np.asarray(weights) / len(weights), logits.dtype)
-        log_p = ag.log_softmax(logits)[np.arange(len(targets)), np.asarray(targets)]  # (B,)
-        return -(log_p * ag.Tensor(share)).sum()
+        log_p = ag.log_softmax(logits)  # (B, labels)
+        at_target = log_p[np.arange(len(targets)), np.asarray(targets)]  # (B,)
+        if smoothing:
+            at_target = (1 - smoothing) * at_target + smoothing * log_p.mean(axis=1)
+        return -(at_target * ag.Tensor(share)).sum()
 
     def logits(self, sequences: Sequence[np.ndarray], batch_size: int = 32) -> np.ndarray:
         """(N, labels) for sequences of ids, in batches of texts of similar length: less padding to compute."""
@@ -206,7 +216,7 @@ class GPTClassifier(nn.Module):
     def pretrained_fields(self) -> dict[str, Json]:
         """What config.json says of the head. `pooling` is a key of ours: other programs read the last token that is not `pad_token_id`."""
         return {
-            "architectures": [CLASSIFIER],
+            "architectures": [self.kind],
             "id2label": {str(i): label for i, label in enumerate(self.labels)},
             "label2id": {label: i for i, label in enumerate(self.labels)},
             "pad_token_id": self.pad_id,  # never part of a text
@@ -222,19 +232,78 @@ class GPTClassifier(nn.Module):
         """A saved classifier, from its directory or its run. Raises ValueError for a checkpoint that is none."""
         return cls.from_checkpoint(Checkpoint.open(path))
 
+    @staticmethod
+    def empty(config: Json) -> Json:
+        """A model of that shape, whose weights are about to be loaded."""
+        raise NotImplementedError
+
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
-        """The classifier of an open checkpoint. Raises ValueError if it is none."""
+        """The classifier of an open checkpoint. Raises ValueError if it is none of this kind."""
         fields = checkpoint.stored.fields
         id2label = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out what it takes for the default
-        if checkpoint.kind != CLASSIFIER or not isinstance(id2label, dict):
-            found = f"{checkpoint.path}: architectures {fields.get('architectures')}"
-            raise InvalidInput(f"{found}, expected {CLASSIFIER} with id2label; train one: python examples/finetune_classifier.py")
+        if checkpoint.kind in (LANGUAGE_MODEL, ENCODER):
+            found, fix = KINDS[checkpoint.kind].what, f"train one: python examples/finetune_classifier.py --base {checkpoint.path}"
+            raise InvalidInput(f"{checkpoint.path}: {found}, expected {KINDS[cls.kind].what}; {fix}")
+        if checkpoint.kind != cls.kind:
+            raise another_kind(checkpoint.path, checkpoint.kind, cls.kind)
+        if not isinstance(id2label, dict):
+            rule = "expected names of labels by number; restore the file"
+            raise InvalidInput(f"{checkpoint.path / 'config.json'}: id2label is a {type(id2label).__name__}, {rule}")
         labels = [label for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
-        assert isinstance(checkpoint.config, GPTConfig)
-        gpt = GPT(checkpoint.config, _empty=True)
-        classifier = cls(gpt, checkpoint.tokenizer(), labels, pooling=fields.get("pooling", "last"))
+        classifier = cls(cls.empty(checkpoint.config), checkpoint.tokenizer(), labels, pooling=fields.get("pooling", cls.poolings[0]))
         if isinstance(fields.get("pad_token_id"), int):
             classifier.pad_id = fields["pad_token_id"]
         checkpoint.stored.load_into(classifier)
         return classifier
+
+
+def initial_head(seed: int, shape: tuple[int, ...], scale: float) -> Array:
+    """A new head's weights: normal, as the model's other matrices."""
+    return backend.to_device(np.random.default_rng([seed, 1]).standard_normal(shape, dtype=np.float32) * np.float32(scale))
+
+
+class GPTClassifier(TextClassifier):
+    """A GPT with a classification head: logits = W h, without bias, h the final-norm output at one position or the mean over all.
+
+    gpt         the pretrained model; its weights are shared, not copied: training the classifier changes them
+    labels      names, in the order of the head's outputs
+    pooling     "last": the last real token, which has seen all of the text; "mean": mean over the real tokens; "first": the first token,
+                which in a causal model has seen nothing else and is there to compare
+    seed        decides the initial head: normal, as GPT-2's other matrices
+
+    pad_id      what transformers fills batches up with, and so leaves out when it looks for the last token; here a mask says that
+
+    Weights have the names of Hugging Face's GPT2ForSequenceClassification: `transformer.` before the GPT's, `score.weight` (labels, C).
+    Other families' files have those of theirs, LlamaForSequenceClassification's and so on.
+    """
+
+    kind, poolings = CLASSIFIER, ("last", "mean", "first")
+    config: GPTConfig
+    transformer: GPT
+    score: OutputLayer
+
+    def __init__(self, gpt: GPT, tokenizer: Tokenizer, labels: Sequence[str], *, pooling: Pooling = "last", seed: int = 0) -> None:
+        transformer = copy.copy(gpt)
+        if not gpt.config.tie_word_embeddings:  # a separate output layer has no use here
+            transformer.config = dataclasses.replace(gpt.config, tie_word_embeddings=True)
+            transformer.lm_head = OutputLayer(gpt.wte.weight)
+        super().__init__(transformer, tokenizer, labels, pooling)
+        self.pad_id = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
+        self.score = OutputLayer(ag.Parameter(initial_head(seed, (len(self.labels), self.config.n_embd), self.config.initializer_range)))
+
+    def forward(self, ids: Array, attention_mask: Array = None) -> ag.Tensor:
+        """Logits (B, labels) of ids (B, T), host integers; attention_mask (B, T): 0 for padding, on either side; None: without.
+
+        Padding on the right needs no mask inside the model: attention is causal, so no real token sees what comes after it.
+        Raises ValueError for a row without a real token, and as `GPT.hidden` does.
+        """
+        ids, real = self.check_batch(ids, attention_mask)
+        padded_left = not real[:, 0].all()
+        h = self.transformer.hidden(ids, real if padded_left else None)  # (B, T, C)
+        logits: ag.Tensor = self.score(ag.cast(self.pool(h, real), self.score.weight.dtype))  # (B, labels)
+        return logits
+
+    @staticmethod
+    def empty(config: GPTConfig) -> GPT:
+        return GPT(config, _empty=True)

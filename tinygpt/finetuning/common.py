@@ -15,10 +15,11 @@ from tinygpt.data.tokenizer import Tokenizer, train_tokenizer
 from tinygpt.data.windows import Windows, encode_documents
 from tinygpt.errors import Diverged, InvalidInput
 from tinygpt.fields import FREE, WITH_OVERRIDE, PathName, check_fields
-from tinygpt.finetuning.classifier import GPTClassifier
+from tinygpt.finetuning.classifier import TextClassifier
 from tinygpt.finetuning.lora import Adapter, LoraConfig, Model, add_lora
 from tinygpt.finetuning.rows import Shares
 from tinygpt.models import protocols
+from tinygpt.models.encoder import Encoder
 from tinygpt.models.gpt import GPT
 from tinygpt.parallel.local import workers_for
 from tinygpt.runs.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ from tinygpt.runs.settings import check_data, environment_changes
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.metrics import Reporter, Result
 from tinygpt.training.trainer import Trainer
+from tinygpt.weights.config_json import ENCODER, LANGUAGE_MODEL, another_kind
 from tinygpt.weights.hub import HUB_NAMES
 
 Trainable = Literal["head", "last-block", "all", "lora"]
@@ -126,11 +128,11 @@ def shorten(text: str, n: int) -> str:
 def set_trainable(model: Model, which: Trainable, lora: LoraConfig | None = None, seed: int = 0) -> Adapter | None:
     """Freezes all weights but some. Call it before an optimizer is made.
 
-    which   "head": a classifier's head alone; "last-block": also the last block and the final norm; "all": every weight;
+    which   "head": a classifier's head alone (an encoder's: with its pooler); "last-block": also the last block and the final norm; "all": all;
             "lora": the head and low-rank matrices that are added to the layers named by `lora`, drawn by `seed`
     Returns the adapter of "lora", else None. Raises ValueError for another choice, and for the head of a model that has none.
     """
-    has_head = isinstance(model, GPTClassifier)
+    has_head = isinstance(model, TextClassifier)
     if which not in get_args(Trainable) or (which == "head" and not has_head):
         legal = [choice for choice in get_args(Trainable) if has_head or choice != "head"]
         raise InvalidInput(f"trainable: {which!r}, expected one of {', '.join(legal)}; fewer weights train faster, more fit better")
@@ -139,7 +141,7 @@ def set_trainable(model: Model, which: Trainable, lora: LoraConfig | None = None
     prefixes = {"head": (), "last-block": last_block, "all": ("",), "lora": ()}[which]
     adapter = add_lora(model, lora, seed) if which == "lora" else None
     for name, p in model.named_parameters():
-        p.requires_grad = name.startswith((*prefixes, "score.")) or (adapter is not None and p.requires_grad)
+        p.requires_grad = name.startswith((*prefixes, "score.", "transformer.pooler.")) or (adapter is not None and p.requires_grad)
     return adapter
 
 
@@ -201,11 +203,21 @@ class Display(Reporter, AbstractContextManager[object], Protocol):
 
 
 def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Display]) -> tuple[GPT, Tokenizer, str]:
-    """Model, tokenizer, and the checkpoint that they come from ("random": random weights), as `config.base` says; where there is none yet,
-    a small model is pretrained first.
+    """As `any_starting_point`, for what needs a language model. Raises ValueError for a model of another kind."""
+    model, tokenizer, base = any_starting_point(config, texts, reporter, kinds=(LANGUAGE_MODEL,))
+    assert isinstance(model, GPT)
+    return model, tokenizer, base
+
+
+def any_starting_point(
+    config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Display], kinds: Sequence[str] = (LANGUAGE_MODEL, ENCODER)
+) -> tuple[GPT | Encoder, Tokenizer, str]:
+    """Model, tokenizer, and the checkpoint that they come from ("random": random weights), as `config.base` says; where it says nothing, the
+    newest run of a language model's pretraining, and where there is none yet, a small model is pretrained first.
 
     texts      what the tokenizer of a model with random weights is trained on
     reporter   makes one from a number of updates
+    kinds      of models that may be the base, keys of `tinygpt.weights.config_json.KINDS`. Raises ValueError for another one.
     """
     if config.base == RANDOM:
         tokenizer = train_tokenizer("bpe", texts, 2048)
@@ -219,7 +231,10 @@ def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Calla
         base = pretrain_small(config.pretrain_steps, progress, config.seed)
         progress.note("")
     checkpoint = Checkpoint.open(base)
-    model = checkpoint.language_model()
+    if checkpoint.kind not in kinds:
+        raise another_kind(checkpoint.path, checkpoint.kind, *kinds)
+    model = checkpoint.model()
+    assert isinstance(model, GPT | Encoder)
     print(f"base       {checkpoint.describe()}: {model.n_parameters():,} weights, context {model.config.n_positions}")
     return model, checkpoint.tokenizer(), str(base) if str(base) in HUB_NAMES else str(checkpoint.path)
 

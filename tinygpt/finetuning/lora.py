@@ -39,14 +39,14 @@ from tinygpt.finetuning.adapter_names import (
     named_parts,
     target_modules,
 )
-from tinygpt.finetuning.classifier import GPTClassifier
+from tinygpt.finetuning.classifier import TextClassifier
 from tinygpt.models.gpt import GPT, OutputLayer
 from tinygpt.storage.checked_json import Json, read_json_object, to_json
 from tinygpt.storage.safetensors import Content, TensorFile, read_metadata, read_safetensors_header, read_tensor, write_files
 from tinygpt.weights.config_json import named_family
 from tinygpt.weights.family import Family
 
-Model = GPT | GPTClassifier
+Model = GPT | TextClassifier
 
 
 @dataclass(frozen=True)
@@ -271,6 +271,8 @@ class Adapter:
         parts = {m.name: [p for p in self.layers[m.layer].parts.values() if m.overlaps(p.columns)] for m in modules}
         ranks = {name: sum(part.lora_A.shape[1] for part in held) for name, held in parts.items()}
         alphas = {name: held[0].scale * ranks[name] for name, held in parts.items()}
+        trained = {part.name.rpartition(".")[0] for name in self._also_trained() for part in file_parts(self.model.config, family, name)}
+        trained = {"classifier" if name.startswith("classifier.") else name for name in trained}  # PEFT keeps RoBERTa's two layers as one
         fields = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM" if isinstance(self.model, GPT) else "SEQ_CLS",
@@ -279,10 +281,10 @@ class Adapter:
             "rank_pattern": {name: rank for name, rank in ranks.items() if rank != config.rank},
             "alpha_pattern": {name: alpha for name, alpha in alphas.items() if alpha != config.alpha},
             "target_modules": target_modules(self.model.config, family, shapes, modules),
-            "modules_to_save": sorted({name.rpartition(".")[0] for name in self._also_trained()}) or None,
+            "modules_to_save": sorted(trained) or None,
             **{"bias": "none", "fan_in_fan_out": not family.names, "inference_mode": True},  # GPT-2's layers are stored (in, out)
         }
-        notes = {"labels": json.dumps(self.model.labels)} if isinstance(self.model, GPTClassifier) else {}
+        notes = {"labels": json.dumps(self.model.labels)} if isinstance(self.model, TextClassifier) else {}
         notes |= {"targets": json.dumps(config.targets)}
         return {
             "adapter_model.safetensors": TensorFile(self.tensors(base), {"format": "pt", **notes}),
@@ -360,7 +362,7 @@ def load_lora(model: Model, directory: str | Path) -> Adapter:
     config, scales = _read_config(directory / "adapter_config.json")
     path = directory / "adapter_model.safetensors"
     labels, targets, arrays = _read_arrays(path)
-    if isinstance(model, GPTClassifier) and labels not in (None, model.labels):
+    if isinstance(model, TextClassifier) and labels not in (None, model.labels):
         fix = "make the classifier with the adapter's labels, or train a new one"
         raise InvalidInput(f"{path}: a head for {', '.join(labels)}, expected {', '.join(model.labels)}, in this order; {fix}")
     if isinstance(targets, list) and targets:  # ours: q and v of GPT-2's c_attn, which PEFT knows as one module

@@ -233,7 +233,7 @@ def generate(
     on_slide         called as on_slide(row, n_kept) when a window was full
     n_tokens         only ids below it are drawn: a tokenizer's n_vocab, where the model has more rows than the tokenizer has tokens
     """
-    prompts = _prompts(ids, attention_mask)
+    prompts = prompts_of(ids, attention_mask, "generate")
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     iterator = TokenIterator(model, prompts, max_new_tokens, sampling, eos_id=eos_id, **options)
     n_prompt = max(map(len, prompts))
@@ -253,14 +253,14 @@ def generate_ids(model: Decodable, ids: ArrayLike, max_new_tokens: int, **option
     return generate(model, ids, max_new_tokens, **options).ids
 
 
-def _prompts(ids: ArrayLike, attention_mask: ArrayLike | None) -> list[list[int]]:
-    """One list of ids per prompt, padding removed."""
+def prompts_of(ids: ArrayLike, attention_mask: ArrayLike | None, what: str) -> list[list[int]]:
+    """One list of ids per prompt, padding removed. what: the function, in messages."""
     if attention_mask is None and isinstance(ids, (list, tuple)) and ids and all(isinstance(row, (list, tuple, np.ndarray)) for row in ids):
         return [np.asarray(row).tolist() for row in ids]
     tokens = np.asarray(ids)
     if tokens.ndim != 2:
-        raise InvalidInput(f"generate: ids of shape {tokens.shape}, expected (batch, positions); wrap one prompt as [ids]")
-    real = backend.as_mask(np.asarray(np.ones_like(tokens) if attention_mask is None else attention_mask), "generate: attention_mask")
+        raise InvalidInput(f"{what}: ids of shape {tokens.shape}, expected (batch, positions); wrap one prompt as [ids]")
+    real = backend.as_mask(np.asarray(np.ones_like(tokens) if attention_mask is None else attention_mask), f"{what}: attention_mask")
     if real.shape != tokens.shape:
-        raise InvalidInput(f"generate: attention_mask of shape {real.shape}, expected {tokens.shape}, that of ids; one entry per token")
+        raise InvalidInput(f"{what}: attention_mask of shape {real.shape}, expected {tokens.shape}, that of ids; one entry per token")
     return [row[kept].tolist() for row, kept in zip(tokens, real, strict=True)]

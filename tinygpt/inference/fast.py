@@ -20,7 +20,7 @@ from tinygpt.models.gpt import GPT, MLP, Block, CausalSelfAttention, OutputLayer
 from tinygpt.models.protocols import Decodable
 
 _COPIED = {
-    GPT: "config dtype z_loss dropout_stream wte wpe ln_e embd_dropout h ln_f lm_head",
+    GPT: "config dtype z_loss label_smoothing dropout_stream wte wpe ln_e embd_dropout h ln_f lm_head",
     Block: "ln_1 attn ln_2 mlp recompute",
     CausalSelfAttention: "n_head p stream c_attn c_proj resid_dropout",
     MLP: "c_fc c_proj resid_dropout",

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import autograd as ag
 from autograd import Array, nn
 from autograd.drawing import op_name, saved_arrays
-from tinygpt.models.gpt import GPT
+from tinygpt.errors import InvalidInput
+from tinygpt.models.base import Model
+from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.training.memory_budget import state_numbers
 from tinygpt.training.optimizers import hidden_matrices
 
@@ -66,10 +68,16 @@ class Trace:
         return _table(rows, n_left=3)
 
 
-def trace(model: GPT, ids: Array, targets: Array | None = None) -> Trace:
-    """The ops of one forward pass on ids (B, T), host integers, in order: up to the logits or, with targets (B, T), up to the loss."""
+def trace(model: Model, ids: Array, targets: Array | None = None, attention_mask: Array | None = None) -> Trace:
+    """The ops of one forward pass on ids (B, T), host integers, in order: up to the logits or, with targets (B, T), up to the loss.
+
+    For an encoder-decoder ids (B, S) are the sources, and targets (B, T) are needed: raises ValueError without.
+    attention_mask   as the model takes it; None: no padding
+    """
+    if targets is None and isinstance(model.config, Seq2SeqConfig):
+        raise InvalidInput("trace: an encoder-decoder without targets, expected them; call model.trace(source_ids, targets)")
     found = []
-    steps = watched(model, lambda: model(ids) if targets is None else model.loss(ids, targets))
+    steps = watched(model, lambda: model(ids, attention_mask) if targets is None else model.loss(ids, targets, attention_mask))
     weights = {id(p) for p in model.parameters()}
     counted = {id(_memory_of(p.data)) for p in model.parameters()}
     for module, step in steps:
@@ -84,7 +92,7 @@ def trace(model: GPT, ids: Array, targets: Array | None = None) -> Trace:
 
 def watched(model: nn.Module, run: Callable[[], object]) -> Steps:
     """Calls `run` and gives every op of it, named by the modules of `model`."""
-    modules = [(name, module) for name, module in model.named_modules() if name]
+    modules = [(name, module) for name, module in model.named_modules() if name and hasattr(module, "forward")]
     running = [""]
     names: list[str] = []
 
@@ -115,7 +123,7 @@ def watched(model: nn.Module, run: Callable[[], object]) -> Steps:
     return list(zip(names, steps, strict=True))
 
 
-def summary(model: GPT, optimizer: str = "adamw") -> Text:
+def summary(model: Model, optimizer: str = "adamw") -> Text:
     """A table of every parameter (shape, number of weights, trainable or frozen), with the sums that memory planning needs.
 
     optimizer   by the name that `TrainConfig` gives it

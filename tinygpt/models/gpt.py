@@ -9,7 +9,7 @@ of GPT-2's published tensors (wte, wpe, h.0.attn.c_attn, ...), so `named_paramet
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,12 +19,10 @@ from autograd import backend, nn
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.models.attached import Attached
+from tinygpt.models.base import Model
 from tinygpt.models.blocks import ComposedBlock, composed_blocks, fixed_positions, last_norm, norm
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tinygpt.data.tokenizer import Tokenizer
     from tinygpt.models.cache import LayerView, View
 
 
@@ -130,25 +128,25 @@ class Initializer:
         return self.normal(shape, scale=1 / math.sqrt(2 * self.config.n_layer * self.config.width_ratio))
 
 
-class GPT(nn.Module):
+class GPT(Model):
     """A language model: for each position, a distribution over the next token.
 
     config   the shape; see GPTConfig
     seed     decides the initial weights and the dropout masks
     """
 
+    config_class = GPTConfig
+    config: GPTConfig
+    h: Sequence[Block | ComposedBlock]
+
     def __init__(self, config: GPTConfig, seed: int = 0, *, _empty: bool = False) -> None:
-        self.config = config
-        self.dtype = backend.compute_dtype("float32")
-        self.z_loss = 0.0
-        self.dropout_stream = ag.RandomStream(seed)
+        super().__init__(config, seed)
         init = Initializer(config, seed, _empty)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, init=init.normal)
         learned = config.positions == "learned"
         self.wpe = nn.Embedding(config.n_positions, config.n_embd, init=init.normal) if learned else fixed_positions(config)
         self.ln_e = norm(config, config.n_embd) if config.embedding_norm else None
         self.embd_dropout = nn.Dropout(config.dropouts["embd_pdrop"], self.dropout_stream)
-        self.h: Sequence[Block | ComposedBlock]
         if config.options():
             self.h = composed_blocks(config, init, self.dropout_stream)
         else:
@@ -157,33 +155,6 @@ class GPT(nn.Module):
         tied = config.tie_word_embeddings
         weight = self.wte.weight if tied else ag.Parameter(init.normal((config.vocab_size, config.n_embd)))
         self.lm_head = OutputLayer(weight, config.logit_softcap, 1 / config.width_ratio)
-
-    def set_compute_dtype(self, dtype: str) -> Self:
-        """Switches activations and matrix products to "bfloat16" or "float16", or back to "float32"; returns the model.
-
-        Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError where there is no such arithmetic.
-        """
-        self.dtype = backend.compute_dtype(dtype)
-        return self
-
-    def set_z_loss(self, weight: float) -> Self:
-        """Sets the weight of z-loss, see `cross_entropy`; 0: none. It counts in training mode alone. Returns the model."""
-        self.z_loss = weight
-        return self
-
-    def recompute_blocks(self, on: bool = True) -> Self:
-        """Trades time for memory in training: every block keeps its input alone and computes the rest again in the backward pass.
-
-        Gradients stay the same, bit for bit. For single blocks set `model.h[i].recompute`. Returns the model.
-        """
-        for block in self.h:
-            block.recompute = on
-        return self
-
-    @property
-    def n_classes(self) -> int:
-        """How many tokens each prediction chooses from: a uniform guess costs ln(n_classes) nats."""
-        return self.config.vocab_size
 
     def hidden(
         self, ids: ArrayLike, attention_mask: ArrayLike | None = None, cache: "View | None" = None, last_only: bool = False
@@ -244,7 +215,8 @@ class GPT(nn.Module):
     def loss(self, ids: ArrayLike, targets: ArrayLike, attention_mask: ArrayLike | None = None, *, ignore_index: int = -100) -> ag.Tensor:
         """Mean cross-entropy of `targets` (B, T), in nats per token, as a scalar; targets equal to ignore_index do not count.
 
-        In training mode it includes z-loss, where `set_z_loss` has given it a weight; in evaluation mode it never does.
+        In training mode it includes z-loss and label smoothing, where `set_z_loss` and `set_label_smoothing` have given them a weight; in
+        evaluation mode it never does.
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
         """
         with nn.weights_in(self, self.dtype):
@@ -252,20 +224,14 @@ class GPT(nn.Module):
             return ag.linear_cross_entropy(
                 x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index,
                 softcap=self.config.logit_softcap or 0.0, z_loss=self.z_loss if self.training else 0.0,
+                label_smoothing=self.label_smoothing if self.training else 0.0,
             )  # fmt: skip
 
-    # Methods of the layers above: tinygpt.inference.decoding, tinygpt.inspect.trace, tinygpt.weights.pretrained.
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # of a layer above: tinygpt.inference.decoding
 
         def generate(self, ids: ArrayLike, max_new_tokens: int, **options: object) -> np.ndarray: ...
-        def summary(self, optimizer: str = "adamw") -> str: ...
-        def trace(self, ids: ArrayLike, targets: ArrayLike | None = None) -> object: ...
-        def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None: ...
-        @classmethod
-        def from_pretrained(cls, path_or_name: str | Path) -> Self: ...
     else:
-        generate, summary, trace, save_pretrained = Attached(), Attached(), Attached(), Attached()
-        from_pretrained = Attached(to_class=True)
+        generate = Attached()
 
 
 def window_length(n_tokens: int, n_positions: int) -> int:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from autograd import Array, Parameter, RandomStream, Tensor, nn
 from autograd.optim import FlatOptimizer
 from tinygpt.config import GPTConfig
+from tinygpt.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from tinygpt.models.cache import View
@@ -29,8 +30,19 @@ class Batches(Protocol):
     def batch(self, which: np.ndarray) -> Batch: ...
 
 
+@runtime_checkable
+class DrawnBatches(Protocol):
+    """`Batches` in which part of an item is drawn at random, as which words of a text are masked.
+
+    drawn(which, number)   the batch of the items `which`, drawn for micro-batch `number` of a run: a pure function of both, so that a run that
+                           is resumed draws the same. `batch(which)` is the same at every call: for measuring
+    """
+
+    def drawn(self, which: np.ndarray, number: int) -> Batch: ...
+
+
 class Trainable(Protocol):
-    """What a trainer needs of a `Module`; GPT (`tinygpt.models.gpt`) and GPTClassifier (`tinygpt.finetuning.classifier`) have it.
+    """What a trainer needs of a `Module`: GPT, Encoder and Seq2Seq (`tinygpt.models`) and the classifiers (`tinygpt.finetuning`) have it.
 
     loss(*batch)     mean loss over the targets of a batch that count, in nats, as a scalar
     n_classes        among how many tokens or labels each prediction chooses: a uniform guess costs ln n_classes
@@ -41,12 +53,13 @@ class Trainable(Protocol):
     training: bool
 
     @property
-    def config(self) -> GPTConfig: ...
+    def config(self) -> ModelConfig: ...
     @property
     def n_classes(self) -> int: ...
     def loss(self, *batch: Array, **options: Array) -> Tensor: ...
     def set_compute_dtype(self, dtype: str) -> "Trainable": ...
     def set_z_loss(self, weight: float) -> "Trainable": ...
+    def set_label_smoothing(self, share: float) -> "Trainable": ...
     def train(self, training: bool = True) -> object: ...
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
 

@@ -30,15 +30,15 @@ from typing import IO
 
 import numpy as np
 
-from autograd import Array, backend, kernel_mode
+from autograd import Array, backend, kernel_mode, nn
 from autograd.limits import private_peak_bytes
 from autograd.optim import FlatOptimizer, bind_to_buffers
 from autograd.threads import n_threads, use_threads
-from tinygpt import errors
-from tinygpt.config import GPTConfig, TrainConfig
+from tinygpt import errors, models
+from tinygpt.config import TrainConfig
 from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput, ProcessFailed
-from tinygpt.models.gpt import GPT
+from tinygpt.models.base import Model
 from tinygpt.models.protocols import Batch, Trainable
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
@@ -48,7 +48,7 @@ _MIN_STEPS = 50  # starting a process takes about as long as ten updates of a sm
 _MIN_FLOPS, _MAX_WEIGHTS = 500_000_000, 16_000_000
 """Below the first, an update takes a few milliseconds, less than synchronizing the processes. Above the second, matrix products take nearly
 all the time: threads parallelize those as well, and every process costs a copy of all gradients."""
-_CANNOT_COPY = "replica: a model with frozen weights or custom layers, expected a plain GPT; train with --processes 1"
+_CANNOT_COPY = "replica: a model with frozen weights or custom layers, expected a plain {}; train with --processes 1"
 
 
 def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int:
@@ -75,12 +75,17 @@ def split(batch: Batch, n: int) -> list[tuple[int, Batch]]:
 
 
 def can_copy(model: Trainable) -> bool:
-    """Whether another process can build the same model from its config: a plain GPT whose weights are all trained."""
-    if type(model) is not GPT:
+    """Whether another process can build the same model from its config: a plain one of `tinygpt.models` whose weights are all trained."""
+    if type(model) is not getattr(models, type(model).__name__, None):
         return False
-    ours = ("tinygpt.models.gpt", "tinygpt.models.blocks", "autograd.nn")
-    plain = all(type(module).__module__ in ours for _, module in model.named_modules())
+    assert isinstance(model, nn.Module)
+    plain = all(type(module).__module__.startswith(("tinygpt.models.", "autograd.nn")) for _, module in model.named_modules())
     return plain and all(p.requires_grad for p in model.parameters())
+
+
+def _kind(model: Trainable) -> str:
+    """What a copy would have to be: the name of the model's class, where copies are made of it, else GPT."""
+    return next((c.__name__ for c in type(model).__mro__ if c is getattr(models, c.__name__, None)), "GPT")
 
 
 def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers":
@@ -90,8 +95,9 @@ def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers":
     n, note = n_processes(config, n_weights, model.config.n_positions), ""
     if n > 1 and not can_copy(model):
         if config.processes > 1:
-            raise InvalidInput(_CANNOT_COPY)
-        n, note = 1, f"training in one process instead of {n}: only a plain GPT whose weights are all trained can be copied to others"
+            raise InvalidInput(_CANNOT_COPY.format(_kind(model)))
+        plain = f"only a plain {_kind(model)} whose weights are all trained can be copied to others"
+        n, note = 1, f"training in one process instead of {n}: {plain}"
     return LocalWorkers(model, n, may_fail=config.processes == 0, note=note)
 
 
@@ -108,7 +114,7 @@ class LocalWorkers:
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
         """See `GradientWorkers`; None for one process, and for batches that `Replicas.can_split` refuses."""
         if self.n > 1 and (self.replicas is None or self.replicas.closed):
-            assert isinstance(self.model, GPT)
+            assert isinstance(self.model, Model)
             try:
                 self.replicas = Replicas(self.model, optimizer, self.n)
             except RuntimeError as error:
@@ -134,9 +140,9 @@ class Replicas:
     Raises ValueError for a model that cannot be copied, RuntimeError if a process cannot be started.
     """
 
-    def __init__(self, model: GPT, optimizer: FlatOptimizer, n: int) -> None:
+    def __init__(self, model: Model, optimizer: FlatOptimizer, n: int) -> None:
         if not can_copy(model):
-            raise InvalidInput(_CANNOT_COPY)
+            raise InvalidInput(_CANNOT_COPY.format(_kind(model)))
         self.model, self.optimizer = model, optimizer
         self.n_threads = max(1, n_threads() // n)
         with _shared_file(n * optimizer.weight.nbytes) as path:
@@ -145,7 +151,12 @@ class Replicas:
             optimizer.move_weights(self.shared[0])
             self._processes = [_Process(self.n_threads) for _ in range(1, n)]
             self._end = weakref.finalize(self, _close, self._processes)
-            copy = {"config": asdict(model.config), "recompute": [block.recompute for block in model.h], "path": str(path)}
+            copy = {
+                "kind": type(model).__name__,
+                "config": asdict(model.config),
+                "recompute": [block.recompute for block in model.h],
+                "path": str(path),
+            }
             copy |= {"names": [name for name, _ in optimizer.named], "dtype": str(self.shared.dtype), "shape": self.shared.shape}
             try:
                 for row, process in enumerate(self._processes, start=1):
@@ -169,7 +180,7 @@ class Replicas:
             for process, mine in zip(self._processes, tasks[1:], strict=True):
                 parts = [{"share": s.share, "first_row": s.first_row, "given": [a is not None for a in s.batch]} for s in mine]
                 header = {"tasks": parts, "training": self.model.training, "seed": stream.seed, "draw": stream.counter}
-                header["z_loss"] = self.model.z_loss
+                header |= {"z_loss": self.model.z_loss, "label_smoothing": self.model.label_smoothing}
                 process.send(header, [a for shard in mine for a in shard.batch if a is not None])
             with use_threads(self.n_threads):
                 total = accumulate(self.model, tasks[0])
@@ -324,9 +335,11 @@ class _Copy:
     """A worker's model: its weights and gradients are views of the shared memory."""
 
     def __init__(
-        self, config: dict[str, Json], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int], row: int
+        self, kind: str, config: dict[str, Json], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int],
+        row: int,
     ) -> None:  # fmt: skip
-        self.model = GPT(GPTConfig(**config), _empty=True)
+        cls = getattr(models, kind)
+        self.model: Model = cls(cls.config_class(**config), _empty=True)
         for block, on in zip(self.model.h, recompute, strict=True):
             block.recompute = on
         shared = np.asarray(np.memmap(path, dtype, mode="r+", shape=tuple(shape)))
@@ -335,9 +348,10 @@ class _Copy:
         bind_to_buffers(self.parameters, shared[0], self.gradient)
 
     def gradients(
-        self, arrays: list[np.ndarray], tasks: list[dict[str, Json]], training: bool, seed: int, draw: int, z_loss: float
-    ) -> float:
-        self.model.set_z_loss(z_loss)
+        self, arrays: list[np.ndarray], tasks: list[dict[str, Json]], training: bool, seed: int, draw: int, z_loss: float,
+        label_smoothing: float,
+    ) -> float:  # fmt: skip
+        self.model.set_z_loss(z_loss).set_label_smoothing(label_smoothing)
         if self.model.training != training:
             self.model.train(training)
         self.model.dropout_stream.seed, self.model.dropout_stream.counter = seed, draw

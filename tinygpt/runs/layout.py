@@ -23,7 +23,7 @@ from pathlib import Path
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.storage.durable import Lock, read_digest
-from tinygpt.weights.config_json import LANGUAGE_MODEL, architecture_of
+from tinygpt.weights.config_json import ENCODER, LANGUAGE_MODEL, architecture_of
 from tinygpt.weights.hub import has_weights
 
 RUNS = Path("runs")  # below it new runs are made, and looked for
@@ -125,7 +125,8 @@ def newest_run(
     runs = [run for run in _every_run(Path(below)) if _holds(run, architecture) and accept(run)]
     runs.sort(key=lambda run: (run / "checkpoints" / "last").stat().st_mtime, reverse=True)
     if not runs:
-        raise MissingFile(f"{below}: no run with a checkpoint, expected one; train first: python examples/pretrain.py")
+        script = "examples/pretrain_encoder.py" if architecture == ENCODER else "examples/pretrain.py"
+        raise MissingFile(f"{below}: no run with a checkpoint, expected one; train first: python {script}")
     chosen = next((run for run in runs if status(run) in ("finished", "stopped early")), runs[0])
     if chosen != runs[0]:
         note(f"note       {runs[0]} is newer but {status(runs[0])}; to take it: --run {runs[0]}")

@@ -31,14 +31,13 @@ def check_checkpoint(directory: Path) -> list[str]:
         return found
     try:
         checkpoint = Checkpoint(directory)
-        config, tensors = checkpoint.config, checkpoint.stored.tensors
-        n = sum(int(np.prod(tensor.shape)) for name, tensor in tensors.items() if not name.startswith("score."))
+        config, n = checkpoint.config, checkpoint.stored.n_weights
         described = config.n_parameters()
         if isinstance(config, GPTConfig) and not config.qkv_bias:
             described += config.n_layer * 3 * config.n_embd  # the format always has biases
         if n != described:
             found.append(f"model.safetensors holds {n:,} weights, config.json describes {described:,}")
-        found += not_finite(tensors)
+        found += not_finite(checkpoint.stored.tensors)
         checkpoint.tokenizer()
     except ERRORS as error:
         found.append(str(error))

@@ -18,10 +18,12 @@ from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.storage.durable import Chunk, write_file
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+VOCABULARIES = frozenset("vocab.json merges.txt tokenizer.json vocab.txt spiece.model source.spm target.spm target_vocab.json".split())
 TOKENIZER_FILES = (
-    "vocab.json merges.txt tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json tokenizer.model "
-    "chat_template.jinja chat_template.json generation_config.json"
-).split()
+    *sorted(VOCABULARIES),
+    *"tokenizer_config.json special_tokens_map.json added_tokens.json tokenizer.model chat_template.jinja".split(),
+    *"chat_template.json generation_config.json".split(),
+)
 """What else there may be next to them: a tokenizer, and how the model is to be used."""
 CHUNK_BYTES = 8 * 1024 * 1024  # how much of a tensor is in memory twice while it is widened, transposed or compared
 

@@ -1,26 +1,41 @@
 """How much arithmetic an update takes: the model's, and the optimizer's in addition."""
 
-import math
-
 from autograd.optim import FlatOptimizer
-from tinygpt.model_config import GPTConfig
+from tinygpt.encoder_config import EncoderConfig
+from tinygpt.training.stacks import Stack, TrainedConfig, n_predictions, stacks
 
 
-def training_flops(config: GPTConfig, n_tokens: int) -> int:
+def training_flops(config: TrainedConfig, n_tokens: int, lengths: tuple[int, int] | None = None, masked: float = 0.15) -> int:
     """Multiplications and additions of the matrix products in the forward and backward pass of n_tokens, in windows of n_positions,
     without what `recompute` does again.
 
+    lengths   of an encoder-decoder: tokens of a source, which n_tokens counts, and of its target; default: n_positions for both
+    masked    of an encoder: the share of positions that have a target, and go through the head
+
     6 per token and number of a matrix, embeddings aside: 2 forward, and 2 each for the gradients of its input and of itself.
-    Attention: as much for each channel of each key that a query sees, on average (T + 1) / 2, and of its value.
+    Attention: as much for each channel of each key that a query sees, on average (T + 1) / 2, and of its value; where all see each other, T,
+    and in cross-attention as many as the source has.
     Source  Kaplan et al. 2020, arXiv:2001.08361, section 2.1, C = 6 N; attention as in its table 1, for the keys that are seen instead of all.
     """
-    matrices = config.n_layer * sum(math.prod(shape) for shape in config.block_shapes().values() if len(shape) == 2)
-    t, keys = config.n_positions, 0.0
+    parts, c = stacks(config, 1, lengths), config.n_embd
+    n_rows = n_tokens / parts[0].length
+    last = config.vocab_size * c + (c * c if isinstance(config, EncoderConfig) else 0)
+    share = n_predictions(config, parts, masked) if isinstance(config, EncoderConfig) else parts[-1].length
+    return round(6 * n_rows * (sum(map(products, parts)) + share * last))
+
+
+def products(stack: Stack) -> float:
+    """Numbers multiplied and added in the forward pass of one row through a stack of blocks."""
+    config, t, keys = stack.blocks, stack.length, 0.0
     for layer in range(config.n_layer):
         seen = min(t, config.window_of(layer) or t)
-        keys += seen - seen * (seen - 1) / (2 * t)  # the mean of min(position, seen) over positions 1 to t
-    attention = 2 * config.n_head * config.channels_per_head * keys
-    return round(6 * n_tokens * (matrices + config.vocab_size * config.n_embd + attention))
+        keys += seen - seen * (seen - 1) / (2 * t) if stack.causal else t  # the mean of min(position, seen) over positions 1 to t
+    inner = config.n_head * config.channels_per_head
+    attention = 2 * inner * t * (keys + config.n_layer * stack.source)
+    of_source = (
+        2 * config.n_embd * inner * config.n_layer if stack.source else 0
+    )  # keys and values: matrices that the source's tokens go through
+    return t * (config.n_layer * stack.matrices() - of_source) + stack.source * of_source + attention
 
 
 def cost_note(optimizer: FlatOptimizer, model_flops: int, later_flops: int = 0) -> str:

@@ -1,13 +1,14 @@
 """How much memory training will need, by formula, compared with what this process may have before it begins."""
 
-import math
 import sys
 from functools import partial
 
 from autograd import backend
 from autograd.limits import LOGITS_BYTES, file_bytes, memory_limit, resident_bytes
-from tinygpt.config import GPTConfig
+from tinygpt.encoder_config import EncoderConfig
 from tinygpt.errors import InvalidInput, did_you_mean
+from tinygpt.model_config import GPTConfig
+from tinygpt.training.stacks import Stack, TrainedConfig, n_in_matrices, n_predictions, stacks
 
 FLOAT_BYTES = 4
 
@@ -25,32 +26,36 @@ class Memory(dict[str, int]):
 
 
 def estimate(
-    config: GPTConfig, micro_batch: int, *, optimizer: str = "adamw",
+    config: TrainedConfig, micro_batch: int, *, optimizer: str = "adamw",
     recompute: bool = False, checkpoints: bool = False, processes: int = 1, program: int | None = None,
+    lengths: tuple[int, int] | None = None, masked: float = 0.15,
 ) -> Memory:  # fmt: skip
     """The peak of a training step on the CPU's kernels, in bytes.
 
     What the blocks save for their backward pass: `saved_by_block`. In addition: the last norm, the loss's gradient with respect to its input
     (C) and to the output layer (V C).
 
+    config        the shape of a GPT, an encoder or an encoder-decoder
     optimizer     by the name that `TrainConfig` gives it: its state is counted as moments
     recompute     blocks keep only their input (C), and one block at a time what it saves
     checkpoints   include the copy that is written in the background: weights and moments
     processes     that share each micro-batch (`tinygpt.parallel.local`): the estimate is for all of them
     program       bytes of the process before model and optimizer are made; by default its memory now
+    lengths       of an encoder-decoder: the most tokens of a source and of a target; default: n_positions for both
+    masked        of an encoder: the share of positions that have a target
     """
-    c, n_tokens, p = config.n_embd, micro_batch * config.n_positions, config.n_parameters()
-    block = saved_by_block(config)
-    blocks = config.n_layer * c + block if recompute else config.n_layer * block
-    # In addition: logits of a chunk of rows at the loss; in a block's backward pass the gradients of both sides of the MLP, or of attention's
-    # projection and its parts, of the residual stream and of the sum (C each); and a weight's gradient before it is added to the flat buffer.
-    widest = max(_mlp_arrays(config) * config.inner_channels, 2 * _qkv_channels(config))
-    logits = min(n_tokens * config.vocab_size * FLOAT_BYTES, LOGITS_BYTES)
-    backward = ((widest + 2 * c) * n_tokens + c * max(config.inner_channels, _qkv_channels(config))) * FLOAT_BYTES
+    c, p = config.n_embd, config.n_parameters()
+    parts = stacks(config, micro_batch, lengths)
+    # In addition: logits of a chunk of rows at the loss; in a block's backward pass what `backward_of` says.
+    predicted = n_predictions(config, parts, masked)
+    logits = min(predicted * config.vocab_size * FLOAT_BYTES, LOGITS_BYTES)
+    backward = max(map(backward_of, parts)) * FLOAT_BYTES
     program = resident_bytes() if program is None else program
-    matrices = config.n_layer * sum(math.prod(shape) for shape in config.block_shapes().values() if len(shape) == 2)
-    state = state_numbers(optimizer, p, matrices)
-    activations = (n_tokens * (blocks + 3 * c) + config.vocab_size * c) * FLOAT_BYTES
+    state = state_numbers(optimizer, p, n_in_matrices(config))
+    blocks = sum(saved_by_stack(part, recompute=recompute) for part in parts) + max(map(saved_of_one, parts)) * recompute
+    head = 5 * c * predicted if isinstance(config, EncoderConfig) else 0
+    outside = 3 * c * sum(part.n_tokens for part in parts) + head
+    activations = (blocks + outside + config.vocab_size * c) * FLOAT_BYTES
     # After the backward pass: Adam's gradient with its L2 term, SGD's products; two arrays of all weights.
     update = 2 * p * FLOAT_BYTES if optimizer in ("adam", "sgd") else 0
     return Memory(
@@ -76,6 +81,33 @@ def state_numbers(optimizer: str, n_weights: int, n_in_matrices: int) -> int:
     if optimizer not in numbers:
         raise InvalidInput(f"optimizer: {optimizer!r}, expected one of {', '.join(numbers)}; {did_you_mean(optimizer, numbers)}")
     return numbers[optimizer]
+
+
+def saved_by_stack(stack: Stack, *, recompute: bool) -> int:
+    """Numbers that the blocks of a stack keep for a backward pass: all that they save, or, recomputed, what they read."""
+    read = stack.blocks.n_embd * (stack.n_tokens + stack.n_source)
+    return stack.blocks.n_layer * (read if recompute else saved_of_one(stack))
+
+
+def saved_of_one(stack: Stack) -> int:
+    """Numbers that one block keeps: `saved_by_block` for each token. A decoder's also a norm, its output, queries, output and statistics of
+    cross-attention for each token of the target, keys and values for each of the source. Relative positions keep all weights of attention,
+    with dropout before and after it."""
+    config = stack.blocks
+    c, inner = config.n_embd, config.n_head * config.channels_per_head
+    cross = stack.n_tokens * (2 * c + 1 + 2 * inner + config.n_head) + 2 * inner * stack.n_source if stack.n_source else 0
+    weights = config.n_head * stack.length * (2 if config.dropouts["attn_pdrop"] else 1) if stack.relative else 0
+    return stack.n_tokens * (saved_by_block(config) + weights) + cross
+
+
+def backward_of(stack: Stack) -> int:
+    """Numbers that exist for a while in the backward pass of a block: the gradients of both sides of the MLP, or of attention's projection and
+    its parts, of the residual stream and of the sum (C each), with relative positions those of the scores; and a weight's gradient before it
+    is added to the flat buffer. From a decoder the gradient of the source's tokens comes in addition."""
+    config = stack.blocks
+    c, inner, qkv = config.n_embd, config.inner_channels, _qkv_channels(config)
+    widest = max(_mlp_arrays(config) * inner, 2 * qkv + (3 * config.n_head * stack.length if stack.relative else 0))
+    return (widest + 2 * c) * stack.n_tokens + c * max(inner, qkv) + 3 * c * stack.n_source
 
 
 def saved_by_block(config: GPTConfig) -> int:
@@ -112,20 +144,24 @@ def _qkv_channels(config: GPTConfig) -> int:
 
 
 def check(
-    config: GPTConfig, micro_batch: int, *, optimizer: str = "adamw", recompute: bool = False, checkpoints: bool = True, processes: int = 1
-) -> str:
+    config: TrainedConfig, micro_batch: int, *, optimizer: str = "adamw", recompute: bool = False, checkpoints: bool = True,
+    processes: int = 1, lengths: tuple[int, int] | None = None,
+) -> str:  # fmt: skip
     """A sentence on the memory that training will need and the limit; call it before the model is made. Raises ValueError, naming the two
     settings to lower and values that would fit, if it does not fit."""
     if backend.name != "numpy" or backend.kernels == "reference":
         return "not estimated: the formula holds for the CPU's fast kernels"
 
-    with_batch = partial(estimate, config, optimizer=optimizer, recompute=recompute, checkpoints=checkpoints, processes=processes)
+    with_batch = partial(
+        estimate, config, optimizer=optimizer, recompute=recompute, checkpoints=checkpoints, processes=processes, lengths=lengths
+    )
     needed = with_batch(micro_batch)
     limit, whose = memory_limit()
     if needed.total <= limit:
         return f"about {needed} of {readable(limit)}, {whose}" if limit < sys.maxsize else f"about {needed}"
     fits = [n for n in range(1, micro_batch) if with_batch(n).total <= limit]
-    fix = f"lower --micro-batch{f' (to {fits[-1]})' if fits else ''} or --n-positions (from {config.n_positions})"
+    shorter = "shorten the texts" if lengths else f"--n-positions (from {config.n_positions})"
+    fix = f"lower --micro-batch{f' (to {fits[-1]})' if fits else ''} or {shorter}"
     fix += "" if fits else ", or take a smaller model: even a micro-batch of 1 does not fit"
     fix += "" if recompute else ", or add --recompute"
     raise InvalidInput(f"memory: training needs about {needed}, expected at most {readable(limit)}, {whose}; {fix}")

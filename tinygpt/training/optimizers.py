@@ -7,6 +7,7 @@ from autograd import nn
 from autograd.optim import SGD, Adam, AdamW, FlatOptimizer, Muon
 from tinygpt.config import TrainConfig
 from tinygpt.errors import InvalidInput
+from tinygpt.model_config import GPTConfig
 from tinygpt.models.protocols import Trainable
 
 
@@ -43,21 +44,26 @@ def width_lr_scales(model: Trainable, optimizer: str) -> dict[str, float]:
     Raises ValueError for sgd, whose gradients change with the width, for embeddings as well.
     Source  Yang et al. 2022, arXiv:2203.03466, table 8; for Muon the spectral condition, Yang, Simon and Bernstein 2023, arXiv:2310.17813.
     """
-    m = model.config.width_ratio
-    if m == 1:
+    config = model.config
+    if not isinstance(config, GPTConfig) or config.width_ratio == 1:  # the rule is for GPTs
         return {}
+    m = config.width_ratio
     if optimizer == "sgd":
-        found = f"sgd with width_base {model.config.width_base}"
+        found = f"sgd with width_base {config.width_base}"
         raise InvalidInput(f"TrainConfig.optimizer: {found}, expected adamw, adam or muon, whose steps the width rule knows; try adamw")
     return dict.fromkeys(hidden_matrices(model), 1 / math.sqrt(m) if optimizer == "muon" else 1 / m)
 
 
 def hidden_matrices(model: Trainable) -> dict[str, Sequence[int]]:
-    """The trainable matrices of the blocks, and how many columns each of the matrices in one array has: queries, keys, values are three."""
+    """The trainable matrices between embeddings and output layer, and how many columns each of the matrices in one array has: queries, keys and
+    values of self-attention are three. Those of the blocks, of encoder and decoder; of an encoder also the layer in front of its output layer, and
+    the pooler. Relative positions are a table, as embeddings are."""
     assert isinstance(model, nn.Module)
-    c, found = model.config, dict[str, Sequence[int]]()
-    queries, keys = c.n_head * c.channels_per_head, c.kv_heads * c.channels_per_head
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and ".h." in f".{name}." and module.weight.requires_grad:
-            found[f"{name}.weight"] = (queries, keys, keys) if name.endswith("attn.c_attn") else (module.weight.shape[1],)
+    found, modules = dict[str, Sequence[int]](), dict(model.named_modules())
+    for name, module in modules.items():
+        hidden = ".h." in f".{name}." or name.endswith(("head.c_fc", "pooler"))
+        if isinstance(module, nn.Linear) and hidden and module.weight.requires_grad:
+            width = module.weight.shape[1]
+            thirds = getattr(modules[name.rpartition(".")[0]], "lengths", (width // 3,) * 3)  # GPT-2's are equally wide
+            found[f"{name}.weight"] = thirds if name.endswith("attn.c_attn") else (width,)
     return found

@@ -20,7 +20,7 @@ from autograd.limits import peak_bytes
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import BatchOrder
 from tinygpt.errors import Diverged, InvalidInput, NotDeterministic
-from tinygpt.models.protocols import Batch, Batches, GradientWorkers, Trainable
+from tinygpt.models.protocols import Batch, Batches, DrawnBatches, GradientWorkers, Trainable
 from tinygpt.storage.checked_json import Entries, Json
 from tinygpt.training.divergence import Divergence
 from tinygpt.training.loss_scale import loss_scale_for
@@ -75,6 +75,7 @@ class Trainer:
             raise InvalidInput(f"TrainConfig.processes: {config.processes} without workers, {rule}")
         model.set_compute_dtype(config.dtype)
         model.set_z_loss(config.z_loss)
+        model.set_label_smoothing(config.label_smoothing)
         self.model: Trainable = model
         self.config, self.workers = config, workers
         self.train_items, self.validation_items = train, validation
@@ -112,8 +113,11 @@ class Trainer:
     def _next(self) -> list[Batch]:
         """Sets the next update's learning rate and draws its batches."""
         self.optimizer.lr = learning_rate(self.config, self.result.step)
-        batches = [self.train_items.batch(next(self._batches)) for _ in range(self.accumulation)]
-        self.batches_drawn += len(batches)
+        items, batches = self.train_items, list[Batch]()
+        for _ in range(self.accumulation):
+            which = next(self._batches)
+            batches.append(items.drawn(which, self.batches_drawn) if isinstance(items, DrawnBatches) else items.batch(which))
+            self.batches_drawn += 1
         self.result.tokens_seen += sum(batch[0].size for batch in batches)
         return batches
 
@@ -286,7 +290,7 @@ class _Loop:
         if math.isnan(result.first_loss_nats):  # of the first update that was made
             result.first_loss_nats = loss
             n = trainer.model.n_classes
-            more = ", z-loss included" if self.config.z_loss else ""
+            more = f"{', z-loss included' * bool(self.config.z_loss)}{', labels smoothed' * bool(self.config.label_smoothing)}"
             self.reporter.note(f"first loss {loss:.3f} nats{more}; a uniform guess among {n:,} costs ln {n} = {math.log(n):.3f}")
         if spike := trainer.divergence.succeeded(result.step, loss, norm):
             self.reporter.note(spike)

@@ -3,21 +3,26 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinygpt.encoder_config import EncoderConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.model_config import GPTConfig, ModelConfig
+from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.storage.checked_json import Json
+from tinygpt.weights.bert import BERT, OUR_ENCODER, ROBERTA
 from tinygpt.weights.family import Family, Fields
 from tinygpt.weights.gemma import GEMMA, GEMMA2, GEMMA3
 from tinygpt.weights.gpt2 import GPT2, OURS
 from tinygpt.weights.gpt_neox import GPT_NEOX
 from tinygpt.weights.llama import LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
+from tinygpt.weights.marian import MARIAN, OUR_SEQ2SEQ
 from tinygpt.weights.nanochat import NANOCHAT
 from tinygpt.weights.opt import OPT
+from tinygpt.weights.t5 import T5
 
-FAMILIES = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPT, NANOCHAT)
+FAMILIES = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPT, NANOCHAT, BERT, ROBERTA, MARIAN, T5)
 """Those that are read and written. A model is saved as the first that describes its config."""
 
-OWN = (OURS,)
+OWN = (OURS, OUR_ENCODER, OUR_SEQ2SEQ)
 """For each class of configs the form of our own, for models that no published family describes."""
 
 
@@ -28,7 +33,7 @@ class Kind:
     config      the class of its shapes
     classifier  whether it predicts labels of texts, instead of tokens
     what        in a message
-    use         how to load or run it, in a message
+    use         how to load it, and the script that shows it, with the flag that its path follows; in a message
     """
 
     config: type[ModelConfig]
@@ -38,17 +43,25 @@ class Kind:
 
 
 LANGUAGE_MODEL, CLASSIFIER = GPT2.architecture, "GPT2ForSequenceClassification"
+ENCODER, ENCODER_CLASSIFIER = BERT.architecture, "BertForSequenceClassification"
+ENCODER_DECODER = MARIAN.architecture
 KINDS = {
-    LANGUAGE_MODEL: Kind(GPTConfig, False, "a language model", "GPT.from_pretrained, or examples/generate.py"),
+    LANGUAGE_MODEL: Kind(GPTConfig, False, "a language model", "GPT.from_pretrained, or examples/generate.py --run"),
     CLASSIFIER: Kind(GPTConfig, True, "a classifier", "GPTClassifier.from_pretrained, or examples/finetune_classifier.py --ask"),
+    ENCODER: Kind(EncoderConfig, False, "an encoder", "Encoder.from_pretrained, or examples/fill_mask.py --run"),
+    ENCODER_CLASSIFIER: Kind(
+        EncoderConfig, True, "an encoder's classifier", "EncoderClassifier.from_pretrained, or examples/finetune_classifier.py --ask"
+    ),
+    ENCODER_DECODER: Kind(Seq2SeqConfig, False, "an encoder-decoder", "Seq2Seq.from_pretrained, or examples/translate.py --ask"),
 }
 """By the name of one of their classes in transformers, GPT-2's for example."""
 
 _MOE = "a mixture of experts: each token goes through a few of many MLPs, which GPT's blocks do not have"
 _PICTURES = "reads pictures or sound, too: take the family's model for text alone"
 _REFUSED = {
-    "bert roberta distilbert electra deberta deberta-v2 modernbert": "an encoder: every token sees the later ones, too",
-    "t5 mt5 umt5 bart mbart marian pegasus whisper": "an encoder and a decoder with attention between them",
+    "distilbert albert electra deberta deberta-v2 modernbert camembert xlm-roberta": "an encoder that no table here describes",
+    "mt5 umt5 bart mbart pegasus m2m_100 blenderbot prophetnet longt5": "an encoder-decoder that no table here describes",
+    "whisper speech_to_text vision-encoder-decoder": "reads sound or pictures",
     "mamba mamba2 rwkv recurrent_gemma falcon_mamba jamba zamba zamba2 bamba xlstm": "not a transformer: states take attention's place",
     "gemma3 gemma3n gemma4 llava mllama idefics paligemma qwen2_vl qwen2_5_vl qwen3_vl smolvlm mistral3": _PICTURES,
     "smollm3": "some of its blocks have no rotary positions, and `positions` is the same for all blocks",
@@ -60,9 +73,10 @@ _REFUSED = {
 """What is asked for most often, and why it does not load."""
 
 
-def another_kind(path: Path, found: str, wanted: str) -> InvalidInput:
-    """The error for a model of one kind where another is needed; both are keys of KINDS."""
-    return InvalidInput(f"{path}: {KINDS[found].what}, expected {KINDS[wanted].what}; load it with {KINDS[found].use}")
+def another_kind(path: Path, found: str, *wanted: str) -> InvalidInput:
+    """The error for a model of one kind where another is needed, or one of several; all are keys of KINDS."""
+    rule = " or ".join(KINDS[kind].what for kind in wanted)
+    return InvalidInput(f"{path}: {KINDS[found].what}, expected {rule}; load it with {KINDS[found].use} {path}")
 
 
 def architecture_of(fields: Fields) -> str:
@@ -73,8 +87,9 @@ def architecture_of(fields: Fields) -> str:
 
 
 def kind_of(config: type[ModelConfig], classifier: bool = False) -> str:
-    """The key of KINDS for a class of configs."""
-    return next(name for name, kind in KINDS.items() if (kind.config, kind.classifier) == (config, classifier))
+    """The key of KINDS for a class of configs; without classifiers of a kind, that of its models without."""
+    kinds = {kind.classifier: name for name, kind in KINDS.items() if kind.config is config}
+    return kinds.get(classifier, kinds[False])
 
 
 def _known() -> dict[str, Family]:
@@ -159,7 +174,7 @@ def config_fields(config: ModelConfig, eos_id: int | None, more: dict[str, Json]
     fields = {"model_type": family.model_type, "architectures": [family.architecture]} | family.write(config)
     named = {"architectures": [family.classifier]} if KINDS[kind].classifier else {}
     if not isinstance(config, GPTConfig):
-        return fields | more | named
+        return more | fields | named  # the ids of padding and end are the model's, whatever the tokenizer has
     ends = {"bos_token_id": eos_id, "eos_token_id": eos_id} | ({} if family in (GPT2, OURS) else {"pad_token_id": None})
     kept = GPTConfig.from_dict(family.read(fields)).dropouts
     lost = {name: p for name, p in config.dropouts.items() if kept[name] != p}  # in keys of GPT-2's, which others ignore

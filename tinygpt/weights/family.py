@@ -25,22 +25,25 @@ class Part:
     name   in the file
     view   our parameter -> what the tensor holds of it: a view, not a copy; its axes but the last are the tensor's rows
     skip   rows at the start of the tensor that belong to no parameter
+    axes   axes of length 1 that the tensor has in front
     """
 
     name: str
     view: Callable[[np.ndarray], np.ndarray]
     skip: int = 0
+    axes: int = 0
 
     def shape(self, parameter: np.ndarray) -> tuple[int, ...]:
         """The tensor's shape in the file."""
         view = self.view(parameter)
         rows, columns = (view.shape[:-1], view.shape[-1:]) if parameter.ndim == 2 else (view.shape, ())
-        return (self.skip + math.prod(rows), *columns)
+        return (*(1,) * self.axes, self.skip + math.prod(rows), *columns)
 
     def stored(self, parameter: np.ndarray) -> np.ndarray:
         """The tensor as the file is to have it: a view where its axes are the parameter's, else a copy. Skipped rows are 0."""
-        rows = self.view(parameter).reshape(-1, *self.shape(parameter)[1:])
-        return np.concatenate([np.zeros_like(rows[: self.skip]), rows]) if self.skip else rows
+        rows = self.view(parameter).reshape(-1, *self.shape(parameter)[self.axes + 1 :])
+        rows = np.concatenate([np.zeros((self.skip, *rows.shape[1:]), rows.dtype), rows]) if self.skip else rows
+        return rows[(None,) * self.axes] if self.axes else rows
 
 
 Layout = Callable[[Json, str], list[Part]]
@@ -62,18 +65,20 @@ def rows_of(columns: np.ndarray) -> np.ndarray:
     return np.moveaxis(columns, 0, -1)
 
 
-def split_heads(config: GPTConfig) -> dict[str, tuple[int, int, int]]:
-    """Where c_attn's columns have queries, keys and values: {"q": (first column, one past the last, heads), ...}."""
+def split_heads(config: Json) -> dict[str, tuple[int, int, int]]:
+    """Where c_attn's columns have queries, keys and values: {"q": (first column, one past the last, heads), ...}. config: of any kind."""
+    config = config if isinstance(config, GPTConfig) else config.blocks()
     d, h, h_kv = config.channels_per_head, config.n_head, config.kv_heads
     return {"q": (0, h * d, h), "k": (h * d, (h + h_kv) * d, h_kv), "v": ((h + h_kv) * d, (h + 2 * h_kv) * d, h_kv)}
 
 
-def separate(pattern: str) -> Layout:
-    """c_attn as three layers, for queries, keys and values; `pattern` has {} for q, k and v."""
+def separate(pattern: str, queries: str = "q", keys: str = "k", values: str = "v") -> Layout:
+    """c_attn as three layers, for queries, keys and values; `pattern` has {} for their names."""
+    names = {"q": queries, "k": keys, "v": values}
 
-    def parts(config: GPTConfig, kind: str) -> list[Part]:
+    def parts(config: Json, kind: str) -> list[Part]:
         columns = split_heads(config)
-        return [Part(f"{pattern.format(which)}.{kind}", _columns(start, stop)) for which, (start, stop, _) in columns.items()]
+        return [Part(f"{pattern.format(names[which])}.{kind}", _columns(start, stop)) for which, (start, stop, _) in columns.items()]
 
     return parts
 
@@ -96,8 +101,9 @@ class Family:
     renamed        names that other versions of transformers gave -> those of `names`
     config         the class of its shapes: what kind of model it is
     copies         tensors of a file that repeat another one where embedding and output layer are tied -> that other one; equal, or refused
-    optional       our modules whose tensors a file may lack: they keep their initial weights
+    optional       of each of our modules that a file may lack, a parameter -> the config's field, a bool, that says whether a model has it
     ignored        a pattern for names of tensors that have no use here
+    unties         one of `copies`: where it differs from the other one, the output layer is not tied, whatever config.json says
     """
 
     model_type: str
@@ -110,8 +116,9 @@ class Family:
     renamed: dict[str, str] = field(default_factory=dict)
     config: type[ModelConfig] = GPTConfig
     copies: dict[str, str] = field(default_factory=dict)
-    optional: tuple[str, ...] = ()
+    optional: dict[str, str] = field(default_factory=dict)
     ignored: str = ""
+    unties: str = ""
 
     def parts(self, config: ModelConfig, name: str) -> list[Part]:
         """The tensors of a file that hold our parameter of that name."""
@@ -125,6 +132,7 @@ class Family:
     def canonical_name(self, name: str) -> str:
         """A tensor's name in a file without what wrappers, or this family's classes, put before it."""
         module, _, kind = without(_WRAPPERS + self.prefixes, name).rpartition(".")
+        kind = _OLD_KINDS.get(kind, kind)
         return f"{self.renamed.get(module, module)}.{kind}" if module else kind
 
     def describes(self, config: ModelConfig) -> bool:
@@ -137,6 +145,7 @@ class Family:
             return False
 
 
+_OLD_KINDS = {"gamma": "weight", "beta": "bias"}  # of norms, in files that come from TensorFlow
 _WRAPPERS = ("transformer.", "_orig_mod.", "module.")  # GPT2LMHeadModel, torch.compile, DistributedDataParallel
 
 

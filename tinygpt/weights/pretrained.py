@@ -25,6 +25,7 @@ import numpy as np
 from autograd import Array, Parameter, backend
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
 from tinygpt.model_config import GPTConfig, ModelConfig
+from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.storage.checked_json import Json, read_json_object, to_json
 from tinygpt.storage.safetensors import (
     FLOATS,
@@ -35,6 +36,7 @@ from tinygpt.storage.safetensors import (
     TensorFile,
     read_headers,
     read_into,
+    read_tensor,
     some_names,
     write_files,
 )
@@ -53,6 +55,7 @@ from tinygpt.weights.family import Family, Part, canonical_name, same
 from tinygpt.weights.gpt2 import GPT2
 from tinygpt.weights.hub import has_weights, locate, refuse_gguf, refuse_pickle
 from tinygpt.weights.llmc import read_llm_c_header
+from tinygpt.weights.seq2seq_keys import DECODING
 
 
 class Storable(Protocol):
@@ -70,6 +73,10 @@ class StorableTokenizer(Protocol):
     eos_id: int | None
     bos_id: int | None
     end_ids: tuple[int, ...]
+    roles: dict[str, str]
+    mask_id: int | None
+    cls_id: int | None
+    pad_id: int | None
 
     def token_bytes(self, id: int) -> bytes: ...
     def files(self) -> dict[str, bytes]: ...
@@ -129,7 +136,11 @@ class StoredModel:
             where = self.path / "config.json"
             self.fields = read_json_object(where)
             self.family = named_family(where, self.fields)
-            self.config = self._checked(read_config(where, self.fields))
+            generation = self.path / "generation_config.json"
+            if self.family.config is Seq2SeqConfig and generation.is_file():  # what it says, or leaves out, is what transformers does
+                told = read_json_object(generation)
+                self.fields |= {key: told.get(key) for key in DECODING}
+            self.config = self._checked(self._as_stored(read_config(where, self.fields)))
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -140,6 +151,27 @@ class StoredModel:
     def architecture(self) -> str:
         """As `architecture_of` has it."""
         return architecture_of(self.fields)
+
+    @property
+    def n_weights(self) -> int:
+        """How many weights the file holds, as `config.n_parameters` counts them: no classifier's head, and no rows that belong to no token."""
+        head = {part.name for kind in ("weight", "bias") for part in self._named(self.config, f"score.{kind}")}
+        held = sum(math.prod(tensor.shape) for name, tensor in self.tensors.items() if name not in head)
+        positions = self._named(self.config, "wpe.weight") if "wpe" in self.family.names else []
+        return held - sum(part.skip * self.tensors[part.name].shape[1] for part in positions if part.name in self.tensors)
+
+    def _as_stored(self, config: ModelConfig) -> ModelConfig:
+        """The config of a model with those of the family's optional modules that the file has."""
+        optional = self.family.optional if has_weights(self.path) else {}
+        found: dict[str, Json] = {field: self._named(config, name)[0].name in self.tensors for name, field in optional.items()}
+        if self.family.unties and has_weights(self.path):
+            pair = (
+                self.tensors.get(self.family.canonical_name(name)) for name in (self.family.unties, self.family.copies[self.family.unties])
+            )
+            output, embedding = pair
+            if output is not None and embedding is not None and not output.equals(read_tensor(embedding)):
+                found["tie_word_embeddings"] = False
+        return type(config).from_dict(vars(config) | found)
 
     def _checked(self, config: ModelConfig) -> ModelConfig:
         """Raises ValueError for a shape far beyond the weights, before a model of it is made: a typing error, or an attack."""
@@ -162,8 +194,6 @@ class StoredModel:
         copies = self._without_copies(stored, config)
         zero = {name for name in wanted if self.fields.get("bias") is False and name.endswith(".bias") and name not in stored}
         parts = {name: self._named(config, name) for name in wanted if name not in zero}
-        for name in [name for name in parts if self._may_lack(name) and not any(part.name in stored for part in parts[name])]:
-            del parts[name]
         shapes = {part.name: part.shape(_without_memory(wanted[name].shape)) for name in parts for part in parts[name]}
         _compare(self.path, stored, shapes, config)
         for name, read in parts.items():
@@ -175,6 +205,8 @@ class StoredModel:
             if not copy.equals(part.stored(backend.to_host(wanted[name].data))):
                 rule = "expected equal ones where the output layer is tied to the embedding"
                 fix = 'write "tie_word_embeddings": false into config.json'
+                if "embed_tokens" in copied:
+                    rule, fix = "expected equal ones", "a model whose encoder and decoder have embeddings of their own is not supported"
                 raise InvalidInput(f"{copy.path}: {copied} differs from {original}, {rule}; {fix}")
 
     def _without_copies(self, stored: dict[str, StoredTensor], config: ModelConfig) -> list[tuple[str, StoredTensor, str]]:
@@ -185,15 +217,14 @@ class StoredModel:
             embedding, output = (self._named(config, f"{module}.weight")[0].name for module in ("wte", "lm_head"))
             copies = {output: embedding}
         found = []
-        for name, original in copies.items() if config.tie_word_embeddings else ():
+        if not config.tie_word_embeddings:  # where a family has several copies, they are those of one embedding for all stacks
+            copies = {name: original for name, original in copies.items() if self.family.unties not in ("", name)}
+        for name, original in copies.items():
             if name in stored and original in stored:
                 found.append((name, stored.pop(name), original))
             elif name in stored:
                 stored[original] = stored.pop(name)
         return found
-
-    def _may_lack(self, name: str) -> bool:
-        return name.startswith(tuple(f"{module}." for module in self.family.optional))
 
     def _named(self, config: ModelConfig, name: str) -> list[Part]:
         """The tensors that hold a parameter, by their names in `tensors`."""
@@ -290,17 +321,22 @@ def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableT
 
 
 def end_fields(tokenizer: StorableTokenizer) -> dict[str, Json]:
-    """Ids in config.json with which a text begins and ends: a list where there are several that end it."""
+    """Ids in config.json with which a text begins and ends, a list where there are several that end it; an encoder's padding, too."""
     ends = tokenizer.end_ids
-    begin = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    return {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)}
+    begin = next((id for id in (tokenizer.bos_id, tokenizer.cls_id, tokenizer.eos_id) if id is not None), None)
+    padding = {} if tokenizer.mask_id is None else {"pad_token_id": tokenizer.pad_id}
+    return {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None), **padding}
 
 
 def tokenizer_config(tokenizer: StorableTokenizer, n_positions: int) -> dict[str, Json]:
     """What transformers' AutoTokenizer needs in addition to the vocabulary."""
     fields: dict[str, Json] = {"model_max_length": n_positions, "clean_up_tokenization_spaces": False}
     fields |= {"tokenizer_class": tokenizer.model_class} | ({"add_prefix_space": False} if tokenizer.model_class == "GPT2Tokenizer" else {})
-    if tokenizer.eos_id is not None:
+    if tokenizer.mask_id is not None and tokenizer.model_class == "PreTrainedTokenizerFast":  # which has no token types by itself
+        fields |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    if tokenizer.pad_id is not None:  # an encoder's or a translator's
+        fields |= tokenizer.roles
+    elif tokenizer.eos_id is not None:
         end = tokenizer.token_bytes(tokenizer.eos_id).decode()
         fields |= {"bos_token": end, "eos_token": end}
     return fields
@@ -310,9 +346,9 @@ def from_pretrained(cls: Callable[..., M], path_or_name: str | Path) -> M:
     """A model with the weights of a checkpoint: a Hugging Face directory, llm.c's file, or a name such as "gpt2". cls is GPT, or the class
     of another kind of model, with a `config_class`, whose class method this is. Raises as `StoredModel` and its `load_into`, and for a model of another kind."""
     stored = StoredModel(path_or_name)
-    wanted = getattr(cls, "config_class", GPTConfig)
-    if not isinstance(stored.config, wanted):
-        raise another_kind(stored.path, stored.architecture, kind_of(wanted))
+    wanted = kind_of(getattr(cls, "config_class", GPTConfig))
+    if stored.architecture != wanted:
+        raise another_kind(stored.path, stored.architecture, wanted)
     model = cls(stored.config, _empty=True)
     stored.load_into(model)
     return model

@@ -16,14 +16,15 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
     """Logits of a chunk of rows become their gradient in place, a few rows in cache at a time. Reference: ops/loss.py."""
 
     @staticmethod
-    def supports(x: Array, weight: Array, targets: Array, *, label_smoothing: float, **options: object) -> bool:
-        return x.dtype in (np.float32, np.float64) and x.dtype == weight.dtype and x.size > 0 and label_smoothing == 0
+    def supports(x: Array, weight: Array, targets: Array, bias: Array | None = None, **options: object) -> bool:
+        same = x.dtype == weight.dtype and (bias is None or bias.dtype == x.dtype)
+        return x.dtype in (np.float32, np.float64) and same and x.size > 0
 
     @staticmethod
     def forward(
-        x: np.ndarray, weight: np.ndarray, targets: np.ndarray, *,
+        x: np.ndarray, weight: np.ndarray, targets: np.ndarray, bias: np.ndarray | None = None, *,
         n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, softcap: float = 0.0, z_loss: float = 0.0,
-        needs: tuple[bool, bool, bool],
+        needs: tuple[bool, bool, bool, bool],
     ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
         most = max(1, min(chunk, _LOGITS_BYTES // (v * x.itemsize)))
@@ -31,31 +32,36 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
         losses = np.empty(n, dtype=x.dtype)
         dx = np.empty_like(x) if needs[0] else None
         dweight = np.empty_like(weight) if needs[1] else None
+        dbias = np.zeros_like(bias) if needs[3] else None
         for start in range(0, n, size):
             rows = slice(start, start + size)
             z = matmul(x[rows], weight.T, np.empty((len(x[rows]), v), dtype=x.dtype))  # (chunk, V)
-            _losses_and_gradient(z, targets[rows], losses[rows], n_counted, ignore_index, softcap, z_loss, want_gradient=any(needs))
+            options = {"softcap": softcap, "label_smoothing": label_smoothing, "z_loss": z_loss}
+            _losses_and_gradient(z, targets[rows], losses[rows], n_counted, ignore_index, bias, **options, want_gradient=any(needs))
             if dx is not None:
                 matmul(z, weight, dx[rows])
+            if dbias is not None:
+                dbias += z.sum(axis=0)
             if dweight is not None:
                 _fill_or_add_product(dweight, z, x[rows], first=start == 0)
             del z  # before the next piece is allocated
-        return losses.sum() / n_counted, (dx, dweight)
+        return losses.sum() / n_counted, (dx, dweight, dbias)
 
     @staticmethod
-    def backward(saved: tuple[Array, ...], dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, None]:
-        dx, dweight = saved
-        if dy == 1:  # the usual case, the loss is the output: nothing to scale
-            return dx, dweight, None
-        return None if dx is None else dx * dy, None if dweight is None else dweight * dy, None
+    def backward(saved: tuple[Array, ...], dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, None, np.ndarray | None]:
+        dx, dweight, dbias = saved
+        if dy != 1:  # the usual case is that the loss is the output: nothing to scale
+            dx, dweight, dbias = (None if d is None else d * dy for d in saved)
+        return dx, dweight, None, dbias
 
 
 def _losses_and_gradient(
-    z: Array, targets: Array, losses: Array, n_counted: int, ignore_index: int, softcap: float, z_loss: float, *, want_gradient: bool
-) -> None:
-    """losses = cross-entropy of the rows of z, after the soft-cap if there is one; z becomes its gradient if wanted, else undefined.
+    z: Array, targets: Array, losses: Array, n_counted: int, ignore_index: int, bias: Array | None, *,
+    softcap: float, label_smoothing: float, z_loss: float, want_gradient: bool,
+) -> None:  # fmt: skip
+    """losses = cross-entropy of the rows of z, after bias and soft-cap where there are some; z becomes its gradient if wanted, else undefined.
 
-    Without a soft-cap and z_loss that is (softmax(z) - onehot(target)) / n_counted.
+    Without a soft-cap, label smoothing and z_loss that is (softmax(z) - onehot(target)) / n_counted.
     """
     counted = targets != ignore_index
     share = (counted / n_counted).astype(z.dtype)
@@ -64,6 +70,8 @@ def _losses_and_gradient(
     def block(part: slice) -> None:
         zs, cols = z[part], columns[part]
         index = np.arange(len(zs))
+        if bias is not None:
+            zs += bias
         if softcap:
             zs *= 1 / softcap
             np.tanh(zs, out=zs)
@@ -71,11 +79,13 @@ def _losses_and_gradient(
             zs *= softcap
         largest = zs.max(axis=1, keepdims=True)
         zs -= largest
-        at_target = zs[index, cols]
+        toward = zs[index, cols]  # the mean of the shifted scores under w: at first all of w is at the target
+        if label_smoothing:
+            toward = (1 - label_smoothing) * toward + label_smoothing * zs.mean(axis=1)
         np.exp(zs, out=zs)
         total = zs.sum(axis=1, keepdims=True)
         log_total = np.log(total)
-        nats, factor = log_total[:, 0] - at_target, share[part, None] / total
+        nats, factor = log_total[:, 0] - toward, share[part, None] / total
         if z_loss:
             lse = log_total + largest
             nats += z_loss * (lse * lse)[:, 0]
@@ -83,7 +93,9 @@ def _losses_and_gradient(
         losses[part] = np.where(counted[part], nats, 0)
         if want_gradient:
             zs *= factor
-            zs[index, cols] -= share[part]
+            if label_smoothing:
+                zs -= share[part, None] * (label_smoothing / zs.shape[1])
+            zs[index, cols] -= share[part] * (1 - label_smoothing)
             if softcap:
                 zs *= slopes
 

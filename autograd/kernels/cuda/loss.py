@@ -3,6 +3,7 @@
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
+from autograd.kernels.cuda.matmul import column_sums
 from autograd.kernels.cuda.module import f32, i32, i64, kernel, row_threads, takes
 from autograd.ops.loss import LinearCrossEntropy
 
@@ -18,14 +19,15 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
     """
 
     @staticmethod
-    def supports(x: Array, weight: Array, targets: Array, *, label_smoothing: float, softcap: float = 0.0, **options: object) -> bool:
-        return takes(x, weight) and targets.dtype.name == "int64" and label_smoothing == softcap == 0
+    def supports(x: Array, weight: Array, targets: Array, bias: Array | None = None, *, softcap: float = 0.0, **options: object) -> bool:
+        arrays = (x, weight) if bias is None else (x, weight, bias)
+        return takes(*arrays) and targets.dtype.name == "int64" and softcap == 0
 
     @staticmethod
     def forward(
-        x: Array, weight: Array, targets: Array, *,
+        x: Array, weight: Array, targets: Array, bias: Array | None = None, *,
         n_counted: int, ignore_index: int, label_smoothing: float, chunk: int, softcap: float = 0.0, z_loss: float = 0.0,
-        needs: tuple[bool, bool, bool],
+        needs: tuple[bool, bool, bool, bool],
     ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
         narrow_range = x.dtype == xp.float16
@@ -33,25 +35,30 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
         factor = 1.0 if narrow_range else 1 / n_counted
         losses = xp.empty(n, dtype="float32")
         dx = xp.empty(x.shape, dtype=x.dtype) if needs[0] else None
-        dweight = None
+        dweight, dbias = None, xp.zeros(v, dtype="float32") if needs[3] else None
         run = kernel("loss.cu", "cross_entropy_in_place", x.dtype.name)
         for start in range(0, n, size):
             rows = slice(start, start + size)
             z = x[rows] @ weight.T  # (chunk, V)
-            numbers = (i32(v), i64(ignore_index), f32(z_loss), f32(factor), i32(any(needs)))
+            if bias is not None:
+                z += bias
+            numbers = (i32(v), i64(ignore_index), f32(label_smoothing), f32(z_loss), f32(factor), i32(any(needs)))
             run((z.shape[0],), (row_threads(v, x.dtype),), (losses[rows], z, targets[rows], *numbers))
             if dx is not None:
                 dx[rows] = z @ weight
+            if dbias is not None:
+                dbias += column_sums(z)
             if needs[1]:
                 part = z.T @ x[rows]
                 if dweight is None:
                     dweight = part if size >= n else part.astype("float32")
                 else:
                     dweight += part
-        return losses.sum() / n_counted, (dx, dweight, n_counted if narrow_range else 1)
+        return losses.sum() / n_counted, (dx, dweight, dbias, n_counted if narrow_range else 1)
 
     @staticmethod
-    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array | None, Array | None, None]:
-        dx, dweight, n = saved
+    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array | None, Array | None, None, Array | None]:
+        dx, dweight, dbias, n = saved
         dy = dy if n == 1 else dy / n
-        return None if dx is None else dx * dy, None if dweight is None else dweight * dy, None  # dy is float32; the engine casts
+        dx, dweight, dbias = (None if d is None else d * dy for d in (dx, dweight, dbias))  # dy is float32; the engine casts
+        return dx, dweight, None, dbias
