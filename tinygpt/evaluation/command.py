@@ -22,6 +22,7 @@ import tyro
 from autograd import backend
 from tinygpt.arguments import parse_args
 from tinygpt.errors import MissingPackage
+from tinygpt.evaluation.files import read_task
 from tinygpt.evaluation.items import Item, Task, corrupted, permuted
 from tinygpt.evaluation.scores import Result, Values, evaluate
 from tinygpt.evaluation.statistics import Interval, difference
@@ -87,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
 def _tasks(config: EvaluateConfig) -> Iterator[Task]:
     for name in config.tasks or (() if config.task_file else TASKS):
         yield make_task(name)
+    for path in config.task_file:
+        yield read_task(path, config.kind)
 
 
 @dataclass

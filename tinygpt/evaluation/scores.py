@@ -145,11 +145,12 @@ def _answers(model: Decodable, tokenizer: Tokenizer, items: Sequence[Item], resu
 
 
 def _picked(metric: str, answer: str) -> str:
-    """The answer, or with a regular expression as metric its last match: the first group, where it has one."""
+    """The answer, or with a regular expression as metric its last match: the first group, where it has one, without commas in numbers."""
     if metric in ("exact_match", "f1", "bleu"):
         return answer.strip()
     matches = list(re.finditer(metric, answer))
-    return (matches[-1][1] if matches[-1].re.groups else matches[-1][0]) if matches else ""
+    found = (matches[-1][1] if matches[-1].re.groups else matches[-1][0]) if matches else ""
+    return re.sub(r"(?<=\d),(?=\d)", "", found)
 
 
 def _texts(model: Decodable, tokenizer: Tokenizer, items: Sequence[Item], result: Result, numbers: Sequence[int]) -> list[Values]:

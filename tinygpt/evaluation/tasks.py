@@ -34,13 +34,15 @@ def _short(text: str, n: int = _MOST_CHARACTERS) -> str:
 
 def _from_docs(make: Callable[[Sequence[Document], int], Iterator[Item]], name: str, what: str, most: int = N_ITEMS) -> Task:
     corpus = _docs()
-    items, examples = (
-        _drawn(list(make(documents, seed)), n) for seed, documents, n in ((0, corpus.validation, most), (1, corpus.train, 64))
-    )
+    items = _drawn(make(corpus.validation, 0), most)
+    scored = {item.solved for item in items}
+    examples = _drawn((item for item in make(corpus.train, 1) if item.solved not in scored), N_EXAMPLES)
     return Task(name, items, examples, what, f"made from {corpus.source}; validation documents, solved examples from training documents")
 
 
-def _drawn(items: list[Item], n: int) -> list[Item]:
+def _drawn(found: Iterator[Item], n: int) -> list[Item]:
+    """n of them, none twice: docstrings repeat each other."""
+    items = list({(item.contexts, item.options): item for item in found}.values())
     drawn = np.sort(np.random.default_rng([len(items), n]).permutation(len(items))[:n])
     return [items[i] for i in drawn]
 
@@ -74,8 +76,9 @@ def _sections(documents: Sequence[Document], seed: int) -> Iterator[Item]:
             if name not in SECTIONS:
                 continue
             contexts = tuple(f"{heading}\n{'-' * len(heading)}\n" for heading in SECTIONS)
-            first = _short(body.strip("\n"))
-            for passage in (first, _short(body.strip("\n")[len(first) :].strip("\n"))):  # a long section twice
+            rest = body.strip("\n")
+            for _ in range(4):  # a long section several times
+                passage, rest = _short(rest), rest[len(_short(rest)) :].strip("\n")
                 if len(passage) >= 20:
                     yield Item("schema", contexts, (passage,), SECTIONS.index(name), document.group, passage.strip())
 
