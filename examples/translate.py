@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import ClassVar
 
+import numpy as np
+
 from autograd import backend
 from tinygpt import TrainConfig
 from tinygpt.cli import Progress, Report, exit_if_interrupted, prompt_lines, run, settings, table
@@ -131,7 +133,7 @@ def main() -> None:
     a_run.restore_best(trainer)
 
     # The test: greedy decoding of all pairs, beam search of some, ten examples, where the model looked.
-    some = test[2][:: -(-len(test[2]) // config.test_pairs)] if config.test_pairs else test[2]
+    some = [test[2][i] for i in drawn(len(test[2]), config.test_pairs or len(test[2]))]
     started = time.perf_counter()
     given = translate_texts(model, tokenizer, [pair.source for pair in some])
     rate = len(some) / max(time.perf_counter() - started, 1e-9)
@@ -160,9 +162,14 @@ def mean_length(sequences: list) -> float:
     return sum(map(len, sequences)) / max(len(sequences), 1)
 
 
+def drawn(n: int, most: int) -> list[int]:
+    """At most so many of n numbers, drawn at random: every kth would be of one kind, as kinds take turns."""
+    return sorted(np.random.default_rng([n, most]).permutation(n)[:most].tolist())
+
+
 def compare_beams(config: TranslateConfig, model: Seq2Seq, tokenizer: Tokenizer, pairs: list[Pair], greedy: list[str]) -> str:
     """Beam search and greedy decoding on the same pairs: scores, and how often and for the better the translations differ."""
-    which = range(0, len(pairs), -(-len(pairs) // max(config.beam_pairs, 1)))
+    which = drawn(len(pairs), config.beam_pairs)
     expected, before = [pairs[i].target for i in which], [greedy[i] for i in which]
     sources, options = [pairs[i].source for i in which], {"n_beams": config.n_beams, "length_penalty": config.length_penalty}
     after = translate_texts(model, tokenizer, sources, **options)
