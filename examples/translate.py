@@ -1,10 +1,10 @@
-"""Train the transformer of 2017 to translate, and see where it looks while it does.
+"""Train the transformer of 2017 to translate, and draw where it looks while it writes.
 
     python examples/translate.py
 
 Under six minutes on two CPU cores, no network: the data are numbers and dates in English and German words, made by num2words and babel
-(pip install -e ".[translate,plot]"). The numbers that it is tested on were never in training, alone or in a sentence. Leaves a run directory under runs/ with report.txt (exact
-match, BLEU, chrF, by kind of text), attention.png, loss.png and the model.
+(pip install -e ".[translate,plot]"). The numbers and dates that it is tested on were never in training, alone or in a sentence. Leaves a
+run directory under runs/ with report.txt (exact match, BLEU, chrF, by kind of text), attention.png, loss.png and the model.
 
 More: --ask RUN translates what you type, --data numbers has single numbers only, --data pairs.tsv takes your own pairs (a tab between
 source and target, as Tatoeba and Anki have them), --data corpus.en corpus.de two files with a text per line, --resume RUN continues a run
