@@ -2,10 +2,11 @@
 
     python examples/fill_mask.py --text "Return the [MASK] of an array"
     python examples/fill_mask.py --text "The [MASK] of the [MASK] is not changed" --top-k 3
-    python examples/fill_mask.py --run FacebookAI/roberta-base --text "Paris is the <mask> of France"    # pip install -e ".[hub]"
+    python examples/fill_mask.py --run FacebookAI/roberta-base --text "Paris is the <mask> of France"   # pip install -e ".[hub]"
 
 Seconds. The first needs a run: python examples/pretrain_encoder.py makes one. Prints the likeliest tokens for each mask, with their
 probabilities, and the text with the likeliest of each. Published checkpoints of BERT and RoBERTa work, too: names on the hub, or directories.
+BERT's vocabulary needs a library: pip install -e ".[hub,tokenizers]".
 """
 
 import sys

@@ -2,7 +2,7 @@
 
     python examples/pretrain_encoder.py
 
-About five minutes on two CPU cores, no network: the text is the documentation that comes with NumPy and Python. Leaves a run directory under
+Under five minutes on two CPU cores, no network: the text is the documentation that comes with NumPy and Python. Leaves a run directory under
 runs/ with a checkpoint, the loss curve (loss.png) and samples. Then: python examples/fill_mask.py --text "Return the [MASK] of an array"
 
 More: --recipe bert is BERT's own model and masks 15 % of the tokens, --corpus FILE_OR_FOLDER trains on your own text, --resume RUN

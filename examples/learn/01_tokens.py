@@ -3,7 +3,7 @@
     python examples/learn/01_tokens.py
 
 A second. Three ways to cut the same text: into words, into characters, and by byte-pair encoding (BPE), which starts from
-single bytes and learns which neighbours to join. Look at what each does with a word that it has never seen, and at how many
+single bytes and learns which neighbors to join. Look at what each does with a word that it has never seen, and at how many
 tokens each needs.
 """
 
@@ -42,7 +42,7 @@ characters = CharacterTokenizer.train(TEXT)
 print(f"vocabulary of {characters.n_vocab}: {characters.characters!r}")
 print("new:   ", NEW, "->", characters.encode(NEW))
 
-heading("byte-pair encoding: start with single bytes, then join the most frequent pair of neighbours, again and again")
+heading("byte-pair encoding: start with single bytes, then join the most frequent pair of neighbors, again and again")
 # The text is cut into words first (a space belongs to the word after it), because BPE never joins across words.
 counts = count_words(TEXT)
 print("words and counts:", {word.decode(): n for word, n in counts.most_common(5)}, "...")

@@ -90,7 +90,7 @@ for text in (
     "Rotary positions are defined everywhere, but beyond the training length queries and keys are turned by angles that no weight has met.",
     "ALiBi holds its loss, because it hardly looks far: longer texts are read, but not used. Without positions, too, there are no new angles, "
     "but there are more tokens to share the attention among.",
-    "Dividing the positions by 4 keeps the angles within what is known, but neighbours are now closer together than in training: that works after some "
+    "Dividing the positions by 4 keeps the angles within what is known, but neighbors are now closer together than in training: that works after some "
     "more training (Chen et al. 2023, arXiv:2306.15595). A window of the training length in every layer needs none: no distance is new.",
 ):
     say(text)

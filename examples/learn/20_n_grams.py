@@ -85,7 +85,7 @@ say(
     "words to each context, and most contexts have one or two real ones."
 )
 
-heading("the first words that each draws, Kneser-Ney")
+heading("text sampled from n-grams, Kneser-Ney")
 rng, names = np.random.default_rng(0), ["<other>", *known]
 for n in (1, 2, 3, 5):
     drawn = as_ids(["the"], known)
@@ -110,7 +110,7 @@ renamed = nats(KneserNey(Counts(order[ids].tolist(), 3, V)), order[other].tolist
 print(f"all words renamed at random, n = 3: the loss changes by {abs(renamed - nats(models[3], other, 3)):.0e}")
 say(
     "Nothing changes, because counts only ask whether two words are the same. That `cat` is like `dog`, so that cats may eat, is not in them: above, "
-    "P(eats | cat) is P(sings | cat). A model that has numbers for each word (script 3) can be similar where words are."
+    "P(eats | cat) is P(sings | cat). A model that has a row of numbers for each word (script 3) can treat similar words alike."
 )
 if args.plot:
     names = ("add-one", "interpolated", "Kneser-Ney")

@@ -1,4 +1,4 @@
-"""21. Word vectors: ids and one-hot rows carry no meaning; vectors that predict a word's neighbours do.
+"""21. Word vectors: ids and one-hot rows carry no meaning; vectors that predict a word's neighbors do.
 
     python examples/learn/21_word_vectors.py
     python examples/learn/21_word_vectors.py --plot words.png       # with matplotlib: pip install -e ".[plot]"
@@ -43,7 +43,7 @@ noise = np.cumsum(share**0.75)[:-1] / (share**0.75).sum()  # P(noise word <= i):
 
 
 def pairs(texts):
-    """(a word, a neighbour of it) as ids (N, 2). Each word looks 1 to REACH words far, by chance: near ones count more."""
+    """(a word, a neighbor of it) as ids (N, 2). Each word looks 1 to REACH words far, by chance: near ones count more."""
     sides = []
     for ids in texts:
         ids = ids[rng.random(len(ids)) < keep[ids]]
@@ -54,16 +54,16 @@ def pairs(texts):
 
 
 class SkipGram(nn.Module):
-    """Each word has two vectors: one for itself, one for when it is a neighbour. The score of a pair is their dot product."""
+    """Each word has two vectors: one for itself, one for when it is a neighbor. The score of a pair is their dot product."""
 
     def __init__(self):
         self.word = nn.Embedding(V, C, init=lambda shape: (rng.random(shape, dtype=np.float32) - 0.5) / C)
-        self.neighbour = nn.Embedding(V, C, init=lambda shape: np.zeros(shape, np.float32))
+        self.neighbor = nn.Embedding(V, C, init=lambda shape: np.zeros(shape, np.float32))
 
-    def loss(self, words, neighbours):
-        """Mean over N pairs of -log sigmoid(score), plus -log sigmoid(-score) for each of K noise words instead of the neighbour."""
-        others = np.concatenate([neighbours[:, None], np.searchsorted(noise, rng.random((len(words), K)))], axis=1)  # (N, 1 + K)
-        scores = self.neighbour(others) @ self.word(words).reshape(-1, C, 1)  # (N, 1 + K, C) @ (N, C, 1) -> (N, 1 + K, 1)
+    def loss(self, words, neighbors):
+        """Mean over N pairs of -log sigmoid(score), plus -log sigmoid(-score) for each of K noise words instead of the neighbor."""
+        others = np.concatenate([neighbors[:, None], np.searchsorted(noise, rng.random((len(words), K)))], axis=1)  # (N, 1 + K)
+        scores = self.neighbor(others) @ self.word(words).reshape(-1, C, 1)  # (N, 1 + K, C) @ (N, C, 1) -> (N, 1 + K, 1)
         return -ag.log(ag.sigmoid(scores * np.array([[1]] + [[-1]] * K, np.float32))).sum() / len(words)
 
 
@@ -86,8 +86,8 @@ heading("better than chance?")
 held = pairs(held_out)
 noisy = np.stack([held[:, 0], np.searchsorted(noise, rng.random(len(held)))], axis=1)
 new = ~(np.isin(held @ [V, 1], found @ [V, 1]) | np.isin(noisy @ [V, 1], found @ [V, 1]))  # training has seen neither pair
-right = np.greater(*((model.word(i).data * model.neighbour(j).data).sum(axis=1) for i, j in (held.T, noisy.T)))
-print(f"held-out text: a neighbour scores higher than a noise word in {right.mean():.1%} of {len(held):,}")
+right = np.greater(*((model.word(i).data * model.neighbor(j).data).sum(axis=1) for i, j in (held.T, noisy.T)))
+print(f"held-out text: a neighbor scores higher than a noise word in {right.mean():.1%} of {len(held):,}")
 print(f"cases (chance 50%), and in {right[new].mean():.1%} of the {new.sum():,} where training has seen neither pair")
 plurals = np.array([(number[word], number[word + "s"]) for word in vocabulary if len(word) > 2 and word + "s" in number])
 print(f"{len(plurals)} words and their plurals: {middle_rank(rows, plurals):.0f} words are nearer (median; chance {V // 2:,})")

@@ -4,8 +4,8 @@
     python examples/learn/22_rnn.py --plot rnn.png                   # with matplotlib: pip install -e ".[plot]"
     python examples/learn/22_rnn.py --updates 20                     # seconds: shows that it runs
 
-Seconds. First a step that you can check, then the gradient's way back in time, a memory test, and language models of as many weights
-on the characters of script 20's text. The cells are in recurrent.py, the counts in ngrams.py.
+Seconds. First a step that you can check, then the gradient's way back in time, a memory test, and language models of equal size on
+the characters of script 20's text. The cells are in recurrent.py, the counts in ngrams.py.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python examples/learn/23_seq2seq.py
     python examples/learn/23_seq2seq.py --plot seq2seq.png           # with matplotlib: pip install -e ".[plot]"
-    python examples/learn/23_seq2seq.py --task reverse               # swap turns round the words of each pair, reverse all
+    python examples/learn/23_seq2seq.py --task reverse               # swap reverses the words of each pair, reverse all words
     python examples/learn/23_seq2seq.py --updates 20                 # seconds: shows that it runs
 
-Seconds. Three models of as many weights learn for as long to say pairs of digits as Germans do, units before tens: 4 2 7 1 becomes
+Seconds. Three models of equal size learn, for the same time, to say pairs of digits as Germans do, units before tens: 4 2 7 1 becomes
 two forty one seventy. The recurrent models are in recurrent.py, the transformer is the library's.
 """
 
