@@ -21,7 +21,7 @@ import tyro
 
 from autograd import backend
 from tinygpt.arguments import parse_args
-from tinygpt.errors import MissingPackage
+from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.evaluation.files import read_task
 from tinygpt.evaluation.items import Item, Task, corrupted, permuted
 from tinygpt.evaluation.scores import Result, Values, evaluate
@@ -53,6 +53,8 @@ class EvaluateConfig:
     """Another model, scored on the same items."""
     controls: bool = True
     """Also score items whose passage has its words shuffled, and choices in another order."""
+    harness: bool = False
+    """Run the --tasks, names or folders of YAML files, in lm-evaluation-harness: pip install "tinygpt[eval]"."""
     output: PathName = ""
     """Directory of the results; default: that of the run, or the working one."""
 
@@ -63,6 +65,9 @@ class EvaluateConfig:
 def main(argv: list[str] | None = None) -> None:
     """The command `evaluate`."""
     config = parse_args(EvaluateConfig(), __doc__, argv, prog="python -m tinygpt evaluate")
+    if config.harness:
+        in_harness(config)
+        return
     tasks = [task.limited(config.limit, config.seed) for task in _tasks(config)]
     opened = [Checkpoint.open(name) for name in (config.model or str(newest_run()), config.compare) if name]
     output = Path(config.output) if config.output else opened[0].run or Path()
@@ -90,6 +95,31 @@ def _tasks(config: EvaluateConfig) -> Iterator[Task]:
         yield make_task(name)
     for path in config.task_file:
         yield read_task(path, config.kind)
+
+
+def in_harness(config: EvaluateConfig) -> None:
+    """The harness's own table of its tasks, for our model."""
+    try:
+        from lm_eval.utils import make_table
+
+        from tinygpt.evaluation.lm_eval import run_harness
+    except ImportError as error:
+        raise MissingPackage('--harness: lm_eval is missing, expected it for the harness; pip install "tinygpt[eval]"') from error
+    if not config.tasks:
+        raise InvalidInput(
+            "--harness: no --tasks, expected names of the harness's tasks or folders of YAML files; `lm_eval ls tasks` lists them"
+        )
+    checkpoint = Checkpoint.open(config.model or newest_run())
+    output = Path(config.output) if config.output else checkpoint.run or Path()
+    output.mkdir(parents=True, exist_ok=True)
+    print(f"backend  {backend.reason}\nmodel    {checkpoint.describe()}")
+    results = run_harness(checkpoint.language_model(), checkpoint.tokenizer(), config.tasks, n_shots=config.shots, limit=config.limit)
+    print("\n" + make_table(results))
+    if results["contexts_cut"]:
+        print(f"{results['contexts_cut']} contexts lost their start")
+    path = output / "evaluation-harness.json"
+    path.write_text(json.dumps(results["results"], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"results  {path}")
 
 
 @dataclass

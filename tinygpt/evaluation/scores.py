@@ -13,7 +13,7 @@ from tinygpt.evaluation.statistics import Interval, centred, interval
 from tinygpt.finetuning.scoring import bleu, exact_match, token_f1
 from tinygpt.inference.likelihood import log_likelihood
 from tinygpt.inference.sampling import Sampling
-from tinygpt.inference.text import complete_all
+from tinygpt.inference.text import complete_all, prompt_ids
 from tinygpt.models.protocols import Decodable
 
 Values = dict[str, float]
@@ -126,11 +126,9 @@ def _judged(item: Item, scores: Sequence[Score]) -> Values:
 def _answers(model: Decodable, tokenizer: Tokenizer, items: Sequence[Item], result: Result, numbers: Sequence[int]) -> list[Values]:
     task = result.task
     room = max(1, model.config.n_positions - task.max_new_tokens)
-    prompts = []
-    for item in items:
-        ids = tokenizer.encode_from_start(item.contexts[0])
-        result.n_cut += len(ids) > room
-        prompts.append(tokenizer.decode(ids[-room:]) if len(ids) > room else item.contexts[0])
+    prompts = [prompt_ids(tokenizer, item.contexts[0]) for item in items]
+    result.n_cut += sum(len(ids) > room for ids in prompts)
+    prompts = [ids[-room:] for ids in prompts]
     texts = complete_all(model, tokenizer, prompts, task.max_new_tokens, Sampling(temperature=0), stop=task.stop)
     values = []
     for number, item, text in zip(numbers, items, texts, strict=True):

@@ -60,8 +60,11 @@ class IncrementalDetokenizer:
         return ready
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Ids of a prompt, those that belong in front of a text included; without any it starts from <|endoftext|>, where there is that."""
+def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
+    """Ids of a prompt, those that belong in front of a text included; without any it starts from <|endoftext|>, where there is that. A prompt of
+    ids is taken as it is."""
+    if not isinstance(prompt, str):
+        return list(prompt)
     ids = tokenizer.encode_from_start(prompt)
     return [tokenizer.eos_id] if not ids and tokenizer.eos_id is not None else ids
 
@@ -117,10 +120,10 @@ class Completion:
 
 
 def complete_all(
-    model: Decodable, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None, *,
-    stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Unpack[DecodingOptions],
+    model: Decodable, tokenizer: Tokenizer, prompts: Sequence[str | Sequence[int]], max_new_tokens: int,
+    sampling: Sampling | None = None, *, stop: Sequence[str] = (), end_ids: Collection[int] = (), **options: Unpack[DecodingOptions],
 ) -> list[Completion]:  # fmt: skip
-    """Continues several prompts at once, of any lengths; each ends on its own. The arguments are those of `TextStream`."""
+    """Continues several prompts at once, texts or ids, of any lengths; each ends on its own. The arguments are those of `TextStream`."""
     starts, ends = [prompt_ids(tokenizer, prompt) for prompt in prompts], {*tokenizer.end_ids, *end_ids}
     options["n_tokens"] = tokenizer.n_vocab
     tokens = TokenIterator(model, starts, max_new_tokens, sampling, eos_id=ends, **options)
