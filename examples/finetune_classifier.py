@@ -6,8 +6,9 @@ About three minutes on two CPU cores, no network. The task: given the beginning 
 it is. Starts from the newest run under runs/ (python examples/pretrain.py makes one); if there is none, a small model is pretrained
 first, which takes about a minute. Leaves a run directory with report.txt, confusion.png, loss.png and the classifier.
 
-More: --base RUN starts from another run, of a GPT or of an encoder (examples/pretrain_encoder.py); --data FILE classifies your own texts (txt, csv, tsv, json, jsonl; columns are guessed or named with --text-column and
---label-column), --data sms-spam finds spam, --ask RUN tries a trained classifier on what you type, --help lists every flag.
+More: --base RUN starts from another run, of a GPT or of an encoder (examples/pretrain_encoder.py); --data FILE classifies your own texts
+(txt, csv, tsv, json, jsonl; columns are guessed or named with --text-column and --label-column), --data sms-spam finds spam, --ask RUN
+tries a trained classifier on what you type, --help lists every flag.
 """
 
 import math
