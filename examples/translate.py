@@ -26,7 +26,7 @@ from tinygpt.cli import Progress, Report, exit_if_interrupted, prompt_lines, run
 from tinygpt.data.corpora import run_name
 from tinygpt.data.pairs import N_NUMBERS, NAMES, Pair, PairBatches, encode_pairs, load_pairs, train_pair_tokenizer
 from tinygpt.data.tokenizer import Tokenizer
-from tinygpt.fields import FREE, WITH_OVERRIDE, PathName
+from tinygpt.fields import FREE, WITH_OVERRIDE, PathName, check_fields
 from tinygpt.finetuning.common import fingerprint, shorten
 from tinygpt.inference.translate import cross_attention
 from tinygpt.inference.translations import aligned, score_translations, scores_table, translate_texts
@@ -35,6 +35,7 @@ from tinygpt.models import Seq2Seq
 from tinygpt.parallel.local import n_processes, workers_for
 from tinygpt.recipes import TRANSLATION
 from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.runs.pretraining import resume_from
 from tinygpt.runs.run import Run
 from tinygpt.runs.settings import check_data, environment_changes
 from tinygpt.seq2seq_config import Seq2SeqConfig
@@ -71,6 +72,9 @@ class TranslateConfig:
     ask: PathName = field(default="", metadata=FREE)
     """A run: type texts and see their translations, no training."""
 
+    def __post_init__(self) -> None:
+        check_fields(self, {1: "n_beams", 0: "test_pairs beam_pairs"})  # at once, not after the training
+
 
 def main() -> None:
     config = settings(TranslateConfig(*TRANSLATION), __doc__)
@@ -84,10 +88,7 @@ def main() -> None:
     pairs = load_pairs(*config.data, seed=config.train.seed, n_numbers=config.numbers)
     report.say("\n           ".join([f"data       {pairs.source}", *pairs.notes]))
     pairs.validation.sort(key=lambda pair: len(pair.source))  # similar lengths in a batch: less padding
-    a_run = Run.resume(config.resume) if config.resume else None
-    last = a_run.last if a_run else None  # the checkpoint to resume from
-    if a_run and not last:
-        print(f"resume     {a_run.path} has no checkpoint yet: starting from step 0")
+    a_run, last = resume_from(config.resume)  # the run and its last checkpoint
     tokenizer = last.tokenizer() if last else train_pair_tokenizer(pairs.train, config.model.vocab_size)
     n_positions, ends = config.model.n_positions, {"start_id": tokenizer.pad_id, "pad_id": tokenizer.pad_id, "eos_id": tokenizer.eos_id}
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab, **ends)

@@ -160,11 +160,6 @@ class Seq2SeqConfig:
         return self.head_size or self.n_embd // self.n_head
 
     @property
-    def kv_heads(self) -> int:
-        """Heads of keys and values: as many as of queries."""
-        return self.n_head
-
-    @property
     def inner_channels(self) -> int:
         """Channels inside the MLPs."""
         return self.n_inner or 4 * self.n_embd
@@ -173,11 +168,6 @@ class Seq2SeqConfig:
     def scale_of_embeddings(self) -> float:
         """`embedding_scale`, with its default."""
         return math.sqrt(self.n_embd) if self.embedding_scale is None else self.embedding_scale
-
-    @property
-    def width_ratio(self) -> float:
-        """1: the width rule is for GPTs."""
-        return 1.0
 
     @property
     def dropouts(self) -> dict[str, float]:

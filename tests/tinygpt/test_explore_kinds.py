@@ -129,6 +129,14 @@ def test_without_a_target_the_model_translates(tokenizer):
     assert data["views"][0]["ids"] == [0, *written][: len(written)] and "as the model translates" in data["about"]
 
 
+def test_a_target_is_cut_by_the_tokenizer_of_its_language(tokenizer, monkeypatch):
+    """Marian has a vocabulary file for each."""
+    of_target = BPETokenizer.train(TARGET * 9, 262)
+    monkeypatch.setattr(BPETokenizer, "target", of_target)
+    own = collect(seq2seq(tokenizer), tokenizer, SOURCE, TARGET)["views"][1]
+    assert own["ids"] == [0, *of_target.encode(TARGET)[:-1]] != [0, *tokenizer.encode(TARGET)[:-1]]
+
+
 def test_what_cannot_be_shown_is_said(tokenizer, for_masks):
     with pytest.raises(InvalidInput, match=r"explore: the target 'x' for a model that reads one text, expected none; leave --target out"):
         collect(encoder(for_masks), for_masks, SOURCE, "x")
@@ -136,6 +144,8 @@ def test_what_cannot_be_shown_is_said(tokenizer, for_masks):
         collect(seq2seq(tokenizer), tokenizer, SOURCE, "zq" * 16 + "z")
     with pytest.raises(InvalidInput, match=r"explore: a prompt of \d+ tokens, expected 2 to 32"):
         collect(encoder(for_masks), for_masks, "zq" * 40)
+    with pytest.raises(InvalidInput, match=r"explore: an encoder without a head for masked words, expected one that predicts them"):
+        collect(encoder(for_masks, head=False), for_masks, SOURCE)
 
 
 @pytest.mark.skipif(backend.name != "numpy", reason="the command starts a process of its own")

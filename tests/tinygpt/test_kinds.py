@@ -335,6 +335,13 @@ def test_memory_is_checked_before_the_model_is_made(config, monkeypatch):
         assert "about" in check(wide, 16, lengths=(32, 32))
         with pytest.raises(InvalidInput, match=r"lower --micro-batch .* or shorten the texts"):
             check(wide, 64, lengths=(300, 400))
+    if isinstance(config, EncoderConfig):  # more masked tokens go through more of the head
+        most = estimate(wide, 8, checkpoints=True, program=0).total
+        monkeypatch.setattr("tinygpt.training.memory_budget.resident_bytes", lambda: 0)
+        monkeypatch.setattr("tinygpt.training.memory_budget.memory_limit", lambda: (most, "the limit of the test"))
+        assert "about" in check(wide, 8)
+        with pytest.raises(InvalidInput, match="memory: training needs about"):
+            check(wide, 8, masked=0.3)
 
 
 @each_shape

@@ -80,9 +80,16 @@ def test_the_seed_decides_pairs_and_split(spoken):
     assert not np.array_equal(held_out(1000, 0), held_out(1000, 1))
 
 
-def test_too_few_numbers_are_refused(spoken):
-    with pytest.raises(ValueError, match=r"numbers: 99, expected at least 100"):
-        load_pairs("numbers", n_numbers=99)
+@pytest.mark.parametrize("n", [99, 600_001])
+def test_too_few_and_too_many_numbers_are_refused(spoken, n):
+    with pytest.raises(ValueError, match=rf"numbers: {n}, expected 100 to 600,000 different ones to learn from"):
+        load_pairs("numbers", n_numbers=n)
+
+
+def test_there_are_as_many_numbers_and_days_as_may_be_asked_for():
+    numbers, days = (np.count_nonzero(held_out(n, 0) == module.TRAIN) for n in (module.LARGEST + 1, 73_049))
+    assert (module.LAST_DAY - module.FIRST_DAY).days + 1 == 73_049
+    assert numbers >= module.MOST_NUMBERS and days >= module.MOST_NUMBERS // 10
 
 
 def test_without_the_extra_the_message_names_it(monkeypatch):

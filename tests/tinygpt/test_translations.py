@@ -5,11 +5,24 @@ import sys
 import numpy as np
 import pytest
 
-from tinygpt.inference.translations import score_translations, scores_table
+from tinygpt.data.pairs import Pair, train_pair_tokenizer
+from tinygpt.inference.translations import score_translations, scores_table, translate_texts
 from tinygpt.inspect.cross_attention import Alignment, plot_cross_attention
+from tinygpt.models import Seq2Seq
+from tinygpt.seq2seq_config import Seq2SeqConfig
 
 EXPECTED = ["der kleine rote Hund", "eine alte graue Katze schläft", "eins"]
 GIVEN = ["der kleine rote Hund", "eine alte graue Katze", "Eins"]
+
+
+def test_rows_that_no_token_has_are_never_chosen():
+    """A model may have more rows than its tokenizer has tokens, as T5's."""
+    tokenizer = train_pair_tokenizer([Pair("line 1", "red cat", "rote Katze", "")] * 4, 270)
+    ids = {"start_id": tokenizer.pad_id, "pad_id": tokenizer.pad_id, "eos_id": tokenizer.eos_id}
+    model = Seq2Seq(Seq2SeqConfig.preset("quick", vocab_size=tokenizer.n_vocab + 5, logits_bias=True, **ids))
+    model.lm_head.bias.data[tokenizer.n_vocab + 2] = 100
+    for n_beams in (1, 3):
+        assert len(translate_texts(model, tokenizer, ["red cat", "cat"], n_beams=n_beams)) == 2
 
 
 def test_exact_match_is_in_every_letter(monkeypatch):

@@ -31,6 +31,7 @@ _PAIRS_PER_TOKEN = 8  # that BPE is trained on, evenly spaced: German numbers ar
 LARGEST = 999_999  # of the numbers
 FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(2099, 12, 31)
 N_NUMBERS = 30_000  # of training; num2words needs an eighth of a millisecond for each
+MOST_NUMBERS = 600_000  # with a tenth as many dates; all are different, and training has nine tenths of LARGEST and of the days
 MOST_TESTED = 1_000  # single numbers; there are half as many sentences
 MOST_PARTS = 8  # of a sentence
 # What stands between the parts of a sentence. A comma comes first: "one hundred and four" is a number.
@@ -138,8 +139,10 @@ def _deal(n: int, rng: np.random.Generator) -> np.ndarray:
 def _spoken_pairs(name: str, seed: int, n_numbers: int) -> Pairs:
     """Single numbers, and for "numbers-and-dates" sentences of one to MOST_PARTS numbers and dates. The split is by number and by day: those
     of a test sentence are in no sentence of training."""
-    if n_numbers < 100:
-        raise InvalidInput(f"numbers: {n_numbers}, expected at least 100 to learn from; raise it")
+    if not 100 <= n_numbers <= MOST_NUMBERS:
+        raise InvalidInput(
+            f"numbers: {n_numbers}, expected 100 to {MOST_NUMBERS:,} different ones to learn from; {N_NUMBERS:,} is the default"
+        )
     number_and_day = [speakers(language) for language in LANGUAGES]
     part_of_number, part_of_day = held_out(LARGEST + 1, seed), held_out((LAST_DAY - FIRST_DAY).days + 1, seed)
     n_test = min(MOST_TESTED, n_numbers // 10)

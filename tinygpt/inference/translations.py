@@ -23,7 +23,9 @@ def translate_texts(
     end = model.config.eos_id
     sources = [[*tokenizer.encode(text), end] for text in texts]
     most = min(2 * max(map(len, sources), default=0) + 10, model.config.n_positions)
-    targets = model.translate(sources, most, n_beams=n_beams, length_penalty=length_penalty, batch_size=batch_size)
+    targets = model.translate(
+        sources, most, n_beams=n_beams, length_penalty=length_penalty, batch_size=batch_size, n_tokens=tokenizer.target.n_vocab
+    )
     kept = [[id for id in target if id not in (end, model.config.pad_id)] for target in targets]
     return [tokenizer.target.decode(ids) for ids in kept]
 

@@ -84,7 +84,8 @@ def _of_masked_words(model: Encoder, tokenizer: Tokenizer, prompt: str) -> Pass:
         with ag.no_grad():
             likeliest = backend.to_host(model(ids[None]).data)[0].argmax(axis=-1)
         answers = [int(i) if hidden else None for i, hidden in zip(likeliest, masked, strict=True)]
-    assert model.head is not None
+    if model.head is None:
+        raise InvalidInput("explore: an encoder without a head for masked words, expected one that predicts them; load another file")
     head = model.head
     sequence = Sequence(ids, answers, ("h.", model.config.n_layer), lambda x: head(model.ln_f(x)))
     what = "the likeliest token at each mask" if masked.any() else "the token that stands there, at every position"
@@ -95,7 +96,7 @@ def _of_translation(model: Seq2Seq, tokenizer: Tokenizer, prompt: str, target: s
     config = model.config
     source = np.array(tokenizer.encode_wrapped(prompt).ids, dtype=np.int64)
     _check_length("prompt", source, 1, config.n_positions, "one at least")
-    written = tokenizer.encode_wrapped(target).ids if target else model.translate(source[None], config.n_positions)[0]
+    written = tokenizer.target.encode_wrapped(target).ids if target else model.translate(source[None], config.n_positions)[0]
     targets = np.array(written, dtype=np.int64)
     _check_length("target", targets, 1, config.n_positions, "one at least")
     read = shifted_right(targets[None], config.start_id, config.pad_id)[0]

@@ -145,7 +145,7 @@ def _qkv_channels(config: GPTConfig) -> int:
 
 def check(
     config: TrainedConfig, micro_batch: int, *, optimizer: str = "adamw", recompute: bool = False, checkpoints: bool = True,
-    processes: int = 1, lengths: tuple[int, int] | None = None,
+    processes: int = 1, lengths: tuple[int, int] | None = None, masked: float = 0.15,
 ) -> str:  # fmt: skip
     """A sentence on the memory that training will need and the limit; call it before the model is made. Raises ValueError, naming the two
     settings to lower and values that would fit, if it does not fit."""
@@ -153,8 +153,8 @@ def check(
         return "not estimated: the formula holds for the CPU's fast kernels"
 
     with_batch = partial(
-        estimate, config, optimizer=optimizer, recompute=recompute, checkpoints=checkpoints, processes=processes, lengths=lengths
-    )
+        estimate, config, optimizer=optimizer, recompute=recompute, checkpoints=checkpoints, processes=processes, lengths=lengths, masked=masked,
+    )  # fmt: skip
     needed = with_batch(micro_batch)
     limit, whose = memory_limit()
     if needed.total <= limit:
