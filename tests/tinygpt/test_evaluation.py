@@ -9,7 +9,7 @@ from autograd.backend import to_host
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.evaluation.continuations import Request, encode_pair, score
-from tinygpt.evaluation.statistics import centred, difference, interval, kappa
+from tinygpt.evaluation.statistics import centered, difference, interval, kappa
 
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 16, "n_positions": 24, "vocab_size": 40, "initializer_range": 0.3}
 KINDS = {
@@ -109,8 +109,8 @@ def test_a_paired_difference_is_surer_than_two_intervals():
         difference(a, b[1:])
 
 
-def test_centred_scores_and_agreement():
-    assert centred(0.25, 0.25) == 0 and centred(1.0, 0.25) == 1 and centred(0.1, 0.5) == -0.8
+def test_centered_scores_and_agreement():
+    assert centered(0.25, 0.25) == 0 and centered(1.0, 0.25) == 1 and centered(0.1, 0.5) == -0.8
     assert kappa([1, 2, 1, 2], [1, 2, 1, 2]) == 1 and abs(kappa([1, 1, 2, 2], [1, 2, 1, 2])) < 1e-12
     assert kappa("aab", "aab") == 1.0
     with pytest.raises(ValueError, match="kappa: 2 and 1 labels"):

@@ -135,7 +135,7 @@ class Evaluated:
         return {
             "task": task.name, "what": task.what, "source": task.source, "kind": task.kind, "fingerprint": task.fingerprint(),
             "items": len(task.items), "shots": r.n_shots, "metric": r.metric, "score": r.interval()._asdict(), "chance": task.chance,
-            "centred": r.centred(), "all": {name: float(r.column(name).mean()) for name in next(iter(r.values.values()))},
+            "centered": r.centered(), "all": {name: float(r.column(name).mean()) for name in next(iter(r.values.values()))},
             "contexts_cut": r.n_cut, "seconds": r.seconds,
             "controls": {name: control.interval()._asdict() for name, control in self.controls.items()},
         }  # fmt: skip
@@ -215,7 +215,7 @@ class _Adder:
 
 def score_table(rows: Sequence[Evaluated]) -> str:
     """One line per task."""
-    header = ("task", "items", "score", "95 %", "chance", "centred", "shuffled", "permuted", "seconds")
+    header = ("task", "items", "score", "95 %", "chance", "centered", "shuffled", "permuted", "seconds")
     lines = []
     for row in rows:
         r, shown = row.result, row.result.interval()
@@ -223,7 +223,7 @@ def score_table(rows: Sequence[Evaluated]) -> str:
         controls = [f"{row.controls[name].column().mean():.3f}" if name in row.controls else "" for name in _CONTROLS]
         lines.append((
             r.task.name, f"{len(r.task.items)}", f"{shown.mean:.3f}", f"{shown.low:.3f} to {shown.high:.3f}",
-            f"{r.task.chance:.2f}" if guessed else "", f"{r.centred():+.3f}" if guessed else "", *controls, f"{r.seconds:.1f}",
+            f"{r.task.chance:.2f}" if guessed else "", f"{r.centered():+.3f}" if guessed else "", *controls, f"{r.seconds:.1f}",
         ))  # fmt: skip
     notes = [f"{row.result.task.name}: {row.result.metric}, {row.result.task.what}" for row in rows]
     notes += [f"{row.result.task.name}: {row.result.n_cut} contexts lost their start" for row in rows if row.result.n_cut]

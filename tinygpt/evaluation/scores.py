@@ -9,7 +9,7 @@ import numpy as np
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.evaluation.continuations import Request, Score, encode_pair, score
 from tinygpt.evaluation.items import Item, Task, with_shots
-from tinygpt.evaluation.statistics import Interval, centred, interval
+from tinygpt.evaluation.statistics import Interval, centered, interval
 from tinygpt.finetuning.scoring import bleu, exact_match, token_f1
 from tinygpt.inference.likelihood import log_likelihood
 from tinygpt.inference.sampling import Sampling
@@ -55,9 +55,9 @@ class Result:
         """The mean of a metric over the items, with its 95 % interval."""
         return interval(self.column(metric), self.groups())
 
-    def centred(self) -> float:
+    def centered(self) -> float:
         """The main score, 0 for guessing and 1 for perfect."""
-        return centred(float(self.column().mean()), self.task.chance)
+        return centered(float(self.column().mean()), self.task.chance)
 
 
 Done = Callable[[int, Values, str], None]

@@ -1,4 +1,4 @@
-"""How sure a score is: intervals of a mean over items, of the difference of two models on the same items, and the score centred on chance."""
+"""How sure a score is: intervals of a mean over items, of the difference of two models on the same items, and the score centered on chance."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -67,7 +67,7 @@ def difference(
     return _bootstrap(x, np.arange(len(x)) if groups is None else np.asarray(groups), 0)
 
 
-def centred(score: float, chance: float) -> float:
+def centered(score: float, chance: float) -> float:
     """(score - chance) / (1 - chance): 0 for guessing, 1 for perfect.  Source  Li et al. 2024, DataComp-LM, arXiv:2406.11794, section 3.5"""
     return (score - chance) / (1 - chance)
 
@@ -79,4 +79,4 @@ def kappa(a: Sequence[object], b: Sequence[object]) -> float:
         raise InvalidInput(f"kappa: {len(a)} and {len(b)} labels, expected as many, and at least one")
     agree = sum(x == y for x, y in zip(a, b, strict=True)) / len(a)
     by_chance = sum(list(a).count(label) * list(b).count(label) for label in set(a) | set(b)) / len(a) ** 2
-    return 1.0 if agree == 1 else centred(agree, by_chance)
+    return 1.0 if agree == 1 else centered(agree, by_chance)
