@@ -57,6 +57,7 @@ def test_gpt2s_block_saves_16_c():
 
 @numpy_only
 def test_what_does_not_fit_is_refused_with_the_two_settings_to_lower(monkeypatch):
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 100 << 20)  # not what earlier tests left in this process
     monkeypatch.setattr(memory, "memory_limit", lambda: (6 << 30, "the limit of the control group /sys/fs/cgroup/job"))
     assert "of 6.0 GB, the limit of the control group" in check(GPT2, 1)
     with pytest.raises(ValueError, match=(
