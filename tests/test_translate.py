@@ -94,7 +94,8 @@ def test_what_does_not_fit_is_refused(folder):
     assert "resume: --n-embd 32, expected 16 as in the run" in example(folder, "--resume", "done", "--n-embd", "32", ok=False)
     message = example(folder, *FLAGS, "--n-positions", "6", "--tokens-per-update", "48", ok=False)
     assert re.search(r"pairs\.tsv: line \d+: (source|target) of \d+ tokens, expected at most 6, the model's context", message)
-    assert "TranslateConfig.n_beams: 0, expected at least 1" in example(folder, *FLAGS, "--n-beams", "0", ok=False)
+    process = start(folder, *FLAGS, "--n-beams", "0")
+    assert "TranslateConfig.n_beams: 0, expected at least 1" in process.communicate(timeout=300)[1] and process.returncode
     tokenizer = train_tokenizer("characters", ["abc"], 10)
     GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, n_positions=8, vocab_size=tokenizer.n_vocab)).save_pretrained(folder / "gpt", tokenizer)
     assert "gpt: a language model, expected an encoder-decoder; load it with GPT.from_pretrained" in example(
