@@ -605,15 +605,20 @@ def test_memory_is_steady_over_200_steps(without_gc):
 
     for _ in range(10 if backend.name == "numpy" else 200):  # CuPy's lists of free blocks grow at first
         step()
-    tracemalloc.start()
-    step()
-    before, memory = state()
-    for _ in range(200):
+    grown = []
+    for _ in range(3):  # what leaks does so each time; Python's table of interned strings, say, is enlarged once, by megabytes
+        tracemalloc.start()
         step()
-    after, memory_after = state()
-    tracemalloc.stop()
-    assert abs(after - before) < 20, f"{after - before} objects more after 200 steps"
-    assert memory_after - memory < 10_000, f"{memory_after - memory} bytes more after 200 steps"
+        before, memory = state()
+        for _ in range(200):
+            step()
+        after, memory_after = state()
+        tracemalloc.stop()
+        assert abs(after - before) < 20, f"{after - before} objects more after 200 steps"
+        grown.append(memory_after - memory)
+        if grown[-1] < 10_000:
+            break
+    assert min(grown) < 10_000, f"{grown} bytes more after 200 steps"
 
 
 def test_a_second_backward_says_so():
