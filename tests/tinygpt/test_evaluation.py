@@ -59,9 +59,15 @@ def test_a_greedy_continuation_is_known_as_one():
 
 def test_requests_that_cannot_be_scored():
     model = GPT(GPTConfig(**SIZES))
-    for request in (Request([], [[1]]), Request([1], [[]]), Request([1], [[1] * 25])):
-        with pytest.raises(ValueError, match=r"score: a context of \d and an option of \d+ tokens, expected .* at most 24"):
+    for request in (Request([], [[1]]), Request([1], [[]])):
+        with pytest.raises(ValueError, match=r"score: a context of \d and an option of \d tokens, expected at least one of each"):
             score(model, [request])
+
+
+def test_a_continuation_longer_than_the_context_loses_its_end():
+    model = GPT(GPTConfig(**SIZES), seed=1)
+    long, short = score(model, [Request([1, 2, 3], [[5] * 30, [5] * 24])])[0]
+    assert (long.log_prob, long.n_tokens, long.n_cut) == (short.log_prob, 24, 8) and short.n_cut == 2
 
 
 def test_pairs_are_encoded_together():

@@ -226,7 +226,11 @@ def score_table(rows: Sequence[Evaluated]) -> str:
             f"{r.task.chance:.2f}" if guessed else "", f"{r.centered():+.3f}" if guessed else "", *controls, f"{r.seconds:.1f}",
         ))  # fmt: skip
     notes = [f"{row.result.task.name}: {row.result.metric}, {row.result.task.what}" for row in rows]
-    notes += [f"{row.result.task.name}: {row.result.n_cut} contexts lost their start" for row in rows if row.result.n_cut]
+    notes += [
+        f"{row.result.task.name}: {row.result.n_cut} items did not fit, and lost the start of a context or the end of a continuation"
+        for row in rows
+        if row.result.n_cut
+    ]
     return _columns([header, *lines]) + "\n\n" + "\n".join(notes)
 
 

@@ -7,7 +7,7 @@ computed once, and the output layer at the options' tokens alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,8 +32,8 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """log_prob: of a continuation's tokens together, in nats. greedy: whether each is the likeliest at its position. n_cut: ids of the
-    context, from its start, that the model could not read."""
+    """log_prob: of a continuation's tokens together, in nats. greedy: whether each is the likeliest at its position. n_cut: ids that the model
+    could not read, at the context's start, and at the end of a continuation longer than all it reads at once."""
 
     log_prob: float
     greedy: bool
@@ -66,8 +66,8 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
 def score(model: Decodable, requests: Sequence[Request], progress: Callable[[int], None] = lambda n: None) -> list[list[Score]]:
     """A `Score` for each option of each request.
 
-    A context that is too long for an option loses ids at its start (`Score.n_cut`). progress: is told how many requests are finished, after
-    each forward call. Raises ValueError for an empty context or option, and for an option that the model cannot read.
+    A context that is too long for an option loses ids at its start, an option longer than all that the model reads its end (`Score.n_cut`).
+    progress: is told how many requests are finished, after each forward call. Raises ValueError for an empty context or option.
     """
     rows = [row for number, request in enumerate(requests) for row in _rows(model, number, request)]
     rows.sort(key=lambda row: -len(row.ids))  # the longest first: what takes most memory fails at once
@@ -77,7 +77,8 @@ def score(model: Decodable, requests: Sequence[Request], progress: Callable[[int
         for batch in _batches(rows):
             for row, scores in zip(batch, _score_rows(model, batch), strict=True):
                 for option, each in zip(row.options, scores, strict=True):
-                    found[row.request][option] = each
+                    lost = len(requests[row.request].options[option]) - each.n_tokens
+                    found[row.request][option] = replace(each, n_cut=each.n_cut + lost) if lost else each
                 left[row.request] -= len(scores)
             progress(left.count(0))
     return [[each for each in scores if each is not None] for scores in found]
@@ -99,15 +100,15 @@ def _rows(model: Decodable, number: int, request: Request) -> Iterator[_Row]:
     most, alone = model.config.n_positions, model.config.positions == "alibi"  # whose distances are counted in columns
     by_cut: dict[int, list[int]] = {}
     for i, option in enumerate(request.options):
-        if not len(request.context) or not 0 < len(option) <= most:
+        if not len(request.context) or not len(option):
             found = f"a context of {len(request.context)} and an option of {len(option)} tokens"
-            raise InvalidInput(f"score: {found}, expected at least one of each, and of the option at most {most}, the model's context")
-        by_cut.setdefault(max(0, len(request.context) + len(option) - 1 - most), []).append(i)
+            raise InvalidInput(f"score: {found}, expected at least one of each; give the item a context and an option")
+        by_cut.setdefault(max(0, len(request.context) + min(len(option), most) - 1 - most), []).append(i)
     for cut, options in by_cut.items():
         context = list(request.context[cut:])
         row = _Row(number, [], list(context), len(context), cut, [])
         for i in options:
-            ids = list(request.options[i])
+            ids = list(request.options[i][:most])
             if row.options and (alone or len(row.ids) + len(ids) - 1 > most):
                 yield row
                 row = _Row(number, [], list(context), len(context), cut, [])
