@@ -111,7 +111,8 @@ def check_loss_and_gradients(mine, other, family, seed):
                 assert part.name.endswith(("predictions.bias", "lm_head.bias")) and not mine.config.tie_word_embeddings
                 continue
             here, there = part.stored(p.grad), there.numpy()
-            assert np.linalg.norm(here - there) <= 1e-4 * np.linalg.norm(there) + 1e-7, part.name
+            # A key's bias moves all scores of a query alike: its gradient is 0, and what is computed is the rounding of both sides.
+            assert np.linalg.norm(here - there) <= 1e-4 * np.linalg.norm(there) + 1e-6, part.name
     assert not expected
 
 
