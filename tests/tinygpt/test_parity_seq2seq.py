@@ -118,7 +118,9 @@ def check_loss_and_gradients(mine, other, family, seed):
             if part.name == "final_logits_bias":  # no parameter there
                 continue
             here, there = part.stored(p.grad), expected.pop(family.canonical_name(part.name)).numpy()
-            assert np.linalg.norm(here - there) <= 1e-4 * np.linalg.norm(there) + 1e-6, part.name  # rounding alone where it is 0, as of a key's bias
+            assert np.linalg.norm(here - there) <= 1e-4 * np.linalg.norm(there) + 1e-6, (
+                part.name
+            )  # rounding alone where it is 0, as of a key's bias
     assert all(name.endswith("embed_positions.weight") for name in expected)  # fixed, says the paper
 
 
