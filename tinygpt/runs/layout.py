@@ -156,7 +156,9 @@ def _every_run(below: Path) -> Iterator[Path]:
 
 def _holds(run: Path, architecture: str) -> bool:
     path = run / "checkpoints" / read_pointer(run, "last") / "config.json"
-    return path.is_file() and architecture_of(read_json_object(path)) == architecture
+    with contextlib.suppress(ValueError):  # a damaged run is none to start from
+        return path.is_file() and architecture_of(read_json_object(path)) == architecture
+    return False
 
 
 def _ended(run: Path) -> str:
