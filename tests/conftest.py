@@ -52,6 +52,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in twice]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_notes_in_the_checkout() -> Iterator[None]:
+    """Runs that tests make are not noted in the checkout's runs/elsewhere.txt, where scripts would find them as the newest."""
+    from tinygpt.runs import layout  # not at the top: --fake-cupy comes first
+
+    checkout, remember = Path(__file__).parent.parent, layout.remember
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "remember", lambda run: None if Path.cwd() == checkout else remember(run))
+        yield
+
+
 @pytest.fixture(scope="module")
 def reference_kernels() -> Iterator[None]:
     """The plain math of `autograd/ops` everywhere: for tests of the definitions."""
