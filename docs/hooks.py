@@ -15,6 +15,7 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
 
 import ast
 import contextlib
+import functools
 import io
 import os
 import re
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +104,9 @@ def formulas(markdown: str, stash: list[str]) -> str:
     return "".join(part if part.startswith("`") else _FORMULA.sub(one, part) for part in parts)
 
 
+_OUTPUT = r"^<!-- output: (?P<command>.+?) -->[ ]*$"
+
+
 def whole_files(markdown: str, pictures: list[str]) -> str:
     """Puts in whole scripts, `[examples/a.py](../examples/a.py)` alone on a line, and their output, `<!-- output: examples/a.py -->`.
 
@@ -113,18 +118,25 @@ def whole_files(markdown: str, pictures: list[str]) -> str:
         return f'```python title="{match["file"]}"\n{text}\n```'
 
     def output(match: re.Match) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "OPENBLAS_NUM_THREADS": "1"}
-        script, *arguments = match["command"].split()
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, str(ROOT / script), *arguments]
-            done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=True)
-            drawn = [(Path(folder) / name).read_text(encoding="utf-8") for name in arguments if name.endswith(".svg")]
-        pictures.extend(svg[svg.index("<svg") :] for svg in drawn)  # without matplotlib's XML header
+        text, drawn = run_script(match["command"])
+        pictures.extend(drawn)
         shown = "".join(f"\n\n@@picture {i}@@" for i in range(len(pictures) - len(drawn), len(pictures)))
-        return f"```text\n{done.stdout.strip(chr(10))}\n```{shown}"
+        return f"```text\n{text}\n```{shown}"
 
     markdown = re.sub(r"^\[(?P<file>[\w/]+\.py)\]\(\S+\)[ ]*$", script, markdown, flags=re.MULTILINE)
-    return re.sub(r"^<!-- output: (?P<command>.+?) -->[ ]*$", output, markdown, flags=re.MULTILINE)
+    return re.sub(_OUTPUT, output, markdown, flags=re.MULTILINE)
+
+
+@functools.cache
+def run_script(command: str) -> tuple[str, list[str]]:
+    """What a script of the repository prints, and the .svg files that its arguments name."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "OPENBLAS_NUM_THREADS": "1"}
+    script, *arguments = command.split()
+    with tempfile.TemporaryDirectory() as folder:
+        full = [sys.executable, str(ROOT / script), *arguments]
+        done = subprocess.run(full, env=environment, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=True)
+        drawn = [(Path(folder) / name).read_text(encoding="utf-8") for name in arguments if name.endswith(".svg")]
+    return done.stdout.strip("\n"), [svg[svg.index("<svg") :] for svg in drawn]  # without matplotlib's XML header
 
 
 def index_of_ops() -> str:
@@ -177,6 +189,14 @@ def on_files(files, config):
     for path in sorted(RESULTS.glob("*.png")):
         files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
     return files
+
+
+def on_pre_build(config):
+    """Scripts whose output pages show run on all cores at once: one after the other, as the pages come, they take most of the build."""
+    pages = (path.read_text(encoding="utf-8") for path in sorted(Path(config["docs_dir"]).rglob("*.md")))
+    commands = [match["command"] for page in pages for match in re.finditer(_OUTPUT, page, flags=re.MULTILINE)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(run_script, dict.fromkeys(commands)))
 
 
 def on_page_markdown(markdown, page, config, files):
