@@ -1,0 +1,65 @@
+"""This machine as a `Device`: what matrix products, memory and a training step reach here."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from autograd.limits import memory_limit
+from autograd.optim import AdamW
+from autograd.threads import n_threads
+from tinygpt.model_config import GPTConfig
+from tinygpt.models.gpt import GPT
+from tinygpt.planner.formulas import matrix_weights
+from tinygpt.planner.hardware import DEVICES, Device
+from tinygpt.planner.step import Job, seconds
+
+
+def measure(config: GPTConfig, micro: int, *, repeats: int = 5) -> Device:
+    """The CPU of this machine, training `config` with micro-batches of that many sequences.
+
+    `products` is 1, since `flops` are measured on products of the model's own shapes; `values` is what remains of a measured step.
+    """
+    c = config
+    tokens = micro * c.n_positions
+    shapes = [shape for shape in c.block_shapes().values() if len(shape) == 2]
+    rng = np.random.default_rng(0)
+    pairs = [(rng.random((tokens, a), np.float32), rng.random((a, b), np.float32)) for a, b in shapes]
+    flops = 2 * tokens * matrix_weights(c) / fastest(lambda: [x @ w for x, w in pairs], repeats)
+    source = np.ones(1 << 24, np.float32)
+    target = np.empty_like(source)
+    bandwidth = 2 * source.nbytes / fastest(lambda: np.copyto(target, source), repeats)
+    here = dataclasses.replace(
+        DEVICES["laptop"], name="this machine", flops=flops, bandwidth=bandwidth, within=bandwidth / 2, memory=float(memory_limit()[0]),
+        per_node=os.cpu_count() or 1, products=1.0, values=0.0, source=f"measured here: {n_threads()} threads, {tokens} tokens at a time",
+    )  # fmt: skip
+    job = Job(c, here, batch=micro, micro=micro)
+    rest = max(0.0, step_seconds(c, micro, repeats) - seconds(job).total)
+    return dataclasses.replace(here, values=rest * bandwidth / (c.n_layer * tokens * c.n_embd * here.number))
+
+
+def step_seconds(config: GPTConfig, micro: int, repeats: int = 5) -> float:
+    """An update of one micro-batch with AdamW."""
+    model = GPT(config, seed=0)
+    optimizer = AdamW(model, lr=1e-4)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (micro, config.n_positions + 1))
+
+    def update() -> None:
+        optimizer.zero_grad()
+        model.loss(ids[:, :-1], ids[:, 1:]).backward()
+        optimizer.step(max_norm=1.0)
+
+    return fastest(update, repeats)
+
+
+def fastest(call: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of that many calls, after one that is not counted."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
