@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 
-from autograd.optim import AdamW
 from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import Windows
@@ -68,31 +67,43 @@ def laws(ranks, seed):
     return "ok"
 
 
-def model_and_batches(seed, dtype, optimizer, n_batches, dropout):
+def model_and_batches(seed, dtype, n_batches, dropout):
     config = GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=16, dropout=dropout)
     model = GPT(config, seed=seed)
     for p in model.parameters():
         p.data = p.data.astype(dtype)
-    settings = TrainConfig(optimizer=optimizer, lr=1e-2, weight_decay=0.1, steps=100)
     ids = np.random.default_rng(seed).integers(0, 16, (20, n_batches, 4, 7))
     targets = ids[..., 1:].copy()
     targets[np.random.default_rng(seed + 1).random(targets.shape) < 0.3] = -100  # parts differ in how many count
     targets[:, :, 1] = -100  # a row without any
-    return model, make_optimizer(model, settings) if dtype == np.float32 else AdamW(model, lr=1e-2), ids[..., :-1], targets
+    return model, ids[..., :-1], targets
 
 
-def training(ranks, seed, dtype="float64", optimizer="adamw", n_batches=2, dropout=0.1, steps=10):
-    """Losses and all weights after some updates with clipping: those of one process, whatever the number of ranks."""
-    model, optimizer, ids, targets = model_and_batches(seed, np.dtype(dtype), optimizer, n_batches, dropout)
+def training(ranks, seed, dtype="float64", kind="adamw", n_batches=2, dropout=0.1, steps=10, shard=False):
+    """Losses, all weights, and all of the optimizer's state after some updates with clipping: those of one process, whatever the number of ranks."""
+    model, ids, targets = model_and_batches(seed, np.dtype(dtype), n_batches, dropout)
     if ranks.rank:
-        optimizer.weight *= 2  # the first rank's weights count
-    workers = DataParallel(model, ranks, rows=4)
+        for p in model.parameters():
+            p.data *= 2  # the first rank's weights count
+    workers = DataParallel(model, ranks, rows=4, shard=shard)
+    settings = TrainConfig(optimizer=kind, lr=1e-2, weight_decay=0.1, steps=100)
+    optimizer = make_optimizer(model, settings, workers.optimizer_class)
     losses = []
     for step in range(steps):
         loss, _ = train_step(model, optimizer, list(zip(ids[step], targets[step], strict=True)), max_norm=0.5, workers=workers)
-        losses.append(float(loss))
+        losses += [float(loss), optimizer.update_norm()]
+        if step == steps // 2:  # as a run that is resumed
+            state = {key: {name: a.copy() for name, a in arrays.items()} for key, arrays in optimizer.state_arrays().items()}
+            optimizer = make_optimizer(model, settings, workers.optimizer_class)
+            optimizer.load_state_dict({"n_steps": step + 1, **state})
     items = Windows(np.random.default_rng(3).integers(0, 16, 200).astype(np.uint16), 6)
-    return [*losses, measure(model, items, 3, ranks=ranks).nats, *optimizer.weight.tolist()]
+    state = [a for arrays in optimizer.state_arrays().values() for a in arrays.values()]
+    return [
+        *losses,
+        measure(model, items, 3, ranks=ranks).nats,
+        *optimizer.weight.tolist(),
+        *np.concatenate([a.reshape(-1) for a in state]).tolist(),
+    ]
 
 
 if __name__ == "__main__":

@@ -149,6 +149,9 @@ class GradientWorkers(Protocol):
     note: str
     ranks: Communicator
 
+    def optimizer_class(self, cls: type[FlatOptimizer]) -> type[FlatOptimizer]:
+        """What to make instead of an optimizer of that class: one whose state ranks share, or the same."""
+
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
         """Adds to the gradients those of the sum of share times mean loss over the batches, and returns that sum. None, and nothing done,
         where this process computes these batches better (or as well) alone."""

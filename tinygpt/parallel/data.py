@@ -20,6 +20,7 @@ from autograd.threads import n_threads, use_threads
 from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput
 from tinygpt.models.protocols import Batch, Communicator, Trainable
+from tinygpt.parallel.zero import Sharded, sharded
 from tinygpt.training.step import Shard, accumulate
 
 
@@ -48,14 +49,15 @@ def shards_of(batches: Sequence[Batch], shares: Sequence[float], n: int) -> list
 class DataParallel:
     """The ranks of a communicator, each with a copy of the model and a `Trainer` of its own. A `GradientWorkers`.
 
+    shard    the ranks share the optimizer's state (`tinygpt.parallel.zero`)
     Makes the weights those of rank 0. Raises ValueError for micro-batches of fewer rows than there are ranks.
     """
 
-    def __init__(self, model: Trainable, ranks: Communicator, rows: int) -> None:
+    def __init__(self, model: Trainable, ranks: Communicator, rows: int, *, shard: bool = False) -> None:
         if rows < ranks.size:
             rule = f"expected at least {ranks.size}, one for each rank"
             raise InvalidInput(f"TrainConfig.micro_batch: {rows} rows, {rule}; raise it, or start fewer ranks")
-        self.model, self.ranks, self.n = model, ranks, ranks.size
+        self.model, self.ranks, self.n, self.shard = model, ranks, ranks.size, shard
         here, cores = ranks.here, n_threads()
         self.n_threads = max(1, cores // here)
         self.note = ""
@@ -64,12 +66,18 @@ class DataParallel:
         for _, p in model.named_parameters():
             ranks.broadcast(p.data)
 
+    def optimizer_class(self, cls: type[FlatOptimizer]) -> type[FlatOptimizer]:
+        return sharded(cls, self.ranks) if self.shard else cls
+
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
         """As `GradientWorkers.gradients`, on each rank: all gradients pass through one sum, over the optimizer's flat buffer."""
         mine = shards_of(batches, shares, self.n)[self.ranks.rank]
         with use_threads(self.n_threads):
             loss = accumulate(self.model, mine)
-        self.ranks.all_reduce(optimizer.gradient)
+        if isinstance(optimizer, Sharded):
+            optimizer.sum_gradients()
+        else:
+            self.ranks.all_reduce(optimizer.gradient)
         total = backend.xp.asarray(loss).reshape(1)
         self.ranks.all_reduce(total)
         return total[0]

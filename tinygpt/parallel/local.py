@@ -93,7 +93,10 @@ def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers | DataPa
         if config.processes > 1:
             rule = f"expected 0 or 1 with {world().size} ranks of {world().kind}"
             raise InvalidInput(f"TrainConfig.processes: {config.processes}, {rule}; start more ranks instead")
-        return DataParallel(model, world(), config.micro_batch)
+        return DataParallel(model, world(), config.micro_batch, shard=config.shard_optimizer)
+    if config.shard_optimizer:
+        rule = "expected several; start them with mpiexec -n N python -m mpi4py ..., or leave the flag out"
+        raise InvalidInput(f"TrainConfig.shard_optimizer: 1 rank, {rule}")
     n_weights = sum(p.size for _, p in model.named_parameters() if p.requires_grad)
     n, note = n_processes(config, n_weights, model.config.n_positions), ""
     if n > 1 and not can_copy(model):
@@ -114,6 +117,9 @@ class LocalWorkers:
         self.model, self.n, self.may_fail, self.note = model, n, may_fail, note
         self.ranks: Communicator = OneRank()
         self.replicas: Replicas | None = None
+
+    def optimizer_class(self, cls: type[FlatOptimizer]) -> type[FlatOptimizer]:
+        return cls
 
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
         """See `GradientWorkers`; None for one process, and for batches that `Replicas.can_split` refuses."""

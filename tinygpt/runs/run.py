@@ -178,12 +178,12 @@ class Run:
     def save(self, trainer: Trainer, *, best: bool) -> None:
         """Adds a checkpoint: copies the state and begins to write it. Waits for the one before, if that is still being written."""
         self.wait()
+        arrays = training_arrays(trainer.optimizer, weights=self.adapter is not None)  # of all ranks, where they share the state
         if not self.leads:
             return
         assert self.tokenizer is not None, "a run saves its tokenizer with the model"
         with self.adapter.merged() if self.adapter else contextlib.nullcontext():
             files: dict[str, Content] = pretrained_files(trainer.model, self.tokenizer)
-        arrays = training_arrays(trainer.optimizer, weights=self.adapter is not None)
         adapter = self.adapter.files(self.base) if self.adapter and best else {}
         files["training.safetensors"] = TensorFile({name: backend.to_host(array) for name, array in arrays.items()})
         files["training.json"] = to_json({"n_steps": trainer.optimizer.n_steps, **trainer.state_dict(), **self.facts})

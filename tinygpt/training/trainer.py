@@ -84,7 +84,7 @@ class Trainer:
             rule = "expected 0 for items of different lengths: each update's are sorted by length, so all updates need the same number"
             raise InvalidInput(f"TrainConfig.batch_ramp_from: {config.batch_ramp_from}, {rule}")
         self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=together)
-        self.optimizer = make_optimizer(model, config)
+        self.optimizer = make_optimizer(model, config, workers.optimizer_class if workers else None)
         self.divergence, self.result, self.loss_scale = Divergence(config), Result(), loss_scale_for(config)
         self.resumed = ""  # what a user should know of how the run is resumed
         self.draw_from(0)
