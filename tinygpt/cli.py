@@ -78,7 +78,8 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
                 raise
             text = traceback.format_exc()
         which = f"rank {started_rank()} of {n_started()}: " if n_started() > 1 else ""
-        time.sleep(4 * (started_rank() > 0))  # where all fail alike, the first says it and ends the others
+        if started_rank() and isinstance(error, UserError):
+            time.sleep(8)  # it is the same for all: the first says it and ends the others
         print(f"error: {which}{text}", file=sys.stderr)
         status = 1
     finally:
