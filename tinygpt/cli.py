@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from tinygpt.arguments import expand_home, parse_args
 from tinygpt.errors import UserError
 from tinygpt.fields import Config
-from tinygpt.parallel.launch import abort, n_started, started_rank
+from tinygpt.parallel.launch import abort, connect, n_started, started_rank
 
 if TYPE_CHECKING:
     from tinygpt.training.metrics import Metrics, Result
@@ -65,6 +65,8 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
     sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)
     warnings.showwarning = lambda message, *position, **more: print(f"warning: {message}", file=sys.stderr)  # not where in the code
     try:
+        if n_started() > 1:
+            connect()  # all ranks at once: MPI begins when the last one is there
         status = main()
         sys.stdout.flush()
     except KeyboardInterrupt:

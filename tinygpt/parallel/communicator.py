@@ -18,9 +18,9 @@ from typing import TypeVar
 import numpy as np
 
 from autograd import Array
-from tinygpt.errors import MissingPackage, ProcessFailed
+from tinygpt.errors import ProcessFailed
 from tinygpt.models.protocols import Communicator, Sending
-from tinygpt.parallel.launch import n_started, started_by
+from tinygpt.parallel.launch import connect, n_started
 
 T = TypeVar("T")
 
@@ -179,11 +179,9 @@ def world() -> Communicator:
     if _world is None:
         _world = OneRank()
         if n_started() > 1:
-            try:
-                from tinygpt.parallel.mpi import MPIRank
-            except ImportError as error:
-                found = f"{started_by()}: {n_started()} ranks were started, and mpi4py is missing or finds no MPI ({error})"
-                raise MissingPackage(f'{found}, expected it for more than one; pip install "tinygpt[mpi]"') from error
+            connect()
+            from tinygpt.parallel.mpi import MPIRank
+
             _world = MPIRank()
     return _world
 

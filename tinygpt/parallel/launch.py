@@ -1,6 +1,9 @@
 """Whether this process is one of several that `mpiexec` has started: asked before anything else is imported."""
 
 import os
+import sys
+
+from tinygpt.errors import MissingPackage
 
 _VARIABLES = {"PMI_SIZE": ("PMI_RANK", "MPICH"), "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK", "Open MPI")}
 """Environment variables for the number of ranks -> (variable for the rank, what sets them)."""
@@ -25,8 +28,17 @@ def started_by() -> str:
     return _VARIABLES[_variable()][1] if _variable() else ""
 
 
+def connect() -> None:
+    """Joins the other ranks. Raises ImportError, naming the extra, where mpi4py is missing or finds no MPI."""
+    try:
+        from mpi4py import MPI  # noqa: F401 (whose import joins)
+    except (ImportError, RuntimeError) as error:
+        found = f"{started_by()}: {n_started()} ranks were started, and mpi4py is missing or finds no MPI ({error})"
+        raise MissingPackage(f'{found}, expected it for more than one; pip install "tinygpt[mpi]"') from error
+
+
 def abort(status: int) -> None:
     """Ends all ranks: what an error of one of them has to do, since the others would wait for it."""
-    from mpi4py import MPI  # where ranks were started, it is there
-
-    MPI.COMM_WORLD.Abort(status)
+    MPI = sys.modules.get("mpi4py.MPI")
+    if MPI is not None:
+        MPI.COMM_WORLD.Abort(status)
