@@ -163,3 +163,13 @@ def test_an_error_is_said_once_and_ends_the_job(corpus, module):
     done = mpiexec(2, ROOT / "examples/pretrain.py", "--corpus", "nowhere", module=module, cwd=corpus)
     assert done.returncode != 0
     assert len(re.findall(r"^error: rank 0 of 2: .*nowhere", done.stderr, flags=re.MULTILINE)) == done.stderr.count("error:") == 1
+
+
+@needs_mpi
+@pytest.mark.parametrize(("script", "moments"), [("01_data", "56,064"), ("02_zero", "28,032")])
+def test_teaching_scripts(script, moments):
+    done = mpiexec(2, ROOT / f"examples/parallel/{script}.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(moments) >= 2
+    difference = re.search(r"differ .* at most (\S+)$", done.stdout.strip())
+    assert float(difference[1]) < 1e-12
