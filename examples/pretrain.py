@@ -66,7 +66,7 @@ def main() -> None:
     print(f"model      {model.n_parameters():,} weights: {size}")
     if note := format_note(shape):
         print(f"note       {note}")
-    print(f"updates    {updates_note(config.train, context, processes)}")
+    print(f"updates    {updates_note(config.train, context, trainer.processes)}")
     sizes = sorted(
         {config.train.accumulation(context, 0), config.train.accumulation(context)}
     )  # micro-batches, before and after a batch ramp
@@ -89,6 +89,8 @@ def main() -> None:
     with Progress(config.train.steps, trainer.result.step) as progress:
         result = a_run.train(trainer, progress)
     exit_if_interrupted(result, f"resume with: python examples/pretrain.py --resume {a_run.path}")
+    if not a_run.leads:  # of several ranks the first reports
+        return
     print()
     sample("sample after training")
 

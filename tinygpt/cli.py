@@ -8,6 +8,8 @@ import contextlib
 import os
 import signal
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from tinygpt.arguments import expand_home, parse_args
 from tinygpt.errors import UserError
 from tinygpt.fields import Config
+from tinygpt.parallel.launch import abort, connect, n_started, started_rank
 
 if TYPE_CHECKING:
     from tinygpt.training.metrics import Metrics, Result
@@ -56,10 +59,14 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "replace"), (sys.stdin, "surrogateescape")):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=errors)
+    if started_rank():  # the first rank speaks for all
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the end of the process)
     outputs = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Output(sys.stdout, needs_reader), _Output(sys.stderr, False)
     warnings.showwarning = lambda message, *position, **more: print(f"warning: {message}", file=sys.stderr)  # not where in the code
     try:
+        if n_started() > 1:
+            connect()  # all ranks at once: MPI begins when the last one is there
         status = main()
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -69,13 +76,21 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
     except Exception as error:
         text = _text_for_user(error)
         if text is None or os.environ.get("AUTOGRAD_DEBUG") == "1":
-            raise
-        print(f"error: {text}", file=sys.stderr)
+            if n_started() == 1:
+                raise
+            text = traceback.format_exc()
+        which = f"rank {started_rank()} of {n_started()}: " if n_started() > 1 else ""
+        if started_rank() and isinstance(error, UserError):
+            time.sleep(8)  # it is the same for all: the first says it and ends the others
+        print(f"error: {which}{text}", file=sys.stderr)
         status = 1
     finally:
         with contextlib.suppress(_ReaderGone):
             _Output(outputs[0], True).flush()
         sys.stdout, sys.stderr = outputs
+    if status == 1 and n_started() > 1:
+        sys.stderr.flush()
+        abort(status)  # the others would wait for this one
     if isinstance(status, int) and status:
         sys.exit(status)
 

@@ -78,6 +78,8 @@ class TrainConfig:
     """Type of activations and matrix products; 16 bits need a GPU. Weights and optimizer state stay float32; float16 scales the loss."""
     processes: int = field(default=0, metadata=FREE)
     """Processes that share each micro-batch, on a CPU. 0: one per core for small models, where that is faster, else one."""
+    shard_optimizer: bool = field(default=False, metadata=FREE)
+    """Each rank that `mpiexec` started keeps the optimizer's state of its part of the weights alone (ZeRO stage 1)."""
     recompute: bool = field(default=False, metadata=FREE)
     """Keep only each block's input for the backward pass and recompute the rest there: less memory, a third more time."""
 

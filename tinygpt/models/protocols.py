@@ -93,15 +93,64 @@ class Decodable(Protocol):
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
 
 
+class Sending(Protocol):
+    """A message on its way: the array may be changed after `wait`."""
+
+    def wait(self) -> None: ...
+
+
+class Communicator(Protocol):
+    """Ranks that work together. Arrays are contiguous; their shapes and dtypes agree on all ranks.
+
+    rank, size     which one this is, 0 to size - 1; how many there are
+    here           how many of them are on this machine
+    kind           one process, threads, MPI or NCCL: for messages
+    """
+
+    rank: int
+    size: int
+    here: int
+    kind: str
+
+    def all_reduce(self, array: Array) -> None:
+        """Replaces the array by the sum over all ranks."""
+
+    def reduce_scatter(self, array: Array, lengths: Sequence[int]) -> Array:
+        """The rank's own part of the sum of flat arrays; lengths: of each rank's part, in order. `array` may be overwritten."""
+
+    def all_gather(self, part: Array, out: Array, lengths: Sequence[int]) -> None:
+        """Fills the flat array `out` with the parts of all ranks, in order. `part` may be its own part of `out`."""
+
+    def broadcast(self, array: Array, root: int = 0) -> None:
+        """Replaces the array by that of rank `root`."""
+
+    def send(self, array: Array, to: int) -> Sending:
+        """Begins to send an array to a rank, which calls `receive`; messages between two ranks arrive in order."""
+
+    def receive(self, array: Array, source: int) -> None:
+        """Fills the array with the next message from a rank."""
+
+    def agree(self, value: float) -> float:
+        """The largest of all ranks' values: one rank that says 1 is enough."""
+
+    def split(self, color: int) -> "Communicator":
+        """The ranks that give the same color, in the order they have here."""
+
+
 class GradientWorkers(Protocol):
     """Processes or devices that compute the gradients of an update together: `tinygpt.parallel.local.LocalWorkers`.
 
     n          how many, this process included
     note       what a user should know of the choice of n; empty: nothing
+    ranks      the programs that train together, each with its own trainer and its own workers; one, unless `mpiexec` started them
     """
 
     n: int
     note: str
+    ranks: Communicator
+
+    def optimizer_class(self, cls: type[FlatOptimizer]) -> type[FlatOptimizer]:
+        """What to make instead of an optimizer of that class: one whose state ranks share, or the same."""
 
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
         """Adds to the gradients those of the sum of share times mean loss over the batches, and returns that sum. None, and nothing done,

@@ -24,7 +24,6 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -39,7 +38,9 @@ from tinygpt.config import TrainConfig
 from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.models.base import Model
-from tinygpt.models.protocols import Batch, Trainable
+from tinygpt.models.protocols import Batch, Communicator, Trainable
+from tinygpt.parallel.communicator import OneRank, world
+from tinygpt.parallel.data import DataParallel, shards_of, split
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
 
@@ -58,6 +59,8 @@ def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int
     n_weights are the trained ones, tokens_per_row approximately the context. Raises ValueError for several processes on a GPU.
     """
     asked, rows = config.processes, config.micro_batch
+    if world().size > 1:
+        return 1
     if asked > 1 and backend.name != "numpy":
         raise InvalidInput(f"TrainConfig.processes: {asked}, expected 1 on backend {backend.name}; processes share a CPU's cores")
     if asked:
@@ -66,12 +69,6 @@ def n_processes(config: TrainConfig, n_weights: int, tokens_per_row: int) -> int
     if backend.name != "numpy" or n_weights > _MAX_WEIGHTS or config.steps < _MIN_STEPS or flops < _MIN_FLOPS:
         return 1
     return max(1, min(n_threads(), rows // _MIN_ROWS))
-
-
-def split(batch: Batch, n: int) -> list[tuple[int, Batch]]:
-    """(first row, rows) of n parts of a batch, as equal as possible."""
-    bounds = [len(batch[0]) * i // n for i in range(n + 1)]
-    return [(start, tuple(None if array is None else array[start:stop] for array in batch)) for start, stop in pairwise(bounds)]
 
 
 def can_copy(model: Trainable) -> bool:
@@ -88,9 +85,18 @@ def _kind(model: Trainable) -> str:
     return next((c.__name__ for c in type(model).__mro__ if c is getattr(models, c.__name__, None)), "GPT")
 
 
-def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers":
-    """The processes that train a model, as many as `n_processes` says; 1, with a note that says why, for a model that cannot be copied.
-    Raises ValueError if `config.processes` asks for several and the model cannot be copied, or the backend is not the CPU's."""
+def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers | DataParallel":
+    """Who trains a model: the ranks that `mpiexec` started, else the processes that `n_processes` says, else this process alone, with a note
+    that says why, for a model that cannot be copied. Raises ValueError if `config.processes` asks for several and the model cannot be copied,
+    the backend is not the CPU's, or there are ranks already, and for fewer rows than ranks."""
+    if world().size > 1:
+        if config.processes > 1:
+            rule = f"expected 0 or 1 with {world().size} ranks of {world().kind}"
+            raise InvalidInput(f"TrainConfig.processes: {config.processes}, {rule}; start more ranks instead")
+        return DataParallel(model, world(), config.micro_batch, shard=config.shard_optimizer)
+    if config.shard_optimizer:
+        rule = "expected several; start them with mpiexec -n N python -m mpi4py ..., or leave the flag out"
+        raise InvalidInput(f"TrainConfig.shard_optimizer: 1 rank, {rule}")
     n_weights = sum(p.size for _, p in model.named_parameters() if p.requires_grad)
     n, note = n_processes(config, n_weights, model.config.n_positions), ""
     if n > 1 and not can_copy(model):
@@ -109,7 +115,11 @@ class LocalWorkers:
 
     def __init__(self, model: Trainable, n: int, *, may_fail: bool = False, note: str = "") -> None:
         self.model, self.n, self.may_fail, self.note = model, n, may_fail, note
+        self.ranks: Communicator = OneRank()
         self.replicas: Replicas | None = None
+
+    def optimizer_class(self, cls: type[FlatOptimizer]) -> type[FlatOptimizer]:
+        return cls
 
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
         """See `GradientWorkers`; None for one process, and for batches that `Replicas.can_split` refuses."""
@@ -170,11 +180,7 @@ class Replicas:
     def gradients(self, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
         """As `GradientWorkers.gradients`. Raises what a process raised, and RuntimeError if one has ended."""
         n = len(self._processes) + 1
-        tasks: list[list[Shard]] = [[] for _ in range(n)]
-        for batch, share in zip(batches, shares, strict=True):
-            n_targets = count_targets(batch)
-            for mine, (first_row, part) in zip(tasks, split(batch, n), strict=True):
-                mine.append(Shard(part, share * count_targets(part) / n_targets, first_row))
+        tasks = shards_of(batches, shares, n)
         stream = self.model.dropout_stream
         try:
             for process, mine in zip(self._processes, tasks[1:], strict=True):

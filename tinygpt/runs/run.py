@@ -16,6 +16,7 @@ from autograd import backend
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import Diverged, MissingFile, PathExists
 from tinygpt.fields import Settings
+from tinygpt.parallel.communicator import tell, world
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint, training_arrays
 from tinygpt.runs.writer import CheckpointWriter, WriterOptions, explained
@@ -35,7 +36,7 @@ class Mergeable(Protocol):
 
 
 class Run:
-    """A run's directory, locked until this process ends. Made by `create` or `resume`.
+    """A run's directory, locked until this process ends. Made by `create` or `resume`. Of several ranks, the first alone writes.
 
     path         the directory
     tokenizer    saved with each checkpoint; set it before training
@@ -48,10 +49,9 @@ class Run:
 
     def __init__(self, path: Path, **options: Unpack[WriterOptions]) -> None:
         self.path = path
-        self.writer = CheckpointWriter(path, **options)
+        self.writer, self.ranks = CheckpointWriter(path, **options), world()
         self.wait, self.finish = self.writer.wait, self.writer.finish
         self.metrics = MetricsFile(path / "metrics.jsonl")
-        self.log = self.metrics.write
         self.tokenizer: Tokenizer | None = None
         self.adapter: Mergeable | None = None
         self.base = ""
@@ -64,6 +64,8 @@ class Run:
         Raises FileExistsError if the directory already holds a run, so that nothing is overwritten; BlockingIOError if another process
         has it; other OSErrors, saying where, if it cannot be written to.
         """
+        if world().rank:
+            return cls(Path(tell(world())), **options)
         while True:
             directory = Path(path).expanduser() if path else _next_free(name)
             if directory.exists() and (not directory.is_dir() or Lock.held(directory) or not _is_blank(directory)):
@@ -77,12 +79,15 @@ class Run:
                 Lock(directory).acquire()
                 (directory / "checkpoints").mkdir(exist_ok=True)
                 layout.remember(directory)
+            tell(world(), str(directory))
             return cls(directory, **options)
 
     @classmethod
     def resume(cls, path: str | Path, **options: Unpack[WriterOptions]) -> "Run":
         """A run to train on, locked until this process ends and cleaned of what a crash has left unfinished. Raises FileNotFoundError if
         there is no run, BlockingIOError if another process has it."""
+        if world().rank:
+            return cls(Path(tell(world())), **options)
         directory = Path(path).expanduser()
         if not (directory / "checkpoints").is_dir():
             fix = "check the path, or start a new run without --resume"
@@ -91,11 +96,22 @@ class Run:
             Lock(directory).acquire()
             for folder in (directory, directory / "checkpoints"):
                 remove_partial(folder)
+        tell(world(), str(directory))
         return cls(directory, **options)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes."""
+        return self.ranks.rank == 0
+
+    def log(self, values: dict[str, Json]) -> None:
+        if self.leads:
+            self.metrics.write(values)
 
     def keep_settings(self, settings: Settings, **facts: Json) -> None:
         """Writes config.json: a settings dataclass, and other facts about the run."""
-        replace_file(self.path / "config.json", to_json(dataclasses.asdict(settings) | facts))
+        if self.leads:
+            replace_file(self.path / "config.json", to_json(dataclasses.asdict(settings) | facts))
 
     @property
     def last(self) -> Checkpoint | None:
@@ -121,12 +137,15 @@ class Run:
             self.log({"step": trainer.result.step, "ended": "diverged"})
             raise Diverged(f"{error}; the last good checkpoint: {self._last_name() or 'none was written yet'}") from error
         self.finish()
+        self.ranks.agree(0)  # all wait for the file of the first
         how = "interrupted" if result.interrupted else "stopped early" if result.stopped_early else "finished"
         self.log({"step": result.step, "ended": how})
         return result
 
     def add_sample(self, title: str, text: str) -> None:
         """Appends a text that the model wrote to samples.txt."""
+        if not self.leads:
+            return
         with (self.path / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(f"=== {title}\n{text}\n\n")
 
@@ -135,12 +154,16 @@ class Run:
         last = self.last
         assert last, "restore: a run without a checkpoint"
         training = last.restore(trainer, other_data=other_data)
-        self.metrics.truncate_after(trainer.result.step, trainer.result)
+        self.metrics.truncate_after(trainer.result.step, trainer.result, write=False)
+        self.ranks.agree(0)  # all have read it
+        if self.leads:
+            self.metrics.truncate_after(trainer.result.step, Result())
         return training
 
     def roll_back(self, trainer: Trainer) -> str:
         """As `restore`, for an update with numbers that are not finite; returns the checkpoint's path."""
         self.wait()
+        self.ranks.agree(0)
         if not self._last_name():
             raise Diverged("rollback: no checkpoint yet, expected one to go back to; lower --lr, or --save-every fewer updates")
         self.restore(trainer)
@@ -155,10 +178,12 @@ class Run:
     def save(self, trainer: Trainer, *, best: bool) -> None:
         """Adds a checkpoint: copies the state and begins to write it. Waits for the one before, if that is still being written."""
         self.wait()
+        arrays = training_arrays(trainer.optimizer, weights=self.adapter is not None)  # of all ranks, where they share the state
+        if not self.leads:
+            return
         assert self.tokenizer is not None, "a run saves its tokenizer with the model"
         with self.adapter.merged() if self.adapter else contextlib.nullcontext():
             files: dict[str, Content] = pretrained_files(trainer.model, self.tokenizer)
-        arrays = training_arrays(trainer.optimizer, weights=self.adapter is not None)
         adapter = self.adapter.files(self.base) if self.adapter and best else {}
         files["training.safetensors"] = TensorFile({name: backend.to_host(array) for name, array in arrays.items()})
         files["training.json"] = to_json({"n_steps": trainer.optimizer.n_steps, **trainer.state_dict(), **self.facts})

@@ -17,7 +17,7 @@ from autograd.optim import FlatOptimizer
 from autograd.threads import blas, n_threads
 from tinygpt.data.windows import BatchOrder, count_targets
 from tinygpt.errors import MissingPackage
-from tinygpt.models.protocols import Batches, Classifies, Trainable
+from tinygpt.models.protocols import Batches, Classifies, Communicator, Trainable
 from tinygpt.storage.checked_json import Entries, Json
 from tinygpt.storage.durable import replace_file
 
@@ -98,20 +98,25 @@ class Evaluation:
     training_accuracy: float | None = None
 
 
-def measure(model: Trainable, items: Batches, batch_size: int, n_batches: int = 0) -> Evaluation:
+def measure(model: Trainable, items: Batches, batch_size: int, n_batches: int = 0, ranks: Communicator | None = None) -> Evaluation:
     """Loss, and a classifier's accuracy, over windows or labeled texts, without dropout.
 
     n_batches   0: all of them, in order; else this many batches (at most all), drawn at random but the same each time
+    ranks       those that measure together, each some of the batches; None: this process alone
     """
     assert isinstance(model, nn.Module)
-    total, n_targets, n_correct = 0.0, 0, 0
+    rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
+    sums = np.zeros(3)  # loss times targets, targets, correct ones
     order = BatchOrder(len(items), batch_size, shuffle=n_batches > 0, drop_last=False)
     with nn.evaluating(model), ag.no_grad():
-        for which in islice(order, n_batches or None):
+        for which in islice(order, rank, n_batches or None, size):
             batch = items.batch(which)
             loss, correct = model.loss_and_correct(*batch) if isinstance(model, Classifies) else (model.loss(*batch), 0)
             n = count_targets(batch)
-            total, n_targets, n_correct = total + loss.item() * n, n_targets + n, n_correct + correct
+            sums += loss.item() * n, n, correct
+    if ranks:
+        ranks.all_reduce(sums)
+    total, n_targets, n_correct = sums.tolist()
     return Evaluation(total / n_targets, n_correct / n_targets if isinstance(model, Classifies) else None)
 
 
@@ -136,8 +141,11 @@ class MetricsFile(NamedTuple):
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(values) + "\n")
 
-    def truncate_after(self, step: int, result: Result) -> None:
-        """Drops the lines after `step` (a resumed run writes them again), a line cut short, and how the run ended; fills the curves of `result`."""
+    def truncate_after(self, step: int, result: Result, *, write: bool = True) -> None:
+        """Drops the lines after `step` (a resumed run writes them again), a line cut short, and how the run ended; fills the curves of `result`.
+
+        write   False: the file stays as it is
+        """
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.is_file() else []
         kept = []
         for line in lines:
@@ -152,7 +160,8 @@ class MetricsFile(NamedTuple):
                     accuracies = float(values["training_accuracy"]), float(values["validation_accuracy"])
                     result.accuracy_curve.append((int(values["step"]), *accuracies))
                 kept.append(line + "\n")
-        replace_file(self.path, "".join(kept))
+        if write:
+            replace_file(self.path, "".join(kept))
 
 
 def plot_loss(

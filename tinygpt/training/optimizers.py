@@ -1,7 +1,7 @@
 """Which optimizer trains a model, as a `TrainConfig` says, and the learning rates of the width rule."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from autograd import nn
 from autograd.optim import SGD, Adam, AdamW, FlatOptimizer, Muon
@@ -11,26 +11,30 @@ from tinygpt.model_config import GPTConfig
 from tinygpt.models.protocols import Trainable
 
 
-def make_optimizer(model: Trainable, config: TrainConfig) -> FlatOptimizer:
+def make_optimizer(
+    model: Trainable, config: TrainConfig, replace: Callable[[type[FlatOptimizer]], type[FlatOptimizer]] | None = None
+) -> FlatOptimizer:
     """The optimizer of a model's trainable parameters, state at its start.
 
+    replace   gives the class to make instead of the usual one
     Raises ValueError for Muon where no matrix of a block is trained, and for sgd with a model of the width rule.
     """
     assert isinstance(model, nn.Module)
     scales = width_lr_scales(model, config.optimizer)
+    usual: type[FlatOptimizer] = {"sgd": SGD, "muon": Muon, "adam": Adam, "adamw": AdamW}[config.optimizer]
+    cls: Callable[..., FlatOptimizer] = replace(usual) if replace else usual
     if config.optimizer == "sgd":
-        return SGD(model, config.lr, config.momentum, config.weight_decay, nesterov=True)
+        return cls(model, config.lr, config.momentum, config.weight_decay, nesterov=True)
     if config.optimizer == "muon":
         matrices = hidden_matrices(model)
         if not matrices:
             rule = "expected at least one, as Muon is for those; use adamw"
             raise InvalidInput(f"TrainConfig.optimizer: muon, but no matrix of the blocks is trained, {rule}")
-        return Muon(
+        return cls(
             model, config.lr, config.momentum, config.betas, weight_decay=config.weight_decay, matrices=matrices,
             adam_lr_scale=config.adam_lr_scale, lr_scale=scales,
         )  # fmt: skip
-    adam = {"adam": Adam, "adamw": AdamW}[config.optimizer]
-    return adam(model, config.lr, config.betas, weight_decay=config.weight_decay, lr_scale=scales)
+    return cls(model, config.lr, config.betas, weight_decay=config.weight_decay, lr_scale=scales)
 
 
 def width_lr_scales(model: Trainable, optimizer: str) -> dict[str, float]:

@@ -84,7 +84,7 @@ class Trainer:
             rule = "expected 0 for items of different lengths: each update's are sorted by length, so all updates need the same number"
             raise InvalidInput(f"TrainConfig.batch_ramp_from: {config.batch_ramp_from}, {rule}")
         self.order = BatchOrder(len(train), config.micro_batch, seed=config.seed + 1, lengths=lengths, together=together)
-        self.optimizer = make_optimizer(model, config)
+        self.optimizer = make_optimizer(model, config, workers.optimizer_class if workers else None)
         self.divergence, self.result, self.loss_scale = Divergence(config), Result(), loss_scale_for(config)
         self.resumed = ""  # what a user should know of how the run is resumed
         self.draw_from(0)
@@ -133,11 +133,12 @@ class Trainer:
     def evaluate(self) -> Evaluation:
         """Loss on the validation items, or `eval_batches` batches of them (nan without any); a classifier's accuracy there and in training."""
         size, items = self.config.micro_batch, self.validation_items
-        found = Evaluation(math.nan) if items is None else measure(self.model, items, size, self.config.eval_batches)
+        ranks = self.workers.ranks if self.workers else None
+        found = Evaluation(math.nan) if items is None else measure(self.model, items, size, self.config.eval_batches, ranks)
         if items is None or found.accuracy is None:
             return found
         n_batches = -(-min(len(items), _TRAINING_SAMPLE) // size)
-        return replace(found, training_accuracy=measure(self.model, self.train_items, size, n_batches).accuracy)
+        return replace(found, training_accuracy=measure(self.model, self.train_items, size, n_batches, ranks).accuracy)
 
     def run(self, reporter: Reporter, run: Record | None = None) -> Result:
         """Trains to the last step, to `stop_at`, or until Ctrl-C or SIGTERM: these finish the current step and save, without an evaluation.
@@ -230,6 +231,8 @@ class _Loop:
         while result.step < config.steps:
             updated = self.update()
             ending = result.step == config.steps
+            if self.trainer.workers:  # a signal may have reached one rank alone
+                signals[:] = [number] if (number := int(self.trainer.workers.ranks.agree(signals[0] if signals else 0))) else []
             stopping = bool(signals) or result.step == config.stop_at
             if updated and (result.step == 1 or result.step % config.log_every == 0 or ending or stopping):
                 self.log(*updated)

@@ -1,0 +1,115 @@
+"""What the tests of ranks let every rank do, whatever the communicator: `test_ranks.py` runs them in threads and under mpiexec.
+
+mpiexec -n 3 python -m mpi4py tests/tinygpt/rank_programs.py laws 5
+"""
+
+import json
+import sys
+
+import numpy as np
+
+from tinygpt import GPT, GPTConfig
+from tinygpt.config import TrainConfig
+from tinygpt.data.windows import Windows
+from tinygpt.parallel.communicator import tell, world
+from tinygpt.parallel.data import DataParallel
+from tinygpt.training.metrics import measure
+from tinygpt.training.optimizers import make_optimizer
+from tinygpt.training.step import train_step
+
+
+def laws(ranks, seed):
+    """Every operation against what NumPy makes of all ranks' arrays, which each rank can draw."""
+    shared = np.random.default_rng(seed)
+    size, rank = ranks.size, ranks.rank
+    for dtype in (np.float32, np.float64):
+        lengths = shared.integers(0, 5, size).tolist()
+        n = sum(lengths)
+        given = shared.integers(-8, 8, (size, n)).astype(dtype)  # sums of integers have no rounding
+        starts = np.cumsum([0, *lengths])
+        own = slice(starts[rank], starts[rank + 1])
+
+        array = given[rank].copy()
+        ranks.all_reduce(array)
+        np.testing.assert_array_equal(array, given.sum(0))
+
+        part = ranks.reduce_scatter(given[rank].copy(), lengths)
+        np.testing.assert_array_equal(part, given.sum(0)[own])
+
+        out = np.zeros(n, dtype)
+        out[own] = given[0][own]
+        ranks.all_gather(out[own], out, lengths)
+        np.testing.assert_array_equal(out, given[0])
+
+        root = int(shared.integers(size))
+        array = given[rank].copy()
+        ranks.broadcast(array, root)
+        np.testing.assert_array_equal(array, given[root])
+
+        assert ranks.agree(float(given[rank].max(initial=-9))) == given.max(initial=-9)
+        if size > 1:  # around the ring, two messages each, all sending first
+            right, left = (rank + 1) % size, (rank - 1) % size
+            sent = [ranks.send(message, right) for message in (given[rank], -given[rank])]
+            for sign in (1, -1):
+                array = np.zeros(n, dtype)
+                ranks.receive(array, left)
+                np.testing.assert_array_equal(array, sign * given[left])
+            for message in sent:
+                message.wait()
+        colors = shared.integers(0, 2, size).tolist()
+        some = ranks.split(colors[rank])
+        array = given[rank].copy()
+        some.all_reduce(array)
+        same = [other for other in range(size) if colors[other] == colors[rank]]
+        assert (some.size, some.rank) == (len(same), same.index(rank))
+        np.testing.assert_array_equal(array, given[same].sum(0))
+        assert tell(ranks, f"é from {rank}", root) == f"é from {root}"
+    return "ok"
+
+
+def model_and_batches(seed, dtype, n_batches, dropout):
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=16, dropout=dropout)
+    model = GPT(config, seed=seed)
+    for p in model.parameters():
+        p.data = p.data.astype(dtype)
+    ids = np.random.default_rng(seed).integers(0, 16, (20, n_batches, 4, 7))
+    targets = ids[..., 1:].copy()
+    targets[np.random.default_rng(seed + 1).random(targets.shape) < 0.3] = -100  # parts differ in how many count
+    targets[:, :, 1] = -100  # a row without any
+    return model, ids[..., :-1], targets
+
+
+def training(ranks, seed, dtype="float64", kind="adamw", n_batches=2, dropout=0.1, steps=10, shard=False):
+    """Losses, all weights, and all of the optimizer's state after some updates with clipping: those of one process, whatever the number of ranks."""
+    model, ids, targets = model_and_batches(seed, np.dtype(dtype), n_batches, dropout)
+    if ranks.rank:
+        for p in model.parameters():
+            p.data *= 2  # the first rank's weights count
+    workers = DataParallel(model, ranks, rows=4, shard=shard)
+    settings = TrainConfig(optimizer=kind, lr=1e-2, weight_decay=0.1, steps=100)
+    optimizer = make_optimizer(model, settings, workers.optimizer_class)
+    losses = []
+    for step in range(steps):
+        loss, _ = train_step(model, optimizer, list(zip(ids[step], targets[step], strict=True)), max_norm=0.5, workers=workers)
+        losses += [float(loss), optimizer.update_norm()]
+        if step == steps // 2:  # as a run that is resumed
+            state = {key: {name: a.copy() for name, a in arrays.items()} for key, arrays in optimizer.state_arrays().items()}
+            optimizer = make_optimizer(model, settings, workers.optimizer_class)
+            optimizer.load_state_dict({"n_steps": step + 1, **state})
+    items = Windows(np.random.default_rng(3).integers(0, 16, 200).astype(np.uint16), 6)
+    state = [a for arrays in optimizer.state_arrays().values() for a in arrays.values()]
+    return [
+        *losses,
+        measure(model, items, 3, ranks=ranks).nats,
+        *optimizer.weight.tolist(),
+        *np.concatenate([a.reshape(-1) for a in state]).tolist(),
+    ]
+
+
+if __name__ == "__main__":
+    program, *arguments = sys.argv[1:]
+    found = {"laws": laws, "training": training}[program](world(), *map(json.loads, arguments))
+    everywhere = [tell(world(), json.dumps(found), root) for root in range(world().size)]
+    assert len(set(everywhere)) == 1, "ranks differ"  # bit for bit
+    if world().rank == 0:
+        print(everywhere[0])

@@ -1,0 +1,175 @@
+"""Ranks: what a communicator promises, in threads and under mpiexec, and that data parallelism computes what one process computes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autograd import Parameter
+from autograd.optim import SGD, AdamW, Muon
+from tests.tinygpt.rank_programs import laws, training
+from tinygpt import GPT, GPTConfig
+from tinygpt.errors import InvalidInput, ProcessFailed
+from tinygpt.parallel.communicator import OneRank, run_ranks
+from tinygpt.parallel.data import DataParallel, shards_of
+from tinygpt.parallel.zero import sharded
+
+ROOT = Path(__file__).parent.parent.parent
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+needs_mpi = pytest.mark.skipif(not (MPIEXEC and find_spec("mpi4py")), reason="no MPI: pip install -e .[mpi]")
+
+
+def mpiexec(n, *command, module="mpi4py", timeout=60, **options):
+    """Runs a Python program as n ranks."""
+    flags = ["-m", module] if module else []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "AUTOGRAD_THREADS": "1"}
+    full = [MPIEXEC, "-n", str(n), sys.executable, *flags, *map(str, command)]
+    return subprocess.run(full, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=timeout, **options)
+
+
+@given(n=st.integers(1, 4), seed=st.integers(0, 10_000))
+@settings(max_examples=20)
+def test_laws_in_threads(n, seed):
+    assert run_ranks(n, lambda ranks: laws(ranks, seed)) == ["ok"] * n
+
+
+def test_laws_of_one_process():
+    assert laws(OneRank(), 0) == "ok"
+    for call in (lambda: OneRank().send(np.zeros(1), 1), lambda: OneRank().receive(np.zeros(1), 1)):
+        with pytest.raises(ProcessFailed, match="1 rank, expected another one"):
+            call()
+
+
+@needs_mpi
+@pytest.mark.parametrize("n", [2, 3])
+def test_laws_under_mpi(n):
+    done = mpiexec(n, ROOT / "tests/tinygpt/rank_programs.py", "laws", n)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == '"ok"\n'
+
+
+@given(
+    n=st.integers(2, 4), seed=st.integers(0, 1000), optimizer=st.sampled_from(["adamw", "muon", "sgd", "adam"]), n_batches=st.integers(1, 3),
+    dropout=st.sampled_from([0.0, 0.1]), shard=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=6)
+def test_ranks_compute_what_one_process_computes(n, seed, optimizer, n_batches, dropout, shard):
+    alone = training(OneRank(), seed, "float64", optimizer, n_batches, dropout)
+    together = run_ranks(n, lambda ranks: training(ranks, seed, "float64", optimizer, n_batches, dropout, shard=shard))
+    assert all(each == together[0] for each in together)  # bit for bit
+    np.testing.assert_allclose(together[0], alone, rtol=0, atol=1e-12)
+
+
+@needs_mpi
+def test_ranks_of_mpi_compute_what_one_process_computes():
+    arguments = [1, '"float32"', '"muon"', 2, 0.1, 20, "true"]
+    runs = [mpiexec(2, ROOT / "tests/tinygpt/rank_programs.py", "training", *arguments) for _ in range(2)]
+    assert runs[0].returncode == 0, runs[0].stderr
+    assert runs[0].stdout == runs[1].stdout
+    alone = training(OneRank(), *map(json.loads, map(str, arguments)))
+    np.testing.assert_allclose(json.loads(runs[0].stdout)[:40], alone[:40], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("cls", [AdamW, Muon, SGD])
+def test_each_rank_holds_its_part_of_the_state(cls):
+    """1 / N of what AdamW keeps, within 1 %; Muon's matrices stay together."""
+    model = GPT(GPTConfig(n_layer=4, n_head=2, n_embd=32, n_positions=8, vocab_size=100), seed=0)
+
+    def held(ranks):
+        named = [(name, Parameter(p.data.copy())) for name, p in model.named_parameters()]
+        more = {"matrices": [name for name, _ in named if name.startswith("h.") and name.endswith("weight") and "ln" not in name]}
+        optimizer = sharded(cls, ranks)(named, **(more if cls is Muon else {}))
+        return sum(part.held.size for part, _ in optimizer._states.values())
+
+    total = sum(array.size for arrays in cls(model).state_arrays().values() for array in arrays.values())
+    for n in (2, 3):
+        parts = run_ranks(n, held)
+        assert sum(parts) == total
+        assert max(parts) * n / total < (1.01 if cls is not Muon else 1.35)
+
+
+def test_rows_without_targets_are_counted_zero_times():
+    ids, targets = np.zeros((4, 3), int), np.array([[1, 2, 3], [-100] * 3, [-100] * 3, [1, -100, -100]])
+    tasks = shards_of([(ids, targets)], [1.0], 4)
+    assert [task[0].share for task in tasks] == [0.75, 0.0, 0.0, 0.25]
+    assert [task[0].first_row for task in tasks] == [0, 0, 0, 3]
+
+
+def test_a_rank_that_fails_ends_the_others():
+    def program(ranks):
+        if ranks.rank == 1:
+            raise OSError("no space")
+        ranks.split(0).receive(np.zeros(1), 1) if ranks.rank == 0 else ranks.all_reduce(np.zeros(1))
+
+    with pytest.raises(OSError, match="no space"):
+        run_ranks(3, program)
+
+
+def test_fewer_rows_than_ranks():
+    model = GPT(GPTConfig.preset("quick"), seed=0)
+    with pytest.raises(InvalidInput, match="micro_batch: 2 rows, expected at least 3, one for each rank"):
+        run_ranks(3, lambda ranks: DataParallel(model, ranks, rows=2))
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    words = "the shape of an array is a tuple of numbers and its size is their product".split()
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for i in range(12):
+        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, 200)), encoding="utf-8")
+    return tmp_path
+
+
+SMALL = ["--corpus", "text", "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--n-positions", "16", "--vocab-size", "300",
+         "--micro-batch", "4", "--sample-tokens", "4", "--eval-every", "5"]  # fmt: skip
+
+
+def losses(run):
+    """Training and validation losses of steps 1 and 10; where a run stops it logs another."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line.get("loss_nats", line.get("validation_nats")) for line in lines if "ended" not in line and line["step"] in (1, 10)]
+
+
+@needs_mpi
+def test_pretraining_on_two_ranks(corpus):
+    """The script and its flags; one report; the losses of one process; resumed on another number of ranks."""
+    script = ROOT / "examples/pretrain.py"
+    done = mpiexec(2, script, *SMALL, "--steps", "10", "--run", "two", "--stop-at", "5", "--shard-optimizer", cwd=corpus)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("backend  ") == 1 and "shared by 2 processes" in done.stdout
+    done = mpiexec(3, script, "--resume", "two", "--stop-at", "0", cwd=corpus)
+    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "AUTOGRAD_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, str(script), *SMALL, "--steps", "10", "--run", "one"], cwd=corpus, env=environment, check=True, capture_output=True
+    )
+    np.testing.assert_allclose(losses(corpus / "two"), losses(corpus / "one"), rtol=0, atol=1e-4)
+
+
+@needs_mpi
+@pytest.mark.parametrize("module", ["mpi4py", ""])
+def test_an_error_is_said_once_and_ends_the_job(corpus, module):
+    done = mpiexec(2, ROOT / "examples/pretrain.py", "--corpus", "nowhere", module=module, cwd=corpus)
+    assert done.returncode != 0
+    assert len(re.findall(r"^error: rank 0 of 2: .*nowhere", done.stderr, flags=re.MULTILINE)) == done.stderr.count("error:") == 1
+
+
+@needs_mpi
+@pytest.mark.parametrize(("script", "moments"), [("01_data", "56,064"), ("02_zero", "28,032")])
+def test_teaching_scripts(script, moments):
+    done = mpiexec(2, ROOT / f"examples/parallel/{script}.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(moments) >= 2
+    difference = re.search(r"differ .* at most (\S+)$", done.stdout.strip())
+    assert float(difference[1]) < 1e-12

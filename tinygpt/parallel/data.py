@@ -1,0 +1,93 @@
+"""Data parallelism: every rank holds a copy of the model, computes some rows of each micro-batch, and the gradients are added up.
+
+    gradient of a batch = sum over ranks of (targets of its rows / targets of the batch) * gradient of its rows' mean loss
+
+All ranks draw the same batches and start with the same weights; after the sum they make the same update. So nothing else is ever sent, and
+the weights, the losses, clipping and the dropout masks are those of one process, up to rounding: each rank's rows get their part of the mask.
+
+Source  Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 2.2.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from autograd import Array, backend
+from autograd.limits import peak_bytes
+from autograd.optim import FlatOptimizer
+from autograd.threads import n_threads, use_threads
+from tinygpt.data.windows import count_targets
+from tinygpt.errors import InvalidInput
+from tinygpt.models.protocols import Batch, Communicator, Trainable
+from tinygpt.parallel.zero import Sharded, sharded
+from tinygpt.training.step import Shard, accumulate
+
+
+def split(batch: Batch, n: int) -> list[tuple[int, Batch]]:
+    """(first row, rows) of n parts of a batch, as equal as possible."""
+    bounds = [len(batch[0]) * i // n for i in range(n + 1)]
+    return [(start, tuple(None if array is None else array[start:stop] for array in batch)) for start, stop in pairwise(bounds)]
+
+
+def shards_of(batches: Sequence[Batch], shares: Sequence[float], n: int) -> list[list[Shard]]:
+    """For each of n its rows of every micro-batch, with their share of the update's loss.
+
+    Who gets no targets computes the first row that has some, and counts it 0 times: so all draw as many dropout masks.
+    """
+    tasks: list[list[Shard]] = [[] for _ in range(n)]
+    for batch, share in zip(batches, shares, strict=True):
+        n_targets = count_targets(batch)
+        for mine, (first_row, part) in zip(tasks, split(batch, n), strict=True):
+            own = count_targets(part)
+            if not own:
+                first_row, part = next((i, row) for i, row in split(batch, len(batch[0])) if count_targets(row))
+            mine.append(Shard(part, share * own / n_targets, first_row))
+    return tasks
+
+
+class DataParallel:
+    """The ranks of a communicator, each with a copy of the model and a `Trainer` of its own. A `GradientWorkers`.
+
+    shard    the ranks share the optimizer's state (`tinygpt.parallel.zero`)
+    Makes the weights those of rank 0. Raises ValueError for micro-batches of fewer rows than there are ranks.
+    """
+
+    def __init__(self, model: Trainable, ranks: Communicator, rows: int, *, shard: bool = False) -> None:
+        if rows < ranks.size:
+            rule = f"expected at least {ranks.size}, one for each rank"
+            raise InvalidInput(f"TrainConfig.micro_batch: {rows} rows, {rule}; raise it, or start fewer ranks")
+        self.model, self.ranks, self.n, self.shard = model, ranks, ranks.size, shard
+        here, cores = ranks.here, n_threads()
+        self.n_threads = max(1, cores // here)
+        self.note = ""
+        if here > cores and backend.name == "numpy":
+            self.note = f"{here} ranks share {cores} cores and take turns: an update takes at least {here / cores:.3g} times as long"
+        for _, p in model.named_parameters():
+            ranks.broadcast(p.data)
+
+    def optimizer_class(self, cls: type[FlatOptimizer]) -> type[FlatOptimizer]:
+        return sharded(cls, self.ranks) if self.shard else cls
+
+    def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
+        """As `GradientWorkers.gradients`, on each rank: all gradients pass through one sum, over the optimizer's flat buffer."""
+        mine = shards_of(batches, shares, self.n)[self.ranks.rank]
+        with use_threads(self.n_threads):
+            loss = accumulate(self.model, mine)
+        if isinstance(optimizer, Sharded):
+            optimizer.sum_gradients()
+        else:
+            self.ranks.all_reduce(optimizer.gradient)
+        total = backend.xp.asarray(loss).reshape(1)
+        self.ranks.all_reduce(total)
+        return total[0]
+
+    def close(self) -> None:
+        """Ranks end with their programs."""
+
+    def peak_bytes(self) -> int:
+        """Of the other ranks together."""
+        own = peak_bytes()
+        total = np.array([float(own)])
+        self.ranks.all_reduce(total)
+        return int(total[0]) - own
