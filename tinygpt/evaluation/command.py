@@ -10,6 +10,7 @@ Prints a table and writes evaluation.json and evaluation.png into the run's dire
 evaluation.jsonl: a run that was stopped continues there.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class EvaluateConfig:
     compare: tuple[PathName, ...] = ()
     """Others, scored on the same items: runs or models, `untrained` (this model with fresh weights), `bigram` (counts of its training tokens)."""
     controls: bool = True
-    """Also score items whose passage has its words shuffled, and choices in another order."""
+    """Also score items whose passage has its words shuffled, and choices in another order; not for those of --compare."""
     overlap: bool = True
     """Look for the items in the run's training text, and score those apart that it holds."""
     harness: bool = False
@@ -97,10 +98,12 @@ def main(argv: list[str] | None = None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     print(f"backend  {backend.reason}")
     evaluated = []
-    with ItemProgress(len(models) * sum(len(task.items) * len(_parts(task, config)) for task in tasks)) as progress:
-        for model in models:
+    settings = [config, *(dataclasses.replace(config, controls=False) for _ in config.compare)]  # the others have no controls
+    n_items = sum(len(task.items) * len(_parts(task, each)) for each in settings for task in tasks)
+    with ItemProgress(n_items) as progress:
+        for model, each in zip(models, settings, strict=True):
             progress.note(f"model    {model.description}")
-            evaluated.append(evaluate_all(model, tasks, config, Record(output / "evaluation.jsonl", model.key), progress))
+            evaluated.append(evaluate_all(model, tasks, each, Record(output / "evaluation.jsonl", model.key), progress))
     rows = evaluated[0]
     overlaps, looked = find_overlap([task.items for task in tasks], checkpoint) if config.overlap else ([], "")
     for row, overlap in zip(rows, overlaps, strict=False):

@@ -231,7 +231,7 @@ def read_task(path: str | Path, kind: str = "", *, metric: str = "", max_new_tok
     more = SHAPES[name].more | _answers_as(items[0].kind, metric, max_new_tokens)
     scored, shown = _kept_apart(items)
     what = f"{name}, {len(scored):,} rows" + (f", {len(shown)} more for solved examples" if shown else "")
-    notes = [f"{len(read.rows) - len(items):,} rows repeat an earlier one, and were left out"] if len(items) < len(read.rows) else []
+    notes = [f"left out, because they repeat an earlier row: {len(read.rows) - len(items):,}"] if len(items) < len(read.rows) else []
     if joined := _joined(items):
         notes.append(f"options follow without white space, as in {joined!r}; begin them with a space where they are words")
     return Task(path.stem, scored, shown, what, f"file {path}", notes=notes, **more)
