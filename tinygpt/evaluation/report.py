@@ -149,16 +149,19 @@ def _bleu_note(result: Result) -> str:
 
 
 def overlap_table(rows: Sequence[Evaluated]) -> str:
-    """Scores of the items that the training text does not hold, and of those that it does: one line per task. "" where it is not known."""
+    """Scores of the items that the training text does not hold, and of those that it does, with the mean share of their n-grams that it holds:
+    one line per task. "" where it is not known."""
     lines = []
     for row in rows:
         if row.overlap is not None:
-            cells = [row.result.task.name]
-            for numbers in (row.overlap.clean, row.overlap.seen):
-                shown = row.result.interval(among=numbers) if numbers else None
-                cells += [f"{len(numbers)}", f"{shown.mean:.3f}" if shown else "", bounds(shown) if shown else ""]
-            lines.append((*cells, f"{row.overlap.n_short}"))
-    return columns([("task", "clean", "score", "95 %", "seen", "score", "95 %", "too short"), *lines]) if lines else ""
+            clean, seen = row.overlap.clean, row.overlap.seen
+            share = f"{row.overlap.shares[seen].mean():.2f}" if seen else ""
+            found = [row.result.interval(among=numbers) if numbers else None for numbers in (clean, seen)]
+            score, seen_score = (f"{shown.mean:.3f}" if shown else "" for shown in found)
+            between, seen_between = (bounds(shown) if shown else "" for shown in found)
+            name, short = row.result.task.name, f"{row.overlap.n_short}"
+            lines.append((name, f"{len(clean)}", score, between, f"{len(seen)}", seen_score, seen_between, share, short))
+    return columns([("task", "clean", "score", "95 %", "seen", "score", "95 %", "share", "too short"), *lines]) if lines else ""
 
 
 def difference_table(names: Sequence[str], evaluated: Sequence[Sequence[Evaluated]]) -> str:

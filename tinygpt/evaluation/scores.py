@@ -80,7 +80,7 @@ class Result:
         """A metric of the items, or of those `among` them, with its 95 % interval: a mean, or of texts and BLEU that of all of them together."""
         metric = metric or self.metric
         if metric == "bleu":
-            return bootstrap(self._bleu(among), bleu_of, self.groups(among))
+            return bootstrap(self._bleu(among), _bleus, self.groups(among))
         return interval(self.column(metric, among), self.groups(among), weights=self._weights(metric, among))
 
     def _weights(self, metric: str, among: Sequence[int] | None) -> np.ndarray | None:
@@ -95,7 +95,7 @@ class Result:
         """The main score minus another model's on the same items, with its interval. Raises ValueError for other items."""
         if self.metric == "bleu":
             rows = np.concatenate([self._bleu(None), other._bleu(None)], axis=1)
-            return bootstrap(rows, lambda sums: bleu_of(sums[:10]) - bleu_of(sums[10:]), self.groups())
+            return bootstrap(rows, lambda sums: _bleus(sums[:, :10]) - _bleus(sums[:, 10:]), self.groups())
         return difference(self.column(), other.column(), self.groups(), self._weights(self.metric, None))
 
     def centered(self) -> float:
@@ -110,6 +110,10 @@ class Result:
             found |= {"perplexity": math.exp(found["nats_per_token"])}
             found |= {name: float(self.column(name).sum()) for name in ("n_tokens", "n_bytes")}
         return found | ({"bleu": self.interval().mean} if self.metric == "bleu" else {})
+
+
+def _bleus(counts: np.ndarray) -> np.ndarray:
+    return np.array([bleu_of(row) for row in counts])
 
 
 Done = Callable[[int, Kept], None]

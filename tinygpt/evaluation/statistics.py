@@ -9,6 +9,7 @@ from tinygpt.errors import InvalidInput
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 _RESAMPLES = 2_000
+_NUMBERS = 1 << 20  # of samples that are in memory at once
 
 
 class Interval(NamedTuple):
@@ -45,21 +46,26 @@ def interval(
 
 def _of_mean(x: np.ndarray, groups: np.ndarray, seed: int, weights: np.ndarray | None) -> Interval:
     w = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
-    return bootstrap(np.stack([w * x, w], axis=1), lambda sums: float(sums[0] / sums[1]), groups, seed)
+    return bootstrap(np.stack([w * x, w], axis=1), lambda sums: sums[:, 0] / sums[:, 1], groups, seed)
 
 
-def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], float], groups: np.ndarray, seed: int = 0) -> Interval:
-    """A statistic of the sum (K,) of rows (N, K) with its interval: groups are drawn with replacement, 2,000 times."""
+def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, seed: int = 0) -> Interval:
+    """A statistic of the sum of rows (N, K), with its interval: groups are drawn with replacement, 2,000 times.
+
+    statistic   of sums (R, K), one in each row -> (R,)
+    """
     _, number = np.unique(groups, return_inverse=True)
-    n = int(number.max()) + 1
+    n, k = int(number.max()) + 1, rows.shape[1]
     sums = np.stack([np.bincount(number, weights=column, minlength=n) for column in np.asarray(rows, dtype=np.float64).T], axis=1)
-    all_of_it = statistic(sums.sum(axis=0))
+    measured = float(statistic(sums.sum(axis=0)[None])[0])
     if n < 2:
-        return Interval(all_of_it, float("nan"), float("nan"))
-    rng = np.random.default_rng([seed, len(rows)])
-    found = np.array([statistic(sums[rng.integers(n, size=n)].sum(axis=0)) for _ in range(_RESAMPLES)])
+        return Interval(measured, float("nan"), float("nan"))
+    rng, found, at_once = np.random.default_rng([seed, len(rows)]), np.empty(_RESAMPLES), max(1, _NUMBERS // (n * k))
+    for start in range(0, _RESAMPLES, at_once):
+        part = found[start : start + at_once]
+        part[:] = statistic(sums[rng.integers(n, size=(len(part), n))].sum(axis=1))
     low, high = np.quantile(found, (0.025, 0.975))
-    return Interval(all_of_it, float(low), float(high))
+    return Interval(measured, float(low), float(high))
 
 
 def _wilson(p: float, n: int) -> Interval:
