@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 
 def settings(
-    default: Config, description: str | None, argv: list[str] | None = None, *, recipes: Mapping[str, Config] | None = None
-) -> Config:
+    default: Config, description: str | None, argv: list[str] | None = None, *, recipes: Mapping[str, Config] | None = None,
+    prog: str | None = None,
+) -> Config:  # fmt: skip
     """As `parse_args`, for a script that trains: with --resume RUN, flags that are not given are the run's own.
 
     recipes   by name, what `--recipe NAME` takes instead of `default`
+    prog      what --help calls the program, where that is no script
     Raises ValueError for a flag that contradicts the run, naming both values and what may change; FileNotFoundError without that run.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -38,9 +40,9 @@ def settings(
     known = parser.parse_known_args(argv)[0]
     run = expand_home(known.resume)
     if not run:
-        return parse_args((recipes or {}).get(known.recipe, default), description, argv)
+        return parse_args((recipes or {}).get(known.recipe, default), description, argv, prog)
     stored = stored_settings(type(default), run)
-    config = parse_args(stored, description, argv)
+    config = parse_args(stored, description, argv, prog)
     check_changes(stored, config)
     return config
 
