@@ -91,7 +91,7 @@ def truncated(rows: Sequence[Instruction], number: int, rng: Rng) -> str:
 
 def off_topic(rows: Sequence[Instruction], number: int, rng: Rng) -> str:
     """The answer of another row, which says something else."""
-    for other in rng.permutation(len(rows))[:_TRIES].tolist():
+    for other in map(int, rng.permutation(len(rows))[:_TRIES]):
         if _differs(rows, number, other):
             return rows[other].output
     return ""
@@ -169,7 +169,7 @@ def neighbor(rows: Sequence[Instruction], number: int, rng: Rng) -> str:
     asked = _trigrams(rows[number])
     others = [_trigrams(row) for row in rows]
     alike = np.array([len(asked & other) / max(len(asked | other), 1) for other in others])
-    for other in np.argsort(-alike, kind="stable").tolist():
+    for other in map(int, np.argsort(-alike, kind="stable")):
         if other != number and _differs(rows, number, other):
             return rows[other].output
     return ""

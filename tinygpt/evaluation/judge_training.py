@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from autograd import backend
-from tinygpt.cli import Progress, Report, exit_if_interrupted, settings
+from tinygpt.cli import Progress, Report, columns, exit_if_interrupted, settings
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.evaluation.corruptions import KINDS, TRAINED_KINDS, Judged, check_kinds, judged_answers
 from tinygpt.evaluation.judge import (
@@ -206,7 +206,9 @@ def _mean(found: dict[str, KindReport], trained: bool) -> float | None:
 def kind_table(kept: Interval, found: dict[str, KindReport]) -> str:
     """One line per kind of bad answers, those that training contained first."""
     names = list(next(iter(found.values())).rivals)
-    lines = [("kind", "in training", "n", "caught", "95 %", "AUC", "95 %", "preferred", *(f"AUC of {name}" for name in names))]
+    lines: list[tuple[str, ...]] = [
+        ("kind", "in training", "n", "caught", "95 %", "AUC", "95 %", "preferred", *(f"AUC of {name}" for name in names))
+    ]
     for kind, each in sorted(found.items(), key=lambda item: not item[1].trained):
         shown = (f"{x:.3f}" for x in each.rivals.values())
         lines.append((
@@ -221,7 +223,7 @@ def kind_table(kept: Interval, found: dict[str, KindReport]) -> str:
 
 def position_table(positions: dict[str, Position]) -> str:
     """One line per judge."""
-    lines = [("pairs in both orders", "pairs", "right", "95 %", "verdict changes", "95 %", "for the first", "95 %")]
+    lines: list[tuple[str, ...]] = [("pairs in both orders", "pairs", "right", "95 %", "verdict changes", "95 %", "for the first", "95 %")]
     for name, each in positions.items():
         numbers = (text for x in (each.right, each.changed, each.first) for text in (f"{x.mean:.3f}", _range(x)))
         lines.append((name, str(each.n), *numbers))
@@ -230,9 +232,3 @@ def position_table(positions: dict[str, Position]) -> str:
 
 def _range(x: Interval) -> str:
     return f"{x.low:.3f} to {x.high:.3f}"
-
-
-def columns(lines: Sequence[Sequence[str]]) -> str:
-    """A table as text, two spaces between columns."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
