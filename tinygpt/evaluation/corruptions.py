@@ -8,7 +8,7 @@ other rows come from the rows that are given, so held-out rows are never mixed w
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +39,12 @@ class Judged:
         return self.kind == GOOD
 
 
-def judged_answers(rows: Sequence[Instruction], kinds: Sequence[str], seed: int, draws: int = 1) -> list[Judged]:
+def judged_answers(
+    rows: Sequence[Instruction], kinds: Sequence[str], seed: int, draws: int = 1, times: Mapping[str, int] | None = None
+) -> list[Judged]:
     """For each row and draw its answer, and one bad answer of each kind that applies; draws differ in what is drawn, good answers repeat.
 
+    times   how many answers of a kind each draw makes, where it is not one
     Deterministic: what is made of a row depends on seed, draw, kind and the rows. Raises ValueError for an unknown kind.
     """
     check_kinds(kinds)
@@ -50,8 +53,9 @@ def judged_answers(rows: Sequence[Instruction], kinds: Sequence[str], seed: int,
         for number, row in enumerate(rows):
             made.append(Judged(row, row.output.strip(), GOOD, number))
             for kind in kinds:
-                bad = corrupted(rows, number, kind, seed=seed, draw=draw)
-                made += [Judged(row, bad, kind, number)] if bad else []
+                n = (times or {}).get(kind, 1)
+                bad = (corrupted(rows, number, kind, seed=seed, draw=draw * n + i) for i in range(n))
+                made += [Judged(row, answer, kind, number) for answer in bad if answer]
     return made
 
 

@@ -55,6 +55,8 @@ from tinygpt.storage.checked_json import Json, to_json
 from tinygpt.storage.durable import replace_file
 from tinygpt.training.metrics import Result
 
+TIMES = {"off-topic": 3}  # bad answers per draw: what tells them is not in the answer alone, and takes longer to learn
+
 
 @dataclass(frozen=True)
 class JudgeConfig(FinetuneConfig):
@@ -63,8 +65,8 @@ class JudgeConfig(FinetuneConfig):
     """doc-questions (text that every installation has), instructions, or a json, jsonl, csv, tsv or txt file of instructions and answers."""
     kinds: tuple[str, ...] = TRAINED_KINDS
     """Kinds of bad answers to train on; all the others are held out."""
-    draws: int = 4
-    """How many bad answers of each kind are made of a training row."""
+    draws: int = 2
+    """How many bad answers of each kind are made of a training row; three times as many that are off topic."""
     pairs: bool = field(default=True, metadata=FREE)
     """Also train a judge that compares two answers, to measure what their order does."""
     prompt_pairs: int = field(default=200, metadata=FREE)
@@ -136,7 +138,7 @@ def train_pointwise(
     config: JudgeConfig, model: GPT | Encoder, tokenizer: Tokenizer, parts: Split[Instruction], base: str
 ) -> tuple[TextClassifier, Result, Run]:
     """Reads one answer, says good or bad; the run keeps it. Every label counts as much, though there are more bad answers."""
-    made = [judged_answers(rows, config.kinds, config.seed, config.draws) for rows in (parts.train, parts.validation)]
+    made = [judged_answers(rows, config.kinds, config.seed, config.draws, TIMES) for rows in (parts.train, parts.validation)]
     texts = [[judge_text(j.question, j.answer) for j in some] for some in made]
     targets = [np.array([int(j.good) for j in some]) for some in made]
     classifier = classifier_on(model, tokenizer, LABELS, seed=config.seed)
@@ -151,7 +153,7 @@ def train_pairwise(config: JudgeConfig, model: GPT | Encoder, tokenizer: Tokeniz
     """Reads two answers, says which is better. In training each pair stands in one order, drawn by seed: half of the time the right one is first."""
     rng, texts, targets = np.random.default_rng([config.seed, 2]), [], []
     for rows in (parts.train, parts.validation):
-        pairs = pairs_of(judged_answers(rows, config.kinds, config.seed, config.draws))
+        pairs = pairs_of(judged_answers(rows, config.kinds, config.seed, -(-config.draws // 2), TIMES))  # twice as long
         right_first = rng.permutation(len(pairs)) % 2 == 0
         texts.append([pair.text(first) for pair, first in zip(pairs, right_first.tolist(), strict=True)])
         targets.append(np.where(right_first, SIDES.index("first"), SIDES.index("second")))

@@ -174,18 +174,22 @@ def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nd
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
         raise InvalidInput(f"rank correlation: scores of shapes {x.shape} and {y.shape}, expected (N,) twice with N at least 2")
-    rng = np.random.default_rng([seed, len(x)])
-    drawn = [_correlation(ranks(x[some]), ranks(y[some])) for some in rng.integers(len(x), size=(_RESAMPLES // 2, len(x)))]
-    return Interval(_correlation(ranks(x), ranks(y)), *_middle(np.array(drawn)))
+    _, counts = _resampled(np.arange(len(x)), seed)
+    drawn = _rank_correlations(x, y, counts.astype(np.float64))
+    return Interval(float(_rank_correlations(x, y, np.ones((1, len(x))))[0]), *_middle(drawn))
 
 
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    size = float(np.sqrt((x * x).sum() * (y * y).sum()))
-    return float((x * y).sum()) / size if size else 0.0
+def _rank_correlations(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(samples,) correlations of the ranks of x and y (N,) where item i occurs counts[:, i] times."""
+    n = counts.sum(axis=1, keepdims=True)
+    a, b = (_ranks(values, counts) - (n + 1) / 2 for values in (x, y))  # the mean of n ranks is (n + 1) / 2
+    size = np.sqrt((counts * a * a).sum(axis=1) * (counts * b * b).sum(axis=1))
+    return (counts * a * b).sum(axis=1) / np.where(size > 0, size, 1.0)
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """(N,) ranks from 1; equal values share the mean of theirs."""
-    _, number, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[number]
+def _ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(samples, N) the rank of each item from 1, where it occurs counts (samples, N) times; equal values share the mean of their ranks."""
+    _, number = np.unique(values, return_inverse=True)
+    equal = counts @ (number[:, None] == np.arange(number.max() + 1))  # (samples, values) how often each value occurs
+    ranks: np.ndarray = (np.cumsum(equal, axis=1) - (equal - 1) / 2)[:, number]
+    return ranks
