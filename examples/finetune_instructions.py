@@ -9,10 +9,10 @@ answers that it has never seen, and answers in the right form; what an unknown f
 
 More: --data FILE takes your own instructions (json, jsonl, csv, tsv, txt with instruction, perhaps input, and output), --data instructions
 1,100 of all kinds; --trainable lora trains low-rank adapters only; --show-masked prints what the loss counts; --ask RUN talks to a trained
-model; --scores FILE --run RUN reads a judge's scores of RUN/answers.json. --help lists every flag.
+model; --scores FILE --run RUN reads a judge's scores of RUN/answers.json; python -m tinygpt judge trains a judge of its own, and makes a
+score sheet for people. --help lists every flag.
 """
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,7 @@ from tinygpt.finetuning.instructions import (
     split_instructions,
 )
 from tinygpt.finetuning.lora import LoraConfig
-from tinygpt.finetuning.scoring import read_scores, score_answers, token_f1, write_answers
+from tinygpt.finetuning.scoring import read_answers, read_scores, score_answers, token_f1, write_answers
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import read_json_object
 from tinygpt.training.metrics import measure, plot_loss
@@ -217,17 +217,17 @@ def picture(sequences: list, tokenizer, mask_prompt: bool):
 
 def judged(config: InstructConfig) -> None:
     """What a judge gave for the answers of a run."""
-    path = Path(config.run) / "answers.json"
-    if not config.run or not path.is_file():
-        raise MissingFile(f"{path}: no such file, expected the answers that were judged; name their run with --run")
-    records = json.loads(path.read_text(encoding="utf-8"))
-    scores = read_scores(config.scores, len(records))
+    if not config.run:
+        raise MissingFile("--scores: no --run, expected the answers that were judged; name their run with --run")
+    answers = read_answers(config.run)
+    scores = read_scores(config.scores, len(answers))
     ranked = sorted(scores, key=scores.__getitem__)
-    print(f"mean score {sum(scores.values()) / len(scores):.1f} of 100 over {len(scores)} of {len(records)} answers")
+    print(f"mean score {sum(scores.values()) / len(scores):.1f} of 100 over {len(scores)} of {len(answers)} answers")
     for title, ids in (("worst", ranked[:3]), ("best", ranked[-3:][::-1])):
         print(f"\n{title}")
         for i in ids:
-            print(f"  {scores[i]:5.1f}  {shorten(records[i]['instruction'], 80)}\n         {shorten(records[i]['model_response'], 120)}")
+            print(f"  {scores[i]:5.1f}  {shorten(answers[i].row.instruction, 80)}\n         {shorten(answers[i].after, 120)}")
+    print(f"\nnext: python -m tinygpt judge score {config.run} --outside {config.scores}")
 
 
 def ask(directory: Path, config: InstructConfig) -> None:

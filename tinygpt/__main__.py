@@ -14,6 +14,10 @@ COMMANDS = {
     "doctor": ("tinygpt.doctor", "what this machine has and what is missing"),
     "verify": ("tinygpt.runs.verify", "are the checkpoints of a run intact and resumable?"),
     "evaluate": ("tinygpt.evaluation.command", "how good is a model? scores on tasks, with chance and intervals"),
+    "judge": (
+        "tinygpt.evaluation.judge_command",
+        "how good are answers? a score sheet for people, raters' agreement, a judge trained here",
+    ),
     "plan": ("tinygpt.planner.command", "what would training cost? memory, time, money and energy, on any number of devices"),
     "explore": ("tinygpt.inspect.explore", "one prompt, one HTML page with every attention weight, prediction and gradient"),
     "exercise": ("", "check the exercises: which gradient is wrong, where and by how much"),

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 
 def settings(
-    default: Config, description: str | None, argv: list[str] | None = None, *, recipes: Mapping[str, Config] | None = None
-) -> Config:
+    default: Config, description: str | None, argv: list[str] | None = None, *, recipes: Mapping[str, Config] | None = None,
+    prog: str | None = None,
+) -> Config:  # fmt: skip
     """As `parse_args`, for a script that trains: with --resume RUN, flags that are not given are the run's own.
 
     recipes   by name, what `--recipe NAME` takes instead of `default`
+    prog      what --help calls the program, where that is no script
     Raises ValueError for a flag that contradicts the run, naming both values and what may change; FileNotFoundError without that run.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -41,9 +43,9 @@ def settings(
     known = parser.parse_known_args(argv)[0]
     run = expand_home(known.resume)
     if not run:
-        return parse_args((recipes or {}).get(known.recipe, default), description, argv)
+        return parse_args((recipes or {}).get(known.recipe, default), description, argv, prog)
     stored = stored_settings(type(default), run)
-    config = parse_args(stored, description, argv)
+    config = parse_args(stored, description, argv, prog)
     check_changes(stored, config)
     return config
 
@@ -140,6 +142,12 @@ def table(title: str, rows: Mapping[str, object]) -> str:
     """A two-column list as text."""
     width = max(map(len, rows), default=0)
     return "\n".join([title, *(f"  {key:<{width}}  {value}" for key, value in rows.items())])
+
+
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of as many cells each as text, every column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 class Report:

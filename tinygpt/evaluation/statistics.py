@@ -1,11 +1,13 @@
-"""How sure a score is: intervals of a mean over items, of the difference of two models on the same items, and the score centered on chance."""
+"""How sure a score is: intervals of a mean over items, of the difference of two models on the same items, and the score centered on chance;
+and how far two judges agree: Cohen's kappa, the area under the ROC curve, rank correlation."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from tinygpt.errors import InvalidInput
+from tinygpt.storage.checked_json import Json
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 _RESAMPLES = 2_000
@@ -90,11 +92,122 @@ def centered(score: float, chance: float) -> float:
     return (score - chance) / (1 - chance)
 
 
-def kappa(a: Sequence[object], b: Sequence[object]) -> float:
+Weights = Literal["none", "quadratic"]
+
+
+def kappa(a: Sequence[Json], b: Sequence[Json], labels: Sequence[Json] | None = None, weights: Weights = "none") -> float:
     """Cohen's kappa of two raters' labels of the same items: their agreement beyond what their label frequencies give by chance. 1 where
-    both always agree.  Source  Cohen 1960, A coefficient of agreement for nominal scales."""
+    both always agree.
+
+    labels    all labels, in their order; default: those that occur, sorted
+    weights   quadratic: a disagreement counts by the square of the distance of the two labels in that order, so 4 against 5 is a small one
+    Raises ValueError for another number of labels, none, or one that is not among `labels`.
+    Source  Cohen 1960, A coefficient of agreement for nominal scales; Cohen 1968, Weighted kappa.
+    """
+    table = confusion(a, b, labels)
+    return float(_kappas(table[None].astype(np.float64), weights)[0])
+
+
+def kappa_interval(
+    a: Sequence[Json], b: Sequence[Json], labels: Sequence[Json] | None = None, weights: Weights = "none",
+    groups: Sequence[int] | np.ndarray | None = None, seed: int = 0,
+) -> Interval:  # fmt: skip
+    """`kappa` with its 95 % interval, by bootstrap over items, or over groups of them, as `interval` draws them."""
+    labels = sorted(set(a) | set(b)) if labels is None else labels
+    number, counts = _resampled(np.arange(len(a)) if groups is None else np.asarray(groups), seed)
+    tables = np.zeros((counts.shape[1], len(labels), len(labels)))  # (groups, labels, labels)
+    np.add.at(tables, (number, _numbers(a, labels), _numbers(b, labels)), 1)
+    drawn = _kappas(np.tensordot(counts, tables, axes=1), weights)
+    return Interval(kappa(a, b, labels, weights), *_middle(drawn))
+
+
+def confusion(a: Sequence[Json], b: Sequence[Json], labels: Sequence[Json] | None = None) -> np.ndarray:
+    """(labels, labels) how often the first rater gave the label of the row, and the second that of the column. Raises as `kappa`."""
     if len(a) != len(b) or not len(a):
         raise InvalidInput(f"kappa: {len(a)} and {len(b)} labels, expected as many, and at least one")
-    agree = sum(x == y for x, y in zip(a, b, strict=True)) / len(a)
-    by_chance = sum(list(a).count(label) * list(b).count(label) for label in set(a) | set(b)) / len(a) ** 2
-    return 1.0 if agree == 1 else centered(agree, by_chance)
+    labels = sorted(set(a) | set(b)) if labels is None else labels
+    k = len(labels)
+    return np.bincount(_numbers(a, labels) * k + _numbers(b, labels), minlength=k * k).reshape(k, k)
+
+
+def _numbers(rated: Sequence[Json], labels: Sequence[Json]) -> np.ndarray:
+    number = {label: i for i, label in enumerate(labels)}
+    if unknown := [label for label in rated if label not in number]:
+        raise InvalidInput(f"kappa: label {unknown[0]!r}, expected one of {', '.join(map(str, labels))}; check the ratings")
+    return np.array([number[label] for label in rated])
+
+
+def _kappas(tables: np.ndarray, weights: Weights) -> np.ndarray:
+    """(N,) kappas of tables of counts (N, labels, labels): 1 - (weighted disagreements) / (those that chance gives)."""
+    i = np.arange(tables.shape[1])
+    w = (i[:, None] - i) ** 2 if weights == "quadratic" else (i[:, None] != i)
+    chance = tables.sum(axis=2)[:, :, None] * tables.sum(axis=1)[:, None, :] / tables.sum(axis=(1, 2))[:, None, None]
+    found, expected = (tables * w).sum(axis=(1, 2)), (chance * w).sum(axis=(1, 2))
+    return 1 - np.where(found == 0, 0.0, found / np.where(expected == 0, 1.0, expected))
+
+
+def _resampled(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the number of each item's group from 0, and (samples, groups) how often each sample of the bootstrap draws each group."""
+    _, number = np.unique(groups, return_inverse=True)
+    n = int(number.max()) + 1
+    return number, np.random.default_rng([seed, len(groups)]).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+
+
+def _middle(drawn: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def auc(
+    good: Sequence[float] | np.ndarray, bad: Sequence[float] | np.ndarray,
+    groups: tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray] | None = None, seed: int = 0,
+) -> Interval:  # fmt: skip
+    """Area under the ROC curve: the probability that a good one scores above a bad one, ties counting half; 0.5 for a score without
+    information. With its 95 % interval, by bootstrap.
+
+    good, bad   scores, (N,) and (M,)
+    groups      of the good and of the bad ones, drawn together; default: good and bad ones have one each, pairwise the same: N = M
+    Raises ValueError without good or bad ones, and for groups of other lengths.
+    Source  Hanley and McNeil 1982, The meaning and use of the area under a receiver operating characteristic (ROC) curve.
+    """
+    g, b = np.asarray(good, dtype=np.float64), np.asarray(bad, dtype=np.float64)
+    of_good, of_bad = (np.arange(len(x)) for x in (g, b)) if groups is None else map(np.asarray, groups)
+    if not len(g) or not len(b) or len(of_good) != len(g) or len(of_bad) != len(b):
+        found = f"{len(g)} good and {len(b)} bad scores with {len(of_good)} and {len(of_bad)} groups"
+        raise InvalidInput(f"auc: {found}, expected at least one of each, and as many groups")
+    above = (g[:, None] > b) + 0.5 * (g[:, None] == b)  # (N, M)
+    number, counts = _resampled(np.concatenate([of_good, of_bad]), seed)
+    w, v = counts[:, number[: len(g)]].astype(np.float64), counts[:, number[len(g) :]].astype(np.float64)  # (samples, N), (samples, M)
+    n = w.sum(axis=1) * v.sum(axis=1)
+    drawn = ((w @ above) * v).sum(axis=1)[n > 0] / n[n > 0]  # a sample without good ones, or without bad ones, says nothing
+    return Interval(float(above.mean()), *_middle(drawn))
+
+
+def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
+    """Spearman's correlation of two judges' scores of the same items, whatever their scales: 1 where they order the items alike, 0 where one
+    says nothing of the other (or one gives all the same score). With its 95 % interval, by bootstrap over items.
+
+    Raises ValueError for fewer than two items, or another number of them. Source  Spearman 1904, Am. J. Psychol. 15, 72-101.
+    """
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
+        raise InvalidInput(f"rank correlation: scores of shapes {x.shape} and {y.shape}, expected (N,) twice with N at least 2")
+    _, counts = _resampled(np.arange(len(x)), seed)
+    drawn = _rank_correlations(x, y, counts.astype(np.float64))
+    return Interval(float(_rank_correlations(x, y, np.ones((1, len(x))))[0]), *_middle(drawn))
+
+
+def _rank_correlations(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(samples,) correlations of the ranks of x and y (N,) where item i occurs counts[:, i] times."""
+    n = counts.sum(axis=1, keepdims=True)
+    a, b = (_ranks(values, counts) - (n + 1) / 2 for values in (x, y))  # the mean of n ranks is (n + 1) / 2
+    size = np.sqrt((counts * a * a).sum(axis=1) * (counts * b * b).sum(axis=1))
+    return (counts * a * b).sum(axis=1) / np.where(size > 0, size, 1.0)
+
+
+def _ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(samples, N) the rank of each item from 1, where it occurs counts (samples, N) times; equal values share the mean of their ranks."""
+    _, number = np.unique(values, return_inverse=True)
+    equal = counts @ (number[:, None] == np.arange(number.max() + 1))  # (samples, values) how often each value occurs
+    ranks: np.ndarray = (np.cumsum(equal, axis=1) - (equal - 1) / 2)[:, number]
+    return ranks

@@ -259,11 +259,13 @@ def pretrain_small(steps: int, progress: Display, seed: int = 0) -> Path:
     return run.path
 
 
-def open_run(config: FinetuneConfig, base: str, tokenizer: Tokenizer, adapter: Adapter | None, data_fingerprint: str, **facts: Json) -> Run:
+def open_run(
+    config: FinetuneConfig, base: str, tokenizer: Tokenizer, adapter: Adapter | None, data_fingerprint: str, name: str = "", **facts: Json
+) -> Run:  # fmt: skip
     """The run to write to: the one that is resumed, or a new one, by default named after the data; config.json holds settings and facts."""
     if config.resume and not list_checkpoints(Path(config.resume)):
         print(f"resume     {config.resume} has no checkpoint yet: starting from step 0")
-    run = Run.resume(config.resume, keep=1) if config.resume else Run.create(run_name(config.data), config.run, keep=1)
+    run = Run.resume(config.resume, keep=1) if config.resume else Run.create(name or run_name(config.data), config.run, keep=1)
     run.keep_settings(dataclasses.replace(config, base=base, run=str(run.path), resume=""), script=config.script, **{"base": base, **facts})
     run.tokenizer, run.adapter, run.base = tokenizer, adapter, "" if base == RANDOM else base
     run.facts = {"data_fingerprint": data_fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}

@@ -2,10 +2,12 @@
 
     score_answers(given, expected)                        # exact match, token F1, and BLEU where sacrebleu is installed
     write_answers("answers.json", rows, before, after)    # a list of records, each with the prompt for a judge
+    read_answers("answers.json")                          # the records again, checked
     read_scores("scores.json", n=len(rows))               # what the judge gave, 0 to 100 for each record
 
-Counting compares words, not meaning: it tells better from worse on the same questions, no more. A judge (a person, or a large language
-model run by other means) reads answers.json and writes scores.json; nothing here talks to one.
+Counting compares words, not meaning: it tells better from worse on the same questions, no more. A judge (a large language model run by
+other means) reads answers.json and writes scores.json; nothing here talks to one. A judge that is trained here, and a score sheet for
+people: `python -m tinygpt judge`.
 """
 
 import contextlib
@@ -22,7 +24,7 @@ import numpy as np
 from tinygpt.errors import InvalidInput, MissingFile, MissingPackage
 from tinygpt.finetuning.instructions import Instruction
 from tinygpt.finetuning.rows import plain
-from tinygpt.storage.checked_json import Json, parse_json, read_text
+from tinygpt.storage.checked_json import Json, parse_json, read_json, read_text
 
 
 def normal_words(text: str) -> list[str]:
@@ -122,6 +124,44 @@ def write_answers(path: str | Path, rows: Sequence[Instruction], before: Sequenc
         asked = {"id": i, "place": row.place, "instruction": row.instruction, "input": row.input, "output": row.output}
         records.append(asked | {"before": old, "model_response": new, "judge_prompt": judge_prompt(row, new)})
     Path(path).write_text(json.dumps(records, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A record of answers.json: a row, and the answers to it before and after training; before is None where the file has none."""
+
+    row: Instruction
+    before: str | None
+    after: str
+
+
+def read_answers(path: str | Path) -> list[Answered]:
+    """The records that `write_answers` has written, from the file or from the run that holds it as answers.json.
+
+    Raises FileNotFoundError; ValueError for what is no JSON, no list of such records, or has a record with another id than its number.
+    """
+    path = Path(path)
+    path = path / "answers.json" if path.is_dir() else path
+    if not path.is_file():
+        rule = "the answers of a run; make some with python examples/finetune_instructions.py"
+        raise MissingFile(f"{path}: no such file, expected {rule}")
+    records = read_json(path)
+    if not isinstance(records, list) or not records:
+        found = "empty" if records == [] else f"a JSON {type(records).__name__}"
+        raise InvalidInput(f"{path}: {found}, expected a list of answers; is it the right file?")
+    return [_answered(record, i, f"{path}: record {i}") for i, record in enumerate(records)]
+
+
+def _answered(record: Json, i: int, where: str) -> Answered:
+    if not isinstance(record, dict) or record.get("id", i) != i:
+        found = f"id {record['id']!r}" if isinstance(record, dict) else f"a {type(record).__name__}"
+        raise InvalidInput(f"{where}: {found}, expected an object with id {i}; restore the file")
+    for key, default in {"instruction": None, "output": None, "model_response": None, "input": "", "place": "", "before": ""}.items():
+        if not isinstance(value := record.get(key, default), str):
+            found = "missing" if key not in record else f"a {type(value).__name__}"
+            raise InvalidInput(f"{where}: {key} is {found}, expected text; restore the file")
+    row = Instruction(record["instruction"], record["output"], record.get("input", ""), record.get("place", ""))
+    return Answered(row, record.get("before"), record["model_response"])
 
 
 def read_scores(path: str | Path, n: int) -> dict[int, float]:
