@@ -47,7 +47,7 @@ def test_each_kind_does_what_it_says(rows, seed):
     right = rows[0].output
     letters = lambda text: sorted(plain(text).replace(".", "").split())  # noqa: E731
     if bad["shuffled"]:
-        assert letters(bad["shuffled"]) == letters(right) and bad["shuffled"].endswith(".") == right.endswith(".")
+        assert letters(bad["shuffled"]) == letters(right) and (bad["shuffled"].endswith(".") or not right.endswith("."))
     if bad["truncated"]:
         assert right.startswith(bad["truncated"]) and not bad["truncated"].endswith(".")
     if bad["closed"]:

@@ -155,7 +155,8 @@ def _open_judge(path: str) -> Judge | None:
 
 def _free(name: str, taken: dict[str, Column]) -> str:
     """The name, with a number where it is taken."""
-    return next(each for each in (name, *(f"{name} {i}" for i in itertools.count(2))) if each not in taken)
+    names = itertools.chain([name], (f"{name} {i}" for i in itertools.count(2)))
+    return next(each for each in names if each not in taken)
 
 
 def _by(score: Callable[[Json, str], float], answers: Sequence[Answered]) -> Column:

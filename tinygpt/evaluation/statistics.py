@@ -184,12 +184,11 @@ def _rank_correlations(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.n
     n = counts.sum(axis=1, keepdims=True)
     a, b = (_ranks(values, counts) - (n + 1) / 2 for values in (x, y))  # the mean of n ranks is (n + 1) / 2
     size = np.sqrt((counts * a * a).sum(axis=1) * (counts * b * b).sum(axis=1))
-    return (counts * a * b).sum(axis=1) / np.where(size > 0, size, 1.0)
+    return np.asarray((counts * a * b).sum(axis=1) / np.where(size > 0, size, 1.0))
 
 
 def _ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(samples, N) the rank of each item from 1, where it occurs counts (samples, N) times; equal values share the mean of their ranks."""
     _, number = np.unique(values, return_inverse=True)
     equal = counts @ (number[:, None] == np.arange(number.max() + 1))  # (samples, values) how often each value occurs
-    ranks: np.ndarray = (np.cumsum(equal, axis=1) - (equal - 1) / 2)[:, number]
-    return ranks
+    return np.asarray((np.cumsum(equal, axis=1) - (equal - 1) / 2)[:, number])
