@@ -123,6 +123,7 @@ def test_agreement_worked_out_elsewhere():
     assert rank_correlation(a, b).mean == pytest.approx(0.882716049382716)
     assert _ranks(np.array([3.0, 1.0, 3.0, 2.0]), np.ones((1, 4))).tolist() == [[3.5, 1.0, 3.5, 2.0]]
     assert _ranks(np.array([3.0, 1.0, 2.0]), np.array([[2.0, 1.0, 0.0]]))[0, :2].tolist() == [2.5, 1.0]  # the first one twice
+    assert all(np.isnan(x.low) for x in (kappa_interval([1], [1]), auc([1], [0])))  # one document says nothing of others
     assert auc([1, 1], [1, 1]).mean == 0.5 and rank_correlation([1, 1], [1, 2]).mean == 0
 
 

@@ -1,7 +1,7 @@
 """How sure a score is: intervals of a mean over items, of the difference of two models on the same items, and the score centered on chance;
 and how far two judges agree: Cohen's kappa, the area under the ROC curve, rank correlation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,23 +11,28 @@ from tinygpt.storage.checked_json import Json
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 _RESAMPLES = 2_000
+_NUMBERS = 1 << 20  # of samples that are in memory at once
 
 
 class Interval(NamedTuple):
-    """A mean and where it lies with 95 % confidence."""
+    """A mean and where it lies with 95 % confidence; low and high are nan where one document alone says nothing of others."""
 
     mean: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})" if np.isfinite(self.low) else f"{self.mean:.3f}"
 
 
-def interval(values: Sequence[float] | np.ndarray, groups: Sequence[int] | np.ndarray | None = None, seed: int = 0) -> Interval:
+def interval(
+    values: Sequence[float] | np.ndarray, groups: Sequence[int] | np.ndarray | None = None, seed: int = 0,
+    weights: np.ndarray | None = None,
+) -> Interval:  # fmt: skip
     """The mean of values (N,) with its 95 % interval.
 
-    groups   (N,) equal where items share a document: then documents are drawn, not items, because their items rise and fall together
+    groups    (N,) equal where items share a document: then documents are drawn, not items, because their items rise and fall together
+    weights   (N,) of the values in the mean, as the tokens of a text in nats per token; default: all alike
     Right or wrong answers (0 and 1) that share nothing have Wilson's interval, which holds near 0 and 1 too; all others a bootstrap's, from
     2,000 samples with replacement. Raises ValueError without values, or for groups of another length.
     Source  Wilson 1927, J. Am. Stat. Assoc. 22; Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13.
@@ -36,21 +41,33 @@ def interval(values: Sequence[float] | np.ndarray, groups: Sequence[int] | np.nd
     g = np.arange(len(x)) if groups is None else np.asarray(groups)
     if x.ndim != 1 or not len(x) or g.shape != x.shape:
         raise InvalidInput(f"interval: values of shape {x.shape} and groups of shape {g.shape}, expected (N,) twice with N at least 1")
-    if len(np.unique(g)) == len(x) and np.isin(x, (0, 1)).all():
+    if weights is None and len(np.unique(g)) == len(x) and np.isin(x, (0, 1)).all():
         return _wilson(float(x.mean()), len(x))
-    return _bootstrap(x, g, seed)
+    return _of_mean(x, g, seed, weights)
 
 
-def _bootstrap(x: np.ndarray, groups: np.ndarray, seed: int) -> Interval:
-    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    sums = np.bincount(number, weights=x)
-    rng = np.random.default_rng([seed, len(x)])
-    means = np.empty(_RESAMPLES)
-    for i in range(_RESAMPLES):
-        drawn = rng.integers(len(sizes), size=len(sizes))
-        means[i] = sums[drawn].sum() / sizes[drawn].sum()
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(float(x.mean()), float(low), float(high))
+def _of_mean(x: np.ndarray, groups: np.ndarray, seed: int, weights: np.ndarray | None) -> Interval:
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
+    return bootstrap(np.stack([w * x, w], axis=1), lambda sums: sums[:, 0] / sums[:, 1], groups, seed)
+
+
+def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, seed: int = 0) -> Interval:
+    """A statistic of the sum of rows (N, K), with its interval: groups are drawn with replacement, 2,000 times.
+
+    statistic   of sums (R, K), one in each row -> (R,)
+    """
+    _, number = np.unique(groups, return_inverse=True)
+    n, k = int(number.max()) + 1, rows.shape[1]
+    sums = np.stack([np.bincount(number, weights=column, minlength=n) for column in np.asarray(rows, dtype=np.float64).T], axis=1)
+    measured = float(statistic(sums.sum(axis=0)[None])[0])
+    if n < 2:
+        return Interval(measured, float("nan"), float("nan"))
+    rng, found, at_once = np.random.default_rng([seed, len(rows)]), np.empty(_RESAMPLES), max(1, _NUMBERS // (n * k))
+    for start in range(0, _RESAMPLES, at_once):
+        part = found[start : start + at_once]
+        part[:] = statistic(sums[rng.integers(n, size=(len(part), n))].sum(axis=1))
+    low, high = np.quantile(found, (0.025, 0.975))
+    return Interval(measured, float(low), float(high))
 
 
 def _wilson(p: float, n: int) -> Interval:
@@ -60,13 +77,14 @@ def _wilson(p: float, n: int) -> Interval:
 
 
 def difference(
-    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, groups: Sequence[int] | np.ndarray | None = None
-) -> Interval:
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, groups: Sequence[int] | np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> Interval:  # fmt: skip
     """The mean of a - b, item by item, with its interval: two models on the same items. An item's difficulty, which both share, drops out."""
     if len(a) != len(b):
         raise InvalidInput(f"difference: {len(a)} and {len(b)} items, expected the same ones; score both models on the same task files")
     x = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    return _bootstrap(x, np.arange(len(x)) if groups is None else np.asarray(groups), 0)
+    return _of_mean(x, np.arange(len(x)) if groups is None else np.asarray(groups), 0, weights)
 
 
 def centered(score: float, chance: float) -> float:
@@ -96,27 +114,27 @@ def kappa_interval(
 ) -> Interval:  # fmt: skip
     """`kappa` with its 95 % interval, by bootstrap over items, or over groups of them, as `interval` draws them."""
     labels = sorted(set(a) | set(b)) if labels is None else labels
-    number, counts = _resampled(np.arange(len(a)) if groups is None else np.asarray(groups), seed)
-    tables = np.zeros((counts.shape[1], len(labels), len(labels)))  # (groups, labels, labels)
-    np.add.at(tables, (number, _numbers(a, labels), _numbers(b, labels)), 1)
-    drawn = _kappas(np.tensordot(counts, tables, axes=1), weights)
-    return Interval(kappa(a, b, labels, weights), *_middle(drawn))
+    k = len(labels)
+    cells = np.eye(k * k)[_cells(a, b, labels)]  # (N, labels x labels) which cell of the confusion table an item adds to
+    groups = np.arange(len(a)) if groups is None else np.asarray(groups)
+    return bootstrap(cells, lambda sums: _kappas(sums.reshape(-1, k, k), weights), groups, seed)
 
 
 def confusion(a: Sequence[Json], b: Sequence[Json], labels: Sequence[Json] | None = None) -> np.ndarray:
     """(labels, labels) how often the first rater gave the label of the row, and the second that of the column. Raises as `kappa`."""
-    if len(a) != len(b) or not len(a):
-        raise InvalidInput(f"kappa: {len(a)} and {len(b)} labels, expected as many, and at least one")
     labels = sorted(set(a) | set(b)) if labels is None else labels
     k = len(labels)
-    return np.bincount(_numbers(a, labels) * k + _numbers(b, labels), minlength=k * k).reshape(k, k)
+    return np.bincount(_cells(a, b, labels), minlength=k * k).reshape(k, k)
 
 
-def _numbers(rated: Sequence[Json], labels: Sequence[Json]) -> np.ndarray:
+def _cells(a: Sequence[Json], b: Sequence[Json], labels: Sequence[Json]) -> np.ndarray:
+    """(N,) number of the cell of the confusion table, row by row, that each item adds to."""
+    if len(a) != len(b) or not len(a):
+        raise InvalidInput(f"kappa: {len(a)} and {len(b)} labels, expected as many, and at least one")
     number = {label: i for i, label in enumerate(labels)}
-    if unknown := [label for label in rated if label not in number]:
+    if unknown := [label for label in (*a, *b) if label not in number]:
         raise InvalidInput(f"kappa: label {unknown[0]!r}, expected one of {', '.join(map(str, labels))}; check the ratings")
-    return np.array([number[label] for label in rated])
+    return np.array([number[x] * len(labels) + number[y] for x, y in zip(a, b, strict=True)])
 
 
 def _kappas(tables: np.ndarray, weights: Weights) -> np.ndarray:
@@ -135,7 +153,9 @@ def _resampled(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return number, np.random.default_rng([seed, len(groups)]).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
 
 
-def _middle(drawn: np.ndarray) -> tuple[float, float]:
+def _middle(drawn: np.ndarray, n_groups: int) -> tuple[float, float]:
+    if n_groups < 2:
+        return float("nan"), float("nan")
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)
 
@@ -162,7 +182,7 @@ def auc(
     w, v = counts[:, number[: len(g)]].astype(np.float64), counts[:, number[len(g) :]].astype(np.float64)  # (samples, N), (samples, M)
     n = w.sum(axis=1) * v.sum(axis=1)
     drawn = ((w @ above) * v).sum(axis=1)[n > 0] / n[n > 0]  # a sample without good ones, or without bad ones, says nothing
-    return Interval(float(above.mean()), *_middle(drawn))
+    return Interval(float(above.mean()), *_middle(drawn, counts.shape[1]))
 
 
 def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
@@ -176,7 +196,7 @@ def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nd
         raise InvalidInput(f"rank correlation: scores of shapes {x.shape} and {y.shape}, expected (N,) twice with N at least 2")
     _, counts = _resampled(np.arange(len(x)), seed)
     drawn = _rank_correlations(x, y, counts.astype(np.float64))
-    return Interval(float(_rank_correlations(x, y, np.ones((1, len(x))))[0]), *_middle(drawn))
+    return Interval(float(_rank_correlations(x, y, np.ones((1, len(x))))[0]), *_middle(drawn, counts.shape[1]))
 
 
 def _rank_correlations(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
