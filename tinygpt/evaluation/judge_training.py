@@ -10,6 +10,8 @@ and judge.json.
 
 import copy
 import hashlib
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,7 +83,7 @@ class JudgeConfig(FinetuneConfig):
     """Answers per update."""
     lr: float = 1e-3
     output: PathName = field(default="", metadata=FREE)
-    """Another file for what judge.json holds."""
+    """Another file for what judge.json holds, less the list of training questions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,15 +115,16 @@ def train(argv: list[str] | None = None) -> None:
 
     seconds = time.perf_counter() - started
     judge.report = {
-        "command": f"{config.script} --base {base} --data {config.data} --seed {config.seed}", "base": base, "data": data.source,
+        "command": shlex.join([*config.script.split(), *(sys.argv[1:] if argv is None else argv)]), "base": base, "data": data.source,
         "rows": {name: len(rows) for name, rows in vars(parts).items()}, "trained_kinds": list(config.kinds), "seed": config.seed,
         "good_kept": json_of(kept), "kinds": {kind: _fields(each) for kind, each in found.items()},
         "auc_unseen": _mean(found, trained=False), "auc_seen": _mean(found, trained=True),
         "position": {name: _fields(each) for name, each in positions.items()}, "seconds": round(seconds, 1), "cut": judge.n_cut,
         "training_questions": sorted(question_hash(row) for row in parts.train + parts.validation),
     }  # fmt: skip
-    for path in (run.path / REPORT, *([Path(config.output)] if config.output else [])):
-        replace_file(path, to_json(judge.report))
+    replace_file(run.path / REPORT, to_json(judge.report))
+    if config.output:
+        replace_file(Path(config.output), to_json({key: value for key, value in judge.report.items() if key != "training_questions"}))
     report.say(f"{seconds:.0f} s; {judge.n_cut} of the answers were cut at the context of {pointwise.config.n_positions} tokens")
     report.write(run.path / "report.txt")
     print(f"\nreport     {run.path / 'report.txt'}\nnext: python -m tinygpt judge score RUN --judge {run.path}")
