@@ -105,6 +105,8 @@ def main(argv: list[str] | None = None) -> None:
             progress.note(f"model    {model.description}")
             evaluated.append(evaluate_all(model, tasks, each, Record(output / "evaluation.jsonl", model.key), progress))
     rows = evaluated[0]
+    if config.overlap:
+        print("overlap  looking for the items in the run's training text; --no-overlap leaves that out")
     overlaps, looked = find_overlap([task.items for task in tasks], checkpoint) if config.overlap else ([], "")
     for row, overlap in zip(rows, overlaps, strict=False):
         row.overlap = overlap
