@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -142,12 +142,6 @@ def table(title: str, rows: Mapping[str, object]) -> str:
     """A two-column list as text."""
     width = max(map(len, rows), default=0)
     return "\n".join([title, *(f"  {key:<{width}}  {value}" for key, value in rows.items())])
-
-
-def columns(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of as many cells each as text, every column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 class Report:

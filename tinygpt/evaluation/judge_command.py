@@ -21,12 +21,12 @@ import numpy as np
 import tyro
 
 from tinygpt.arguments import parse_args
-from tinygpt.cli import columns
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
 from tinygpt.evaluation.judge import REPORT, Judge
 from tinygpt.evaluation.judge_training import question_hash, train
+from tinygpt.evaluation.report import bounds, columns, json_of
 from tinygpt.evaluation.sheet import GUIDELINES, SIDES, agreement, by_side, read_guidelines, read_ratings, write_sheet
-from tinygpt.evaluation.statistics import difference, interval, rank_correlation
+from tinygpt.evaluation.statistics import Interval, difference, interval, rank_correlation
 from tinygpt.fields import PathName, check_fields
 from tinygpt.finetuning.scoring import Answered, read_answers, read_scores, token_f1
 from tinygpt.runs.layout import newest_run
@@ -131,7 +131,7 @@ def score(argv: list[str]) -> None:
     print("\n" + "\n".join(notes))
     where = Path(config.answers)
     output = Path(config.output) if config.output else (where if where.is_dir() else where.parent) / "judged.json"
-    replace_file(output, to_json({name: _summary(column) for name, column in found.items()} | {"notes": notes}))
+    replace_file(output, to_json({name: _json(column) for name, column in found.items()} | {"notes": notes}))
     print(f"\nresults    {output}")
 
 
@@ -155,7 +155,8 @@ def _open_judge(path: str) -> Judge | None:
 
 def _free(name: str, taken: dict[str, Column]) -> str:
     """The name, with a number where it is taken."""
-    return next(each for each in (name, *(f"{name} {i}" for i in itertools.count(2))) if each not in taken)
+    names = itertools.chain([name], (f"{name} {i}" for i in itertools.count(2)))
+    return next(each for each in names if each not in taken)
 
 
 def _by(score: Callable[[Json, str], float], answers: Sequence[Answered]) -> Column:
@@ -193,22 +194,25 @@ def judge_notes(judge: Judge, answers: Sequence[Answered]) -> list[str]:
     return notes
 
 
-def _summary(column: Column) -> dict[str, Json]:
-    """As JSON values: means with intervals, and the difference over the records that have both."""
+def _means(column: Column) -> dict[str, Interval | None]:
+    """Means before and after, and of the difference over the records that have both; None where there are no scores."""
     both = [i for i in column.after if i in column.before]
-    means = {side: interval(list(values.values()), list(values))._asdict() if (values := getattr(column, side)) else None for side in SIDES}
-    change = difference([column.after[i] for i in both], [column.before[i] for i in both])._asdict() if both else None
-    return {"n": len(column.after), **means, "difference": change}
+    found = {side: interval(list(values.values())) if (values := getattr(column, side)) else None for side in SIDES}
+    return found | {"difference": difference([column.after[i] for i in both], [column.before[i] for i in both]) if both else None}
+
+
+def _json(column: Column) -> dict[str, Json]:
+    return {"n": len(column.after)} | {key: json_of(mean) if mean else None for key, mean in _means(column).items()}
 
 
 def score_table(found: dict[str, Column]) -> str:
     """One line per judge: means with 95 % intervals, and the difference record by record."""
     lines: list[tuple[str, ...]] = [("judge", "answers", "before", "95 %", "after", "95 %", "difference", "95 %")]
     for name, column in found.items():
-        cells, summary = [], _summary(column)
-        for key, sign in (("before", ""), ("after", ""), ("difference", "+")):
-            x = summary[key]
-            cells += [f"{x['mean']:{sign}.3f}", f"{x['low']:{sign}.3f} to {x['high']:{sign}.3f}"] if x else ["", ""]
+        cells: list[str] = []
+        for key, mean in _means(column).items():
+            sign = "+" if key == "difference" else ""
+            cells += [f"{mean.mean:{sign}.3f}", bounds(mean, sign)] if mean else ["", ""]
         lines.append((name, str(len(column.after)), *cells))
     return columns(lines)
 
@@ -220,7 +224,7 @@ def correlation_table(found: dict[str, Column]) -> str:
         pairs = [(x[i], y[i]) for x, y in ((a.before, b.before), (a.after, b.after)) for i in x if i in y]
         if len(pairs) > 1:
             r = rank_correlation([x for x, _ in pairs], [y for _, y in pairs])
-            lines.append((f"{one}, {other}", str(len(pairs)), f"{r.mean:+.3f}", f"{r.low:+.3f} to {r.high:+.3f}"))
+            lines.append((f"{one}, {other}", str(len(pairs)), f"{r.mean:+.3f}", bounds(r, "+")))
     return columns(lines)
 
 

@@ -10,6 +10,8 @@ and judge.json.
 
 import copy
 import hashlib
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 
 from autograd import backend
-from tinygpt.cli import Progress, Report, columns, exit_if_interrupted, settings
+from tinygpt.cli import Progress, Report, exit_if_interrupted, settings
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.evaluation.corruptions import KINDS, TRAINED_KINDS, Judged, check_kinds, judged_answers
 from tinygpt.evaluation.judge import (
@@ -40,6 +42,7 @@ from tinygpt.evaluation.judge import (
     question_of,
     trivial_scores,
 )
+from tinygpt.evaluation.report import bounds, columns, json_of
 from tinygpt.evaluation.statistics import Interval
 from tinygpt.fields import FREE, PathName, check_fields
 from tinygpt.finetuning.classifier import LabeledBatches, TextClassifier, balanced_weights, encode
@@ -80,7 +83,7 @@ class JudgeConfig(FinetuneConfig):
     """Answers per update."""
     lr: float = 1e-3
     output: PathName = field(default="", metadata=FREE)
-    """Another file for what judge.json holds."""
+    """Another file for what judge.json holds, less the list of training questions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,15 +115,16 @@ def train(argv: list[str] | None = None) -> None:
 
     seconds = time.perf_counter() - started
     judge.report = {
-        "command": f"{config.script} --base {base} --data {config.data} --seed {config.seed}", "base": base, "data": data.source,
+        "command": shlex.join([*config.script.split(), *(sys.argv[1:] if argv is None else argv)]), "base": base, "data": data.source,
         "rows": {name: len(rows) for name, rows in vars(parts).items()}, "trained_kinds": list(config.kinds), "seed": config.seed,
-        "good_kept": kept._asdict(), "kinds": {kind: _fields(each) for kind, each in found.items()},
+        "good_kept": json_of(kept), "kinds": {kind: _fields(each) for kind, each in found.items()},
         "auc_unseen": _mean(found, trained=False), "auc_seen": _mean(found, trained=True),
         "position": {name: _fields(each) for name, each in positions.items()}, "seconds": round(seconds, 1), "cut": judge.n_cut,
         "training_questions": sorted(question_hash(row) for row in parts.train + parts.validation),
     }  # fmt: skip
-    for path in (run.path / REPORT, *([Path(config.output)] if config.output else [])):
-        replace_file(path, to_json(judge.report))
+    replace_file(run.path / REPORT, to_json(judge.report))
+    if config.output:
+        replace_file(Path(config.output), to_json({key: value for key, value in judge.report.items() if key != "training_questions"}))
     report.say(f"{seconds:.0f} s; {judge.n_cut} of the answers were cut at the context of {pointwise.config.n_positions} tokens")
     report.write(run.path / "report.txt")
     print(f"\nreport     {run.path / 'report.txt'}\nnext: python -m tinygpt judge score RUN --judge {run.path}")
@@ -197,7 +201,7 @@ def measure_positions(
 
 
 def _fields(report: KindReport | Position) -> dict[str, Json]:
-    return {key: value._asdict() if isinstance(value, Interval) else value for key, value in vars(report).items()}
+    return {key: json_of(value) if isinstance(value, Interval) else value for key, value in vars(report).items()}
 
 
 def _mean(found: dict[str, KindReport], trained: bool) -> float | None:
@@ -214,10 +218,10 @@ def kind_table(kept: Interval, found: dict[str, KindReport]) -> str:
     for kind, each in sorted(found.items(), key=lambda item: not item[1].trained):
         shown = (f"{x:.3f}" for x in each.rivals.values())
         lines.append((
-            kind, "yes" if each.trained else "no", str(each.n), f"{each.caught.mean:.3f}", _range(each.caught), f"{each.auc.mean:.3f}",
-            _range(each.auc), f"{each.preferred.mean:.3f}", *shown,
+            kind, "yes" if each.trained else "no", str(each.n), f"{each.caught.mean:.3f}", bounds(each.caught), f"{each.auc.mean:.3f}",
+            bounds(each.auc), f"{each.preferred.mean:.3f}", *shown,
         ))  # fmt: skip
-    title = f"held-out documents: {kept.mean:.3f} ({_range(kept)}) of the right answers are called good; and of bad ones, by kind"
+    title = f"held-out documents: {kept.mean:.3f} ({bounds(kept)}) of the right answers are called good; and of bad ones, by kind"
     means = {which: _mean(found, trained) for which, trained in (("trained on", True), ("not trained on", False))}
     ends = [f"mean AUC of the kinds {which}: {mean:.3f}" for which, mean in means.items() if mean is not None]
     return "\n".join([title, columns(lines), *ends])
@@ -227,10 +231,6 @@ def position_table(positions: dict[str, Position]) -> str:
     """One line per judge."""
     lines: list[tuple[str, ...]] = [("pairs in both orders", "pairs", "right", "95 %", "verdict changes", "95 %", "for the first", "95 %")]
     for name, each in positions.items():
-        numbers = (text for x in (each.right, each.changed, each.first) for text in (f"{x.mean:.3f}", _range(x)))
+        numbers = (text for x in (each.right, each.changed, each.first) for text in (f"{x.mean:.3f}", bounds(x)))
         lines.append((name, str(each.n), *numbers))
     return columns(lines)
-
-
-def _range(x: Interval) -> str:
-    return f"{x.low:.3f} to {x.high:.3f}"

@@ -73,18 +73,18 @@ class Evaluated:
         r, task = self.result, self.result.task
         return {
             "task": task.name, "what": task.what, "source": task.source, "kind": task.kind, "fingerprint": task.fingerprint(),
-            "items": len(task.items), "shots": r.n_shots, "metric": r.metric, "score": _json(r.interval()), "chance": task.chance,
+            "items": len(task.items), "shots": r.n_shots, "metric": r.metric, "score": json_of(r.interval()), "chance": task.chance,
             "centered": r.centered() if task.kind in ("choice", "schema") else None, "all": r.every_metric(), "items_cut": r.n_cut,
-            "seconds": r.seconds, "controls": {name: _json(control.interval()) for name, control in self.controls.items()},
+            "seconds": r.seconds, "controls": {name: json_of(control.interval()) for name, control in self.controls.items()},
             "training_text": self._overlap_fields(),
-        } | ({"minus": {name: _json(d) for name, d in self.differences.items()}} if self.differences else {})  # fmt: skip
+        } | ({"minus": {name: json_of(d) for name, d in self.differences.items()}} if self.differences else {})  # fmt: skip
 
     def _overlap_fields(self) -> Json:
         if self.overlap is None:
             return None
         parts = {"clean": self.overlap.clean, "seen": self.overlap.seen}
         found: dict[str, Json] = {
-            name: {"items": len(numbers)} | ({"score": _json(self.result.interval(among=numbers))} if numbers else {})
+            name: {"items": len(numbers)} | ({"score": json_of(self.result.interval(among=numbers))} if numbers else {})
             for name, numbers in parts.items()
         }
         return found | {
@@ -93,7 +93,7 @@ class Evaluated:
         }
 
 
-def _json(shown: Interval) -> dict[str, Json]:
+def json_of(shown: Interval) -> dict[str, Json]:
     """JSON has no nan."""
     return {name: value if math.isfinite(value) else None for name, value in shown._asdict().items()}
 
@@ -180,7 +180,8 @@ def difference_table(names: Sequence[str], evaluated: Sequence[Sequence[Evaluate
     return columns(lines)
 
 
-def columns(lines: Sequence[tuple[str, ...]]) -> str:
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of as many cells each as text, every column as wide as its widest cell."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.evaluation.report import json_of
 from tinygpt.evaluation.statistics import Interval, confusion, interval, kappa_interval
 from tinygpt.finetuning.scoring import Answered
 from tinygpt.storage.checked_json import Json, read_json, read_text
@@ -167,7 +168,7 @@ class Agreement:
 
     def fields(self) -> dict[str, Json]:
         """As JSON values."""
-        values = {key: x._asdict() if isinstance(x, Interval) else x for key, x in vars(self).items()}
+        values = {key: json_of(x) if isinstance(x, Interval) else x for key, x in vars(self).items()}
         return values | {"table": self.table.tolist(), "raters": list(self.raters)}
 
 

@@ -114,27 +114,27 @@ def kappa_interval(
 ) -> Interval:  # fmt: skip
     """`kappa` with its 95 % interval, by bootstrap over items, or over groups of them, as `interval` draws them."""
     labels = sorted(set(a) | set(b)) if labels is None else labels
-    number, counts = _resampled(np.arange(len(a)) if groups is None else np.asarray(groups), seed)
-    tables = np.zeros((counts.shape[1], len(labels), len(labels)))  # (groups, labels, labels)
-    np.add.at(tables, (number, _numbers(a, labels), _numbers(b, labels)), 1)
-    drawn = _kappas(np.tensordot(counts, tables, axes=1), weights)
-    return Interval(kappa(a, b, labels, weights), *_middle(drawn))
+    k = len(labels)
+    cells = np.eye(k * k)[_cells(a, b, labels)]  # (N, labels x labels) which cell of the confusion table an item adds to
+    groups = np.arange(len(a)) if groups is None else np.asarray(groups)
+    return bootstrap(cells, lambda sums: _kappas(sums.reshape(-1, k, k), weights), groups, seed)
 
 
 def confusion(a: Sequence[Json], b: Sequence[Json], labels: Sequence[Json] | None = None) -> np.ndarray:
     """(labels, labels) how often the first rater gave the label of the row, and the second that of the column. Raises as `kappa`."""
-    if len(a) != len(b) or not len(a):
-        raise InvalidInput(f"kappa: {len(a)} and {len(b)} labels, expected as many, and at least one")
     labels = sorted(set(a) | set(b)) if labels is None else labels
     k = len(labels)
-    return np.bincount(_numbers(a, labels) * k + _numbers(b, labels), minlength=k * k).reshape(k, k)
+    return np.bincount(_cells(a, b, labels), minlength=k * k).reshape(k, k)
 
 
-def _numbers(rated: Sequence[Json], labels: Sequence[Json]) -> np.ndarray:
+def _cells(a: Sequence[Json], b: Sequence[Json], labels: Sequence[Json]) -> np.ndarray:
+    """(N,) number of the cell of the confusion table, row by row, that each item adds to."""
+    if len(a) != len(b) or not len(a):
+        raise InvalidInput(f"kappa: {len(a)} and {len(b)} labels, expected as many, and at least one")
     number = {label: i for i, label in enumerate(labels)}
-    if unknown := [label for label in rated if label not in number]:
+    if unknown := [label for label in (*a, *b) if label not in number]:
         raise InvalidInput(f"kappa: label {unknown[0]!r}, expected one of {', '.join(map(str, labels))}; check the ratings")
-    return np.array([number[label] for label in rated])
+    return np.array([number[x] * len(labels) + number[y] for x, y in zip(a, b, strict=True)])
 
 
 def _kappas(tables: np.ndarray, weights: Weights) -> np.ndarray:
@@ -153,7 +153,9 @@ def _resampled(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return number, np.random.default_rng([seed, len(groups)]).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
 
 
-def _middle(drawn: np.ndarray) -> tuple[float, float]:
+def _middle(drawn: np.ndarray, n_groups: int) -> tuple[float, float]:
+    if n_groups < 2:
+        return float("nan"), float("nan")
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)
 
@@ -180,7 +182,7 @@ def auc(
     w, v = counts[:, number[: len(g)]].astype(np.float64), counts[:, number[len(g) :]].astype(np.float64)  # (samples, N), (samples, M)
     n = w.sum(axis=1) * v.sum(axis=1)
     drawn = ((w @ above) * v).sum(axis=1)[n > 0] / n[n > 0]  # a sample without good ones, or without bad ones, says nothing
-    return Interval(float(above.mean()), *_middle(drawn))
+    return Interval(float(above.mean()), *_middle(drawn, counts.shape[1]))
 
 
 def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
@@ -194,7 +196,7 @@ def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nd
         raise InvalidInput(f"rank correlation: scores of shapes {x.shape} and {y.shape}, expected (N,) twice with N at least 2")
     _, counts = _resampled(np.arange(len(x)), seed)
     drawn = _rank_correlations(x, y, counts.astype(np.float64))
-    return Interval(float(_rank_correlations(x, y, np.ones((1, len(x))))[0]), *_middle(drawn))
+    return Interval(float(_rank_correlations(x, y, np.ones((1, len(x))))[0]), *_middle(drawn, counts.shape[1]))
 
 
 def _rank_correlations(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -202,12 +204,11 @@ def _rank_correlations(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.n
     n = counts.sum(axis=1, keepdims=True)
     a, b = (_ranks(values, counts) - (n + 1) / 2 for values in (x, y))  # the mean of n ranks is (n + 1) / 2
     size = np.sqrt((counts * a * a).sum(axis=1) * (counts * b * b).sum(axis=1))
-    return (counts * a * b).sum(axis=1) / np.where(size > 0, size, 1.0)
+    return np.asarray((counts * a * b).sum(axis=1) / np.where(size > 0, size, 1.0))
 
 
 def _ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(samples, N) the rank of each item from 1, where it occurs counts (samples, N) times; equal values share the mean of their ranks."""
     _, number = np.unique(values, return_inverse=True)
     equal = counts @ (number[:, None] == np.arange(number.max() + 1))  # (samples, values) how often each value occurs
-    ranks: np.ndarray = (np.cumsum(equal, axis=1) - (equal - 1) / 2)[:, number]
-    return ranks
+    return np.asarray((np.cumsum(equal, axis=1) - (equal - 1) / 2)[:, number])
