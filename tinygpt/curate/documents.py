@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 from tinygpt.errors import InvalidInput, MissingFile, MissingPackage
 from tinygpt.storage.checked_json import Json, parse_json
@@ -177,7 +177,7 @@ class _Zstd(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._make = _zstandard(path).ZstdDecompressor().decompressobj
-        self._file, self._frame, self._text = path.open("rb"), None, memoryview(b"")
+        self._file, self._frame, self._text = path.open("rb"), cast(Json, None), memoryview(b"")
 
     def readable(self) -> bool:
         return True
