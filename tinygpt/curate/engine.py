@@ -7,15 +7,19 @@ the disk before its marker is. All machines must see the folder under the same p
 """
 
 import contextlib
+import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from subprocess import CalledProcessError
 
-import multiprocess
 from datatrove.executor.base import PipelineExecutor
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.ray import RayPipelineExecutor
@@ -42,7 +46,37 @@ class _Quiet:
 
 
 class _Local(_Quiet, LocalPipelineExecutor):  # type: ignore[misc]
-    pass
+    """datatrove's own with another pool: of multiprocess.Pool a killed worker is a run that never ends, and a killed run leaves a process."""
+
+    def run(self) -> None:
+        tasks = self.get_incomplete_ranks(range(self.tasks))
+        if self.workers == 1:
+            for task in tasks:
+                self._run_for_rank(task)
+            return
+        context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+        context.set_forkserver_preload([__name__])  # imported once, not by each worker of each phase
+        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_end_with_parent) as pool:
+            try:
+                for done in as_completed([pool.submit(self._run_for_rank, task) for task in tasks]):
+                    done.result()
+            except BrokenProcessPool as error:
+                rule = "expected all to finish; if memory ran out take fewer --workers, and run it again: what has finished is kept"
+                raise ProcessFailed(f"{self.logging_dir.path}: a worker process was killed, {rule}") from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when its parent is gone, which may have been killed: a run that is started again should not meet it."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Ray(_Quiet, RayPipelineExecutor):  # type: ignore[misc]
@@ -112,7 +146,6 @@ def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> 
 def _executor(task: _Task, n_tasks: int, folder: Path, how: Executor) -> PipelineExecutor:
     common = {"pipeline": [task], "tasks": n_tasks, "workers": how.n_workers(n_tasks), "logging_dir": str(folder.resolve())}
     if how.executor == "local":
-        multiprocess.set_forkserver_preload([__name__])  # imported once, not by each worker of each phase
         return _Local(**common)
     if how.executor == "ray":
         return _Ray(**common, mem_per_cpu_gb=how.task_gb)
