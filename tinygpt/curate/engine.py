@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -28,13 +27,11 @@ from datatrove.utils.stats import PipelineStats
 from loguru import logger
 
 from tinygpt import errors
-from tinygpt.curate.executors import Executor
+from tinygpt.curate.executors import Executor, Function
 from tinygpt.curate.report import StepReport
 from tinygpt.errors import InvalidInput, MissingPackage, ProcessFailed, UserError
 from tinygpt.storage.checked_json import read_json, to_json
 from tinygpt.storage.durable import replace_file
-
-Function = Callable[[int, int], Sequence[StepReport]]  # (task, number of tasks): what it did, step by step
 
 
 class _Quiet:
@@ -110,8 +107,8 @@ class _Task:
             raise
 
 
-def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> list[StepReport]:
-    """Calls function(task, n_tasks) for every task that has not finished in this folder, and returns the sum of all reports, in order of steps.
+def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> list[list[StepReport]]:
+    """Calls function(task, n_tasks) for every task that has not finished in this folder, and returns what each returned, in order.
 
     function   can be pickled: a function of a module, or functools.partial of one
     Raises what a task raised, and ProcessFailed for one that ended otherwise; tasks that had finished stay finished.
@@ -135,12 +132,8 @@ def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> 
         raise MissingPackage("--executor ray: ray is missing, expected it on all machines; pip install ray") from error
     if missing := executor.get_incomplete_ranks(skip_completed=True):
         _raise_failure(folder, f"{len(missing)} of {n_tasks} tasks")
-    merged: dict[str, StepReport] = {}
-    for task in range(n_tasks):
-        for values in read_json(folder / "reports" / f"{task:05d}.json"):
-            report = StepReport.from_json(values)
-            merged[report.name] = merged[report.name].merge(report) if report.name in merged else report
-    return list(merged.values())
+    written = (read_json(folder / "reports" / f"{task:05d}.json") for task in range(n_tasks))
+    return [[StepReport.from_json(values) for values in reports] for reports in written]
 
 
 def _executor(task: _Task, n_tasks: int, folder: Path, how: Executor) -> PipelineExecutor:

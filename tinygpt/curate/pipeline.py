@@ -16,11 +16,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 from tinygpt.curate.documents import Document, Step, read_shard, write_shard
-from tinygpt.curate.executors import Executor
+from tinygpt.curate.executors import Executor, Function, Run
 from tinygpt.curate.report import StepReport, n_bytes
 from tinygpt.errors import InvalidInput, MissingPackage, PathExists, WriteFailed
 from tinygpt.storage.checked_json import Json, read_json, to_json
@@ -28,17 +29,6 @@ from tinygpt.storage.durable import Lock, remove_directory, remove_partial, repl
 
 SHARD_BYTES = 16 << 20  # of text in a shard: what a task works on
 MANY = 1000  # documents, of which a filter should have removed at least one
-
-Function = Callable[[int, int], Sequence[StepReport]]  # (task, number of tasks): what the task did, step by step
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a stage whose tasks do not wait for each other. function: can be pickled; what it writes it may write again, the same."""
-
-    name: str
-    function: Function
-    n_tasks: int
 
 
 class Stage(Protocol):
@@ -51,9 +41,9 @@ class Stage(Protocol):
         """All that decides what it does, as JSON values."""
         ...
 
-    def phases(self, inputs: Sequence[Path], work: Path) -> Iterator[Phase]:
-        """One after the other: a phase is asked for when the one before has finished. They write shards to work/shards, and keep what they
-        need between phases elsewhere in `work`."""
+    def run(self, inputs: Sequence[Path], work: Path, run: Run) -> Sequence[StepReport]:
+        """Writes shards to work/shards; what is needed between phases is kept elsewhere in `work`. A phase is a call of run(function, n_tasks,
+        name). What its tasks write they may write again, the same, after they were stopped."""
         ...
 
 
@@ -67,8 +57,8 @@ class Steps:
     def settings(self) -> dict[str, Json]:
         return {step.name: step.settings() for step in self.steps}
 
-    def phases(self, inputs: Sequence[Path], work: Path) -> Iterator[Phase]:
-        yield Phase("apply", partial(apply_steps, self.steps, tuple(inputs), work / "shards"), len(inputs))
+    def run(self, inputs: Sequence[Path], work: Path, run: Run) -> Sequence[StepReport]:
+        return merged(run(partial(apply_steps, self.steps, tuple(inputs), work / "shards"), len(inputs), "apply"))
 
 
 def apply_steps(steps: Sequence[Step], inputs: Sequence[Path], output: Path, task: int, n_tasks: int) -> list[StepReport]:
@@ -144,20 +134,27 @@ def run_stages(
     return found
 
 
-def _run_stage(stage: Stage, inputs: Sequence[Path], work: Path, how: Executor, note: Callable[[str], None]) -> list[StepReport]:
+def _run_stage(stage: Stage, inputs: Sequence[Path], work: Path, how: Executor, note: Callable[[str], None]) -> Sequence[StepReport]:
     try:
         from tinygpt.curate.engine import run_tasks
     except ImportError as error:
         raise MissingPackage(f'curate: {error.name} is missing, expected datatrove; pip install "tinygpt[curate]"') from error
     (work / "shards").mkdir(parents=True, exist_ok=True)
     remove_partial(work / "shards")
-    merged: dict[str, StepReport] = {}
-    for phase in stage.phases(inputs, work):
-        if phase.n_tasks:
-            note(f"{stage.name}: {phase.name}, {phase.n_tasks} task{'s' if phase.n_tasks > 1 else ''}")
-        for report in run_tasks(phase.function, phase.n_tasks, work / "phases" / phase.name, how):
-            merged[report.name] = merged[report.name].merge(report) if report.name in merged else report
-    return list(merged.values())
+
+    def run(function: Function, n_tasks: int, name: str) -> list[list[StepReport]]:
+        note(f"{stage.name}: {name}, {n_tasks} task{'s' if n_tasks > 1 else ''} on {how.n_workers(n_tasks)}")
+        return run_tasks(function, n_tasks, work / "phases" / name, how)
+
+    return stage.run(inputs, work, run)
+
+
+def merged(reports: Iterable[Iterable[StepReport]]) -> list[StepReport]:
+    """The reports of tasks as one for each step, in the order of steps."""
+    found: dict[str, StepReport] = {}
+    for report in chain.from_iterable(reports):
+        found[report.name] = found[report.name].merge(report) if report.name in found else report
+    return list(found.values())
 
 
 def check_removed_all(report: StepReport) -> None:
