@@ -7,7 +7,8 @@
 
     Report(title, steps=[...], sources=[...], ...).to_json()
 
-Examples are those documents whose id has the smallest hash: a random choice that depends on nothing else.
+Everything that is kept of a document is an excerpt in which personal data is replaced by marks (`tinygpt.curate.privacy`), whatever the steps
+of the curation are. Examples are those documents whose id has the smallest hash: a random choice that depends on nothing else.
 """
 
 import hashlib
@@ -18,12 +19,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Self
 
 from tinygpt.curate.documents import Document, Outcome
+from tinygpt.curate.privacy import find
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import Json
 
 MOST_EXAMPLES = 5
 MOST_CLUSTERS = 20
 EXCERPT = 300  # characters
+_MARGIN = 300  # characters on either side in which personal data is looked for
 _LINEAR, _PER_DECADE = 100, 16  # bins of 0.01 from -1 to 1, beyond that 16 for each factor of 10
 
 
@@ -349,7 +352,15 @@ def _changed_at(old: str, new: str, kind: str) -> int:
 
 
 def excerpt(text: str, at: int = 0) -> str:
-    """About 300 characters of a text around a position, white space as single blanks."""
+    """About 300 characters of a text around a position, white space as single blanks, personal data as marks."""
     start = max(0, at - EXCERPT // 3)
-    shown = " ".join(text[start : start + EXCERPT].split())
-    return "… " * (start > 0) + shown + " …" * (start + EXCERPT < len(text))
+    end, first = start + EXCERPT, max(0, start - _MARGIN)
+    parts = []
+    here = start
+    for found in find(text[first : end + _MARGIN]):
+        a, b = first + found.start, first + found.end
+        if b > here and a < end:  # one that begins or ends outside is not shown in part
+            parts += [text[here:a], f"<{found.kind.upper()}>"]
+            here = b
+    shown = " ".join("".join([*parts, text[here : max(here, end)]]).split())
+    return "… " * (start > 0) + shown + " …" * (end < len(text))
