@@ -81,7 +81,8 @@ class _Ray(_Quiet, RayPipelineExecutor):  # type: ignore[misc]
 
 
 class _Slurm(_Quiet, SlurmPipelineExecutor):  # type: ignore[misc]
-    pass
+    def launch_merge_stats(self) -> None:
+        """Not launched: a job of its own, for figures that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> 
 
 
 def _executor(task: _Task, n_tasks: int, folder: Path, how: Executor) -> PipelineExecutor:
-    common = {"pipeline": [task], "tasks": n_tasks, "workers": how.n_workers(n_tasks), "logging_dir": str(folder.resolve())}
+    common = {"pipeline": [task], "tasks": n_tasks, "workers": how.n_workers(n_tasks) or -1, "logging_dir": str(folder.resolve())}
     if how.executor == "local":
         return _Local(**common)
     if how.executor == "ray":

@@ -17,7 +17,7 @@ class Executor:
     executor: Literal["local", "ray", "slurm"] = "local"
     """Processes of this machine, a Ray cluster that is running (else one on this machine), or jobs of Slurm."""
     workers: int = 0
-    """How many tasks run at once; 0: as many as this machine has cores."""
+    """How many tasks run at once; 0: as many as this machine has cores, or the cluster room for."""
     task_gb: int = 2
     """Memory that Ray and Slurm reserve for a task."""
     slurm_partition: str = ""
@@ -29,6 +29,8 @@ class Executor:
         check_fields(self, {0: "workers", 1: "task_gb"})
 
     def n_workers(self, n_tasks: int) -> int:
-        """How many tasks run at once: no more than there are."""
+        """How many tasks run at once, no more than there are; 0: the cluster decides."""
+        if self.executor != "local":
+            return min(self.workers, n_tasks)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(self.workers or cores, n_tasks)
+        return max(1, min(self.workers or cores, n_tasks))

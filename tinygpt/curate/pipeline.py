@@ -108,7 +108,8 @@ def run_stages(
     note: Callable[[str], None] = print,
     done: Callable[[Sequence[StepReport]], None] = lambda reports: None,
 ) -> list[StepReport]:
-    """Does what is not done yet, and returns what each step did. note: gets a line as a phase begins; done: the reports of a stage that ended.
+    """Does what is not done yet, and returns what each step did. note: gets a line as a phase begins; done: the reports of a stage that ended;
+    keep: the shards of all stages stay.
 
     The caller holds the folder's lock and has compared its settings. Raises ValueError, naming the step, if one removed every document;
     OSError, saying that nothing is lost, for a full disk; what a task raised.
@@ -125,8 +126,9 @@ def run_stages(
                 for report in reports:
                     check_removed_all(report)
                 replace_file(complete, to_json([report.to_json() for report in reports]))
-            if before is not None and (before / "shards").is_dir():
-                remove_directory(before / "shards")
+            if before is not None and not keep:
+                remove_partial(before)
+                remove_directory(before / "shards") if (before / "shards").is_dir() else None
         reports = [StepReport.from_json(values) for values in read_json(complete)]
         done(reports)
         found += reports
@@ -143,7 +145,7 @@ def _run_stage(stage: Stage, inputs: Sequence[Path], work: Path, how: Executor, 
     remove_partial(work / "shards")
 
     def run(function: Function, n_tasks: int, name: str) -> list[list[StepReport]]:
-        note(f"{stage.name}: {name}, {n_tasks} task{'s' if n_tasks > 1 else ''} on {how.n_workers(n_tasks)}")
+        note(f"{stage.name}: {name}, {n_tasks} task{'s' if n_tasks > 1 else ''}")
         return run_tasks(function, n_tasks, work / "phases" / name, how)
 
     return stage.run(inputs, work, run)

@@ -52,6 +52,11 @@ def _runs(numbers: np.ndarray, n: int) -> np.ndarray:
     return found
 
 
+def run_numbers(text: str, n: int) -> np.ndarray:
+    """A 64-bit number for each run of n words of a text, in their order: (W - n + 1,), or none for fewer words. Equal runs, equal numbers."""
+    return _runs(_numbers(normal_words(text)), n)
+
+
 class NgramIndex:
     """The n-grams of texts, sorted: 12 bytes for each.
 
