@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent))
 
 from train_step import processor
@@ -39,6 +38,8 @@ from train_step import processor
 from tinygpt.curate.documents import Document, read_shard, write_shard
 from tinygpt.data.corpora import load_corpus
 from tinygpt.errors import ProcessFailed
+
+ROOT = Path(__file__).parent.parent
 
 # ---- a corpus with planted copies --------------------------------------------------------------------------------------------------------
 

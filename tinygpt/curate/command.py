@@ -26,6 +26,7 @@ import tyro
 from tinygpt.arguments import parse_args
 from tinygpt.curate.contamination import Decontaminate, Decontamination
 from tinygpt.curate.copies import Best, Repeated
+from tinygpt.curate.documents import Step
 from tinygpt.curate.executors import Executor
 from tinygpt.curate.language import Language
 from tinygpt.curate.mixing import Mixing, source_rows
@@ -55,11 +56,13 @@ class CurateConfig:
     output: PathName = "curated"
     """The folder of the corpus and its report."""
     bad_input: Policy = "stop"
-    """At a damaged file or a wrong line: stop, or skip it and count it."""
+    """At a damaged file or a wrong line: stop, or skip it and count it (as the default example does)."""
     repair: bool = True
     """Repair texts that were decoded wrongly (ftfy)."""
-    language: str = "en"
-    """Keep texts in this language; empty: in all."""
+    language: tuple[str, ...] = ("en",)
+    """Keep texts in these languages (ISO 639 codes); nothing after the flag: in all."""
+    min_confidence: float = 0.0
+    """How likely a text must be in one of them; 0: 0.65, for the profiles docs and code, whose texts are half code, 0.2."""
     profile: Profile | Literal["none", ""] = ""
     """A set of rules; none: no rules; default: prose, for the default example docs."""
     rules: Limits = field(default_factory=Limits)
@@ -134,25 +137,26 @@ def installed_texts() -> list[SourceSpec]:
     site = sysconfig.get_path("purelib")
     return [
         SourceSpec("docs", "docs"),
-        SourceSpec("readmes", site, pattern="*.dist-info/METADATA", license="that of each package"),
-        SourceSpec("licenses", site, pattern="LICENSE*", license="that of each package"),
+        SourceSpec("packages", site, pattern="*.dist-info/*", license="that of each package"),
+        SourceSpec("licenses", site, pattern="*.dist-info/licenses/*", license="that of each package"),
     ]
 
 
 def all_stages(config: CurateConfig, sources: Sequence[Source]) -> list[Stage]:
     """What the settings ask for, in the order in which it runs."""
-    profile = config.profile or ("prose" if config.input or config.sources else "docs")
-    steps = []
+    own = bool(config.input or config.sources)
+    profile = config.profile or ("prose" if own else "docs")
+    steps: list[Step] = []
     if config.repair:
         steps.append(Repair())
     if config.language:
-        steps.append(Language(config.language))
+        steps.append(Language(config.language, config.min_confidence or (0.2 if profile in ("docs", "code") else 0.65)))
     if profile != "none":
         steps.append(Rules(profile, config.rules))
     if config.redact:
         steps.append(Redact(config.redact, config.redact_key))
     best = Best(("source", "longest"), tuple(source.name for source in sources))
-    stages: list[Stage] = [Reading(tuple(sources), config.bad_input)]
+    stages: list[Stage] = [Reading(tuple(sources), config.bad_input if own else "skip")]
     if steps:
         stages.append(Steps(tuple(steps)))
     if config.exact:
@@ -184,9 +188,9 @@ def write_report(folder: Path, reports: list[StepReport], settings: dict[str, Js
     for report in reports:
         if report.name in FILTERS:
             warn_removed_none(report)
-    report = Report("Curation", reports, source_rows(read_manifest(folder)), settings=settings, versions=versions())
+    whole = Report("Curation", reports, source_rows(read_manifest(folder)), settings=settings, versions=versions())
     # page
-    replace_file(folder / "report.json", to_json(report.to_json()))
+    replace_file(folder / "report.json", to_json(whole.to_json()))
 
 
 def versions() -> dict[str, str]:
