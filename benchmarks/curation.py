@@ -184,9 +184,9 @@ def kill_and_continue(folder: Path, inputs: Sequence[Path], n_kills: int, seed: 
     """
     report, rng = Kills(), random.Random(seed)
     started = time.perf_counter()
-    subprocess.run(command(inputs, folder / "undisturbed", *flags), env=environment(), check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    subprocess.run(command(inputs, folder / "undisturbed" / "corpus", *flags), env=environment(), check=True, stdout=subprocess.DEVNULL, cwd=folder)
     report.seconds_undisturbed = round(time.perf_counter() - started, 2)
-    output = folder / "killed"
+    output = folder / "killed" / "corpus"  # the manifest holds the folder's name
     while True:
         last = report.kills == n_kills
         asked = command(inputs, output, *flags)
@@ -209,12 +209,12 @@ def kill_and_continue(folder: Path, inputs: Sequence[Path], n_kills: int, seed: 
                     process.kill()
                 report.kills += 1
                 report.at.append(round(wait, 2))
-    report.equal = contents(output) == contents(folder / "undisturbed")
+    report.equal = contents(output) == contents(folder / "undisturbed" / "corpus")
     return report
 
 
 def contents(output: Path) -> dict[str, str]:
-    """sha256 of every file of an output, decompressed. What names times is left out."""
+    """sha256 of every file of an output, decompressed."""
     found = {}
     for path in sorted(path for path in output.rglob("*") if path.is_file() and path.name not in ("lock",)):
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
