@@ -24,21 +24,26 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent))
 
 from train_step import processor
 
+from tinygpt.arguments import parse_args
+from tinygpt.cli import run
 from tinygpt.curate.documents import Document, read_shard, write_shard
 from tinygpt.data.corpora import load_corpus
 from tinygpt.errors import ProcessFailed
+from tinygpt.fields import PathName
 
 # ---- a corpus with planted copies --------------------------------------------------------------------------------------------------------
 
