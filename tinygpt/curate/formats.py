@@ -25,10 +25,10 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from tinygpt.curate.documents import open_compressed, unreadable
-from tinygpt.curate.markup import read_posts, read_warc, read_wikipedia
+from tinygpt.curate.markup import Readable, read_posts, read_warc, read_wikipedia
 from tinygpt.curate.records import BadRecord, Record, Report
 from tinygpt.data.rows import read_table
 from tinygpt.errors import InvalidInput, MissingPackage
@@ -327,10 +327,32 @@ def _pyarrow(unit: Unit) -> Json:
     return pyarrow
 
 
-def _opened(read: Callable[[IO[bytes], Path, Report], Iterator[Record]]) -> Callable[[Unit, Report], Iterator[Record]]:
+class _Pieces:
+    """A stream as other libraries read it. What stands in front of damaged data is read, and the damage shows afterwards in `error`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = cast(io.BufferedReader, file)
+        self.error: Exception | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        if self.error:
+            return b""
+        try:
+            return self._file.read1(size)  # `read` loses what it has when it meets damage
+        except Exception as error:
+            self.error = error
+            return b""
+
+
+def _opened(read: Callable[[Readable, Path, Report], Iterator[Record]]) -> Callable[[Unit, Report], Iterator[Record]]:
     def records(unit: Unit, report: Report) -> Iterator[Record]:
         with open_file(unit.path) as file:
-            yield from read(file, unit.path, report)
+            pieces = _Pieces(file)
+            try:
+                yield from read(pieces, unit.path, report)
+            finally:
+                if pieces.error:
+                    raise pieces.error
 
     return records
 

@@ -3,11 +3,12 @@
 HTML pages go through trafilatura, wikitext through mwparserfromhell; what these libraries leave is stated at each reader.
 """
 
+import contextlib
 import html.parser
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 from xml.etree import ElementTree
 
 from tinygpt.curate.records import BadRecord, Record, Report
@@ -16,9 +17,16 @@ from tinygpt.storage.checked_json import Json
 
 MAX_PAGE_BYTES = 8 << 20  # a longer page is no prose, and extraction takes time and memory with its length
 NOT_ARTICLES = re.compile(r"\s*(file|image|category|media)\s*:", re.IGNORECASE)  # links that show a picture or sort the page
+NOT_TEXT = frozenset("ref references gallery timeline math chem syntaxhighlight source score table".split())  # tags, {| among them
 
 
-def read_warc(file: IO[bytes], path: Path, report: Report) -> Iterator[Record]:
+class Readable(Protocol):
+    """What a parser needs of a file."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+def read_warc(file: Readable, path: Path, report: Report) -> Iterator[Record]:
     """Pages that were answered with status 200, their main text without menus and footers; of WET files the text as it is.
 
     Raises ImportError, naming the extra, without warcio and trafilatura; EOFError or an error of warcio for a damaged archive.
@@ -43,6 +51,8 @@ def read_warc(file: IO[bytes], path: Path, report: Report) -> Iterator[Record]:
                 rule = f"expected at most {MAX_PAGE_BYTES:,}; it is left out"
                 report(BadRecord("page too long", f"{path}: record {number}: more than {MAX_PAGE_BYTES:,} bytes, {rule}"))
                 continue
+            if left := getattr(entry.raw_stream, "limit", 0):
+                raise EOFError(f"record {number} ends {left} bytes early")
             page = _decoded(data, content_type)
             text = page if is_text else trafilatura.extract(page, favor_precision=True, include_comments=False, include_images=False)
             fields = {"url": entry.rec_headers.get_header("WARC-Target-URI"), "date": entry.rec_headers.get_header("WARC-Date")}
@@ -60,11 +70,9 @@ def _decoded(data: bytes, content_type: str) -> str | bytes:
         return data
 
 
-def read_wikipedia(file: IO[bytes], path: Path, report: Report) -> Iterator[Record]:
-    """Articles of a dump `pages-articles.xml`: namespace 0, no redirects, the text without templates, references, pictures and categories.
-
-    Tables lose their cells' borders, formulas their markup, and what only a template would write is missing: numbers with units, many
-    dates. Raises ImportError, naming the extra, without mwparserfromhell.
+def read_wikipedia(file: Readable, path: Path, report: Report) -> Iterator[Record]:
+    """Articles of a dump `pages-articles.xml`: namespace 0, no redirects; templates, references, tables, pictures, formulas, listings and
+    categories are left out. So what only a template would write is missing: numbers with units, many dates, pronunciations. Raises ImportError, naming the extra, without mwparserfromhell.
     """
     try:
         import mwparserfromhell
@@ -75,27 +83,22 @@ def read_wikipedia(file: IO[bytes], path: Path, report: Report) -> Iterator[Reco
         is_redirect = any(element.tag.endswith("}redirect") for element in page)
         if values.get("ns") == "0" and not is_redirect:
             ids = [element.text for element in page if element.tag.endswith("}id")]
-            text = _plain(mwparserfromhell.parse(values.get("text", "")))
+            text = _plain(mwparserfromhell.parse(re.sub(r"(?m)^[*#]+ *", "- ", values.get("text", ""))))  # marks of lists would be lost
             yield Record(f"page {number}", {"text": text, "title": values.get("title", ""), "page": ids[0] if ids else ""})
 
 
 def _plain(code: Json) -> str:
-    for link in code.filter_wikilinks(matches=lambda link: NOT_ARTICLES.match(str(link.title)) is not None):
-        try:
-            code.remove(link)
-        except ValueError:  # within one that is gone
-            continue
-    for tag in code.filter_tags(matches=lambda tag: str(tag.tag).lower() in ("ref", "gallery", "timeline", "math", "syntaxhighlight")):
-        try:
-            code.remove(tag)
-        except ValueError:
-            continue
+    """The text of an article's wikicode, which is changed."""
+    links = code.filter_wikilinks(matches=lambda link: NOT_ARTICLES.match(str(link.title)) is not None)
+    for node in links + code.filter_tags(matches=lambda tag: str(tag.tag).strip().lower() in NOT_TEXT):
+        with contextlib.suppress(ValueError):  # it stood within one that is gone
+            code.remove(node)
     text = code.strip_code(normalize=True, collapse=True)
     text = re.sub(r"\( *[,;]? *\)", "", text)  # what a template leaves: "Kyoto ( ) is"
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.strip() for line in text.split("\n"))).strip()
 
 
-def read_posts(file: IO[bytes], path: Path, report: Report) -> Iterator[Record]:
+def read_posts(file: Readable, path: Path, report: Report) -> Iterator[Record]:
     """Questions and answers of a `Posts.xml`, a document each; of an answer `question` is the Id of what it answers.
 
     The dumps come as 7z archives, which have to be unpacked. Raises nothing of its own.
@@ -113,7 +116,7 @@ def read_posts(file: IO[bytes], path: Path, report: Report) -> Iterator[Record]:
             yield Record(f"post {number}", fields)
 
 
-def _elements(file: IO[bytes], path: Path, name: str) -> Iterator[ElementTree.Element]:
+def _elements(file: Readable, path: Path, name: str) -> Iterator[ElementTree.Element]:
     """Elements of that name right below the root, one in memory at a time."""
     depth, root = 0, None
     try:

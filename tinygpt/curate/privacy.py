@@ -54,8 +54,8 @@ class Redacted(NamedTuple):
     counts: dict[str, int]
 
 
-# Nothing is found in a text that has none of these: all that is looked for has a digit, @, a slash, an underscore or a line of dashes.
-_ANYTHING = re.compile(r"[0-9@/\\_]|-----BEGIN")
+# All but keys has one of these in it; keys begin with words of their own, see `_TOKEN_SIGNS`.
+_ANYTHING = re.compile(r"[0-9@/\\]")
 _BEFORE, _AFTER = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"  # ASCII: Japanese has no blanks between a word and a number
 
 
@@ -65,11 +65,11 @@ def find(text: str, kinds: Sequence[str] = KINDS) -> list[Found]:
         if kind not in _FINDERS:
             raise InvalidInput(f"redact: kind {kind!r}, expected one of {', '.join(KINDS)}; {did_you_mean(kind, KINDS)}")
     found: list[Found] = []
-    if _ANYTHING.search(text):
-        for kind in (kind for kind in KINDS if kind in kinds):
-            for start, end in _FINDERS[kind](text):
-                if start < end and not any(start < other.end and other.start < end for other in found):
-                    found.append(Found(start, end, kind))
+    possible = KINDS if _ANYTHING.search(text) else ("key",)
+    for kind in (kind for kind in possible if kind in kinds):
+        for start, end in _FINDERS[kind](text):
+            if start < end and not any(start < other.end and other.start < end for other in found):
+                found.append(Found(start, end, kind))
     return sorted(found)
 
 

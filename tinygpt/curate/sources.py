@@ -12,6 +12,7 @@ divided, is in formats.py.
 import contextlib
 import hashlib
 import itertools
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tinygpt.curate.documents import Document
-from tinygpt.curate.formats import KINDS, Unit, find_units
+from tinygpt.curate.formats import COMPRESSED, KINDS, SUFFIXES, Unit, find_units
 from tinygpt.curate.records import BadRecord, Record
 from tinygpt.data.corpora import load_corpus, run_name, some_files, user_path
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
@@ -34,6 +35,7 @@ LICENSES = {  # of dumps that state none in the file, as their publishers state 
     "stackexchange": "CC BY-SA, the version of each post in its metadata",
     "docs": "NumPy: BSD-3-Clause; Python's documentation: PSF-2.0",
 }
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # what file names are made of
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class SourceSpec:
 
     def __post_init__(self) -> None:
         where = f"source {self.name!r}"
-        if not self.name or run_name(self.name) != self.name:
-            raise InvalidInput(f"{where}: expected letters, digits, dots, hyphens and underscores, which file names are made of; rename it")
+        if not _NAME.fullmatch(self.name):
+            raise InvalidInput(f"{where}: expected letters, digits, dots, hyphens and underscores; write NAME=PATH")
         if not self.path or not self.text:
             raise InvalidInput(f"{where}: path {self.path!r}, text {self.text!r}, expected neither empty; name a file and a field")
         if self.kind and self.kind not in KINDS:
@@ -89,8 +91,10 @@ def parse_spec(given: str) -> SourceSpec:
         else:
             head += f",{part}"
     name, equals, path = head.partition("=")
-    if not equals or run_name(name) != name or user_path(head).exists():
+    if not equals or not _NAME.fullmatch(name) or user_path(head).exists():
         name, path = run_name(head), head
+        for suffix in reversed(Path(path).suffixes):
+            name = name.removesuffix(suffix if suffix.lower() in (*COMPRESSED, *SUFFIXES, ".xml") else "")
     if "weight" in options:
         try:
             options["weight"] = float(options["weight"])

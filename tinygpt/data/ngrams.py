@@ -104,6 +104,23 @@ class NgramIndex:
             found += [self._owners[length][a:b] for a, b in zip(first.tolist(), ends.tolist(), strict=True)]
         return np.unique(np.concatenate(found))
 
+    def shared(self, text: str) -> np.ndarray:
+        """The n-grams of the index that this text holds, each once: sorted (M,) uint64, the same numbers in every process."""
+        found = [
+            np.zeros(0, dtype=np.uint64),
+            *(self._runs[length][first] for length, _, first in self._hits(_numbers(normal_words(text)))),
+        ]
+        return np.unique(np.concatenate(found))
+
+    def without(self, runs: np.ndarray) -> "NgramIndex":
+        """An index of the same texts that lacks these n-grams, numbers as `shared` returns them."""
+        index = NgramIndex([], self.n, 1)
+        index.n_texts, index.n_short = self.n_texts, self.n_short
+        for length, known in self._runs.items():
+            if (kept := ~np.isin(known, runs)).any():
+                index._runs[length], index._owners[length] = known[kept], self._owners[length][kept]
+        return index
+
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where the text holds n-grams of the index: (first, after the last) character of each stretch, from left to right."""
         found = [(m.start(), m.end(), word) for m in re.finditer(r"\S+", text) if (word := "".join(normal_words(m[0])))]
