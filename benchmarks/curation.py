@@ -24,26 +24,22 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 
-ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent))
 
 from train_step import processor
 
-from tinygpt.arguments import parse_args
-from tinygpt.cli import run
 from tinygpt.curate.documents import Document, read_shard, write_shard
 from tinygpt.data.corpora import load_corpus
 from tinygpt.errors import ProcessFailed
-from tinygpt.fields import PathName
+
+ROOT = Path(__file__).parent.parent
 
 # ---- a corpus with planted copies --------------------------------------------------------------------------------------------------------
 
@@ -188,9 +184,9 @@ def kill_and_continue(folder: Path, inputs: Sequence[Path], n_kills: int, seed: 
     """
     report, rng = Kills(), random.Random(seed)
     started = time.perf_counter()
-    subprocess.run(command(inputs, folder / "undisturbed", *flags), env=environment(), check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    subprocess.run(command(inputs, folder / "undisturbed" / "corpus", *flags), env=environment(), check=True, stdout=subprocess.DEVNULL, cwd=folder)
     report.seconds_undisturbed = round(time.perf_counter() - started, 2)
-    output = folder / "killed"
+    output = folder / "killed" / "corpus"  # the manifest holds the folder's name
     while True:
         last = report.kills == n_kills
         asked = command(inputs, output, *flags)
@@ -199,7 +195,9 @@ def kill_and_continue(folder: Path, inputs: Sequence[Path], n_kills: int, seed: 
             try:
                 code = process.wait(None if last else wait)
                 if code:
-                    raise ProcessFailed(f"kills: exit code {code} after {report.kills} kills, expected the run to continue; see the message above")
+                    raise ProcessFailed(
+                        f"kills: exit code {code} after {report.kills} kills, expected the run to continue; see the message above"
+                    )
                 if last:
                     break
                 report.finished_before += 1
@@ -211,12 +209,12 @@ def kill_and_continue(folder: Path, inputs: Sequence[Path], n_kills: int, seed: 
                     process.kill()
                 report.kills += 1
                 report.at.append(round(wait, 2))
-    report.equal = contents(output) == contents(folder / "undisturbed")
+    report.equal = contents(output) == contents(folder / "undisturbed" / "corpus")
     return report
 
 
 def contents(output: Path) -> dict[str, str]:
-    """sha256 of every file of an output, decompressed. What names times is left out."""
+    """sha256 of every file of an output, decompressed."""
     found = {}
     for path in sorted(path for path in output.rglob("*") if path.is_file() and path.name not in ("lock",)):
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -255,7 +253,9 @@ def dirty_corpus(seed: int = 0) -> list[Document]:
         found.append(Document(f"clean/{d.name}", text, "clean"))
     for number in rng.permutation(len(clean))[: len(clean) // 5].tolist():
         original = found[number]
-        found += [dataclasses.replace(original, id=f"exact-{i}/{clean[number].name}", source="copies") for i in range(int(rng.integers(2, 21)))]
+        found += [
+            dataclasses.replace(original, id=f"exact-{i}/{clean[number].name}", source="copies") for i in range(int(rng.integers(2, 21)))
+        ]
         for i in range(int(rng.integers(1, 6))):
             words = original.text.split(" ")
             for at in rng.integers(len(words), size=2):

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial, reduce
@@ -29,14 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygpt.curate.documents import Document, Outcome, read_shard, write_shard
+from tinygpt.curate.executors import Run
 from tinygpt.curate.report import StepReport
 from tinygpt.curate.tables import Array, hash_of, n_partitions, partition_of, read_partition, save, write_table
 from tinygpt.errors import InvalidInput, did_you_mean
 from tinygpt.storage.checked_json import Json
 from tinygpt.storage.durable import replace_file
-
-Function = Callable[[int, int], list[StepReport]]  # (task, number of tasks)
-Run = Callable[[Function, int, str], list[list[StepReport]]]  # (function, number of tasks, name of the phase)
 
 MOST_LISTED = 100  # copies whose ids the kept document names
 RULES = ("source", "longest", "newest", "oldest", "first")
@@ -207,6 +205,7 @@ class Removal:
 def remove(task: int, n_tasks: int, folders: Folders, removal: Removal) -> list[StepReport]:
     """Writes the task's shards without the documents that were decided to go."""
     report = StepReport(removal.name, removal.settings)
+    folders.output.mkdir(parents=True, exist_ok=True)
     for shard in range(task, len(folders.shards), n_tasks):
         write_shard(folders.output / folders.shards[shard].name, _staying(folders, shard, removal, report))
     return [report]
@@ -442,6 +441,7 @@ def _remove_repeated(task: int, n_tasks: int, folders: Folders, repeated: Repeat
             if outcome.document is not None:
                 yield outcome.document
 
+    folders.output.mkdir(parents=True, exist_ok=True)
     for shard in range(task, len(folders.shards), n_tasks):
         write_shard(folders.output / folders.shards[shard].name, staying(shard))
     return [report]

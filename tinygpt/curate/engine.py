@@ -9,9 +9,11 @@ the disk before its marker is. All machines must see the folder under the same p
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -43,7 +45,8 @@ class _Quiet:
 
 
 class _Local(_Quiet, LocalPipelineExecutor):  # type: ignore[misc]
-    """datatrove's own with another pool: of multiprocess.Pool a killed worker is a run that never ends, and a killed run leaves a process."""
+    """datatrove's own with another pool, one for all phases: with its multiprocess.Pool a killed worker is a run that never ends, a killed
+    run leaves a process behind, and each phase starts all workers again."""
 
     def run(self) -> None:
         tasks = self.get_incomplete_ranks(range(self.tasks))
@@ -51,21 +54,49 @@ class _Local(_Quiet, LocalPipelineExecutor):  # type: ignore[misc]
             for task in tasks:
                 self._run_for_rank(task)
             return
-        context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
-        context.set_forkserver_preload([__name__])  # imported once, not by each worker of each phase
-        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_end_with_parent) as pool:
-            try:
-                for done in as_completed([pool.submit(self._run_for_rank, task) for task in tasks]):
-                    done.result()
-            except BrokenProcessPool as error:
+        running = [_pool(self.workers).submit(self._run_for_rank, task) for task in tasks]
+        try:
+            for done in as_completed(running):
+                done.result()
+        except BaseException as error:
+            for future in running:
+                future.cancel()
+            if isinstance(error, BrokenProcessPool):
                 rule = "expected all to finish; if memory ran out take fewer --workers, and run it again: what has finished is kept"
                 raise ProcessFailed(f"{self.logging_dir.path}: a worker process was killed, {rule}") from error
-            finally:
-                pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _end_with_parent() -> None:
-    """Ends this worker when its parent is gone, which may have been killed: a run that is started again should not meet it."""
+_pools: dict[int, ProcessPoolExecutor] = {}
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """This process's pool of so many workers, which are started as they are needed."""
+    if workers not in _pools:
+        context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+        context.set_forkserver_preload([__name__])  # imported once, not by each worker
+        _pools[workers] = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    return _pools[workers]
+
+
+@contextlib.contextmanager
+def workers() -> Iterator[None]:
+    """Ends all workers with this block: at once if it ends by an error."""
+    try:
+        yield
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        for number in [*_pools]:
+            _pools.pop(number).shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """A worker leaves Ctrl-C to its parent, and ends when that is gone, which may have been killed: a run that is started again should not
+    meet it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -138,9 +169,9 @@ def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> 
 
 
 def _executor(task: _Task, n_tasks: int, folder: Path, how: Executor) -> PipelineExecutor:
-    common = {"pipeline": [task], "tasks": n_tasks, "workers": how.n_workers(n_tasks) or -1, "logging_dir": str(folder.resolve())}
+    common = {"pipeline": [task], "tasks": n_tasks, "workers": how.workers or -1, "logging_dir": str(folder.resolve())}
     if how.executor == "local":
-        return _Local(**common)
+        return _Local(**common | {"workers": how.n_workers() if n_tasks > 1 else 1})
     if how.executor == "ray":
         return _Ray(**common, mem_per_cpu_gb=how.task_gb)
     if not how.slurm_partition:

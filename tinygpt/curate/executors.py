@@ -28,9 +28,7 @@ class Executor:
     def __post_init__(self) -> None:
         check_fields(self, {0: "workers", 1: "task_gb"})
 
-    def n_workers(self, n_tasks: int) -> int:
-        """How many tasks run at once, no more than there are; 0: the cluster decides."""
-        if self.executor != "local":
-            return min(self.workers, n_tasks)
+    def n_workers(self) -> int:
+        """How many processes of this machine work at once."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(self.workers or cores, n_tasks))
+        return self.workers or cores

@@ -21,8 +21,9 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 from loguru import logger
 from numpy.typing import NDArray
 
-from tinygpt.curate.copies import Folders, Run
+from tinygpt.curate.copies import Folders
 from tinygpt.curate.documents import read_shard
+from tinygpt.curate.executors import Run
 from tinygpt.curate.near import shingles
 from tinygpt.curate.report import StepReport
 from tinygpt.data.ngrams import normal_words

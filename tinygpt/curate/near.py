@@ -30,7 +30,6 @@ from tinygpt.curate.copies import (
     Folders,
     Records,
     Removal,
-    Run,
     order_of_preference,
     remove,
     removed_rows,
@@ -38,6 +37,7 @@ from tinygpt.curate.copies import (
     write_removed,
 )
 from tinygpt.curate.documents import read_shard
+from tinygpt.curate.executors import Run
 from tinygpt.curate.report import StepReport
 from tinygpt.curate.tables import Array, column, n_partitions, partition_of, read_partition, rows_of, save
 from tinygpt.data.ngrams import run_numbers

@@ -107,6 +107,7 @@ def run_stages(
     *,
     note: Callable[[str], None] = print,
     done: Callable[[Sequence[StepReport]], None] = lambda reports: None,
+    keep: bool = False,
 ) -> list[StepReport]:
     """Does what is not done yet, and returns what each step did. note: gets a line as a phase begins; done: the reports of a stage that ended;
     keep: the shards of all stages stay.
@@ -114,41 +115,45 @@ def run_stages(
     The caller holds the folder's lock and has compared its settings. Raises ValueError, naming the step, if one removed every document;
     OSError, saying that nothing is lost, for a full disk; what a task raised.
     """
+    try:
+        from tinygpt.curate.engine import run_tasks, workers
+    except ImportError as error:
+        raise MissingPackage(f'curate: {error.name} is missing, expected datatrove; pip install "tinygpt[curate]"') from error
     found: list[StepReport] = []
     inputs: list[Path] = []
     before: Path | None = None
-    for number, stage in enumerate(stages):
-        work = folder / "work" / f"{number:02d}-{stage.name}"
-        complete = work / "report.json"
-        with full_disk(folder):
+    with full_disk(folder), workers():
+        for number, stage in enumerate(stages):
+            work = folder / "work" / f"{number:02d}-{stage.name}"
+            complete = work / "report.json"
+
+            def run(function: Function, n_tasks: int, name: str, stage: Stage = stage, work: Path = work) -> list[list[StepReport]]:
+                note(f"{stage.name}: {name}, {n_tasks} task{'s' if n_tasks > 1 else ''}")
+                return run_tasks(function, n_tasks, work / "phases" / name, how)
+
             if not complete.is_file():
-                reports = _run_stage(stage, inputs, work, how, note)
+                (work / "shards").mkdir(parents=True, exist_ok=True)
+                remove_partial(work / "shards")
+                reports = stage.run(inputs, work, run)
                 for report in reports:
                     check_removed_all(report)
                 replace_file(complete, to_json([report.to_json() for report in reports]))
-            if before is not None and not keep:
-                remove_partial(before)
-                remove_directory(before / "shards") if (before / "shards").is_dir() else None
-        reports = [StepReport.from_json(values) for values in read_json(complete)]
-        done(reports)
-        found += reports
-        before, inputs = work, sorted((work / "shards").glob("*.jsonl.*"))
+            if not keep:
+                _clean(work, {"shards"})
+                _clean(before, set()) if before is not None else None
+            reports = [StepReport.from_json(values) for values in read_json(complete)]
+            done(reports)
+            found += reports
+            before, inputs = work, sorted((work / "shards").glob("*.jsonl.*"))
     return found
 
 
-def _run_stage(stage: Stage, inputs: Sequence[Path], work: Path, how: Executor, note: Callable[[str], None]) -> Sequence[StepReport]:
-    try:
-        from tinygpt.curate.engine import run_tasks
-    except ImportError as error:
-        raise MissingPackage(f'curate: {error.name} is missing, expected datatrove; pip install "tinygpt[curate]"') from error
-    (work / "shards").mkdir(parents=True, exist_ok=True)
-    remove_partial(work / "shards")
-
-    def run(function: Function, n_tasks: int, name: str) -> list[list[StepReport]]:
-        note(f"{stage.name}: {name}, {n_tasks} task{'s' if n_tasks > 1 else ''}")
-        return run_tasks(function, n_tasks, work / "phases" / name, how)
-
-    return stage.run(inputs, work, run)
+def _clean(work: Path, kept: set[str]) -> None:
+    """Deletes what a stage that is complete has in its folder, but for its report and what is named."""
+    remove_partial(work)
+    for entry in work.iterdir():
+        if entry.is_dir() and entry.name not in kept:
+            remove_directory(entry)
 
 
 def merged(reports: Iterable[Iterable[StepReport]]) -> list[StepReport]:

@@ -1,7 +1,7 @@
 """The stages of a curation, in the order in which they run: reading, steps on single documents, copies, and the output."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def _read(reading: Reading, parts: Sequence[tuple[Source, int, int]], output: Pa
 class ExactCopies:
     """Of equal documents the best one stays."""
 
-    best: Best = Best()
+    best: Best = field(default_factory=Best)
     name: str = "exact-copies"
 
     def settings(self) -> dict[str, Json]:
@@ -73,7 +73,7 @@ class ExactCopies:
 class RepeatedText:
     """Lines and paragraphs that many documents share go."""
 
-    repeated: Repeated = Repeated()
+    repeated: Repeated = field(default_factory=Repeated)
     name: str = "repeated-text"
 
     def settings(self) -> dict[str, Json]:
@@ -87,8 +87,8 @@ class RepeatedText:
 class NearCopies:
     """Of documents that are nearly equal the best one stays."""
 
-    near: Near = Near()
-    best: Best = Best()
+    near: Near = field(default_factory=Near)
+    best: Best = field(default_factory=Best)
     name: str = "near-copies"
     say: Callable[[str], None] = print
 
