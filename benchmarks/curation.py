@@ -184,7 +184,9 @@ def kill_and_continue(folder: Path, inputs: Sequence[Path], n_kills: int, seed: 
     """
     report, rng = Kills(), random.Random(seed)
     started = time.perf_counter()
-    subprocess.run(command(inputs, folder / "undisturbed" / "corpus", *flags), env=environment(), check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    subprocess.run(
+        command(inputs, folder / "undisturbed" / "corpus", *flags), env=environment(), check=True, stdout=subprocess.DEVNULL, cwd=folder
+    )
     report.seconds_undisturbed = round(time.perf_counter() - started, 2)
     output = folder / "killed" / "corpus"  # the manifest holds the folder's name
     while True:
