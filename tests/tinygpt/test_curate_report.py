@@ -82,9 +82,14 @@ def test_the_counts_are_right():
     assert len(long.examples) == 5 and all(e.number > 60 == e.limit for e in long.examples)
     assert report.rules["eleven"].limits == [] and {e.number for e in report.rules["eleven"].examples} == {None}
     changed = [o for o in outcomes if o.counts]
-    assert report.changed == len(changed) and (report.kinds["email"].count, report.kinds["email"].documents) == (2 * len(changed), len(changed))
+    assert report.changed == len(changed) and (report.kinds["email"].count, report.kinds["email"].documents) == (
+        2 * len(changed),
+        len(changed),
+    )
     assert all("a <EMAIL>" in e.excerpt for e in report.kinds["email"].examples)
-    assert sum(report.cluster_sizes.values()) == 9 and [c.size for c in report.clusters] == sorted((c.size for c in report.clusters), reverse=True)
+    assert sum(report.cluster_sizes.values()) == 9 and [c.size for c in report.clusters] == sorted(
+        (c.size for c in report.clusters), reverse=True
+    )
 
 
 def test_only_reports_of_one_step_are_merged():
@@ -160,7 +165,9 @@ def full_report(nasty=""):
     rules.settings = {"path": "/home/anna/x", nasty: [nasty]}
     curve = Curve(f"words{nasty}", 0.91, (0.0, 0.8, 1.0), (0.0, 0.1, 1.0), (0.1, 0.8), f"held-out{nasty}")
     sources = [SourceRow(f"s0{nasty}", f"CC0{nasty}", 10, 2000, 0.6, 2.5), SourceRow("s1")]
-    return Report(f"Curation{nasty}", [*steps, rules], sources, [curve], {"a": nasty, "p": "C:\\Users\\Anna\\x"}, {f"v{nasty}": "1.0"}, ["first"])
+    return Report(
+        f"Curation{nasty}", [*steps, rules], sources, [curve], {"a": nasty, "p": "C:\\Users\\Anna\\x"}, {f"v{nasty}": "1.0"}, ["first"]
+    )
 
 
 class Tags(HTMLParser):

@@ -189,7 +189,7 @@ def write_report(folder: Path, reports: list[StepReport], settings: dict[str, Js
         if report.name in FILTERS:
             warn_removed_none(report)
     whole = Report("Curation", reports, source_rows(read_manifest(folder)), settings=settings, versions=versions())
-    # page
+    write_page(folder / "report.html", whole)
     replace_file(folder / "report.json", to_json(whole.to_json()))
 
 
