@@ -31,6 +31,7 @@ from tinygpt.curate.executors import Executor
 from tinygpt.curate.language import Language
 from tinygpt.curate.mixing import Mixing, source_rows
 from tinygpt.curate.near import Near
+from tinygpt.curate.page import write_page
 from tinygpt.curate.pipeline import Stage, Steps, fingerprint, full_disk, opened, run_stages, warn_removed_none
 from tinygpt.curate.privacy import KINDS, Redact
 from tinygpt.curate.repair import Repair
