@@ -1,5 +1,6 @@
 """The report of a curation: sums over tasks are exact, examples leak nothing, and the page shows what anybody may have written as text."""
 
+import itertools
 import json
 import math
 import re
@@ -82,18 +83,23 @@ def test_the_counts_are_right():
     assert len(long.examples) == 5 and all(e.number > 60 == e.limit for e in long.examples)
     assert report.rules["eleven"].limits == [] and {e.number for e in report.rules["eleven"].examples} == {None}
     changed = [o for o in outcomes if o.counts]
-    assert report.changed == len(changed) and (report.kinds["email"].count, report.kinds["email"].documents) == (2 * len(changed), len(changed))
+    assert report.changed == len(changed) and (report.kinds["email"].count, report.kinds["email"].documents) == (
+        2 * len(changed),
+        len(changed),
+    )
     assert all("a <EMAIL>" in e.excerpt for e in report.kinds["email"].examples)
-    assert sum(report.cluster_sizes.values()) == 9 and [c.size for c in report.clusters] == sorted((c.size for c in report.clusters), reverse=True)
+    assert sum(report.cluster_sizes.values()) == 9 and [c.size for c in report.clusters] == sorted(
+        (c.size for c in report.clusters), reverse=True
+    )
 
 
 def test_only_reports_of_one_step_are_merged():
-    with pytest.raises(ValueError, match="report: 'b' with {}, expected 'a' with {}; merge reports of one step only"):
+    with pytest.raises(ValueError, match=r"report: 'b' with {}, expected 'a' with {}; merge reports of one step only"):
         StepReport("a").merge(StepReport("b"))
     for wrong in ({}, {**StepReport("a").to_json(), "rules": 3}, {**StepReport("a").to_json(), "other": 1}):
-        with pytest.raises(ValueError, match="expected what StepReport.to_json writes"):
+        with pytest.raises(ValueError, match=r"expected what StepReport.to_json writes"):
             StepReport.from_json(wrong)
-    with pytest.raises(ValueError, match="expected what Report.to_json writes"):
+    with pytest.raises(ValueError, match=r"expected what Report.to_json writes"):
         Report.from_json({"title": "t"})
 
 
@@ -114,7 +120,7 @@ def test_the_picture_shows_every_document_and_the_limit(removed, kept, limits):
         for x in values:
             found[bin_of(x)] = found.get(bin_of(x), 0) + 1
     shown = columns(rule)
-    assert 1 <= len(shown) <= 64 and all(a.high == b.low for a, b in zip(shown[:-1], shown[1:], strict=True))
+    assert 1 <= len(shown) <= 64 and all(a.high == b.low for a, b in itertools.pairwise(shown))
     assert (sum(c.removed for c in shown), sum(c.kept for c in shown)) == (len(removed), len(kept))
     for x in [*removed, *kept, *limits]:
         assert shown[0].low - 1e-8 * max(1, abs(x)) <= x <= shown[-1].high + 1e-8 * max(1, abs(x))
@@ -160,7 +166,9 @@ def full_report(nasty=""):
     rules.settings = {"path": "/home/anna/x", nasty: [nasty]}
     curve = Curve(f"words{nasty}", 0.91, (0.0, 0.8, 1.0), (0.0, 0.1, 1.0), (0.1, 0.8), f"held-out{nasty}")
     sources = [SourceRow(f"s0{nasty}", f"CC0{nasty}", 10, 2000, 0.6, 2.5), SourceRow("s1")]
-    return Report(f"Curation{nasty}", [*steps, rules], sources, [curve], {"a": nasty, "p": "C:\\Users\\Anna\\x"}, {f"v{nasty}": "1.0"}, ["first"])
+    return Report(
+        f"Curation{nasty}", [*steps, rules], sources, [curve], {"a": nasty, "p": "C:\\Users\\Anna\\x"}, {f"v{nasty}": "1.0"}, ["first"]
+    )
 
 
 class Tags(HTMLParser):
