@@ -1,5 +1,6 @@
 """The report of a curation: sums over tasks are exact, examples leak nothing, and the page shows what anybody may have written as text."""
 
+import itertools
 import json
 import math
 import re
@@ -93,12 +94,12 @@ def test_the_counts_are_right():
 
 
 def test_only_reports_of_one_step_are_merged():
-    with pytest.raises(ValueError, match="report: 'b' with {}, expected 'a' with {}; merge reports of one step only"):
+    with pytest.raises(ValueError, match=r"report: 'b' with {}, expected 'a' with {}; merge reports of one step only"):
         StepReport("a").merge(StepReport("b"))
     for wrong in ({}, {**StepReport("a").to_json(), "rules": 3}, {**StepReport("a").to_json(), "other": 1}):
-        with pytest.raises(ValueError, match="expected what StepReport.to_json writes"):
+        with pytest.raises(ValueError, match=r"expected what StepReport.to_json writes"):
             StepReport.from_json(wrong)
-    with pytest.raises(ValueError, match="expected what Report.to_json writes"):
+    with pytest.raises(ValueError, match=r"expected what Report.to_json writes"):
         Report.from_json({"title": "t"})
 
 
@@ -119,7 +120,7 @@ def test_the_picture_shows_every_document_and_the_limit(removed, kept, limits):
         for x in values:
             found[bin_of(x)] = found.get(bin_of(x), 0) + 1
     shown = columns(rule)
-    assert 1 <= len(shown) <= 64 and all(a.high == b.low for a, b in zip(shown[:-1], shown[1:], strict=True))
+    assert 1 <= len(shown) <= 64 and all(a.high == b.low for a, b in itertools.pairwise(shown))
     assert (sum(c.removed for c in shown), sum(c.kept for c in shown)) == (len(removed), len(kept))
     for x in [*removed, *kept, *limits]:
         assert shown[0].low - 1e-8 * max(1, abs(x)) <= x <= shown[-1].high + 1e-8 * max(1, abs(x))
