@@ -218,7 +218,7 @@ def test_boilerplate_goes_and_the_rest_stays_as_it_is():
 
 
 def test_a_paragraph_stays_in_the_first_documents_and_per_source():
-    text = "A paragraph that is long enough to be looked at, because it has so many letters that nobody would call it a short one."
+    text = "A paragraph that is long enough to be looked at, because it has so many letters that nobody who counts them would call it a short one."
     documents = [Document(f"d{i}", f"{text}\n\nOnly in number {'abcdef'[i]}.", "even" if i % 2 == 0 else "odd") for i in range(5)]
     for repeated, holders in (
         (Repeated(), "d0"),
