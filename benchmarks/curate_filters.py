@@ -83,7 +83,13 @@ def classifier(run: str) -> None:
     table(
         ["dirt", "in training", "AUC, classifier", "removed", "AUC, perplexity"],
         [
-            [kind, "yes" if v["in_training"] else "no", interval(v["auc"]), v["removed"], interval(other[kind]["perplexity"]) if run else ""]
+            [
+                kind,
+                "yes" if v["in_training"] else "no",
+                interval(v["auc"]),
+                v["removed"],
+                interval(other[kind]["perplexity"]) if run else "",
+            ]
             for kind, v in found["kinds"].items()
         ],
     )

@@ -78,7 +78,7 @@ def test_words_and_sentences_of_english():
 
 @pytest.mark.parametrize("profile", PROFILES)
 @given(st.one_of(any_text, web_texts()))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_verdict_names_a_rule_whose_number_is_beyond_its_limit(profile, text):
     limits = PROFILES[profile]
     verdict = check(text, limits)
@@ -160,7 +160,7 @@ def test_verdicts_are_those_of_datatrove(profile, docs):
     theirs = datatrove_filter(profile)
 
     @given(web_texts())
-    @settings(max_examples=60)
+    @settings(max_examples=40)
     def on_drawn_texts(text):
         check_parity(profile, theirs, text)
 
@@ -184,11 +184,15 @@ def test_words_of_symbols_are_told_by_their_unicode_category():
     from datatrove.utils.text import PUNCTUATION_SET
 
     assert Text(text).spoken == (6, 22) and not PUNCTUATION_SET & set("•€™")
-    assert check("• a line\n" * 60 + "the model of data and words", dataclasses.replace(PROFILES["gopher-quality"], max_bullet_lines=0.9)).rule
+    assert check(
+        "• a line\n" * 60 + "the model of data and words", dataclasses.replace(PROFILES["gopher-quality"], max_bullet_lines=0.9)
+    ).rule
 
 
 def test_lines_go_and_stay_counted():
-    text = "\n".join([f"This is the line number {i} of a text." for i in range(6)] + ["Too short.", "JavaScript must be on here.", "See [1] the end."])
+    text = "\n".join(
+        [f"This is the line number {i} of a text." for i in range(6)] + ["Too short.", "JavaScript must be on here.", "See [1] the end."]
+    )
     outcome = Rules("c4")(Document("a", text, metadata={"url": "u"}))
     assert outcome.document.text.splitlines()[-1] == "See  the end."
     assert outcome.document.metadata == {"url": "u"} and outcome.document.id == "a"
@@ -218,8 +222,10 @@ def test_wrong_settings_say_so():
 
 
 def test_the_profile_of_docs_keeps_docs_and_web_rules_do_not(docs):
-    kept = {profile: np.mean([not check(text, PROFILES[profile]).rule for text in docs]) for profile in ("docs", "code", "web")}
-    assert kept["docs"] > 0.97 and kept["code"] > 0.97 and kept["web"] < 0.05
+    every = [document.text for document in load_corpus("docs").train]
+    assert np.mean([not check(text, PROFILES["docs"]).rule for text in every]) > 0.98
+    kept = {profile: np.mean([not check(text, PROFILES[profile]).rule for text in docs]) for profile in ("code", "web")}
+    assert kept["code"] > 0.95 and kept["web"] < 0.05
     clean = [text for text in docs if len(text) > 500][:10]
     for kind in ("base64", "search spam", "repeated line", "hex dump", "number table", "backwards", "server log"):
         assert np.mean([not check(soiled(text, kind), PROFILES["docs"]).rule for text in clean]) < 0.1, kind
@@ -306,7 +312,7 @@ def test_docs_are_english_and_texts_without_words_nothing(docs):
 @pytest.fixture(scope="module")
 def fitted(docs):
     pytest.importorskip("sklearn", reason="the classifier is scikit-learn's")
-    rows = examples([text[:1500] for text in docs if len(text) > 300][:100])
+    rows = examples([text[:1500] for text in docs if len(text) > 300][:80])
     return fit(rows), rows
 
 

@@ -1,7 +1,7 @@
 """Dirt made from clean text: what a web crawl holds that nobody wants to train on. For tests, for the classifier, and for planting.
 
-    soiled(text, "keyboard", seed=0)        # "kdjf wlekr ..." about as long as the text; the same for the same text, kind and seed
-    SEEN, UNSEEN                            # kinds to learn from, and kinds to be tested on
+soiled(text, "keyboard", seed=0)        # "kdjf wlekr ..." about as long as the text; the same for the same text, kind and seed
+SEEN, UNSEEN                            # kinds to learn from, and kinds to be tested on
 """
 
 import base64
@@ -70,11 +70,27 @@ _CODE = (
 
 
 def _minified(rng: _Rng, text: str) -> str:
-    return _fill(len(text), lambda: _pick(rng, _CODE).format(*("".join(_LETTERS[i] for i in rng.integers(26, size=2)) for _ in range(3))), "")
+    return _fill(
+        len(text), lambda: _pick(rng, _CODE).format(*("".join(_LETTERS[i] for i in rng.integers(26, size=2)) for _ in range(3))), ""
+    )
 
 
 _GOODS = ("watches", "shoes", "pills", "loans", "casino", "handbags", "insurance", "phone cases", "flights", "hotels", "diet", "hosting")
-_PRAISE = ("cheap", "best", "buy", "discount", "free shipping", "online", "2024", "review", "top 10", "near me", "for sale", "price", "deal")
+_PRAISE = (
+    "cheap",
+    "best",
+    "buy",
+    "discount",
+    "free shipping",
+    "online",
+    "2024",
+    "review",
+    "top 10",
+    "near me",
+    "for sale",
+    "price",
+    "deal",
+)
 
 
 def _search_spam(rng: _Rng, text: str) -> str:

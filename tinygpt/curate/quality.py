@@ -118,9 +118,7 @@ def _vectorizer(n_features: int) -> Json:
     try:
         from sklearn.feature_extraction.text import HashingVectorizer
     except ImportError as error:
-        raise MissingPackage(
-            'quality: scikit-learn is missing, expected it for the classifier; pip install "tinygpt[classify]"'
-        ) from error
+        raise MissingPackage('quality: scikit-learn is missing, expected it for the classifier; pip install "tinygpt[classify]"') from error
     return HashingVectorizer(analyzer=_words_and_pairs, n_features=n_features)
 
 
@@ -151,7 +149,9 @@ def fit(rows: Sequence[Row], keep: float = 0.97) -> QualityModel:
 def save(model: QualityModel, path: str | Path) -> None:
     """Writes a model, durably; the same model gives the same bytes."""
     at = np.flatnonzero(model.weights)
-    settings = json.dumps({"bias": model.bias, "threshold": model.threshold, "n_features": len(model.weights), "n_rows": dict(model.n_rows)})
+    settings = json.dumps(
+        {"bias": model.bias, "threshold": model.threshold, "n_features": len(model.weights), "n_rows": dict(model.n_rows)}
+    )
     file = io.BytesIO()
     np.savez_compressed(file, at=at.astype(np.int32), weights=model.weights[at], settings=np.frombuffer(settings.encode(), dtype=np.uint8))
     replace_file(Path(path), file.getvalue())
