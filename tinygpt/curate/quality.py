@@ -138,7 +138,8 @@ def fit(rows: Sequence[Row], keep: float = 0.97) -> QualityModel:
     hashed = _hashed([row.text for row in train], N_FEATURES)
     from sklearn.linear_model import LogisticRegression
 
-    fitted = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=1000).fit(hashed, [row.kind == "good" for row in train])
+    fitted = LogisticRegression(C=STRENGTH, class_weight="balanced", solver="liblinear")  # without threads: the same bits every time
+    fitted.fit(hashed, [row.kind == "good" for row in train])
     counts = {kind: sum(row.kind == kind for row in train) for kind in sorted({row.kind for row in train})}
     model = QualityModel(fitted.coef_[0].astype(np.float32), float(fitted.intercept_[0]), 0.0, counts)
     scores = np.sort(model.scores([row.text for row in rows if row.part == "choose" and row.kind == "good"]))
