@@ -327,13 +327,16 @@ def test_the_method_goes_by_memory_and_is_said_before_it_starts(tmp_path, monkey
     folders = shards_of(random_documents(0), tmp_path, 2)
     said = []
     remove_near_copies(folders, run, say=lambda sentence: said.append((sentence, (tmp_path / "tables").exists())))
-    assert [(bool(re.search(r"the exact index \(.* at most \d+ MB; .* are free\)", sentence)), begun) for sentence, begun in said] == [
-        (True, False)
-    ]
+    assert [
+        (bool(re.search(r"the exact index \(.* at most \d+ MB, and may take 1\.0 GB; .* are free\)", sentence)), begun)
+        for sentence, begun in said
+    ] == [(True, False)]
     monkeypatch.setattr(near, "memory_limit", lambda: (near.resident_bytes() + (100 << 20), "a limit"))
     method, sentence = choose_method(folders.shards, Near())
     assert method == "minhash" and "MinHash" in sentence and "100 MB are free" in sentence
     assert choose_method(folders.shards, Near(method="exact"))[0] == "exact"
+    monkeypatch.undo()
+    assert choose_method(folders.shards, Near(memory_mb=100))[0] == "minhash"
     monkeypatch.setitem(sys.modules, "datatrove.data", None)
     monkeypatch.delitem(sys.modules, "tinygpt.curate.minhash", raising=False)
     with pytest.raises(MissingPackage, match=r"MinHash: datatrove.* is missing, expected datatrove; pip install \"tinygpt\[curate\]\""):
