@@ -369,6 +369,17 @@ def test_minhash_finds_what_the_exact_index_finds(planted, tmp_path):
     assert minhash["found"]["0.7"] >= 0.9 and minhash["found"]["0.8"] == minhash["found"]["0.9"] == 1 and 0.2 < minhash["found"]["0.5"] < 1
 
 
+@given(seeds)
+@settings(max_examples=5)
+def test_signatures_are_the_librarys(seed):
+    pytest.importorskip("datatrove.pipeline.dedup.minhash", reason="the extra curate is not installed")
+    minhash = importlib.import_module("tinygpt.curate.minhash")
+    step = minhash._Signature("unused", minhash._config(5), language=minhash._Words())
+    found = np.random.default_rng(seed).integers(2**64, size=(1500, 1), dtype=np.uint64)
+    for some in (found[:1], found[:100], found):
+        assert step.get_signature(some) == minhash.MinhashDedupSignature.get_signature(step, some)
+
+
 # ---- stopped and started again -------------------------------------------------------------------------------------------------------------
 
 
