@@ -13,10 +13,12 @@
     wikipedia       *.xml with <mediawiki>: articles of a pages-articles dump, their wikitext stripped by mwparserfromhell
     stackexchange   *.xml with <posts>: questions and answers of a Posts.xml, their HTML as text
 
-All but parquet and dataset may be compressed: .gz, .zst, .bz2, .xz. Such a file is one unit.
+All but parquet, dataset and json may be compressed: .gz, .zst, .bz2, .xz. Such a file is one unit. Of one that ends early, what is there is
+read; of one whose checksum is wrong, nothing: no one knows which of its lines are right.
 """
 
 import bz2
+import contextlib
 import csv
 import io
 import itertools
@@ -37,6 +39,7 @@ from tinygpt.storage.checked_json import MAX_JSON_BYTES, Json, decode_text, pars
 RANGE_BYTES = 32 << 20  # a larger file that can be divided is, into ranges of at least so much
 MAX_RANGES = 16  # of a file: each counts the lines in front of it, so that errors and ids can name them
 TEXT_BYTES = 64 << 20  # a longer text is cut into documents of so much
+PIECE_CHARACTERS = 1 << 20  # of a longer text, read at once
 BATCH_ROWS = 256  # of a Parquet or Arrow file, in memory at once
 SEPARATOR = "<|endoftext|>"  # in a text: the next document begins
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
@@ -67,6 +70,8 @@ class Unit:
         """Its records. One that is bad goes to `report` and is left out; BadRecord is raised where the rest of the file cannot be read."""
         n = 0
         try:
+            if _is_checked_at_its_end(self.path):
+                check(self.path)
             for record in KINDS[self.kind](self, report):
                 n += 1
                 yield record
@@ -84,6 +89,18 @@ def _damaged(unit: Unit) -> tuple[type[Exception], ...]:
     if unit.kind in ("parquet", "dataset"):
         return (OSError, _pyarrow(unit).ArrowException)
     return (OSError, EOFError, zlib.error, lzma.LZMAError, *unreadable(unit.path))
+
+
+def _is_checked_at_its_end(path: Path) -> bool:
+    """Whether the checksum of compressed data comes after what it is of. Only bzip2's comes before a block is given out."""
+    return path.suffix.lower() in (".gz", ".zst", ".xz")
+
+
+def check(path: Path) -> None:
+    """Raises what reading damaged data raises; not for a file that ends early, of which all that is there is right."""
+    with contextlib.suppress(EOFError), open_file(path) as file:
+        while file.read(1 << 20):
+            pass
 
 
 def find_units(path: Path, kind: str = "", pattern: str = "") -> tuple[list[Unit], list[str]]:
@@ -161,7 +178,7 @@ def _text(unit: Unit, report: Report) -> Iterator[Record]:
                 raise BadRecord("not UTF-8", str(error)) from None
         else:
             file.seek(0)
-            parts = _cut(io.TextIOWrapper(file, encoding="utf-8-sig"))
+            parts = _cut(file)
         texts = (part for part in parts if part.strip())
         try:
             first, second = next(texts, ""), next(texts, None)
@@ -174,16 +191,17 @@ def _text(unit: Unit, report: Report) -> Iterator[Record]:
             raise BadRecord("not UTF-8", f"{unit.path}: {error}, expected UTF-8; convert it with iconv") from None
 
 
-def _cut(file: IO[str]) -> Iterator[str]:
+def _cut(file: IO[bytes]) -> Iterator[str]:
     """The documents of a long text: between separators, and where one is longer than TEXT_BYTES characters, up to its last blank line."""
     held = ""
-    while piece := file.read(1 << 20):
-        *complete, held = (held + piece).split(SEPARATOR)
-        yield from complete
-        if len(held) > TEXT_BYTES:
-            cut = held.rfind("\n\n") + 2 if "\n\n" in held else len(held)
-            yield held[:cut]
-            held = held[cut:]
+    with io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+        while piece := text.read(PIECE_CHARACTERS):
+            *complete, held = (held + piece).split(SEPARATOR)
+            yield from complete
+            if len(held) > TEXT_BYTES:
+                cut = held.rfind("\n\n") + 2 if "\n\n" in held else len(held) - len(SEPARATOR)  # of which half may be there
+                yield held[:cut]
+                held = held[cut:]
     yield held
 
 

@@ -99,9 +99,9 @@ def _plain(code: Json) -> str:
 
 
 def read_posts(file: Readable, path: Path, report: Report) -> Iterator[Record]:
-    """Questions and answers of a `Posts.xml`, a document each; of an answer `question` is the Id of what it answers.
+    """Questions and answers of a `Posts.xml`, a document each. What belongs to one question is a group, which the split never divides.
 
-    The dumps come as 7z archives, which have to be unpacked. Raises nothing of its own.
+    The dumps come as 7z archives, which have to be unpacked.
     """
     kinds = {"1": "question", "2": "answer"}
     for row in _elements(file, path, "row"):
@@ -110,7 +110,7 @@ def read_posts(file: Readable, path: Path, report: Report) -> Iterator[Record]:
             number = row.get("Id", "")
             fields = {
                 "text": f"{title}\n\n{text}" if title else text, "title": title, "post": kinds[row.get("PostTypeId", "")],
-                "question": row.get("ParentId") or number, "score": int(row.get("Score", "0")), "date": row.get("CreationDate", ""),
+                "group": f"question {row.get('ParentId') or number}", "score": int(row.get("Score", "0")), "date": row.get("CreationDate", ""),
                 "license": row.get("ContentLicense", ""),
             }  # fmt: skip
             yield Record(f"post {number}", fields)

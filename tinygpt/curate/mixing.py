@@ -72,18 +72,20 @@ class Mixing:
         """Writes the folder's files, and manifest.json when all of them are there."""
         inputs = tuple(inputs)
         threshold = int(self.validation_fraction * 2.0**64)
-        run(partial(_count, inputs, work / "count", self.seed, threshold), len(inputs), "count")
-        counts = [read_json(path) for path in sorted((work / "count").glob("*.json"))]
+        counts = self._counts(inputs, work / "count", threshold, run)
         if not any(count["validation"] for count in counts):  # few documents: those of the group that comes first
             threshold = min(count["lowest"] for count in counts) + 1
-            run(partial(_count, inputs, work / "count", self.seed, threshold), len(inputs), "count-again")
-            counts = [read_json(path) for path in sorted((work / "count").glob("*.json"))]
+            counts = self._counts(inputs, work / "count-again", threshold, run)
         plan = self._plan(counts)
         before = _offsets(counts)
         run(partial(_scatter, inputs, plan, before, self.seed, threshold, work / "scattered"), len(inputs), "scatter")
         parts = [(side, part) for side in SIDES for part in range(plan[side].n_parts)]
         run(partial(_gather, plan, parts, work, self.folder), len(parts), "gather")
         return [self._finish(plan, [read_json(work / "gathered" / f"{side}-{part:05d}.json") for side, part in parts])]
+
+    def _counts(self, inputs: Sequence[Path], folder: Path, threshold: int, run: Run) -> list[Json]:
+        run(partial(_count, inputs, folder, self.seed, threshold), len(inputs), folder.name)
+        return [read_json(folder / f"{number:05d}.json") for number in range(len(inputs))]
 
     def _plan(self, counts: Sequence[Json]) -> dict[str, Side]:
         """Both sides' mixtures: the training text as asked for, the validation text with each document once."""

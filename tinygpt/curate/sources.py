@@ -23,7 +23,7 @@ from typing import Literal, get_args
 from tinygpt.curate.documents import Document
 from tinygpt.curate.formats import COMPRESSED, KINDS, SUFFIXES, Unit, find_units
 from tinygpt.curate.records import BadRecord, Record
-from tinygpt.data.corpora import load_corpus, run_name, some_files, user_path
+from tinygpt.data.corpora import docs_texts, run_name, some_files, user_path
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
 from tinygpt.fields import from_dict
 from tinygpt.storage.checked_json import Json
@@ -260,9 +260,8 @@ def _open(spec: SourceSpec) -> Source:
 def _records(unit: Unit, spec: SourceSpec, bad: BadInput) -> Iterator[Record]:
     """The records of a unit. An error of the file itself ends it."""
     if unit.kind == "docs":
-        corpus = load_corpus("docs")
-        for document in sorted(corpus.train + corpus.validation, key=lambda document: document.name):
-            yield Record(document.name, {"text": document.text})
+        for name, text in docs_texts().items():
+            yield Record(name, {"text": text})
         return
     with _counted(bad):
         yield from unit.records(bad.found)
@@ -292,6 +291,10 @@ def _document(spec: SourceSpec, unit: Unit, record: Record) -> Document:
     text = fields.pop(key)
     if not isinstance(text, str | None):
         raise BadRecord("not a text", f"{where}: {key} is a {type(text).__name__}, expected a text; correct or remove the record")
+    if text and re.search("[\ud800-\udfff]", text):
+        raise BadRecord("not Unicode", f"{where}: {key} holds a lone surrogate, expected Unicode text; correct or remove the record")
+    if "group" in fields:  # of posts about one question; another source may have the same number
+        fields["group"] = f"{spec.name} {fields['group']}"
     place = str(values[spec.id]) if spec.id in values else record.place.rpartition(" ")[2]
     id = f"{spec.name}/{unit.name}:{place}" if place else f"{spec.name}/{unit.name}"
     return Document(id, text or "", spec.name, fields)
