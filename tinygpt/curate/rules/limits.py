@@ -149,7 +149,8 @@ PROFILES = {
     "fineweb": Limits(**_FINEWEB),
     "web": Limits(**_REPETITION, **_QUALITY, **_C4, **_FINEWEB),  # FineWeb keeps lines without a mark at the end: section 3.5
     "prose": Limits(**_REPETITION, **_QUALITY),
-    "code": Limits(), "docs": Limits(),
+    "code": Limits(),
+    "docs": Limits(),
 }
 
 
