@@ -36,6 +36,7 @@ from tinygpt.storage.durable import replace_file
 
 WINDOW = 200  # characters that go with a run, on either side; and what a piece has at least
 MOST_PIECES = 10
+MOST_ITEMS = 20  # named for each stretch
 MOST_DOCUMENTS = 10  # that hold a run which is not a common phrase
 _TABLES = (".jsonl", ".json", ".csv")
 # What prompts put around the texts of a benchmark: labels at the beginning of a line, letters of options.
@@ -116,7 +117,7 @@ class Decontaminate:
         notes = tuple(
             {
                 "document": document.id,
-                "items": sorted({items[i] for i in ngrams.holders(text[start:end]).tolist()})[:5],
+                "items": sorted({items[i] for i in ngrams.holders(text[start:end]).tolist()})[:MOST_ITEMS],
                 "words": excerpt(text[start:end]),
             }
             for start, end in spans

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Self
 
 from tinygpt.curate.documents import Document, Outcome
-from tinygpt.curate.privacy import find
+from tinygpt.curate.privacy import find, redact
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import Json
 
@@ -27,7 +27,7 @@ MOST_EXAMPLES = 5
 MOST_CLUSTERS = 20
 EXCERPT = 300  # characters
 _MARGIN = 300  # characters on either side in which personal data is looked for
-_LINEAR, _PER_DECADE = 100, 16  # bins of 0.01 from -1 to 1, beyond that 16 for each factor of 10
+LINEAR_BINS, _PER_DECADE = 100, 16  # bins of 0.01 from -1 to 1, beyond that 16 for each factor of 10
 
 
 def order_of(name: str) -> str:
@@ -47,16 +47,16 @@ def bin_of(number: float) -> int:
     rounding in the ninth digit.
     """
     if abs(number) < 1:
-        return math.floor(round(number * _LINEAR, 9))
+        return math.floor(round(number * LINEAR_BINS, 9))
     beyond = math.floor(round(math.log10(abs(number)) * _PER_DECADE, 9))
-    return _LINEAR + beyond if number > 0 else -_LINEAR - 1 - beyond
+    return LINEAR_BINS + beyond if number > 0 else -LINEAR_BINS - 1 - beyond
 
 
 def edge(number: int) -> float:
     """The lower end of a bin."""
-    if abs(number) <= _LINEAR:
-        return number / _LINEAR
-    size = 10 ** ((abs(number) - _LINEAR) / _PER_DECADE)
+    if abs(number) <= LINEAR_BINS:
+        return number / LINEAR_BINS
+    size = 10 ** ((abs(number) - LINEAR_BINS) / _PER_DECADE)
     return size if number > 0 else -size
 
 
@@ -342,7 +342,32 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Json]:
-        return asdict(self) | {"steps": [step.to_json() for step in self.steps]}
+        """Plain values. Names of users in paths that settings hold are replaced by marks: a report is made to be shown."""
+        values = asdict(self) | {"steps": [step.to_json() for step in self.steps]}
+        for each in (values, *values["steps"]):
+            each["settings"] = _without_users(each["settings"])
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Json]) -> "Report":
+        """What `to_json` wrote. Raises ValueError for anything else."""
+        try:
+            curves = []
+            for curve in values["curves"]:
+                points: dict[str, Json] = {name: tuple(value) if isinstance(value, list) else value for name, value in curve.items()}
+                curves.append(Curve(**points))
+            steps = [StepReport.from_json(step) for step in values["steps"]]
+            return cls(**{**values, "steps": steps, "curves": curves, "sources": [SourceRow(**row) for row in values["sources"]]})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(f"report: {error!r}, expected what Report.to_json writes; delete the folder and run again") from None
+
+
+def _without_users(value: Json) -> Json:
+    if isinstance(value, str):
+        return redact(value, ("user",)).text
+    if isinstance(value, dict):
+        return {name: _without_users(each) for name, each in value.items()}
+    return [_without_users(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _changed_at(old: str, new: str, kind: str) -> int:
