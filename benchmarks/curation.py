@@ -24,20 +24,40 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from ablations import Side, Text
 from train_step import processor
 
+from tinygpt.arguments import parse_args
+from tinygpt.cli import run
+from tinygpt.curate.command import Rows
 from tinygpt.curate.documents import Document, read_shard, write_shard
+from tinygpt.curate.executors import Executor
+from tinygpt.curate.language import Language
+from tinygpt.curate.pipeline import Stage, Steps, run_stages
+from tinygpt.curate.rules import Rules
+from tinygpt.curate.sources import SourceSpec, open_sources
+from tinygpt.curate.stages import ExactCopies, NearCopies, Reading, RepeatedText
 from tinygpt.data.corpora import load_corpus
+from tinygpt.data.tokenizer import BPETokenizer, train_tokenizer
+from tinygpt.data.windows import encode_documents
 from tinygpt.errors import ProcessFailed
+from tinygpt.fields import PathName
+from tinygpt.inference.sampling import Sampling
+from tinygpt.inference.text import complete_all
+from tinygpt.recipes import RECIPES
+from tinygpt.storage.durable import replace_file
+from tinygpt.training.metrics import bits_per_byte
 
 ROOT = Path(__file__).parent.parent
 
@@ -128,8 +148,8 @@ def kilobytes(process: int) -> tuple[int, int]:
     return int(found.get("Rss", 0)), int(found.get("Pss", 0))
 
 
-def command(inputs: Sequence[Path], output: Path, *flags: str) -> list[str]:
-    return [sys.executable, "-m", "tinygpt", "curate", *map(str, inputs), "--output", str(output), *flags]
+def command(inputs: Sequence[str], output: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "tinygpt", "curate", *inputs, "--output", str(output), *flags]
 
 
 def environment() -> dict[str, str]:
@@ -140,7 +160,7 @@ def measure_speed(folder: Path, mb: int, near: str, workers: int, flags: Sequenc
     """Makes a corpus, curates it in a process of its own; seconds, peak memory, and documents found and expected."""
     made = make_corpus(folder / "corpus", mb * 10**6)
     started = time.perf_counter()
-    asked = command([folder / "corpus"], folder / "out", "--near", near, "--workers", str(workers), *flags)
+    asked = command([f"{folder / 'corpus'},id=id"], folder / "out", "--near", near, "--workers", str(workers), *flags)
     with subprocess.Popen(asked, env=environment(), cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         memory = Memory(process.pid)
         memory.start()
@@ -176,7 +196,7 @@ class Kills:
     finished_before: int = 0
 
 
-def kill_and_continue(folder: Path, inputs: Sequence[Path], n_kills: int, seed: int = 0, flags: Sequence[str] = ()) -> Kills:
+def kill_and_continue(folder: Path, inputs: Sequence[str], n_kills: int, seed: int = 0, flags: Sequence[str] = ()) -> Kills:
     """Curates once undisturbed; then again, killed with SIGKILL at random instants and started again until it has been killed n_kills times.
 
     Half of the kills hit the main process alone, half all its processes. An instant that comes after the end counts as no kill: the folder
@@ -317,19 +337,158 @@ def share_copied(written: Sequence[str], known: np.ndarray) -> float:
     return float(np.mean([np.isin(windows_of(text), known, assume_unique=False, kind="sort").any() for text in written]))
 
 
-def curated_texts(folder: Path) -> dict[str, list[Document]]:
-    """The dirty corpus, what is left of it after each step, and the clean documents alone: in the order in which the steps run."""
-    from tinygpt.curate.executors import Executor
-    from tinygpt.curate.pipeline import run_stages
-    from tinygpt.curate.stages import worth_stages
+def stages(path: Path) -> list[Stage]:
+    """One for each step, so that what is left after it can be trained on."""
+    return [
+        Reading(tuple(open_sources([SourceSpec("dirty", str(path), id="id")]))),
+        Steps((Language(("en",), 0.2),), "language"),
+        Steps((Rules("docs"),), "rules"),
+        ExactCopies(),
+        RepeatedText(),
+        NearCopies(),
+    ]
 
+
+CLEAN = "clean documents only"
+
+
+def curated_texts(folder: Path) -> dict[str, list[str]]:
+    """The dirty corpus, what is left of it after each step, and the clean documents alone: in the order in which the steps run."""
     write_shard(folder / "dirty.jsonl", dirty_corpus())
-    conditions = {"as it is": list(read_shard(folder / "dirty.jsonl"))}
-    stages = worth_stages(folder / "dirty.jsonl")
-    run_stages(stages, folder, Executor(workers=1), keep=True)
-    for number, stage in enumerate(stages):
-        if number:
-            shards = sorted((folder / "work" / f"{number:02d}-{stage.name}" / "shards").iterdir())
-            conditions[stage.name] = [document for shard in shards for document in read_shard(shard)]
-    conditions["the clean documents alone"] = [Document(d.name, d.text) for d in load_corpus("docs").train]
-    return conditions
+    found = {}
+    todo = stages(folder / "dirty.jsonl")
+    run_stages(todo, folder, Executor(workers=1), note=lambda text: None, done=Rows(), keep=True)
+    for number, stage in enumerate(todo):
+        shards = sorted((folder / "work" / f"{number:02d}-{stage.name}" / "shards").iterdir())
+        found[stage.name if number else "as it is"] = [document.text for shard in shards for document in read_shard(shard)]
+    return found | {CLEAN: [document.text for document in load_corpus("docs").train]}
+
+
+def train_and_test(texts: Sequence[str], tokenizer: BPETokenizer, seed: int, n_updates: int, n_prompts: int) -> dict[str, float]:
+    """Trains the default recipe's model for n_updates; its bits per byte on clean validation text, and what it copies.
+
+    copied      share of greedy continuations of validation text that hold COPIED bytes in a row of its training text
+    memorized   share of greedy continuations of the beginnings of documents that the dirty corpus has copies of, which hold COPIED bytes in a
+                row of the rest of that document
+    """
+    corpus = load_corpus("docs")
+    validation = [d.text for d in corpus.validation]
+    text = Text(encode_documents(texts, tokenizer), encode_documents(validation, tokenizer), tokenizer.n_vocab)
+    side = Side({}, seed, text, n_updates)
+    side.turn(n_updates)
+    model = side.trainer.model
+    result = side.finish()
+    copied_names = {d.id.partition("/")[2] for d in dirty_corpus() if d.source == "copies"}
+    repeated = [d.text for d in corpus.train if d.name in copied_names and len(d.text) > 3 * PROMPT_CHARACTERS][:n_prompts]
+    unseen = [t[at : at + PROMPT_CHARACTERS] for t in validation for at in range(0, len(t) - PROMPT_CHARACTERS, 2000)][:n_prompts]
+    n_tokens = 40
+
+    def written(prompts: Sequence[str]) -> list[str]:
+        return [each.text for each in complete_all(model, tokenizer, prompts, n_tokens, Sampling(0.0))]
+
+    known = np.unique(np.concatenate([windows_of(t) for t in texts]))
+    memorized = [
+        share_copied([new], np.unique(windows_of(old[PROMPT_CHARACTERS:])))
+        for new, old in zip(written([old[:PROMPT_CHARACTERS] for old in repeated]), repeated, strict=True)
+    ]
+    n_bytes = sum(len(t.encode()) for t in validation)
+    return {
+        "bits_per_byte": bits_per_byte(result["nats"], len(text.validation), n_bytes), "copied": share_copied(written(unseen), known),
+        "memorized": float(np.mean(memorized)), "tokens": result["tokens"], "minutes": result["minutes"],
+        "epochs": result["tokens"] / len(text.train), "bytes": sum(len(t.encode()) for t in texts),
+    }  # fmt: skip
+
+
+def measure_worth(folder: Path, output: Path, seeds: Sequence[int], n_updates: int, n_prompts: int = PROMPTS) -> list[dict[str, Any]]:
+    """Every training that `output` does not have yet, in turns over the conditions; each is saved as it ends."""
+    rows: list[dict[str, Any]] = read_results(output).get("worth", [])
+    done = {(row["condition"], row["seed"], row["updates"]) for row in rows}
+    conditions = curated_texts(folder)
+    tokenizer = train_tokenizer("bpe", conditions[CLEAN], RECIPES["tinygpt"][0].vocab_size)
+    for seed in seeds:
+        for condition, texts in conditions.items():
+            if (condition, seed, n_updates) not in done:
+                found = train_and_test(texts, tokenizer, seed, n_updates, n_prompts)
+                rows.append({"condition": condition, "seed": seed, "updates": n_updates, "documents": len(texts), **found})
+                save_results(output, "worth", rows)
+                print(
+                    f"{condition:22} seed {seed}  {found['bits_per_byte']:.4f} bits per byte  copied {found['copied']:.3f}  memorized {found['memorized']:.3f}",
+                    flush=True,
+                )
+    return rows
+
+
+def worth_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Means over the seeds, and the standard deviation of bits per byte."""
+    lines = ["| corpus | documents | MB | epochs | bits per byte | copied | memorized |", "|---|---|---|---|---|---|---|"]
+    for condition in dict.fromkeys(row["condition"] for row in rows):
+        some = [row for row in rows if row["condition"] == condition]
+        bits = [row["bits_per_byte"] for row in some]
+        spread = f" ± {np.std(bits, ddof=1):.4f}" if len(bits) > 1 else ""
+        copied, memorized = (f"{np.mean([row[name] for row in some]):.1%}" for name in ("copied", "memorized"))
+        first = some[0]
+        lines.append(
+            f"| {condition} | {first['documents']:,} | {first['bytes'] / 1e6:.1f} | {first['epochs']:.1f} | {np.mean(bits):.4f}{spread} | {copied} | {memorized} |"
+        )
+    return "\n".join(lines)
+
+
+# ---- the command line --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Config:
+    what: Annotated[Literal["speed", "kills", "worth"], tyro.conf.Positional]
+    """What to measure."""
+    mb: int = 0
+    """Size of the corpus; 0: 100 for speed, 4 for kills."""
+    near: Literal["auto", "exact", "minhash", "none"] = "minhash"
+    """speed: how near copies are found."""
+    workers: int = 2
+    """Processes."""
+    kills: int = 10
+    """kills: how often."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """worth: of weights and data order."""
+    updates: int = 1600
+    """worth: of each training; the default recipe's."""
+    prompts: int = PROMPTS
+    """worth: how many texts are continued."""
+    seed: int = 0
+    """Decides the instants of the kills."""
+    output: PathName = "benchmarks/results/curation.json"
+    """Where the results go."""
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def save_results(path: Path, part: str, values: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(read_results(path) | {part: values}, indent=1, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    config, output = parse_args(Config("speed"), __doc__), Path()
+    output = Path(config.output)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        if config.what == "worth":
+            print(worth_table(measure_worth(folder, output, config.seeds, config.updates, config.prompts)))
+            return
+        if config.what == "speed":
+            mb = config.mb or 100
+            part, values = f"speed {mb} MB {config.near}", measure_speed(folder, mb, config.near, config.workers)
+        else:
+            make_corpus(folder / "corpus", (config.mb or 4) * 10**6)
+            report = kill_and_continue(
+                folder, [f"{folder / 'corpus'},id=id"], config.kills, config.seed, ["--workers", str(config.workers)]
+            )
+            part, values = "kills", asdict(report)
+        print(json.dumps(values, indent=1))
+        save_results(output, part, values)
+
+
+if __name__ == "__main__":
+    run(main)

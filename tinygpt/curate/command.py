@@ -24,6 +24,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tinygpt.arguments import parse_args
+from tinygpt.curate.classified import Classified, curves
 from tinygpt.curate.contamination import Decontaminate, Decontamination
 from tinygpt.curate.copies import Best, Repeated
 from tinygpt.curate.documents import Step
@@ -31,6 +32,7 @@ from tinygpt.curate.executors import Executor
 from tinygpt.curate.language import Language
 from tinygpt.curate.mixing import Mixing, source_rows
 from tinygpt.curate.near import Near
+from tinygpt.curate.page import write_page
 from tinygpt.curate.pipeline import Stage, Steps, fingerprint, full_disk, opened, run_stages, warn_removed_none
 from tinygpt.curate.privacy import KINDS, Redact
 from tinygpt.curate.repair import Repair
@@ -66,6 +68,14 @@ class CurateConfig:
     profile: Profile | Literal["none", ""] = ""
     """A set of rules; none: no rules; default: prose, for the default example docs."""
     rules: Limits = field(default_factory=Limits)
+    classifier: bool = False
+    """Remove what a classifier finds worse than 97 of 100 good texts: pip install "tinygpt[curate,classify]"."""
+    good: tuple[str, ...] = ()
+    """Its good examples, sources as INPUT; default: the documentation that every installation has."""
+    bad: tuple[str, ...] = ()
+    """Its bad examples; default: dirt made from the good ones."""
+    opinion: PathName = ""
+    """A run whose GPT says, in the report, what it thinks of the dirt and of 2,000 documents."""
     redact: tuple[str, ...] = KINDS
     """Which personal data are replaced by marks; nothing after the flag: none."""
     redact_key: PathName = ""
@@ -159,6 +169,8 @@ def all_stages(config: CurateConfig, sources: Sequence[Source]) -> list[Stage]:
     stages: list[Stage] = [Reading(tuple(sources), config.bad_input if own else "skip")]
     if steps:
         stages.append(Steps(tuple(steps)))
+    if config.classifier:
+        stages.append(Classified(config.good, config.bad, model=config.opinion))
     if config.exact:
         stages.append(ExactCopies(best))
     if config.lines or config.paragraphs:
@@ -188,8 +200,8 @@ def write_report(folder: Path, reports: list[StepReport], settings: dict[str, Js
     for report in reports:
         if report.name in FILTERS:
             warn_removed_none(report)
-    whole = Report("Curation", reports, source_rows(read_manifest(folder)), settings=settings, versions=versions())
-    # page
+    whole = Report("Curation", reports, source_rows(read_manifest(folder)), curves(folder), settings=settings, versions=versions())
+    write_page(folder / "report.html", whole)
     replace_file(folder / "report.json", to_json(whole.to_json()))
 
 

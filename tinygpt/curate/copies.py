@@ -128,7 +128,7 @@ class Records:
     def write(self, work: Path, table: str, shard: int, hashes: NDArray[np.uint64], **more: Array) -> NDArray[np.intp]:
         """Saves the table, and the names in their own order next to it; returns the order of the table's rows."""
         index = np.array(self.index, dtype=np.uint32)
-        keys = np.array(self._keys, dtype=np.int64).reshape(len(index), -1)
+        keys = np.array(self._keys, dtype=np.int64).reshape(len(index), len(self.best.key(Document("", ""))))
         order = write_table(work, table, shard, hashes, index=index, keys=keys, n=np.array(self._n, dtype=np.uint32), **more)
         replace_file(work / f"names-{shard:05d}.jsonl", self._names, writer=f"{os.getpid()}-")
         save(work / f"names-{shard:05d}-index.npy", index)
@@ -400,7 +400,9 @@ def _find_repeated(task: int, n_tasks: int, folders: Folders, repeated: Repeated
         part = read_partition(folders.work, kind, len(folders.shards), task, n_tasks, ("hash", "index"))
         order = np.argsort(part["hash"], kind="stable")  # shards come in order, and positions within each hash of a shard do
         hashes, most = part["hash"][order], repeated.most(kind)
-        beyond = np.flatnonzero(hashes[most:] == hashes[: len(hashes) - most])  # such a row has another of the same hash `most` rows on
+        beyond = np.flatnonzero(
+            hashes[most:] == hashes[: max(0, len(hashes) - most)]
+        )  # such a row has another of the same hash `most` rows on
         beyond = beyond[np.unique(hashes[beyond], return_index=True)[1]]  # the first of each hash
         one_more = order[beyond + most]  # the first document that may not keep it
         since = (part["shard"][one_more].astype(np.uint64) << np.uint64(32)) + part["index"][one_more]

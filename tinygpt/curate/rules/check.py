@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
     rule: str = ""
     number: float = 0.0
     limit: float = 0.0
-    counts: Mapping[str, int] = {}  # noqa: RUF012 (never written to)
+    counts: Mapping[str, int] = {}
 
 
 @lru_cache
