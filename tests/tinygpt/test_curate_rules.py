@@ -245,7 +245,7 @@ def test_dirt_is_the_same_for_the_same_text_and_about_as_long(kind, text):
 
 
 def test_unknown_dirt():
-    with pytest.raises(InvalidInput, match="dirt 'keybord', expected one of .*did you mean 'keyboard'"):
+    with pytest.raises(InvalidInput, match=r"dirt 'keybord', expected one of .*did you mean 'keyboard'"):
         soiled("a", "keybord")
 
 
@@ -262,7 +262,7 @@ def test_repair_counts_what_it_did():
     pytest.importorskip("ftfy", reason="repairs with ftfy")
     text = "it isnâ€™t\nschÃ¶n “quoted” &amp; ﬁne \x00\nclean"
     outcome = Repair()(Document("a", text))
-    assert outcome.document.text == "it isn’t\nschön “quoted” &amp; ﬁne \nclean"
+    assert outcome.document.text == "it isn’t\nschön “quoted” &amp; ﬁne \nclean"  # noqa: RUF001
     assert outcome.counts == {"sloppy-windows-1252": 1, "part of a line": 1, "control characters": 1}
     assert repaired("plain <b> &lt; text\twith\r\nends") == ("plain <b> &lt; text\twith\r\nends", {})
 

@@ -17,7 +17,7 @@ from tinygpt.fields import Json
 
 LIKELIEST = 5  # languages that are looked at
 TECHNICAL = 0.2  # a min_confidence for texts that name code between their words
-_LETTERS = regex.compile(r"[\p{L}\p{M}'’]+")
+_LETTERS = regex.compile(r"[\p{L}\p{M}'’]+")  # noqa: RUF001
 
 
 @lru_cache

@@ -16,6 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,7 +125,7 @@ def _vectorizer(n_features: int) -> Json:
 
 def _words_and_pairs(text: str) -> list[str]:
     found = words(text.encode("utf-8", "replace").decode("utf-8").lower())  # the hash wants no lone surrogates
-    return [*found, *map(" ".join, zip(found, found[1:], strict=False))]
+    return [*found, *map(" ".join, pairwise(found))]
 
 
 def fit(rows: Sequence[Row], keep: float = 0.97) -> QualityModel:
