@@ -181,8 +181,8 @@ def auc_interval(auc: float, n_good: int, n_bad: int) -> Interval:
 
     def error(a: float) -> float:
         half = (n_good + n_bad) / 2 - 1
-        variance: float = a * (1 - a) * (1 + half * (1 - a) / (2 - a) + half * a / (1 + a)) / (n_good * n_bad)
-        return variance**0.5
+        variance = a * (1 - a) * (1 + half * (1 - a) / (2 - a) + half * a / (1 + a)) / (n_good * n_bad)
+        return float(variance**0.5)
 
     def bound(outer: float) -> float:
         inside, outside = auc, outer
