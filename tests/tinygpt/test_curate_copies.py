@@ -343,6 +343,16 @@ def test_the_method_goes_by_memory_and_is_said_before_it_starts(tmp_path, monkey
         remove_near_copies(folders, run, Near(method="minhash"), say=quiet)
 
 
+def test_a_group_of_the_source_stays_and_others_join_it():
+    words = [f"w{i}" for i in range(80)]
+    texts = [" ".join(words[:60]), " ".join(words[30:80]), " ".join(words[30:75]), "unlike the others in all of its words"]
+    documents = documents_of(texts, metadata={"group": "question 7"})
+    documents = [documents[0], replace(documents[1], metadata={}), replace(documents[2], metadata={}), documents[3]]
+    left, _ = after(remove_near_copies, documents, say=quiet)
+    assert [(d.id, d.metadata["group"]) for d in left] == [("d000", "question 7"), ("d001", "question 7"), ("d003", "question 7")]
+    assert left[1].metadata["copies"] == [{"id": "d002"}]
+
+
 def test_numbers_out_of_range():
     with pytest.raises(
         InvalidInput, match=r"near copies: group 0.8, similarity 0.6, expected 0 < group <= similarity <= 1; the defaults are"

@@ -138,8 +138,9 @@ class Records:
 
 def _listed(document: Document) -> list[dict[str, Json]]:
     """A document and the copies that it names, as those that will be kept instead of it name them."""
-    url = document.metadata.get("url")
+    url, group = (document.metadata.get(key) for key in ("url", "group"))
     own = {"id": document.id, **({"source": document.source} if document.source else {}), **({"url": url} if url else {})}
+    own |= {"group": group} if group else {}  # for `_groups`
     return [own, *document.metadata.get("copies", [])][:MOST_LISTED]
 
 
@@ -187,7 +188,7 @@ def _copies_of(work: Path, shard: int) -> dict[int, tuple[list[dict[str, Json]],
     found: dict[int, tuple[list[dict[str, Json]], int]] = {kept: ([], total) for kept, total in totals.items()}
     for other, positions in wanted.items():
         for kept, names in zip(positions.values(), _names(work, other, list(positions)), strict=True):
-            found[kept][0].extend(names)
+            found[kept][0].extend({key: value for key, value in name.items() if key != "group"} for name in names)
     return found
 
 
@@ -226,21 +227,22 @@ def _staying(folders: Folders, shard: int, removal: Removal, report: StepReport)
             metadata["n_copies"] = metadata.get("n_copies", 0) + n
             report.add_cluster(document, [name["id"] for name in names][:MOST_LISTED], n_others=n)
         if index in groups:
-            metadata["group"] = groups[index]
+            metadata.setdefault("group", groups[index])  # that of its source comes first: answers to one question
         document = replace(document, metadata=metadata)
         report.add(document, Outcome(document, counts={"in a group": 1} if index in groups else {}))
         yield document
 
 
 def _groups(work: Path, shard: int) -> dict[int, str]:
-    """{position: name of its group} for the documents of a shard that resemble others which stay: the id of the group's best document."""
+    """{position: name of its group} for the documents of a shard that resemble others which stay: the best one's id, or the
+    group that its source gave it."""
     rows = rows_for(work, "group", "shard", shard)
     found: dict[int, str] = {}
     for first_shard in np.unique(rows["kept_shard"]).tolist():
         some = rows[rows["kept_shard"] == first_shard]
         firsts, which = np.unique(some["kept_index"], return_inverse=True)
-        ids = [names[0]["id"] for names in _names(work, first_shard, firsts.tolist())]
-        found |= {index: ids[i] for index, i in zip(some["index"].tolist(), which.tolist(), strict=True)}
+        best = [names[0].get("group", names[0]["id"]) for names in _names(work, first_shard, firsts.tolist())]
+        found |= {index: best[i] for index, i in zip(some["index"].tolist(), which.tolist(), strict=True)}
     return found
 
 
