@@ -62,6 +62,8 @@ KEPT = [
     "/home/user/x /home/runner C:\\Users\\Public example.com/home/news /usr/home pk_live_1234567890abcdef sk-learn",
     hashlib.sha256(b"").hexdigest(),
     "call f(1234, 5678) 2 times; 555-0199",
+    "doi:10.1016/0024-3795(87)90118-2, x + 41975630244216*z, 01:01:01.000001024, 0987654321, OID 1.3.101.112",
+    "/home/index.js:3 and s3://{access_key}:{secret_key}@bucket/x",
 ]
 
 

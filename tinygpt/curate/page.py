@@ -296,7 +296,7 @@ def _notes(notes: Sequence[dict[str, Json]]) -> str:
     names = list(dict.fromkeys(name for note in notes for name in note))
     rows = [[text(_flat(note.get(name, ""))) for name in names] for note in notes[:MOST_ROWS]]
     more = f'<p class="dim">and {len(notes) - MOST_ROWS:,} more, in report.json</p>' if len(notes) > MOST_ROWS else ""
-    table = _table([text(name) for name in names], rows, "t" * (len(names) - 1) + "w")
+    table = _table([text(name) for name in names], rows, ("w" + "t" * (len(names) - 2) + "w")[-len(names) :])
     return f'<details><summary><span class="count">{len(notes):,}</span><span class="what">List of findings</span></summary>{table}{more}</details>'
 
 

@@ -65,11 +65,13 @@ def find(text: str, kinds: Sequence[str] = KINDS) -> list[Found]:
         if kind not in _FINDERS:
             raise InvalidInput(f"redact: kind {kind!r}, expected one of {', '.join(KINDS)}; {did_you_mean(kind, KINDS)}")
     found: list[Found] = []
+    taken = bytearray(len(text))
     possible = KINDS if _ANYTHING.search(text) else ("key",)
     for kind in (kind for kind in possible if kind in kinds):
         for start, end in _FINDERS[kind](text):
-            if start < end and not any(start < other.end and other.start < end for other in found):
+            if start < end and taken.find(1, start, end) < 0:
                 found.append(Found(start, end, kind))
+                taken[start:end] = b"\1" * (end - start)
     return sorted(found)
 
 
@@ -163,14 +165,14 @@ _KEYS = [
     r"glpat-[A-Za-z0-9_\-.]{20,300}",  # GitLab docs, "Token overview", prefixes
     r"AIza[A-Za-z0-9_\-]{35}",  # Google Cloud API keys
     r"GOCSPX-[A-Za-z0-9_\-]{28}",  # Google OAuth client secrets
-    r"ya29\.[A-Za-z0-9_\-.]{20,}",  # Google OAuth access tokens
+    r"ya29\.[A-Za-z0-9_\-.]{20,2000}",  # Google OAuth access tokens
     r"xox[abeoprs]-[A-Za-z0-9\-]{10,250}",  # Slack docs, "Tokens"
     r"xapp-[A-Za-z0-9\-]{10,250}",
     r"(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{10,250}",  # Stripe docs, "API keys"; publishable ones (pk_) are no secret
     r"whsec_[A-Za-z0-9+/]{24,250}=*",  # Stripe docs, "Webhooks"
     r"sk-(?=[A-Za-z_\-]{0,40}[0-9][A-Za-z_\-]{0,40}[0-9])[A-Za-z0-9_\-]{20,250}",  # OpenAI and those who took its form (sk-ant-, sk-or-)
     r"hf_[A-Za-z]{34}",  # Hugging Face user access tokens
-    r"eyJ[A-Za-z0-9_\-]{8,}\.eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}",  # RFC 7519: header and claims are JSON objects, in base64url
+    r"eyJ[A-Za-z0-9_\-]{8,2000}\.eyJ[A-Za-z0-9_\-]{8,4000}\.[A-Za-z0-9_\-]{8,2000}",  # RFC 7519: header and claims are JSON objects, in base64url
 ]
 _TOKEN = re.compile(rf"{_BEFORE}(?:{'|'.join(_KEYS)}){_AFTER}")
 _TOKEN_SIGNS = (
@@ -197,7 +199,7 @@ _AWS_SECRET = re.compile(r"(?i:secret[ _\-]?(?:access[ _\-]?)?key)[\"']?\s{0,3}[
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?P<what>(?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?)-----(?:(?s:.{0,20000}?)-----END (?P=what)-----|[A-Za-z0-9+/=\s\\]*)"
 )
-_URL_PASSWORD = re.compile(r"(?<=://)[^\s/:@<>\"']{1,100}:[^\s/@<>\"']{1,200}(?=@[A-Za-z0-9\[])")  # RFC 3986, 3.2.1: user:password@host
+_URL_PASSWORD = re.compile(r"(?<=://)[^\s/:@<>\"'{}]{1,100}:[^\s/@<>\"'{}]{1,200}(?=@[A-Za-z0-9\[])")  # RFC 3986, 3.2.1: user:password@host
 
 
 def _keys(text: str) -> Spans:
@@ -219,7 +221,9 @@ _EMAIL = re.compile(
     rf"(?<![{_LATIN}.!#$%&'*+/=?^_`{{|}}~\-])(?P<local>[{_LATIN}_](?:[{_LATIN}.!#$%&'*+/=?^_`{{|}}~\-]{{0,62}}[{_LATIN}_+\-])?)@"
     rf"(?P<domain>(?:[{_LATIN}](?:[{_LATIN}\-]{{0,61}}[{_LATIN}])?\.)+)(?P<top>xn--[A-Za-z0-9\-]{{2,59}}|[A-Za-z]{{2,24}})(?![{_LATIN}_(\[])"
 )
-_FILES = frozenset("png jpg jpeg gif svg webp ico bmp css js mjs ts tsx jsx json html htm php txt md xml pdf tgz gz whl so dll exe".split())
+_FILES = frozenset(
+    "py sh c h cpp png jpg jpeg gif svg webp ico bmp css js mjs ts tsx jsx json html htm php txt md xml pdf tgz gz whl so dll exe".split()
+)
 _TOPS = frozenset(
     "com org net edu gov mil int info biz name pro io co ai dev app me us uk de fr jp eu ch at it es nl be se no dk fi pl".split()
 )
@@ -252,7 +256,7 @@ def _users(text: str) -> Spans:
     if "/" in text or "\\" in text:
         for m in _HOME.finditer(text):
             name = "unix" if m["unix"] else "windows"
-            if m[name].casefold().strip(".") not in _NOBODY:
+            if m[name].casefold().strip(".") not in _NOBODY and m[name].rpartition(".")[2] not in _FILES:
                 yield m.span(name)
 
 
@@ -339,7 +343,9 @@ def _cards(text: str) -> Spans:
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"(?<![A-Za-z0-9_.\-+~=])(?:{_OCTET}\.){{3}}{_OCTET}(?![A-Za-z0-9_]|[.\-+][A-Za-z0-9])")
 _IPV6 = re.compile(r"(?<![A-Za-z0-9_:.])(?:[0-9A-Fa-f]{1,4}:){2,7}(?::?[0-9A-Fa-f]{1,4}){0,6}(?![A-Za-z0-9_:])")
-_SAYS_VERSION = re.compile(r"(?:\bv|\bver\.?|[Vv]ersions?|[Rr]elease[sd]?|\brev\.?|[Uu]pdated? to|[Uu]pgraded? to|==|>=|<=|~=|<|>)\s{0,2}$")
+_SAYS_VERSION = re.compile(
+    r"(?:\bv|\bver\.?|[Vv]ersions?|[Rr]elease[sd]?|\brev\.?|[Uu]pdated? to|[Uu]pgraded? to|\bOID|==|>=|<=|~=|<|>)\s{0,2}$"
+)
 _SAYS_ADDRESS = re.compile(
     r"(?i)(?:\bIP(?:v4)?\b|address|adresse?|アドレス|host|server|\bdns\b|gateway|\bping\b|proxy|://|\bssh\b|@)[^0-9\n<>]{0,20}$"
 )
@@ -381,7 +387,9 @@ _COUNTRY = re.compile(
 _EXTENSION = r"(?:[ ]?(?:x|ext\.?|#|App\.?|poste)[ ]?[0-9]{1,6})?"
 _END = rf"{_EXTENSION}(?![A-Za-z0-9_]|[.,:][0-9])"
 _SIGN = r"[ .\-/()\u00a0\u2010\u2011]"
-_INTERNATIONAL = re.compile(rf"(?<![A-Za-z0-9_+.)\]])(?:\+|00)[ ]?(?P<number>[1-9](?:{_SIGN}{{0,3}}[0-9]){{6,14}}){_END}")
+_INTERNATIONAL = re.compile(
+    rf"(?:(?<![A-Za-z0-9_+.)\]])\+|(?<![A-Za-z0-9_+.,:)\]/\-])00)(?P<number>[1-9](?:{_SIGN}{{0,3}}[0-9]){{6,14}}){_END}"
+)
 _AMERICAN = re.compile(
     rf"(?<![A-Za-z0-9_.,+\-/])(?:(?:001|1)[ .\-])?(?:\([2-9][0-9]{{2}}\)[ .\-]?|[2-9][0-9]{{2}}(?P<sign>[ .\-]))[2-9][0-9]{{2}}"
     rf"(?(sign)(?P=sign)|[ .\-]?)[0-9]{{4}}(?![.\-][0-9]){_END}"
@@ -399,30 +407,34 @@ _WORDS = (
 )
 _SAYS_PHONE = re.compile(rf"(?i:(?<![A-Za-z])(?:{_WORDS})(?![A-Za-z])|電話(?:番号)?|携帯(?:番号)?)[^0-9\n+<>;]{{0,24}}$")
 _ANY = re.compile(rf"(?<![A-Za-z0-9_.,])\(?[0-9](?:[ .\-/()\u00a0]{{0,3}}[0-9]){{6,14}}{_END}")
+_SAYS_BOOK = re.compile(r"(?i)ISBN[^0-9]{0,12}$")
+_COUNTING = "01234567890123 0987654321098"
+_DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
 _DATE = re.compile(r"[0-9]{1,2}([./\-])[0-9]{1,2}\1[0-9]{4}|(?:19|20)[0-9]{2}([./\-]?)(?:0[1-9]|1[0-2])\2(?:0[1-9]|[12][0-9]|3[01])")
+
+
+def _is_international(number: str) -> bool:
+    """A number without its + or 00: an assigned country code, 8 digits or more, in North America 11; no decimal number with a sign."""
+    digits = re.sub(r"[^0-9]", "", number)
+    complete = len(digits) == 11 and digits[1] > "1" if digits[0] == "1" else len(digits) >= 8
+    return complete and _COUNTRY.match(digits) is not None and not _DECIMAL.fullmatch(number)
+
+
+def _is_national(number: str, before: str) -> bool:
+    """A number with a leading 0: 10 to 12 digits (9 where the area code is in parentheses), no date, decimal number, row of digits or ISBN."""
+    digits = re.sub(r"[^0-9]", "", re.split(r"[A-Za-z#]", number)[0])  # without an extension
+    complete = 10 <= len(digits) <= 12 or (len(digits) == 9 and number[0] == "(")
+    usual = not _DATE.match(number) and not _DECIMAL.fullmatch(number) and digits not in _COUNTING
+    return complete and usual and not _SAYS_BOOK.search(before)
 
 
 def _phones(text: str) -> Spans:
     if "+" in text or "00" in text:
-        for m in _INTERNATIONAL.finditer(text):
-            digits = re.sub(r"[^0-9]", "", m["number"])
-            american = digits[0] == "1"
-            if _COUNTRY.match(digits) and len(digits) >= 8 and (not american or (len(digits) == 11 and digits[1] > "1")) and not re.fullmatch(
-                r"[0-9]+\.[0-9]+", m["number"]
-            ):  # fmt: skip
-                yield m.span()
-    yield from (m.span() for pattern in (_AMERICAN, _TWO_FOUR_FOUR) for m in pattern.finditer(text))
+        yield from (m.span() for m in _INTERNATIONAL.finditer(text) if _is_international(m["number"]))
+    for pattern in (_AMERICAN, _TWO_FOUR_FOUR):
+        yield from (m.span() for m in pattern.finditer(text))
     for pattern in (_TRUNK, _BARE) if "0" in text else ():
-        for m in pattern.finditer(text):
-            digits = re.sub(r"[^0-9]", "", re.split(r"[a-z#A-Z]", m[0])[0])
-            long = 10 <= len(digits) <= 12 or (len(digits) == 9 and m[0][0] == "(")
-            if (
-                long
-                and not _DATE.match(m[0])
-                and digits not in "01234567890123"
-                and not re.search(r"(?i)ISBN[^0-9]{0,12}$", text[max(0, m.start() - 20) : m.start()])
-            ):
-                yield m.span()
+        yield from (m.span() for m in pattern.finditer(text) if _is_national(m[0], text[max(0, m.start() - 20) : m.start()]))
     for m in _ANY.finditer(text):
         if _SAYS_PHONE.search(text[max(0, m.start() - 50) : m.start()]) and not _DATE.fullmatch(m[0]):
             yield m.span()
