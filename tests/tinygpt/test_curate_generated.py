@@ -77,7 +77,7 @@ def test_prompts_end_where_a_row_begins_and_leave_room(small, style):
     text = small[1].decode(writer.fitting(everyday()))
     wanted = {"": "\n\nInstruction:", "phi3": "<|endoftext|><|user|>\n", "alpaca": "### Instruction:\n"}[style]
     assert text.endswith(wanted) and len(writer.fitting(everyday())) + 8 <= 256
-    assert len(writer.write([everyday()[:1]] * 2, [1, 2])) == 2
+    assert len(writer.write([everyday()[:1], []], [1, 2])) == 2 and small[1].decode(writer.fitting([])) in text
     with pytest.raises(
         ValueError, match=r"seeds: a row of \d+ tokens and 250 new ones, expected both to fit into the context of 256; lower"
     ):
@@ -123,6 +123,8 @@ def test_the_command_writes_rows_that_fine_tuning_reads_and_continues_where_it_s
 
 def test_a_model_that_knows_nothing_gives_nothing(small, tmp_path, monkeypatch, capsys):
     small[0].save_pretrained(tmp_path / "model", small[1])
+    with pytest.raises(ValueError, match="shots: 0 with a model that is no assistant, expected at least 1; show it rows"):
+        command(["instruct", str(tmp_path / "model"), "--shots", "0"])
     monkeypatch.setattr(generated, "MOST_PER_ROW", 8)
     command(["instruct", str(tmp_path / "model"), "--n", "2", "--max-new-tokens", "6", "--output", str(tmp_path / "none.json")])
     assert json.loads((tmp_path / "none.json").read_text(encoding="utf-8")) == []

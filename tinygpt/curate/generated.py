@@ -183,7 +183,9 @@ class Writer:
         )
 
     def fitting(self, rows: Sequence[Instruction]) -> list[int]:
-        """The prompt of as many of the rows as leave room for a new one. Raises ValueError if none does."""
+        """The prompt of as many of the rows as leave room for a new one, none if there are none. Raises ValueError if not one does."""
+        if not rows:
+            return self.prompt(rows)
         for n in range(len(rows), 0, -1):
             ids = self.prompt(rows[:n])
             if len(ids) + self.max_new_tokens <= self.model.config.n_positions:
@@ -199,7 +201,8 @@ class Writer:
         made = complete_all(self.model, self.tokenizer, prompts, self.max_new_tokens, self.sampling, stop=stop, seed=list(seeds))
         if not self.style:
             return [parsed(completion.text) for completion in made]
-        asked = [Instruction(completion.text.strip(), "") if completion.stop_reason == "stop string" else None for completion in made]
+        ended = (completion.text.strip() if completion.stop_reason == "stop string" else "" for completion in made)
+        asked = [Instruction(text, "") if text and "\n" not in text and "<|" not in text else None for text in ended]
         answers = iter(generate_answers(
             self.model, self.tokenizer, [row for row in asked if row], style=self.style, max_new_tokens=self.max_new_tokens
         ))  # fmt: skip
@@ -223,7 +226,8 @@ class GenerateConfig:
     output: PathName = "instructions.json"
     """The file of the rows."""
     shots: int = 8
-    """Rows that the model is shown, a quarter of them its own; fewer where they do not fit into its context."""
+    """Rows that the model is shown, a quarter of them its own; fewer where they do not fit into its context. 0: an assistant that has also
+    learned its prompts (--no-mask-prompt) writes the next one from nothing, as in Magpie (Xu et al. 2024, arXiv:2406.08464)."""
     similarity: float = 0.7
     """ROUGE-L with another instruction from which on a new one is removed."""
     max_new_tokens: int = 64
@@ -234,7 +238,7 @@ class GenerateConfig:
     """Decides which rows are shown and what is sampled."""
 
     def __post_init__(self) -> None:
-        check_fields(self, {1: "n shots max_new_tokens", 0: "seed temperature similarity"})
+        check_fields(self, {1: "n max_new_tokens", 0: "shots seed temperature similarity"})
 
 
 def candidates(writer: Writer, keep: Filter, seeds: Sequence[Instruction], config: GenerateConfig, log: Path) -> Iterator[list[Candidate]]:
@@ -300,6 +304,8 @@ def main(argv: list[str] | None = None, note: Callable[[str], None] = print) -> 
     note(
         f"backend  {backend.reason}\nmodel    {checkpoint.describe()}{', an assistant' if style else ''}\nseeds    {len(seeds)} rows, {config.seeds}"
     )
+    if not config.shots and not style:
+        raise InvalidInput("shots: 0 with a model that is no assistant, expected at least 1; show it rows, or fine-tune it first")
     config = replace(config, model=str(checkpoint.path.resolve()))
     writer = Writer(
         checkpoint.language_model(), checkpoint.tokenizer(), Sampling(temperature=config.temperature), config.max_new_tokens, style
