@@ -15,6 +15,7 @@ COMMANDS = {
     "verify": ("tinygpt.runs.verify", "are the checkpoints of a run intact and resumable?"),
     "evaluate": ("tinygpt.evaluation.command", "how good is a model? scores on tasks, with chance and intervals"),
     "curate": ("tinygpt.curate.command", "from files to a corpus: filter, remove copies, redact, mix, with a report of every step"),
+    "instruct": ("tinygpt.curate.generated", "new instructions and answers from a model of yours, filtered"),
     "explore": ("tinygpt.inspect.explore", "one prompt, one HTML page with every attention weight, prediction and gradient"),
     "exercise": ("", "check the exercises: which gradient is wrong, where and by how much"),
 }

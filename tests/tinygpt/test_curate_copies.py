@@ -327,13 +327,16 @@ def test_the_method_goes_by_memory_and_is_said_before_it_starts(tmp_path, monkey
     folders = shards_of(random_documents(0), tmp_path, 2)
     said = []
     remove_near_copies(folders, run, say=lambda sentence: said.append((sentence, (tmp_path / "tables").exists())))
-    assert [(bool(re.search(r"the exact index \(.* at most \d+ MB; .* are free\)", sentence)), begun) for sentence, begun in said] == [
-        (True, False)
-    ]
+    assert [
+        (bool(re.search(r"the exact index \(.* at most \d+ MB, and may take 1\.0 GB; .* are free\)", sentence)), begun)
+        for sentence, begun in said
+    ] == [(True, False)]
     monkeypatch.setattr(near, "memory_limit", lambda: (near.resident_bytes() + (100 << 20), "a limit"))
     method, sentence = choose_method(folders.shards, Near())
     assert method == "minhash" and "MinHash" in sentence and "100 MB are free" in sentence
     assert choose_method(folders.shards, Near(method="exact"))[0] == "exact"
+    monkeypatch.undo()
+    assert choose_method(folders.shards, Near(memory_mb=100))[0] == "minhash"
     monkeypatch.setitem(sys.modules, "datatrove.data", None)
     monkeypatch.delitem(sys.modules, "tinygpt.curate.minhash", raising=False)
     with pytest.raises(MissingPackage, match=r"MinHash: datatrove.* is missing, expected datatrove; pip install \"tinygpt\[curate\]\""):
@@ -364,6 +367,17 @@ def test_minhash_finds_what_the_exact_index_finds(planted, tmp_path):
     exact, minhash = importlib.import_module("curation_copies").recalls(planted, 0.45, tmp_path)
     assert exact["found"] == {"0.5": 1, "0.7": 1, "0.8": 1, "0.9": 1} and exact["wrong"] == minhash["wrong"] == minhash["beyond"] == 0
     assert minhash["found"]["0.7"] >= 0.9 and minhash["found"]["0.8"] == minhash["found"]["0.9"] == 1 and 0.2 < minhash["found"]["0.5"] < 1
+
+
+@given(seeds)
+@settings(max_examples=5)
+def test_signatures_are_the_librarys(seed):
+    pytest.importorskip("datatrove.pipeline.dedup.minhash", reason="the extra curate is not installed")
+    minhash = importlib.import_module("tinygpt.curate.minhash")
+    step = minhash._Signature("unused", minhash._config(5), language=minhash._Words())
+    found = np.random.default_rng(seed).integers(2**64, size=(1500, 1), dtype=np.uint64)
+    for some in (found[:1], found[:100], found):
+        assert step.get_signature(some) == minhash.MinhashDedupSignature.get_signature(step, some)
 
 
 # ---- stopped and started again -------------------------------------------------------------------------------------------------------------

@@ -110,6 +110,8 @@ class CurateConfig:
             raise InvalidInput(
                 f"INPUT {self.input[0]!r} and --sources {self.sources}, expected one of them; write all sources into the file"
             )
+        if (self.good or self.bad or self.opinion) and not self.classifier:
+            raise InvalidInput("--good, --bad, --opinion: no classifier, expected one that they are for; add --classifier")
 
 
 def main(argv: list[str] | None = None) -> None:

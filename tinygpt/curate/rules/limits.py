@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tinygpt.errors import InvalidInput, did_you_mean
-from tinygpt.fields import check_fields
+from tinygpt.fields import Json, check_fields
 
 
 @dataclass(frozen=True)
@@ -126,21 +126,39 @@ def overridden(profile: Limits, own: Limits) -> Limits:
     return dataclasses.replace(profile, **{name: value for name, value in dataclasses.asdict(own).items() if value not in (None, ())})
 
 
-_REPETITION = {
+_REPETITION: dict[str, Json] = {
     "max_duplicate_paragraphs": 0.3, "max_duplicate_paragraph_characters": 0.2, "max_duplicate_lines": 0.3, "max_duplicate_line_characters": 0.2,
     "max_top_2_gram": 0.2, "max_top_3_gram": 0.18, "max_top_4_gram": 0.16,
     "max_duplicate_5_grams": 0.15, "max_duplicate_6_grams": 0.14, "max_duplicate_7_grams": 0.13,
     "max_duplicate_8_grams": 0.12, "max_duplicate_9_grams": 0.11, "max_duplicate_10_grams": 0.1,
 }  # fmt: skip
-_QUALITY = {
+_QUALITY: dict[str, Json] = {
     "min_words": 50, "max_words": 100_000, "min_mean_word": 3, "max_mean_word": 10, "max_hashes_per_word": 0.1, "max_ellipses_per_word": 0.1,
     "max_bullet_lines": 0.9, "max_ellipsis_lines": 0.3, "min_alphabetic_words": 0.8, "min_stop_words": 2,
 }  # fmt: skip
-_C4 = {
+_C4: dict[str, Json] = {
     "max_line_word": 1000, "drop_citations": True, "min_line_words": 3, "max_lorem_ipsum": 0, "drop_javascript_lines": True,
     "max_curly_brackets": 0, "drop_policy_lines": True, "min_sentences": 5,
 }  # fmt: skip
-_FINEWEB = {"min_punctuated_lines": 0.12, "max_short_lines": 0.67, "max_repeated_line_characters": 0.01, "max_newlines_per_word": 0.3}
+_FINEWEB: dict[str, Json] = {
+    "min_punctuated_lines": 0.12,
+    "max_short_lines": 0.67,
+    "max_repeated_line_characters": 0.01,
+    "max_newlines_per_word": 0.3,
+}
+# Those of `code` and `docs` leave the default corpus and Python's library nearly as they are: docs/curation.md has the shares. Code's lengths
+# of lines are those of Chen et al. 2021, arXiv:2107.03374, section 3.1, who also leave out files with few letters and digits.
+_REPEATED_LINES: dict[str, Json] = {
+    "max_duplicate_lines": 0.5,
+    "max_duplicate_line_characters": 0.5,
+    "max_duplicate_5_grams": 0.35,
+    "max_duplicate_10_grams": 0.35,
+}
+_LINE_LENGTHS: dict[str, Json] = {"max_line_characters": 1000, "max_mean_line_characters": 100, "min_alphanumeric_characters": 0.25}
+_DOCS: dict[str, Json] = {
+    "min_words": 5, "max_words": 100_000, "min_mean_word": 2, "max_mean_word": 10, "max_hashes_per_word": 0.1, "max_ellipses_per_word": 0.1,
+    "min_alphabetic_words": 0.2, "min_stop_words": 1, "min_alphanumeric_characters": 0.25,
+}  # fmt: skip
 
 PROFILES = {
     "gopher-quality": Limits(**_QUALITY),
@@ -149,7 +167,8 @@ PROFILES = {
     "fineweb": Limits(**_FINEWEB),
     "web": Limits(**_REPETITION, **_QUALITY, **_C4, **_FINEWEB),  # FineWeb keeps lines without a mark at the end: section 3.5
     "prose": Limits(**_REPETITION, **_QUALITY),
-    "code": Limits(), "docs": Limits(),
+    "code": Limits(**_REPEATED_LINES, min_words=5, max_mean_word=12, **_LINE_LENGTHS),
+    "docs": Limits(**_REPEATED_LINES, **_DOCS),
 }
 
 
