@@ -85,6 +85,14 @@ def test_recall_and_precision_on_planted_values():
     assert result["recall"]["phone"] >= 0.95 and result["precision"] >= 0.99
 
 
+def test_phone_numbers_of_all_countries():
+    pytest.importorskip("phonenumbers", reason="phonenumbers is not installed: pip install phonenumbers")
+    module = benchmark()
+    for form, sentences in module.countries().items():
+        missed, _ = module.misses_and_alarms(sentences)
+        assert len(missed) <= {"international": 0.01, "national": 0.08}[form] * len(sentences), missed
+
+
 def test_keys_and_home_paths_by_their_forms():
     module = benchmark()
     assert module.misses_and_alarms(module.forms(3, 400)) == ([], [])

@@ -21,8 +21,8 @@ _SIGN = ("+", "\u2212")  # more came out, or less
 MOST_ROWS = 200  # of a list of findings; report.json has all of them
 _ABOUT = {
     "read": "Documents as the sources hold them.",
-    "encoding": "Text that was decoded with the wrong character set is repaired.",
-    "language": "Documents in other languages are removed.",
+    "repair": "Text that was decoded with the wrong character set is repaired.",
+    "language": "Documents in other languages are removed; by kind: how many documents are in which.",
     "rules": "Documents that break a rule of the profile are removed; the first rule that is broken counts.",
     "classifier": "Documents that are more like the bad examples than like the good ones are removed.",
     "privacy": "Personal data and secrets are replaced by marks. Names of people are not covered.",

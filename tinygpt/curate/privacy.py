@@ -265,9 +265,9 @@ def _users(text: str) -> Spans:
 # Characters of an IBAN, by country: SWIFT, "IBAN Registry" (ISO 13616-1).
 _IBAN_LENGTHS = {
     country: int(length)
-    for row in """15 NO|16 BE|18 BI DK FI FO FK GL NL SD|19 MK SI|20 AT BA EE KZ LT LU MN XK|21 CH CR HR LI LV
-22 BG BH DE GB GE IE ME RS VA|23 AE GI IL IQ OM SO TL|24 AD CZ ES MD PK RO SA SE SK TN VG YE|25 LY PT ST|26 IS TR|27 BY DJ FR GR IT MC MR SM
-28 AL AZ CY DO GT HN HU LB NI PL SV|29 BR EG PS QA UA|30 JO KW MU|31 MT SC|32 LC|33 RU""".replace("\n", "|").split("|")
+    for row in """15 NO|16 BE|18 DK FI FO FK GL NL SD|19 MK SI|20 AT BA EE KZ LT LU MN XK|21 CH HR LI LV
+22 BG BH CR DE GB GE IE ME RS VA|23 AE GI IL IQ OM SO TL|24 AD CZ ES MD PK RO SA SE SK TN VG|25 LY PT ST|26 IS TR|27 BI DJ FR GR IT MC MR SM
+28 AL AZ BY CY DO GT HN HU LB NI PL SV|29 BR EG PS QA UA|30 JO KW MU YE|31 MT SC|32 LC|33 RU""".replace("\n", "|").split("|")
     for length, *countries in [row.split()]
     for country in countries
 }
@@ -431,13 +431,13 @@ def _is_national(number: str, before: str) -> bool:
 def _phones(text: str) -> Spans:
     if "+" in text or "00" in text:
         yield from (m.span() for m in _INTERNATIONAL.finditer(text) if _is_international(m["number"]))
+    for m in _ANY.finditer(text):
+        if _SAYS_PHONE.search(text[max(0, m.start() - 50) : m.start()]) and not _DATE.fullmatch(m[0]):
+            yield m.span()
     for pattern in (_AMERICAN, _TWO_FOUR_FOUR):
         yield from (m.span() for m in pattern.finditer(text))
     for pattern in (_TRUNK, _BARE) if "0" in text else ():
         yield from (m.span() for m in pattern.finditer(text) if _is_national(m[0], text[max(0, m.start() - 20) : m.start()]))
-    for m in _ANY.finditer(text):
-        if _SAYS_PHONE.search(text[max(0, m.start() - 50) : m.start()]) and not _DATE.fullmatch(m[0]):
-            yield m.span()
 
 
 _FINDERS = {"key": _keys, "email": _emails, "user": _users, "iban": _ibans, "card": _cards, "ip": _ips, "phone": _phones}
