@@ -24,7 +24,7 @@ def soiled(text: str, kind: str, seed: int = 0) -> str:
 
 
 def _pick(rng: _Rng, words: Sequence[str]) -> str:
-    return words[rng.integers(len(words))]
+    return words[int(rng.integers(len(words)))]
 
 
 def _fill(n: int, part: Callable[[], str], joint: str) -> str:
@@ -153,9 +153,8 @@ def _server_log(rng: _Rng, text: str) -> str:
 
 
 SEEN = ("shuffled words", "keyboard", "navigation", "base64", "minified code", "search spam", "repeated line")
-MAKERS: dict[str, Callable[[_Rng, str], str]] = dict(
-    zip(SEEN, (_shuffled, _keyboard, _navigation, _base64, _minified, _search_spam, _repeated), strict=True)
-) | {
+MAKERS: dict[str, Callable[[_Rng, str], str]] = {
+    **dict(zip(SEEN, (_shuffled, _keyboard, _navigation, _base64, _minified, _search_spam, _repeated), strict=True)),
     "scanner errors": _scanned,
     "cookie consent": _consent,
     "hex dump": _hex,

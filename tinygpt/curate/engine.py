@@ -147,19 +147,17 @@ def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> 
     """
     logger.disable("datatrove")
     folder.mkdir(parents=True, exist_ok=True)
-    executor = _executor(_Task(function, folder), n_tasks, folder, how)
     try:
+        executor = _executor(_Task(function, folder), n_tasks, folder, how)
         executor.run()
     except FileNotFoundError as error:
-        if error.filename == "sbatch":
-            raise MissingPackage(
-                "--executor slurm: no sbatch on this machine, expected Slurm; start it where jobs are submitted"
-            ) from error
-        raise
+        if error.filename != "sbatch":
+            raise
+        raise MissingPackage("--executor slurm: no sbatch on this machine, expected Slurm; start it where jobs are submitted") from error
     except CalledProcessError as error:  # sbatch --wait ends as its jobs do
         _raise_failure(folder, f"{error.cmd[0]}, exit code {error.returncode}")
     except ImportError as error:
-        if how.executor != "ray":
+        if error.name != "ray":
             raise
         raise MissingPackage("--executor ray: ray is missing, expected it on all machines; pip install ray") from error
     if missing := executor.get_incomplete_ranks(skip_completed=True):
@@ -173,6 +171,10 @@ def _executor(task: _Task, n_tasks: int, folder: Path, how: Executor) -> Pipelin
     if how.executor == "local":
         return _Local(**common | {"workers": how.n_workers() if n_tasks > 1 else 1})
     if how.executor == "ray":
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, logging_level="error")  # a cluster that runs here or that RAY_ADDRESS names, else a new one
         return _Ray(**common, mem_per_cpu_gb=how.task_gb)
     if not how.slurm_partition:
         raise InvalidInput("--slurm-partition: none, expected the partition to submit to; `sinfo` lists them")

