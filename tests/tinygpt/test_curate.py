@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import runpy
 import stat
 import sys
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def test_a_shard_holds_what_was_written(kind, tmp_path):
     skip_without(kind)
     path = tmp_path / f"a{kind}"
 
-    @settings(max_examples=20)
+    @settings(max_examples=10)
     @given(documents)
     def check(written):
         assert write_shard(path, written) == len(written)
@@ -360,7 +361,7 @@ def test_the_command_does_every_step_once(heap, capsys, monkeypatch):
     command.main(asked)
     assert "out is complete: nothing was done" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.*")}
-    with pytest.raises(InvalidInput, match=r"out: rules\.min_words is 10\.0 in the folder and 7\.0 now"):
+    with pytest.raises(InvalidInput, match=r"out: steps\.rules\.min_words is 10\.0 in the folder and 7\.0 now"):
         command.main([*asked, "--min-words", "7"])
 
 
@@ -377,3 +378,12 @@ def test_flags_that_contradict_each_other_are_refused():
         command.CurateConfig(("a",), "b")
     with pytest.raises(InvalidInput, match="no classifier, expected one that they are for; add --classifier"):
         command.CurateConfig(good=("a",))
+
+
+def test_the_example_curates_a_folder(heap, capsys, monkeypatch):
+    monkeypatch.chdir(heap)
+    monkeypatch.setattr(sys, "argv", ["curate.py", "heap,id=id"])
+    monkeypatch.setattr("tinygpt.curate.executors.Executor.n_workers", lambda self: 1)
+    runpy.run_path(str(Path(__file__).parent.parent.parent / "examples" / "curate.py"), run_name="__main__")
+    assert "next: python examples/pretrain.py --corpus curated" in capsys.readouterr().out
+    assert open_corpus("curated").n_bytes("train")
