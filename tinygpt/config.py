@@ -153,9 +153,9 @@ class CorpusConfig:
 
     script: ClassVar[str] = ""
     corpus: PathName = field(default="docs", metadata=WITH_OVERRIDE)
-    """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, or a folder of text files."""
+    """docs (text that every installation has), tinyshakespeare, the-verdict, a text file, a folder of text files, or one that curate wrote."""
     validation_fraction: float = field(default=0.1, metadata=WITH_OVERRIDE)
-    """Fraction of the corpus that is held out for validation."""
+    """Fraction of the corpus that is held out for validation; a curated one is split already."""
     run: PathName = field(default="", metadata=FREE)
     """Directory of the run; default: a new one below runs/."""
     resume: PathName = field(default="", metadata=FREE)

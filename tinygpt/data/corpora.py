@@ -82,7 +82,7 @@ def load_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, s
     name, path = str(name_or_path), user_path(name_or_path)
     corpora = [name for name, download in DOWNLOADS.items() if not download.labeled]
     if name_or_path == "docs":
-        texts, python = _docs(), platform.python_version()
+        texts, python = docs_texts(), platform.python_version()
         source = f"docstrings of the public modules of NumPy {np.__version__}, the language manual of Python {python} (pydoc_data.topics)"
     elif name_or_path in corpora:
         texts = {name: read_text(fetch(name, cache=cache))}
@@ -159,7 +159,7 @@ polynomial.legendre polynomial.polynomial polynomial.polyutils random rec string
 """.split()  # the public ones below `numpy`
 
 
-def _docs() -> dict[str, str]:
+def docs_texts() -> dict[str, str]:
     """The default corpus, sorted by name; each text once, under its shortest name (`numpy.argsort`, `python.lambda`)."""
     from pydoc_data.topics import topics
 

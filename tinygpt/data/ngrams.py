@@ -52,6 +52,11 @@ def _runs(numbers: np.ndarray, n: int) -> np.ndarray:
     return found
 
 
+def run_numbers(text: str, n: int) -> np.ndarray:
+    """A 64-bit number for each run of n words of a text, in their order: (W - n + 1,), or none for fewer words. Equal runs, equal numbers."""
+    return _runs(_numbers(normal_words(text)), n)
+
+
 class NgramIndex:
     """The n-grams of texts, sorted: 12 bytes for each.
 
@@ -98,6 +103,23 @@ class NgramIndex:
             ends = np.searchsorted(known, known[first], side="right")
             found += [self._owners[length][a:b] for a, b in zip(first.tolist(), ends.tolist(), strict=True)]
         return np.unique(np.concatenate(found))
+
+    def shared(self, text: str) -> np.ndarray:
+        """The n-grams of the index that this text holds, each once: sorted (M,) uint64, the same numbers in every process."""
+        found = [
+            np.zeros(0, dtype=np.uint64),
+            *(self._runs[length][first] for length, _, first in self._hits(_numbers(normal_words(text)))),
+        ]
+        return np.unique(np.concatenate(found))
+
+    def without(self, runs: np.ndarray) -> "NgramIndex":
+        """An index of the same texts that lacks these n-grams, numbers as `shared` returns them."""
+        index = NgramIndex([], self.n, 1)
+        index.n_texts, index.n_short = self.n_texts, self.n_short
+        for length, known in self._runs.items():
+            if (kept := ~np.isin(known, runs)).any():
+                index._runs[length], index._owners[length] = known[kept], self._owners[length][kept]
+        return index
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where the text holds n-grams of the index: (first, after the last) character of each stretch, from left to right."""

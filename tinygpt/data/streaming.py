@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygpt.data.corpora import Corpus, Split, draw_groups, load_corpus, run_name, text_files, user_path
+from tinygpt.data.curated import Manifest, is_curated, read_manifest, read_texts
 from tinygpt.data.download import DOWNLOADS, cache_folder
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import encode_documents, encode_pieces, read_tokens, write_tokens
@@ -67,6 +68,30 @@ class StreamedCorpus:
         return (piece for piece, _ in itertools.islice(self.pieces("train"), 0, None, every))
 
 
+@dataclass
+class CuratedCorpus(StreamedCorpus):
+    """The documents of a curated folder, whose manifest says what they are. A Part is a file here, compressed; a piece is a document."""
+
+    manifest: Manifest
+
+    def n_bytes(self, split: Split) -> int:
+        """Size of the texts of one side in UTF-8, repetitions included."""
+        return sum(shard.text_bytes for shard in getattr(self.manifest, split))
+
+    def pieces(self, split: Split) -> Iterator[tuple[str, bool]]:
+        for part, shard in zip(getattr(self, split), getattr(self.manifest, split), strict=True):
+            for text in read_texts(part.path, shard):
+                yield text, True
+
+
+def open_curated(folder: Path) -> CuratedCorpus:
+    """A curated folder as a corpus. It was split when it was curated, by groups of near copies. Raises what `read_manifest` raises."""
+    manifest = read_manifest(folder)
+    train, validation = ([Part(folder / shard.file, 0, shard.n_bytes) for shard in side] for side in (manifest.train, manifest.validation))
+    source = f"curated folder {folder}, {manifest.validation_fraction:.0%} for validation; {manifest.describe()}"
+    return CuratedCorpus(run_name(folder), train, validation, manifest.fingerprint, source, manifest)
+
+
 def read_pieces(path: Path, start: int = 0, end: int | None = None, piece_bytes: int = PIECE_BYTES) -> Iterator[str]:
     """The text of a stretch of a UTF-8 file, line ends as \\n, in pieces that end before white space that follows something else. Raises
     ValueError, naming file and offset, if it is not UTF-8."""
@@ -106,8 +131,11 @@ def _last_cut(text: str) -> int:
 
 
 def open_corpus(name_or_path: str | Path, *, validation_fraction: float = 0.1, seed: int = 0) -> Corpus | StreamedCorpus:
-    """`tinygpt.data.corpora.load_corpus`, but files of yours above STREAM_BYTES in all stay where they are."""
+    """`tinygpt.data.corpora.load_corpus`, but files of yours above STREAM_BYTES in all stay where they are, and a folder that
+    `python -m tinygpt curate` has written is read as its manifest says: it was split then, whatever the fraction is now."""
     path, name = user_path(name_or_path), str(name_or_path)
+    if is_curated(path):
+        return open_curated(path)
     if name != "docs" and name not in DOWNLOADS and path.exists() and 0 < validation_fraction < 1:
         files, left_out = text_files(path)
         if sum(file.stat().st_size for file in files.values()) > STREAM_BYTES:

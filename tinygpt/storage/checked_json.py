@@ -102,12 +102,16 @@ def not_text(where: object, byte: int, offset: int, encoding: str = "utf-8") -> 
 
 def read_text(path: str | Path) -> str:
     """A text file in UTF-8, or UTF-16 or UTF-32 with a byte order mark; line ends as \\n. Raises ValueError with file, byte and offset."""
-    data = Path(path).read_bytes()
-    encoding = encoding_of(data, path)
+    return decode_text(Path(path).read_bytes(), path)
+
+
+def decode_text(data: bytes, where: object) -> str:
+    """The text of a file's bytes, as `read_text` has it; `where` names the file in errors."""
+    encoding = encoding_of(data, where)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise not_text(path, data[error.start], error.start, encoding) from None
+        raise not_text(where, data[error.start], error.start, encoding) from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 

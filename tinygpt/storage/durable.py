@@ -158,8 +158,9 @@ class Lock:
 
     _held: dict[Path, "Lock"] = {}  # noqa: RUF012 (one for the process)
 
-    def __init__(self, directory: str | Path) -> None:
-        self.path = Path(directory).resolve() / "lock"
+    def __init__(self, directory: str | Path, flag: str = "--run") -> None:
+        """flag: the one that names the directory, for the message."""
+        self.path, self.flag = Path(directory).resolve() / "lock", flag
         self._file: IO[str] | None = None
 
     @classmethod
@@ -178,7 +179,7 @@ class Lock:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
             file.close()
-            rule = "expected one writer at a time; wait for it or stop it, or choose another --run"
+            rule = f"expected one writer at a time; wait for it or stop it, or choose another {self.flag}"
             raise InUse(f"{self.path.parent}: in use by {holder}, {rule}") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}")

@@ -1,0 +1,103 @@
+"""Clusters of documents that may be near copies, by datatrove's MinHash: any number of documents, in little memory. Imported where it runs.
+
+    find_clusters(folders, run, n_words=5)         # work/clusters/000000.clusters: pairs (position, cluster), for each shard that has some
+
+The chance that two documents' smallest shingles under a random order are equal is their similarity s. Documents are compared by 25 groups of
+5 such shingles: they meet if one group is equal, with a chance of 1 - (1 - s^5)^25: 0.55 at s = 0.5, 0.99 at 0.7, 0.9999 at 0.8.
+
+Source   Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4.
+         Signatures, sorting and clusters are datatrove's; shingles are ours, so that its clusters and the exact index mean the same ones.
+"""
+
+import contextlib
+import io
+from functools import partial
+
+import numpy as np
+from datatrove.data import Document as TroveDocument
+from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature
+from datatrove.utils.hashing import HashConfig
+from datatrove.utils.word_tokenizers import WordTokenizer
+from loguru import logger
+from numpy.typing import NDArray
+
+from tinygpt.curate.copies import Folders
+from tinygpt.curate.documents import read_shard
+from tinygpt.curate.executors import Run
+from tinygpt.curate.near import shingles
+from tinygpt.curate.report import StepReport
+from tinygpt.data.ngrams import normal_words
+
+N_BUCKETS, N_HASHES = 25, 5
+ROWS = 1 << 10  # shingles whose 125 hashes are in memory at once: 1 MB, however long the document
+PRIME = np.uint64((1 << 61) - 1)
+BUFFER = 1 << 10  # signatures that are read from a file at once
+
+
+def find_clusters(folders: Folders, run: Run, n_words: int) -> None:
+    """MinHash's three phases: signatures of each shard, pairs that share one (a task for each of 25), clusters of pairs (one task, which
+    takes about 250 bytes of memory for each document that is in some pair)."""
+    run(partial(_sign, folders=folders, n_words=n_words), len(folders.shards), "minhash-sign")
+    run(partial(_pair, folders=folders, n_words=n_words), N_BUCKETS, "minhash-pair")
+    run(partial(_cluster, folders=folders, n_words=n_words), 1, "minhash-cluster")
+
+
+def _config(n_words: int) -> MinhashConfig:
+    logger.disable("datatrove")
+    # the hash is not used: shingles come as hashes. Its default wants another library
+    return MinhashConfig(n_grams=n_words, num_buckets=N_BUCKETS, hashes_per_bucket=N_HASHES, hash_config=HashConfig(hash_fc="sha1"))
+
+
+class _Words(WordTokenizer):  # type: ignore[misc]
+    """datatrove's default for English is spaCy."""
+
+    def word_tokenize(self, text: str) -> list[str]:
+        return normal_words(text)
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        return text.splitlines()
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        return [(0, len(text))]
+
+
+class _Signature(MinhashDedupSignature):  # type: ignore[misc]
+    """datatrove's signatures, of our shingles: the same numbers as its own function makes of them, in half the time, because it divides, and in
+    blocks, because it takes 3 KB of memory for each word of a document."""
+
+    def get_shingles(self, text: str) -> NDArray[np.uint64]:
+        return shingles(text, self.config.n_grams).reshape(-1, 1)
+
+    def get_signature(self, shingles: NDArray[np.uint64]) -> list[list[int]]:
+        a, b = self.parameters
+        smallest = np.full(a.shape[1], PRIME)
+        for start in range(0, len(shingles), ROWS):
+            x = shingles[start : start + ROWS] * a + b
+            x = (x & PRIME) + (x >> np.uint64(61))  # modulo 2^61 - 1, up to one more of it
+            np.subtract(x, PRIME, out=x, where=x >= PRIME)
+            np.minimum(smallest, x.min(axis=0), out=smallest)
+        return smallest.reshape(self.config.num_buckets, -1).tolist()  # type: ignore[no-any-return]
+
+
+def _sign(task: int, n_tasks: int, folders: Folders, n_words: int) -> list[StepReport]:
+    for shard in range(task, len(folders.shards), n_tasks):
+        step = _Signature(str(folders.work / "signatures"), _config(n_words), language=_Words())
+        step.run((TroveDocument(document.text, document.id) for document in read_shard(folders.shards[shard])), shard, len(folders.shards))
+    return []
+
+
+def _pair(task: int, n_tasks: int, folders: Folders, n_words: int) -> list[StepReport]:
+    step = MinhashDedupBuckets(
+        str(folders.work / "signatures"), str(folders.work / "pairs"), config=_config(n_words), lines_to_buffer=BUFFER
+    )
+    step.run(None, task, n_tasks)
+    return []
+
+
+def _cluster(task: int, n_tasks: int, folders: Folders, n_words: int) -> list[StepReport]:
+    step = MinhashDedupCluster(
+        str(folders.work / "pairs"), str(folders.work / "clusters"), config=_config(n_words), save_cluster_id=True, lines_to_buffer=BUFFER
+    )
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        step.run(None, task, n_tasks)
+    return []
