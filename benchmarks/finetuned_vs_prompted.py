@@ -1,10 +1,10 @@
 """A small model, fine-tuned, against a larger one that is only prompted: which section of a docstring is this?
 
     python benchmarks/finetuned_vs_prompted.py                  # MINUTES
-    python benchmarks/finetuned_vs_prompted.py --small 1x32 --large 1x32 --updates 20 --rows 40 --seeds 0 --runs out --output out.json  # a minute
+    python benchmarks/finetuned_vs_prompted.py --small 1x32 --large 1x32 --updates 20 20 --rows 40 --seeds 0 --runs out --output out.json  # a minute
 
 Both models are pretrained here on the default corpus: the small one (2 x 64, layers x channels, context 128), which is then fine-tuned as in
-examples/finetune_classifier.py on the training rows of doc-sections, and the large one (6 x 192, context 512), which is asked by a prompt: the
+examples/finetune_classifier.py on the training rows of doc-sections, and the large one (4 x 128, context 512), which is asked by a prompt: the
 heading as it stands in a docstring, or "Label:" after the text, without and with four solved examples from the training rows. Of these
 prompts the one that names most validation rows right counts; all are reported. The test rows come from the validation documents of the corpus,
 which neither model has read, and are the same for both; the seed is that of the head, of the order and of the split into training and
@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ablations import machine
-from prompting import UPDATES, shown
+from prompting import shown
 from trained import Answers, Docs, Trained, answers, shape_of, trained, training_for
 
 from tinygpt.arguments import parse_args
@@ -47,10 +47,10 @@ N_EXAMPLES, SHOTS = 64, (0, 4)
 class Config:
     small: str = "2x64"
     """Layers x channels of the model that is fine-tuned."""
-    large: str = "6x192"
+    large: str = "4x128"
     """Layers x channels of the model that is prompted."""
-    updates: int = 0
-    """Of each pretraining. 0: 1,000."""
+    updates: tuple[int, int] = (1000, 1600)
+    """Of the pretraining of the small and of the large model, as scaling.py and prompting.py train them."""
     epochs: int = 3
     """Passes of fine-tuning over the training rows, at most."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -129,8 +129,7 @@ def main() -> None:
         parted = {s: Split(*(rows[: config.rows] for rows in (p.train, p.validation, p.test))) for s, p in parted.items()}
     first = parted[config.seeds[0]]
     docs, models = Docs.read(), {}
-    for side, name, context in (("small", config.small, 128), ("large", config.large, 512)):
-        updates = config.updates or (UPDATES.get(name, 1000) if side == "large" else 1000)
+    for side, name, context, updates in (("small", config.small, 128, config.updates[0]), ("large", config.large, 512, config.updates[1])):
         training = training_for(updates, 0, context, config.processes)
         models[side] = trained(folder, shape_of(*map(int, name.split("x")), context), training, docs)
     tuned = [fine_tuned(models["small"], parts, config, seed) for seed, parts in parted.items()]

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ablations import machine
-from trained import Docs, answers, block_weights, pyplot, shape_of, trained, training_for
+from trained import Docs, answers, pyplot, shape_of, trained, training_for
 
 from tinygpt import GPTConfig
 from tinygpt.arguments import parse_args
@@ -121,7 +122,7 @@ def fitted(x: Sequence[float], y: Sequence[float], seed: int = 0) -> dict[str, A
             report[name]["floors"] = np.quantile([each.floor for each in drawn], (0.025, 0.975)).tolist()
     means = {each: statistics.mean(y[i] for i in range(len(x)) if x[i] == each) for each in sorted(set(x))}
     pairs = list(means.items())
-    report["between neighbors"] = [math.log(a[1] / b[1]) / math.log(b[0] / a[0]) for a, b in zip(pairs, pairs[1:], strict=False)]
+    report["between neighbors"] = [math.log(a[1] / b[1]) / math.log(b[0] / a[0]) for a, b in pairwise(pairs)]
     return report
 
 
@@ -186,7 +187,9 @@ def describe(law: dict[str, Any]) -> dict[str, str]:
         if name in law:
             f = law[name]
             floor = f", floor {f['floor']:.2f} ({f['floors'][0]:.2f} to {f['floors'][1]:.2f})" if "floors" in f else ""
-            lines[name] = f"exponent {f['exponent']:.3f} ({f['low']:.3f} to {f['high']:.3f}), scale {f['scale']:.2e}{floor}, error {f['error']:.2%}"
+            lines[name] = (
+                f"exponent {f['exponent']:.3f} ({f['low']:.3f} to {f['high']:.3f}), scale {f['scale']:.2e}{floor}, error {f['error']:.2%}"
+            )
     lines["floor"] = "seen" if law["floor_is_seen"] else "not seen in these points"
     lines["between neighbors"] = ", ".join(f"{each:.3f}" for each in law["between neighbors"])
     return lines
@@ -207,7 +210,12 @@ def draw(rows: Sequence[dict[str, Any]], fits: dict[str, Any], file: Path) -> No
         law = fits[curve]["with a floor" if fits[curve]["floor_is_seen"] else "power law"]
         line = np.geomspace(grouped[0][0], grouped[-1][0])
         label = f"{curve}: exponent {law['exponent']:.3f} ({law['low']:.3f} to {law['high']:.3f})"
-        axis.plot(line, Fit(law["exponent"], law["scale"], law["floor"], 0).at(line), color=color, label=label + ", with a floor" * bool(law["floor"]))
+        axis.plot(
+            line,
+            Fit(law["exponent"], law["scale"], law["floor"], 0).at(line),
+            color=color,
+            label=label + ", with a floor" * bool(law["floor"]),
+        )
     for column, curve in enumerate(("sizes", "text, same updates")):
         grouped, axis = by_x(rows, curve), axes[1][column]
         for task, color, marker in zip(TASKS, colors, "osv^D", strict=True):
