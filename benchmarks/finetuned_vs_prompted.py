@@ -1,6 +1,6 @@
 """A small model, fine-tuned, against a larger one that is only prompted: which section of a docstring is this?
 
-    python benchmarks/finetuned_vs_prompted.py                  # MINUTES
+    python benchmarks/finetuned_vs_prompted.py                  # about ten minutes on two cores
     python benchmarks/finetuned_vs_prompted.py --small 1x32 --large 1x32 --updates 20 20 --rows 40 --seeds 0 --runs out --output out.json  # a minute
 
 Both models are pretrained here on the default corpus: the small one (2 x 64, layers x channels, context 128), which is then fine-tuned as in

@@ -1,6 +1,6 @@
 """What a prompt gives: accuracy against the number of solved examples in it (shots), and wordings of a question against each other.
 
-    python benchmarks/prompting.py                  # MINUTES
+    python benchmarks/prompting.py                  # about ten minutes on two cores
     python benchmarks/prompting.py --models 1x32 --updates 20 --limit 10 --runs out --output out.json    # a minute, to see that it runs
 
 Two models with a context of 512 tokens are trained on the default corpus, 2 x 64 and 4 x 128 (layers x channels), for 1,600 updates with as many
@@ -46,6 +46,7 @@ CONTEXT, SHOTS = 512, (0, 1, 2, 4, 8)
 TASKS = {"section": 120, "summary": 80, "next-word": 160, "copying": 0, "arithmetic": 0}  # and the characters that are kept of a passage
 ASKED = "Examples"  # the section that the yes-or-no question is about
 WORDING_SHOTS = (0, 4)
+_COLORS = ("#0072B2", "#D55E00", "#009E73")
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ def compared(one: Answers, other: Answers) -> dict[str, Any]:
 
 
 def wordings_of(model: Trained, tasks: dict[str, Task], seed: int) -> dict[str, Any]:
-    """By task, wording and number of shots: as in `shots_of`, the difference to the first wording; of yes or no how often it says yes."""
+    """By task, wording and number of shots: as in `shots_of`, the difference to the first wording; and the score by right answer, which shows
+    a model that always says the same."""
     found: dict[str, Any] = {}
     for name, ways in WORDINGS.items():
         first: dict[int, Answers] = {}
@@ -170,11 +172,16 @@ def wordings_of(model: Trained, tasks: dict[str, Task], seed: int) -> dict[str, 
             for n in WORDING_SHOTS:
                 given = answers(model, task, n, seed)
                 entry = compared(given, first.setdefault(n, given)) | {"chance": task.chance}
-                if name == "yes or no":
-                    is_yes = np.array([item.right == 0 for item in task.items])
-                    entry["says_yes"] = round(float(np.where(is_yes, given.right, 1 - given.right).mean()), 4)
+                answer = np.array([item.right for item in task.items])
+                entry["by_answer"] = [
+                    round(float(given.right[answer == i].mean()), 4) for i in range(answer.max() + 1) if (answer == i).any()
+                ]
                 found.setdefault(name, {}).setdefault(way, {})[str(n)] = entry
-                print(f"{name:12} {way:16} {n} shots  {entry['score'][0]:.3f}  {shown(entry['difference'])}", flush=True)
+                by_answer = " ".join(f"{each:.2f}" for each in entry["by_answer"])
+                print(
+                    f"{name:12} {way:16} {n} shots  {entry['score'][0]:.3f}  {shown(entry['difference'])}  by answer {by_answer}",
+                    flush=True,
+                )
     return found
 
 
@@ -216,7 +223,9 @@ def draw(report: dict[str, Any], file: Path) -> None:
             scores = np.array([task["shots"][str(n)]["score"] for n in SHOTS])
             errors = np.abs(scores[:, 1:] - scores[:, :1]).T
             x = np.arange(len(SHOTS)) + 0.08 * number
-            axis.errorbar(x, scores[:, 0], yerr=errors, marker="os^"[number % 3], markersize=4, capsize=2, label=model)
+            axis.errorbar(
+                x, scores[:, 0], yerr=errors, marker="os^"[number % 3], color=_COLORS[number % 3], markersize=4, capsize=2, label=model
+            )
         if task["chance"]:
             axis.axhline(task["chance"], color="#888888", linestyle=":", label="chance")
         axis.set(title=f"{name}, {task['items']} items", xticks=range(len(SHOTS)), xticklabels=SHOTS, xlabel="solved examples", ylim=(0, 1))

@@ -1,6 +1,6 @@
 """More weights, more text: loss and scores of four sizes and of four amounts, with the exponents of the power laws that fit them.
 
-    python benchmarks/scaling.py                    # two seeds, 20 trainings; MINUTES
+    python benchmarks/scaling.py                    # two seeds, 20 trainings; about half an hour on two cores
     python benchmarks/scaling.py --seeds 0          # one seed: half of it
     python benchmarks/scaling.py --updates 20 --limit 20 --output out.json --runs out     # two minutes, to see that it runs
 
@@ -31,12 +31,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ablations import machine
-from trained import Docs, answers, pyplot, shape_of, trained, training_for
+from trained import Docs, Trained, answers, pyplot, shape_of, trained, training_for
 
 from tinygpt import GPTConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run, table
 from tinygpt.errors import InvalidInput
+from tinygpt.evaluation.statistics import difference
 from tinygpt.evaluation.tasks import make_task
 from tinygpt.fields import PathName
 
@@ -143,7 +144,7 @@ def measured(config: Config, docs: Docs) -> list[dict[str, Any]]:
         for curve, shape, updates, share in points(config, seed):
             model = trained(Path(config.runs), shape, training_for(updates, seed, processes=config.processes), docs, share)
             scores = {task.name: round(float(answers(model, task).right.mean()), 4) for task in tasks}
-            rows.append({"curve": curve, "seed": seed, "share": share, **model.facts, "scores": scores})
+            rows.append({"curve": curve, "seed": seed, "share": share, "model": model.path.name, **model.facts, "scores": scores})
             found = "  ".join(f"{name} {score:.3f}" for name, score in scores.items())
             print(f"{curve:28} seed {seed}  {rows[-1][CURVES[curve]]:>9,}  {model.facts['nats']:.3f} nats  {found}", flush=True)
     return rows
@@ -155,6 +156,18 @@ def by_x(rows: Sequence[dict[str, Any]], curve: str) -> list[tuple[float, list[d
     shares = sorted({(row["block_weights"], row["share"]) for row in mine})
     groups = [[row for row in mine if (row["block_weights"], row["share"]) == each] for each in shares]
     return [(statistics.mean(row[CURVES[curve]] for row in group), group) for group in groups]
+
+
+def gains(config: Config, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """By curve and task: the score of the largest size or text minus that of the smallest, item by item, means over the seeds."""
+    found: dict[str, dict[str, str]] = {}
+    for task in (make_task(name).limited(config.limit) for name in TASKS):
+        for curve in CURVES:
+            ends = [[answers(Trained(Path(config.runs) / row["model"], row), task) for row in by_x(rows, curve)[i][1]] for i in (0, -1)]
+            smallest, largest = (np.mean([each.right for each in end], axis=0) for end in ends)
+            d = difference(largest, smallest, ends[0][0].groups)
+            found.setdefault(curve, {})[task.name] = f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
+    return found
 
 
 def report_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -221,8 +234,12 @@ def draw(rows: Sequence[dict[str, Any]], fits: dict[str, Any], file: Path) -> No
         for task, color, marker in zip(TASKS, colors, "osv^D", strict=True):
             wrong = [1 - statistics.mean(row["scores"][task] for row in group) for _, group in grouped]
             axis.plot([x for x, _ in grouped], wrong, marker=marker, markersize=4, color=color, label=task)
+        ticks = [x for x, _ in grouped]
+        axis.set(xscale="log")
+        axis.set_xticks(ticks, labels=[f"{x / 1e6:.2g} M" for x in ticks])
+        axis.minorticks_off()
     for axis in axes.flat:
-        axis.set(xscale="log", yscale="log")
+        axis.set(yscale="log")
         axis.grid(alpha=0.25, which="both")
         axis.yaxis.set_minor_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")
@@ -242,15 +259,15 @@ def main() -> None:
         raise InvalidInput(f"scaling: seeds {config.seeds}, updates {config.updates}, expected at least one of each")
     docs = Docs.read()
     rows = measured(config, docs)
-    fits = report_of(rows)
+    fits, gained = report_of(rows), gains(config, rows)
     once = {(row["block_weights"], row["share"], row["updates"], row["seed"]): row for row in rows}.values()
     minutes = {key: round(sum(row[key] for row in once), 1) for key in ("minutes", "core_minutes")}
     report = {"updates": config.updates, "trainings": len(once), **minutes, "machine": machine(), "date": time.strftime("%Y-%m-%d")}
     path = Path(config.output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report | {"fits": fits, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(report | {"fits": fits, "gains": gained, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     for curve, law in fits.items():
-        print(table(curve, describe(law)))
+        print(table(curve, describe(law) | {f"{task}, last minus first": gain for task, gain in gained[curve].items()}))
     print(f"{markdown(rows)}\n\n{len(once)} trainings, {minutes['minutes']} minutes, {minutes['core_minutes']} of this process's core")
     draw(rows, fits, path.with_suffix(".png"))
 

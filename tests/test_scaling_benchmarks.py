@@ -174,7 +174,7 @@ def test_prompting_and_fine_tuning_run(benchmarks, tiny, monkeypatch, tmp_path, 
     call(prompting, monkeypatch, "--models", "1x32", "--output", tmp_path / "p.json", *flags)
     report, said = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["models"]["1x32"], capsys.readouterr().out
     assert list(report["shots"]["copying"]["shots"]) == ["0", "2"] and report["shots"]["copying"]["shots"]["0"]["difference"] == [0, 0, 0]
-    assert report["wordings"]["yes or no"]["question last"]["1"]["says_yes"] in (0, 1) and "| section | then Label: | 1x32 |" in said
+    assert report["wordings"]["yes or no"]["question last"]["1"]["by_answer"] in ([0], [1]) and "| section | then Label: | 1x32 |" in said
     with pytest.raises(InvalidInput, match="models: '1y32', expected layers x channels, such as 4x128"):
         call(prompting, monkeypatch, "--models", "1y32", *flags)
 
