@@ -196,3 +196,27 @@ def test_scoring_is_measured(benchmarks, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--quick", "--no-peers", "--rounds", "1", "--output", str(tmp_path / "e.json")])
     benchmarks["evaluate"].main()
     assert "for 8 items" in capsys.readouterr().out and not (tmp_path / "e.json").exists()
+
+
+def test_the_page_has_the_results_that_are_committed(benchmarks):
+    page = (BENCHMARKS.parent / "docs" / "prompting.md").read_text(encoding="utf-8").replace("**", "")
+    results = {name: json.loads((BENCHMARKS / "results" / f"{name}.json").read_text(encoding="utf-8")) for name in NAMES[:3]}
+    for report in results["prompting"]["models"].values():
+        for task in report["shots"].values():
+            assert " | ".join(f"{each['score'][0]:.3f}" for each in task["shots"].values()) in page
+            assert not any(each["n_cut"] for each in task["shots"].values())
+        for ways in report["wordings"].values():
+            for way in ways.values():
+                assert all(f"| {each['score'][0]:.3f} |" in page for each in way.values())
+    for curve, law in results["scaling"]["fits"].items():
+        f = law["power law"]
+        assert (
+            f"{f['exponent']:.3f} ({f['low']:.3f} to {f['high']:.3f}) | {', '.join(f'{x:.3f}' for x in law['between neighbors'])}" in page
+        )
+        assert not law["floor_is_seen"]
+        for x, group in benchmarks["scaling"].by_x(results["scaling"]["rows"], curve):
+            assert f"| {x:,.0f}" in page and f"| {np.mean([row['nats'] for row in group]):.3f} |" in page
+    tuned = results["finetuned_vs_prompted"]
+    assert f"ahead by {tuned['difference'][0]:.3f} ({tuned['difference'][1]:.3f} to {tuned['difference'][2]:.3f})" in page
+    for each in (entry["test"][:3] for entry in tuned["prompts"]["large"].values()):
+        assert f"{each[0]:.3f} ({each[1]:.3f} to {each[2]:.3f})" in page or f"{each[0]:.3f}" in page
