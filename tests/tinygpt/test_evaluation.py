@@ -104,6 +104,25 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert together / 300 > 0.9 and alone / 300 < 0.75
 
 
+def test_a_weighted_mean_is_that_of_all_tokens():
+    """Nats per token of all texts together: sum of w x over sum of w, and the bootstrap draws both."""
+    rng = np.random.default_rng(0)
+    x, w = rng.random(60), rng.integers(1, 50, size=60).astype(float)
+    shown = interval(x, weights=w)
+    assert abs(shown.mean - (w * x).sum() / w.sum()) < 1e-12 and shown.low < shown.mean < shown.high
+    drawn = [rng.integers(60, size=60) for _ in range(4000)]
+    low, high = np.quantile([(w[i] * x[i]).sum() / w[i].sum() for i in drawn], (0.025, 0.975))
+    assert abs(shown.low - low) < 0.02 and abs(shown.high - high) < 0.02
+    assert difference(x, x - 0.25, weights=w).low == pytest.approx(0.25)
+    together = interval(np.repeat(x, 2), np.repeat(np.arange(60), 2))
+    assert together.mean == pytest.approx(x.mean()) and together.low == pytest.approx(interval(x).low, abs=0.01)
+
+
+def test_one_document_says_nothing_of_others():
+    assert np.isnan(interval([0.5]).low) and np.isnan(interval([0, 1], [7, 7]).high) and str(interval([0.5])) == "0.500"
+    assert interval([1]).low == pytest.approx(0.2065, abs=1e-3)  # Wilson's, of one right answer
+
+
 def test_a_paired_difference_is_surer_than_two_intervals():
     rng = np.random.default_rng(0)
     easy = rng.random(400)

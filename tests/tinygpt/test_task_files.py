@@ -1,9 +1,11 @@
 """Task files in the forms in which benchmarks are published, and rows that cannot be asked."""
 
+import contextlib
 import json
 
 import pytest
 
+from tinygpt.errors import UserError
 from tinygpt.evaluation.files import SHAPES, read_task
 
 # Made rows in the forms of the published files; the words are ours.
@@ -43,19 +45,33 @@ def write(path, rows):
     return path
 
 
+def asked_differently(row, n):
+    """The row with a number in its question."""
+    names = ("question", "stem", "ctx_a", "goal", "Question", "text")
+    return {k: asked_differently(v, n) if isinstance(v, dict) and "stem" in v else f"{n} {v}" if k in names else v for k, v in row.items()}
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_published_forms_are_told_apart(tmp_path, name):
-    task = read_task(write(tmp_path / "rows.jsonl", [ROWS[name]] * 20))
-    assert task.what.startswith(name.partition(",")[0] + ", 18 rows, 2 more")
+    task = read_task(write(tmp_path / "rows.jsonl", [ROWS[name]]))
     assert (task.items[0].contexts[0], task.items[0].options, task.items[0].right) == EXPECTED[name]
-    assert len(task.items) == 18 and len(task.examples) == 2
+    rows = [asked_differently(ROWS[name], n) for n in range(20)]
+    if name == "squad":
+        rows = [row | {"context": f"{row['context']} {n // 2}"} for n, row in enumerate(rows)]  # two questions of each passage
+    task = read_task(write(tmp_path / "rows.jsonl", rows))
+    assert task.what.startswith(name.partition(",")[0] + ", 18 rows, 2 more")
+    assert len(task.items) == 18 and len(task.examples) == 2 and not task.notes
     assert {item.group for item in task.items}.isdisjoint(item.group for item in task.examples)
+    assert len({item.group for item in task.items}) == (9 if name == "squad" else 18)
+    again = read_task(write(tmp_path / "rows.jsonl", [*rows, *rows[:3]]))
+    assert again.fingerprint() == task.fingerprint() and again.notes == ["left out, because they repeat an earlier row: 3"]
 
 
 def test_files_of_other_forms(tmp_path):
     (tmp_path / "mmlu.csv").write_text('"1, 2, then?",3,4,5,6,A\n2 + 2?,3,4,5,6,B\n', encoding="utf-8")
     task = read_task(tmp_path / "mmlu.csv")
     assert [item.right for item in task.items] == [0, 1] and task.items[0].contexts[0].startswith("1, 2, then?\nA. 3")
+    assert task.items[0].shown == ("3", "4", "5", "6")
     articles = [{"paragraphs": [{"context": "Ada was born in 1815.", "qas": [{"question": "When?", "id": "a", "answers": [{"text": "1815"}]},
                                                                             {"question": "Who?", "id": "b", "answers": []}]}]}]  # fmt: skip
     (tmp_path / "squad.json").write_text(json.dumps({"version": "1.1", "data": articles}), encoding="utf-8")
@@ -74,11 +90,20 @@ def test_files_of_other_forms(tmp_path):
         (ROWS["gsm8k"] | {"answer": "1200"}, "", "line 2: answer '1200', expected a solution that ends with #### and its number"),
         (ROWS["hellaswag"] | {"endings": ["a", "a"]}, "", "line 2: choice: an option twice"),
         ({"text": "one"}, "lambada", "line 2: text 'one', expected at least two words"),
+        (ROWS["piqa"] | {"label": float("nan")}, "", "line 2: label None, expected one of the 2 options"),
+        (ROWS["piqa"] | {"label": "9" * 5000}, "", "line 2: label '9+, expected one of the 2 options"),
+        (ROWS["piqa"] | {"goal": "a\ud800"}, "", "line 2: goal .*, expected Unicode text, no half of a character"),
+        (ROWS["hellaswag"] | {"ctx_a": 5}, "", "line 2: ctx_a 5, expected a text that is not empty"),
+        (ROWS["hellaswag"] | {"endings": ["[step]", "b"]}, "", "line 2: an option '', expected a text that is not empty"),
+        (ROWS["mmlu"] | {"choices": [["3"], "4"]}, "", "line 2: choices .*, expected a list of at least 2 texts"),
+        (ROWS["mmlu"] | {"choices": [str(n) for n in range(27)]}, "", "line 2: choices .*, expected at most 26, which have letters"),
+        ({"context": "a", "options": [" b", " c"], "answer": True}, "", "line 2: answer True, expected one of the 2 options"),
+        ({"context": "a", "options": [" b", " c"], "answer": 0, "passage": 5}, "", "line 2: passage 5, expected a text"),
     ],
 )
 def test_rows_that_cannot_be_asked(tmp_path, row, kind, message):
     name = kind or next(name for name, shape in SHAPES.items() if all(any(f in row for f in fields.split("|")) for fields in shape.fields))
-    path = write(tmp_path / "rows.jsonl", [ROWS[name], row])
+    path = write(tmp_path / "rows.jsonl", [ROWS.get(name, {"context": "a", "options": [" b", " c"], "answer": 0}), row])
     with pytest.raises(ValueError, match=f"rows.jsonl: {message}"):
         read_task(path, kind)
 
@@ -90,3 +115,57 @@ def test_files_that_are_no_tasks(tmp_path):
         read_task(write(tmp_path / "rows.jsonl", [{"a": "b"}]))
     with pytest.raises(ValueError, match=r"--kind 'chioce', expected one of .*; did you mean 'choice'"):
         read_task(tmp_path / "rows.jsonl", "chioce")
+
+
+def test_rows_with_any_value_are_read_or_refused(tmp_path):
+    values = [None, "", [], {}, "x", 5, [None], {"a": 1}, True, -1, 1e400, [["a"]], {"text": "a"}, {"choices": ["a"], "labels": None}, "\0"]
+    for row in ROWS.values():
+        for name in row:
+            for value in values:
+                path = write(tmp_path / "rows.jsonl", [row | {name: value}])
+                with contextlib.suppress(UserError):
+                    read_task(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "n"),
+    [
+        ("rows.jsonl", b"\xef\xbb\xbf" + b'{"text": "a b"}\r\n{"text": "a c"}\r\n', 2),
+        ("rows.jsonl", '{"text": "a b"}\n'.encode("utf-16"), 1),
+        ("rows.json", b'{"text": "a b"}\n{"text": "a c"}', 2),
+        ("rows.csv", b"context;continuation\r\na;b\r\nc;d", 2),
+        ("rows.csv", b'context,continuation\r\n"a\r\nb", c\r\nd, e\r\n', 2),
+        ("rows.csv", b"question,choices,x,\na,b,c,\n", r"fields 'question', 'choices', 'x', expected those of arc"),
+        ("rows.csv", b"q," + b"a" * 200_000 + b",b,c,d,A\n", "line 1: a text of over 131,072 characters"),
+        ("rows.csv", b'"q\n2",a,b,c,d,A\nq,a,b,c,d,Z\n', "line 3: answer 'Z', expected one of the 4 options"),
+        ("rows.json", b'{"data": [{"paragraphs": 5}, 7, {"paragraphs": [3, {"qas": [5]}]}]}', "a JSON object|a JSON dict"),
+        ("rows.jsonl", bytes(range(256)) * 4, "byte 0x80 at offset 128 is not UTF-8"),
+        ("rows.jsonl", b"", "empty, expected rows"),
+    ],
+)
+def test_files_as_people_have_them(tmp_path, name, data, n):
+    (tmp_path / name).write_bytes(data)
+    if isinstance(n, int):
+        assert len(read_task(tmp_path / name).items) == n
+    else:
+        with pytest.raises(ValueError, match=n):
+            read_task(tmp_path / name)
+
+
+def test_how_answers_of_a_file_are_compared(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "12 + 7 =", "answers": ["19"]}])
+    task = read_task(path, metric=r"(\d+)", max_new_tokens=5)
+    assert (task.metric, task.max_new_tokens) == (r"(\d+)", 5) and read_task(path).metric == "exact_match"
+    assert read_task(path, metric="bleu").fingerprint() != task.fingerprint()
+    for metric, message in (("(", r"missing \), .*, expected exact_match, f1, bleu or a regular"), ("f2", "a word, .*; did you mean 'f1'")):
+        with pytest.raises(ValueError, match=f"--metric .*: {message}"):
+            read_task(path, metric=metric)
+    with pytest.raises(ValueError, match="--max-new-tokens 5: items of kind next, expected generated answers"):
+        read_task(write(tmp_path / "rows.jsonl", [ROWS["lambada"]]), max_new_tokens=5)
+
+
+def test_options_that_run_into_the_context_are_noted(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"context": "The sky is", "options": ["blue", "red"], "answer": 0}])
+    assert read_task(path).notes == [
+        "options follow without white space, as in 'The sky isblue'; begin them with a space where they are words"
+    ]

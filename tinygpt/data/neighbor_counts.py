@@ -38,7 +38,7 @@ class Guess(NamedTuple):
     accuracy: float
 
 
-class _Table:
+class CountTable:
     """How often each word follows, or stands next to, each context: of all (context, word) pairs those that occur."""
 
     def __init__(self, contexts: np.ndarray, words: np.ndarray, n_vocab: int) -> None:
@@ -64,9 +64,9 @@ class NeighborCounts:
         tokens = np.asarray(tokens).astype(np.int64)
         self.n_vocab = n_vocab
         self.unigram = ((np.bincount(tokens, minlength=n_vocab) + 1) / (len(tokens) + n_vocab)).astype(np.float32)
-        self.after = _Table(tokens[:-1], tokens[1:], n_vocab)
-        self.before = _Table(tokens[1:], tokens[:-1], n_vocab)
-        self.between = _Table(tokens[:-2] * n_vocab + tokens[2:], tokens[1:-1], n_vocab)
+        self.after = CountTable(tokens[:-1], tokens[1:], n_vocab)
+        self.before = CountTable(tokens[1:], tokens[:-1], n_vocab)
+        self.between = CountTable(tokens[:-2] * n_vocab + tokens[2:], tokens[1:-1], n_vocab)
 
     def guess(self, ids: np.ndarray, targets: np.ndarray, unknown: Sequence[int]) -> dict[str, Guess]:
         """Both baselines for rows (B, T) and their targets, as `MaskedWindows.batch` gives them; the first and the last column are marks, and tell

@@ -160,10 +160,12 @@ def token_dtype(n_vocab: int) -> np.dtype:
     return np.dtype("<u2" if n_vocab <= 65536 else "<u4")
 
 
-def bigram_nats(train: np.ndarray, validation: np.ndarray, n_vocab: int) -> float:
+def bigram_nats(
+    train: np.ndarray, validation: np.ndarray, n_vocab: int, strengths: Sequence[float] = (1, 3, 10, 30, 100, 300, 1000)
+) -> float:
     """The baseline: mean nats per token of `validation` under counts of token pairs in `train`.
 
-    p(b | a) = (count(a b) + k p(b)) / (count(a) + k), with k the best of several on the validation tokens themselves, which
+    p(b | a) = (count(a b) + k p(b)) / (count(a) + k), with k the best of `strengths` on the validation tokens themselves, which
     favours the baseline; p(b) is the add-one unigram. (N,), (M,) ids -> float.
     Source  MacKay and Peto 1995, A hierarchical Dirichlet language model, section 3.
     """
@@ -175,7 +177,7 @@ def bigram_nats(train: np.ndarray, validation: np.ndarray, n_vocab: int) -> floa
     wanted = va * n_vocab + vb
     nearest = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     count = np.where(pairs[nearest] == wanted, counts[nearest], 0)
-    return min(float(-np.log((count + k * unigram[vb]) / (followers[va] + k)).mean()) for k in (1, 3, 10, 30, 100, 300, 1000))
+    return min(float(-np.log((count + k * unigram[vb]) / (followers[va] + k)).mean()) for k in strengths)
 
 
 def pad(sequences: Sequence[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

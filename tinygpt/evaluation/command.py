@@ -2,35 +2,42 @@
 
     python -m tinygpt evaluate                         the newest run, on the tasks that need no network
     python -m tinygpt evaluate RUN --tasks section summary --shots 2 --limit 100
-    python -m tinygpt evaluate RUN --compare OTHER     both, and the difference item by item
+    python -m tinygpt evaluate RUN --compare bigram untrained OTHER      each, and the difference item by item
     python -m tinygpt evaluate RUN --task-file arc.jsonl hellaswag.jsonl
+    python -m tinygpt evaluate RUN --data mail.csv --label spam          labeled texts: "Is the following text 'spam'?"
 
 Prints a table and writes evaluation.json and evaluation.png into the run's directory, or into --output. What is finished is kept in
 evaluation.jsonl: a run that was stopped continues there.
 """
 
+import dataclasses
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
 from autograd import backend
 from tinygpt.arguments import parse_args
+from tinygpt.data.streaming import token_stream
+from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput, MissingPackage
+from tinygpt.evaluation.baselines import Bigram, untrained
 from tinygpt.evaluation.files import read_task
 from tinygpt.evaluation.items import Item, Task, corrupted, permuted
-from tinygpt.evaluation.scores import Result, Values, evaluate
-from tinygpt.evaluation.statistics import Interval, difference
-from tinygpt.evaluation.tasks import TASKS, make_task
+from tinygpt.evaluation.overlap import find_overlap, training_text
+from tinygpt.evaluation.record import Record
+from tinygpt.evaluation.report import CONTROLS, Evaluated, ItemProgress, difference_table, notes, overlap_table, plot, score_table
+from tinygpt.evaluation.scores import evaluate
+from tinygpt.evaluation.tasks import TASKS, asked_label, label_task, make_task
 from tinygpt.fields import PathName, check_fields
+from tinygpt.finetuning.labeled import load_labeled
+from tinygpt.finetuning.scoring import bleu
+from tinygpt.models.protocols import Decodable
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.layout import newest_run
-from tinygpt.storage.checked_json import Json
 
 
 @dataclass(frozen=True)
@@ -38,28 +45,42 @@ class EvaluateConfig:
     model: Annotated[PathName, tyro.conf.Positional] = ""
     """A run, a checkpoint directory, or a name on the hub; default: the newest run."""
     tasks: tuple[str, ...] = ()
-    """Tasks by name; default: all that need no network, unless --task-file is given."""
+    """Tasks by name; default: all that need no network, unless --task-file or --data is given."""
     task_file: tuple[PathName, ...] = ()
     """Files of items: ARC, HellaSwag, MMLU, PIQA, LAMBADA, SQuAD, GSM8K, TruthfulQA as published, or of a --kind."""
     kind: str = ""
     """What the items of --task-file are, where their fields do not say it."""
+    metric: str = ""
+    """How generated answers of --task-file are compared: exact_match, f1, bleu, or a regular expression whose last match is the answer."""
+    max_new_tokens: int = 0
+    """Length of generated answers of --task-file; 0: as the file's form needs it, 32 for plain ones."""
+    data: PathName = ""
+    """Labeled texts, asked as "Is the following text 'spam'? Answer with 'yes' or 'no'.": sms-spam, or a txt, csv, tsv, json or jsonl file."""
+    label: str = ""
+    """The label that --data is asked for; default: spam, where there is that."""
+    text_column: str = ""
+    """Column of the texts of --data; by default guessed and reported."""
+    label_column: str = ""
+    """Column of the labels of --data; by default guessed and reported."""
     shots: int = 0
     """Solved examples in front of each item."""
     limit: int = 0
     """At most so many items of each task, drawn by --seed; 0: all."""
     seed: int = 0
-    """Decides which examples and items are drawn."""
-    compare: PathName = ""
-    """Another model, scored on the same items."""
+    """Decides which examples and items are drawn, and the weights of `--compare untrained`."""
+    compare: tuple[PathName, ...] = ()
+    """Others, scored on the same items: runs or models, `untrained` (this model with fresh weights), `bigram` (counts of its training tokens)."""
     controls: bool = True
-    """Also score items whose passage has its words shuffled, and choices in another order."""
+    """Also score items whose passage has its words shuffled, and choices in another order; not for those of --compare."""
+    overlap: bool = True
+    """Look for the items in the run's training text, and score those apart that it holds."""
     harness: bool = False
     """Run the --tasks, names or folders of YAML files, in lm-evaluation-harness: pip install "tinygpt[eval]"."""
     output: PathName = ""
     """Directory of the results; default: that of the run, or the working one."""
 
     def __post_init__(self) -> None:
-        check_fields(self, {0: "shots limit seed"})
+        check_fields(self, {0: "shots limit seed max_new_tokens"})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,32 +90,146 @@ def main(argv: list[str] | None = None) -> None:
         in_harness(config)
         return
     tasks = [task.limited(config.limit, config.seed) for task in _tasks(config)]
-    opened = [Checkpoint.open(name) for name in (config.model or str(newest_run()), config.compare) if name]
-    output = Path(config.output) if config.output else opened[0].run or Path()
+    if config.metric == "bleu":
+        bleu(["a word"], ["a word"])  # is it installed?
+    checkpoint = Checkpoint.open(config.model or newest_run())
+    models = [_opened(checkpoint), *(_other(name, checkpoint, config.seed) for name in config.compare)]
+    output = Path(config.output) if config.output else checkpoint.run or Path()
     output.mkdir(parents=True, exist_ok=True)
     print(f"backend  {backend.reason}")
     evaluated = []
-    for checkpoint in opened:
-        print(f"model    {checkpoint.describe()}")
-        evaluated.append(evaluate_all(checkpoint, tasks, config, output / "evaluation.jsonl"))
-    print("\n" + score_table(evaluated[0]))
-    if len(evaluated) > 1:
-        print("\n" + difference_table(*evaluated))
-    report = {checkpoint.describe(): [row.fields() for row in rows] for checkpoint, rows in zip(opened, evaluated, strict=True)}
-    (output / "evaluation.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"\nresults  {output / 'evaluation.json'}")
-    try:
-        plot(evaluated, [str(checkpoint.run or checkpoint.path) for checkpoint in opened], output / "evaluation.png")
-        print(f"picture  {output / 'evaluation.png'}")
-    except MissingPackage as error:
-        print(f"picture  not drawn: {error}")
+    settings = [config, *(dataclasses.replace(config, controls=False) for _ in config.compare)]  # the others have no controls
+    n_items = sum(len(task.items) * len(_parts(task, each)) for each in settings for task in tasks)
+    with ItemProgress(n_items) as progress:
+        for model, each in zip(models, settings, strict=True):
+            progress.note(f"model    {model.description}")
+            evaluated.append(evaluate_all(model, tasks, each, Record(output / "evaluation.jsonl", model.key), progress))
+    rows = evaluated[0]
+    if config.overlap:
+        print("overlap  looking for the items in the run's training text; --no-overlap leaves that out")
+    overlaps, looked = find_overlap([task.items for task in tasks], checkpoint) if config.overlap else ([], "")
+    for row, overlap in zip(rows, overlaps, strict=False):
+        row.overlap = overlap
+    shown = [score_table(rows), notes(rows), overlap_table(rows), looked]
+    if len(models) > 1:
+        shown.append(difference_table([model.name for model in models], evaluated))
+    print("\n" + "\n\n".join(part for part in shown if part))
+    _write(models, evaluated, output)
 
 
 def _tasks(config: EvaluateConfig) -> Iterator[Task]:
-    for name in config.tasks or (() if config.task_file else TASKS):
+    for name in dict.fromkeys(config.tasks or (() if config.task_file or config.data else TASKS)):
         yield make_task(name)
     for path in config.task_file:
-        yield read_task(path, config.kind)
+        yield read_task(path, config.kind, metric=config.metric, max_new_tokens=config.max_new_tokens)
+    if (config.metric or config.max_new_tokens or config.kind) and not config.task_file:
+        raise InvalidInput("--kind, --metric, --max-new-tokens: no --task-file, expected one that they are said of; name the file")
+    if config.data:
+        data = load_labeled(config.data, text_column=config.text_column, label_column=config.label_column)
+        for note in data.notes:
+            print(f"data     {note}")
+        yield label_task(data, config.label or asked_label(data.labels))
+    elif config.label or config.text_column or config.label_column:
+        raise InvalidInput(
+            "--label, --text-column, --label-column: no --data, expected the file that they are said of; name it with --data"
+        )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One of those that are scored. key: says which weights; see `Record`."""
+
+    name: str
+    description: str
+    key: str
+    load: Callable[[], tuple[Decodable, Tokenizer]]
+
+
+def _opened(checkpoint: Checkpoint) -> _Model:
+    def load() -> tuple[Decodable, Tokenizer]:
+        return checkpoint.language_model(), checkpoint.tokenizer()
+
+    return _Model(str(checkpoint.run or checkpoint.path), checkpoint.describe(), _weights_key(checkpoint), load)
+
+
+def _weights_key(checkpoint: Checkpoint) -> str:
+    """Where the weights are, and when they were written: a folder that is saved to again holds another model."""
+    path = checkpoint.path.resolve()
+    written = [file.stat() for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
+    return " ".join([str(path), *(f"{each.st_size}-{each.st_mtime_ns}" for each in written)])
+
+
+def _other(name: str, like: Checkpoint, seed: int) -> _Model:
+    """A model to compare with: a baseline of `like`, or a checkpoint by name."""
+    if name == "untrained":
+
+        def fresh() -> tuple[Decodable, Tokenizer]:
+            return untrained(like.language_model().config, seed), like.tokenizer()
+
+        return _Model(
+            name, f"untrained, the same architecture with fresh weights of seed {seed}", f"untrained {seed} {_weights_key(like)}", fresh
+        )
+    if name == "bigram":
+        try:
+            corpus = training_text(like).corpus
+        except (InvalidInput, OSError) as error:
+            raise InvalidInput(f"--compare bigram: {error}; without its text there is nothing to count") from error
+
+        def count() -> tuple[Decodable, Tokenizer]:
+            tokenizer = like.tokenizer()
+            train, validation = token_stream(corpus, "train", tokenizer), token_stream(corpus, "validation", tokenizer)
+            return Bigram(train, validation, like.language_model().config), tokenizer
+
+        return _Model(name, f"bigram, counts of token pairs in {corpus.source}", f"bigram {corpus.fingerprint} {_weights_key(like)}", count)
+    return _opened(Checkpoint.open(name))
+
+
+_CHANGES = {"passage shuffled": corrupted, "options permuted": permuted}
+
+
+def _parts(task: Task, config: EvaluateConfig) -> dict[str, Callable[[Item], Item]]:
+    """What is asked of a model, by name: "" is the task itself, the others are its controls that change any item."""
+    parts: dict[str, Callable[[Item], Item]] = {"": lambda item: item}
+    for name in CONTROLS if config.controls else ():
+        if any(_CHANGES[name](item) != item for item in task.items):
+            parts[name] = _CHANGES[name]
+    return parts
+
+
+def evaluate_all(model: _Model, tasks: Sequence[Task], config: EvaluateConfig, record: Record, progress: ItemProgress) -> list[Evaluated]:
+    """Every task and its controls. record: keeps each finished item, and has those of earlier calls."""
+    gpt, tokenizer = model.load()
+    found = []
+    for task in tasks:
+        results = {}
+        for name, change in _parts(task, config).items():
+            key = f"{task.name}, {name}, {config.shots} shots, seed {config.seed}, {task.fingerprint()}"
+            progress.begin(f"{model.name}, {task.name}{f', {name}' if name else ''}")
+            with record.adding(key) as keep:
+                results[name] = evaluate(
+                    gpt, tokenizer, task, n_shots=config.shots, seed=config.seed, done=record.items(key), finished=keep, change=change,
+                    progress=progress.update,
+                )  # fmt: skip
+            results[name].seconds = record.seconds(key)
+            progress.end(len(task.items))
+        found.append(Evaluated(results.pop(""), results))
+    return found
+
+
+def _write(models: Sequence[_Model], evaluated: Sequence[Sequence[Evaluated]], output: Path) -> None:
+    """evaluation.json: a list of models, each with its rows; and the picture, where it can be drawn."""
+    report = [
+        {"model": model.name, "description": model.description, "tasks": [row.fields() for row in rows]}
+        for model, rows in zip(models, evaluated, strict=True)
+    ]
+    path = output / "evaluation.json"
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"\nresults  {path}")
+    try:
+        plot(evaluated, [model.name for model in models], output / "evaluation.png")
+        print(f"picture  {output / 'evaluation.png'}")
+    except MissingPackage as error:
+        print(f"picture  not drawn: {error}")
 
 
 def in_harness(config: EvaluateConfig) -> None:
@@ -120,159 +255,3 @@ def in_harness(config: EvaluateConfig) -> None:
     path = output / "evaluation-harness.json"
     path.write_text(json.dumps(results["results"], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"results  {path}")
-
-
-@dataclass
-class Evaluated:
-    """A task's result, with those of its controls: by name."""
-
-    result: Result
-    controls: dict[str, Result]
-
-    def fields(self) -> dict[str, Json]:
-        """As JSON values."""
-        r, task = self.result, self.result.task
-        return {
-            "task": task.name, "what": task.what, "source": task.source, "kind": task.kind, "fingerprint": task.fingerprint(),
-            "items": len(task.items), "shots": r.n_shots, "metric": r.metric, "score": r.interval()._asdict(), "chance": task.chance,
-            "centered": r.centered(), "all": {name: float(r.column(name).mean()) for name in next(iter(r.values.values()))},
-            "contexts_cut": r.n_cut, "seconds": r.seconds,
-            "controls": {name: control.interval()._asdict() for name, control in self.controls.items()},
-        }  # fmt: skip
-
-
-_CONTROLS = {"passage shuffled": corrupted, "options permuted": permuted}
-
-
-def evaluate_all(checkpoint: Checkpoint, tasks: Sequence[Task], config: EvaluateConfig, record: Path) -> list[Evaluated]:
-    """Every task and its controls. record: a file to which each finished item is added, and in which those of an earlier call are found."""
-    model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
-    kept, found = _Record(record, str(checkpoint.path.resolve())), []
-    from rich.progress import track
-
-    for task in track(tasks, description="tasks", transient=True):
-        results = {}
-        for name, change in {"": _same, **(_CONTROLS if config.controls else {})}.items():
-            if name and all(change(item) == item for item in task.items):
-                continue  # has no passage, or is no choice
-            key = f"{task.name}, {name}, {config.shots} shots, seed {config.seed}, {task.fingerprint()}"
-            started, earlier = time.perf_counter(), kept.seconds(key)
-            add = kept.adder(key)
-            results[name] = evaluate(
-                model, tokenizer, task, n_shots=config.shots, seed=config.seed, done=kept.values(key), finished=add, change=change
-            )
-            results[name].seconds = earlier + time.perf_counter() - started
-            kept.flush(key, results[name].seconds)
-        found.append(Evaluated(results.pop(""), results))
-    return found
-
-
-def _same(item: Item) -> Item:
-    return item
-
-
-class _Record:
-    """Finished items on the disk, a line each: {model, key, item, values}. A line that a crash has cut is left out."""
-
-    def __init__(self, path: Path, model: str) -> None:
-        self.path, self.model = path, model
-        self._items: dict[str, dict[int, Values]] = {}
-        self._seconds: dict[str, float] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if entry["model"] == model:
-                self._items.setdefault(entry["key"], {}).update({entry["item"]: entry["values"]} if "item" in entry else {})
-                self._seconds[entry["key"]] = entry.get("seconds", self._seconds.get(entry["key"], 0.0))
-
-    def values(self, key: str) -> dict[int, Values]:
-        return self._items.get(key, {})
-
-    def seconds(self, key: str) -> float:
-        return self._seconds.get(key, 0.0)
-
-    def adder(self, key: str) -> "_Adder":
-        return _Adder(self, key)
-
-    def flush(self, key: str, seconds: float) -> None:
-        self.write({"key": key, "seconds": seconds})
-
-    def write(self, entry: dict[str, Json]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"model": self.model, **entry}) + "\n")
-
-
-@dataclass
-class _Adder:
-    record: _Record
-    key: str
-
-    def __call__(self, number: int, values: Values, answer: str) -> None:
-        self.record.write({"key": self.key, "item": number, "values": values} | ({"answer": answer} if answer else {}))
-
-
-def score_table(rows: Sequence[Evaluated]) -> str:
-    """One line per task."""
-    header = ("task", "items", "score", "95 %", "chance", "centered", "shuffled", "permuted", "seconds")
-    lines = []
-    for row in rows:
-        r, shown = row.result, row.result.interval()
-        guessed = r.task.kind in ("choice", "schema")
-        controls = [f"{row.controls[name].column().mean():.3f}" if name in row.controls else "" for name in _CONTROLS]
-        lines.append((
-            r.task.name, f"{len(r.task.items)}", f"{shown.mean:.3f}", f"{shown.low:.3f} to {shown.high:.3f}",
-            f"{r.task.chance:.2f}" if guessed else "", f"{r.centered():+.3f}" if guessed else "", *controls, f"{r.seconds:.1f}",
-        ))  # fmt: skip
-    notes = [f"{row.result.task.name}: {row.result.metric}, {row.result.task.what}" for row in rows]
-    notes += [
-        f"{row.result.task.name}: {row.result.n_cut} items did not fit, and lost the start of a context or the end of a continuation"
-        for row in rows
-        if row.result.n_cut
-    ]
-    return _columns([header, *lines]) + "\n\n" + "\n".join(notes)
-
-
-def difference_table(a: Sequence[Evaluated], b: Sequence[Evaluated]) -> str:
-    """The first model minus the second, item by item."""
-    lines: list[tuple[str, ...]] = [("task", "first", "second", "difference", "95 %")]
-    for one, other in zip(a, b, strict=True):
-        d: Interval = difference(one.result.column(), other.result.column(), one.result.groups())
-        scores = (f"{r.result.column().mean():.3f}" for r in (one, other))
-        lines.append((one.result.task.name, *scores, f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}"))
-    return _columns(lines)
-
-
-def _columns(lines: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def plot(evaluated: Sequence[Sequence[Evaluated]], names: Sequence[str], path: Path) -> None:
-    """Scores with intervals, and what guessing gives. Raises ImportError, naming the extra, without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingPackage(f'{path.name}: matplotlib is missing, expected it for pictures; pip install "tinygpt[plot]"') from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    shown = [i for i, row in enumerate(evaluated[0]) if row.result.task.kind != "text"]
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.5 * max(len(shown), 1)), dpi=120, layout="constrained")
-    for m, (rows, name) in enumerate(zip(evaluated, names, strict=True)):
-        scores = [rows[i].result.interval() for i in shown]
-        middle = np.array([s.mean for s in scores])
-        errors = np.array([[s.mean - s.low for s in scores], [s.high - s.mean for s in scores]])
-        y = np.arange(len(shown)) + 0.2 * m
-        axes.errorbar(middle, y, xerr=errors, fmt="o", capsize=3, color=("#0072B2", "#D55E00")[m % 2], label=name)
-    for line, i in enumerate(shown):
-        if chance := evaluated[0][i].result.task.chance:
-            axes.plot([chance, chance], [line - 0.3, line + 0.4], color="#999999", linestyle=":")
-    axes.set(
-        yticks=range(len(shown)), yticklabels=[evaluated[0][i].result.task.name for i in shown], xlim=(0, 1), xlabel="score; dotted: chance"
-    )
-    axes.invert_yaxis()
-    axes.legend(loc="lower right", fontsize=8)
-    figure.savefig(path)
-    plt.close(figure)

@@ -8,6 +8,8 @@ solved examples are drawn from these, and they are never scored.
 """
 
 import csv
+import dataclasses
+import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +21,13 @@ import numpy as np
 from tinygpt.data.corpora import user_path
 from tinygpt.data.rows import read_table
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
-from tinygpt.evaluation.items import Item, Kind, Task
+from tinygpt.evaluation.items import LETTERS, Item, Kind, Task, lettered
+from tinygpt.evaluation.scores import METRICS
 from tinygpt.storage.checked_json import Json, parse_json, read_text
 
 Row = dict[str, Json]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_EXAMPLES = 64
-_LETTERS = "ABCDEFGHIJ"
 
 
 class _Wrong(Exception):
@@ -38,25 +41,30 @@ def _text(row: Row, name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise _Wrong(name, value, "a text that is not empty")
+    if _SURROGATE.search(value):
+        raise _Wrong(name, value, "Unicode text, no half of a character")
     return value
 
 
 def _texts(row: Row, name: str, least: int = 2) -> list[str]:
     value = row.get(name)
     if not isinstance(value, list) or len(value) < least or not all(isinstance(each, str) and each.strip() for each in value):
-        raise _Wrong(name, value, f"a list of at least {least} texts, none of them empty")
-    return value
+        raise _Wrong(name, value, f"a list of at least {least} text{'s' if least > 1 else ''}, none of them empty")
+    return [_text({name: each}, name) for each in value]
 
 
 def _number(row: Row, name: str, n: int) -> int:
     """The number of the right one of n, as a number, in digits, or as a letter."""
     value = row.get(name)
-    if isinstance(value, str) and value.strip().upper() in _LETTERS[:n] and len(value.strip()) == 1:
-        return _LETTERS.index(value.strip().upper())
-    if isinstance(value, str) and value.strip().isdecimal():
+    if isinstance(value, str) and value.strip().upper() in LETTERS[:n] and len(value.strip()) == 1:
+        return LETTERS.index(value.strip().upper())
+    if isinstance(value, str) and re.fullmatch(r"\d{1,4}", value.strip()):
         value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas writes 1 as 1.0 where a number is missing elsewhere in the column
     if type(value) is not int or not 0 <= value < n:
-        raise _Wrong(name, value, f"one of the {n} options, 0 to {n - 1} or {_LETTERS[0]} to {_LETTERS[n - 1]}")
+        letters = f" or {LETTERS[0]} to {LETTERS[n - 1]}" if n <= len(LETTERS) else ""
+        raise _Wrong(name, value, f"one of the {n} options, 0 to {n - 1}{letters}")
     return value
 
 
@@ -80,7 +88,8 @@ def _hellaswag(row: Row) -> Item:
     def plain(text: str) -> str:
         return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
-    begin = row["ctx_a"] + " " + row["ctx_b"].capitalize() if isinstance(row.get("ctx_b"), str) and row.get("ctx_a") else _text(row, "ctx")
+    parted = isinstance(row.get("ctx_b"), str) and row.get("ctx_a")
+    begin = f"{_text(row, 'ctx_a')} {row['ctx_b'].capitalize()}" if parted else _text(row, "ctx")
     label = f"{row['activity_label']}: " if isinstance(row.get("activity_label"), str) else ""
     endings = _texts(row, "endings")
     options = tuple(f" {plain(ending)}" for ending in endings)
@@ -88,10 +97,12 @@ def _hellaswag(row: Row) -> Item:
 
 
 def _mmlu(row: Row) -> Item:
-    options = _texts(row, "choices")
-    shown = "\n".join(f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=False))
-    context = f"{_text(row, 'question').strip()}\n{shown}\nAnswer:"
-    return Item("choice", (context,), tuple(f" {letter}" for letter in _LETTERS[: len(options)]), _number(row, "answer", len(options)))
+    options = tuple(_texts(row, "choices"))
+    if len(options) > len(LETTERS):
+        raise _Wrong("choices", options, f"at most {len(LETTERS)}, which have letters")
+    context = f"{_text(row, 'question').strip()}\n{lettered(options)}\nAnswer:"
+    letters = tuple(f" {letter}" for letter in LETTERS[: len(options)])
+    return Item("choice", (context,), letters, _number(row, "answer", len(options)), shown=options)
 
 
 def _piqa(row: Row) -> Item:
@@ -115,9 +126,9 @@ def _truthful_choice(row: Row) -> Item:
 def _truthful_answer(row: Row) -> Item:
     row = {key.casefold().replace(" ", "_"): value for key, value in row.items()}
     correct = row.get("correct_answers")
-    texts = [each.strip() for each in correct.split(";")] if isinstance(correct, str) else correct
+    texts = [each.strip() for each in correct.split(";") if each.strip()] if isinstance(correct, str) else correct
     options = _texts({"correct_answers": texts}, "correct_answers", 1)
-    return Item("answer", (f"Q: {_text(row, 'question')}\nA:",), tuple(f" {option}" for option in options if option))
+    return Item("answer", (f"Q: {_text(row, 'question')}\nA:",), tuple(f" {option}" for option in options))
 
 
 def _lambada(row: Row) -> Item:
@@ -145,7 +156,7 @@ def _gsm8k(row: Row) -> Item:
 
 def _plain_choice(row: Row) -> Item:
     options = _texts(row, "options")
-    context, passage = _text(row, "context"), row.get("passage") or ""
+    context, passage = _text(row, "context"), _text(row, "passage") if row.get("passage") else ""
     return Item("choice", (context,), tuple(options), _number(row, "answer", len(options)), passage=passage)
 
 
@@ -201,12 +212,13 @@ class _Read(NamedTuple):
     shape: str = ""  # where the file's form says it
 
 
-def read_task(path: str | Path, kind: str = "") -> Task:
-    """The task of a file of rows: .jsonl, .json or .csv.
+def read_task(path: str | Path, kind: str = "", *, metric: str = "", max_new_tokens: int = 0) -> Task:
+    """The task of a file of rows: .jsonl, .json or .csv. A row that repeats an earlier one is left out.
 
-    kind   a name of SHAPES; by default the first whose fields the first row has
+    kind     a name of SHAPES; by default the first whose fields the first row has
+    metric, max_new_tokens   of generated answers, where they are not to be those of the form: see `tinygpt.evaluation.items.Task`
     Raises FileNotFoundError without the file; ValueError, naming line and field, for a row without an answer, with an answer that is none of its
-    options, with an empty text, and for a file whose fields say nothing.
+    options, with an empty text, and for a file whose fields say nothing; for a metric of what is not generated, and one that is no expression.
     """
     path = user_path(path)
     if not path.is_file():
@@ -215,49 +227,115 @@ def read_task(path: str | Path, kind: str = "") -> Task:
     name = kind or read.shape or _recognized(path, read.rows[0][1])
     if name not in SHAPES:
         raise InvalidInput(f"--kind {name!r}, expected one of {', '.join(SHAPES)}; {did_you_mean(name, SHAPES)}")
-    shape, items = SHAPES[name], []
-    for number, (place, row) in enumerate(read.rows):
-        if kind and (missing := [names for names in shape.fields if not any(each in row for each in names.split("|"))]) and name != "next":
-            raise InvalidInput(f"{path}: {place}: no field {missing[0]!r}, expected {', '.join(shape.fields)}, as --kind {name} has them")
+    items = list(dict.fromkeys(_item(path, place, row, name, bool(kind)) for place, row in read.rows))
+    more = SHAPES[name].more | _answers_as(items[0].kind, metric, max_new_tokens)
+    scored, shown = _kept_apart(items)
+    what = f"{name}, {len(scored):,} rows" + (f", {len(shown)} more for solved examples" if shown else "")
+    notes = [f"left out, because they repeat an earlier row: {len(read.rows) - len(items):,}"] if len(items) < len(read.rows) else []
+    if joined := _joined(items):
+        notes.append(f"options follow without white space, as in {joined!r}; begin them with a space where they are words")
+    return Task(path.stem, scored, shown, what, f"file {path}", notes=notes, **more)
+
+
+def _item(path: Path, place: str, row: Row, name: str, asked: bool) -> Item:
+    """A row's item. Raises ValueError, naming its location. asked: whether --kind named the form."""
+    shape = SHAPES[name]
+    missing = [names for names in shape.fields if not any(each in row for each in names.split("|"))]
+    if missing and name != "next":
+        rule = f"{', '.join(shape.fields)}, as {f'--kind {name} has' if asked else f'the first row, of the form {name}, has'} them"
+        raise InvalidInput(f"{path}: {place}: no field {missing[0]!r}, expected {rule}; correct or remove the row")
+    try:
+        item = shape.item(row)
+        if any(not option.strip() for option in item.options):
+            raise _Wrong("an option", "", "a text that is not empty")
+    except (_Wrong, InvalidInput, KeyError) as error:
+        what = f"no field {error}" if isinstance(error, KeyError) else error
+        raise InvalidInput(f"{path}: {place}: {what}; correct or remove the row") from None
+    return item
+
+
+def _answers_as(kind: Kind, metric: str, max_new_tokens: int) -> dict[str, Json]:
+    """What --metric and --max-new-tokens change in a task. Raises ValueError for a kind without answers, and for what is no expression."""
+    given = {"metric": metric, "max_new_tokens": max_new_tokens}
+    for name, value in given.items():
+        if value and kind != "answer":
+            raise InvalidInput(f"--{name.replace('_', '-')} {value!r}: items of kind {kind}, expected generated answers; leave it out")
+    if metric and metric not in METRICS:
         try:
-            item = shape.item(row)
-        except (_Wrong, InvalidInput, KeyError) as error:
-            what = f"no field {error}" if isinstance(error, KeyError) else error
-            raise InvalidInput(f"{path}: {place}: {what}; correct or remove the row") from None
-        items.append(Item(item.kind, item.contexts, item.options, item.right, number, item.passage))
-    order = np.random.default_rng([11, len(items)]).permutation(len(items)).tolist()
-    n_examples = min(_MOST_EXAMPLES, len(items) // 10)
-    scored, shown = sorted(order[n_examples:]), order[:n_examples]
-    what = f"{name}, {len(scored):,} rows" + (f", {n_examples} more for solved examples" if n_examples else "")
-    return Task(path.stem, [items[i] for i in scored], [items[i] for i in shown], what, f"file {path}", **shape.more)
+            re.compile(metric)
+        except (re.error, RecursionError, OverflowError) as error:
+            rule = f"{', '.join(METRICS)} or a regular expression"
+            raise InvalidInput(f"--metric {metric!r}: {error}, expected {rule}; {did_you_mean(metric, METRICS, 'correct it')}") from None
+        if metric.isidentifier():
+            fix = did_you_mean(metric, METRICS, f"for the word itself write \\b{metric}\\b")
+            raise InvalidInput(f"--metric {metric!r}: a word, expected {', '.join(METRICS)} or a regular expression; {fix}")
+    return {name: value for name, value in given.items() if value}
+
+
+def _kept_apart(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """(items to score, items for solved examples), with numbers of groups: what shares a passage is one group, and on one side."""
+    numbers: dict[tuple[str, ...], int] = {}
+    groups = [numbers.setdefault((item.passage,) if item.passage else (*item.contexts, *item.options), len(numbers)) for item in items]
+    sizes, most = np.bincount(groups), min(_MOST_EXAMPLES, len(items) // 10)
+    apart: list[int] = []
+    for group in np.random.default_rng([11, len(numbers)]).permutation(len(numbers)).tolist():
+        if sizes[apart].sum() + sizes[group] <= most:
+            apart.append(group)
+    numbered = [dataclasses.replace(item, group=group) for item, group in zip(items, groups, strict=True)]
+    return [item for item in numbered if item.group not in apart], [item for group in apart for item in numbered if item.group == group]
+
+
+def _joined(items: Sequence[Item]) -> str:
+    """An example of a context that runs into its option; "" where white space or a sign stands between them, as in most rows."""
+    ends = [(item.contexts[0][-12:], item.options[0][:12]) for item in items if item.kind in ("choice", "schema", "next")]
+    found = [a + b for a, b in ends if a[-1:].isalnum() and a.isascii() and b[:1].isalnum() and b.isascii()]
+    return found[0] if 2 * len(found) > len(ends) else ""
 
 
 def _rows_of(path: Path) -> _Read:
-    if path.suffix.lower() == ".csv":
-        lines = list(csv.reader(read_text(path).splitlines(keepends=True)))
-        first = lines[0] if lines else []
-        if len(first) >= 4 and first[-1].strip() in _LETTERS[: len(first) - 2]:  # MMLU's own files have no header
-            rows = [(f"line {i}", {"question": c[0], "choices": c[1:-1], "answer": c[-1]}) for i, c in enumerate(lines, start=1) if c]
-            return _Read(rows, "mmlu")
+    if path.suffix.lower() == ".csv" and (rows := _mmlu_csv(read_text(path))):
+        return _Read(rows, "mmlu")
     if path.suffix.lower() == ".json" and (articles := _squad_articles(path)):
         return _Read(articles, "squad")
-    table = read_table(path, ("question", "context", "text"))
-    return _Read(table.rows)
+    return _Read(read_table(path, ("question", "context", "text")).rows)
+
+
+def _mmlu_csv(text: str) -> list[tuple[str, Row]]:
+    """MMLU's own files have no header: question, options, the letter of the right one. [] for any other file."""
+    reader, rows = csv.reader(io.StringIO(text, newline="")), []
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((f"line {reader.line_num}", cells))
+    except csv.Error:
+        return []
+    first = rows[0][1] if rows else []
+    if len(first) < 4 or first[-1].strip() not in list(LETTERS[: len(first) - 2]):
+        return []
+    return [(place, {"question": c[0], "choices": c[1:-1], "answer": c[-1]}) for place, c in rows]
 
 
 def _squad_articles(path: Path) -> list[tuple[str, Row]]:
-    """The questions of SQuAD's own file: {"data": [{"paragraphs": [{"context", "qas": [...]}]}]}. Those without an answer are left out."""
-    whole = parse_json(read_text(path), str(path), "repair it there")
-    if not isinstance(whole, dict) or not isinstance(whole.get("data"), list):
+    """The questions of SQuAD's own file: {"data": [{"paragraphs": [{"context", "qas": [...]}]}]}. Those without an answer are left out.
+    [] for any other file."""
+    try:
+        whole = parse_json(read_text(path), str(path), "repair it there", nan_is_null=True)
+    except InvalidInput:
         return []
     found: list[tuple[str, Row]] = []
-    for article in whole["data"]:
-        for paragraph in article.get("paragraphs", []) if isinstance(article, dict) else []:
-            for asked in paragraph.get("qas", []):
+    for article in _dicts(whole, "data"):
+        for paragraph in _dicts(article, "paragraphs"):
+            for asked in _dicts(paragraph, "qas"):
                 row = {"context": paragraph.get("context"), "question": asked.get("question"), "answers": asked.get("answers")}
                 if row["answers"]:
                     found.append((f"question {asked.get('id', len(found) + 1)}", row))
     return found
+
+
+def _dicts(value: Json, name: str) -> list[dict[str, Json]]:
+    """The objects in a list of that name."""
+    found = value.get(name) if isinstance(value, dict) else None
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _recognized(path: Path, row: Row) -> str:

@@ -7,6 +7,7 @@ words that must come next, an answer that is generated; and texts whose likeliho
 import dataclasses
 import hashlib
 import json
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,6 +18,7 @@ from tinygpt.errors import InvalidInput
 
 Kind = Literal["choice", "schema", "next", "answer", "text"]
 SEPARATOR = "\n\n"  # between solved examples
+LETTERS = string.ascii_uppercase
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Item:
     right     the number of the right option, or of the right context
     group     equal for items from the same document
     passage   the part of contexts or options that has to be read, for the control that shuffles its words; empty: there is none
+    shown     of a choice whose context lists the options under letters, as `lettered` does, and whose `options` are these letters: their texts
     """
 
     kind: Kind
@@ -38,6 +41,7 @@ class Item:
     right: int = 0
     group: int = 0
     passage: str = ""
+    shown: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         several = {"choice": len(self.options), "schema": len(self.contexts)}.get(self.kind)
@@ -94,9 +98,10 @@ class Task:
         return float(np.mean([item.chance for item in self.items]))
 
     def fingerprint(self) -> str:
-        """sha256, in hex, of items and examples: equal ones mean equal questions."""
+        """sha256, in hex, of items, examples and how answers are asked for: equal ones mean equal questions."""
         rows = [dataclasses.astuple(item) for part in (self.items, self.examples) for item in part]
-        return hashlib.sha256(json.dumps([self.metric, rows], ensure_ascii=False).encode()).hexdigest()
+        asked = [self.metric, self.stop, self.max_new_tokens, rows]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def limited(self, n: int, seed: int = 0) -> "Task":
         """n of the items, drawn by seed; all of them where n is 0, or not smaller than their number."""
@@ -116,7 +121,7 @@ def with_shots(task: Task, number: int, n_shots: int, seed: int = 0) -> Item:
         return item
     if n_shots > len(task.examples):
         rule = f"at most {len(task.examples)}, the solved examples that the task keeps apart from its items"
-        raise InvalidInput(f"task {task.name}: {n_shots} shots, expected {rule}")
+        raise InvalidInput(f"task {task.name}: {n_shots} shots, expected {rule}; of a file's rows that is a tenth, at most 64")
     drawn = np.random.default_rng([seed, number]).permutation(len(task.examples))[:n_shots]
     shown = "".join(task.examples[i].solved + SEPARATOR for i in drawn)
     return dataclasses.replace(item, contexts=tuple(shown + context for context in item.contexts))
@@ -139,4 +144,13 @@ def permuted(item: Item, seed: int = 0) -> Item:
     if item.kind != "choice":
         return item
     order = np.random.default_rng([seed, len(item.options), len(item.contexts[0])]).permutation(len(item.options)).tolist()
+    if item.shown:  # the letters stay
+        moved = tuple(item.shown[i] for i in order)
+        context = item.contexts[0].replace(lettered(item.shown), lettered(moved))
+        return dataclasses.replace(item, contexts=(context,), right=order.index(item.right), shown=moved)
     return dataclasses.replace(item, options=tuple(item.options[i] for i in order), right=order.index(item.right))
+
+
+def lettered(options: Sequence[str]) -> str:
+    """Options as a list, a line each: A. one, B. two."""
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))

@@ -1,16 +1,20 @@
 """A model's score on a task: prompts from items, log-probabilities or generated answers from the model, right or wrong from these."""
 
+import contextlib
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from tinygpt.data.tokenizer import Tokenizer
+from tinygpt.errors import InvalidInput
 from tinygpt.evaluation.continuations import Request, Score, encode_pair, score
 from tinygpt.evaluation.items import Item, Task, with_shots
-from tinygpt.evaluation.statistics import Interval, centered, interval
-from tinygpt.finetuning.scoring import bleu, exact_match, token_f1
+from tinygpt.evaluation.statistics import Interval, bootstrap, centered, difference, interval
+from tinygpt.finetuning.scoring import bleu_counts, bleu_of, exact_match, token_f1
 from tinygpt.inference.likelihood import log_likelihood
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete_all, prompt_ids
@@ -19,9 +23,18 @@ from tinygpt.models.protocols import Decodable
 Values = dict[str, float]
 """What an item scored, by metric; the first is the one that the table shows."""
 
-_TOGETHER = 64  # items between two reports of progress
+_TOGETHER = 64  # items that are finished, and kept, together
 MAIN = {"choice": "per_token", "schema": "sum", "next": "greedy", "text": "bits_per_byte"}
 """The metric that the table shows, by kind; of answers their task says it."""
+_WEIGHTS = {"bits_per_byte": "n_bytes", "nats_per_token": "n_tokens"}  # of all texts together, not the mean of each one's
+
+
+class Kept(NamedTuple):
+    """What is kept of an item: what it scored, a generated answer if there is one, and whether the model could not read all of it."""
+
+    values: Values
+    answer: str = ""
+    cut: bool = False
 
 
 @dataclass
@@ -29,84 +42,147 @@ class Result:
     """What a task gave.
 
     values    by item number; see `Values`
-    n_cut     items whose context lost its start
+    cut       numbers of the items whose context lost its start, or a continuation its end
     answers   generated ones, by item number
     """
 
     task: Task
     n_shots: int
     values: dict[int, Values] = field(default_factory=dict)
-    n_cut: int = 0
+    cut: set[int] = field(default_factory=set)
     answers: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def add(self, number: int, kept: Kept) -> None:
+        self.values[number] = kept.values
+        if kept.cut:
+            self.cut.add(number)
+        if self.task.kind == "answer":
+            self.answers[number] = kept.answer
+
+    @property
+    def n_cut(self) -> int:
+        return len(self.cut)
+
     @property
     def metric(self) -> str:
-        return MAIN.get(self.task.kind, "f1" if self.task.metric == "f1" else "exact_match")
+        """The main metric. BLEU is 0 to 100, shares are 0 to 1."""
+        return MAIN.get(self.task.kind, self.task.metric if self.task.metric in ("f1", "bleu") else "exact_match")
 
-    def column(self, metric: str = "") -> np.ndarray:
-        """One metric of all items, in their order; by default the main one."""
-        return np.array([self.values[i][metric or self.metric] for i in sorted(self.values)])
+    def column(self, metric: str = "", among: Sequence[int] | None = None) -> np.ndarray:
+        """One metric of all items, or of those `among` them, in their order; by default the main one. BLEU has none: see `interval`."""
+        return np.array([self.values[i][metric or self.metric] for i in (sorted(self.values) if among is None else among)])
 
-    def groups(self) -> np.ndarray:
-        return np.array([self.task.items[i].group for i in sorted(self.values)])
+    def groups(self, among: Sequence[int] | None = None) -> np.ndarray:
+        return np.array([self.task.items[i].group for i in (sorted(self.values) if among is None else among)])
 
-    def interval(self, metric: str = "") -> Interval:
-        """The mean of a metric over the items, with its 95 % interval."""
-        return interval(self.column(metric), self.groups())
+    def interval(self, metric: str = "", among: Sequence[int] | None = None) -> Interval:
+        """A metric of the items, or of those `among` them, with its 95 % interval: a mean, or of texts and BLEU that of all of them together."""
+        metric = metric or self.metric
+        if metric == "bleu":
+            return bootstrap(self._bleu(among), _bleus, self.groups(among))
+        return interval(self.column(metric, among), self.groups(among), weights=self._weights(metric, among))
+
+    def _weights(self, metric: str, among: Sequence[int] | None) -> np.ndarray | None:
+        return self.column(_WEIGHTS[metric], among) if metric in _WEIGHTS else None
+
+    def _bleu(self, among: Sequence[int] | None) -> np.ndarray:
+        numbers = sorted(self.values) if among is None else among
+        rights = [[right.strip() for right in self.task.items[i].options] for i in numbers]
+        return bleu_counts([self.answers[i] for i in numbers], rights)
+
+    def minus(self, other: "Result") -> Interval:
+        """The main score minus another model's on the same items, with its interval. Raises ValueError for other items."""
+        if self.metric == "bleu":
+            rows = np.concatenate([self._bleu(None), other._bleu(None)], axis=1)
+            return bootstrap(rows, lambda sums: _bleus(sums[:, :10]) - _bleus(sums[:, 10:]), self.groups())
+        return difference(self.column(), other.column(), self.groups(), self._weights(self.metric, None))
 
     def centered(self) -> float:
         """The main score, 0 for guessing and 1 for perfect."""
         return centered(float(self.column().mean()), self.task.chance)
 
+    def every_metric(self) -> Values:
+        """All metrics, of texts perplexity, too, and the numbers of tokens and bytes. BLEU only where it was asked for."""
+        names = [name for name in next(iter(self.values.values())) if not name.startswith("n_")]
+        found = {name: float(np.average(self.column(name), weights=self._weights(name, None))) for name in names}
+        if self.task.kind == "text":
+            found |= {"perplexity": math.exp(found["nats_per_token"])}
+            found |= {name: float(self.column(name).sum()) for name in ("n_tokens", "n_bytes")}
+        return found | ({"bleu": self.interval().mean} if self.metric == "bleu" else {})
 
-Done = Callable[[int, Values, str], None]
-"""Is told of each item that is finished: its number, what it scored, and a generated answer, if there is one."""
+
+def _bleus(counts: np.ndarray) -> np.ndarray:
+    return np.array([bleu_of(row) for row in counts])
+
+
+Done = Callable[[int, Kept], None]
+"""Is told of each item that is finished: its number, and what to keep of it."""
 
 
 def evaluate(
-    model: Decodable, tokenizer: Tokenizer, task: Task, *, n_shots: int = 0, seed: int = 0, done: Mapping[int, Values] | None = None,
-    finished: Done = lambda number, values, answer: None, change: Callable[[Item], Item] = lambda item: item,
+    model: Decodable, tokenizer: Tokenizer, task: Task, *, n_shots: int = 0, seed: int = 0, done: Mapping[int, Kept] | None = None,
+    finished: Done = lambda number, kept: None, change: Callable[[Item], Item] = lambda item: item,
+    progress: Callable[[float], None] = lambda n: None,
 ) -> Result:  # fmt: skip
-    """Scores all items of a task but those that are `done`, whose values are taken over.
+    """Scores all items of a task but those that are `done`, which are taken over.
 
-    n_shots   solved examples in front of each item, drawn by seed and item
-    change    what to ask instead of an item: a control, such as `corrupted`
+    n_shots    solved examples in front of each item, drawn by seed and item
+    change     what to ask instead of an item: a control, such as `corrupted`
+    progress   is told how many items are finished, those in work counted by their finished part
     Raises ValueError as `encode_pair`, `score` and `with_shots` do, naming task and item.
     """
-    result = Result(task, n_shots, dict(done or {}))
+    result = Result(task, n_shots)
+    for number, kept in (done or {}).items():
+        result.add(number, kept)
     left = [number for number in range(len(task.items)) if number not in result.values]
     by_kind = {"answer": _answers, "text": _texts}.get(task.kind, _choices)
-    for start in range(0, len(left), _TOGETHER):
-        numbers = left[start : start + _TOGETHER]
-        items = [change(with_shots(task, number, n_shots, seed)) for number in numbers]
-        for number, values in zip(numbers, by_kind(model, tokenizer, items, result, numbers), strict=True):
-            result.values[number] = values
-            finished(number, values, result.answers.get(number, ""))
+    together = 1 if task.kind == "text" else _TOGETHER
+    for start in range(0, len(left), together):
+        numbers = left[start : start + together]
+        items = {number: change(with_shots(task, number, n_shots, seed)) for number in numbers}
+        n_before = len(result.values)
+
+        def part(share: float, n_before: int = n_before, n: int = len(numbers)) -> None:
+            progress(n_before + share * n)
+
+        for number, kept in zip(numbers, by_kind(model, tokenizer, task, items, part), strict=True):
+            result.add(number, kept)
+            finished(number, kept)
+        progress(len(result.values))
     return result
 
 
-def _choices(model: Decodable, tokenizer: Tokenizer, items: Sequence[Item], result: Result, numbers: Sequence[int]) -> list[Values]:
+@contextlib.contextmanager
+def _named(task: Task, number: int) -> Iterator[None]:
+    """Errors of an item name it."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"task {task.name}, item {number}: {error}") from error
+
+
+def _choices(model: Decodable, tokenizer: Tokenizer, task: Task, items: Mapping[int, Item], part: Callable[[float], None]) -> list[Kept]:
     """Items whose continuations' log-probabilities decide."""
     requests: list[Request] = []
     owner: list[int] = []
-    for i, item in enumerate(items):
-        pairs = [encode_pair(tokenizer, context, option) for context in item.contexts for option in item.options]
+    for number, item in items.items():
+        with _named(task, number):
+            pairs = [encode_pair(tokenizer, context, option) for context in item.contexts for option in item.options]
         by_context: dict[tuple[int, ...], list[list[int]]] = {}
         for context, option in pairs:  # the end of a context may depend on what follows
             by_context.setdefault(tuple(context), []).append(option)
         if item.kind == "schema" or len(by_context) > 1:
             by_context = {}
             requests += [Request(context, [option]) for context, option in pairs]
-            owner += [i] * len(pairs)
+            owner += [number] * len(pairs)
         for ids, options in by_context.items():
             requests.append(Request(ids, options))
-            owner.append(i)
-    found: list[list[Score]] = [[] for _ in items]
-    for i, scores in zip(owner, score(model, requests), strict=True):
-        found[i] += scores
-    result.n_cut += sum(any(each.n_cut for each in scores) for scores in found)
-    return [_judged(item, scores) for item, scores in zip(items, found, strict=True)]
+            owner.append(number)
+    found: dict[int, list[Score]] = {number: [] for number in items}
+    for number, scores in zip(owner, score(model, requests, lambda n: part(n / len(requests))), strict=True):
+        found[number] += scores
+    return [Kept(_judged(items[number], scores), cut=any(each.n_cut for each in scores)) for number, scores in found.items()]
 
 
 def _judged(item: Item, scores: Sequence[Score]) -> Values:
@@ -123,44 +199,46 @@ def _judged(item: Item, scores: Sequence[Score]) -> Values:
     return values
 
 
-def _answers(model: Decodable, tokenizer: Tokenizer, items: Sequence[Item], result: Result, numbers: Sequence[int]) -> list[Values]:
-    task = result.task
+def _answers(model: Decodable, tokenizer: Tokenizer, task: Task, items: Mapping[int, Item], part: Callable[[float], None]) -> list[Kept]:
+    """Generated, greedily; a prompt that leaves no room for max_new_tokens loses its start."""
     room = max(1, model.config.n_positions - task.max_new_tokens)
-    prompts = [prompt_ids(tokenizer, item.contexts[0]) for item in items]
-    result.n_cut += sum(len(ids) > room for ids in prompts)
-    prompts = [ids[-room:] for ids in prompts]
-    texts = complete_all(model, tokenizer, prompts, task.max_new_tokens, Sampling(temperature=0), stop=task.stop)
-    values = []
-    for number, item, text in zip(numbers, items, texts, strict=True):
-        given = result.answers[number] = _picked(task.metric, text.text)
-        values.append(
-            {
-                "exact_match": max(float(exact_match(given, right)) for right in item.options),
-                "f1": max(token_f1(given, right) for right in item.options),
-            }
-        )
-    return values
+    prompts = []
+    for number, item in items.items():
+        prompts.append(prompt_ids(tokenizer, item.contexts[0]))
+        if not prompts[-1]:
+            rule = f"expected at least one; a tokenizer of kind {tokenizer.kind} has no token to start with, so give the item a prompt"
+            raise InvalidInput(f"task {task.name}, item {number}: a prompt without a token, {rule}")
+    texts = complete_all(model, tokenizer, [ids[-room:] for ids in prompts], task.max_new_tokens, Sampling(temperature=0), stop=task.stop)
+    found = []
+    for ids, item, text in zip(prompts, items.values(), texts, strict=True):
+        given = _picked(task.metric, text.text)
+        values = {
+            "exact_match": max(float(exact_match(given, right)) for right in item.options),
+            "f1": max(token_f1(given, right) for right in item.options),
+        }
+        found.append(Kept(values, given, len(ids) > room))
+    return found
+
+
+METRICS = ("exact_match", "f1", "bleu")
 
 
 def _picked(metric: str, answer: str) -> str:
-    """The answer, or with a regular expression as metric its last match: the first group, where it has one, without commas in numbers."""
-    if metric in ("exact_match", "f1", "bleu"):
+    """The answer, or with a regular expression as metric its last match: the first group that has one, without commas in numbers."""
+    if metric in METRICS:
         return answer.strip()
-    matches = list(re.finditer(metric, answer))
-    found = (matches[-1][1] if matches[-1].re.groups else matches[-1][0]) if matches else ""
-    return re.sub(r"(?<=\d),(?=\d)", "", found)
+    found = ""
+    for match in re.finditer(metric, answer):
+        found = next((group for group in match.groups() if group is not None), match[0])
+    return re.sub(r"(?<=\d),(?=\d)", "", found.strip())
 
 
-def _texts(model: Decodable, tokenizer: Tokenizer, items: Sequence[Item], result: Result, numbers: Sequence[int]) -> list[Values]:
+def _texts(model: Decodable, tokenizer: Tokenizer, task: Task, items: Mapping[int, Item], part: Callable[[float], None]) -> list[Kept]:
     """Likelihoods, in windows that overlap by half: see `token_nats`."""
-    found = [log_likelihood(model, tokenizer, item.options[0]) for item in items]
-    return [
-        {"bits_per_byte": each.bits_per_byte, "nats_per_token": each.nats_per_token, "n_tokens": each.n_tokens, "n_bytes": each.n_bytes}
-        for each in found
-    ]
-
-
-def corpus_bleu(result: Result) -> float:
-    """BLEU of all generated answers together. Raises ImportError, naming the extra, without sacrebleu."""
-    numbers = sorted(result.answers)
-    return bleu([result.answers[i] for i in numbers], [result.task.items[i].options[0] for i in numbers])
+    kept = []
+    for number, item in items.items():
+        with _named(task, number):
+            each = log_likelihood(model, tokenizer, item.options[0])
+        measured = {"bits_per_byte": each.bits_per_byte, "nats_per_token": each.nats_per_token}
+        kept.append(Kept(measured | {"n_tokens": each.n_tokens, "n_bytes": each.n_bytes}))
+    return kept

@@ -1,6 +1,6 @@
 """How sure a score is: intervals of a mean over items, of the difference of two models on the same items, and the score centered on chance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,23 +9,28 @@ from tinygpt.errors import InvalidInput
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 _RESAMPLES = 2_000
+_NUMBERS = 1 << 20  # of samples that are in memory at once
 
 
 class Interval(NamedTuple):
-    """A mean and where it lies with 95 % confidence."""
+    """A mean and where it lies with 95 % confidence; low and high are nan where one document alone says nothing of others."""
 
     mean: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})" if np.isfinite(self.low) else f"{self.mean:.3f}"
 
 
-def interval(values: Sequence[float] | np.ndarray, groups: Sequence[int] | np.ndarray | None = None, seed: int = 0) -> Interval:
+def interval(
+    values: Sequence[float] | np.ndarray, groups: Sequence[int] | np.ndarray | None = None, seed: int = 0,
+    weights: np.ndarray | None = None,
+) -> Interval:  # fmt: skip
     """The mean of values (N,) with its 95 % interval.
 
-    groups   (N,) equal where items share a document: then documents are drawn, not items, because their items rise and fall together
+    groups    (N,) equal where items share a document: then documents are drawn, not items, because their items rise and fall together
+    weights   (N,) of the values in the mean, as the tokens of a text in nats per token; default: all alike
     Right or wrong answers (0 and 1) that share nothing have Wilson's interval, which holds near 0 and 1 too; all others a bootstrap's, from
     2,000 samples with replacement. Raises ValueError without values, or for groups of another length.
     Source  Wilson 1927, J. Am. Stat. Assoc. 22; Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13.
@@ -34,21 +39,33 @@ def interval(values: Sequence[float] | np.ndarray, groups: Sequence[int] | np.nd
     g = np.arange(len(x)) if groups is None else np.asarray(groups)
     if x.ndim != 1 or not len(x) or g.shape != x.shape:
         raise InvalidInput(f"interval: values of shape {x.shape} and groups of shape {g.shape}, expected (N,) twice with N at least 1")
-    if len(np.unique(g)) == len(x) and np.isin(x, (0, 1)).all():
+    if weights is None and len(np.unique(g)) == len(x) and np.isin(x, (0, 1)).all():
         return _wilson(float(x.mean()), len(x))
-    return _bootstrap(x, g, seed)
+    return _of_mean(x, g, seed, weights)
 
 
-def _bootstrap(x: np.ndarray, groups: np.ndarray, seed: int) -> Interval:
-    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    sums = np.bincount(number, weights=x)
-    rng = np.random.default_rng([seed, len(x)])
-    means = np.empty(_RESAMPLES)
-    for i in range(_RESAMPLES):
-        drawn = rng.integers(len(sizes), size=len(sizes))
-        means[i] = sums[drawn].sum() / sizes[drawn].sum()
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(float(x.mean()), float(low), float(high))
+def _of_mean(x: np.ndarray, groups: np.ndarray, seed: int, weights: np.ndarray | None) -> Interval:
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
+    return bootstrap(np.stack([w * x, w], axis=1), lambda sums: sums[:, 0] / sums[:, 1], groups, seed)
+
+
+def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, seed: int = 0) -> Interval:
+    """A statistic of the sum of rows (N, K), with its interval: groups are drawn with replacement, 2,000 times.
+
+    statistic   of sums (R, K), one in each row -> (R,)
+    """
+    _, number = np.unique(groups, return_inverse=True)
+    n, k = int(number.max()) + 1, rows.shape[1]
+    sums = np.stack([np.bincount(number, weights=column, minlength=n) for column in np.asarray(rows, dtype=np.float64).T], axis=1)
+    measured = float(statistic(sums.sum(axis=0)[None])[0])
+    if n < 2:
+        return Interval(measured, float("nan"), float("nan"))
+    rng, found, at_once = np.random.default_rng([seed, len(rows)]), np.empty(_RESAMPLES), max(1, _NUMBERS // (n * k))
+    for start in range(0, _RESAMPLES, at_once):
+        part = found[start : start + at_once]
+        part[:] = statistic(sums[rng.integers(n, size=(len(part), n))].sum(axis=1))
+    low, high = np.quantile(found, (0.025, 0.975))
+    return Interval(measured, float(low), float(high))
 
 
 def _wilson(p: float, n: int) -> Interval:
@@ -58,13 +75,14 @@ def _wilson(p: float, n: int) -> Interval:
 
 
 def difference(
-    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, groups: Sequence[int] | np.ndarray | None = None
-) -> Interval:
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, groups: Sequence[int] | np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> Interval:  # fmt: skip
     """The mean of a - b, item by item, with its interval: two models on the same items. An item's difficulty, which both share, drops out."""
     if len(a) != len(b):
         raise InvalidInput(f"difference: {len(a)} and {len(b)} items, expected the same ones; score both models on the same task files")
     x = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    return _bootstrap(x, np.arange(len(x)) if groups is None else np.asarray(groups), 0)
+    return _of_mean(x, np.arange(len(x)) if groups is None else np.asarray(groups), 0, weights)
 
 
 def centered(score: float, chance: float) -> float:

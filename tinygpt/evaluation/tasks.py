@@ -15,7 +15,7 @@ import numpy as np
 from tinygpt.data.corpora import Corpus, Document, load_corpus
 from tinygpt.errors import InvalidInput, did_you_mean
 from tinygpt.evaluation.items import Item, Task
-from tinygpt.finetuning.labeled import SECTIONS, LabeledData
+from tinygpt.finetuning.labeled import SECTIONS, LabeledData, LabeledText
 
 N_ITEMS = 500  # of each task that could have any number
 N_EXAMPLES = 64
@@ -151,27 +151,47 @@ def _by_seed(make: Callable[[np.random.Generator], Item], name: str, what: str) 
     return Task(name, items[:-N_EXAMPLES], items[-N_EXAMPLES:], what, "made by code from a fixed seed")
 
 
+def asked_label(labels: Sequence[str]) -> str:
+    """The label that is asked for where nobody says: spam. Raises ValueError, naming the labels, where there is none of that name."""
+    if found := [label for label in labels if label.casefold() == "spam"]:
+        return found[0]
+    raise InvalidInput(
+        f"--label: labels {', '.join(labels)}, expected the one that is asked for, because none is spam; --label {labels[0]}"
+    )
+
+
 def label_task(data: LabeledData, label: str) -> Task:
     """Labeled rows as a question that a prompt asks: "Is the following text 'spam'? Answer with 'yes' or 'no'."
 
-    Items are N_ITEMS rows at most, as many with the label as without, drawn by a fixed seed; solved examples are other rows.
-    Raises ValueError for a label that the rows do not have.
+    Items are N_ITEMS rows at most, as many with the label as without, drawn by a fixed seed, from the data's held-out rows where it has them;
+    solved examples are other rows. Equal texts count once.
+    Raises ValueError for a label that the rows do not have, and for one that all of them have.
     """
     if label not in data.labels:
         raise InvalidInput(f"label {label!r}: no row has it, expected one of {', '.join(data.labels)}; {did_you_mean(label, data.labels)}")
-    rng = np.random.default_rng([3, len(data.rows)])
-    rows = [data.rows[i] for i in rng.permutation(len(data.rows))]
-    halves = [[row for row in rows if (row.label == label) is wanted] for wanted in (True, False)]
-    mixed = [row for pair in zip(*halves, strict=False) for row in pair]
+    items = _yes_or_no(data.held_out or data.rows, label)
+    if not items:
+        raise InvalidInput(f"label {label!r}: all rows that could be asked of have it, or none, expected both; add rows of the other kind")
+    if data.held_out:
+        scored, taken = items[:N_ITEMS], _yes_or_no(data.rows, label)[:N_EXAMPLES]
+    else:
+        n_examples = min(N_EXAMPLES, len(items) // 4)
+        scored, taken = items[n_examples : n_examples + N_ITEMS], items[:n_examples]
+    asked = {item.contexts for item in scored}
+    return Task(f"is {label}", scored, [e for e in taken if e.contexts not in asked], f"yes or no: is a text {label}", data.source)
+
+
+def _yes_or_no(rows: Sequence[LabeledText], label: str) -> list[Item]:
+    """Rows with the label and without, in turn, as many of each; of equal texts one."""
+    rng = np.random.default_rng([3, len(rows)])
+    drawn = [rows[i] for i in rng.permutation(len(rows))]
+    different = {row.group if row.group >= 0 else -2 - i: row for i, row in enumerate(drawn)}
+    halves = [[(group, row) for group, row in different.items() if (row.label == label) is wanted] for wanted in (True, False)]
     items = []
-    for number, row in enumerate(mixed):
+    for group, row in (each for pair in zip(*halves, strict=False) for each in pair):
         question = f"Is the following text '{label}'? Answer with 'yes' or 'no'.\n\nText: {_short(row.text)}\nAnswer:"
-        group = row.group if row.group >= 0 else number
         items.append(Item("choice", (question,), (" yes", " no"), 0 if row.label == label else 1, group, _short(row.text)))
-    n_examples = min(N_EXAMPLES, len(items) // 4)
-    scored, taken = items[n_examples : n_examples + N_ITEMS], items[:n_examples]
-    groups = {item.group for item in scored}
-    return Task(f"is {label}", scored, [e for e in taken if e.group not in groups], f"yes or no: is a text {label}", data.source)
+    return items
 
 
 TASKS: dict[str, Callable[[], Task]] = {

@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tinygpt.errors import InvalidInput, MissingFile, MissingPackage
 from tinygpt.finetuning.instructions import Instruction
 from tinygpt.finetuning.rows import plain
-from tinygpt.storage.checked_json import parse_json, read_text
+from tinygpt.storage.checked_json import Json, parse_json, read_text
 
 
 def normal_words(text: str) -> list[str]:
@@ -48,11 +50,29 @@ def bleu(given: Sequence[str], expected: Sequence[str]) -> float:
 
     Source  Papineni et al. 2002, BLEU; Post 2018, A call for clarity in reporting BLEU scores, arXiv:1804.08771
     """
+    return float(_sacrebleu().BLEU().corpus_score(list(given), [list(expected)]).score)
+
+
+def bleu_counts(given: Sequence[str], expected: Sequence[Sequence[str]]) -> np.ndarray:
+    """What BLEU is computed from, by answer, each with its right answers: (N, 10) matching n-grams of 1 to 4 words, all n-grams, words of the
+    answer, words of the right one. `bleu_of` their sum is the BLEU of the answers together. Raises ImportError as `bleu` does."""
+    counter = _sacrebleu().BLEU(effective_order=True)  # which changes no count; without it a single sentence is warned of
+    found = [counter.sentence_score(answer, list(right)) for answer, right in zip(given, expected, strict=True)]
+    return np.array([[*each.counts, *each.totals, each.sys_len, each.ref_len] for each in found], dtype=np.float64).reshape(-1, 10)
+
+
+def bleu_of(counts: np.ndarray) -> float:
+    """BLEU, 0 to 100, of counts (10,), as sacrebleu's default smooths it; see `bleu_counts`."""
+    numbers = [int(n) for n in counts.tolist()]
+    return float(_sacrebleu().BLEU.compute_bleu(numbers[:4], numbers[4:8], *numbers[8:], smooth_method="exp").score)
+
+
+def _sacrebleu() -> Json:
     try:
-        import sacrebleu
+        from sacrebleu import metrics
     except ImportError as error:
         raise MissingPackage('BLEU: sacrebleu is missing, expected it for this score; pip install "tinygpt[instruct]"') from error
-    return float(sacrebleu.corpus_bleu(list(given), [list(expected)]).score)
+    return metrics
 
 
 @dataclass(frozen=True)
