@@ -40,7 +40,7 @@ from tinygpt.evaluation.items import Item, Task
 from tinygpt.evaluation.statistics import difference, interval
 from tinygpt.evaluation.tasks import label_task, make_task
 from tinygpt.fields import PathName
-from tinygpt.finetuning.labeled import SECTIONS, LabeledData, load_labeled
+from tinygpt.finetuning.labeled import SECTIONS, load_labeled
 
 CONTEXT, SHOTS = 512, (0, 1, 2, 4, 8)
 TASKS = {"section": 120, "summary": 80, "next-word": 160, "copying": 0, "arithmetic": 0}  # and the characters that are kept of a passage
@@ -133,8 +133,7 @@ def reworded(task: Task, rewrite: Rewrite) -> Task:
 
 def yes_or_no() -> Task:
     """Held-out rows of doc-sections: does a text come from the section ASKED? As many do as do not."""
-    data = load_labeled("doc-sections")
-    return dataclasses.replace(label_task(LabeledData(data.name, data.held_out, data.source), ASKED), name="yes or no")
+    return dataclasses.replace(label_task(load_labeled("doc-sections"), ASKED), name="yes or no")
 
 
 def tasks_of(limit: int) -> dict[str, Task]:
