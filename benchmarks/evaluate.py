@@ -1,6 +1,6 @@
 """Scoring of multiple choice: seconds for 1,000 items at the default model, and GPT-2's smallest shape compared with lm-evaluation-harness.
 
-    pip install -e ".[eval,bench,parity]" && python benchmarks/evaluate.py         # about ten minutes on two cores
+    pip install -e ".[eval,bench,parity]" && python benchmarks/evaluate.py         # a quarter of an hour on two cores
     python benchmarks/evaluate.py --quick                                          # seconds, tiny models: shows that it runs
 
 default model    1,000 items of four options, contexts of 80 tokens, options of 10, random ids and weights: seconds do not depend on them
