@@ -157,7 +157,8 @@ def installed_texts() -> list[SourceSpec]:
 def all_stages(config: CurateConfig, sources: Sequence[Source]) -> list[Stage]:
     """What the settings ask for, in the order in which it runs."""
     own = bool(config.input or config.sources)
-    profile = config.profile or ("prose" if own else "docs")
+    docs = not own or all(source.spec.path == "docs" for source in sources)
+    profile = config.profile or ("docs" if docs else "prose")
     steps: list[Step] = []
     if config.repair:
         steps.append(Repair())
@@ -175,10 +176,10 @@ def all_stages(config: CurateConfig, sources: Sequence[Source]) -> list[Stage]:
         stages.append(Classified(config.good, config.bad, model=config.opinion))
     if config.exact:
         stages.append(ExactCopies(best))
-    if config.lines or config.paragraphs:
-        stages.append(RepeatedText(Repeated(config.lines, config.paragraphs)))
     if config.near != "none":
         stages.append(NearCopies(Near(config.similarity, min(0.3, config.similarity), method=config.near), best, say=_note))
+    if config.lines or config.paragraphs:  # after near copies: else the lines of a text with many of them go from all
+        stages.append(RepeatedText(Repeated(config.lines, config.paragraphs)))
     if config.against:
         stages.append(Decontamination(Decontaminate(config.against)))
     settings = {stage.name: stage.settings() for stage in stages}
