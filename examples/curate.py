@@ -7,7 +7,7 @@ Under two minutes on two CPU cores, no network; needs pip install -e ".[curate]"
 open curated/report.html. The command `python -m tinygpt curate` does the same with a flag for every choice.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from tinygpt.cli import run
@@ -26,7 +26,9 @@ FOLDER = Path("curated")
 
 
 def main() -> None:
-    sources = open_sources([parse_spec(given) for given in sys.argv[1:]] or installed_texts())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", nargs="*", help="files or folders; default: texts that came with the installed packages")
+    sources = open_sources([parse_spec(given) for given in parser.parse_args().input] or installed_texts())
 
     # Steps look at one document at a time, and keep, change or remove it.
     steps = (
