@@ -346,8 +346,8 @@ def stages(path: Path) -> list[Stage]:
         Steps((Language(("en",), 0.2),), "language"),
         Steps((Rules("docs"),), "rules"),
         ExactCopies(),
-        RepeatedText(),
         NearCopies(),
+        RepeatedText(),
     ]
 
 

@@ -40,8 +40,8 @@ def main() -> None:
         Reading(tuple(sources), bad_input="skip"),
         Steps(steps),
         ExactCopies(),
-        RepeatedText(),  # paragraphs that other documents hold, too
         NearCopies(),
+        RepeatedText(),  # paragraphs that other documents hold, too
         Mixing(FOLDER, {source.name: source.license() for source in sources}),
     ]
 

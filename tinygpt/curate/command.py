@@ -175,10 +175,11 @@ def all_stages(config: CurateConfig, sources: Sequence[Source]) -> list[Stage]:
         stages.append(Classified(config.good, config.bad, model=config.opinion))
     if config.exact:
         stages.append(ExactCopies(best))
-    if config.lines or config.paragraphs:
-        stages.append(RepeatedText(Repeated(config.lines, config.paragraphs)))
     if config.near != "none":
         stages.append(NearCopies(Near(config.similarity, min(0.3, config.similarity), method=config.near), best, say=_note))
+    # After near copies, of which it would leave the paragraphs that differ.
+    if config.lines or config.paragraphs:
+        stages.append(RepeatedText(Repeated(config.lines, config.paragraphs)))
     if config.against:
         stages.append(Decontamination(Decontaminate(config.against)))
     settings = {stage.name: stage.settings() for stage in stages}
