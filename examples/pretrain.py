@@ -89,8 +89,6 @@ def main() -> None:
     with Progress(config.train.steps, trainer.result.step) as progress:
         result = a_run.train(trainer, progress)
     exit_if_interrupted(result, f"resume with: python examples/pretrain.py --resume {a_run.path}")
-    if not a_run.leads:  # of several ranks the first reports
-        return
     print()
     sample("sample after training")
 

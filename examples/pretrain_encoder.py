@@ -90,7 +90,7 @@ def main() -> None:
     trainer = Trainer(model, config.train, train, validation, workers_for(model, config.train))
     size = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, context {context}, vocabulary {shape.vocab_size}"
     print(f"model      {model.n_parameters():,} weights: {size}")
-    print(f"updates    {updates_note(config.train, context, processes)}")
+    print(f"updates    {updates_note(config.train, context, trainer.processes)}")
     tokens = [n * micro * context for n in sorted({config.train.accumulation(context, 0), config.train.accumulation(context)})]
     print(f"optimizer  {cost_note(trainer.optimizer, *(training_flops(shape, n, masked=config.mask_rate) for n in tokens))}")
     a_run = begin_run(config, corpus, tokenizer, trainer, a_run, f"{corpus.name}-encoder")

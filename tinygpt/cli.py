@@ -71,6 +71,10 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
             connect()  # all ranks at once: MPI begins when the last one is there
         status = main()
         sys.stdout.flush()
+    except AgreedExit:
+        raise
+    except SystemExit as error:
+        status = error.code  # of one rank alone: the others are told below
     except KeyboardInterrupt:
         status = 130
     except _ReaderGone:
@@ -90,10 +94,10 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
         with contextlib.suppress(_ReaderGone):
             _Output(outputs[0], True).flush()
         sys.stdout, sys.stderr = outputs
-    if status == 1 and n_started() > 1:
+    if isinstance(status, int) and status and n_started() > 1:
         sys.stderr.flush()
         abort(status)  # the others would wait for this one
-    if isinstance(status, int) and status:
+    if isinstance(status, int | str) and status:
         sys.exit(status)
 
 
@@ -158,11 +162,18 @@ class Report:
         path.write_text("\n\n".join(self.parts) + "\n", encoding="utf-8")
 
 
+class AgreedExit(SystemExit):
+    """The end of all ranks: the others need not be told."""
+
+
 def exit_if_interrupted(result: "Result", what_now: str) -> None:
-    """Ends the program with 128 + the signal's number if that ended the training, or with 0 after `stop_at`; says why and what to do now."""
+    """Ends the program with 128 + the signal's number if that ended the training, or with 0 after `stop_at`; says why and what to do now.
+    Ends all ranks but the first, which reports, in any case."""
     if result.interrupted:
-        print((f"stopped by {signal.Signals(result.signal).name}; " if result.signal else "") + what_now)
-        sys.exit(128 + result.signal if result.signal else 0)
+        print((f"stopped by {signal.Signals(result.signal).name}; " if result.signal else "") + what_now, flush=True)
+        raise AgreedExit(128 + result.signal if result.signal else 0)
+    if started_rank():
+        raise AgreedExit(0)
 
 
 def prompt_lines() -> Iterator[str]:

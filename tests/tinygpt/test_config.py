@@ -207,7 +207,7 @@ def test_what_resuming_may_change_is_noted_at_the_fields():
     rules = {name: rule for name, _, rule in flat_settings(PretrainConfig(GPTConfig(), TrainConfig()))}
     free, override = ([name for name, rule in rules.items() if rule == wanted] for wanted in ("free", "override"))
     assert set(free) == {
-        "steps", "stop_at", "recompute", "processes", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan",
+        "steps", "stop_at", "recompute", "shard_optimizer", "processes", "log_every", "eval_every", "eval_batches", "save_every", "keep", "patience", "on_nan",
         "sample_tokens", "run", "resume", "override", "deterministic_check",
     }  # fmt: skip
     assert set(override) == {

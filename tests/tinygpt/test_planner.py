@@ -132,7 +132,7 @@ def test_the_best_mesh_is_the_fastest_that_fits():
     assert 0.2 < utilization(found, seconds(found).total) < 0.7
 
 
-@given(n_weights=st.floats(3e5, 2e12))
+@given(n_weights=st.floats(2e6, 2e12))
 def test_a_size_becomes_a_shape(n_weights):
     config = of_size(n_weights)
     assert config.n_parameters() == pytest.approx(n_weights, rel=0.1)
@@ -162,12 +162,12 @@ def test_a_budget_chooses_model_and_tokens():
 
 
 def test_measure_predicts_the_step_that_it_measured():
-    from tinygpt.planner.measure import measure
+    from tinygpt.planner.measure import measure, step_seconds
 
     config = GPTConfig.preset("quick")
     here = measure(config, 4, repeats=2)
     assert here.flops > 1e8 and here.bandwidth > 1e8 and here.values >= 0
-    assert seconds(Job(config, here, batch=4, micro=4)).total > 0
+    assert seconds(Job(config, here, batch=4, micro=4)).total == pytest.approx(step_seconds(config, 4, repeats=5), rel=3)  # a busy machine
 
 
 @pytest.mark.parametrize(
@@ -193,3 +193,6 @@ def test_a_number_that_is_none(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--model", "gpt2", "--tokens", "nan"])
     assert "expected a finite number" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--model", "gpt2", "--device-failures", "0"])
+    assert "0 years, expected more than 0" in capsys.readouterr().err

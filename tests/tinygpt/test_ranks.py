@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from tests.tinygpt.rank_programs import laws, training
 from tinygpt import GPT, GPTConfig
 from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.parallel.communicator import OneRank, run_ranks
-from tinygpt.parallel.data import DataParallel, shards_of
+from tinygpt.parallel.data import DataParallel, check_same, shards_of
 from tinygpt.parallel.zero import sharded
 
 ROOT = Path(__file__).parent.parent.parent
@@ -173,3 +175,43 @@ def test_teaching_scripts(script, moments):
     assert done.stdout.count(moments) >= 2
     difference = re.search(r"differ .* at most (\S+)$", done.stdout.strip())
     assert float(difference[1]) < 1e-12
+
+
+@needs_mpi
+def test_a_signal_that_reaches_ranks_at_different_times_saves(corpus):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "AUTOGRAD_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [MPIEXEC, "-n", "2", sys.executable, "-m", "mpi4py", str(ROOT / "examples/pretrain.py"), *SMALL]
+    command += ["--steps", "100000", "--eval-every", "100000", "--run", "two"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=corpus, env=environment, text=True, encoding="utf-8", **pipes) as job:
+        lines = iter(job.stdout)
+        assert any(line.startswith("step") for line in lines)
+        for pid in reversed(ranks_of(job.pid)):
+            os.kill(pid, signal.SIGTERM)
+            time.sleep(0.05)
+        said = "".join(lines)
+    assert "stopped by SIGTERM; resume with" in said, said
+    (saved,) = (corpus / "two/checkpoints").glob("step-*")
+    assert (saved / "model.safetensors").is_file() and job.returncode != 0
+
+
+def ranks_of(launcher):
+    """Process ids of the Python programs below mpiexec."""
+    found, below = [], [launcher]
+    while below:
+        pid = below.pop()
+        below += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+        if (
+            "pretrain.py" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+            and "python" in Path(f"/proc/{pid}/exe").readlink().name
+        ):
+            found.append(pid)
+    return found
+
+
+def test_ranks_with_other_settings_are_refused():
+    def program(ranks):
+        check_same(ranks, {"lr": 0.1 if ranks.rank == 1 else 0.2, "steps": 3})
+
+    with pytest.raises(InvalidInput, match=r"rank 1: lr 0\.1, the first has 0\.2, expected the same settings"):
+        run_ranks(3, program)

@@ -256,6 +256,7 @@ def pretrain_small(steps: int, progress: Display, seed: int = 0) -> Path:
     run.keep_settings(PretrainConfig(shape, settings), script=PretrainConfig.script, corpus_fingerprint=corpus.fingerprint)
     run.tokenizer, run.facts = tokenizer, {"corpus_fingerprint": corpus.fingerprint, "tokenizer_fingerprint": tokenizer.fingerprint()}
     run.save(trainer, best=True)
+    run.ranks.agree(0)  # the file of the first is there
     return run.path
 
 

@@ -1,13 +1,14 @@
-"""What ranks say to each other: a few operations on arrays, the same for one process, for threads, for MPI and for NCCL.
+"""What ranks say to each other: a few operations on arrays, the same for one process, for threads and for MPI.
 
 A rank is one of `size` copies of the program. All of them call the same operations in the same order; each call returns when the result is
-there. Sums are taken in one fixed order, so that the same program on the same number of ranks gives the same bits.
+there. Threads sum in one order, and MPI libraries do for the same ranks on the same machines, as its standard recommends: then two runs have
+the same bits.
 
     world().all_reduce(gradient)        # gradient: now the sum over all ranks
 
 `world()` is that of this process: MPI's, where `mpiexec` started it, else a single rank, whose operations do nothing. So one program serves both.
 
-Source  the operations: MPI Forum 2021, MPI 4.0, chapters 3, 5 and 6.
+Source  the operations: MPI Forum 2021, MPI 4.0, chapters 3, 6 and 7.
 """
 
 import threading
@@ -123,7 +124,7 @@ class ThreadRank:
             array[...] = waiting[source, self.rank].pop(0)
 
     def agree(self, value: float) -> float:
-        found = max(float(each[0]) for each in self._all(np.array([value])))
+        found = max(float(each[0]) for each in self._all(np.array([value], np.float64)))
         self._board.barrier.wait()
         return found
 

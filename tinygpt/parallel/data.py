@@ -8,6 +8,8 @@ the weights, the losses, clipping and the dropout masks are those of one process
 Source  Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 2.2.
 """
 
+import json
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -20,7 +22,9 @@ from autograd.threads import n_threads, use_threads
 from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput
 from tinygpt.models.protocols import Batch, Communicator, Trainable
+from tinygpt.parallel.communicator import tell
 from tinygpt.parallel.zero import Sharded, sharded
+from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
 
 
@@ -46,6 +50,16 @@ def shards_of(batches: Sequence[Batch], shares: Sequence[float], n: int) -> list
     return tasks
 
 
+def check_same(ranks: Communicator, settings: dict[str, Json]) -> None:
+    """Raises ValueError, on all ranks, where one has other settings or versions than the first, naming them."""
+    first = json.loads(tell(ranks, json.dumps(settings)))
+    differ = [key for key, value in json.loads(json.dumps(settings)).items() if first.get(key) != value]
+    if which := int(ranks.agree(ranks.size - ranks.rank if differ else 0)):
+        rank = ranks.size - which
+        found = tell(ranks, "".join(f"{key} {settings[key]!r}, the first has {first.get(key)!r}" for key in differ[:1]), rank)
+        raise InvalidInput(f"rank {rank}: {found}, expected the same settings and versions on all; start all with the same command")
+
+
 class DataParallel:
     """The ranks of a communicator, each with a copy of the model and a `Trainer` of its own. A `GradientWorkers`.
 
@@ -56,10 +70,12 @@ class DataParallel:
     def __init__(self, model: Trainable, ranks: Communicator, rows: int, *, shard: bool = False) -> None:
         if rows < ranks.size:
             rule = f"expected at least {ranks.size}, one for each rank"
-            raise InvalidInput(f"TrainConfig.micro_batch: {rows} rows, {rule}; raise it, or start fewer ranks")
+            raise InvalidInput(
+                f"TrainConfig.micro_batch: {rows} rows, {rule}; take a larger one (--micro-batch, --batch), or start fewer ranks"
+            )
         self.model, self.ranks, self.n, self.shard = model, ranks, ranks.size, shard
-        here, cores = ranks.here, n_threads()
-        self.n_threads = max(1, cores // here)
+        here, cores = ranks.here, os.cpu_count() or 1
+        self.n_threads = n_threads() if "AUTOGRAD_THREADS" in os.environ else max(1, min(n_threads(), cores // here))
         self.note = ""
         if here > cores and backend.name == "numpy":
             self.note = f"{here} ranks share {cores} cores and take turns: an update takes at least {here / cores:.3g} times as long"
@@ -72,8 +88,16 @@ class DataParallel:
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
         """As `GradientWorkers.gradients`, on each rank: all gradients pass through one sum, over the optimizer's flat buffer."""
         mine = shards_of(batches, shares, self.n)[self.ranks.rank]
-        with use_threads(self.n_threads):
-            loss = accumulate(self.model, mine)
+        failure = ""
+        try:
+            with use_threads(self.n_threads):
+                loss = accumulate(self.model, mine)
+        except FloatingPointError as error:  # of an op that is looked at, on this rank alone
+            failure = str(error)
+        if backend.debug and (which := int(self.ranks.agree(self.n - self.ranks.rank if failure else 0))):
+            raise FloatingPointError(tell(self.ranks, failure, root=self.n - which))
+        if failure:
+            raise FloatingPointError(failure)
         if isinstance(optimizer, Sharded):
             optimizer.sum_gradients()
         else:

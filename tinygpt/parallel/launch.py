@@ -31,10 +31,14 @@ def started_by() -> str:
 def connect() -> None:
     """Joins the other ranks. Raises ImportError, naming the extra, where mpi4py is missing or finds no MPI."""
     try:
-        from mpi4py import MPI  # noqa: F401 (whose import joins)
+        from mpi4py import MPI  # whose import joins
     except (ImportError, RuntimeError) as error:
         found = f"{started_by()}: {n_started()} ranks were started, and mpi4py is missing or finds no MPI ({error})"
         raise MissingPackage(f'{found}, expected it for more than one; pip install "tinygpt[mpi]"') from error
+    if MPI.COMM_WORLD.Get_size() != n_started():
+        library = MPI.Get_library_version().partition("\n")[0].strip("\0 ")
+        found = f"{started_by()}: {n_started()} ranks were started, and mpi4py, with {library}, sees {MPI.COMM_WORLD.Get_size()}"
+        raise MissingPackage(f"{found}, expected one MPI for both; start with the mpiexec of that library")
 
 
 def abort(status: int) -> None:

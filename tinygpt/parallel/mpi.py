@@ -3,7 +3,7 @@
     mpiexec -n 4 python -m mpi4py examples/pretrain.py
 
 Always with `-m mpi4py`: it ends the job when one rank fails. Arrays are sent as they are, never pickled. GPUs' arrays pass through the
-host: see `tinygpt.parallel.nccl` for sums between GPUs.
+host.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class MPIRank:
         _back(host, array)
 
     def agree(self, value: float) -> float:
-        found = np.array([value])
+        found = np.array([value], np.float64)
         self.comm.Allreduce(MPI.IN_PLACE, found, MPI.MAX)
         return float(found[0])
 

@@ -32,6 +32,10 @@ COURSE = [
 """The course's table of compute-optimal models, which is table 3 of Hoffmann et al. 2022: weights, FLOPs, tokens."""
 
 
+MEASURED_TOKENS = 4096
+"""That --measure computes at a time, at most."""
+
+
 @dataclass(frozen=True)
 class PlanConfig:
     model: str = ""
@@ -76,7 +80,11 @@ class PlanConfig:
     """A JSON file for the plan."""
 
     def __post_init__(self) -> None:
-        check_fields(self, {0: "tokens flops context jitter", 1: "devices micro batch_tokens"})
+        check_fields(self, {0: "tokens flops context jitter save_seconds kg_per_kwh", 1: "devices micro batch_tokens power_overhead"})
+        if self.device_failures <= 0:
+            raise InvalidInput(f"--device-failures: {self.device_failures:g} years, expected more than 0; 5 is the default")
+        if self.measure and self.mesh:
+            raise InvalidInput("--measure with --mesh, expected this machine alone; leave one of them out")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -97,11 +105,11 @@ def plan(config: PlanConfig) -> None:
     if config.measure:
         from tinygpt.planner.measure import measure  # runs the engine
 
-        processor, n = measure(model, batch), 1
-        job = Job(model, processor, batch=batch, micro=batch)
+        micro = max(1, min(batch, MEASURED_TOKENS // model.n_positions))
+        job = Job(model, measure(model, micro), batch=micro * max(1, batch // micro), micro=micro)
     else:
-        processor, n = device(config.device), config.devices
-        job = parsed_mesh(config, model, processor, batch) if config.mesh else best(model, processor, n, batch)
+        processor = device(config.device)
+        job = parsed_mesh(config, model, processor, batch) if config.mesh else best(model, processor, config.devices, batch)
     rows = Plan(config, job, tokens)
     print(rows.text())
     if config.output:
@@ -209,7 +217,7 @@ class Plan:
             f"arithmetic  {x['flops_6nd']:.3g} FLOPs by 6 N D, {x['flops_exact']:.3g} counted",
             f"devices     {job.mesh.n} x {d.name}: {d.source}",
             f"mesh        {job.mesh}; {job.micro} sequences at a time, computed again: {job.recompute}",
-            f"update      {x['step_seconds']:.3g} s, {job.n_tokens / parts.total:,.0f} tokens/s, utilization {x['utilization']:.1%}",
+            f"update      {x['step_seconds']:.3g} s, {job.n_tokens / x['step_seconds']:,.0f} tokens/s, utilization {x['utilization']:.1%}",
             bars(parts, "s"),
             f"waiting     {', '.join(idle) or 'for nobody'}",
             f"memory      {held.total / 1e9:.3g} GB of {d.memory / 1e9:.3g} GB per device",

@@ -65,6 +65,7 @@ def checkpoint_interval(save: float, between_failures: float) -> float:
     """
     if save >= 2 * between_failures:
         return between_failures
+    save = max(save, 1e-3)
     root = math.sqrt(save / (2 * between_failures))
     return math.sqrt(2 * save * between_failures) * (1 + root / 3 + root * root / 9) - save
 

@@ -42,9 +42,9 @@ class Device:
     latency: float = 5e-6
     number: int = 2
     weight: tuple[int, int, int] = (2, 4, 12)
-    products: float = 0.6635
-    values: float = 138.2
-    exposed: float = 1.309
+    products: float = 0.6793
+    values: float = 143.6
+    exposed: float = 1.511
     source: str = ""
 
 
@@ -54,7 +54,7 @@ _A100 = Device(
     "rent and price: the course's overview",
 )  # fmt: skip
 _H100 = Device(
-    "h100", 989 * TERA, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, 8, 700, 10_200 / 8, (2.0, 3.5), 30_000,
+    "h100", 989 * TERA, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, 8, 700, 10_200 / 8, (3.0, 3.5), 30_000,
     source="NVIDIA H100 SXM and DGX H100 data sheets: 900 GB/s NVLink in both directions, 8 x 400 Gb/s InfiniBand, 10.2 kW a node; "
     "rent: 8 for $24 an hour (nanochat's report) to $28 (llm.c, discussion 677: $672 for 24 hours); price: an assumption",
 )  # fmt: skip

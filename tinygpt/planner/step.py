@@ -4,7 +4,7 @@
     seconds(job).total, memory(job).total
 
 data copies of the model compute different sequences, tensor devices share each matrix, pipeline devices hold some of the blocks each.
-Every line is a formula of docs/planning.md; what no formula knows are `products`, `values` and `exposed` of a `Device`.
+The main parts are derived in docs/planning.md; what no formula knows are `products`, `values` and `exposed` of a `Device`.
 
 Source  Narayanan et al. 2021, arXiv:2104.04473 (the three axes, their traffic); Korthikanti et al. 2022, arXiv:2205.05198 (activations).
 """
@@ -103,23 +103,24 @@ def seconds(job: Job) -> Parts:
     passes = 4.0 if job.recompute == "full" else 3.0  # one forward, two backward
     attention = 4 * tokens * c.n_positions * c.n_head * c.channels_per_head * (0.5 if job.fused else 1.0) / t
     products = (passes * (2 * tokens * matrix_weights(c) / t + attention) + attention * (job.recompute == "attention")) / rate
-    shared = (0.4 / t + 0.6 / t) if job.sequence else (0.4 + 0.6 / t)  # norms and residuals are computed by each tensor device
+    shared = 1 / t if job.sequence else 0.4 + 0.6 / t  # each tensor device has norms and residuals: an assumed 0.4 of what moves
     moved = tokens * c.n_embd * d.number * d.values * shared
     if not job.fused:
         moved += _SCORE_PASSES * tokens * c.n_positions * c.n_head * d.number / t
     traffic = moved * passes / 3 / d.bandwidth
-    sums = (4 + 2 * (job.recompute == "full")) * ring(t, tokens * c.n_embd * d.number, d.within, d.latency)
+    link = d.within if mesh.n <= d.per_node else d.between
+    near = d.within if t <= d.per_node else d.between
+    sums = (4 + 2 * (job.recompute == "full")) * ring(t, tokens * c.n_embd * d.number, near, d.latency)
     head = 3 * 2 * tokens * c.vocab_size * c.n_embd / t / rate + 8 * tokens * c.vocab_size / t / d.bandwidth
     per_stage = c.n_layer / mesh.pipeline
-    stage = per_stage * (products + traffic + sums) + head / mesh.pipeline
-    link = d.within if mesh.n <= d.per_node else d.between
+    stage = per_stage * (products + traffic + sums) + head / mesh.pipeline  # as if blocks and output layer were dealt evenly
     weights = weights_per_device(job)
     return Parts(
         products=m * per_stage * products,
         memory=m * per_stage * traffic,
         output=m * head / mesh.pipeline,
         tensor=m * per_stage * sums,
-        messages=m * 2 * tokens * c.n_embd * d.number / link * (mesh.pipeline > 1),
+        messages=m * job.chunks * 2 * tokens * c.n_embd * d.number / link * (mesh.pipeline > 1),
         bubble=(mesh.pipeline - 1) / job.chunks * stage,
         data=d.exposed * ring(mesh.data, weights * d.number, link, d.latency),
         optimizer=weights / (mesh.data if job.sharded else 1) * _OPTIMIZER_BYTES / d.bandwidth,
@@ -170,7 +171,8 @@ def utilization(job: Job, step: float) -> float:
 def meshes(config: GPTConfig, n_devices: int, per_node: int) -> Iterator[Mesh]:
     """Every mesh of that many devices that divides the model; tensor devices stay in a node, since they exchange the most."""
     for tensor in range(1, min(per_node, n_devices) + 1):
-        if n_devices % tensor == 0 and config.n_head % tensor == 0 and config.kv_heads % tensor == 0:
+        inside = n_devices <= per_node or per_node % tensor == 0
+        if inside and n_devices % tensor == 0 and config.n_head % tensor == 0 and config.kv_heads % tensor == 0:
             rest = n_devices // tensor
             yield from (Mesh(rest // p, tensor, p) for p in range(1, rest + 1) if rest % p == 0 and config.n_layer % p == 0)
 

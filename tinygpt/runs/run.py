@@ -9,6 +9,8 @@ result = run.train(trainer, reporter)          # metrics and checkpoints are wri
 import contextlib
 import dataclasses
 import re
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Unpack
 
@@ -136,10 +138,11 @@ class Run:
             self.wait()
             self.log({"step": trainer.result.step, "ended": "diverged"})
             raise Diverged(f"{error}; the last good checkpoint: {self._last_name() or 'none was written yet'}") from error
-        self.finish()
-        self.ranks.agree(0)  # all wait for the file of the first
         how = "interrupted" if result.interrupted else "stopped early" if result.stopped_early else "finished"
-        self.log({"step": result.step, "ended": how})
+        with _no_second_signal() if result.interrupted and self.ranks.size > 1 else contextlib.nullcontext():
+            self.finish()
+            self.log({"step": result.step, "ended": how})
+            self.ranks.agree(0)  # all wait for the files of the first
         return result
 
     def add_sample(self, title: str, text: str) -> None:
@@ -192,6 +195,18 @@ class Run:
     def _last_name(self) -> str:
         name = layout.read_pointer(self.path, "last")
         return str(self.path / "checkpoints" / name) if name else ""
+
+
+@contextlib.contextmanager
+def _no_second_signal() -> Iterator[None]:
+    """Ignores Ctrl-C and SIGTERM, which reach ranks at different times: one that ended early would end the first while it writes."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _is_blank(path: Path) -> bool:

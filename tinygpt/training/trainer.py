@@ -231,9 +231,10 @@ class _Loop:
         while result.step < config.steps:
             updated = self.update()
             ending = result.step == config.steps
+            signal_number = signals[0] if signals else 0
             if self.trainer.workers:  # a signal may have reached one rank alone
-                signals[:] = [number] if (number := int(self.trainer.workers.ranks.agree(signals[0] if signals else 0))) else []
-            stopping = bool(signals) or result.step == config.stop_at
+                signal_number = int(self.trainer.workers.ranks.agree(signal_number))
+            stopping = bool(signal_number) or result.step == config.stop_at
             if updated and (result.step == 1 or result.step % config.log_every == 0 or ending or stopping):
                 self.log(*updated)
             paused = time.perf_counter()
@@ -245,7 +246,7 @@ class _Loop:
                 run.save(self.trainer, best=best)
             self.pause_s += time.perf_counter() - paused
             if stopping and not ending:
-                result.interrupted, result.signal = True, signals[0] if signals else 0
+                result.interrupted, result.signal = True, signal_number
                 self.reporter.note(f"interrupted: step {result.step} of {config.steps} finished{' and saved' if run else ''}")
                 break
             waited = result.step - result.best_step
