@@ -19,12 +19,13 @@ from tinygpt.evaluation.continuations import Request, score
 from tinygpt.evaluation.items import Item, Task, corrupted, permuted, with_shots
 from tinygpt.evaluation.overlap import looked_for, training_text
 from tinygpt.evaluation.record import Record
-from tinygpt.evaluation.report import ItemProgress
+from tinygpt.evaluation.report import Evaluated, ItemProgress, notes
 from tinygpt.evaluation.scores import Kept, Result, _picked, evaluate
 from tinygpt.evaluation.tasks import TASKS, label_task, make_task
 from tinygpt.finetuning.labeled import LabeledData, LabeledText
 from tinygpt.inference.decoding import generate
 from tinygpt.inference.likelihood import log_likelihood, token_nats
+from tinygpt.inference.text import complete_all
 from tinygpt.runs.checkpoint import Checkpoint
 
 TEXT = "the array has a shape and a type. the shape of the array is two. 12 + 7 = 19 and 3 - 1 = 2. " * 30
@@ -177,6 +178,23 @@ def test_too_long_is_cut_and_counted(model, tokenizer):
         evaluate(model, tokenizer, Task("t", items, examples), n_shots=9)
 
 
+def test_an_answer_leaves_half_of_the_context_to_its_prompt(model, tokenizer, monkeypatch):
+    """The model reads 256 tokens: where 256 are asked for, a prompt has 128 and the answer 128."""
+    asked = []
+
+    def complete(model, tokenizer, prompts, n_new, *arguments, **more):
+        asked.append((max(map(len, prompts)), n_new))
+        return complete_all(model, tokenizer, prompts, 1, *arguments, **more)
+
+    monkeypatch.setattr("tinygpt.evaluation.scores.complete_all", complete)
+    task = Task("t", [Item("answer", (text,), ("x",)) for text in (TEXT[:1600], "the shape")], max_new_tokens=256)
+    result = evaluate(model, tokenizer, task)
+    assert asked == [(128, 128)] and result.cut == {0}
+    assert "t: answers are shortened, to at most 128 tokens instead of 256, half of what the model reads" in notes([Evaluated(result, {})])
+    short = evaluate(model, tokenizer, dataclasses.replace(task, max_new_tokens=128))
+    assert asked[1] == (128, 128) and "shortened" not in notes([Evaluated(short, {})])
+
+
 def test_texts_count_together(model, tokenizer):
     """Bits per byte of all texts, not the mean of each one's; perplexity from the nats of all tokens."""
     task = Task("t", [Item("text", ("",), (TEXT[:n],), group=n) for n in (40, 700)])
@@ -285,6 +303,27 @@ def test_a_model_saved_again_is_scored_again(tokenizer, tmp_path, no_picture, ca
     assert found[0] != found[1]
 
 
+def test_each_is_compared_once_and_under_its_own_name(a_run, model, tokenizer, tmp_path, no_picture):
+    """A run, two of its checkpoints, and repeats of names and files."""
+    other, run = a_run.with_name("step-00000002"), a_run.parent.parent
+    model.save_pretrained(other, tokenizer)
+    rows = rows_file(tmp_path, [{"context": LINES[0], "continuation": " shape"}])
+    compared = [str(a_run), str(other), str(other), f"{other}/", "untrained", "untrained"]
+    main([str(run), "--task-file", rows, rows, "--no-overlap", "--compare", *compared, "--output", str(tmp_path / "out")])
+    report = json.loads((tmp_path / "out/evaluation.json").read_text(encoding="utf-8"))
+    assert [each["model"] for each in report] == [str(run), str(a_run), str(other), "untrained"]
+    assert all(len(each["tasks"]) == 1 for each in report) and set(report[0]["tasks"][0]["minus"]) == {str(a_run), str(other), "untrained"}
+
+
+def test_what_the_command_refuses(a_run, tmp_path):
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    for output in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        with pytest.raises(FileExistsError, match=r"--output .*taken is a file, expected a directory for the results; name another one"):
+            main([str(a_run), "--tasks", "copying", "--limit", "1", "--output", str(output)])
+    with pytest.raises(ValueError, match=r"--harness: --compare, --metric, expected --tasks alone, .*; leave out --compare"):
+        main([str(a_run), "--harness", "--tasks", "x", "--compare", "untrained", "--metric", "f1"])
+
+
 def test_stopped_in_a_control_and_continued(a_run, tmp_path, no_picture, monkeypatch):
     """Stopped after 64 of the 100 shuffled items: the table is the same as without a stop, and no item was scored twice."""
     rows = [{"context": line, "passage": line[8:], "options": [" shape", " type"], "answer": n % 2} for n, line in enumerate(LINES)]
@@ -315,14 +354,25 @@ def test_stopped_in_a_control_and_continued(a_run, tmp_path, no_picture, monkeyp
 def test_a_record_with_other_lines(tmp_path):
     path = tmp_path / "evaluation.jsonl"
     good = {"model": "m", "key": "k", "item": 3, "values": {"sum": 1.0}, "answer": "a", "cut": True}
-    others = ["[1]", "null", '{"model": "m"}', '{"model": "m", "key": [1], "item": 0, "values": {}}', json.dumps(good | {"model": "other"})]
+    nothing = [good | {"values": {"sum": float("nan")}}, good | {"item": 0, "values": {"sum": 10**400}}]
+    elsewhere = [good | {"item": item} for item in (-1, 5, 2.0, True)] + [good | {"item": 1, "values": {"greedy": 1.0}}]
+    others = [
+        *map(json.dumps, nothing + elsewhere),
+        '{"model": "m", "key": "k", "seconds": NaN}',
+        "[1]",
+        "null",
+        '{"model": "m"}',
+        '{"model": "m", "key": [1], "item": 0, "values": {}}',
+        json.dumps(good | {"model": "other"}),
+    ]
     path.write_text("\n".join([json.dumps(good), *others, '{"model": "m", "key": "k", "it']), encoding="utf-8")
+    task = Task("t", [Item("schema", (f"a {n}", f"b {n}"), (" c",)) for n in range(5)])
     record = Record(path, "m")
-    assert record.items("k") == {3: Kept({"sum": 1.0}, "a", True)} and record.seconds("k") == 0
+    assert record.items("k", task) == {3: Kept({"sum": 1.0}, "a", True)} and record.seconds("k") == 0
     with record.adding("k") as keep:
         keep(4, Kept({"sum": 0.0}))
     again = Record(path, "m")
-    assert set(again.items("k")) == {3, 4} and again.seconds("k") > 0
+    assert set(again.items("k", task)) == {3, 4} and again.seconds("k") > 0
 
 
 def test_items_that_were_trained_on_are_scored_apart(a_run, tmp_path, no_picture, capsys):
@@ -378,7 +428,7 @@ def test_the_bigram_is_counted_as_in_the_loss_and_scored_as_a_model(a_run, tmp_p
 
     main([str(a_run), "--tasks", "arithmetic", "--limit", "10", "--no-controls", "--compare", "bigram", "untrained"])
     out = capsys.readouterr().out
-    assert re.search(r"^task +\S*run +bigram +difference +95 % +untrained +difference +95 %$", out, re.MULTILINE)
+    assert re.search(r"^task +\S*step-00000001 +bigram +difference +95 % +untrained +difference +95 %$", out, re.MULTILINE)
     report = json.loads((tmp_path / "run/evaluation.json").read_text(encoding="utf-8"))
     assert [model["model"] for model in report[1:]] == ["bigram", "untrained"] and set(report[0]["tasks"][0]["minus"]) == {
         "bigram",

@@ -123,6 +123,16 @@ def test_one_document_says_nothing_of_others():
     assert interval([1]).low == pytest.approx(0.2065, abs=1e-3)  # Wilson's, of one right answer
 
 
+def test_documents_that_are_all_right_are_not_certain():
+    """All samples of them are the same: Wilson's interval, for as many answers as there are documents."""
+    groups = np.repeat(np.arange(10), 4)
+    for value, bounds in ((1, (0.7225, 1.0)), (0, (0.0, 0.2775))):
+        assert interval(np.full(40, value), groups) == pytest.approx((value, *bounds), abs=1e-4)
+        assert interval(np.full(40, value), groups) == interval(np.full(10, value))
+    assert all(low <= value <= high for n in range(2, 60) for value, low, high in [interval(np.ones(2 * n), np.arange(2 * n) // 2)])
+    assert interval(np.full(40, 0.5), groups) == (0.5, 0.5, 0.5) and np.isnan(interval([1, 1], [7, 7]).low)
+
+
 def test_a_paired_difference_is_surer_than_two_intervals():
     rng = np.random.default_rng(0)
     easy = rng.random(400)

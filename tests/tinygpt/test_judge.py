@@ -261,6 +261,9 @@ def test_all_scores_in_one_table(folder, monkeypatch, capsys):
         "were in its training",
     ):
         assert part in out, out
+    sides = re.findall(r"^(\w+ \w+, \w+ \w+) +(before|after) +6 ", out, re.MULTILINE)
+    assert sides == [("token F1, trained judge", "before"), ("token F1, trained judge", "after"),
+                     ("token F1, outside judge", "after"), ("trained judge, outside judge", "after")]  # fmt: skip
     found = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
     assert found["outside judge"] == {"n": 6, "before": None, "after": {"mean": 65, "low": pytest.approx(53, abs=4), "high": pytest.approx(77, abs=4)}, "difference": None}  # fmt: skip
     scores = found["trained judge"]
@@ -268,7 +271,10 @@ def test_all_scores_in_one_table(folder, monkeypatch, capsys):
     assert found["token F1"]["after"]["mean"] == 1 and scores["difference"]["mean"] > 0
     monkeypatch.chdir(folder / "base")  # no runs/ here
     assert main(["score", str(folder / "answers.json"), "--output", "out.json"]) == 0
-    assert "no trained judge: python -m tinygpt judge train makes one" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "no trained judge: python -m tinygpt judge train makes one" in out and "rank correlation" not in out
+    assert main(["sheet", str(folder / "answers.json"), "--output", "new/folder/sheet.html"]) == 0
+    assert Path("new/folder/sheet.html").is_file()
 
 
 def test_errors_of_the_commands(folder, monkeypatch, capsys):

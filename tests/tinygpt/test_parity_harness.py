@@ -62,7 +62,7 @@ def results(folder):
         model=HFLM(pretrained=str(folder / "model"), dtype="float32", device="cpu"),
         tasks=list(YAMLS),
         task_manager=manager,
-        bootstrap_iters=0,
+        bootstrap_iters=1_000,
     )
     return mine, theirs
 
@@ -103,3 +103,21 @@ def test_what_the_adapter_refuses(folder):
         ours.HarnessModel(model, CharacterTokenizer("ab"))
     with pytest.raises(ValueError, match="task 'nothing': unknown to the harness"):
         ours.run_harness(model, BPETokenizer.train(TEXT, vocab_size=320), [str(folder / "tasks"), "nothing"])
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("", r"--harness: .*mine has no task, expected YAML files with `task:` and a name; check the folder"),
+        ("task: mine\ntest_split: test\n", r"--harness: \w+ .*, expected tasks whose YAML files are complete and .*; check .*mine"),
+        (f"task: mine\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: nowhere.jsonl}}}}\ntest_split: test\n{YAMLS['choices']}",
+         r"--harness: FileNotFoundError .*, expected tasks whose YAML files are complete and whose data is here"),
+    ],
+)  # fmt: skip
+def test_tasks_that_the_harness_cannot_read(folder, tmp_path, monkeypatch, yaml, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    if yaml:
+        (tmp_path / "mine" / "mine.yaml").write_text(yaml, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        ours.run_harness(GPT.from_pretrained(folder / "model"), BPETokenizer.train(TEXT, vocab_size=320), [str(tmp_path / "mine")])

@@ -1,6 +1,7 @@
 """Task files in the forms in which benchmarks are published, and rows that cannot be asked."""
 
 import contextlib
+import dataclasses
 import json
 
 import pytest
@@ -72,6 +73,14 @@ def test_files_of_other_forms(tmp_path):
     task = read_task(tmp_path / "mmlu.csv")
     assert [item.right for item in task.items] == [0, 1] and task.items[0].contexts[0].startswith("1, 2, then?\nA. 3")
     assert task.items[0].shown == ("3", "4", "5", "6")
+    (tmp_path / "table.csv").write_text("question,A,B,C,D,answer\n2 + 2?,3,4,5,6,B\n3 + 3?,3,4,5,6,D\n", encoding="utf-8")
+    table = read_task(tmp_path / "table.csv")
+    assert table.items[0] == dataclasses.replace(task.items[1], group=0) and [item.right for item in table.items] == [1, 3]
+    unanswered = ROWS["squad"] | {"question": "Who?", "answers": {"text": [], "answer_start": []}}
+    answered = read_task(write(tmp_path / "squad.jsonl", [unanswered, ROWS["squad"]]))
+    assert len(answered.items) == 1 and answered.notes == ["left out, because they have no answer: 1"]
+    with pytest.raises(ValueError, match=r"squad.jsonl: no question has an answer, expected some that have"):
+        read_task(write(tmp_path / "squad.jsonl", [unanswered]))
     articles = [{"paragraphs": [{"context": "Ada was born in 1815.", "qas": [{"question": "When?", "id": "a", "answers": [{"text": "1815"}]},
                                                                             {"question": "Who?", "id": "b", "answers": []}]}]}]  # fmt: skip
     (tmp_path / "squad.json").write_text(json.dumps({"version": "1.1", "data": articles}), encoding="utf-8")
@@ -86,12 +95,21 @@ def test_files_of_other_forms(tmp_path):
         (ROWS["arc"] | {"answerKey": "E"}, "", r"line 2: answerKey 'E', expected one of \['A', 'B'\]; correct or remove the row"),
         (ROWS["piqa"] | {"label": 2}, "", "line 2: label 2, expected one of the 2 options, 0 to 1 or A to B"),
         (ROWS["mmlu"] | {"choices": ["3", " "]}, "", "line 2: choices .*, expected a list of at least 2 texts, none of them empty"),
-        ({k: v for k, v in ROWS["mmlu"].items() if k != "answer"}, "mmlu", "line 2: no field 'answer', expected question, choices, answer"),
+        (
+            {k: v for k, v in ROWS["mmlu"].items() if k != "answer"},
+            "mmlu",
+            "line 2: no field 'answer', expected question, choices or A, answer",
+        ),
         (ROWS["gsm8k"] | {"answer": "1200"}, "", "line 2: answer '1200', expected a solution that ends with #### and its number"),
         (ROWS["hellaswag"] | {"endings": ["a", "a"]}, "", "line 2: choice: an option twice"),
         ({"text": "one"}, "lambada", "line 2: text 'one', expected at least two words"),
         (ROWS["piqa"] | {"label": float("nan")}, "", "line 2: label None, expected one of the 2 options"),
         (ROWS["piqa"] | {"label": "9" * 5000}, "", "line 2: label '9+, expected one of the 2 options"),
+        (
+            {k: v for k, v in ROWS["piqa"].items() if k != "label"},
+            "",
+            "line 2: label None, expected 0 or 1 in the row; PIQA's .* second file",
+        ),
         (ROWS["piqa"] | {"goal": "a\ud800"}, "", "line 2: goal .*, expected Unicode text, no half of a character"),
         (ROWS["hellaswag"] | {"ctx_a": 5}, "", "line 2: ctx_a 5, expected a text that is not empty"),
         (ROWS["hellaswag"] | {"endings": ["[step]", "b"]}, "", "line 2: an option '', expected a text that is not empty"),
@@ -138,6 +156,7 @@ def test_rows_with_any_value_are_read_or_refused(tmp_path):
         ("rows.csv", b"question,choices,x,\na,b,c,\n", r"fields 'question', 'choices', 'x', expected those of arc"),
         ("rows.csv", b"q," + b"a" * 200_000 + b",b,c,d,A\n", "line 1: a text of over 131,072 characters"),
         ("rows.csv", b'"q\n2",a,b,c,d,A\nq,a,b,c,d,Z\n', "line 3: answer 'Z', expected one of the 4 options"),
+        ("rows.csv", b"Who?,7,8,9,1,B\nWho?,7,8,0,1\n", "line 2: 5 columns, expected 6 as in the first row; correct or remove the row"),
         ("rows.json", b'{"data": [{"paragraphs": 5}, 7, {"paragraphs": [3, {"qas": [5]}]}]}', "a JSON object|a JSON dict"),
         ("rows.jsonl", bytes(range(256)) * 4, "byte 0x80 at offset 128 is not UTF-8"),
         ("rows.jsonl", b"", "empty, expected rows"),

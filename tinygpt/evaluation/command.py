@@ -23,7 +23,7 @@ from autograd import backend
 from tinygpt.arguments import parse_args
 from tinygpt.data.streaming import token_stream
 from tinygpt.data.tokenizer import Tokenizer
-from tinygpt.errors import InvalidInput, MissingPackage
+from tinygpt.errors import InvalidInput, MissingPackage, PathExists
 from tinygpt.evaluation.baselines import Bigram, untrained
 from tinygpt.evaluation.files import read_task
 from tinygpt.evaluation.items import Item, Task, corrupted, permuted
@@ -93,12 +93,12 @@ def main(argv: list[str] | None = None) -> None:
     if config.metric == "bleu":
         bleu(["a word"], ["a word"])  # is it installed?
     checkpoint = Checkpoint.open(config.model or newest_run())
-    models = [_opened(checkpoint), *(_other(name, checkpoint, config.seed) for name in config.compare)]
-    output = Path(config.output) if config.output else checkpoint.run or Path()
-    output.mkdir(parents=True, exist_ok=True)
+    others = {other.name: other for other in (_other(name, checkpoint, config.seed) for name in dict.fromkeys(config.compare))}
+    models = [_opened(checkpoint, config.model), *others.values()]
+    output = _output(config, checkpoint)
     print(f"backend  {backend.reason}")
     evaluated = []
-    settings = [config, *(dataclasses.replace(config, controls=False) for _ in config.compare)]  # the others have no controls
+    settings = [config, *(dataclasses.replace(config, controls=False) for _ in others)]  # the others have no controls
     n_items = sum(len(task.items) * len(_parts(task, each)) for each in settings for task in tasks)
     with ItemProgress(n_items) as progress:
         for model, each in zip(models, settings, strict=True):
@@ -117,10 +117,19 @@ def main(argv: list[str] | None = None) -> None:
     _write(models, evaluated, output)
 
 
+def _output(config: EvaluateConfig, checkpoint: Checkpoint) -> Path:
+    """The directory of the results, made if need be. Raises FileExistsError where a file has its name."""
+    output = Path(config.output) if config.output else checkpoint.run or Path()
+    if taken := [path for path in (output, *output.parents) if path.exists() and not path.is_dir()]:
+        raise PathExists(f"--output {output}: {taken[0]} is a file, expected a directory for the results; name another one")
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
 def _tasks(config: EvaluateConfig) -> Iterator[Task]:
     for name in dict.fromkeys(config.tasks or (() if config.task_file or config.data else TASKS)):
         yield make_task(name)
-    for path in config.task_file:
+    for path in dict.fromkeys(config.task_file):
         yield read_task(path, config.kind, metric=config.metric, max_new_tokens=config.max_new_tokens)
     if (config.metric or config.max_new_tokens or config.kind) and not config.task_file:
         raise InvalidInput("--kind, --metric, --max-new-tokens: no --task-file, expected one that they are said of; name the file")
@@ -145,11 +154,15 @@ class _Model:
     load: Callable[[], tuple[Decodable, Tokenizer]]
 
 
-def _opened(checkpoint: Checkpoint) -> _Model:
+def _opened(checkpoint: Checkpoint, asked: str) -> _Model:
+    """asked: what the user named. A checkpoint directory goes by its own name, because its run has several; a run by that of the run."""
+
     def load() -> tuple[Decodable, Tokenizer]:
         return checkpoint.language_model(), checkpoint.tokenizer()
 
-    return _Model(str(checkpoint.run or checkpoint.path), checkpoint.describe(), _weights_key(checkpoint), load)
+    itself = bool(asked) and Path(asked).expanduser() == checkpoint.path
+    name = checkpoint.path if itself or checkpoint.run is None else checkpoint.run
+    return _Model(str(name), checkpoint.describe(), _weights_key(checkpoint), load)
 
 
 def _weights_key(checkpoint: Checkpoint) -> str:
@@ -181,7 +194,7 @@ def _other(name: str, like: Checkpoint, seed: int) -> _Model:
             return Bigram(train, validation, like.language_model().config), tokenizer
 
         return _Model(name, f"bigram, counts of token pairs in {corpus.source}", f"bigram {corpus.fingerprint} {_weights_key(like)}", count)
-    return _opened(Checkpoint.open(name))
+    return _opened(Checkpoint.open(name), name)
 
 
 _CHANGES = {"passage shuffled": corrupted, "options permuted": permuted}
@@ -207,7 +220,7 @@ def evaluate_all(model: _Model, tasks: Sequence[Task], config: EvaluateConfig, r
             progress.begin(f"{model.name}, {task.name}{f', {name}' if name else ''}")
             with record.adding(key) as keep:
                 results[name] = evaluate(
-                    gpt, tokenizer, task, n_shots=config.shots, seed=config.seed, done=record.items(key), finished=keep, change=change,
+                    gpt, tokenizer, task, n_shots=config.shots, seed=config.seed, done=record.items(key, task), finished=keep, change=change,
                     progress=progress.update,
                 )  # fmt: skip
             results[name].seconds = record.seconds(key)
@@ -234,6 +247,9 @@ def _write(models: Sequence[_Model], evaluated: Sequence[Sequence[Evaluated]], o
 
 def in_harness(config: EvaluateConfig) -> None:
     """The harness's own table of its tasks, for our model."""
+    names = ("compare", "task_file", "kind", "metric", "max_new_tokens", "data", "label", "text_column", "label_column")
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(config, name)]:
+        raise InvalidInput(f"--harness: {', '.join(given)}, expected --tasks alone, which say how they are scored; leave out {given[0]}")
     try:
         from lm_eval.utils import make_table
 
@@ -245,8 +261,7 @@ def in_harness(config: EvaluateConfig) -> None:
             "--harness: no --tasks, expected names of the harness's tasks or folders of YAML files; `lm_eval ls tasks` lists them"
         )
     checkpoint = Checkpoint.open(config.model or newest_run())
-    output = Path(config.output) if config.output else checkpoint.run or Path()
-    output.mkdir(parents=True, exist_ok=True)
+    output = _output(config, checkpoint)
     print(f"backend  {backend.reason}\nmodel    {checkpoint.describe()}")
     results = run_harness(checkpoint.language_model(), checkpoint.tokenizer(), config.tasks, n_shots=config.shots, limit=config.limit)
     print("\n" + make_table(results))

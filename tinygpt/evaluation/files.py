@@ -10,6 +10,7 @@ solved examples are drawn from these, and they are never scored.
 import csv
 import dataclasses
 import io
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,11 @@ from tinygpt.storage.checked_json import Json, parse_json, read_text
 Row = dict[str, Json]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_EXAMPLES = 64
+_UNANSWERED: tuple[Json, ...] = (
+    [],
+    {"text": [], "answer_start": []},
+    {"text": []},
+)  # rows of SQuAD 2 that ask what the passage does not say
 
 
 class _Wrong(Exception):
@@ -97,15 +103,21 @@ def _hellaswag(row: Row) -> Item:
 
 
 def _mmlu(row: Row) -> Item:
-    options = tuple(_texts(row, "choices"))
+    """{"question", "choices": [...], "answer"}, or a table with the columns question, A, B, C, D, answer."""
+    letters = list(itertools.takewhile(lambda letter: letter in row, LETTERS))
+    options = tuple(_texts(row, "choices") if "choices" in row else [_text(row, letter) for letter in letters])
     if len(options) > len(LETTERS):
         raise _Wrong("choices", options, f"at most {len(LETTERS)}, which have letters")
     context = f"{_text(row, 'question').strip()}\n{lettered(options)}\nAnswer:"
-    letters = tuple(f" {letter}" for letter in LETTERS[: len(options)])
-    return Item("choice", (context,), letters, _number(row, "answer", len(options)), shown=options)
+    shown = tuple(f" {letter}" for letter in LETTERS[: len(options)])
+    return Item("choice", (context,), shown, _number(row, "answer", len(options)), shown=options)
 
 
 def _piqa(row: Row) -> Item:
+    if "label" not in row:
+        raise _Wrong(
+            "label", None, "0 or 1 in the row; PIQA's labels are published in a second file, a line for each row: write them into the rows"
+        )
     options = tuple(f" {_text(row, name)}" for name in ("sol1", "sol2"))
     return Item("choice", (f"Question: {_text(row, 'goal')}\nAnswer:",), options, _number(row, "label", 2))
 
@@ -194,7 +206,7 @@ SHAPES = {
     "piqa": Shape(("goal", "sol1", "sol2"), _piqa),
     "truthfulqa": Shape(("question", "mc1_targets"), _truthful_choice),
     "truthfulqa-answers": Shape(("question|Question", "correct_answers|Correct Answers"), _truthful_answer, {"metric": "f1", "max_new_tokens": 64}),
-    "mmlu": Shape(("question", "choices", "answer"), _mmlu),
+    "mmlu": Shape(("question", "choices|A", "answer"), _mmlu),
     "squad": Shape(("context", "question", "answers"), _squad, {"metric": "f1"}),
     "gsm8k": Shape(("question", "answer"), _gsm8k, {"metric": _A_NUMBER, "max_new_tokens": 256, "stop": ("Question:",)}),
     "choice": Shape(("context", "options", "answer"), _plain_choice),
@@ -227,11 +239,15 @@ def read_task(path: str | Path, kind: str = "", *, metric: str = "", max_new_tok
     name = kind or read.shape or _recognized(path, read.rows[0][1])
     if name not in SHAPES:
         raise InvalidInput(f"--kind {name!r}, expected one of {', '.join(SHAPES)}; {did_you_mean(name, SHAPES)}")
-    items = list(dict.fromkeys(_item(path, place, row, name, bool(kind)) for place, row in read.rows))
+    rows = [(place, row) for place, row in read.rows if name != "squad" or row.get("answers") not in _UNANSWERED]
+    if not rows:
+        raise InvalidInput(f"{path}: no question has an answer, expected some that have; check the file")
+    items = list(dict.fromkeys(_item(path, place, row, name, bool(kind)) for place, row in rows))
     more = SHAPES[name].more | _answers_as(items[0].kind, metric, max_new_tokens)
     scored, shown = _kept_apart(items)
     what = f"{name}, {len(scored):,} rows" + (f", {len(shown)} more for solved examples" if shown else "")
-    notes = [f"left out, because they repeat an earlier row: {len(read.rows) - len(items):,}"] if len(items) < len(read.rows) else []
+    left_out = {"they repeat an earlier row": len(rows) - len(items), "they have no answer": len(read.rows) - len(rows)}
+    notes = [f"left out, because {why}: {n:,}" for why, n in left_out.items() if n]
     if joined := _joined(items):
         notes.append(f"options follow without white space, as in {joined!r}; begin them with a space where they are words")
     return Task(path.stem, scored, shown, what, f"file {path}", notes=notes, **more)
@@ -242,8 +258,10 @@ def _item(path: Path, place: str, row: Row, name: str, asked: bool) -> Item:
     shape = SHAPES[name]
     missing = [names for names in shape.fields if not any(each in row for each in names.split("|"))]
     if missing and name != "next":
-        rule = f"{', '.join(shape.fields)}, as {f'--kind {name} has' if asked else f'the first row, of the form {name}, has'} them"
-        raise InvalidInput(f"{path}: {place}: no field {missing[0]!r}, expected {rule}; correct or remove the row")
+        rule = f"{', '.join(shape.fields).replace('|', ' or ')}, as {f'--kind {name} has' if asked else f'the first row, of the form {name}, has'} them"
+        raise InvalidInput(
+            f"{path}: {place}: no field {' or '.join(map(repr, missing[0].split('|')))}, expected {rule}; correct or remove the row"
+        )
     try:
         item = shape.item(row)
         if any(not option.strip() for option in item.options):
@@ -293,16 +311,17 @@ def _joined(items: Sequence[Item]) -> str:
 
 
 def _rows_of(path: Path) -> _Read:
-    if path.suffix.lower() == ".csv" and (rows := _mmlu_csv(read_text(path))):
+    if path.suffix.lower() == ".csv" and (rows := _mmlu_csv(path)):
         return _Read(rows, "mmlu")
     if path.suffix.lower() == ".json" and (articles := _squad_articles(path)):
         return _Read(articles, "squad")
     return _Read(read_table(path, ("question", "context", "text")).rows)
 
 
-def _mmlu_csv(text: str) -> list[tuple[str, Row]]:
-    """MMLU's own files have no header: question, options, the letter of the right one. [] for any other file."""
-    reader, rows = csv.reader(io.StringIO(text, newline="")), []
+def _mmlu_csv(path: Path) -> list[tuple[str, Row]]:
+    """MMLU's own files have no header: question, options, the letter of the right one. [] for any other file. Raises ValueError, naming the
+    line, for a row with another number of columns than the first."""
+    reader, rows = csv.reader(io.StringIO(read_text(path), newline="")), []
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -312,6 +331,10 @@ def _mmlu_csv(text: str) -> list[tuple[str, Row]]:
     first = rows[0][1] if rows else []
     if len(first) < 4 or first[-1].strip() not in list(LETTERS[: len(first) - 2]):
         return []
+    for place, cells in rows:
+        if len(cells) != len(first):
+            rule = f"expected {len(first)} as in the first row"
+            raise InvalidInput(f"{path}: {place}: {len(cells)} columns, {rule}; correct or remove the row, and quote texts with commas")
     return [(place, {"question": c[0], "choices": c[1:-1], "answer": c[-1]}) for place, c in rows]
 
 

@@ -126,8 +126,8 @@ def score(argv: list[str]) -> None:
         sides = by_side(ratings, answers, partial=config.partial)
         found[_free(ratings.rater, found)] = Column(*({i: float(s) for i, s in sides[side].items()} for side in SIDES))
     print(score_table(found))
-    if len(found) > 1:
-        print("\n" + correlation_table(found))
+    if correlations := correlation_table(found):
+        print("\n" + correlations)
     print("\n" + "\n".join(notes))
     where = Path(config.answers)
     output = Path(config.output) if config.output else (where if where.is_dir() else where.parent) / "judged.json"
@@ -218,14 +218,16 @@ def score_table(found: dict[str, Column]) -> str:
 
 
 def correlation_table(found: dict[str, Column]) -> str:
-    """Rank correlation of each two judges, over the answers that both have scored."""
-    lines = [("rank correlation of", "answers", "", "95 %")]
+    """Rank correlation of each two judges, over the answers that both have scored, before and after apart: together they would correlate by
+    what training changed, though neither judge tells one answer from the next. "" where no two have scored two answers."""
+    lines = [("rank correlation of", "side", "answers", "", "95 %")]
     for (one, a), (other, b) in itertools.combinations(found.items(), 2):
-        pairs = [(x[i], y[i]) for x, y in ((a.before, b.before), (a.after, b.after)) for i in x if i in y]
-        if len(pairs) > 1:
-            r = rank_correlation([x for x, _ in pairs], [y for _, y in pairs])
-            lines.append((f"{one}, {other}", str(len(pairs)), f"{r.mean:+.3f}", bounds(r, "+")))
-    return columns(lines)
+        for side, x, y in zip(SIDES, (a.before, a.after), (b.before, b.after), strict=True):
+            both = [i for i in x if i in y]
+            if len(both) > 1:
+                r = rank_correlation([x[i] for i in both], [y[i] for i in both])
+                lines.append((f"{one}, {other}", side, str(len(both)), f"{r.mean:+.3f}", bounds(r, "+")))
+    return columns(lines) if len(lines) > 1 else ""
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {"sheet": sheet, "agreement": agree, "train": train, "score": score}

@@ -17,7 +17,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tinygpt.data.tokenizer import Tokenizer
-from tinygpt.errors import InvalidInput
+from tinygpt.errors import InvalidInput, UserError
 from tinygpt.evaluation.continuations import Request, score
 from tinygpt.fields import Json
 from tinygpt.inference.sampling import Sampling
@@ -25,6 +25,7 @@ from tinygpt.inference.text import complete_all
 from tinygpt.models.protocols import Decodable
 
 _TOGETHER = 16  # texts that are generated at once
+_RESAMPLES = 1_000  # of the bootstrap behind the harness's standard errors
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # its library has no types
@@ -65,7 +66,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # its library has no type
         answers: dict[int, tuple[float, bool]] = {}
         for numbers, scores in zip(groups.values(), found, strict=True):
             answers |= {number: (each.log_prob, each.greedy) for number, each in zip(numbers, scores, strict=True)}
-            self.cut += sum(bool(each.n_cut) for each in scores)
+            self.cut += any(each.n_cut for each in scores)
         return [answers[number] for number in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -104,23 +105,34 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # its library has no type
 def run_harness(model: Decodable, tokenizer: Tokenizer, tasks: Sequence[str], *, n_shots: int = 0, limit: int = 0) -> dict[str, Json]:
     """What `lm_eval.simple_evaluate` returns for these tasks: names, or folders of YAML files, whose tasks are all taken.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, a folder without tasks, and for tasks or data that the harness cannot read.
     """
+    adapter = HarnessModel(model, tokenizer)
+    try:
+        manager, names = _known(tasks)
+        found: dict[str, Json] = simple_evaluate(
+            model=adapter, tasks=names, num_fewshot=n_shots or None, limit=limit or None, task_manager=manager, log_samples=True,
+            bootstrap_iters=_RESAMPLES,
+        )  # fmt: skip
+    except UserError:
+        raise
+    except (OSError, TypeError, ValueError, KeyError) as error:
+        what = " ".join(f"{type(error).__name__} {error}".split())
+        rule = "tasks whose YAML files are complete and whose data is here or can be fetched"
+        raise InvalidInput(f"--harness: {what}, expected {rule}; check {', '.join(tasks)}") from error
+    return found | {"contexts_cut": adapter.cut}
+
+
+def _known(tasks: Sequence[str]) -> tuple[TaskManager, list[str]]:
+    """The harness's tasks, with those of the folders, and the names of those that are asked for."""
     folders = [task for task in tasks if Path(task).is_dir()]
     manager = TaskManager(include_path=folders or None, include_defaults=len(folders) < len(tasks))
-    own = TaskManager(include_path=folders, include_defaults=False).all_tasks if folders else []
-    names = [name for name in tasks if name not in folders] + list(own)
+    own = {folder: list(TaskManager(include_path=folder, include_defaults=False).all_tasks) for folder in folders}
+    for folder, found in own.items():
+        if not found:
+            raise InvalidInput(f"--harness: {folder} has no task, expected YAML files with `task:` and a name; check the folder")
+    names = [name for name in tasks if name not in folders] + [name for found in own.values() for name in found]
     for name in names:
         if name not in manager.all_tasks:
             raise InvalidInput(f"task {name!r}: unknown to the harness, expected one of `lm_eval ls tasks`, or a folder of YAML files")
-    adapter = HarnessModel(model, tokenizer)
-    found: dict[str, Json] = simple_evaluate(
-        model=adapter,
-        tasks=names,
-        num_fewshot=n_shots or None,
-        limit=limit or None,
-        task_manager=manager,
-        log_samples=True,
-        bootstrap_iters=0,
-    )
-    return found | {"contexts_cut": adapter.cut}
+    return manager, names

@@ -1,19 +1,28 @@
 """Finished items on the disk, so that an evaluation that was stopped continues: evaluation.jsonl, a line each."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tinygpt.errors import InvalidInput
-from tinygpt.evaluation.scores import Done, Kept
+from tinygpt.evaluation.items import Task
+from tinygpt.evaluation.scores import SCORED, Done, Kept
 from tinygpt.storage.checked_json import Json, read_text
+
+
+def _finite(value: Json) -> float:
+    """The number. Raises ValueError for one that is not finite, TypeError for what is none."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value}, expected a finite number")
+    return number
 
 
 class Record:
     """The items of one model. Lines {"model", "key", "item", "values", "cut", "answer"} and {"model", "key", "seconds"}; a line that a crash has
-    cut, or that is of another form, is left out, and its item is scored again.
+    cut, or that is of another form or holds numbers that are not finite, is left out, and its item is scored again.
 
     model   says which weights were scored: other ones are another model
     """
@@ -29,22 +38,24 @@ class Record:
         for line in lines:
             try:
                 self._read(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 continue
 
     def _read(self, entry: Json) -> None:
         if entry["model"] != self.model:
             return
         if "item" in entry:
-            values = {str(name): float(value) for name, value in entry["values"].items()}
+            values = {str(name): _finite(value) for name, value in entry["values"].items()}
             kept = Kept(values, str(entry.get("answer", "")), bool(entry.get("cut", False)))
-            self._items.setdefault(entry["key"], {})[int(entry["item"])] = kept
+            self._items.setdefault(entry["key"], {})[entry["item"]] = kept
         else:
-            self._seconds[entry["key"]] = self._seconds.get(entry["key"], 0.0) + float(entry["seconds"])
+            self._seconds[entry["key"]] = self._seconds.get(entry["key"], 0.0) + _finite(entry["seconds"])
 
-    def items(self, key: str) -> dict[int, Kept]:
-        """Those that are finished, by number."""
-        return self._items.get(key, {})
+    def items(self, key: str, task: Task) -> dict[int, Kept]:
+        """Those that are finished, by number. Left out is what the task does not have: numbers of other items, values of other names."""
+        names, n = SCORED[task.kind], len(task.items)
+        found = self._items.get(key, {}).items()
+        return {i: kept for i, kept in found if type(i) is int and 0 <= i < n and kept.values.keys() == names}
 
     def seconds(self, key: str) -> float:
         """What they took, in all calls together."""

@@ -136,6 +136,9 @@ def notes(rows: Sequence[Evaluated]) -> str:
         lines += [f"{task.name}: {note}" for note in task.notes]
         if task.kind == "answer" and r.metric != "bleu":
             lines.append(f"{task.name}: {_bleu_note(r)}")
+        if task.kind == "answer" and 0 < r.n_new < task.max_new_tokens:
+            rule = f"at most {r.n_new} tokens instead of {task.max_new_tokens}, half of what the model reads"
+            lines.append(f"{task.name}: answers are shortened, to {rule}")
         if r.n_cut:
             lines.append(f"{task.name}: {r.n_cut} items did not fit, and lost the start of a context or the end of a continuation")
     return "\n".join(lines)

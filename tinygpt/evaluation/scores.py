@@ -26,6 +26,11 @@ Values = dict[str, float]
 _TOGETHER = 64  # items that are finished, and kept, together
 MAIN = {"choice": "per_token", "schema": "sum", "next": "greedy", "text": "bits_per_byte"}
 """The metric that the table shows, by kind; of answers their task says it."""
+SCORED = {
+    "choice": {"per_token", "per_character", "sum"}, "schema": {"sum"}, "next": {"greedy", "log_prob"}, "answer": {"exact_match", "f1"},
+    "text": {"bits_per_byte", "nats_per_token", "n_tokens", "n_bytes"},
+}  # fmt: skip
+"""What each item scores, by kind."""
 _WEIGHTS = {"bits_per_byte": "n_bytes", "nats_per_token": "n_tokens"}  # of all texts together, not the mean of each one's
 
 
@@ -44,6 +49,7 @@ class Result:
     values    by item number; see `Values`
     cut       numbers of the items whose context lost its start, or a continuation its end
     answers   generated ones, by item number
+    n_new     tokens of a generated answer, at most: half of the model's context where the task asks for more; 0: as the task says
     """
 
     task: Task
@@ -51,6 +57,7 @@ class Result:
     values: dict[int, Values] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)
     answers: dict[int, str] = field(default_factory=dict)
+    n_new: int = 0
     seconds: float = 0.0
 
     def add(self, number: int, kept: Kept) -> None:
@@ -132,7 +139,7 @@ def evaluate(
     progress   is told how many items are finished, those in work counted by their finished part
     Raises ValueError as `encode_pair`, `score` and `with_shots` do, naming task and item.
     """
-    result = Result(task, n_shots)
+    result = Result(task, n_shots, n_new=_n_new(model, task))
     for number, kept in (done or {}).items():
         result.add(number, kept)
     left = [number for number in range(len(task.items)) if number not in result.values]
@@ -199,16 +206,22 @@ def _judged(item: Item, scores: Sequence[Score]) -> Values:
     return values
 
 
+def _n_new(model: Decodable, task: Task) -> int:
+    """Tokens of a generated answer, at most: a prompt has at least half of the context, as in the adapter of the harness."""
+    return max(1, min(task.max_new_tokens, model.config.n_positions // 2))
+
+
 def _answers(model: Decodable, tokenizer: Tokenizer, task: Task, items: Mapping[int, Item], part: Callable[[float], None]) -> list[Kept]:
-    """Generated, greedily; a prompt that leaves no room for max_new_tokens loses its start."""
-    room = max(1, model.config.n_positions - task.max_new_tokens)
+    """Generated, greedily; a prompt that leaves no room for the answer loses its start."""
+    n_new = _n_new(model, task)
+    room = max(1, model.config.n_positions - n_new)
     prompts = []
     for number, item in items.items():
         prompts.append(prompt_ids(tokenizer, item.contexts[0]))
         if not prompts[-1]:
             rule = f"expected at least one; a tokenizer of kind {tokenizer.kind} has no token to start with, so give the item a prompt"
             raise InvalidInput(f"task {task.name}, item {number}: a prompt without a token, {rule}")
-    texts = complete_all(model, tokenizer, [ids[-room:] for ids in prompts], task.max_new_tokens, Sampling(temperature=0), stop=task.stop)
+    texts = complete_all(model, tokenizer, [ids[-room:] for ids in prompts], n_new, Sampling(temperature=0), stop=task.stop)
     found = []
     for ids, item, text in zip(prompts, items.values(), texts, strict=True):
         given = _picked(task.metric, text.text)

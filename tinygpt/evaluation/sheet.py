@@ -63,7 +63,8 @@ def sheet_page(answers: Sequence[Answered], *, seed: int = 0, guidelines: str = 
 
 
 def write_sheet(answers: Sequence[Answered], path: str | Path, *, seed: int = 0, guidelines: str = GUIDELINES) -> int:
-    """Writes the page; how many answers it shows. seed: decides their order, the same for all raters of a sheet."""
+    """Writes the page, and makes its folder; how many answers it shows. seed: decides their order, the same for all raters of a sheet."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     replace_file(Path(path), sheet_page(answers, seed=seed, guidelines=guidelines))
     return len(_order(answers, seed))
 

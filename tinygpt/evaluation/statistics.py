@@ -33,7 +33,8 @@ def interval(
 
     groups    (N,) equal where items share a document: then documents are drawn, not items, because their items rise and fall together
     weights   (N,) of the values in the mean, as the tokens of a text in nats per token; default: all alike
-    Right or wrong answers (0 and 1) that share nothing have Wilson's interval, which holds near 0 and 1 too; all others a bootstrap's, from
+    Right or wrong answers (0 and 1) that share nothing have Wilson's interval, which holds near 0 and 1 too; so have those that are all right
+    or all wrong, for as many answers as there are documents, because all samples of them are the same. All others have a bootstrap's, from
     2,000 samples with replacement. Raises ValueError without values, or for groups of another length.
     Source  Wilson 1927, J. Am. Stat. Assoc. 22; Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13.
     """
@@ -41,8 +42,10 @@ def interval(
     g = np.arange(len(x)) if groups is None else np.asarray(groups)
     if x.ndim != 1 or not len(x) or g.shape != x.shape:
         raise InvalidInput(f"interval: values of shape {x.shape} and groups of shape {g.shape}, expected (N,) twice with N at least 1")
-    if weights is None and len(np.unique(g)) == len(x) and np.isin(x, (0, 1)).all():
-        return _wilson(float(x.mean()), len(x))
+    n_groups = len(np.unique(g))
+    alike = n_groups > 1 and (x == x[0]).all()
+    if weights is None and (alike or n_groups == len(x)) and np.isin(x, (0, 1)).all():
+        return _wilson(float(x.mean()), n_groups)
     return _of_mean(x, g, seed, weights)
 
 
@@ -73,7 +76,7 @@ def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], g
 def _wilson(p: float, n: int) -> Interval:
     middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * (p * (1 - p) / n + _Z**2 / (4 * n * n)) ** 0.5
-    return Interval(p, max(0.0, middle - half), min(1.0, middle + half))
+    return Interval(p, min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half)))  # rounding must not exclude p
 
 
 def difference(
