@@ -290,7 +290,8 @@ def test_languages(language):
     step, document = Language((language, "pt")), Document("a", SENTENCES[language])
     assert next(iter(languages(document.text))) == language
     kept, other = step(document), Language(("it",), 0.5)(document)
-    assert kept.document is document and kept.counts == {language: 1}
+    assert kept.document is document and kept.counts == {language: 1} and kept.number >= kept.limit
+    assert kept.rule == f"language {language}"  # so that the histogram shows what was kept, too
     assert other.document is None and other.rule == f"language {language}" and other.number < other.limit == 0.5
     assert other.counts == {language: 1}
 
@@ -358,7 +359,8 @@ def test_a_saved_classifier_is_the_same_step_everywhere(fitted, tmp_path):
     outcome = step(Document("a", "\ud800"))
     assert (outcome.document is None) == (outcome.number < outcome.limit)
     assert step.settings() == Quality(str(tmp_path / "b.npz")).settings()
-    assert Quality(str(tmp_path / "a.npz"), threshold=0)(Document("a", bad)).document
+    kept = Quality(str(tmp_path / "a.npz"), threshold=0)(Document("a", bad))
+    assert kept.document and kept.rule == "quality" and kept.number >= kept.limit == 0
 
 
 def test_wrong_models_and_too_few_examples_say_so(tmp_path):
