@@ -9,6 +9,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygpt.curate.classified import said
 from tinygpt.curate.dirt import MAKERS, SEEN, UNSEEN, soiled
 from tinygpt.curate.documents import Document
 from tinygpt.curate.language import TECHNICAL, Language, languages
@@ -392,3 +393,11 @@ def test_areas_are_those_of_scikit_learn_and_their_intervals_hold_them():
         wide, narrow = auc_interval(auc, 10, 10), auc_interval(auc, 1000, 1000)
         assert wide.low < narrow.low <= auc <= narrow.high <= wide.high
         assert narrow.low < auc
+
+
+def test_the_report_holds_what_a_gpt_says_of_documents():
+    sample = {"n": 3, "bits_per_byte": [1.0, 1.5, 2.0, 2.5, 3.12345], "classifier": 0.5, "perplexity": 0.25, "both": 0.0}
+    note = said("runs/a", sample)
+    assert note["documents"] == 3 and note["bits per byte, 95 % of documents below"] == 3.123
+    assert [value for name, value in note.items() if name.startswith("worse")] == [0.5, 0.25, 0.0]
+    assert said("runs/a", sample | {"n": 0, "bits_per_byte": []})["documents"] == 0

@@ -42,7 +42,7 @@ class Classified:
         if self.good or self.bad:
             _rows(self)
         if self.model:
-            Checkpoint.open(self.model)
+            _check_run(self.model)
         examples = {
             kind: [source.describe() for source in open_sources(map(parse_spec, given))]
             for kind, given in (("good", self.good), ("bad", self.bad))
@@ -60,7 +60,7 @@ class Classified:
         opinion = read_json(work / "opinion.json")
         if self.model:
             reports[0].notes += [{"opinion of": opinion["run"], "dirt": kind, **_flat(values)} for kind, values in opinion["kinds"].items()]
-            reports[0].notes.append(_said(opinion["run"], opinion["sample"]))
+            reports[0].notes.append(said(opinion["run"], opinion["sample"]))
         return reports
 
 
@@ -68,7 +68,15 @@ def _flat(values: Json) -> dict[str, Json]:
     return {"AUC of the classifier": round(values["classifier"]["mean"], 3), "AUC of the GPT": round(values["perplexity"]["mean"], 3)}
 
 
-def _said(run: str, sample: Json) -> dict[str, Json]:
+@lru_cache(maxsize=1)
+def _check_run(model: str) -> None:
+    """Raises what opening a run raises, ValueError for one of no language model."""
+    checkpoint = Checkpoint.open(model)
+    checkpoint.language_model()
+    checkpoint.tokenizer()
+
+
+def said(run: str, sample: Json) -> dict[str, Json]:
     """What the GPT says of documents, as a note."""
     quantiles = zip(("5 %", "25 %", "50 %", "75 %", "95 %"), sample["bits_per_byte"], strict=False)
     worse = {f"worse than 99 % of good rows for the {name}": round(sample[key], 3) for name, key in _JUDGES.items()}

@@ -99,7 +99,7 @@ class Mixing:
                 f"{self.validation_fraction}, no document is left to train on",
                 "expected a smaller share of so few groups of near copies",
             )
-            raise InvalidInput(f"validation_fraction: {found}, {rule}; lower it")
+            raise InvalidInput(f"validation_fraction: {found}, {rule}; lower it, into another --output")
         if not sizes["train"] or not sizes["validation"]:
             rule = "expected at least two groups of near copies, one for each side of the split"
             raise InvalidInput(f"split: one group of near copies is left, {rule}; add documents, or remove copies first")
