@@ -22,6 +22,7 @@ from tinygpt.curate.documents import Document, Outcome, read_shard, write_shard
 from tinygpt.curate.executors import Executor
 from tinygpt.curate.pipeline import Steps, check_settings, merged, opened, run_stages, warn_removed_none, write_shards
 from tinygpt.curate.report import StepReport
+from tinygpt.curate.sources import SourceSpec, open_sources
 from tinygpt.data.streaming import open_corpus
 from tinygpt.errors import InUse, InvalidInput, MissingFile, MissingPackage, PathExists, ProcessFailed, WriteFailed
 from tinygpt.storage.durable import Disk, use_disk
@@ -29,6 +30,13 @@ from tinygpt.storage.durable import Disk, use_disk
 # ---- shards ------------------------------------------------------------------------------------------------------------------------------
 
 KINDS = [".jsonl", ".jsonl.gz", ".jsonl.zst"]
+
+
+def test_a_compressed_shard_may_have_a_name_in_capitals(tmp_path):
+    write_shard(tmp_path / "A.JSONL.GZ", [Document("a", "text")])
+    assert gzip.decompress((tmp_path / "A.JSONL.GZ").read_bytes()) and list(read_shard(tmp_path / "A.JSONL.GZ")) == [Document("a", "text")]
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=5
@@ -251,6 +259,14 @@ class TestStages:
         assert sys.prefix == sys.base_prefix or f"source {sys.prefix}/bin/activate" in script
 
 
+@pytest.mark.usefixtures("datatrove")
+def test_a_filter_that_keeps_all_is_warned_of_as_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("tinygpt.curate.pipeline.MANY", 1)
+    ended = []
+    run_both(tmp_path, Short(0, name="rules"), done=ended.extend)
+    assert [bool(report.warnings) for report in ended] == [False, True] and "rules: kept all" in ended[1].warnings[0]
+
+
 def test_a_filter_that_keeps_all_of_many_documents_is_warned_of():
     report = StepReport("language")
     for i in range(999):
@@ -299,6 +315,8 @@ def test_a_folder_in_use_and_one_with_something_else_are_refused(tmp_path):
             pass
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").touch()
+    with pytest.raises(PathExists, match=r"txt: a file, expected a folder; choose another"), opened(tmp_path / "b" / "thesis.txt", {}, {}):
+        pass
     with pytest.raises(PathExists, match=r"b: holds thesis\.txt and no curation, expected an empty folder"), opened(tmp_path / "b", {}, {}):
         pass
 
@@ -373,6 +391,31 @@ def test_killed_at_any_instant_the_output_is_the_same(heap, monkeypatch):
     assert report.equal and report.kills == 2
 
 
+def test_what_is_wrong_is_found_before_the_folder_is_made(heap, monkeypatch):
+    monkeypatch.chdir(heap)
+    Path("few.txt").write_text("good", encoding="utf-8")
+    Path("short.txt").write_text("too short", encoding="utf-8")
+    for flags, message in {
+        "--redact emial": "redact: kind 'emial'",
+        "--temperature 0": "temperature: 0",
+        "--against short.txt": "decontaminate: short.txt: 1 texts of fewer than 8 words",
+        "--classifier --good few.txt --bad few.txt": "good and 0 bad examples|good and 1 bad examples|expected at least 5",
+        "--classifier --opinion nowhere": "nowhere",
+    }.items():
+        with pytest.raises((InvalidInput, MissingFile), match=message):
+            command.main(["heap", "--output", "out", *flags.split()])
+    assert not Path("out").exists()
+
+
+def test_its_own_output_is_no_input(heap, monkeypatch):
+    monkeypatch.chdir(heap)
+    Path("curated", "work").mkdir(parents=True)
+    Path("curated", "work", "a.jsonl").touch()
+    for path in (".", str(heap)):
+        (source,) = open_sources([SourceSpec("all", path)], "curated")
+        assert [unit.name for unit in source.units] == ["heap/a.jsonl", "held_out.txt"]
+
+
 def test_flags_that_contradict_each_other_are_refused():
     with pytest.raises(InvalidInput, match="INPUT 'a' and --sources b, expected one of them"):
         command.CurateConfig(("a",), "b")
@@ -385,5 +428,5 @@ def test_the_example_curates_a_folder(heap, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["curate.py", "heap,id=id"])
     monkeypatch.setattr("tinygpt.curate.executors.Executor.n_workers", lambda self: 1)
     runpy.run_path(str(Path(__file__).parent.parent.parent / "examples" / "curate.py"), run_name="__main__")
-    assert "next: python examples/pretrain.py --corpus curated" in capsys.readouterr().out
-    assert open_corpus("curated").n_bytes("train")
+    assert "next: python examples/pretrain.py --corpus curated-example" in capsys.readouterr().out
+    assert open_corpus("curated-example").n_bytes("train")

@@ -140,9 +140,7 @@ def test_the_order_is_the_same_from_wherever_one_begins(mixture, n_parts, data):
     everything = mixture.part(0, 1)
     parts = [mixture.part(k, n_parts) for k in range(n_parts)]
     assert [place for part in parts for place in part] == everything
-    assert [mixture.before(k, n_parts) for k in range(n_parts)] == [sum(map(len, parts[:k])) for k in range(n_parts)]
     position = data.draw(st.integers(0, mixture.documents - 1))
-    assert mixture.place(position) == everything[position]
     source = mixture.sources[place.source if (place := everything[position]) else 0]
     found = mixture.appearances(source.name, np.arange(source.documents), n_parts)
     assert sorted(found) == sorted(
@@ -219,9 +217,32 @@ def test_few_documents_are_split_all_the_same(tmp_path):
     assert any(
         "repetitions teach little" in warning or "no document of it is in the training text" in warning for warning in report.warnings
     )
+    with pytest.raises(ValueError, match=r"validation_fraction: 0.999999999, no document is left to train on, .*; lower it"):
+        curated(tmp_path, n=40, validation_fraction=1 - 1e-9)
     (tmp_path / "one").mkdir()
     with pytest.raises(ValueError, match="split: one group of near copies is left, expected at least two groups"):
         curated(tmp_path / "one", n=2, n_shards=1)
+
+
+def test_a_source_of_validation_text_only_is_in_manifest_and_report(tmp_path):
+    folder, report = curated(tmp_path, n=4, n_shards=1, validation_fraction=0.5, seed=4)
+    manifest = read_manifest(folder)
+    assert [(s.name, s.documents, s.validation_documents, s.epochs) for s in manifest.sources] == [
+        ("s0", 1, 1, 1.0),
+        ("s1", 1, 0, 1.0),
+        ("s2", 0, 1, 0.0),
+    ]
+    assert {name: flow.documents_out for name, flow in report.flows.items()} == {"s0": 2, "s1": 1, "s2": 1}
+    assert source_rows(manifest)[2].validation + source_rows(manifest)[2].documents == 1
+
+
+def test_weights_and_temperature_are_checked_before_anything_is_done(tmp_path):
+    for options, message in (
+        ({"temperature": 0.0}, "temperature: 0.0, expected more"),
+        ({"temperature": 2.0, "weights": {"a": 1.0}}, "with weights"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Mixing(tmp_path, {"a": ""}, **options)
 
 
 # Training on it -------------------------------------------------------------------------------------------------------------

@@ -232,7 +232,12 @@ def test_what_is_left_decides(tmp_path):
     some = step(Document("d", f"{FILLER} a second paragraph of just eight plain words {FILLER}"))
     first, second = some.document.text.split("\n\n")
     assert FILLER.startswith(first) and FILLER.endswith(second) and 200 <= len(FILLER) - len(first) < 230
-    assert step.settings()["files"].keys() == {"held-out.txt"} and "words" in some.notes[0]
+    assert [name for name, _ in step.settings()["files"]] == ["held-out.txt"] and "words" in some.notes[0]
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "held-out.txt"
+    other.write_text(QUESTION, encoding="utf-8")
+    both = Decontaminate((str(file), str(other))).settings()["files"]
+    assert [name for name, _ in both] == ["held-out.txt"] * 2 and both[0] != both[1]  # of one name, but not one file
 
 
 def test_errors_name_the_file(tmp_path):

@@ -164,8 +164,8 @@ def full_report(nasty=""):
     rules.rules[f"rule{nasty}"] = rules.rules["eleven"]
     rules.kinds[f"kind{nasty}"] = rules.kinds["line"]
     rules.settings = {"path": "/home/anna/x", nasty: [nasty]}
-    curve = Curve(f"words{nasty}", 0.91, (0.0, 0.8, 1.0), (0.0, 0.1, 1.0), (0.1, 0.8), f"held-out{nasty}")
-    sources = [SourceRow(f"s0{nasty}", f"CC0{nasty}", 10, 2000, 0.6, 2.5), SourceRow("s1")]
+    curve = Curve(f"words{nasty}", 0.91, (0.0, 0.8, 1.0), (0.0, 0.1, 1.0), (0.1, 0.8))
+    sources = [SourceRow(f"s0{nasty}", f"CC0{nasty}", 10, 2000, 0.6, 2.5, 4321, 98_700), SourceRow("s1")]
     return Report(
         f"Curation{nasty}", [*steps, rules], sources, [curve], {"a": nasty, "p": "C:\\Users\\Anna\\x"}, {f"v{nasty}": "1.0"}, ["first"]
     )
@@ -211,6 +211,7 @@ def test_the_page_says_what_the_report_holds(tmp_path):
             assert example.id in page
     assert "CC0" in page and "60 %" in shown and "2.5" in shown and "not stated" in shown  # license, weight, epochs
     assert "area under the curve 0.910" in shown and "removes 80 % of the bad documents, and 10 % of the good ones" in shown
+    assert "in the training text validation weight" in shown and "4,321 98.7 KB" in shown
     assert "x, row 1" in shown and f"{sum(report.steps[1].cluster_sizes.values())} groups with" in shown
     assert "anna" not in page.lower() and "/home/&lt;USER&gt;/x" in page
     assert "http:" not in page and "https:" not in page and "url(" not in page and "@import" not in page

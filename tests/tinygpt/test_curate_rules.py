@@ -9,6 +9,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygpt.curate.classified import said
 from tinygpt.curate.dirt import MAKERS, SEEN, UNSEEN, soiled
 from tinygpt.curate.documents import Document
 from tinygpt.curate.language import TECHNICAL, Language, languages
@@ -290,7 +291,8 @@ def test_languages(language):
     step, document = Language((language, "pt")), Document("a", SENTENCES[language])
     assert next(iter(languages(document.text))) == language
     kept, other = step(document), Language(("it",), 0.5)(document)
-    assert kept.document is document and kept.counts == {language: 1}
+    assert kept.document is document and kept.counts == {language: 1} and kept.number >= kept.limit
+    assert kept.rule == f"language {language}"  # so that the histogram shows what was kept, too
     assert other.document is None and other.rule == f"language {language}" and other.number < other.limit == 0.5
     assert other.counts == {language: 1}
 
@@ -320,7 +322,7 @@ def test_docs_are_english_and_texts_without_words_nothing(docs):
 @pytest.fixture(scope="module")
 def fitted(docs):
     pytest.importorskip("sklearn", reason="the classifier is scikit-learn's")
-    rows = examples([text[:1500] for text in docs if len(text) > 300][:80])
+    rows = examples([text[:1500] for text in docs if len(text) > 300][:110])
     return fit(rows), rows
 
 
@@ -358,7 +360,8 @@ def test_a_saved_classifier_is_the_same_step_everywhere(fitted, tmp_path):
     outcome = step(Document("a", "\ud800"))
     assert (outcome.document is None) == (outcome.number < outcome.limit)
     assert step.settings() == Quality(str(tmp_path / "b.npz")).settings()
-    assert Quality(str(tmp_path / "a.npz"), threshold=0)(Document("a", bad)).document
+    kept = Quality(str(tmp_path / "a.npz"), threshold=0)(Document("a", bad))
+    assert kept.document and kept.rule == "quality" and kept.number >= kept.limit == 0
 
 
 def test_wrong_models_and_too_few_examples_say_so(tmp_path):
@@ -390,3 +393,11 @@ def test_areas_are_those_of_scikit_learn_and_their_intervals_hold_them():
         wide, narrow = auc_interval(auc, 10, 10), auc_interval(auc, 1000, 1000)
         assert wide.low < narrow.low <= auc <= narrow.high <= wide.high
         assert narrow.low < auc
+
+
+def test_the_report_holds_what_a_gpt_says_of_documents():
+    sample = {"n": 3, "bits_per_byte": [1.0, 1.5, 2.0, 2.5, 3.12345], "classifier": 0.5, "perplexity": 0.25, "both": 0.0}
+    note = said("runs/a", sample)
+    assert note["documents"] == 3 and note["bits per byte, 95 % of documents below"] == 3.123
+    assert [value for name, value in note.items() if name.startswith("worse")] == [0.5, 0.25, 0.0]
+    assert said("runs/a", sample | {"n": 0, "bits_per_byte": []})["documents"] == 0

@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 
 from tinygpt.curate import formats
 from tinygpt.curate.markup import text_of_html
+from tinygpt.curate.page import render
+from tinygpt.curate.report import KindReport, Report
 from tinygpt.curate.sources import BadInput, SourceSpec, open_sources, parse_spec, read_specs
+from tinygpt.curate.stages import Reading
 
 
 def needs(*names):
@@ -95,7 +98,7 @@ def test_a_toml_file_has_a_table_for_each_source(tmp_path):
     for text, message in {
         "[wiki": r"sources.toml: .*, expected TOML; correct it there",
         'wiki = "a.txt"': r"sources.toml: wiki = 'a.txt', expected a table with a path; write \[wiki\] and path",
-        '[wiki]\npath = "x"\nweigth = 1': r"SourceSpec: unknown key 'weigth', expected one of .*; did you mean 'weight'\?",
+        '[wiki]\npath = "x"\nweigth = 1': r"sources.toml: \[wiki\]: unknown key 'weigth', expected one of .*; did you mean 'weight'\?",
         '[wiki]\npath = "x"\nweight = "1"': r"sources.toml: \[wiki\] weight = '1', expected a number",
         '[wiki]\npath = "x"\ntext = 1': r"sources.toml: \[wiki\] text = 1, expected a text",
     }.items():
@@ -168,6 +171,26 @@ def test_csv(tmp_path):
     found = read(tmp_path)
     assert [document.text for document in found] == [row["text"] for row in ROWS] * 3
     assert found[1].id == "s/a.csv:4" and found[1].metadata == {"id": "row-1", "n": "1"}  # each text takes two lines
+
+
+def test_a_quote_that_the_first_line_leaves_open_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text('text,"n\nb,1\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a.csv: line 1: .*, expected quotes that are closed"):
+        read(tmp_path)
+
+
+def test_an_empty_group_is_none(tmp_path):
+    write_rows(tmp_path / "a.jsonl", [{"text": f"text {i}", "group": group} for i, group in enumerate((None, "", 0, "x"))])
+    assert [document.metadata.get("group") for document in read(tmp_path)] == [None, None, "s 0", "s x"]
+
+
+def test_files_that_could_not_be_read_are_no_documents(tmp_path):
+    write_rows(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl").write_text("nonsense\n", encoding="utf-8")
+    reading = Reading((source(tmp_path),), "skip")
+    (tmp_path / "work" / "shards").mkdir(parents=True)
+    (report,) = reading.run([], tmp_path / "work", lambda function, n, name: [function(task, n) for task in range(n)])
+    assert report.kinds == {"not JSON": KindReport(1, 0)} and '>1</td><td class="n"></td>' in render(Report("", [report]))
 
 
 def test_a_json_list(tmp_path):
@@ -427,10 +450,7 @@ def test_a_bad_line_is_named_or_left_out_and_counted(tmp_path, kind):
         read(tmp_path)
     bad = BadInput("skip")
     assert texts(tmp_path, bad) == ["one", "two"] and bad.empty == 1
-    report = bad.report()
-    assert report["counts"] == {kind: 1} and len(report["examples"][kind]) == 1
-    bad.add(bad)
-    assert bad.report() == {"counts": {kind: 2}, "examples": {kind: report["examples"][kind] * 2}, "empty": 2}
+    assert bad.counts == {kind: 1} and len(bad.examples[kind]) == 1
 
 
 def test_a_field_that_is_named_is_asked_for(tmp_path):

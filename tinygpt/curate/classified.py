@@ -1,9 +1,10 @@
 """The classifier as a stage: fitted from examples, applied, and checked against held-out rows, and against a small GPT's opinion if asked."""
 
 import heapq
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from tinygpt.curate.documents import read_shard
@@ -13,8 +14,11 @@ from tinygpt.curate.pipeline import apply_steps, merged
 from tinygpt.curate.quality import Quality, Row, examples, fit, load, report, save
 from tinygpt.curate.report import Curve, StepReport, order_of
 from tinygpt.curate.sources import open_sources, parse_spec
+from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import Json, read_json, to_json
 from tinygpt.storage.durable import replace_file
+
+_JUDGES = {"classifier": "classifier", "GPT": "perplexity", "both": "both"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Classified:
     name: str = "classifier"
 
     def settings(self) -> dict[str, Json]:
+        """Raises what reading the examples and opening the run raise, before anything is done."""
+        if self.good or self.bad:
+            _rows(self)
+        if self.model:
+            _check_run(self.model)
         examples = {
             kind: [source.describe() for source in open_sources(map(parse_spec, given))]
             for kind, given in (("good", self.good), ("bad", self.bad))
@@ -51,6 +60,7 @@ class Classified:
         opinion = read_json(work / "opinion.json")
         if self.model:
             reports[0].notes += [{"opinion of": opinion["run"], "dirt": kind, **_flat(values)} for kind, values in opinion["kinds"].items()]
+            reports[0].notes.append(said(opinion["run"], opinion["sample"]))
         return reports
 
 
@@ -58,6 +68,23 @@ def _flat(values: Json) -> dict[str, Json]:
     return {"AUC of the classifier": round(values["classifier"]["mean"], 3), "AUC of the GPT": round(values["perplexity"]["mean"], 3)}
 
 
+@lru_cache(maxsize=1)
+def _check_run(model: str) -> None:
+    """Raises what opening a run raises, ValueError for one of no language model."""
+    checkpoint = Checkpoint.open(model)
+    checkpoint.language_model()
+    checkpoint.tokenizer()
+
+
+def said(run: str, sample: Json) -> dict[str, Json]:
+    """What the GPT says of documents, as a note."""
+    quantiles = zip(("5 %", "25 %", "50 %", "75 %", "95 %"), sample["bits_per_byte"], strict=False)
+    worse = {f"worse than 99 % of good rows for the {name}": round(sample[key], 3) for name, key in _JUDGES.items()}
+    bits = {f"bits per byte, {name} of documents below": round(bits, 3) for name, bits in quantiles}
+    return {"opinion of": run, "documents": sample["n"], **bits, **worse}
+
+
+@lru_cache(maxsize=1)
 def _rows(stage: Classified) -> list[Row]:
     good = [document.text for source in open_sources(map(parse_spec, stage.good)) for document in source.read()] if stage.good else []
     bad = {source.name: [d.text for d in source.read()] for source in open_sources(map(parse_spec, stage.bad))} if stage.bad else None
@@ -71,9 +98,9 @@ def _fit(stage: Classified, path: Path, task: int, n_tasks: int) -> list[StepRep
 
 def _judge(stage: Classified, path: Path, inputs: Sequence[Path], task: int, n_tasks: int) -> list[StepReport]:
     model, rows = load(path), _rows(stage)
-    replace_file(path.with_name("quality.json"), to_json(report(model, rows)))
+    replace_file(path.with_name("quality.json"), to_json(report(model, rows)), writer=f"{os.getpid()}-")
     opinion = second_opinion(stage.model, model, rows, _sample(inputs), stage.seed) if stage.model else {}
-    replace_file(path.with_name("opinion.json"), to_json(opinion))
+    replace_file(path.with_name("opinion.json"), to_json(opinion), writer=f"{os.getpid()}-")
     return []
 
 

@@ -29,11 +29,11 @@ from tinygpt.curate.contamination import Decontaminate, Decontamination
 from tinygpt.curate.copies import Best, Repeated
 from tinygpt.curate.documents import Step
 from tinygpt.curate.executors import Executor
-from tinygpt.curate.language import Language
+from tinygpt.curate.language import TECHNICAL, Language
 from tinygpt.curate.mixing import Mixing, source_rows
 from tinygpt.curate.near import Near
 from tinygpt.curate.page import write_page
-from tinygpt.curate.pipeline import Stage, Steps, fingerprint, full_disk, opened, run_stages, warn_removed_none
+from tinygpt.curate.pipeline import Stage, Steps, fingerprint, full_disk, opened, run_stages
 from tinygpt.curate.privacy import KINDS, Redact
 from tinygpt.curate.repair import Repair
 from tinygpt.curate.report import Report, StepReport
@@ -45,8 +45,6 @@ from tinygpt.errors import InvalidInput
 from tinygpt.fields import PathName, check_fields
 from tinygpt.storage.checked_json import Json, read_json, to_json
 from tinygpt.storage.durable import replace_file
-
-FILTERS = ("language", "rules", "classifier")  # steps of which one expects that they remove something
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,8 @@ def main(argv: list[str] | None = None) -> None:
     """The command `curate`."""
     config = parse_args(CurateConfig(), __doc__, argv, prog="python -m tinygpt curate")
     sources = open_sources(
-        read_specs(config.sources) if config.sources else [parse_spec(given) for given in config.input] or installed_texts()
+        read_specs(config.sources) if config.sources else [parse_spec(given) for given in config.input] or installed_texts(),
+        config.output,
     )
     for source in sources:
         left_out = source.left_out.removeprefix("; ")
@@ -163,7 +162,7 @@ def all_stages(config: CurateConfig, sources: Sequence[Source]) -> list[Stage]:
     if config.repair:
         steps.append(Repair())
     if config.language:
-        steps.append(Language(config.language, config.min_confidence or (0.2 if profile in ("docs", "code") else 0.65)))
+        steps.append(Language(config.language, config.min_confidence or (TECHNICAL if profile in ("docs", "code") else 0.65)))
     if profile != "none":
         steps.append(Rules(profile, config.rules))
     if config.redact:
@@ -200,9 +199,6 @@ def all_stages(config: CurateConfig, sources: Sequence[Source]) -> list[Stage]:
 
 def write_report(folder: Path, reports: list[StepReport], settings: dict[str, Json]) -> None:
     """report.html and report.json; the latter last, because it says that the folder is complete."""
-    for report in reports:
-        if report.name in FILTERS:
-            warn_removed_none(report)
     whole = Report("Curation", reports, source_rows(read_manifest(folder)), curves(folder), settings=settings, versions=versions())
     write_page(folder / "report.html", whole)
     replace_file(folder / "report.json", to_json(whole.to_json()))

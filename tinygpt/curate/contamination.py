@@ -13,6 +13,7 @@ Ours    Items of 8 to 12 words are found by all of their words (`tinygpt.data.ng
 
 import functools
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -102,7 +103,7 @@ class Decontaminate:
 
     def settings(self) -> dict[str, Json]:
         """Files by name and content: where they are does not matter."""
-        files = {Path(file).name: _hash(file)[:16] for file in self.files}
+        files = [[Path(file).name, _hash(file)[:16]] for file in self.files]  # two folders may hold files of one name
         return {"files": files, "words": N_WORDS, "window": WINDOW, "most_pieces": MOST_PIECES}
 
     def indexed(self) -> Indexed:
@@ -165,6 +166,8 @@ class Decontamination:
     name: str = "contamination"
 
     def settings(self) -> dict[str, Json]:
+        """Raises ValueError for a file that cannot be read, before anything is done."""
+        self.step.indexed()
         return self.step.settings() | {"most_documents": MOST_DOCUMENTS}
 
     def run(self, inputs: Sequence[Path], work: Path, run: Run) -> Sequence[StepReport]:
@@ -183,7 +186,7 @@ def count_task(step: Decontaminate, inputs: Sequence[Path], folder: Path, task: 
     counts: Counter[int] = Counter()
     for document in read_shard(inputs[task]):
         counts.update(ngrams.shared(document.text).tolist())
-    replace_file(folder / f"{task:05d}.json", to_json({f"{run:016x}": n for run, n in sorted(counts.items())}))
+    replace_file(folder / f"{task:05d}.json", to_json({f"{run:016x}": n for run, n in sorted(counts.items())}), writer=f"{os.getpid()}-")
     return []
 
 

@@ -103,11 +103,19 @@ def check(path: Path) -> None:
             pass
 
 
-def find_units(path: Path, kind: str = "", pattern: str = "") -> tuple[list[Unit], list[str]]:
+def _below(output: Path | None, path: Path) -> Path | None:
+    """The folder as a path below the other one; None if it is not in it."""
+    if output is None or (outer := path.resolve()) not in output.resolve().parents:
+        return None
+    return path / output.resolve().relative_to(outer)
+
+
+def find_units(path: Path, kind: str = "", pattern: str = "", output: Path | None = None) -> tuple[list[Unit], list[str]]:
     """What there is to read at a path, sorted by name, and the names of other files there.
 
     kind      of all files; "": by their names, of XML by its beginning
     pattern   only the folder's files that match it, as texts if their kind is not given
+    output    a folder below it that is no part of it
     Raises ValueError for a folder of several saved data sets.
     """
     if path.is_file():
@@ -122,7 +130,8 @@ def find_units(path: Path, kind: str = "", pattern: str = "") -> tuple[list[Unit
         return [Unit(path / name, name, "dataset", n, n) for name, n in zip(names, sizes, strict=True)], []
     else:
         found = (file for file in path.rglob(pattern or "*") if file.is_file())
-        files = {file.relative_to(path).as_posix(): file for file in found}
+        own = _below(output, path)
+        files = {file.relative_to(path).as_posix(): file for file in found if not (own and file.is_relative_to(own))}
     units, others = [], []
     for name in sorted(files):
         file = files[name]
@@ -269,6 +278,7 @@ def _csv(unit: Unit, report: Report) -> Iterator[Record]:
     """Columns are separated by the one sign of , ; | and tab that the first line has most of."""
     csv.field_size_limit(max(csv.field_size_limit(), MAX_JSON_BYTES))  # one for the process; a text may be longer than its 131,072
     with open_file(unit.path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        number = 0
         try:
             first = file.readline()
             sign = max(",;\t|", key=first.count)

@@ -45,7 +45,7 @@ def languages(text: str, characters: int = 2000) -> dict[str, float]:
 class Language:
     """Step: keeps documents whose probability of being in one of the languages is at least min_confidence (0.65, as FineWeb's).
 
-    The rule that removes one is "language xx", xx what it most likely is ("none" without letters); counts has that of every document.
+    The rule that removes or keeps one is "language xx", xx what it most likely is ("none" without letters); counts has that of every document.
     Raises ValueError for no language, or a confidence outside 0 to 1.
     """
 
@@ -66,6 +66,5 @@ class Language:
         found = languages(document.text, self.characters)
         confidence = min(sum(found.get(language, 0.0) for language in self.keep), 1.0)
         likeliest = next(iter(found), "none")
-        if confidence < self.min_confidence:
-            return Outcome(None, f"language {likeliest}", confidence, self.min_confidence, {likeliest: 1})
-        return Outcome(document, counts={likeliest: 1})
+        kept = document if confidence >= self.min_confidence else None
+        return Outcome(kept, f"language {likeliest}", confidence, self.min_confidence, {likeliest: 1})

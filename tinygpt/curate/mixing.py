@@ -9,6 +9,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,12 @@ import numpy as np
 
 from tinygpt.curate.documents import Document, read_shard, write_shard
 from tinygpt.curate.executors import Run
-from tinygpt.curate.mixture import MANY_EPOCHS, Mixture, Place, Size, mix
+from tinygpt.curate.mixture import MANY_EPOCHS, Drawn, Mixture, Place, Size, mix, shares
 from tinygpt.curate.report import Flow, SourceRow, StepReport, n_bytes
 from tinygpt.data.curated import CuratedSource, Manifest, ShardFile
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import Json, read_json, to_json
-from tinygpt.storage.durable import read_digest, replace_file
+from tinygpt.storage.durable import read_digest, remove_partial, replace_file
 
 SIDES = ("train", "validation")
 PART_BYTES = 16 << 20  # of text in a file of the output
@@ -63,6 +64,7 @@ class Mixing:
         if not 0 < self.validation_fraction < 1:
             rule = "expected more than 0 and less than 1; the default is 0.1"
             raise InvalidInput(f"validation_fraction: {self.validation_fraction}, {rule}")
+        shares(dict.fromkeys(self.weights or ["all"], 1.0), self.weights or None, self.temperature)  # what it refuses, it refuses now
 
     def settings(self) -> dict[str, Json]:
         names = ("temperature", "total_bytes", "validation_fraction", "seed", "part_bytes")
@@ -81,6 +83,8 @@ class Mixing:
         run(partial(_scatter, inputs, plan, before, self.seed, threshold, work / "scattered"), len(inputs), "scatter")
         parts = [(side, part) for side in SIDES for part in range(plan[side].n_parts)]
         run(partial(_gather, plan, parts, work, self.folder), len(parts), "gather")
+        for side in SIDES:
+            remove_partial(self.folder / side)  # of a run that was killed here
         return [self._finish(plan, [read_json(work / "gathered" / f"{side}-{part:05d}.json") for side, part in parts])]
 
     def _counts(self, inputs: Sequence[Path], folder: Path, threshold: int, run: Run) -> list[Json]:
@@ -90,6 +94,12 @@ class Mixing:
     def _plan(self, counts: Sequence[Json]) -> dict[str, Side]:
         """Both sides' mixtures: the training text as asked for, the validation text with each document once."""
         sizes: Sizes = {side: _sum(count[side] for count in counts) for side in SIDES}
+        if not sizes["train"] and min(count["lowest"] for count in counts) < max(count["highest"] for count in counts):
+            found, rule = (
+                f"{self.validation_fraction}, no document is left to train on",
+                "expected a smaller share of so few groups of near copies",
+            )
+            raise InvalidInput(f"validation_fraction: {found}, {rule}; lower it, into another --output")
         if not sizes["train"] or not sizes["validation"]:
             rule = "expected at least two groups of near copies, one for each side of the split"
             raise InvalidInput(f"split: one group of near copies is left, {rule}; add documents, or remove copies first")
@@ -107,8 +117,10 @@ class Mixing:
         for part in parts:
             files[part["side"]].append(ShardFile(**part["file"]))
         report, sources = StepReport(self.name, self.settings()), []
-        for source in plan["train"].mixture.sources:
-            drawn, kept = written["train"][source.name], written["validation"].get(source.name, Size(0, 0))
+        train = {source.name: source for source in plan["train"].mixture.sources}
+        for name in sorted(train.keys() | written["validation"].keys()):
+            source = train.get(name, Drawn(name, 0, 0, 0.0, 0))  # all of it may be validation text
+            drawn, kept = (written[side].get(name, Size(0, 0)) for side in SIDES)
             sources.append(CuratedSource(
                 source.name, self.licenses.get(source.name, "not stated"), source.documents, source.size, round(source.share, 6),
                 drawn.documents, drawn.size, kept.documents, kept.size,
@@ -118,8 +130,7 @@ class Mixing:
             if source.epochs > MANY_EPOCHS:
                 why = f"more than {MANY_EPOCHS} repetitions teach little (arXiv:2305.16264): lower its weight, or take less text in all"
                 report.warnings.append(f"{source.name}: read {source.epochs:.1f} times; {why}")
-        names = {source.name for source in plan["train"].mixture.sources}
-        for name in sorted(self.licenses.keys() - names):
+        for name in sorted(self.licenses.keys() - train.keys()):
             report.warnings.append(
                 f"{name}: no document of it is in the training text, and the other sources share its weight; add documents"
             )
@@ -131,7 +142,10 @@ class Mixing:
 
 def source_rows(manifest: Manifest) -> list[SourceRow]:
     """The final mixture, for the report: what is drawn of each source, with repetitions."""
-    return [SourceRow(s.name, s.license, s.drawn, s.drawn_bytes, s.share, s.epochs) for s in manifest.sources]
+    return [
+        SourceRow(s.name, s.license, s.drawn, s.drawn_bytes, s.share, s.epochs, s.validation_documents, s.validation_bytes)
+        for s in manifest.sources
+    ]
 
 
 def _sum(counts: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, Size]:
@@ -151,15 +165,15 @@ def _order(seed: int, document: Document) -> int:
 
 def _count(inputs: Sequence[Path], output: Path, seed: int, threshold: int, task: int, n_tasks: int) -> list[StepReport]:
     counts: dict[str, defaultdict[str, list[int]]] = {side: defaultdict(lambda: [0, 0]) for side in SIDES}
-    lowest = 1 << 64
+    lowest, highest = 1 << 64, -1
     for document in read_shard(inputs[task]):
         order = _order(seed, document)
-        lowest = min(lowest, order)
+        lowest, highest = min(lowest, order), max(highest, order)
         count = counts[SIDES[order < threshold]][document.source]
         count[0] += 1
         count[1] += n_bytes(document.text)
     output.mkdir(parents=True, exist_ok=True)
-    replace_file(output / f"{task:05d}.json", to_json({**counts, "lowest": lowest}))
+    replace_file(output / f"{task:05d}.json", to_json({**counts, "lowest": lowest, "highest": highest}), writer=f"{os.getpid()}-")
     return []
 
 
@@ -203,8 +217,8 @@ def _scatter(
             yield block
 
     output.mkdir(parents=True, exist_ok=True)
-    replace_file(output / f"{task:05d}.blocks", chunks())
-    replace_file(output / f"{task:05d}.json", to_json(index))
+    replace_file(output / f"{task:05d}.blocks", chunks(), writer=f"{os.getpid()}-")
+    replace_file(output / f"{task:05d}.json", to_json(index), writer=f"{os.getpid()}-")
     return []
 
 
@@ -214,7 +228,7 @@ def _gather(
     """Writes a part of the output, and what the manifest says of it."""
     side, part = parts[task]
     rows: list[list[Json]] = []
-    for path in sorted((work / "scattered").glob("*.blocks")):
+    for path in sorted((work / "scattered").glob("[0-9]*.blocks")):
         start, size = read_json(path.with_suffix(".json")).get(f"{side}-{part:05d}", (0, 0))
         if size:
             with path.open("rb") as block:
@@ -238,7 +252,6 @@ def _gather(
     name = f"{side}/{file.name}"
     entry = ShardFile(name, len(documents), n_text, written.n_bytes, written.sha256, lines.hexdigest())
     (work / "gathered").mkdir(parents=True, exist_ok=True)
-    replace_file(
-        work / "gathered" / f"{side}-{part:05d}.json", to_json({"side": side, "sources": sizes, "file": dataclasses.asdict(entry)})
-    )
+    about = to_json({"side": side, "sources": sizes, "file": dataclasses.asdict(entry)})
+    replace_file(work / "gathered" / f"{side}-{part:05d}.json", about, writer=f"{os.getpid()}-")
     return []

@@ -11,7 +11,6 @@ Source  weights and epochs: Brown et al. 2020, GPT-3, arXiv:2005.14165, table 2.
         neural machine translation in the wild, arXiv:1907.05019, section 4.2.
 """
 
-import bisect
 import hashlib
 import itertools
 import math
@@ -76,7 +75,7 @@ class Drawn:
 
     @property
     def epochs(self) -> float:
-        return self.drawn / self.documents
+        return self.drawn / self.documents if self.documents else 0.0
 
 
 class Place(NamedTuple):
@@ -109,16 +108,6 @@ class Mixture:
             t = np.arange(start, stop, dtype=np.int64)
             places += map(Place, self._when(i, t), itertools.repeat(i), self._document(i, t))
         return sorted(places)
-
-    def before(self, number: int, n_parts: int) -> int:
-        """How many draws the parts before this one have."""
-        return sum(_first(source.drawn, number, n_parts) for source in self.sources)
-
-    def place(self, position: int) -> Place:
-        """The draw at a position, counted from 0: what training that has read `position` documents reads next."""
-        n_parts = max(1, self.documents // 64)  # of about 64 draws
-        number = bisect.bisect_right(range(n_parts), position, key=lambda k: self.before(k, n_parts)) - 1
-        return self.part(number, n_parts)[position - self.before(number, n_parts)]
 
     def appearances(self, name: str, documents: np.ndarray, n_parts: int) -> list[tuple[int, int, Place]]:
         """(index into `documents`, part, place) of each time that documents (N,) of a source, given by number, are drawn."""

@@ -178,6 +178,7 @@ def _flow(steps: Sequence[StepReport]) -> str:
 def _sources(sources: Sequence[SourceRow], steps: Sequence[StepReport]) -> str:
     first = steps[0].flows if steps else {}
     total = sum(source.bytes for source in sources)
+    divided = bool(sources)
     if not sources:
         last = steps[-1].flows if steps else {}
         sources = [SourceRow(name, "", flow.documents_out, flow.bytes_out) for name, flow in sorted(last.items())]
@@ -191,10 +192,12 @@ def _sources(sources: Sequence[SourceRow], steps: Sequence[StepReport]) -> str:
             text(source.license or "not stated"),
             f"{came.documents_in:,}<br>{size(came.bytes_in)}" if came else "",
             f"{source.documents:,}<br>{size(source.bytes)}",
+            *([f"{source.validation:,}<br>{size(source.validation_bytes)}"] * divided),
             f"{share(weight, 1)}{_bar(weight, 0, 1)}",
             "" if source.epochs is None else f"{source.epochs:.3g}",
         ))  # fmt: skip
-    table = _table(("source", "license", "came in", "in the corpus", "weight", "epochs"), rows, "atnnnn")
+    kept = ("in the training text", "validation") if divided else ("in the corpus",)
+    table = _table(("source", "license", "came in", *kept, "weight", "epochs"), rows, "atnnnn" + "n" * divided)
     about = "Weight: the source's share of the training text. Epochs: how often each of its documents is read for that."
     return f'<section><h2 id="sources">Sources and mixture</h2>\n<p class="dim">{about}</p>\n{table}</section>'
 
@@ -254,7 +257,12 @@ def _kinds(kinds: dict[str, KindReport], of: int) -> str:
     ordered = sorted(kinds.items(), key=lambda item: (-item[1].count, item[0]))
     most = max(kind.count for _, kind in ordered)
     rows = [
-        (text(name), f"{kind.count:,}", f"{kind.documents:,} ({share(kind.documents, of)})", _bar(kind.count, 0, most))
+        (
+            text(name),
+            f"{kind.count:,}",
+            f"{kind.documents:,} ({share(kind.documents, of)})" if kind.documents else "",
+            _bar(kind.count, 0, most),
+        )
         for name, kind in ordered[:40]
     ]
     more = f'<p class="dim">and {_s(len(ordered) - 40, "kind")} more, in report.json</p>' if len(ordered) > 40 else ""
@@ -327,7 +335,7 @@ def _curves(curves: Sequence[Curve]) -> str:
             f'<text x="{left + side / 2}" y="{top + side + 36}" text-anchor="middle">good documents removed</text>'
             f'<text x="14" y="{top + side / 2}" text-anchor="middle" transform="rotate(-90 14 {top + side / 2})">bad documents removed</text>'
             f'<polyline points="{points}" fill="none" stroke="var(--kept)" stroke-width="2"/>{mark}</svg>'
-            f"<figcaption><strong>{text(curve.name)}</strong>: area under the curve {curve.auc:.3f}. {text(curve.about)}{says}</figcaption></figure>"
+            f"<figcaption><strong>{text(curve.name)}</strong>: area under the curve {curve.auc:.3f}. {says}</figcaption></figure>"
         )
     return f'<section><h2 id="roc">How well scores tell good from bad</h2>\n{"".join(shown)}</section>'
 

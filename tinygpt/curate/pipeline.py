@@ -28,6 +28,7 @@ from tinygpt.storage.checked_json import Json, read_json, to_json
 from tinygpt.storage.durable import Lock, remove_directory, remove_partial, replace_file
 
 SHARD_BYTES = 16 << 20  # of text in a shard: what a task works on
+FILTERS = ("language", "rules", "classifier")  # steps of which one expects that they remove something
 MANY = 1000  # documents, of which a filter should have removed at least one
 
 
@@ -137,6 +138,8 @@ def run_stages(
                 reports = stage.run(inputs, work, run)
                 for report in reports:
                     check_removed_all(report)
+                    if report.name in FILTERS:
+                        warn_removed_none(report)
                 replace_file(complete, to_json([report.to_json() for report in reports]))
             if not keep:
                 _clean(work, {"shards"})
@@ -204,8 +207,10 @@ def opened(folder: Path, settings: dict[str, Json], versions: dict[str, str]) ->
     """Holds the lock of an output folder within this block, after it has been made, or found to be of the same settings.
 
     Raises BlockingIOError if another process holds it; ValueError, naming a setting and both its values, if it was made with others;
-    FileExistsError if it holds something else.
+    FileExistsError if it holds something else, or is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise PathExists(f"{folder}: a file, expected a folder; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "curation.json"
     if not path.is_file() and (

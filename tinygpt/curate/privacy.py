@@ -61,9 +61,7 @@ _BEFORE, _AFTER = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"  # ASCII: Japanese h
 
 def find(text: str, kinds: Sequence[str] = KINDS) -> list[Found]:
     """Personal data in a text, from left to right, none inside another. Raises ValueError for an unknown kind."""
-    for kind in kinds:
-        if kind not in _FINDERS:
-            raise InvalidInput(f"redact: kind {kind!r}, expected one of {', '.join(KINDS)}; {did_you_mean(kind, KINDS)}")
+    _check(kinds)
     found: list[Found] = []
     taken = bytearray(len(text))
     possible = KINDS if _ANYTHING.search(text) else ("key",)
@@ -73,6 +71,12 @@ def find(text: str, kinds: Sequence[str] = KINDS) -> list[Found]:
                 found.append(Found(start, end, kind))
                 taken[start:end] = b"\1" * (end - start)
     return sorted(found)
+
+
+def _check(kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        if kind not in _FINDERS:
+            raise InvalidInput(f"redact: kind {kind!r}, expected one of {', '.join(KINDS)}; {did_you_mean(kind, KINDS)}")
 
 
 def redact(text: str, kinds: Sequence[str] = KINDS, key: bytes = b"") -> Redacted:
@@ -106,11 +110,15 @@ class Redact:
 
     kinds      which, of `KINDS`
     key_file   for stable marks: a file with a secret, made by `make_key` and kept apart from the output; "" for plain marks
+    Raises ValueError for an unknown kind.
     """
 
     kinds: tuple[str, ...] = KINDS
     key_file: str = ""
     name: str = "privacy"
+
+    def __post_init__(self) -> None:
+        _check(self.kinds)
 
     def settings(self) -> dict[str, Json]:
         """The key itself stays out of it: a hash of its 32 random bytes tells keys apart and nothing else."""

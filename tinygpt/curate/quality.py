@@ -266,7 +266,7 @@ class Quality:
 
     def __call__(self, document: Document) -> Outcome:
         score, limit = float(_once(self.model).scores([document.text])[0]), self._threshold()
-        return Outcome(document if score >= limit else None, "" if score >= limit else "quality", score, limit)
+        return Outcome(document if score >= limit else None, "quality", score, limit)
 
 
 def _once(path: str) -> QualityModel:

@@ -308,12 +308,12 @@ class Curve:
     removed: tuple[float, ...]
     lost: tuple[float, ...]
     chosen: tuple[float, float] | None = None
-    about: str = ""
 
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A source in the final mixture: its share of what is drawn (weight, 0 to 1), and how often each of its documents is read for that (epochs)."""
+    """A source in the final mixture: documents and bytes that are drawn, its share of them (weight, 0 to 1), how often each of its documents is
+    read for that (epochs), and documents and bytes to validate on."""
 
     name: str
     license: str = ""
@@ -321,6 +321,8 @@ class SourceRow:
     bytes: int = 0
     weight: float | None = None
     epochs: float | None = None
+    validation: int = 0
+    validation_bytes: int = 0
 
 
 @dataclass

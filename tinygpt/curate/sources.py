@@ -118,6 +118,9 @@ def read_specs(path: str | Path) -> list[SourceSpec]:
         if not isinstance(table, dict) or not isinstance(table.get("path"), str):
             raise InvalidInput(f'{path}: {name} = {table!r:.60}, expected a table with a path; write [{name}] and path = "..." below it')
         for key, value in table.items():
+            if key not in SourceSpec.__dataclass_fields__:
+                known = list(SourceSpec.__dataclass_fields__)
+                raise InvalidInput(f"{path}: [{name}]: unknown key {key!r}, expected one of {', '.join(known)}; {did_you_mean(key, known)}")
             if key in SourceSpec.__dataclass_fields__ and isinstance(value, str) != (key != "weight"):
                 rule = "a number" if key == "weight" else "a text"
                 raise InvalidInput(f"{path}: [{name}] {key} = {value!r}, expected {rule}; correct it there")
@@ -152,17 +155,6 @@ class BadInput:
         some = self.examples.setdefault(problem.kind, [])
         if len(some) < EXAMPLES:
             some.append(str(problem))
-
-    def add(self, other: "BadInput") -> None:
-        """Adds what another task found."""
-        self.counts += other.counts
-        self.empty += other.empty
-        for kind, some in other.examples.items():
-            self.examples[kind] = [*self.examples.get(kind, []), *some][:EXAMPLES]
-
-    def report(self) -> dict[str, Json]:
-        """As JSON values."""
-        return {"counts": dict(sorted(self.counts.items())), "examples": dict(sorted(self.examples.items())), "empty": self.empty}
 
 
 @dataclass(frozen=True)
@@ -223,14 +215,14 @@ class Source:
         return self.spec.license or (LICENSES.get(kinds.pop(), "not stated") if len(kinds) == 1 else "not stated")
 
 
-def open_sources(specs: Iterable[SourceSpec]) -> list[Source]:
-    """The sources with their files, in the order of the specs. Raises FileNotFoundError for a path that does not exist; ValueError for a
+def open_sources(specs: Iterable[SourceSpec], output: str | Path | None = None) -> list[Source]:
+    """The sources with their files, in the order of the specs, without those in the folder `output`, which is being made. Raises FileNotFoundError for a path that does not exist; ValueError for a
     folder without a file that is read, for a name twice, and if some have a weight and others have none."""
     specs = list(specs)
     if not specs:
         raise InvalidInput("sources: none, expected at least one; name a file, a folder or docs")
     _check(specs)
-    return [_open(spec) for spec in specs]
+    return [_open(spec, Path(output) if output else None) for spec in specs]
 
 
 def _check(specs: Sequence[SourceSpec]) -> None:
@@ -242,14 +234,14 @@ def _check(specs: Sequence[SourceSpec]) -> None:
         raise InvalidInput(f"sources: no weight for {', '.join(without)}, expected one for each source or for none; add ,weight=..")
 
 
-def _open(spec: SourceSpec) -> Source:
+def _open(spec: SourceSpec, output: Path | None) -> Source:
     path = user_path(spec.path)
     if spec.path == "docs" and not spec.kind:
         return Source(spec, (Unit(Path("docs"), "docs", "docs", 0, 0),))
     if not path.exists():
         fix = did_you_mean(spec.path, ["docs"], "check the path")
         raise MissingFile(f"source {spec.name!r}: {spec.path}: no such file or folder, expected a path, or docs; {fix}")
-    units, others = find_units(path, spec.kind, spec.pattern)
+    units, others = find_units(path, spec.kind, spec.pattern, output)
     if not units:
         rule = f"expected files that match {spec.pattern!r}" if spec.pattern else f"expected files of the formats {', '.join(KINDS)}"
         fix = "check the path, or name the files with pattern=*.EXT, to be read as text"
@@ -293,8 +285,9 @@ def _document(spec: SourceSpec, unit: Unit, record: Record) -> Document:
         raise BadRecord("not a text", f"{where}: {key} is a {type(text).__name__}, expected a text; correct or remove the record")
     if text and re.search("[\ud800-\udfff]", text):
         raise BadRecord("not Unicode", f"{where}: {key} holds a lone surrogate, expected Unicode text; correct or remove the record")
-    if "group" in fields:  # of posts about one question; another source may have the same number
-        fields["group"] = f"{spec.name} {fields['group']}"
+    group = fields.pop("group", None)
+    if group not in (None, ""):  # of posts about one question; another source may have the same number
+        fields["group"] = f"{spec.name} {group}"
     place = str(values[spec.id]) if spec.id in values else record.place.rpartition(" ")[2]
     id = f"{spec.name}/{unit.name}:{place}" if place else f"{spec.name}/{unit.name}"
     return Document(id, text or "", spec.name, fields)

@@ -50,7 +50,7 @@ def _read(reading: Reading, parts: Sequence[tuple[Source, int, int]], output: Pa
             yield document
 
     write_shards(output, f"{task:05d}", documents(), reading.shard_bytes)
-    report.kinds |= {kind: KindReport(count, count) for kind, count in {**bad.counts, "empty": bad.empty}.items() if count}
+    report.kinds |= {kind: KindReport(count, 0) for kind, count in {**bad.counts, "empty": bad.empty}.items() if count}
     report.notes += [{"left out": kind, "problem": message} for kind, messages in bad.examples.items() for message in messages]
     return [report]
 

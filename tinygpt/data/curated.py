@@ -55,7 +55,7 @@ class CuratedSource:
     @property
     def epochs(self) -> float:
         """How often each document is in the training text, on average."""
-        return self.drawn / self.documents
+        return self.drawn / self.documents if self.documents else 0.0
 
 
 @dataclass(frozen=True)
