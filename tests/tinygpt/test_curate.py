@@ -28,7 +28,7 @@ from tinygpt.storage.durable import Disk, use_disk
 
 # ---- shards ------------------------------------------------------------------------------------------------------------------------------
 
-KINDS = [".jsonl", ".jsonl.gz", ".jsonl.zst"]
+KINDS = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".JSONL.GZ"]
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=5
