@@ -151,6 +151,22 @@ def test_examples_of_redaction_show_marks_only():
     assert all("<CARD>" in e.excerpt for e in report.kinds["card"].examples)
 
 
+@pytest.mark.parametrize("header", ["", "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,12AB\n\n"])
+def test_no_excerpt_shows_the_inside_of_a_long_key(header):
+    body = "\n".join(f"k3y{i:03d}" + "Ab0+" * 15 for i in range(50))
+    text = f"words {'of a text ' * 40}\n-----BEGIN RSA PRIVATE KEY-----\n{header}{body}\n-----END RSA PRIVATE KEY-----\nafter it"
+    assert not any("k3y" in excerpt(text, at) for at in range(0, len(text), 100))
+
+
+def test_ids_notes_and_warnings_are_shown_without_personal_data():
+    step = StepReport("read", warnings=["left out /home/hans/x.gz"], notes=[{"file": "/home/hans/x.gz"}])
+    document = Document("s/anna@example.org:1", "text")
+    step.add(document, Outcome(None, "long", 1, 1))
+    step.add_cluster(document, ["s/anna@example.org:2"])
+    told = json.dumps(Report("r", [step], warnings=["/home/hans"]).to_json())
+    assert "hans" not in told and "anna" not in told and told.count("/home/<USER>") == 3 and told.count("s/<EMAIL>") == 3
+
+
 # The page ----------------------------------------------------------------------------------------------------------------------
 
 
