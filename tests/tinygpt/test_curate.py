@@ -340,7 +340,7 @@ def test_the_command_does_every_step_once(heap, capsys, monkeypatch):
     asked = ["heap,id=id", "--output", "out", "--against", "held_out.txt", *FLAGS]
     command.main(asked)
     printed = capsys.readouterr().out
-    assert "next: python examples/pretrain.py --corpus out" in printed
+    assert "next: python examples/pretrain.py --corpus out" in printed and ": 1 file, " in printed
     steps = {step["name"]: StepReport.from_json(step) for step in json.loads(Path("out/report.json").read_text(encoding="utf-8"))["steps"]}
     assert list(steps) == ["read", "repair", "language", "rules", "privacy", "exact copies", "near copies", "contamination", "mix"]
     assert all(name in printed for name in steps)

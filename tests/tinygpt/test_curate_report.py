@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from autograd import backend
 from tinygpt.curate.documents import Document, Outcome
 from tinygpt.curate.histogram import columns, histogram
-from tinygpt.curate.page import render, size, text, write_page
+from tinygpt.curate.page import render, share, size, text, write_page
 from tinygpt.curate.privacy import Redact
 from tinygpt.curate.report import Curve, Listed, Report, RuleReport, SourceRow, StepReport, bin_of, edge, excerpt
 
@@ -242,6 +242,7 @@ def test_empty_reports_have_a_page():
 def test_texts_and_sizes():
     assert text("a<b>&\"'\x1b\ufffd") == "a&lt;b&gt;&amp;&quot;&#x27;\ufffd\ufffd"
     assert [size(n) for n in (1, 999, 1000, 1_234_567, 1e9, 5e12)] == ["1 byte", "999 bytes", "1 KB", "1.23 MB", "1 GB", "5,000 GB"]
+    assert [share(n, 1000) for n in (0, 0.5, 125, 500, 999.5)] == ["0\xa0%", "<\xa00.1\xa0%", "12.5\xa0%", "50\xa0%", ">\xa099.9\xa0%"]
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     for source in sources:
         left_out = source.left_out.removeprefix("; ")
         print(
-            f"source   {source.name}: {len(source.units):,} files, {_mb(source.n_bytes)}, license {source.license()}"
+            f"source   {source.name}: {len(source.units):,} file{'s' * (len(source.units) != 1)}, {_mb(source.n_bytes)}, license {source.license()}"
             + f"; {left_out}" * bool(left_out)
         )
     folder = Path(config.output)
@@ -203,9 +203,9 @@ def write_report(folder: Path, reports: list[StepReport], settings: dict[str, Js
     for report in reports:
         if report.name in FILTERS:
             warn_removed_none(report)
-    whole = Report("Curation", reports, source_rows(read_manifest(folder)), curves(folder), settings=settings, versions=versions())
-    write_page(folder / "report.html", whole)
-    replace_file(folder / "report.json", to_json(whole.to_json()))
+    page = Report("Curation", reports, source_rows(read_manifest(folder)), curves(folder), settings=settings, versions=versions())
+    write_page(folder / "report.html", page)
+    replace_file(folder / "report.json", to_json(page.to_json()))
 
 
 def versions() -> dict[str, str]:
