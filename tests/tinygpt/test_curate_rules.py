@@ -320,7 +320,7 @@ def test_docs_are_english_and_texts_without_words_nothing(docs):
 @pytest.fixture(scope="module")
 def fitted(docs):
     pytest.importorskip("sklearn", reason="the classifier is scikit-learn's")
-    rows = examples([text[:1500] for text in docs if len(text) > 300][:80])
+    rows = examples([text[:1500] for text in docs if len(text) > 300][:110])
     return fit(rows), rows
 
 
