@@ -31,7 +31,7 @@ Words = list[str]
 
 
 def every(n: int) -> Callable[[Words], Words]:
-    """Another word in the stead of every n-th, the last of each n."""
+    """Another word instead of every n-th, the last of each n."""
     return lambda words: [f"other{i}" if i % n == n - 1 else word for i, word in enumerate(words)]
 
 

@@ -1,10 +1,11 @@
-"""What curation costs, what it survives and what it is worth. The figures in docs/curation.md come from here.
+"""What curation costs, what it survives and what it is worth.
 
     python benchmarks/curation.py speed                    100 MB, 63,000 documents with planted copies, through all steps
-    python benchmarks/curation.py speed --near index       the same with the exact index instead of MinHash
+    python benchmarks/curation.py speed --near exact       the same with the exact index instead of MinHash
     python benchmarks/curation.py speed --mb 1000          memory at ten times the size
     python benchmarks/curation.py kills                    10 kills at random instants: the same output as without
-    python benchmarks/curation.py worth                    a small model on a dirty corpus after each step, three seeds; can be stopped
+    python benchmarks/curation.py worth                    a small model on a dirty corpus after each step, three seeds; can be stopped; needs
+                                                           num2words and babel: pip install "tinygpt[curate,translate]"
     python benchmarks/curation.py --help
 
 Results go to benchmarks/results/curation.json; those of other parts that it holds stay. The tests run shorter forms of the same functions.

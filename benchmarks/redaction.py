@@ -4,7 +4,7 @@
     python benchmarks/redaction.py --seed 1 --n 5000
 
 1,000 values made by faker (e-mail, phone, card, IBAN and IP in equal numbers, in the locales en_US, de_DE, fr_FR and ja_JP) stand in
-sentences of the language, each once. 1,000 more sentences have no personal data, but what looks like it: version numbers, ISBNs, dates, long numbers,
+sentences of the language, each once; half of the addresses in quotes, Markdown, tables and links. 1,000 more sentences have no personal data, but what looks like it: version numbers, ISBNs, dates, long numbers,
 hashes, formulas, paths, matrix products. IP addresses are public ones: `tinygpt.curate.privacy` keeps the others.
 
 recall      share of the values of which every character is replaced, by a mark of their kind
@@ -80,6 +80,18 @@ SENTENCES = {
     },
 }  # fmt: skip
 
+FRAMES = [
+    "'{}'",
+    "`{}`",
+    "**{}**",
+    "| a | {}|",
+    "https://example.org/leave?mail={}&list=3",
+    "https://example.org/leave/{}",
+    "{}(work)",
+    "...{}",
+]
+"""What stands around every second address, in text of all languages: quotes, Markdown, tables, links."""
+
 
 def planted(seed: int, n: int) -> list[Planted]:
     """n sentences with one value of faker's each: kinds and locales in turn. Raises ImportError without faker."""
@@ -94,7 +106,10 @@ def planted(seed: int, n: int) -> list[Planted]:
     for i in range(n):
         kind, locale = KINDS[i % len(KINDS)], LOCALES[i // len(KINDS) % len(LOCALES)]
         value = _value(fakers[locale], kind, rng)
-        before, _, after = rng.choice(SENTENCES[locale][kind]).partition("{}")
+        sentence, turn = rng.choice(SENTENCES[locale][kind]), i // (len(KINDS) * len(LOCALES))
+        if kind == "email" and turn % 2:
+            sentence = FRAMES[turn // 2 % len(FRAMES)]
+        before, _, after = sentence.partition("{}")
         found.append(Planted(before + value + after, kind, len(before), len(before) + len(value), locale))
     return found
 

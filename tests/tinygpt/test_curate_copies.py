@@ -148,6 +148,12 @@ def test_partitions_divide_a_table(hashes, n):
     assert sorted(np.concatenate([rows["position"] for rows in parts]).tolist()) == list(range(len(array)))
 
 
+def test_a_table_of_objects_is_refused_unread(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="Python objects"):
+        tables.load(tmp_path / "a.npy")
+
+
 def test_partitions_decide_as_one_does(monkeypatch):
     rng = np.random.default_rng(0)
     documents = documents_of([" ".join(rng.choice(list("abc"), size=n)) for n in rng.integers(1, 5, size=60)])

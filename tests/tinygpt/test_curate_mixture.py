@@ -252,7 +252,7 @@ def test_a_curated_folder_is_a_corpus_on_the_disk(tmp_path):
     folder, _ = curated(tmp_path)
     corpus = open_corpus(folder, validation_fraction=0.5)
     assert isinstance(corpus, CuratedCorpus) and corpus.name == "out" and corpus.fingerprint == read_manifest(folder).fingerprint
-    assert "3 sources: s0 3" in corpus.source and "epochs, license license 0" in corpus.source
+    assert "3 sources: s0 3" in corpus.source and "%, 1 epoch, license license 0" in corpus.source
     texts = {side: [d.text for shard in getattr(corpus.manifest, side) for d in read_shard(folder / shard.file)] for side in SIDES}
     assert {side: [text for text, ends in corpus.pieces(side) if ends] for side in SIDES} == texts
     assert corpus.n_bytes("train") == sum(len(text.encode()) for text in texts["train"])

@@ -35,6 +35,9 @@ def benchmark():
 SENTENCES = {
     "Write to anna@example.org or call 030 1234567.": "Write to <EMAIL> or call <PHONE>.",
     "メールはfoo@example.comです。電話は5272868387です。": "メールは<EMAIL>です。電話は<PHONE>です。",
+    "'a@x.org', `a@x.org`, **a@x.org**, |a@x.org|, {a@x.org}": "'<EMAIL>', `<EMAIL>`, **<EMAIL>**, |<EMAIL>|, {<EMAIL>}",
+    "https://x.org/?mail=a.b@x.org&c=1, https://x.org/a.b@x.org, a@x.org(work)": "https://x.org/?mail=<EMAIL>&c=1, https://x.org/<EMAIL>, <EMAIL>(work)",
+    "...a@x.org, ~a.b@x.org!": "...<EMAIL>, ~<EMAIL>!",
     "müller@straße.de, o'neil+x@a-b.co.uk": "<EMAIL>, <EMAIL>",
     "(591)341-7776, 206.269.0743x9150, +1-780-563-6083x7783": "<PHONE>, <PHONE>, <PHONE>",
     "+49 (0) 9141 777631, (03449) 78690 und 04 15 39 15 00": "<PHONE>, <PHONE> und <PHONE>",
@@ -49,6 +52,7 @@ SENTENCES = {
     "https://hooks.slack.com/services/T000/B000/XXXX": "https://hooks.slack.com/services/<KEY>",
     "a -----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY----- b": "a <KEY> b",
     "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\nIIcut\n": "<KEY>",
+    "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,12\n\nMHcCAQEE\nIIcut": "<KEY>",
     "/home/anna/x, /Users/bob, file:///home/c.d/e": "/home/<USER>/x, /Users/<USER>, file:///home/<USER>/e",
     r"C:\Users\Carl Maria\doc C:/Users/dora/x C:\\Users\\eve\\": r"C:\Users\<USER>\doc C:/Users/<USER>/x C:\\Users\\<USER>\\",
 }
@@ -58,7 +62,7 @@ KEPT = [
     "ISBN 0306406152, 978-0-306-40615-7, ISSN 0378-5955, Lynn 02139-4307, 7732-18-5",
     "2024-05-17 01.02.2023 20240517 1700000000 1700000000000 3.1415926535 x = +1.2345678 + 49",
     "4111111111111112 GB83WEST12345698765432 0123456789",
-    "x@self.weight, q@k.transpose(1), x@w.T, icon@2x.png, react@16.8.0, git@github.com:a/b, @decorator",
+    "x@self.weight, q@k.transpose(1), hidden@weights.sum(0), x@w.T, https://git@github.com/a, icon@2x.png, react@16.8.0, git@github.com:a/b, @decorator",
     "/home/user/x /home/runner C:\\Users\\Public example.com/home/news /usr/home pk_live_1234567890abcdef sk-learn",
     hashlib.sha256(b"").hexdigest(),
     "call f(1234, 5678) 2 times; 555-0199",
@@ -174,6 +178,8 @@ def test_the_step_counts_and_cleans_metadata():
     outcome = step(document)
     assert outcome.document == Document("a", "<EMAIL> 8.8.4.200", "s", {"by": "<EMAIL>", "tags": ["<EMAIL>", 3], "n": {"m": None}})
     assert outcome.counts == {"email": 3} and step.settings() == {"kinds": ["email", "phone"], "key": ""}
+    named = [step(Document(f"s/{name}@example.org.jsonl:1", "", metadata={"a@b.org": 1})).document for name in ("anna", "emma")]
+    assert named[0].id.startswith("s/<EMAIL>") and named[0].metadata == {"<EMAIL>": 1} and named[0].id != named[1].id
     clean = Document("b", "nothing here", "s")
     assert step(clean).document is clean
     with pytest.raises(ValueError, match=r"redact: kind 'e-mail', expected one of key, email.*did you mean 'email'"):

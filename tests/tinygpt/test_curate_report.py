@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from autograd import backend
 from tinygpt.curate.documents import Document, Outcome
 from tinygpt.curate.histogram import columns, histogram
-from tinygpt.curate.page import render, size, text, write_page
+from tinygpt.curate.page import render, share, size, text, write_page
 from tinygpt.curate.privacy import Redact
 from tinygpt.curate.report import Curve, Listed, Report, RuleReport, SourceRow, StepReport, bin_of, edge, excerpt
 
@@ -151,6 +151,22 @@ def test_examples_of_redaction_show_marks_only():
     assert all("<CARD>" in e.excerpt for e in report.kinds["card"].examples)
 
 
+@pytest.mark.parametrize("header", ["", "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,12AB\n\n"])
+def test_no_excerpt_shows_the_inside_of_a_long_key(header):
+    body = "\n".join(f"k3y{i:03d}" + "Ab0+" * 15 for i in range(50))
+    text = f"words {'of a text ' * 40}\n-----BEGIN RSA PRIVATE KEY-----\n{header}{body}\n-----END RSA PRIVATE KEY-----\nafter it"
+    assert not any("k3y" in excerpt(text, at) for at in range(0, len(text), 100))
+
+
+def test_ids_notes_and_warnings_are_shown_without_personal_data():
+    step = StepReport("read", warnings=["left out /home/hans/x.gz"], notes=[{"file": "/home/hans/x.gz"}])
+    document = Document("s/anna@example.org:1", "text")
+    step.add(document, Outcome(None, "long", 1, 1))
+    step.add_cluster(document, ["s/anna@example.org:2"])
+    told = json.dumps(Report("r", [step], warnings=["/home/hans"]).to_json())
+    assert "hans" not in told and "anna" not in told and told.count("/home/<USER>") == 3 and told.count("s/<EMAIL>") == 3
+
+
 # The page ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +243,7 @@ def test_empty_reports_have_a_page():
 def test_texts_and_sizes():
     assert text("a<b>&\"'\x1b\ufffd") == "a&lt;b&gt;&amp;&quot;&#x27;\ufffd\ufffd"
     assert [size(n) for n in (1, 999, 1000, 1_234_567, 1e9, 5e12)] == ["1 byte", "999 bytes", "1 KB", "1.23 MB", "1 GB", "5,000 GB"]
+    assert [share(n, 1000) for n in (0, 0.5, 125, 500, 999.5)] == ["0\xa0%", "<\xa00.1\xa0%", "12.5\xa0%", "50\xa0%", ">\xa099.9\xa0%"]
 
 
 @pytest.fixture(scope="module")

@@ -346,12 +346,12 @@ def test_parts_share_no_text(fitted):
 
 def test_a_saved_classifier_is_the_same_step_everywhere(fitted, tmp_path):
     model, rows = fitted
-    save(model, tmp_path / "a.npz")
-    save(dataclasses.replace(load(tmp_path / "a.npz")), tmp_path / "b.npz")
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    save(model, tmp_path / "a.safetensors")
+    save(dataclasses.replace(load(tmp_path / "a.safetensors")), tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     again = fit(rows)
     assert again.threshold == model.threshold and np.array_equal(again.weights, model.weights)
-    step = pickle.loads(pickle.dumps(Quality(str(tmp_path / "a.npz"))))
+    step = pickle.loads(pickle.dumps(Quality(str(tmp_path / "a.safetensors"))))
     good, bad = (
         max((row.text for row in rows if row.kind == "good"), key=lambda text: model.scores([text])[0]),
         soiled(rows[0].text, "navigation"),
@@ -359,17 +359,17 @@ def test_a_saved_classifier_is_the_same_step_everywhere(fitted, tmp_path):
     assert step(Document("a", good)).document and step(Document("a", bad)).rule == "quality"
     outcome = step(Document("a", "\ud800"))
     assert (outcome.document is None) == (outcome.number < outcome.limit)
-    assert step.settings() == Quality(str(tmp_path / "b.npz")).settings()
-    kept = Quality(str(tmp_path / "a.npz"), threshold=0)(Document("a", bad))
+    assert step.settings() == Quality(str(tmp_path / "b.safetensors")).settings()
+    kept = Quality(str(tmp_path / "a.safetensors"), threshold=0)(Document("a", bad))
     assert kept.document and kept.rule == "quality" and kept.number >= kept.limit == 0
 
 
 def test_wrong_models_and_too_few_examples_say_so(tmp_path):
-    with pytest.raises(MissingFile, match=r"none\.npz: no such file, expected a classifier"):
-        Quality(str(tmp_path / "none.npz")).settings()
-    (tmp_path / "bad.npz").write_bytes(b"no zip")
-    with pytest.raises(InvalidInput, match=r"bad\.npz: .*, expected a classifier"):
-        load(tmp_path / "bad.npz")
+    with pytest.raises(MissingFile, match=r"none\.safetensors: no such file, expected a classifier"):
+        Quality(str(tmp_path / "none.safetensors")).settings()
+    (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(InvalidInput, match=r"bad\.safetensors: .*, expected a classifier"):
+        load(tmp_path / "bad.safetensors")
     with pytest.raises(InvalidInput, match=r"quality: \d+ good and \d+ bad examples to \w+, expected at least 5"):
         examples(["one good text", "another good text"])
     with pytest.raises(InvalidInput, match=r"quality: keep 0, expected more than 0"):

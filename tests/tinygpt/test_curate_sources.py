@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygpt.curate import formats
+from tinygpt.curate.documents import write_shard
 from tinygpt.curate.markup import text_of_html
 from tinygpt.curate.page import render
 from tinygpt.curate.report import KindReport, Report
@@ -439,6 +440,7 @@ LINES = {
     ),
     "not a text": (b'{"text": 5}', r"a.jsonl: line 2: text is a int, expected a text; correct or remove the record"),
     "not Unicode": (rb'{"text": "a\ud800"}', r"a.jsonl: line 2: text holds a lone surrogate, expected Unicode text"),
+    "not Unicode ": (rb'{"text": "a", "b": [{"\ud800": 1e999}]}', r"a.jsonl: line 2: another field than the text holds a lone surrogate"),
 }
 
 
@@ -450,7 +452,15 @@ def test_a_bad_line_is_named_or_left_out_and_counted(tmp_path, kind):
         read(tmp_path)
     bad = BadInput("skip")
     assert texts(tmp_path, bad) == ["one", "two"] and bad.empty == 1
+    kind = kind.strip()  # two of one kind
     assert bad.counts == {kind: 1} and len(bad.examples[kind]) == 1
+
+
+def test_fields_that_a_shard_cannot_hold_or_that_curation_writes(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "x": [{"y": 1e999}, -1e999, 2.5], "copies": 7, "n_copies": "many"}', encoding="utf-8")
+    (document,) = read(tmp_path)
+    assert document.metadata == {"x": [{"y": None}, None, 2.5], "original_copies": 7, "original_n_copies": "many"}
+    write_shard(tmp_path / "out.jsonl", [document])
 
 
 def test_a_field_that_is_named_is_asked_for(tmp_path):

@@ -51,7 +51,7 @@ class Classified:
         return {**examples, "keep": self.keep, "model": self.model, "seed": self.seed}
 
     def run(self, inputs: Sequence[Path], work: Path, run: Run) -> Sequence[StepReport]:
-        model = work / "quality.npz"
+        model = work / "quality.safetensors"
         run(partial(_fit, self, model), 1, "fit")
         reports = merged(
             run(partial(apply_steps, (Quality(str(model), name=self.name),), tuple(inputs), work / "shards"), len(inputs), "apply")

@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     for source in sources:
         left_out = source.left_out.removeprefix("; ")
         print(
-            f"source   {source.name}: {len(source.units):,} files, {_mb(source.n_bytes)}, license {source.license()}"
+            f"source   {source.name}: {len(source.units):,} file{'s' * (len(source.units) != 1)}, {_mb(source.n_bytes)}, license {source.license()}"
             + f"; {left_out}" * bool(left_out)
         )
     folder = Path(config.output)
@@ -199,9 +199,9 @@ def all_stages(config: CurateConfig, sources: Sequence[Source]) -> list[Stage]:
 
 def write_report(folder: Path, reports: list[StepReport], settings: dict[str, Json]) -> None:
     """report.html and report.json; the latter last, because it says that the folder is complete."""
-    whole = Report("Curation", reports, source_rows(read_manifest(folder)), curves(folder), settings=settings, versions=versions())
-    write_page(folder / "report.html", whole)
-    replace_file(folder / "report.json", to_json(whole.to_json()))
+    page = Report("Curation", reports, source_rows(read_manifest(folder)), curves(folder), settings=settings, versions=versions())
+    write_page(folder / "report.html", page)
+    replace_file(folder / "report.json", to_json(page.to_json()))
 
 
 def versions() -> dict[str, str]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from tinygpt.curate.documents import Document, Outcome, read_shard, write_shard
 from tinygpt.curate.executors import Run
 from tinygpt.curate.report import StepReport
-from tinygpt.curate.tables import Array, hash_of, n_partitions, partition_of, read_partition, save, write_table
+from tinygpt.curate.tables import Array, hash_of, load, n_partitions, partition_of, read_partition, save, write_table
 from tinygpt.errors import InvalidInput, did_you_mean
 from tinygpt.storage.checked_json import Json
 from tinygpt.storage.durable import replace_file
@@ -146,8 +146,8 @@ def _listed(document: Document) -> list[dict[str, Json]]:
 
 def _names(work: Path, shard: int, indexes: Sequence[int]) -> Iterator[list[dict[str, Json]]]:
     """What `_listed` said of some documents of a shard, which are given in order."""
-    known = np.load(work / f"names-{shard:05d}-index.npy", mmap_mode="r")
-    starts = np.load(work / f"names-{shard:05d}-start.npy", mmap_mode="r")[np.searchsorted(known, indexes)]
+    known = load(work / f"names-{shard:05d}-index.npy")
+    starts = load(work / f"names-{shard:05d}-start.npy")[np.searchsorted(known, indexes)]
     with (work / f"names-{shard:05d}.jsonl").open("rb") as file:
         for start in starts.tolist():
             file.seek(start)
@@ -169,7 +169,7 @@ def rows_for(work: Path, name: str, field: str, shard: int) -> Array:
     """What all partitions have decided about the documents of a shard."""
     found = []
     for path in sorted(work.glob(f"{name}-[0-9]*.npy")):
-        rows = np.load(path, mmap_mode="r")
+        rows = load(path)
         start, stop = np.searchsorted(rows[field], [shard, shard + 1]).tolist()
         found.append(np.array(rows[start:stop]))
     return np.concatenate(found)
@@ -417,9 +417,7 @@ class _Limits:
     """What `_find_repeated` has left, looked up on the disk."""
 
     def __init__(self, work: Path, kind: str, n: int) -> None:
-        self._columns = [
-            [np.load(work / f"repeated-{kind}-{part:05d}-{name}.npy", mmap_mode="r") for name in ("hash", "since")] for part in range(n)
-        ]
+        self._columns = [[load(work / f"repeated-{kind}-{part:05d}-{name}.npy") for name in ("hash", "since")] for part in range(n)]
 
     def is_removed(self, hashes: NDArray[np.uint64], position: int) -> NDArray[np.bool_]:
         """Which units go from the document at shard * 2^32 + position."""

@@ -1,4 +1,4 @@
-"""The formats that documents are read from, one reader each: records one after the other, with the place of each for messages.
+"""The formats that documents are read from, one reader each: records one after the other, with the position of each for messages.
 
     units, others = find_units(Path("folder"))            # what can be read on its own: a file, or a range of a large one
     for record in units[0].records(report): ...           # Record("line 17", {"text": ..., "url": ...})

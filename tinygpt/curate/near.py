@@ -39,7 +39,7 @@ from tinygpt.curate.copies import (
 from tinygpt.curate.documents import read_shard
 from tinygpt.curate.executors import Run
 from tinygpt.curate.report import StepReport
-from tinygpt.curate.tables import Array, column, n_partitions, partition_of, read_partition, rows_of, save
+from tinygpt.curate.tables import Array, column, load, n_partitions, partition_of, read_partition, rows_of, save
 from tinygpt.data.ngrams import run_numbers
 from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.training.memory_budget import readable
@@ -309,7 +309,7 @@ def _parts(work: Path, part: dict[str, Array], number: Array, partition: int, n:
         for shard in range(1 + int(part["shard"].max(initial=0))):
             rows = rows_of(work, "near", shard, partition, n)
             ends = np.concatenate([[0], np.cumsum(column(work, "near", shard, "size"), dtype=np.int64)])
-            hashes = np.load(work / f"shingles-{shard:05d}.npy", mmap_mode="r")[ends[rows.start] : ends[rows.stop]]
+            hashes = load(work / f"shingles-{shard:05d}.npy")[ends[rows.start] : ends[rows.stop]]
             n_rows = rows.stop - rows.start
             holders = np.repeat(number[row : row + n_rows], part["size"][row : row + n_rows])
             row += n_rows

@@ -84,9 +84,10 @@ def size(n: float) -> str:
 
 def share(part: float, of: float) -> str:
     if not of or not part:
-        return "0 %"
+        return "0\u00a0%"
     percent = 100 * part / of
-    return "< 0.1 %" if percent < 0.1 else "> 99.9 %" if 99.9 < percent < 100 else f"{percent:.1f} %".replace(".0 %", " %")
+    shown = "< 0.1" if percent < 0.1 else "> 99.9" if 99.9 < percent < 100 else f"{percent:.1f}".removesuffix(".0")
+    return shown.replace(" ", "\u00a0") + "\u00a0%"  # no break before the sign
 
 
 def _s(n: int, word: str) -> str:

@@ -4,7 +4,7 @@ r"""Personal data and secrets in text, replaced by marks such as <EMAIL>: expres
     find("IBAN DE44 5001 0517 5407 3249 31")                            # [Found(start=5, end=32, kind="iban")]
     Redact(kinds=("email", "phone"))                                    # the step
 
-email   as on the web (HTML's definition, with Latin letters of other languages); not quoted, not spelled out ("anna at example dot org")
+email   as on the web (HTML's definition, with Latin letters of other languages and without & / = ? ` { | }); not quoted, not spelled out ("anna at example dot org")
 phone   with +country code (E.164); North American 3-3-4; with a leading 0 and 10 digits or more (Germany, France, Britain, Japan, ...);
         any 7 to 15 digits after a word such as "phone", "Telefon", "appelez", "電話". Not full-width digits
 card    12 to 19 digits of the ranges of the card networks, checked by Luhn's sum (ISO/IEC 7812-1, annex B)
@@ -80,7 +80,7 @@ def _check(kinds: Sequence[str]) -> None:
 
 
 def redact(text: str, kinds: Sequence[str] = KINDS, key: bytes = b"") -> Redacted:
-    """The text with <EMAIL> and the like in the stead of what `find` finds; redacting it again changes nothing.
+    """The text with <EMAIL> and the like instead of what `find` finds; redacting it again changes nothing.
 
     key     with one, marks are stable: <EMAIL_1f2e3d4c>, 32 bits of HMAC-SHA256 of the value (lower case, without blanks and signs), so that
             one value has one mark wherever it occurs. Who has the key can try values, and there are few phone numbers; without it one cannot.
@@ -101,12 +101,17 @@ def _mark(kind: str, value: str, key: bytes) -> str:
     if not key:
         return f"<{kind.upper()}>"
     plain = value.casefold() if kind in ("email", "key", "user") else re.sub(r"[^0-9a-z]", "", value.casefold())
-    return f"<{kind.upper()}_{hmac.new(key, f'{kind} {plain}'.encode('utf-8', 'surrogatepass'), hashlib.sha256).hexdigest()[:8]}>"
+    return f"<{kind.upper()}_{_digest(f'{kind} {plain}', key)}>"
+
+
+def _digest(value: str, key: bytes) -> str:
+    return hmac.new(key, value.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
 class Redact:
-    """The step: replaces personal data in the text and in the texts of the metadata.
+    """The step: replaces personal data in the text, the metadata (names of fields, too) and the id, which then ends in 32 bits of its HMAC-SHA256
+    under the key, so that it stays unique.
 
     kinds      which, of `KINDS`
     key_file   for stable marks: a file with a secret, made by `make_key` and kept apart from the output; "" for plain marks
@@ -138,11 +143,13 @@ class Redact:
             elif isinstance(value, list):
                 value = [clean(each) for each in value]
             elif isinstance(value, Mapping):
-                value = {name: clean(each) for name, each in value.items()}
+                value = {clean(name): clean(each) for name, each in value.items()}
             return value
 
-        metadata = clean(document.metadata)
-        return Outcome(replace(document, text=text, metadata=metadata) if total else document, counts=total)
+        id, metadata = clean(document.id), clean(document.metadata)
+        if id != document.id:
+            id += f"-{_digest(f'id {document.id}', key)}"
+        return Outcome(replace(document, id=id, text=text, metadata=metadata) if total else document, counts=total)
 
 
 def make_key(path: str | Path) -> None:
@@ -205,7 +212,7 @@ _SLACK_HOOK = re.compile(r"(?<=hooks\.slack\.com/services/)T[A-Z0-9]+/B[A-Z0-9]+
 _AWS_SECRET = re.compile(r"(?i:secret[ _\-]?(?:access[ _\-]?)?key)[\"']?\s{0,3}[:=]{1,2}\s{0,3}[\"']?([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+])")
 # RFC 7468, and OpenPGP's armor (RFC 9580): to the last line, or as far as it looks like base64 where that is missing.
 _PRIVATE_KEY = re.compile(
-    r"-----BEGIN (?P<what>(?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?)-----(?:(?s:.{0,20000}?)-----END (?P=what)-----|[A-Za-z0-9+/=\s\\]*)"
+    r"-----BEGIN (?P<what>(?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?)-----(?:(?s:.{0,20000}?)-----END (?P=what)-----|\s*(?:[A-Za-z-]+: .*\n)*[A-Za-z0-9+/=\s\\]*)"
 )
 _URL_PASSWORD = re.compile(r"(?<=://)[^\s/:@<>\"'{}]{1,100}:[^\s/@<>\"'{}]{1,200}(?=@[A-Za-z0-9\[])")  # RFC 3986, 3.2.1: user:password@host
 
@@ -226,8 +233,8 @@ def _keys(text: str) -> Spans:
 
 _LATIN = "A-Za-z0-9\u00c0-\u024f"
 _EMAIL = re.compile(
-    rf"(?<![{_LATIN}.!#$%&'*+/=?^_`{{|}}~\-])(?P<local>[{_LATIN}_](?:[{_LATIN}.!#$%&'*+/=?^_`{{|}}~\-]{{0,62}}[{_LATIN}_+\-])?)@"
-    rf"(?P<domain>(?:[{_LATIN}](?:[{_LATIN}\-]{{0,61}}[{_LATIN}])?\.)+)(?P<top>xn--[A-Za-z0-9\-]{{2,59}}|[A-Za-z]{{2,24}})(?![{_LATIN}_(\[])"
+    rf"(?<![{_LATIN}])(?P<local>[{_LATIN}_](?:[{_LATIN}.!#$%'*+^_~\-]{{0,62}}[{_LATIN}_+\-])?)@"
+    rf"(?P<domain>(?:[{_LATIN}](?:[{_LATIN}\-]{{0,61}}[{_LATIN}])?\.)+)(?P<top>xn--[A-Za-z0-9\-]{{2,59}}|[A-Za-z]{{2,24}})(?![{_LATIN}_])"
 )
 _FILES = frozenset(
     "py sh c h cpp png jpg jpeg gif svg webp ico bmp css js mjs ts tsx jsx json html htm php txt md xml pdf tgz gz whl so dll exe".split()
@@ -242,9 +249,14 @@ def _emails(text: str) -> Spans:
         for m in _EMAIL.finditer(text):
             labels, top = m["domain"][:-1].split("."), m["top"]
             file = top.lower() in _FILES and re.match(r"[0-9]x?$", labels[-1]) is not None  # icon@2x.png
-            product = len(m["local"]) == 1 or "self" in labels or len(labels[-1]) == 1  # x@w.grad is a matrix product
-            if not (file or (product and top.lower() not in _TOPS) or (m["local"] == "git" and text[m.end() : m.end() + 1] == ":")):
+            called = text[m.end() : m.end() + 1] in ("(", "[")  # hidden@weights.sum(0)
+            product = called or len(m["local"]) == 1 or "self" in labels or len(labels[-1]) == 1  # x@w.grad is a matrix product
+            if not (file or (product and top.lower() not in _TOPS) or _is_git(text, m)):
                 yield m.span()
+
+
+def _is_git(text: str, m: re.Match[str]) -> bool:
+    return m["local"] == "git" and (text[m.end() : m.end() + 1] == ":" or text[: m.start()].endswith("://"))
 
 
 # Home paths --------------------------------------------------------------------------------------------------------------------

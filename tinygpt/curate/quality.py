@@ -6,13 +6,13 @@
     Quality(str(path))(document)                    # a step: removes what scores below the threshold
 
 Without examples of one's own, good is the default corpus and bad is dirt made from it (`tinygpt.curate.dirt`). Hashing means that no
-vocabulary has to travel: a model is weights and their positions, a threshold and settings, in one .npz file without pickle.
+vocabulary has to travel: a model is weights, a bias and a threshold, in one safetensors file.
 A bag of words hardly sees word order: `tinygpt.curate.perplexity` has a second opinion, which does.
 """
 
 import hashlib
-import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +31,7 @@ from tinygpt.errors import InvalidInput, MissingFile, MissingPackage
 from tinygpt.evaluation.statistics import Interval
 from tinygpt.fields import Json, PathName
 from tinygpt.storage.durable import replace_file
+from tinygpt.storage.safetensors import TensorFile, read_metadata, read_safetensors_header, read_tensor
 
 N_FEATURES, STRENGTH = 1 << 18, 10.0  # hash buckets; the inverse of the weight of the L2 penalty
 PARTS = ("train", "choose", "test")
@@ -149,13 +150,8 @@ def fit(rows: Sequence[Row], keep: float = 0.97) -> QualityModel:
 
 def save(model: QualityModel, path: str | Path) -> None:
     """Writes a model, durably; the same model gives the same bytes."""
-    at = np.flatnonzero(model.weights)
-    settings = json.dumps(
-        {"bias": model.bias, "threshold": model.threshold, "n_features": len(model.weights), "n_rows": dict(model.n_rows)}
-    )
-    file = io.BytesIO()
-    np.savez_compressed(file, at=at.astype(np.int32), weights=model.weights[at], settings=np.frombuffer(settings.encode(), dtype=np.uint8))
-    replace_file(Path(path), file.getvalue())
+    settings = json.dumps({"bias": model.bias, "threshold": model.threshold, "n_rows": dict(model.n_rows)})
+    replace_file(Path(path), TensorFile({"weights": model.weights}, {"settings": settings}).chunks(), writer=f"{os.getpid()}-")
 
 
 def load(path: str | Path) -> QualityModel:
@@ -163,10 +159,8 @@ def load(path: str | Path) -> QualityModel:
     if not Path(path).is_file():
         raise MissingFile(f"{path}: no such file, expected a classifier; run the command again, which makes it")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            settings = json.loads(file["settings"].tobytes())
-            weights = np.zeros(settings["n_features"], dtype=np.float32)
-            weights[file["at"]] = file["weights"]
+        (weights,) = map(read_tensor, read_safetensors_header(Path(path)).values())
+        settings = json.loads(read_metadata(Path(path))["settings"])
         return QualityModel(weights, settings["bias"], settings["threshold"], settings["n_rows"])
     except (ValueError, KeyError, OSError, TypeError, IndexError) as error:
         raise InvalidInput(f"{path}: {error}, expected a classifier that `quality.save` wrote; restore the file") from error

@@ -9,7 +9,7 @@ from tinygpt.storage.checked_json import Json
 
 @dataclass(frozen=True)
 class Record:
-    """Fields by name. place: "line 17", "row 3", for messages and ids; "" if it is all of the file."""
+    """Fields by name. place: its position, "line 17" or "row 3", for messages and ids; "" if it is all of the file."""
 
     place: str
     fields: Mapping[str, Json]

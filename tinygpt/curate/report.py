@@ -15,7 +15,7 @@ import hashlib
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
 from tinygpt.curate.documents import Document, Outcome
@@ -26,7 +26,7 @@ from tinygpt.storage.checked_json import Json
 MOST_EXAMPLES = 5
 MOST_CLUSTERS = 20
 EXCERPT = 300  # characters
-_MARGIN = 300  # characters on either side in which personal data is looked for
+_MARGIN = 20_000  # characters on either side in which personal data is looked for: as long as `privacy` lets a key be
 LINEAR_BINS, _PER_DECADE = 100, 16  # bins of 0.01 from -1 to 1, beyond that 16 for each factor of 10
 
 
@@ -235,8 +235,10 @@ class StepReport:
         """Counts a group of copies, of which `kept` remains. others: ids, with what should be said of them; all, or n_others says how many."""
         size = 1 + (len(others) if n_others is None else n_others)
         _count(self.cluster_sizes, {size: 1})
-        self.clusters = sorted([*self.clusters, Cluster(size, kept.id, excerpt(kept.text), sorted(others)[:20])], key=lambda c: c.order)
-        del self.clusters[MOST_CLUSTERS:]
+        new = Cluster(size, kept.id, "", sorted(others)[:20])
+        if len(self.clusters) < MOST_CLUSTERS or new.order < self.clusters[-1].order:  # an excerpt takes time
+            new = replace(new, excerpt=excerpt(kept.text))
+            self.clusters = sorted([*self.clusters, new], key=lambda c: c.order)[:MOST_CLUSTERS]
 
     def merge(self, other: "StepReport") -> Self:
         """Adds what another task did. Raises ValueError if its step or its settings are others."""
@@ -344,10 +346,16 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Json]:
-        """Plain values. Names of users in paths that settings hold are replaced by marks: a report is made to be shown."""
+        """Plain values. Personal data in ids, and names of users in all paths, are replaced by marks: a report is made to be shown."""
         values = asdict(self) | {"steps": [step.to_json() for step in self.steps]}
         for each in (values, *values["steps"]):
-            each["settings"] = _without_users(each["settings"])
+            each |= {name: _without_users(each[name]) for name in ("settings", "warnings", "notes") if name in each}
+        for step in values["steps"]:
+            for found in (*step["rules"].values(), *step["kinds"].values()):
+                for example in found["examples"]:
+                    example["id"] = redact(example["id"]).text
+            for cluster in step["clusters"]:
+                cluster["kept"], cluster["others"] = redact(cluster["kept"]).text, [redact(other).text for other in cluster["others"]]
         return values
 
     @classmethod

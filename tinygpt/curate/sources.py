@@ -12,6 +12,8 @@ divided, is in formats.py.
 import contextlib
 import hashlib
 import itertools
+import json
+import math
 import re
 import tomllib
 from collections import Counter
@@ -267,6 +269,26 @@ def _counted(bad: BadInput) -> Iterator[None]:
         bad.found(problem)
 
 
+def _plain(fields: dict[str, Json], where: str) -> dict[str, Json]:
+    """Fields as a shard can hold them: infinity, which JSON lacks, is null. Half a character is a bad record."""
+    try:
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:
+        rule = "expected Unicode text; correct or remove the record"
+        raise BadRecord("not Unicode", f"{where}: another field than the text holds a lone surrogate, {rule}") from None
+    except ValueError:
+        return _plain({name: _finite(value) for name, value in fields.items()}, where)
+    return fields
+
+
+def _finite(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _document(spec: SourceSpec, unit: Unit, record: Record) -> Document:
     """A record as a document. Fields other than the text become metadata."""
     fields = dict(record.fields)
@@ -281,6 +303,10 @@ def _document(spec: SourceSpec, unit: Unit, record: Record) -> Document:
             )
         values[name] = fields[name]
     text = fields.pop(key)
+    fields = _plain(fields, where)
+    for name in ("copies", "n_copies"):  # ours: `tinygpt.curate.copies` writes and reads them
+        if name in fields:
+            fields[f"original_{name}"] = fields.pop(name)
     if not isinstance(text, str | None):
         raise BadRecord("not a text", f"{where}: {key} is a {type(text).__name__}, expected a text; correct or remove the record")
     if text and re.search("[\ud800-\udfff]", text):

@@ -37,6 +37,11 @@ def save(path: Path, array: Array) -> None:
     replace_file(path, _npy(header, array), writer=f"{os.getpid()}-")
 
 
+def load(path: Path) -> Array:
+    """What `save` wrote, still on the disk: read where it is used. Raises ValueError for an array of objects: those are pickles."""
+    return npy.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
+
+
 def _npy(header: Mapping[str, object], array: Array) -> Iterator[bytes | Array]:
     head = io.BytesIO()
     npy.write_array_header_1_0(head, header)  # type: ignore[arg-type]
@@ -65,7 +70,7 @@ def partition_of(hashes: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
 
 def rows_of(folder: Path, table: str, shard: int, partition: int, n: int) -> slice:
     """The rows of a shard's table whose hashes lie in one of n ranges."""
-    hashes = np.load(_path(folder, table, shard, "hash"), mmap_mode="r")
+    hashes = load(_path(folder, table, shard, "hash"))
     first = [np.uint64(-(-(p << 32) // n) << 32) for p in (partition, partition + 1) if p < n]  # the smallest hash of each range
     start, *stop = np.searchsorted(hashes, first).tolist()
     return slice(start, *(stop or [len(hashes)]))
@@ -73,8 +78,7 @@ def rows_of(folder: Path, table: str, shard: int, partition: int, n: int) -> sli
 
 def column(folder: Path, table: str, shard: int, name: str, rows: slice = slice(None)) -> Array:
     """Some rows of a column, still on the disk: they are read where they are used."""
-    found: Array = np.load(_path(folder, table, shard, name), mmap_mode="r")[rows]
-    return found
+    return load(_path(folder, table, shard, name))[rows]
 
 
 def read_partition(folder: Path, table: str, n_shards: int, partition: int, n: int, columns: Sequence[str]) -> dict[str, Array]:

@@ -2,7 +2,7 @@
 
     corpus/manifest.json               sources with licenses, shares and epochs; every file with its size and sha256
     corpus/train/00000.jsonl.gz        documents in the order of the mixture, {"id", "text", "source", "metadata"} a line
-    corpus/validation/00000.jsonl.gz   whole groups of near copies, none of which is in the training text
+    corpus/validation/00000.jsonl.gz   complete groups of near copies, none of which is in the training text
 
 The files are written first and the manifest last, so a folder with a manifest is complete.
 """
@@ -78,7 +78,11 @@ class Manifest:
 
     def describe(self) -> str:
         """The sources with shares, epochs and licenses, as a sentence for people."""
-        each = (f"{source.name} {source.share:.1%}, {source.epochs:.2g} epochs, license {source.license}" for source in self.sources)
+        epochs = [f"{source.epochs:.2g}" for source in self.sources]
+        each = (
+            f"{source.name} {source.share:.1%}, {n} epoch{'s' * (n != '1')}, license {source.license}"
+            for source, n in zip(self.sources, epochs, strict=True)
+        )
         return f"{len(self.sources)} source{'s' if len(self.sources) > 1 else ''}: {'; '.join(each)}"
 
     def write(self, folder: Path) -> None:
