@@ -220,7 +220,7 @@ def compared(found: list[Any], right: list[Any], again: list[Any], to_host: Call
         a, b, c = (np.asarray(to_host(array)).astype(np.float64) for array in (a, b, c))
         same &= a.shape == b.shape and np.array_equal(a, c)
         if a.shape == b.shape and a.size:
-            difference = np.abs(a - b).max() / max(1e-2, np.abs(b).max())
+            difference = np.abs(a - b).max() / max(1e-1, np.abs(b).max())  # inputs are of size 1: where they cancel, rounding remains
             error = max(error, float(difference)) if math.isfinite(difference) else math.inf
     return {"ok": bool(same and error <= TOLERANCE[dtype]), "error_relative": error, "same_bits_again": bool(same)}
 
