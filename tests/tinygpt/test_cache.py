@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import autograd as ag
@@ -67,16 +67,29 @@ def test_cached_is_uncached_token_for_token(config, seed, lengths, greedy, rows)
 
 @settings(max_examples=8 if FAKE else 50)
 @given(config=configs, seed=seeds, n=st.integers(1, 30), rows=st.booleans())
+@example(  # amplifies rounding a hundred times
+    config=GPTConfig(
+        n_layer=3, n_head=3, n_embd=24, n_positions=3, vocab_size=29, tie_word_embeddings=False, norm="rms", norm_offset=1.0,
+        norm_position="post", embedding_norm=True, n_kv_head=1, gated=True, n_inner=16, mlp_bias=False, window=1, window_pattern="SL",
+    ),
+    seed=1, n=1, rows=False,
+)  # fmt: skip
 def test_in_float32_logits_agree(config, seed, n, rows):
+    """To rounding. A random model may amplify it (a norm of something small): then the cache may be as far from the exact logits as the plain
+    computation is, several times at most."""
     model, rng = random_model(config, seed, "float32"), np.random.default_rng(seed)
+    exact = GPT(config, seed=seed).eval()
+    for p, q in zip(exact.parameters(), model.parameters(), strict=True):
+        p.data = q.data.astype(np.float64)
     prompts = [rng.integers(0, config.vocab_size, n).tolist(), [1]]
     with without_fast_decoder() if not rows else pytest.MonkeyPatch.context():
-        states = [DecodingState(model, prompts), DecodingState(model, prompts, use_cache=False)]
+        states = [DecodingState(model, prompts), *(DecodingState(m, prompts, use_cache=False) for m in (model, exact))]
     for _ in range(6):
-        a, b = (np.array(state.logits()) for state in states)
-        np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(b).max()))
+        cached, plain, right = (np.array(state.logits()) for state in states)
+        usual = 1e-5 * max(1, np.abs(right).max())
+        np.testing.assert_allclose(cached, right, rtol=0, atol=max(usual, 4 * np.abs(plain - right).max()))
         for state in states:
-            state.append(b.argmax(axis=1))
+            state.append(right.argmax(axis=1))
 
 
 @pytest.mark.exact
