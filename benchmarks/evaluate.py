@@ -38,7 +38,7 @@ from tinygpt.fields import PathName
 from tinygpt.recipes import RECIPES
 
 N_OPTIONS, WITHIN = 4, 1.25
-CASES = {"context 60, options of 30": (60, 30, 8), "context 600, options of 10": (600, 10, 4)}  # tokens, tokens, items
+CASES = {"context 60, options of 30": (60, 30, 16), "context 600, options of 10": (600, 10, 4)}  # tokens, tokens, items
 Ids = list[int]
 
 
@@ -48,7 +48,7 @@ class Config:
     """Of the default model."""
     rounds: int = 5
     """That count."""
-    batches: tuple[int, ...] = (1, 4, 8, 16, 32)
+    batches: tuple[int, ...] = (1, 4, 8, 16, 32, 64)
     """Batch sizes of the harness to choose from."""
     peers: bool = True
     """Compare with the harness, too."""
