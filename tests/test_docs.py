@@ -343,13 +343,9 @@ def test_every_command_names_a_file_and_flags_that_exist():
     assert found > 30
 
 
-def test_in_a_browser_the_site_has_search_when_opened_from_a_folder(tmp_path, monkeypatch):
+def test_in_a_browser_the_site_has_search_when_opened_from_a_folder(tmp_path, monkeypatch, browser):
     for name in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install -e .[docs]")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[browser]")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    if chromium is None:
-        pytest.skip("no Chromium here, expected chromium or google-chrome on the PATH")
     monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
     pages = tmp_path / "pages"  # the site's own settings, on two short pages
     (pages / "deep").mkdir(parents=True)
@@ -361,19 +357,16 @@ def test_in_a_browser_the_site_has_search_when_opened_from_a_folder(tmp_path, mo
     settings = settings.replace("docs_dir: docs", "docs_dir: pages").replace("hooks: [docs/", f"hooks: [{DOCS.as_posix()}/")
     (tmp_path / "mkdocs.yml").write_text(settings + "\nnav: [index.md]\n", encoding="utf-8")
     subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict"], cwd=tmp_path, check=True)
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for start in ("index.html", "deep/page.html"):
-            page = browser.new_page()
-            asked = []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.goto((tmp_path / "site" / start).as_uri())
-            page.click(".md-search__input")
-            page.keyboard.type("rhinoceros", delay=30)
-            page.locator(".md-search-result__link").first.wait_for()
-            assert page.locator(".md-search-result__link").first.get_attribute("href").partition("?")[0].endswith("deep/page.html")
-            assert all(url.startswith(("file:", "data:", "blob:", "about:")) for url in asked)  # nothing is fetched
-        browser.close()
+    for start in ("index.html", "deep/page.html"):
+        page = browser.new_page()
+        asked = []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.goto((tmp_path / "site" / start).as_uri())
+        page.click(".md-search__input")
+        page.keyboard.type("rhinoceros", delay=30)
+        page.locator(".md-search-result__link").first.wait_for()
+        assert page.locator(".md-search-result__link").first.get_attribute("href").partition("?")[0].endswith("deep/page.html")
+        assert all(url.startswith(("file:", "data:", "blob:", "about:")) for url in asked)  # nothing is fetched
 
 
 def test_pages_that_the_navigation_forgets_are_added(tmp_path):

@@ -190,9 +190,9 @@ class FlatOptimizer:
             arrays[key] = dict(zip(names, _parts(flat, parameters), strict=True))
         return arrays
 
-    def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]]) -> None:
-        """Restores what `state_dict` returned. Raises ValueError naming parameters that are missing, surplus or of another shape."""
-        mine, where = self.state_arrays(), f"{self._class}.load_state_dict"
+    def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]], into: dict[str, dict[str, Array]] | None = None) -> None:
+        """Restores what `state_dict` returned (into: other arrays). Raises ValueError naming what is missing, surplus or of another shape."""
+        mine, where = into or self.state_arrays(), f"{self._class}.load_state_dict"
         if state.keys() != {"n_steps", *mine}:
             rule = f"expected {', '.join(sorted(['n_steps', *mine]))}; is it another optimizer's?"
             raise ValueError(f"{where}: a state of {', '.join(sorted(state))}, {rule}")

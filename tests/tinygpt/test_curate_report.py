@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import re
-import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -244,18 +243,6 @@ def test_texts_and_sizes():
     assert text("a<b>&\"'\x1b\ufffd") == "a&lt;b&gt;&amp;&quot;&#x27;\ufffd\ufffd"
     assert [size(n) for n in (1, 999, 1000, 1_234_567, 1e9, 5e12)] == ["1 byte", "999 bytes", "1 KB", "1.23 MB", "1 GB", "5,000 GB"]
     assert [share(n, 1000) for n in (0, 0.5, 125, 500, 999.5)] == ["0\xa0%", "<\xa00.1\xa0%", "12.5\xa0%", "50\xa0%", ">\xa099.9\xa0%"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[browser]")
-    path = next((p for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (p := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("no Chromium here, expected chromium or google-chrome on the PATH")
-    with playwright.sync_playwright() as p:
-        running = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.mark.skipif(backend.name != "numpy", reason="a page is a page")

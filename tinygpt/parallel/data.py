@@ -2,7 +2,7 @@
 
     gradient of a batch = sum over ranks of (targets of its rows / targets of the batch) * gradient of its rows' mean loss
 
-All ranks draw the same batches and start with the same weights; after the sum they make the same update. So nothing else is ever sent, and
+All ranks draw the same batches and start with the same weights; after the sum they make the same update. So weights are never sent again, and
 the weights, the losses, clipping and the dropout masks are those of one process, up to rounding: each rank's rows get their part of the mask.
 
 Source  Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 2.2.

@@ -118,13 +118,9 @@ class Sharded(FlatOptimizer):
             arrays[key] = {name: full[ends[i] : ends[i + 1]].reshape(p.shape) for i, (name, p) in enumerate(named)}
         return arrays
 
-    def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]]) -> None:
-        complete = self.state_arrays()  # what the base class compares with, and fills
-        self.state_arrays = lambda: complete  # type: ignore[method-assign]
-        try:
-            super().load_state_dict(state)
-        finally:
-            del self.state_arrays
+    def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]], into: dict[str, dict[str, Array]] | None = None) -> None:
+        complete = into or self.state_arrays()
+        super().load_state_dict(state, complete)
         for key, (part, _) in self._states.items():
             flat = backend.xp.concatenate([array.reshape(-1) for array in complete[key].values()])
             for piece, start in part.pieces:
