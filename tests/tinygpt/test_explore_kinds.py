@@ -1,5 +1,6 @@
 """The explorer's pages of an encoder and of an encoder-decoder: their numbers are the model's, and the page shows them in a browser."""
 
+import base64
 import os
 import subprocess
 import sys
@@ -10,7 +11,6 @@ import pytest
 import autograd as ag
 from autograd import backend
 from autograd.backend import to_host
-from tests.tinygpt import test_explore
 from tests.tinygpt.test_explore import ROOT, TEXT, open_page, unpack
 from tinygpt.data.tokenizer import BPETokenizer, encoder_tokenizer
 from tinygpt.encoder_config import EncoderConfig
@@ -20,7 +20,6 @@ from tinygpt.inspect.explore import collect, explore
 from tinygpt.models import Encoder, Seq2Seq
 from tinygpt.seq2seq_config import Seq2SeqConfig
 
-browser = test_explore.browser  # the fixture
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 32}
 SOURCE, TARGET, MASKED = "the low lamp", "is lower than the tower", "the low [MASK] is lower"
 OF_SEQ2SEQ = {
@@ -58,7 +57,7 @@ def maps(view):
     n, m = len(view["tokens"]), len(view["keys"])
     if view["causal"]:
         return np.array([[unpack(text, n) for text in layer] for layer in view["attention"]])
-    flat = [[np.frombuffer(test_explore.base64.b64decode(text), "<u2") / 65535 for text in layer] for layer in view["attention"]]
+    flat = [[np.frombuffer(base64.b64decode(text), "<u2") / 65535 for text in layer] for layer in view["attention"]]
     return np.array(flat).reshape(len(flat), -1, n, m)
 
 

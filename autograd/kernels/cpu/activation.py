@@ -7,7 +7,7 @@ import numpy as np
 from autograd.backend import Array
 from autograd.backend._erfc import erfc_polynomial
 from autograd.dispatch import kernel_for
-from autograd.kernels.cpu.parallel import row_blocks, rows_of
+from autograd.kernels.cpu.parallel import row_blocks, rows_of, times_vector
 from autograd.ops.activation import (
     GELU,
     GELU_CUBIC,
@@ -275,5 +275,5 @@ def exponentials(s: np.ndarray, out: np.ndarray, *, each_row: bool) -> tuple[np.
     np.subtract(s, np.where(finite, m, 0), out=out)
     np.exp(out, out=out)
     ones = np.ones(s.shape[-1], dtype=s.dtype)
-    total = (out.reshape(-1, s.shape[-1]) @ ones).reshape(*s.shape[:-1], 1)  # BLAS sums short rows faster than NumPy
+    total = times_vector(out.reshape(-1, s.shape[-1]), ones).reshape(*s.shape[:-1], 1)  # BLAS sums short rows faster than NumPy
     return m, total, each_row or (bool(finite.all()) and bool(total.min() >= _FAR_BELOW))

@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.backend import Array
 from autograd.dispatch import kernel_for
-from autograd.kernels.cpu.parallel import row_blocks, row_sums, rows_of
+from autograd.kernels.cpu.parallel import row_blocks, row_sums, rows_of, times_vector
 from autograd.ops.normalization import LayerNorm, LayerNormSaved, RMSNorm
 
 
@@ -28,7 +28,7 @@ class LayerNormBlocked(LayerNorm):
 
         def block(part: slice) -> None:
             ns, rs, ys = n[part], r[part], y[part]
-            np.matmul(rows[part], mean, out=rs)
+            times_vector(rows[part], mean, out=rs)
             np.subtract(rows[part], rs, out=ns)
             np.vecdot(ns, ns, out=rs[:, 0])  # a row's sum of squares without a temporary
             rs *= 1 / c
@@ -55,7 +55,7 @@ class LayerNormBlocked(LayerNorm):
         def block(part: slice) -> tuple[np.ndarray, ...]:
             d, out = dys[part], dx[part]
             dn = np.multiply(d, ns[part])
-            mean_qn, mean_q = (dn @ weights)[:, None], (d @ weights)[:, None]  # q = gamma dy
+            mean_qn, mean_q = times_vector(dn, weights)[:, None], times_vector(d, weights)[:, None]  # q = gamma dy
             sums = tuple(np.ones(len(d), dtype=d.dtype) @ terms for terms in (dn, d)) if wants_sums else ()
             np.multiply(ns[part], mean_qn, out=out)
             out += mean_q
@@ -118,7 +118,7 @@ class RMSNormBlocked(RMSNorm):
             d, out = dys[part], dx[part]
             n = np.multiply(rows[part], r[part])
             np.multiply(d, n, out=out)
-            mean_qn = (out @ weights)[:, None]  # q = (offset + weight) dy
+            mean_qn = times_vector(out, weights)[:, None]  # q = (offset + weight) dy
             sums = (np.ones(len(d), dtype=d.dtype) @ out,) if needs[1] else ()
             n *= mean_qn
             np.subtract(d if scale is None else np.multiply(d, scale, out=out), n, out=out)

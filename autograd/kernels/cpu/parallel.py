@@ -182,3 +182,13 @@ def row_sums(n_rows: int, row_bytes: int, work: Callable[[slice], tuple[Array, .
 
     row_blocks(n_rows, row_bytes, block)
     return tuple(sum(terms[1:], start=terms[0]) for terms in zip(*(parts[start] for start in sorted(parts)), strict=True))
+
+
+def times_vector(a: np.ndarray, v: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """a (R, C) @ v, (C,) or (C, 1).
+
+    For five float32 columns OpenBLAS's kernel for AVX-512 computes with parts of the stack that it has never set and does not use: the
+    product is right, but what happens to be there may report an invalid value.
+    """
+    with np.errstate(invalid="ignore"):
+        return np.matmul(a, v, out=out)
