@@ -7,6 +7,7 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
     [Softmax in autograd/ops/activation.py](../../...)      alone on a line: replaced by the code of that class or function
     [examples/learn/01_tokens.py](../../...)                alone on a line: replaced by the whole file
     <!-- output: examples/learn/01_tokens.py -->            replaced by what the script prints (and the .svg that it draws)
+    <!-- diff: examples/a.py examples/b.py -->              replaced by what the second file changes in the first, up to "# Try it"
     <!-- picture: y -->                                     replaced by y.draw()
     <!-- index of ops -->                                   replaced by a table of all ops
     <!-- modules of tinygpt -->                             replaced by a table of all public modules, and each module's docstrings
@@ -15,6 +16,7 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
 
 import ast
 import contextlib
+import difflib
 import functools
 import io
 import os
@@ -124,7 +126,19 @@ def whole_files(markdown: str, pictures: list[str]) -> str:
         return f"```text\n{text}\n```{shown}"
 
     markdown = re.sub(r"^\[(?P<file>[\w/]+\.py)\]\(\S+\)[ ]*$", script, markdown, flags=re.MULTILINE)
+    markdown = re.sub(
+        r"^<!-- diff: (\S+) (\S+) -->[ ]*$", lambda match: f"```diff\n{changes(match[1], match[2])}\n```", markdown, flags=re.MULTILINE
+    )
     return re.sub(_OUTPUT, output, markdown, flags=re.MULTILINE)
+
+
+def changes(old: str, new: str) -> str:
+    """A unified diff of two scripts of the repository, of what stands above "# Try it"; their own docstrings are left out."""
+    first, second = (
+        (ROOT / file).read_text(encoding="utf-8").partition('"""\n\n')[2].partition("# Try it")[0].rstrip().splitlines()
+        for file in (old, new)
+    )
+    return "\n".join(difflib.unified_diff(first, second, lineterm="", n=2)).partition("\n+++ \n")[2]
 
 
 @functools.cache
