@@ -15,7 +15,7 @@ exact    sentences whose translation is right to the last letter
 words    longest common subsequence of words, divided by the number of words of the longer of both texts
 
 What has been measured with the same minutes is kept: a call with more seeds adds to it. The recurrent models are those of
-examples/learn/23_seq2seq.py (GRU, encoder in both directions, Bahdanau's attention), the transformer that of Vaswani et al. with two layers.
+examples/learn/27_seq2seq.py (GRU, encoder in both directions, Bahdanau's attention), the transformer that of Vaswani et al. with two layers.
 Needs `pip install -e ".[translate,plot]"`.
 """
 

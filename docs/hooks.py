@@ -5,8 +5,8 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
     ```python ... ```                                       runs, one namespace per page; `print(x)  # [1. 2.]` must print that,
                                                             or a ```text block right below holds all that the block prints
     [Softmax in autograd/ops/activation.py](../../...)      alone on a line: replaced by the code of that class or function
-    [examples/learn/01_tokens.py](../../...)                alone on a line: replaced by the whole file
-    <!-- output: examples/learn/01_tokens.py -->            replaced by what the script prints (and the .svg that it draws)
+    [examples/learn/02_tokens.py](../../...)                alone on a line: replaced by the whole file
+    <!-- output: examples/learn/02_tokens.py -->            replaced by what the script prints (and the .svg that it draws)
     <!-- diff: examples/a.py examples/b.py -->              replaced by what the second file changes in the first, up to "# Try it"
     <!-- picture: y -->                                     replaced by y.draw()
     <!-- index of ops -->                                   replaced by a table of all ops

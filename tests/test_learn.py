@@ -39,93 +39,145 @@ def run(name, *flags, folder=None):
 
 # Per script: lines that carry its point (as regular expressions).
 POINTS = {
-    "01_tokens.py": [r"^ +0 \. +1 is +2 lamp", r"the <unk> lamp", r"merge 10: ", r"t\|h\|e\| \|s\|l\|ower\| lamp -> nothing is lost: True"],
-    "02_windows.py": [r"given \[100, 101\] predict 102", r"= 5$", r"epoch 0 again: "],
-    "03_embeddings.py": [r"gives the same: True", r"its row is the same both times", r"\[101\. 101\. 101\.\]"],
-    "04_attention.py": [
+    "01_language_models.py": [
+        r"^GPT-3 +2020  decoder +174,604,259,328 ",
+        r"^ours +2026  decoder +1,334,016 ",
+        r"after 'exception': is 0\.\d\d",
+    ],
+    "02_tokens.py": [
+        r"^ +0 \. +1 is +2 lamp",
+        r"the <unk> lamp",
+        r"merge 10: ",
+        r"asked for 290, got 274: 256",
+        r"X = aa: 9 signs, XabdXabac$",
+        r"Z = XY: 5 signs, ZdZac$",
+        r"= 50,257$",
+        r"t\|h\|e\| \|s\|l\|ower\| lamp -> nothing is lost: True",
+    ],
+    "03_windows.py": [
+        r"given \[100, 101\] predict 102",
+        r"= 5$",
+        r"epoch 0 again: ",
+        r"^5 items; item 2: \[104, 105, 106, 107\] \[105, 106, 107, 108\]$",
+    ],
+    "04_embeddings.py": [r"gives the same: True", r"its row is the same both times", r"\[101\. 101\. 101\.\]"],
+    "05_attention.py": [
+        r"score of tokens 0 and 2: 1 \* 1 \+ 0 \* 1 = 1$",
+        r"scores \[2\.0, -1\.0, -1\.0\]: sum 0,  nothing to divide by",
+        r"as the formula stands: \(3,\) \[  nan   nan 0\.000\]",
+        r"largest score subtracted first: +\(3,\) \[0\.731 0\.269 0\.000\]",
+        r"by likeness: .* chased 0\.37 .* slept 0\.37$",
+        r"with query and key: cat 0\.95",
+        r"^ 1024 +10\d\d\.\d ",
+        r"scores   30, 0: weight 1\.000000, moves by 0\.0000000",
+    ],
+    "06_heads.py": [
         r"zero it, renormalize +1\.0000 +1\.0000 +nan",
         r"minus infinity +1\.0000 +1\.0000 +1\.0000",
         r"no mask +change after one layer 0\.0000, after two 0\.0000",
         r"causal mask +change after one layer 0\.0000, after two 0\.[1-9]",
         r"largest difference \d\.\de-1[5-9]",
     ],
-    "05_layer_norm.py": [r"plain .*lost"],
-    "06_model.py": [r"= 1888; the model says 1888", r"124,439,808", r"\(T,\) = \(4,\) \[0\.000 0\.000 0\.000 0\.[1-9]"],
-    "07_loss.py": [r"\[\[ 0\.125 -0\.750  0\.625\]\]", r"= 0\.9281; the op says 0\.9281"],
-    "08_training.py": [r"^rate at .*: 1\.5e-04 1\.5e-03 3\.0e-03 3\.0e-03 .* 3\.0e-04$", r"^The \w"],
-    "09_sampling.py": [r"top-k 2 +0\.667  0\.333  0\.000", r"top-k 5 .* 0\.032  0\.000", r"10,000 draws"],
-    "10_fine_tuning.py": [r"trained in step 2"],
-    "11_autograd.py": [
+    "07_layer_norm.py": [
+        r"plain .*lost",
+        r"4 / sqrt\(inputs\): 1e\+27, 11\.4.. times as large, explodes",
+        r"1 / sqrt\(inputs\): .* vanishes",
+    ],
+    "08_model.py": [r"= 1888; the model says 1888", r"124,439,808", r"\(T,\) = \(4,\) \[0\.000 0\.000 0\.000 0\.[1-9]"],
+    "09_loss.py": [r"\[\[ 0\.125 -0\.750  0\.625\]\]", r"= 0\.9281; the op says 0\.9281"],
+    "10_training.py": [r"^rate at .*: 1\.5e-04 1\.5e-03 3\.0e-03 3\.0e-03 .* 3\.0e-04$", r"^The \w"],
+    "11_sampling.py": [r"top-k 2 +0\.667  0\.333  0\.000", r"top-k 5 .* 0\.032  0\.000", r"10,000 draws"],
+    "19_fine_tuning.py": [r"trained in step 2"],
+    "12_order_and_distance.py": [r"^a view of the last 12 words +1?\d\d\.\d% "],
+    "13_autograd.py": [
         r"dz = \[0\.125, -0\.75, 0\.625\]   that",
         r"dz = \[\[0\.125, -0\.75, 0\.625\]\]",
         r"dz\[1\]: measured -0\.75000, backward -0\.75000",
     ],
-    "12_norm_orders.py": [r"variance 6\.667 -> .* \[-1\.162 -0\.775 -0\.387\]", r"averages 2\.5 and 4 .* \[-0\.750 -0\.250  0\.250\]"],
-    "13_longer_texts.py": [
+    "20_instructions.py": [r"^inputs +reverse ", r"^targets +\. +\. +\. +\. +\. "],
+    "21_norm_orders.py": [r"variance 6\.667 -> .* \[-1\.162 -0\.775 -0\.387\]", r"averages 2\.5 and 4 .* \[-0\.750 -0\.250  0\.250\]"],
+    "22_longer_texts.py": [
         r"query at 101, key at 100: score 0\.540, cos\(1\) = 0\.540",
         r"\[1\.00 0\.75 0\.50 0\.25 0\.00\]",
         r"expected at most n_positions = 64",
     ],
-    "14_gpt2_to_llama.py": [r"Llama 2 70B's options: True$", r"^\d{4}-\d\d-\d\d, .*threads, NumPy"],
-    "15_optimizers.py": [
+    "23_gpt2_to_llama.py": [r"Llama 2 70B's options: True$", r"^\d{4}-\d\d-\d\d, .*threads, NumPy"],
+    "14_optimizers.py": [
         r"update rule: w = .* \[0\.905 0\.905 0\.905\]",
         r"L2 term: w = .* \[0\.990 0\.906 0\.439\]",
         r"^\[0\.990 0\.905 0\.439\]",
     ],
-    "16_batch_size.py": [r"^ +0 +0 ", r"^ +1 +192 ", r"^growing +126 updates"],
-    "17_over_fitting.py": [r"^ 4 channels +792 ", r"^64 channels 58,752 ", r"^64 channels better than 4 .*, at the end 0 of 3$"],
-    "18_sixteen_bits.py": [
+    "15_batch_size.py": [r"^ +0 +0 ", r"^ +1 +192 ", r"^growing +126 updates"],
+    "16_over_fitting.py": [r"^ 4 channels +792 ", r"^64 channels 58,752 ", r"^64 channels better than 4 .*, at the end 0 of 3$"],
+    "17_sixteen_bits.py": [
         r"^float16  0 01011    1001100110 +0\.0999755859 +65504   6\.0e-08  1\.00098$",
         r"^bfloat16 0 01111011 1001101 +0\.1000976562 ",
         r"^float16 +weight 1\.0000 .* 0\.9000, its copy in float16 0\.8999$",
         r"^ones +4096\.00   2048\.00   4096\.00    256\.00   4096\.00$",
     ],
-    "19_width_rule.py": [
+    "18_width_rule.py": [
         r"C = 256 .* -25\.6 at rate 0\.1, by +-0\.4 at",
         r"rate 0\.00167: h\.0\.attn\.c_attn, .*c_fc",
         r"logits 0\.167, of .* 0\.250$",
     ],
-    "21_word_vectors.py": [
+    "25_word_vectors.py": [
         r"^array, arrays +ids +\d+ apart, or +\d+ +one-hot: 1\.414 apart, cosine 0\.000$",
         r"first update 4\.159 = \(1 \+ K\) ln 2",
     ],
-    "24_vision.py": [r"^--- 1,797 images, ", r"^mean: logistic regression .* with 650 weights, transformer .* with 58,138$"],
-    "20_n_grams.py": [
+    "29_scale.py": [
+        r"= 3\.14e\+23 operations$",
+        r"1\.4 million, not billion",
+        r"equals one device's: True$",
+        r"is 2\.0 times as large",
+        r"@ W1 @ W2: True$",
+        r"9 micro-batches, 4 stages: idle 25%, by formula .* = 25%$",
+    ],
+    "30_data.py": [
+        r"^  menu +removed: 44%",
+        r"^  the same  49eb52a7ab99 a copy of 'manual': removed$",
+        r"nearly +and manual +19 of 25 runs: 0\.76 removed$",
+        r"Mail \[EMAIL\] about card \[CARD\] or order 4111111111111112,",
+        r"^  web +410 B tokens, weight 60 %: seen  0\.4 times$",
+    ],
+    "31_evaluation.py": [r"right: \d+\.\d% of 200; chance 25 %", r"^  it returns a list +0  0\.55    0\.33$"],
+    "28_vision.py": [r"^--- 1,797 images, ", r"^mean: logistic regression .* with 650 weights, transformer .* with 58,138$"],
+    "24_n_grams.py": [
         r"^words only +1 of 7 right$",
         r"^P\(eats  \| dog\)   1 / 2 = 0\.500   2 / 11 = 0\.182 ",
         r"the loss changes by 0e\+00$",
     ],
-    "22_rnn.py": [r"^h = \(4,\) \[0\.000 0\.762 0\.363 0\.180\]", r"product 0\.044092; .* = 0\.044092$"],
-    "23_seq2seq.py": [r"^8 2 1 2 -> two eighty two ten <end>$"],
+    "26_rnn.py": [r"^h = \(4,\) \[0\.000 0\.762 0\.363 0\.180\]", r"product 0\.044092; .* = 0\.044092$"],
+    "27_seq2seq.py": [r"^8 2 1 2 -> two eighty two ten <end>$"],
 }
 
 # Those that take long, made short: enough for what the checks below ask of them.
 SHORTER = {
-    "12_norm_orders.py": "--updates 50",
-    "13_longer_texts.py": "--updates 100",
-    "14_gpt2_to_llama.py": "--updates 2 --rounds 1",
-    "17_over_fitting.py": "--updates 128",
-    "24_vision.py": "--updates 500",
-    "22_rnn.py": "--updates 100",
-    "23_seq2seq.py": "--updates 500",
+    "21_norm_orders.py": "--updates 50",
+    "22_longer_texts.py": "--updates 100",
+    "23_gpt2_to_llama.py": "--updates 2 --rounds 1",
+    "16_over_fitting.py": "--updates 128",
+    "28_vision.py": "--updates 500",
+    "26_rnn.py": "--updates 100",
+    "27_seq2seq.py": "--updates 500",
 }
 
-NEEDS = {"24_vision.py": "sklearn"}  # those with an optional library: .ci/run tests them where the site is built
+NEEDS = {"28_vision.py": "sklearn"}  # those with an optional library: .ci/run tests them where the site is built
 
 PICTURE_TOO = (
-    "15_optimizers.py",
-    "16_batch_size.py",
-    "17_over_fitting.py",
-    "21_word_vectors.py",
-    "24_vision.py",
-    "20_n_grams.py",
-    "22_rnn.py",
-    "23_seq2seq.py",
+    "01_language_models.py",
+    "14_optimizers.py",
+    "15_batch_size.py",
+    "16_over_fitting.py",
+    "25_word_vectors.py",
+    "28_vision.py",
+    "24_n_grams.py",
+    "26_rnn.py",
+    "27_seq2seq.py",
 )  # drawn in the same run, where matplotlib is installed
 
 
 def test_every_script_has_its_points_and_its_line_in_the_readme():
-    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 24
+    assert [s.name for s in SCRIPTS] == sorted(POINTS) and len(POINTS) == 31
     readme = (LEARN / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"^\| \d+ \| \[(\w+\.py)\]\(\1\)", readme, flags=re.MULTILINE)
     assert linked == sorted(POINTS)
@@ -133,12 +185,12 @@ def test_every_script_has_its_points_and_its_line_in_the_readme():
 
 # Word -> the first script that may use it: the one that explains it.
 EXPLAINED_IN = {
-    "embedding": 3, "backward": 3, "softmax": 4, "dropout": 4, "layer_norm": 5, "gelu": 5, "GPT": 6, "no_grad": 6, "cross_entropy": 7,
-    "loss": 7, "AdamW": 8, "warmup_cosine": 8, "temperature": 9, "top_k": 9, "top_p": 9, "hidden": 10, "norm_position": 12,
-    "rotary_embedding": 13, "alibi_slopes": 13, "window": 13, "n_kv_head": 14, "gated": 14, "at_width": 19, "width_base": 19,
-    "float16": 18, "bfloat16": 18,
-    "SGD": 15, "Adam": 15, "Muon": 15,
-    "Counts": 20, "KneserNey": 20, "RNN": 22, "LSTM": 22, "GRU": 22, "convolution": 22, "EncoderDecoder": 23, "Seq2Seq": 23,
+    "embedding": 4, "backward": 4, "softmax": 5, "dropout": 6, "layer_norm": 7, "gelu": 7, "GPT": 8, "no_grad": 8, "cross_entropy": 9,
+    "loss": 9, "AdamW": 10, "warmup_cosine": 10, "temperature": 11, "top_k": 11, "top_p": 11, "hidden": 19, "norm_position": 21,
+    "rotary_embedding": 22, "alibi_slopes": 22, "window": 22, "n_kv_head": 23, "gated": 23, "at_width": 18, "width_base": 18,
+    "float16": 17, "bfloat16": 17,
+    "SGD": 14, "Adam": 14, "Muon": 14,
+    "Counts": 24, "KneserNey": 24, "RNN": 26, "LSTM": 26, "GRU": 26, "convolution": 26, "EncoderDecoder": 27, "Seq2Seq": 27,
 }  # fmt: skip
 
 
@@ -201,6 +253,33 @@ def check_fine_tuning(out):
     rows = re.findall(r"^ +\d+ +([\d.]+)% +([\d.]+)%$", out, flags=re.MULTILINE)
     gains = [float(pretrained) - float(scratch) for scratch, pretrained in rows]
     assert len(gains) == 3 and min(gains) > 0 and sum(gains) / 3 > 3  # percentage points; the texts change with Python and NumPy
+
+
+def check_order_and_distance(out):
+    order = [float(x) for x in re.findall(r"^(?:one|two) layers?, .* ([\d.]+)%$", out, flags=re.MULTILINE)]
+    assert len(order) == 3 and order[0] < 65 and min(order[1:]) > 95
+    far = [[float(x) for x in row] for row in re.findall(r"^a\w* .* ([\d.]+)% +([\d.]+)% +([\d.]+)%", out, flags=re.MULTILINE)]
+    assert len(far) == 2 and min(far[0]) > 90 and far[1][0] > 90 and max(far[1][1:]) < 25  # one of eight by chance
+
+
+def check_instructions(out):
+    shares = re.findall(
+        r"^(pretrained|fine-tuned, loss on [\w ]+?)(?: on sentences)? +(\d+)% +(\d+)% +(\d+)% +(\d+)%$", out, flags=re.MULTILINE
+    )
+    before, answer, every = ([float(x) for x in row[1:]] for row in shares)
+    assert max(before) == 0 and np.mean(answer) > 80 and np.mean(answer) > np.mean(every) + 10
+
+
+def check_data(out):
+    clean, copies, junk = (float(x) for x in re.findall(r"words: (\d\.\d+) nats per word", out))
+    assert clean + 0.1 < min(copies, junk)
+
+
+def check_evaluation(out):
+    low, high = (float(x) for x in re.search(r"means lie between ([\d.]+)% and ([\d.]+)%;", out).groups())
+    right = float(re.search(r"right: ([\d.]+)% of 200", out)[1])
+    assert low < right < high and 10 < high - low < 16  # 4 standard errors of 200 items at 30 %: 13 points
+    assert ("chance is among them" in out) == (low <= 25)
 
 
 def numbers(pattern, out):
@@ -384,7 +463,7 @@ def check_vision(out):
 def test_vision_says_what_is_missing(tmp_path):
     (tmp_path / "sklearn.py").write_text("raise ImportError", encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    done = subprocess.run([sys.executable, str(LEARN / "24_vision.py")], env=environment, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(LEARN / "28_vision.py")], env=environment, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 1 and done.stderr.startswith(
         "error: scikit-learn is missing, expected it for images and baseline; pip install"
     )
@@ -442,22 +521,26 @@ def check_seq2seq(out):
 
 
 CHECKS = {
-    "05_layer_norm.py": check_layer_norm,
-    "08_training.py": check_training,
-    "10_fine_tuning.py": check_fine_tuning,
-    "12_norm_orders.py": check_norm_orders,
-    "13_longer_texts.py": check_longer_texts,
-    "14_gpt2_to_llama.py": check_gpt2_to_llama,
-    "15_optimizers.py": check_optimizers,
-    "16_batch_size.py": check_batch_size,
-    "17_over_fitting.py": check_over_fitting,
-    "18_sixteen_bits.py": check_sixteen_bits,
-    "19_width_rule.py": check_width_rule,
-    "21_word_vectors.py": check_word_vectors,
-    "24_vision.py": check_vision,
-    "20_n_grams.py": check_n_grams,
-    "22_rnn.py": check_rnn,
-    "23_seq2seq.py": check_seq2seq,
+    "12_order_and_distance.py": check_order_and_distance,
+    "20_instructions.py": check_instructions,
+    "30_data.py": check_data,
+    "31_evaluation.py": check_evaluation,
+    "07_layer_norm.py": check_layer_norm,
+    "10_training.py": check_training,
+    "19_fine_tuning.py": check_fine_tuning,
+    "21_norm_orders.py": check_norm_orders,
+    "22_longer_texts.py": check_longer_texts,
+    "23_gpt2_to_llama.py": check_gpt2_to_llama,
+    "14_optimizers.py": check_optimizers,
+    "15_batch_size.py": check_batch_size,
+    "16_over_fitting.py": check_over_fitting,
+    "17_sixteen_bits.py": check_sixteen_bits,
+    "18_width_rule.py": check_width_rule,
+    "25_word_vectors.py": check_word_vectors,
+    "28_vision.py": check_vision,
+    "24_n_grams.py": check_n_grams,
+    "26_rnn.py": check_rnn,
+    "27_seq2seq.py": check_seq2seq,
 }
 
 
@@ -506,7 +589,7 @@ def test_recurrent_models_of_the_path(monkeypatch, kind, attention):
 
 def test_top_k_and_top_p_keep_what_the_library_keeps(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(LEARN))
-    script = runpy.run_path(str(LEARN / "09_sampling.py"))
+    script = runpy.run_path(str(LEARN / "11_sampling.py"))
     capsys.readouterr()
     for p in (script["P"], np.full(6, 1 / 6), np.array([0.1, 0.2, 0.2, 0.2, 0.2, 0.1])):  # the last two: ties across the border
         for k in range(1, 7):
@@ -523,10 +606,10 @@ def test_top_k_and_top_p_keep_what_the_library_keeps(monkeypatch, capsys):
 def test_bfloat16_of_the_lesson_is_ml_dtypes():
     """Bit for bit, all patterns of the upper half with several lower halves, ties and subnormal numbers among them; and infinity."""
     ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: it has bfloat16")
-    tree = ast.parse((LEARN / "18_sixteen_bits.py").read_text(encoding="utf-8"))
+    tree = ast.parse((LEARN / "17_sixteen_bits.py").read_text(encoding="utf-8"))
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in ("float16", "bfloat16")]
     names = {"np": np}
-    exec(compile(ast.Module(functions, []), "18_sixteen_bits.py", "exec"), names)
+    exec(compile(ast.Module(functions, []), "17_sixteen_bits.py", "exec"), names)
     upper = np.arange(1 << 16, dtype=np.uint32) << 16
     with np.errstate(over="ignore"):
         for lower in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF):
@@ -541,11 +624,11 @@ def test_bfloat16_of_the_lesson_is_ml_dtypes():
 @pytest.mark.parametrize(
     "command",
     [
-        "05_layer_norm.py",
-        "12_norm_orders.py --updates 2",
-        "13_longer_texts.py --updates 2",
-        "14_gpt2_to_llama.py --updates 2 --rounds 1",
-        "19_width_rule.py --updates 2",
+        "07_layer_norm.py",
+        "21_norm_orders.py --updates 2",
+        "22_longer_texts.py --updates 2",
+        "23_gpt2_to_llama.py --updates 2 --rounds 1",
+        "18_width_rule.py --updates 2",
     ],
 )
 def test_the_pictures(command, tmp_path):

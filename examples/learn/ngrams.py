@@ -1,4 +1,4 @@
-"""What scripts 20 and 22 share: a text without repeated paragraphs, counts of n-grams, and probabilities from them."""
+"""What scripts 24, 26, 30 and 31 share: a text without repeated paragraphs, counts of n-grams, and probabilities from them."""
 
 import pydoc_data.topics
 import re

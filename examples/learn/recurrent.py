@@ -1,4 +1,4 @@
-"""What scripts 22 and 23 share: recurrent cells, a language model, and encoder-decoders with and without attention, made of the ops that exist."""
+"""What scripts 26 and 27 share: recurrent cells, a language model, and encoder-decoders with and without attention, made of the ops that exist."""
 
 import math
 

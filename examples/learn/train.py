@@ -1,4 +1,4 @@
-"""What the scripts from 12 on share: text as ids, script 8's loop with the library's parts, sizes of gradients, and the picture of a few curves."""
+"""What the scripts from 14 on share: text as ids, script 10's loop with the library's parts, sizes of gradients, and the picture of a few curves."""
 
 import platform
 import pydoc_data.topics
@@ -58,7 +58,7 @@ def middle_rank(rows, twins):
 
 
 def small_gpt(n_vocab, context, channels=32, seed=0, **options):
-    """One layer with four heads, for scripts that train many; its weights are drawn with 1 / sqrt(C), as script 5's. options: of GPTConfig."""
+    """One layer with four heads, for scripts that train many; its weights are drawn with 1 / sqrt(C), as script 7's. options: of GPTConfig."""
     shape = {"n_layer": 1, "n_head": 4, "n_embd": channels, "n_positions": context, "vocab_size": n_vocab}
     config = GPTConfig(**shape, initializer_range=channels**-0.5, **options)
     return GPT(config, seed=seed)

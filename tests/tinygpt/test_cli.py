@@ -60,7 +60,7 @@ def test_a_bug_shows_its_traceback(body):
 
 @pytest.mark.parametrize("variable", ["AUTOGRAD_BACKEND", "AUTOGRAD_KERNELS", "AUTOGRAD_DEBUG", "AUTOGRAD_TF32"])
 def test_a_wrong_environment_variable_is_one_line_from_scripts_and_commands(tmp_path, variable):
-    for arguments in ([ROOT / "examples/learn/06_model.py"], ["-m", "tinygpt", "exercise", "1"]):
+    for arguments in ([ROOT / "examples/learn/08_model.py"], ["-m", "tinygpt", "exercise", "1"]):
         done = python(*arguments, cwd=tmp_path, **{variable: "2x"})
         assert done.returncode == 1 and done.stderr.startswith(f"error: {variable}: '2x', expected ") and done.stderr.count("\n") == 1
 

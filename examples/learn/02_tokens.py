@@ -1,0 +1,116 @@
+"""2. Tokens: a model reads numbers, so text is cut into pieces and each piece gets a number.
+
+    python examples/learn/02_tokens.py
+
+A second. Three ways to cut the same text: into words, into characters, and by byte-pair encoding (BPE), which starts from
+single bytes and learns which neighbors to join. Look at what each does with a word that it has never seen, and at how many
+tokens each needs.
+"""
+
+import re
+from collections import Counter
+from itertools import islice, pairwise
+
+from show import heading, say
+
+from tinygpt.data.tokenizer import END_OF_TEXT, BPETokenizer, CharacterTokenizer, WordTokenizer, count_words, learn_merges
+
+TEXT = "the low lamp is lower than the tower. the newest tower is the lowest. show the new lamp."
+NEW = "the slower lamp"  # "slower" is not in TEXT
+
+
+def pieces(tokenizer, ids):
+    return [tokenizer.token_bytes(i).decode("utf-8", "replace") for i in ids]
+
+
+heading("words: one token per word; the vocabulary is the list of words seen, in alphabetical order")
+words = WordTokenizer.train(TEXT)
+for i in range(words.n_vocab):
+    print(f"{i:3d} {words.token_bytes(i).decode():<13}", end="\n" if i % 5 == 4 else "")
+print()
+print("text:  ", TEXT[:36])
+print("ids:   ", words.encode(TEXT[:36]))
+print("back:  ", words.decode(words.encode(TEXT[:36])))
+
+# A word outside the vocabulary has no number of its own. It becomes <unk>, and what it was is lost.
+print("new:   ", NEW, "->", words.encode(NEW), "->", words.decode(words.encode(NEW)))
+
+# An id says nothing of what its word means: it is a rank in the alphabet.
+print(
+    "ids of low, lower, lowest, and of two that mean other things:", [words.encode(w)[0] for w in ("low", "lower", "lowest", "is", "lamp")]
+)
+
+# White space: drop it, and the text cannot be put together again; keep it, and it takes tokens.
+code = "if low:\n    show(lamp)"
+print("white space dropped:", code.split())
+print("white space kept:   ", re.findall(r"\s+|\w+|[^\w\s]", code))
+
+# Documents that follow each other in one stream are kept apart by a special token.
+two = f"show the lamp{END_OF_TEXT}show the tower"
+print("two documents:", words.encode(two, allow_special=True), f"({words.eos_id} is {END_OF_TEXT})")
+
+heading("characters: a tiny vocabulary, nothing is unknown that is spelled with known letters, but sequences are long")
+characters = CharacterTokenizer.train(TEXT)
+print(f"vocabulary of {characters.n_vocab}: {characters.characters!r}")
+print("new:   ", NEW, "->", characters.encode(NEW))
+
+heading("byte-pair encoding: start with single bytes, then join the most frequent pair of neighbors, again and again")
+# The text is cut into words first (a space belongs to the word after it), because BPE never joins across words.
+counts = count_words(TEXT)
+print("words and counts:", {word.decode(): n for word, n in counts.most_common(5)}, "...")
+spelled = {word: [bytes([b]) for b in word] for word in counts}  # each word as its tokens: first, its bytes
+
+
+def join(tokens, left, right):
+    out = []
+    for token in tokens:
+        if out and out[-1] == left and token == right:
+            out[-1] = left + right
+        else:
+            out.append(token)
+    return out
+
+
+def count_pairs():
+    pairs = {}
+    for word, tokens in spelled.items():
+        for pair in pairwise(tokens):
+            pairs[pair] = pairs.get(pair, 0) + counts[word]
+    return pairs
+
+
+n_merges = 10
+learned = list(islice(learn_merges(counts, n_merges), n_merges))  # the project's own, to compare with
+for number in range(n_merges):
+    pairs = count_pairs()
+    best = min(pairs, key=lambda pair: (-pairs[pair], pair))  # most frequent; of equals, the first in the order of bytes
+    assert (best, pairs[best]) == learned[number]
+    spelled = {word: join(tokens, *best) for word, tokens in spelled.items()}
+    lower = "|".join(t.decode() for t in spelled[b" lower"])
+    print(
+        f"merge {number + 1:2d}: {best[0].decode()!r:7} + {best[1].decode()!r:6} stood side by side {pairs[best]} times;  ' lower' is {lower}"
+    )
+
+heading("it is a method of compression (Gage 1994): aaabdaaabac, 11 signs")
+tokens, signs = [bytes([b]) for b in b"aaabdaaabac"], {}
+for sign, ((left, right), _) in zip("XYZ", learn_merges(Counter({b"aaabdaaabac": 1}), 3), strict=False):
+    tokens, signs[left + right] = join(tokens, left, right), sign
+    rule = "".join(signs.get(t, t.decode()) for t in (left, right))
+    print(f"  {sign} = {rule}: {len(tokens)} signs, {''.join(signs.get(t, t.decode()) for t in tokens)}")
+
+heading("the same, complete: 256 bytes, the merges, and the end-of-text token")
+bpe = BPETokenizer.train(TEXT, vocab_size=290)
+print(f"asked for 290, got {bpe.n_vocab}: 256 bytes + {len(bpe.merges)} merges + 1. After them no pair occurs twice.")
+print(f"GPT-2's: 256 bytes + 50,000 merges + 1 = {256 + 50_000 + 1:,}")
+print("new:   ", NEW, "->", "|".join(pieces(bpe, bpe.encode(NEW))), "-> nothing is lost:", bpe.decode(bpe.encode(NEW)) == NEW)
+say('("the" at the start is three tokens: only " the", with its space, was frequent enough to become one.)')
+say(
+    "The first BPE for translation put a mark at the end of each word, so that est</w> of lowest differs from the est of estimate. "
+    "Here the space at the front of a word tells where words begin: no mark is needed, and decoding is putting pieces together."
+)
+print("any text at all:", "añb ☃", "->", len(bpe.encode("añb ☃")), "tokens ->", bpe.decode(bpe.encode("añb ☃")))
+
+heading("how long the same text becomes, and how large the vocabulary is")
+for name, tokenizer in (("words", words), ("characters", characters), ("BPE", bpe)):
+    print(f"{name:<11} {len(tokenizer.encode(TEXT)):3d} tokens, vocabulary {tokenizer.n_vocab:3d}")
+say("Every position costs time in the model, every entry of the vocabulary costs memory: BPE lets you choose between the two.")

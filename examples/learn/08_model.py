@@ -1,0 +1,72 @@
+"""8. The block and the model: put the parts together, and count every weight by hand.
+
+    python examples/learn/08_model.py
+
+A second. Letters: B sequences, T positions, C channels, H heads, V vocabulary.
+"""
+
+import numpy as np
+from show import heading, say, show
+
+import autograd as ag
+from tinygpt import GPT, GPTConfig
+
+config = GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=10)
+model = GPT(config, seed=0)
+model.eval()  # no dropout
+L, C, V, P = config.n_layer, config.n_embd, config.vocab_size, config.n_positions
+ids = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])  # (B, T)
+
+heading("one block, step by step: attention on a normalized copy, added back; then the same with the MLP")
+with ag.no_grad():  # no gradients wanted: nothing is saved for them
+    x = model.wte(ids) + model.wpe(np.arange(ids.shape[1]))  # (B, T, C) + (T, C)
+    print("x = token rows + position rows   ", x.shape)
+    block = model.h[0]
+    a = block.ln_1(x)
+    print("a = norm(x)                      ", a.shape)
+    a = block.attn(a)
+    print("a = attention(a)                 ", a.shape, " the only step in which positions meet")
+    x = x + a
+    print("x = x + a                        ", x.shape, " the residual stream")
+    m = block.ln_2(x)
+    print("m = norm(x)                      ", m.shape)
+    m = ag.gelu(block.mlp.c_fc(m))
+    print("m = gelu(m W1 + b1)              ", m.shape, " four times as wide")
+    m = block.mlp.c_proj(m)
+    print("m = m W2 + b2                    ", m.shape)
+    x = x + m
+    print("x = x + m                        ", x.shape)
+    same = block(model.wte(ids) + model.wpe(np.arange(ids.shape[1])))
+    print("the model's own block gives the same:", np.allclose(x.data, same.data))
+
+heading("every weight")
+for name, p in model.named_parameters():
+    if not name.startswith("h.1"):  # the second block is like the first
+        print(f"{name:<22} {p.shape!s:<9} {p.size:4d}")
+
+heading("counted by formula, C = 8, V = 10, P = 6 positions, L = 2 layers")
+attention = C * 3 * C + 3 * C + C * C + C
+mlp = C * 4 * C + 4 * C + 4 * C * C + C
+norms = 2 * 2 * C
+print(f"attention  C 3C + 3C + C C + C   = {attention}")
+print(f"MLP        C 4C + 4C + 4C C + C  = {mlp}")
+print(f"two norms  2 (C + C)             = {norms}")
+total = V * C + P * C + L * (attention + mlp + norms) + 2 * C
+print(f"all        V C + P C + L ({attention} + {mlp} + {norms}) + 2C = {total}; the model says {model.n_parameters()}")
+print(f"The same formula for GPT-2's smallest: {GPTConfig.preset('gpt2').n_parameters():,}")
+say("The output layer adds none: it is the token embedding, used the other way round (tied weights).")
+
+heading("logits: one score per token of the vocabulary, at every position")
+with ag.no_grad():
+    logits = model(ids)  # (B, T, V)
+    print("logits (B, T, V) =", logits.shape)
+    p = ag.softmax(logits[0, -1])  # (V,)
+show("probabilities of the token after [3, 1, 4, 1] (V,) =", p)
+print(f"sum {p.data.sum():.3f}; an untrained model finds all {V} tokens about equally likely")
+
+heading("causal: changing the last token changes no logits before it")
+other = ids.copy()
+other[:, -1] = 0
+with ag.no_grad():
+    change = np.abs(model(other).data - logits.data).max(axis=(0, 2))  # (T,)
+show("largest change at each position (T,) =", change)
