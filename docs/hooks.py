@@ -117,7 +117,10 @@ def whole_files(markdown: str, pictures: list[str]) -> str:
 
     def script(match: re.Match) -> str:
         text = (ROOT / match["file"]).read_text(encoding="utf-8").rstrip("\n")
-        return f'```python title="{match["file"]}"\n{text}\n```'
+        name = Path(match["file"]).stem
+        made = (ROOT / "notebooks" / f"{name}.ipynb").exists()
+        link = f"[The same as a notebook](../notebooks/{name}.ipynb), for Jupyter or Colab.\n\n" if made else ""
+        return f'{link}```python title="{match["file"]}"\n{text}\n```'
 
     def output(match: re.Match) -> str:
         text, drawn = run_script(match["command"])
@@ -148,6 +151,8 @@ def run_script(command: str) -> tuple[str, list[str]]:
     script, *arguments = command.split()
     with tempfile.TemporaryDirectory() as folder:
         full = [sys.executable, str(ROOT / script), *arguments]
+        if re.match(r"examples/learn/\d\d_", script):  # as a notebook, whose cells are tried in this way
+            full = [sys.executable, str(ROOT / "docs" / "notebooks.py"), "execute", script, *arguments]
         done = subprocess.run(full, env=environment, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=True)
         drawn = [(Path(folder) / name).read_text(encoding="utf-8") for name in arguments if name.endswith(".svg")]
     return done.stdout.strip("\n"), [svg[svg.index("<svg") :] for svg in drawn]  # without matplotlib's XML header
@@ -197,11 +202,13 @@ def on_config(config):
 
 
 def on_files(files, config):
-    """The pictures of measurements, which pages show from where the benchmarks write them, become files of the site."""
+    """Pictures of measurements, which pages show from where the benchmarks write them, and notebooks become files of the site."""
     from mkdocs.structure.files import File
 
     for path in sorted(RESULTS.glob("*.png")):
         files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
     return files
 
 

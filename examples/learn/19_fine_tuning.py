@@ -100,5 +100,5 @@ for n in (4, 20, 100):
         right.append(share_right(scores, test_x, test_y))
     print(f"   {2 * n:6d} {right[0]:17.1%} {right[1]:25.1%}")
 print(f"   trained in step 2: {n_trained:,} of {model.n_parameters():,} weights and head; the rest stayed frozen")
-print(f"   By chance alone the share of {len(test_y)} passages can be 2 points off, and other labels give other")
-print("   models: a small step down with more labels says nothing.")
+print(f"   With {len(test_y)} passages a share can be 2 points off by chance, and other labels give another")
+print("   model: a small step down with more labels says nothing.")
