@@ -74,6 +74,7 @@ class DataParallel:
                 f"TrainConfig.micro_batch: {rows} rows, {rule}; take a larger one (--micro-batch, --batch), or start fewer ranks"
             )
         self.model, self.ranks, self.n, self.shard = model, ranks, ranks.size, shard
+        self.measuring: Communicator = ranks
         here, cores = ranks.here, os.cpu_count() or 1
         self.n_threads = n_threads() if "AUTOGRAD_THREADS" in os.environ else max(1, min(n_threads(), cores // here))
         self.note = ""
@@ -105,6 +106,9 @@ class DataParallel:
         total = backend.xp.asarray(loss).reshape(1)
         self.ranks.all_reduce(total)
         return total[0]
+
+    def first_found(self, text: str) -> str:
+        return text
 
     def close(self) -> None:
         """Ranks end with their programs."""

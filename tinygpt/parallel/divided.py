@@ -20,23 +20,25 @@ from autograd import Array, backend
 from autograd.limits import peak_bytes
 from autograd.optim import FlatOptimizer, Group
 from autograd.threads import n_threads, use_threads
-from tinygpt.model_config import GPTConfig
 from tinygpt.models.gpt import GPT
-from tinygpt.models.protocols import Batch, Communicator
+from tinygpt.models.protocols import Batch, Communicator, Trainable
 from tinygpt.parallel.communicator import tell
 from tinygpt.parallel.data import shards_of
 from tinygpt.parallel.mesh import Mesh, check_shape
-from tinygpt.parallel.pipeline import Pipeline, Schedule, StagedGPT
+from tinygpt.parallel.pipeline import Order, Pipeline, StagedGPT
 from tinygpt.parallel.zero import Sharded, sharded
 
 
 class DividedGPT(StagedGPT):
-    """The part of a GPT that one rank of a mesh holds; see `StagedGPT`."""
+    """The part that one rank of a mesh holds of a GPT which all have made alike; see `StagedGPT`.
 
-    def __init__(self, config: GPTConfig, seed: int, mesh: Mesh) -> None:
-        super().__init__(config, seed, mesh.pipeline)
+    All weights are drawn, as in one process, before those of other ranks are dropped: so a model begins with the same ones on any mesh.
+    """
+
+    def __init__(self, model: GPT, mesh: Mesh) -> None:
+        super().__init__(model, mesh.pipeline)
         self.mesh = mesh
-        self.shapes = {name: p.shape for name, p in GPT(config, _empty=True).named_parameters()}  # of all, complete
+        self.shapes = {name: p.shape for name, p in self.empty().named_parameters()}  # of all, complete
 
     def owner(self, name: str) -> int:
         """The stage that a parameter is saved from: of the two with a tied matrix, the first."""
@@ -71,7 +73,7 @@ class DividedGPT(StagedGPT):
 
     def complete(self) -> GPT | None:
         """The complete model at the first rank, None at others. All call it together."""
-        model = GPT(self.config, _empty=True) if self.mesh.leads else None
+        model = self.empty() if self.mesh.leads else None
         mine, wanted = dict(self.named_parameters()), dict(model.named_parameters()) if model else {}
         for name in self.shapes:
             array = self.gathered(name, mine[name].data if name in mine else None)
@@ -79,7 +81,11 @@ class DividedGPT(StagedGPT):
                 wanted[name].data = array
         return model
 
-    def take(self, model: GPT) -> None:
+    def empty(self) -> GPT:
+        """A complete model whose weights are not set."""
+        return GPT(self.config, _empty=True)
+
+    def take(self, model: Trainable) -> None:
         """Copies this rank's part of a complete model's weights."""
         complete = dict(model.named_parameters())
         for name, p in self.named_parameters():
@@ -165,6 +171,11 @@ class Divided(FlatOptimizer):
         super().load_state_dict(part, own)
 
 
+def divide(model: GPT, mesh: Mesh) -> DividedGPT:
+    """This rank's part of a model that all ranks have made alike. Raises ValueError for layers or heads that cannot be divided."""
+    return DividedGPT(model, mesh)
+
+
 def divided_optimizer(cls: type[FlatOptimizer], model: DividedGPT, share: Communicator | None = None) -> type[FlatOptimizer]:
     """The class of an optimizer for this rank's part of a model. share: the ranks that divide its state among them, too (ZeRO stage 1)."""
     if share is not None:
@@ -176,15 +187,15 @@ class MeshWorkers:
     """The ranks of a mesh, as a `GradientWorkers`: each has a `Trainer` for its part of the model.
 
     rows       of a micro-batch
-    schedule   of the pipeline
+    order      of the pipeline's passes
     shard      ranks of data share the optimizer's state, too (`tinygpt.parallel.zero`)
     """
 
-    def __init__(self, model: DividedGPT, mesh: Mesh, rows: int, *, schedule: Schedule = "1f1b", shard: bool = False) -> None:
+    def __init__(self, model: DividedGPT, mesh: Mesh, rows: int, *, order: Order = "1f1b", shard: bool = False) -> None:
         check_shape(mesh.shape, model.config, rows)
         self.model, self.mesh, self.shard = model, mesh, shard
-        self.ranks, self.replicas, self.n = mesh.ranks, mesh.data, mesh.shape.size
-        self.pipeline = Pipeline(model, schedule)
+        self.ranks, self.measuring, self.n = mesh.ranks, mesh.data, mesh.shape.size
+        self.pipeline = Pipeline(model, order)
         here, cores = mesh.ranks.here, os.cpu_count() or 1
         self.n_threads = n_threads() if "AUTOGRAD_THREADS" in os.environ else max(1, min(n_threads(), cores // here))
         self.note = ""
@@ -215,6 +226,10 @@ class MeshWorkers:
         first = self.ranks.agree(-float(failure.order * n + self.ranks.rank) if failure else -np.inf)
         if first > -np.inf:
             raise FloatingPointError(tell(self.ranks, failure.text if failure else "", int(-first) % n))
+
+    def first_found(self, text: str) -> str:
+        first = int(self.ranks.agree(self.n - self.ranks.rank if text else 0))
+        return tell(self.ranks, text, self.n - first) if first else ""
 
     def close(self) -> None:
         """Ranks end with their programs."""

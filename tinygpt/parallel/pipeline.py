@@ -30,7 +30,7 @@ from tinygpt.models.protocols import Communicator, Sending
 from tinygpt.training.step import Shard
 
 T = TypeVar("T")
-Schedule = Literal["1f1b", "gpipe"]
+Order = Literal["1f1b", "gpipe"]
 
 
 class Task(NamedTuple):
@@ -52,7 +52,7 @@ def one_forward_one_backward(stage: int, n_stages: int, n_batches: int) -> list[
     return [Task("F", i) for i in range(ahead)] + steady + [Task("B", i) for i in range(n_batches - ahead, n_batches)]
 
 
-ORDERS: dict[Schedule, Callable[[int, int, int], list[Task]]] = {"1f1b": one_forward_one_backward, "gpipe": gpipe}
+ORDERS: dict[Order, Callable[[int, int, int], list[Task]]] = {"1f1b": one_forward_one_backward, "gpipe": gpipe}
 
 
 def bubble(n_stages: int, n_batches: int) -> float:
@@ -67,21 +67,20 @@ class Elsewhere(nn.Module):
 
 
 class StagedGPT(GPT):
-    """The GPT of the given shape and seed, of which this rank keeps one stage: other blocks are `Elsewhere`; parameters keep their names.
+    """One stage of a GPT that all ranks of a pipeline have made alike: other blocks are `Elsewhere`; parameters keep their names.
 
     Embeddings are in the first stage, the last norm and the output layer in the last. If both use one matrix, each has a copy; the gradient is
-    the sum of both (see `tied`), so the copies stay equal. All weights are drawn, as in one process, before the others are dropped.
+    the sum of both (see `tied`), so the copies stay equal.
 
     first, last   whether this is the first stage, the last one
     layers        the blocks of this stage
-    Raises ValueError for layers that cannot be divided equally.
+    Takes the layers of the model, which is not to be used any more. Raises ValueError for layers that cannot be divided equally.
     """
 
-    def __init__(self, config: GPTConfig, seed: int = 0, pipe: Communicator | None = None, *, _empty: bool = False) -> None:
-        super().__init__(config, seed, _empty=_empty)
-        self.stage, self.n_stages = (pipe.rank, pipe.size) if pipe else (0, 1)
+    def __init__(self, model: GPT, pipe: Communicator) -> None:
+        vars(self).update(vars(model))  # instead of making layers
+        config, self.pipe, self.stage, self.n_stages = model.config, pipe, pipe.rank, pipe.size
         check_layers(config, self.n_stages)
-        self.pipe = pipe
         self.first, self.last = self.stage == 0, self.stage == self.n_stages - 1
         each = config.n_layer // self.n_stages
         self.layers = range(self.stage * each, (self.stage + 1) * each)
@@ -124,10 +123,9 @@ class StagedGPT(GPT):
             y = self.through(receive(self, ids, -1), ids)
             if self.last:
                 host[0] = self.loss_of(y, targets, ignore_index=ignore_index).item()
-            elif self.pipe:
+            else:
                 self.pipe.send(bits(y.data), self.stage + 1).wait()
-        if self.pipe:
-            self.pipe.broadcast(host, self.n_stages - 1)
+        self.pipe.broadcast(host, self.n_stages - 1)
         return ag.Tensor(backend.to_device(host))
 
 
@@ -145,7 +143,7 @@ def bits(array: Array) -> Array:
 
 def receive(model: StagedGPT, ids: np.ndarray, side: int) -> ag.Tensor | None:
     """The activations (side -1: from the stage before) or their gradient (side 1) that a neighbor sends; None where there is no neighbor."""
-    if model.pipe is None or not 0 <= model.stage + side < model.n_stages:
+    if not 0 <= model.stage + side < model.n_stages:
         return None
     array = backend.xp.empty((*ids.shape, model.config.n_embd), model.activations)
     model.pipe.receive(bits(array), model.stage + side)
@@ -176,8 +174,8 @@ class Pipeline:
     failure   in debug mode, where an op fails: the others get nan, so that none waits for this one
     """
 
-    def __init__(self, model: StagedGPT, schedule: Schedule = "1f1b") -> None:
-        self.model, self.schedule = model, schedule
+    def __init__(self, model: StagedGPT, order: Order = "1f1b") -> None:
+        self.model, self.order = model, order
         self.passes: list[Pass] = []
         self.held = 0
         self.failure: Failure | None = None
@@ -189,7 +187,7 @@ class Pipeline:
         self.passes, self.held, self.failure = [], 0, None
         graphs: dict[int, tuple[ag.Tensor | None, ag.Tensor | None]] = {}  # of each micro-batch between its passes: input, output
         sent: deque[Sending] = deque()
-        for kind, i in ORDERS[self.schedule](model.stage, model.n_stages, len(shards)):
+        for kind, i in ORDERS[self.order](model.stage, model.n_stages, len(shards)):
             ids, stream.first_row = shards[i].batch[0], shards[i].first_row
             if kind == "F":
                 x = receive(model, ids, -1)
@@ -237,7 +235,6 @@ class Pipeline:
         """Begins to send, and waits only for messages that the neighbor must have got long ago: two stages that send to each other, each waiting
         until the other receives, would wait for ever."""
         model = self.model
-        assert model.pipe is not None
         if array is None:  # after a failure
             array = backend.xp.full((*ids.shape, model.config.n_embd), np.nan, model.activations)
         sent.append(model.pipe.send(bits(array), model.stage + side))

@@ -19,6 +19,7 @@ from tinygpt.data.tokenizer_files import load_tokenizer
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.models.attached import HOMES
 from tinygpt.models.gpt import GPT
+from tinygpt.models.protocols import Divided
 from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer, status, verify_integrity
 from tinygpt.storage.checked_json import Entries, Json, read_json_object
 from tinygpt.storage.safetensors import read_safetensors_header, read_tensor
@@ -145,7 +146,10 @@ class Checkpoint:
             read_array(tensor, p.data)
         if not own:
             assert isinstance(trainer.model, nn.Module)
-            self.stored.load_into(trainer.model)
+            model = trainer.model.empty() if isinstance(trainer.model, Divided) else trainer.model
+            self.stored.load_into(model)
+            if isinstance(trainer.model, Divided):
+                trainer.model.take(model)
 
     def describe(self) -> str:
         """Where it is, its step and validation loss, and how its run ended: what a script says of the model it has loaded."""
