@@ -14,7 +14,7 @@ Source  GPipe: Huang et al. 2019, arXiv:1811.06965, section 2; 1F1B: Narayanan e
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
@@ -251,10 +251,3 @@ def draws_of(model: StagedGPT) -> tuple[int, int, int]:
     before = 0 if model.first else embedding + model.layers.start * each
     own = len(model.layers) * each + (embedding if model.first else 0)
     return before, own, embedding + config.n_layer * each - before - own
-
-
-def measured_bubble(stages: Iterable[Sequence[Pass]]) -> float:
-    """Share of the time, from the first pass to the last, in which the stages compute nothing."""
-    passes = [list(each) for each in stages]
-    length = max(p.stop for each in passes for p in each) - min(p.start for each in passes for p in each)
-    return 1 - sum(p.stop - p.start for each in passes for p in each) / (len(passes) * length)
