@@ -221,11 +221,11 @@ class GPT(Model):
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
         """
         with nn.weights_in(self, self.dtype):
-            return self.loss_of(self.hidden(ids, attention_mask), targets, ignore_index)
+            return self.loss_of(self.hidden(ids, attention_mask), targets, ignore_index=ignore_index)
 
-    def loss_of(self, x: ag.Tensor, targets: ArrayLike, ignore_index: int = -100) -> ag.Tensor:
-        """What `loss` gives, from the input of the output layer, x (B, T, C): see `hidden`."""
-        x = self.lm_head.scaled(x)
+    def loss_of(self, hidden: ag.Tensor, targets: ArrayLike, *, ignore_index: int = -100) -> ag.Tensor:
+        """The loss, from the output (B, T, C) of `hidden`."""
+        x = self.lm_head.scaled(hidden)
         return self.cross_entropy(
             x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index,
             softcap=self.config.logit_softcap or 0.0, z_loss=self.z_loss if self.training else 0.0,

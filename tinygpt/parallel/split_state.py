@@ -2,7 +2,7 @@
 
     part = part_of("h.0.mlp.c_fc.weight", full, config, group)            # a rank's columns; the optimizer's moments are split alike
     full = joined("h.0.mlp.c_fc.weight", part, config, group)             # on all ranks, which all call it
-    optimizer = make_optimizer(model, settings, lambda cls: split_optimizer(cls, model))
+    optimizer = make_optimizer(model, settings, lambda cls: split_optimizer(cls, model, group))
 
 An optimizer treats numbers one by one, and does so on parts as on the full parameters. Three things need all of a model: the norm of its
 gradients, Muon's matrices, and a checkpoint.
@@ -11,7 +11,7 @@ gradients, Muon's matrices, and a checkpoint.
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from autograd import Array, backend
 from autograd.optim import FlatOptimizer, Group, Muon
@@ -19,10 +19,8 @@ from autograd.optim.muon import Orthogonalize, rms_scale
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.fields import multiples
+from tinygpt.models.gpt import GPT
 from tinygpt.models.protocols import Communicator
-
-if TYPE_CHECKING:
-    from tinygpt.parallel.tensor import TensorParallelGPT
 
 Cut = tuple[int, tuple[int, ...]]
 """How a parameter is split: along which axis, and the lengths of what lies next to each other there (queries, keys and values are three)."""
@@ -35,8 +33,8 @@ def bounds(length: int, rank: int, size: int) -> tuple[int, int]:
 
 def cut_of(name: str, config: GPTConfig) -> Cut | None:
     """How the parameter of that name of the full model is split, or None: it is on all ranks."""
-    layer, _, kind = name.rpartition(".")
-    part, columns = layer.rpartition("h.")[2].partition(".")[2] or layer, 1 if kind == "weight" else 0
+    *layer, kind = name.split(".")
+    part, columns = ".".join(layer[-2:]), 1 if kind == "weight" else 0
     d = config.channels_per_head
     heads = (config.n_head * d, config.kv_heads * d, config.kv_heads * d)
     if part == "attn.c_attn":
@@ -106,46 +104,14 @@ def own_shape(config: GPTConfig, group: Communicator) -> GPTConfig:
     )  # fmt: skip
 
 
-class SplitOptimizer(FlatOptimizer):
-    """Mixed into an optimizer's class by `split_optimizer`.
+class SplitMatrices(FlatOptimizer):
+    """Mixed into an optimizer's class: Muon's matrices, of which the ranks of `group` have parts, are updated as the full ones are.
 
-    config   of the full model; group: the ranks that have its parts
-    ranks    those that have the optimizer's parameters together: the group, with pipeline stages those of all stages
-    copies   by name, how many of `ranks` hold the same numbers; 1 where it is not listed
+    config   of the full model
     """
 
     config: ClassVar[GPTConfig]
     group: ClassVar[Communicator]
-    ranks: ClassVar[Communicator]
-    copies: ClassVar[Mapping[str, int]]
-
-    def gradient_norm(self) -> Array:
-        """Of all parameters of the full model, each counted once."""
-        self._check()
-        squares = [self._squares(group, self.gradient[group.part]) for group in self.groups]
-        return backend.xp.sqrt(self._total(squares))
-
-    def update_norm(self, piece: int = 1 << 20) -> float:
-        return float(backend.xp.sqrt(self._total([backend.xp.asarray(self.squared_update_norm(group, piece)) for group in self.groups])))
-
-    def squared_update_norm(self, group: Group, piece: int) -> float:
-        if group.kind == "matrix":
-            return super().squared_update_norm(group, piece) / self.group.size  # of full matrices, on each rank
-        return float(self._squares(group, self.last_change(group, group.part)))
-
-    def _squares(self, group: Group, flat: Array) -> Array:
-        """The sum of squares of an array with a number per weight of a group; where several ranks hold the same ones, a share of it."""
-        total, end = backend.xp.zeros((), flat.dtype), 0
-        for name, p in group.named:
-            part = flat[end : end + p.size]
-            end += p.size
-            total = total + backend.xp.dot(part, part) / self.copies.get(name, 1)
-        return total
-
-    def _total(self, squares: list[Array]) -> Array:
-        total = sum(squares, backend.xp.zeros((), self.gradient.dtype)).reshape(1)
-        self.ranks.all_reduce(total)
-        return total[0]
 
     def update(self, group: Group, scale: Array) -> None:
         if group.kind == "matrix":
@@ -186,6 +152,48 @@ class SplitOptimizer(FlatOptimizer):
         start, stop = bounds(full.shape[axis], self.group.rank, self.group.size)
         return full[start:stop] if axis == 0 else full[:, start:stop]
 
+    def squared_update_norm(self, group: Group, piece: int) -> float:
+        """The rank's share of it: the sum over the ranks counts each number once."""
+        squared = super().squared_update_norm(group, piece)
+        return squared / self.group.size if group.kind == "matrix" else squared  # each rank has computed that of the full matrices
+
+
+class SplitOptimizer(SplitMatrices):
+    """Mixed into an optimizer's class by `split_optimizer`: norms are those of the full model, and so is the state in a checkpoint.
+
+    copies   by name, how many ranks of the group hold the same numbers; 1 where it is not listed
+    """
+
+    copies: ClassVar[Mapping[str, int]]
+
+    def gradient_norm(self) -> Array:
+        """Of all parameters of the full model, each counted once."""
+        self._check()
+        squares = [self._squares(group, self.gradient[group.part]) for group in self.groups]
+        return backend.xp.sqrt(self._total(squares))
+
+    def update_norm(self, piece: int = 1 << 20) -> float:
+        return float(backend.xp.sqrt(self._total([backend.xp.asarray(self.squared_update_norm(group, piece)) for group in self.groups])))
+
+    def squared_update_norm(self, group: Group, piece: int) -> float:
+        if group.kind == "matrix":
+            return super().squared_update_norm(group, piece)
+        return float(self._squares(group, self.last_change(group, group.part)))
+
+    def _squares(self, group: Group, flat: Array) -> Array:
+        """The sum of squares of an array with a number per weight of a group; where several ranks hold the same ones, a share of it."""
+        total, end = backend.xp.zeros((), flat.dtype), 0
+        for name, p in group.named:
+            part = flat[end : end + p.size]
+            end += p.size
+            total = total + backend.xp.dot(part, part) / self.copies.get(name, 1)
+        return total
+
+    def _total(self, squares: list[Array]) -> Array:
+        total = sum(squares, backend.xp.zeros((), self.gradient.dtype)).reshape(1)
+        self.group.all_reduce(total)
+        return total[0]
+
     def state_arrays(self) -> dict[str, dict[str, Array]]:
         """All of the state, as that of one process, gathered from the ranks: all of them call it."""
         own = super().state_arrays()
@@ -199,15 +207,7 @@ class SplitOptimizer(FlatOptimizer):
         super().load_state_dict(parts, into or super().state_arrays())
 
 
-def split_optimizer(
-    cls: type[FlatOptimizer], model: "TensorParallelGPT", ranks: Communicator | None = None, copies: Mapping[str, int] | None = None
-) -> type[FlatOptimizer]:
-    """The class of an optimizer of a rank's part of a model.
-
-    ranks, copies   see `SplitOptimizer`; by default the model's group, and what its ranks hold alike
-    """
-    names = [name for name, _ in model.named_parameters()]
-    if copies is None:
-        copies = {name: model.group.size for name in names if cut_of(name, model.config) is None}
-    attributes = {"config": model.config, "group": model.group, "ranks": ranks or model.group, "copies": copies}
-    return type(cls.__name__, (SplitOptimizer, cls), attributes)
+def split_optimizer(cls: type[FlatOptimizer], model: GPT, group: Communicator) -> type[FlatOptimizer]:
+    """The class of an optimizer for a rank's part of a model, which `tinygpt.parallel.tensor.split` has left."""
+    copies = {name: group.size for name, _ in model.named_parameters() if cut_of(name, model.config) is None}
+    return type(cls.__name__, (SplitOptimizer, cls), {"config": model.config, "group": group, "copies": copies})

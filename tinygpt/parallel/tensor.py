@@ -1,8 +1,8 @@
 """Tensor parallelism: each rank of a group holds some heads of every attention, some hidden units of every MLP, some tokens of the vocabulary.
 
-    model = split(GPT(config, seed=0), ranks)          # on each rank its part; `model.loss(ids, targets)` is that of the full model
-    optimizer = AdamW(model)                           # plain classes become split ones by `split_optimizer(AdamW, model)`
-    join(model)                                        # an ordinary GPT again, on all ranks
+    model = split(GPT(config, seed=0), group)                   # the rank's part; model.loss(ids, targets) is that of the full model
+    optimizer = split_optimizer(AdamW, model, group)(model)     # counts once what several ranks hold: see split_state.py
+    full = join(model, group)                                   # an ordinary GPT again
 
 A branch of a block is two matrices with something in between that treats heads, or hidden units, one by one. The first is split by columns,
 the second by rows, so a rank computes its heads from beginning to end, and the ranks meet once, in the sum behind the second matrix:
@@ -18,7 +18,7 @@ group compute the same rows: it is data parallelism that divides those.
 Source  Shoeybi et al. 2019, Megatron-LM, arXiv:1909.08053, section 3.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -29,12 +29,12 @@ import autograd as ag
 from autograd import Array, backend, nn
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput
-from tinygpt.models.blocks import ComposedAttention, ComposedMLP, GatedMLP, composed_blocks
-from tinygpt.models.gpt import GPT, Initializer, OutputLayer
+from tinygpt.models.blocks import ComposedAttention, ComposedBlock, ComposedMLP, GatedMLP
+from tinygpt.models.gpt import GPT, Block, Initializer, OutputLayer
 from tinygpt.models.protocols import Communicator
 from tinygpt.parallel.split_state import bounds, check_divides, gathered, joined, own_shape, part_of
 
-M = TypeVar("M", bound=GPT)
+M = TypeVar("M", bound=nn.Module)
 
 
 class RowLinear(nn.Linear):
@@ -176,56 +176,55 @@ class SplitOutputLayer(OutputLayer):
         return ag.Tensor(backend.xp.moveaxis(gathered(own, self.n_ids, self.group), 0, -1))
 
 
-class TensorParallelGPT(GPT):
-    """A rank's part of a GPT, with its names; loss, gradients and dropout masks are those of the full model. Weights are unset: see `split`.
+def split(model: GPT, group: Communicator) -> GPT:
+    """Leaves the rank's part of a model that all ranks have made alike, under the same names; returns it.
 
-    config   of the full model
-    group    the ranks that share it; all call everything together, with the same rows
+    The model may be a stage of a pipeline: parts that another rank holds stay as they are. Its loss, `model.loss`, and the gradients are those of
+    the full model, as are the masks of dropout. `model.config` remains that of the full model.
     Raises ValueError where heads or hidden units do not divide.
     """
-
-    def __init__(self, config: GPTConfig, group: Communicator, seed: int = 0) -> None:
-        check_divides(config, group.size)
-        own = own_shape(config, group)
-        super().__init__(own, seed, _empty=True)
-        init, stream = Initializer(own, seed, empty=True), self.dropout_stream
-        self.config, self.group = config, group
-        self.wte = SplitEmbedding(config, group, init)
-        blocks = composed_blocks(own, init, stream)
-        for layer, block in enumerate(blocks):
-            block.attn = SplitAttention(config, layer, block.attn.rotary, init, stream, group)
-            block.mlp = (SplitGatedMLP if config.gated else SplitMLP)(own, init, stream)
-            block.mlp.enter(group, init)
-        self.h = blocks
-        self.lm_head = SplitOutputLayer(self.wte.weight if config.tie_word_embeddings else self.lm_head.weight, config, group)
-        self.cross_entropy = partial(ag.split_linear_cross_entropy, group=group, n_classes=config.vocab_size)
-
-    def load(self, arrays: Mapping[str, Array]) -> None:
-        """Takes the own part of all weights, by the full model's names; read from a file one by one, they need no memory for all."""
-        for name, p in self.named_parameters():
-            p.data = part_of(name, arrays[name], self.config, self.group)
-
-
-def split(model: GPT, group: Communicator) -> TensorParallelGPT:
-    """The rank's part of a model that all ranks have made alike; its dropout masks go on from where those of the model are."""
-    part = TensorParallelGPT(model.config, group)
-    part.load({name: p.data for name, p in model.named_parameters()})
-    return like(model, part)
+    config, stream = model.config, model.dropout_stream
+    check_divides(config, group.size)
+    own = own_shape(config, group)
+    init = Initializer(own, 0, empty=True)
+    for layer, block in enumerate(model.h):
+        if isinstance(block, (Block, ComposedBlock)):
+            attn = SplitAttention(config, layer, getattr(block.attn, "rotary", None), init, stream, group)
+            mlp = (SplitGatedMLP if config.gated else SplitMLP)(own, init, stream)
+            mlp.enter(group, init)
+            for name, part in (("attn", attn), ("mlp", mlp)):
+                take(part, getattr(block, name), name, config, group)
+                setattr(block, name, part)
+    tied = config.tie_word_embeddings
+    if isinstance(model.wte, nn.Embedding):
+        model.wte = take(SplitEmbedding(config, group, init), model.wte, "wte", config, group)
+    if isinstance(model.lm_head, OutputLayer):
+        weight = model.wte.weight if tied else ag.Parameter(part_of("lm_head.weight", model.lm_head.weight.data, config, group))
+        model.lm_head = SplitOutputLayer(weight, config, group)
+    model.cross_entropy = partial(ag.split_linear_cross_entropy, group=group, n_classes=config.vocab_size)
+    return model
 
 
-def join(part: TensorParallelGPT) -> GPT:
-    """An ordinary model with the weights of all ranks, on all ranks, which all call it."""
-    model = GPT(part.config, _empty=True)
-    full = {name: joined(name, p.data, part.config, part.group) for name, p in part.named_parameters()}
-    for name, p in model.named_parameters():
-        p.data = full[name]
-    return like(part, model)
+def take(part: M, of: nn.Module, name: str, config: GPTConfig, group: Communicator) -> M:
+    """The module, with the rank's part of the weights of another, which is called `name` in the model; training or not as that is."""
+    full = dict(of.named_parameters())
+    for key, p in part.named_parameters():
+        p.data = part_of(f"{name}.{key}", full[key].data, config, group)
+    part.train(of.training)
+    return part
 
 
-def like(model: GPT, other: M) -> M:
-    """The other model, with the settings of training and the random numbers of the first."""
-    other.dtype, other.z_loss, other.label_smoothing = model.dtype, model.z_loss, model.label_smoothing
-    stream = other.dropout_stream
-    stream.seed, stream.counter, stream.first_row = model.dropout_stream.seed, model.dropout_stream.counter, model.dropout_stream.first_row
-    other.train(model.training)
-    return other
+def join(model: GPT, group: Communicator) -> GPT:
+    """An ordinary model with the weights of all ranks of the group, on each of them; all call it. `model` stays as it is."""
+    full = GPT(model.config, _empty=True)
+    arrays = {name: joined(name, p.data, model.config, group) for name, p in model.named_parameters()}
+    for name, p in full.named_parameters():
+        p.data = arrays[name]
+    full.dtype, full.z_loss, full.label_smoothing, full.dropout_stream = (
+        model.dtype,
+        model.z_loss,
+        model.label_smoothing,
+        model.dropout_stream,
+    )
+    full.train(model.training)
+    return full
