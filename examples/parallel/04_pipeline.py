@@ -68,7 +68,7 @@ for batch in ids:
         message.wait()
     if (first or last) and not (first and last):
         ends.all_reduce(model.wte.weight.grad)
-    twice = np.sum(model.wte.weight.grad ** 2) if last and not first else 0.0  # the copy counts once
+    twice = np.sum(model.wte.weight.grad**2) if last and not first else 0.0  # the copy counts once
     squared = np.array([optimizer.gradient @ optimizer.gradient - twice])
     ranks.all_reduce(squared)
     optimizer.step(max_norm=1.0, norm=np.asarray(math.sqrt(float(squared[0]))))
@@ -86,5 +86,7 @@ lines, stages = [tell(ranks, f"{stage:>6}  {weights}  {parts}", rank) for rank i
 if stage == 0:
     print(f"{'rank':>6}  {'weights':>9}  {'moments':>9}  layers", *lines, sep="\n")
     print(f"the last update; digits: forward passes, letters: backward passes, points: waiting\n{as_text(stages)}")
-    print(f"waiting {measured_bubble(stages):.0%} of the time; (P - 1) / (M + P - 1) = {(P - 1) / (M + P - 1):.0%} where all passes take equally long")
+    print(
+        f"waiting {measured_bubble(stages):.0%} of the time; (P - 1) / (M + P - 1) = {(P - 1) / (M + P - 1):.0%} where all passes take equally long"
+    )
     print(f"loss {loss:.6f}, in one process {expected.item():.6f}; weights after 10 updates differ by at most {difference:.0e}")

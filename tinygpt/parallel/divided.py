@@ -18,7 +18,7 @@ import numpy as np
 
 from autograd import Array, backend
 from autograd.limits import peak_bytes
-from autograd.optim import FlatOptimizer, Group
+from autograd.optim import FlatOptimizer, Group, Muon
 from autograd.threads import n_threads, use_threads
 from tinygpt.models.gpt import GPT
 from tinygpt.models.protocols import Batch, Communicator, Trainable
@@ -26,6 +26,8 @@ from tinygpt.parallel.communicator import tell
 from tinygpt.parallel.data import shards_of
 from tinygpt.parallel.mesh import Mesh, check_shape
 from tinygpt.parallel.pipeline import Order, Pipeline, StagedGPT
+from tinygpt.parallel.split_state import SplitMatrices, cut_of, joined, part_of
+from tinygpt.parallel.tensor import split
 from tinygpt.parallel.zero import Sharded, sharded
 
 
@@ -48,11 +50,11 @@ class DividedGPT(StagedGPT):
 
     def counts(self, name: str) -> bool:
         """Whether a parameter of this rank counts in sums over the ranks of `mesh.copy`: once, whoever holds copies."""
-        return self.owner(name) == self.stage
+        return self.owner(name) == self.stage and (self.mesh.tensor.rank == 0 or cut_of(name, self.config) is not None)
 
     def own_part(self, name: str, complete: Array) -> Array:
         """What this rank holds of a parameter, or of its optimizer's state."""
-        return complete
+        return complete if self.mesh.shape.tensor == 1 else part_of(name, complete, self.config, self.mesh.tensor)
 
     def gathered(self, name: str, own: Array | None) -> Array:
         """A parameter's complete array at the first rank; at others its shape, without memory. All call it together.
@@ -62,9 +64,11 @@ class DividedGPT(StagedGPT):
         mesh, owner = self.mesh, self.owner(name)
         if mesh.data.rank == 0 and owner == self.stage:
             assert own is not None, f"{name} belongs to this stage"
-            if owner == 0:
-                return own
-            mesh.pipeline.send(backend.xp.ascontiguousarray(own), 0).wait()
+            complete = own if mesh.shape.tensor == 1 else joined(name, own, self.config, mesh.tensor)
+            if mesh.leads:
+                return complete
+            if mesh.tensor.rank == 0 and owner:
+                mesh.pipeline.send(backend.xp.ascontiguousarray(complete), 0).wait()
         elif mesh.leads:
             complete = backend.xp.empty(self.shapes[name], self.parameters()[0].dtype)
             mesh.pipeline.receive(complete, owner)
@@ -164,6 +168,7 @@ class Divided(FlatOptimizer):
         return gathered
 
     def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]], into: dict[str, dict[str, Array]] | None = None) -> None:
+        """From complete arrays, of which each rank takes its part."""
         own, model, part = super().state_arrays(), self.model, dict[str, int | Mapping[str, Array]]()
         for key, given in state.items():
             mine = own.get(key, {})
@@ -173,11 +178,17 @@ class Divided(FlatOptimizer):
 
 def divide(model: GPT, mesh: Mesh) -> DividedGPT:
     """This rank's part of a model that all ranks have made alike. Raises ValueError for layers or heads that cannot be divided."""
-    return DividedGPT(model, mesh)
+    part = DividedGPT(model, mesh)
+    if mesh.shape.tensor > 1:
+        split(part, mesh.tensor)
+    return part
 
 
 def divided_optimizer(cls: type[FlatOptimizer], model: DividedGPT, share: Communicator | None = None) -> type[FlatOptimizer]:
     """The class of an optimizer for this rank's part of a model. share: the ranks that divide its state among them, too (ZeRO stage 1)."""
+    mesh = model.mesh
+    if mesh.shape.tensor > 1 and issubclass(cls, Muon):
+        cls = type(cls.__name__, (SplitMatrices, cls), {"config": model.config, "group": mesh.tensor})
     if share is not None:
         cls = sharded(cls, share)
     return type(cls.__name__, (Divided, cls), {"model": model})
@@ -211,9 +222,13 @@ class MeshWorkers:
         """As `GradientWorkers.gradients`, on each rank for its part of the model."""
         mesh, pipeline = self.mesh, self.pipeline
         assert isinstance(optimizer, Divided)
-        with use_threads(self.n_threads):
-            loss = pipeline.accumulate(shards_of(batches, shares, mesh.data.size)[mesh.data.rank])
-        if backend.debug:
+        debug, backend.debug = backend.debug, backend.debug and mesh.shape.tensor == 1  # a rank that stopped would leave its group waiting
+        try:
+            with use_threads(self.n_threads):
+                loss = pipeline.accumulate(shards_of(batches, shares, mesh.data.size)[mesh.data.rank])
+        finally:
+            backend.debug = debug
+        if debug:
             self._tell_failure()
         optimizer.sum_gradients()
         total = backend.xp.asarray(loss if mesh.tensor.rank == 0 else 0 * loss).reshape(1)

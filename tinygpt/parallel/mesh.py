@@ -17,6 +17,7 @@ from tinygpt.model_config import GPTConfig
 from tinygpt.models.protocols import Communicator
 from tinygpt.parallel.communicator import OneRank, tell
 from tinygpt.parallel.pipeline import check_layers
+from tinygpt.parallel.split_state import check_divides
 
 AXES = ("data", "tensor", "pipeline")
 
@@ -89,6 +90,7 @@ class Mesh:
 def check_shape(shape: Shape, config: GPTConfig, rows: int) -> None:
     """Raises ValueError for layers, heads or rows that cannot be divided like that."""
     check_layers(config, shape.pipeline)
+    check_divides(config, shape.tensor)
     if rows < shape.data:
         rule = f"expected at least {shape.data}, one for each rank of data"
         raise InvalidInput(f"TrainConfig.micro_batch: {rows} rows with mesh {shape}, {rule}; take a larger one (--micro-batch)")
