@@ -64,11 +64,11 @@ class DividedGPT(StagedGPT):
         mesh, owner = self.mesh, self.owner(name)
         if mesh.data.rank == 0 and owner == self.stage:
             assert own is not None, f"{name} belongs to this stage"
-            complete = own if mesh.shape.tensor == 1 else joined(name, own, self.config, mesh.tensor)
+            complete = own if mesh.shape.tensor == 1 else backend.xp.ascontiguousarray(joined(name, own, self.config, mesh.tensor))
             if mesh.leads:
                 return complete
             if mesh.tensor.rank == 0 and owner:
-                mesh.pipeline.send(backend.xp.ascontiguousarray(complete), 0).wait()
+                mesh.pipeline.send(complete, 0).wait()
         elif mesh.leads:
             complete = backend.xp.empty(self.shapes[name], self.parameters()[0].dtype)
             mesh.pipeline.receive(complete, owner)

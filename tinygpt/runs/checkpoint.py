@@ -8,6 +8,7 @@ checkpoint.restore(trainer)
 import importlib
 import math
 import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tinygpt.models.gpt import GPT
 from tinygpt.models.protocols import Divided
 from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer, status, verify_integrity
 from tinygpt.storage.checked_json import Entries, Json, read_json_object
-from tinygpt.storage.safetensors import read_safetensors_header, read_tensor
+from tinygpt.storage.safetensors import StoredTensor, read_safetensors_header, read_tensor
 from tinygpt.training.trainer import Trainer
 from tinygpt.weights.config_json import LANGUAGE_MODEL, another_kind
 from tinygpt.weights.hub import HUB_NAMES, has_weights, locate
@@ -124,13 +125,7 @@ class Checkpoint:
         if not weights and any(".lora_" in name for name, _ in optimizer.named):
             rule = "them, as newer versions save them; use the run's adapter folder, or fine-tune again"
             raise InvalidInput(f"{path}: holds no weights of the adapter, expected {rule}")
-        wanted = training_arrays(optimizer, weights=weights)
-        differ = sorted(stored.keys() ^ wanted.keys())
-        differ += [name for name, a in wanted.items() if name in stored and (stored[name].shape != a.shape or stored[name].dtype != "F32")]
-        if differ:
-            found = f"{differ[0]} is in the file or in the model only, or of another shape or dtype, as are {len(differ) - 1} more"
-            rule = "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
-            raise InvalidInput(f"{path}: {found}, expected {rule}")
+        check_state(path, stored, training_arrays(optimizer, weights=weights))
         self.restore_weights(trainer)
         state = {key: {name: read_tensor(stored[f"{key}.{name}"]) for name in arrays} for key, arrays in optimizer.state_arrays().items()}
         optimizer.load_state_dict({"n_steps": n_steps, **state})
@@ -161,6 +156,28 @@ class Checkpoint:
         if isinstance(nats, float) and math.isfinite(nats):
             parts.append(f"validation loss {nats:.3f} nats")
         return ", ".join([*parts, status(self.run)])
+
+
+def check_state(path: Path, stored: Mapping[str, StoredTensor], wanted: Mapping[str, Array]) -> None:
+    """Raises ValueError where a file holds another state than that of the parameters that are trained now, or a part of it."""
+    for name, a in wanted.items():
+        shape = stored[name].shape if name in stored else a.shape
+        if shape != a.shape and len(shape) == a.ndim and all(own <= n and n % own == 0 for own, n in zip(shape, a.shape, strict=True)):
+            found = f"{name} of shape {shape}, a part of {a.shape}, as one rank of a mesh has it"
+            raise InvalidInput(f"{path}: {found}, {_COMPLETE}")
+    missing = [name for name in wanted if name not in stored]
+    if missing and stored.keys() < wanted.keys():
+        found = f"holds the state of {len(stored)} of {len(wanted)} arrays, without {missing[0]}: a part, as one rank of a mesh has it"
+        raise InvalidInput(f"{path}: {found}, {_COMPLETE}, or were others frozen?")
+    differ = sorted(stored.keys() ^ wanted.keys())
+    differ += [name for name, a in wanted.items() if name in stored and (stored[name].shape != a.shape or stored[name].dtype != "F32")]
+    if differ:
+        found = f"{differ[0]} is in the file or in the model only, or of another shape or dtype, as are {len(differ) - 1} more"
+        rule = "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
+        raise InvalidInput(f"{path}: {found}, expected {rule}")
+
+
+_COMPLETE = "expected the complete state; parts cannot be joined here, so save a checkpoint on the mesh that trained, which gathers them"
 
 
 def training_arrays(optimizer: FlatOptimizer, *, weights: bool) -> dict[str, Array]:
