@@ -165,6 +165,8 @@ class Report:
 class AgreedExit(SystemExit):
     """The end of all ranks: the others need not be told."""
 
+    agreed = True  # for `tinygpt.parallel.launch`
+
 
 def exit_if_interrupted(result: "Result", what_now: str) -> None:
     """Ends the program with 128 + the signal's number if that ended the training, or with 0 after `stop_at`; says why and what to do now.
