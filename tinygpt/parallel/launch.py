@@ -20,6 +20,7 @@ _VARIABLES = {"PMI_SIZE": ("PMI_RANK", "MPICH"), "OMPI_COMM_WORLD_SIZE": ("OMPI_
 KEPT = "the last checkpoint is kept: resume from it"
 
 _witness: Witness | None = None
+_aborted = False
 
 
 def _variable() -> str:
@@ -85,7 +86,9 @@ def connect() -> None:
 
 
 def abort(status: int) -> None:
-    """Ends all ranks: what an error of one of them has to do, since the others would wait for it."""
+    """Ends all ranks: what an error of one of them has to do, since the others would wait for it. May return: MPI ends this process soon."""
+    global _aborted
+    _aborted = True
     if _witness is not None:
         _witness.dismiss()
     MPI = sys.modules.get("mpi4py.MPI")
@@ -96,7 +99,9 @@ def abort(status: int) -> None:
 
 
 def _never_joined(limit: float) -> None:
-    print(f"error: {who()}: not all ranks have started after {limit:g} s, expected them; see what the others say", file=sys.stderr, flush=True)
+    print(
+        f"error: {who()}: not all ranks have started after {limit:g} s, expected them; see what the others say", file=sys.stderr, flush=True
+    )
     time.sleep(0.5)
     os._exit(1)
 
@@ -119,8 +124,10 @@ def _end_all_on_errors() -> None:
 
     def exits(status: object) -> None:
         code = status.code if isinstance(status, SystemExit) else None
-        if code and not getattr(status, "agreed", False):
-            print(f"error: {who()} ends with {code}", file=sys.stderr, flush=True)
+        if getattr(status, "agreed", False) or _aborted:
+            return
+        if code:
+            print(f"error: {who()} ends with {code}", file=sys.stderr)
             abort(code if isinstance(code, int) else 1)
         set_status(status)
 

@@ -108,7 +108,9 @@ class Watch:
             rank = max(computing, key=computing.__getitem__)
             found = f"rank {rank} has not come for {computing[rank]:.0f} s"
         else:
-            found = "all ranks wait for each other (" + ", ".join(f"rank {r}: {doing}" for r, (doing, _) in sorted(self._answers.items())) + ")"
+            found = (
+                "all ranks wait for each other (" + ", ".join(f"rank {r}: {doing}" for r, (doing, _) in sorted(self._answers.items())) + ")"
+            )
         if any(rank < self.rank and doing != "computes" for rank, (doing, _) in self._answers.items()):
             time.sleep(_ANSWER_S)  # meanwhile that one ends all
         self._end(f"{found}, and rank {self.rank} has waited {waits:.0f} s ({self.doing}), expected at most {self.limit:g} s")
