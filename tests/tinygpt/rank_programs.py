@@ -79,6 +79,18 @@ def model_and_batches(seed, dtype, n_batches, dropout):
     return model, ids[..., :-1], targets
 
 
+def state_of(ranks, optimizer):
+    """Copies of the optimizer's state, on all ranks: where they share it, the first alone gets all of it."""
+    arrays, copies = optimizer.state_arrays(), {}
+    for key, shapes in optimizer.state_shapes().items():
+        copies[key] = {
+            name: np.array(arrays[key][name]) if arrays else np.zeros(shape, optimizer.weight.dtype) for name, shape in shapes.items()
+        }
+        for array in copies[key].values():
+            ranks.broadcast(array)
+    return copies
+
+
 def training(ranks, seed, dtype="float64", kind="adamw", n_batches=2, dropout=0.1, steps=10, shard=False):
     """Losses, all weights, and all of the optimizer's state after some updates with clipping: those of one process, whatever the number of ranks."""
     model, ids, targets = model_and_batches(seed, np.dtype(dtype), n_batches, dropout)
@@ -93,11 +105,11 @@ def training(ranks, seed, dtype="float64", kind="adamw", n_batches=2, dropout=0.
         loss, _ = train_step(model, optimizer, list(zip(ids[step], targets[step], strict=True)), max_norm=0.5, workers=workers)
         losses += [float(loss), optimizer.update_norm()]
         if step == steps // 2:  # as a run that is resumed
-            state = {key: {name: a.copy() for name, a in arrays.items()} for key, arrays in optimizer.state_arrays().items()}
+            state = state_of(ranks, optimizer)
             optimizer = make_optimizer(model, settings, workers.optimizer_class)
             optimizer.load_state_dict({"n_steps": step + 1, **state})
     items = Windows(np.random.default_rng(3).integers(0, 16, 200).astype(np.uint16), 6)
-    state = [a for arrays in optimizer.state_arrays().values() for a in arrays.values()]
+    state = [a for arrays in state_of(ranks, optimizer).values() for a in arrays.values()]
     return [
         *losses,
         measure(model, items, 3, ranks=ranks).nats,

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 
 from autograd import Parameter
 from autograd.optim import SGD, AdamW, Muon
+from tests.tinygpt.helpers import tiny
 from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi  # noqa: F401 (a fixture)
 from tests.tinygpt.rank_programs import laws, training
 from tinygpt import GPT, GPTConfig
+from tinygpt.config import TrainConfig
 from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.parallel.communicator import OneRank, run_ranks
 from tinygpt.parallel.data import DataParallel, check_same, shards_of
 from tinygpt.parallel.zero import sharded
+from tinygpt.training.divergence import Divergence
 
 
 @given(n=st.integers(1, 4), seed=st.integers(0, 10_000))
@@ -80,7 +83,53 @@ def test_each_rank_holds_its_part_of_the_state(cls):
     for n in (2, 3):
         parts = run_ranks(n, held)
         assert sum(parts) == total
-        assert max(parts) * n / total < (1.01 if cls is not Muon else 1.35)
+        shares = np.array(parts) * n / total
+        np.testing.assert_allclose(shares, 1, atol=0.01 if cls is not Muon else 0.35)
+
+
+def test_a_divided_state_is_saved_by_the_first_rank_and_each_reads_its_part():
+    model = GPT(GPTConfig(n_layer=4, n_head=2, n_embd=32, n_positions=8, vocab_size=100), seed=0)
+
+    class Asked(dict):
+        def __getitem__(self, name):
+            asked.append(name)
+            return super().__getitem__(name)
+
+    asked: list[str] = []
+
+    def program(ranks):
+        optimizer = sharded(AdamW, ranks)([(name, Parameter(p.data.copy())) for name, p in model.named_parameters()])
+        optimizer.m.held[...] = ranks.rank + 1
+        arrays = optimizer.state_arrays()
+        assert arrays == {} if ranks.rank else arrays["m"].keys() == optimizer.state_shapes()["m"].keys()
+        ranks.all_reduce(np.zeros(1))
+        if ranks.rank == 2:  # of its part it reads the arrays, of the others' nothing
+            shapes = optimizer.state_shapes()["m"]
+            optimizer.load_state("m", Asked({name: np.full(shape, 5.0, np.float32) for name, shape in shapes.items()}))
+            assert set(optimizer.m.held) == {5}
+            with pytest.raises(ValueError, match=r"moment of .* of shape \(1,\), expected"):
+                optimizer.load_state("m", {name: np.zeros(1) for name in shapes})
+        return [] if ranks.rank else np.concatenate([a.reshape(-1) for a in arrays["m"].values()])
+
+    moments, *_ = run_ranks(3, program)
+    _, counts = np.unique(moments, return_counts=True)
+    np.testing.assert_allclose(counts, moments.size / 3, rtol=0.01)
+    assert 0 < len(set(asked)) < 30 and "wte.weight" not in asked
+
+
+def test_an_update_that_is_not_finite_names_the_parameter_whichever_rank_holds_it():
+    def program(ranks):
+        model = GPT(tiny(), seed=0)
+        optimizer = sharded(AdamW, ranks)(model)
+        optimizer.gradient[...] = 1
+        for p in model.parameters():
+            p.grad = p._gradient_buffer
+        if ranks.rank == 1:  # which holds the second half of the vectors, and so the last one
+            dict(model.named_parameters())["ln_f.bias"].grad[3] = np.nan
+        return Divergence(TrainConfig()).diagnosis(optimizer, lambda: None, step=1, loss=2.0, norm=float("nan"))
+
+    for said in run_ranks(2, program):
+        assert "first bad parameter: ln_f.bias (1 of 16 values)" in said
 
 
 def test_rows_without_targets_are_counted_zero_times():

@@ -61,6 +61,7 @@ class Divergence:
 
         replay   computes its gradients once more: it runs in debug mode, which names the first op that fails
         """
+        optimizer.gather_gradients()
         bad_gradient, bad_weight = (first_bad_parameter(optimizer.named_in_model_order, what) for what in ("grad", "data"))
         bad_op, lr, norms = first_bad_op(replay), optimizer.lr, list(self.norms)
         max_norm, dtype = self.config.max_norm, self.config.dtype
