@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from autograd.backend import to_device, to_host
 from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import Windows
@@ -29,40 +30,40 @@ def laws(ranks, seed):
         starts = np.cumsum([0, *lengths])
         own = slice(starts[rank], starts[rank + 1])
 
-        array = given[rank].copy()
+        array = to_device(given[rank].copy())
         ranks.all_reduce(array)
-        np.testing.assert_array_equal(array, given.sum(0))
+        np.testing.assert_array_equal(to_host(array), given.sum(0))
 
-        part = ranks.reduce_scatter(given[rank].copy(), lengths)
-        np.testing.assert_array_equal(part, given.sum(0)[own])
+        part = ranks.reduce_scatter(to_device(given[rank].copy()), lengths)
+        np.testing.assert_array_equal(to_host(part), given.sum(0)[own])
 
-        out = np.zeros(n, dtype)
-        out[own] = given[0][own]
+        out = to_device(np.zeros(n, dtype))
+        out[own] = to_device(given[0][own])
         ranks.all_gather(out[own], out, lengths)
-        np.testing.assert_array_equal(out, given[0])
+        np.testing.assert_array_equal(to_host(out), given[0])
 
         root = int(shared.integers(size))
-        array = given[rank].copy()
+        array = to_device(given[rank].copy())
         ranks.broadcast(array, root)
-        np.testing.assert_array_equal(array, given[root])
+        np.testing.assert_array_equal(to_host(array), given[root])
 
         assert ranks.agree(float(given[rank].max(initial=-9))) == given.max(initial=-9)
         if size > 1:  # around the ring, two messages each, all sending first
             right, left = (rank + 1) % size, (rank - 1) % size
-            sent = [ranks.send(message, right) for message in (given[rank], -given[rank])]
+            sent = [ranks.send(to_device(message), right) for message in (given[rank], -given[rank])]
             for sign in (1, -1):
-                array = np.zeros(n, dtype)
+                array = to_device(np.zeros(n, dtype))
                 ranks.receive(array, left)
-                np.testing.assert_array_equal(array, sign * given[left])
+                np.testing.assert_array_equal(to_host(array), sign * given[left])
             for message in sent:
                 message.wait()
         colors = shared.integers(0, 2, size).tolist()
         some = ranks.split(colors[rank])
-        array = given[rank].copy()
+        array = to_device(given[rank].copy())
         some.all_reduce(array)
         same = [other for other in range(size) if colors[other] == colors[rank]]
         assert (some.size, some.rank) == (len(same), same.index(rank))
-        np.testing.assert_array_equal(array, given[same].sum(0))
+        np.testing.assert_array_equal(to_host(array), given[same].sum(0))
         assert tell(ranks, f"é from {rank}", root) == f"é from {root}"
     return "ok"
 

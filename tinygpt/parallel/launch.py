@@ -120,7 +120,7 @@ def _end_all_on_errors() -> None:
     sys.excepthook = show
     if runner is None:
         return
-    set_status = runner.set_abort_status
+    set_status = vars(runner)["set_abort_status"]
 
     def exits(status: object) -> None:
         code = status.code if isinstance(status, SystemExit) else None
@@ -131,4 +131,4 @@ def _end_all_on_errors() -> None:
             abort(code if isinstance(code, int) else 1)
         set_status(status)
 
-    runner.set_abort_status = exits
+    vars(runner)["set_abort_status"] = exits
