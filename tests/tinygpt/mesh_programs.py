@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from tests.tinygpt.rank_programs import model_and_batches
+from tests.tinygpt.rank_programs import model_and_batches, state_of
 from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import Windows
@@ -46,7 +46,7 @@ def mesh_training(
         losses.append(float(loss))
         norms += [float(norm), flat.update_norm(), update_ratio(flat)]
         if step == steps // 2:  # as a run that is resumed: all ranks read the complete state
-            state = {key: {name: from_first(ranks, a) for name, a in arrays.items()} for key, arrays in flat.state_arrays().items()}
+            state = state_of(ranks or OneRank(), flat)
             flat = make_optimizer(model, settings, workers.optimizer_class if workers else None)
             flat.load_state_dict({"n_steps": step + 1, **state})
     items = Windows(np.random.default_rng(3).integers(0, 16, 100).astype(np.uint16), 6)
@@ -55,12 +55,6 @@ def mesh_training(
     state = {f"{key}.{name}": a.reshape(-1).tolist() for key, named in arrays.items() for name, a in named.items()}
     weights = {name: p.data.reshape(-1).tolist() for name, p in full.named_parameters()} if full else {}
     return {"losses": losses, "norms": norms, "draws": model.dropout_stream.counter, "weights": weights, "state": state if full else {}}
-
-
-def from_first(ranks, array):
-    array = np.array(array, order="C")
-    (ranks or OneRank()).broadcast(array)
-    return array
 
 
 if __name__ == "__main__":

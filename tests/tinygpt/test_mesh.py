@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from autograd import backend
 from tests.tinygpt.mesh_programs import mesh_training
-from tests.tinygpt.test_ranks import ROOT, SMALL, corpus, losses, mpiexec, needs_mpi  # noqa: F401 (corpus: a fixture)
+from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi, started  # noqa: F401 (corpus: a fixture)
+from tests.tinygpt.test_ranks import losses
 from tinygpt import GPT, Checkpoint, GPTConfig, Run
 from tinygpt.config import TrainConfig
 from tinygpt.data.tokenizer import train_tokenizer

@@ -199,12 +199,9 @@ class SplitOptimizer(SplitMatrices):
         own = super().state_arrays()
         return {key: {name: joined(name, a, self.config, self.group) for name, a in arrays.items()} for key, arrays in own.items()}
 
-    def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]], into: dict[str, dict[str, Array]] | None = None) -> None:
-        parts = {
-            key: {name: part_of(name, a, self.config, self.group) for name, a in entry.items()} if isinstance(entry, Mapping) else entry
-            for key, entry in state.items()
-        }
-        super().load_state_dict(parts, into or super().state_arrays())
+    def load_state(self, key: str, given: Mapping[str, Array]) -> None:
+        """From complete arrays, of which each rank takes its part."""
+        super().load_state(key, {name: part_of(name, array, self.config, self.group) for name, array in given.items()})
 
 
 def split_optimizer(cls: type[FlatOptimizer], model: GPT, group: Communicator) -> type[FlatOptimizer]:

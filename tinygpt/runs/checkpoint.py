@@ -8,7 +8,7 @@ checkpoint.restore(trainer)
 import importlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -125,9 +125,10 @@ class Checkpoint:
         if not weights and any(".lora_" in name for name, _ in optimizer.named):
             rule = "them, as newer versions save them; use the run's adapter folder, or fine-tune again"
             raise InvalidInput(f"{path}: holds no weights of the adapter, expected {rule}")
-        check_state(path, stored, training_arrays(optimizer, weights=weights))
+        wanted = {f"{key}.{name}": shape for key, shapes in optimizer.state_shapes().items() for name, shape in shapes.items()}
+        check_state(path, stored, wanted | {f"w.{name}": p.shape for name, p in optimizer.named if weights})
         self.restore_weights(trainer)
-        state = {key: {name: read_tensor(stored[f"{key}.{name}"]) for name in arrays} for key, arrays in optimizer.state_arrays().items()}
+        state = {key: _Stored({name: stored[f"{key}.{name}"] for name in shapes}) for key, shapes in optimizer.state_shapes().items()}
         optimizer.load_state_dict({"n_steps": n_steps, **state})
         trainer.load_state_dict(self.training, where, other_data=other_data)
         return self.training
@@ -158,26 +159,41 @@ class Checkpoint:
         return ", ".join([*parts, status(self.run)])
 
 
-def check_state(path: Path, stored: Mapping[str, StoredTensor], wanted: Mapping[str, Array]) -> None:
+def check_state(path: Path, stored: Mapping[str, StoredTensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Raises ValueError where a file holds another state than that of the parameters that are trained now, or a part of it."""
-    for name, a in wanted.items():
-        shape = stored[name].shape if name in stored else a.shape
-        if shape != a.shape and len(shape) == a.ndim and all(own <= n and n % own == 0 for own, n in zip(shape, a.shape, strict=True)):
-            found = f"{name} of shape {shape}, a part of {a.shape}, as one rank of a mesh has it"
-            raise InvalidInput(f"{path}: {found}, {_COMPLETE}")
-    missing = [name for name in wanted if name not in stored]
-    if missing and stored.keys() < wanted.keys():
-        found = f"holds the state of {len(stored)} of {len(wanted)} arrays, without {missing[0]}: a part, as one rank of a mesh has it"
-        raise InvalidInput(f"{path}: {found}, {_COMPLETE}, or were others frozen?")
+    for name, shape in wanted.items():
+        found = stored[name].shape if name in stored else shape
+        if found != shape and len(found) == len(shape) and all(own <= n and n % own == 0 for own, n in zip(found, shape, strict=True)):
+            raise InvalidInput(f"{path}: {name} of shape {found}, a part of {shape}, as one rank of a mesh has it, {_COMPLETE}")
+    if stored.keys() < wanted.keys():
+        lacks = next(name for name in wanted if name not in stored)
+        part = f"holds the state of {len(stored)} of {len(wanted)} arrays, without {lacks}: a part, as one rank of a mesh has it"
+        raise InvalidInput(f"{path}: {part}, {_COMPLETE}, or were others frozen?")
     differ = sorted(stored.keys() ^ wanted.keys())
-    differ += [name for name, a in wanted.items() if name in stored and (stored[name].shape != a.shape or stored[name].dtype != "F32")]
+    differ += [name for name, shape in wanted.items() if name in stored and (stored[name].shape != shape or stored[name].dtype != "F32")]
     if differ:
-        found = f"{differ[0]} is in the file or in the model only, or of another shape or dtype, as are {len(differ) - 1} more"
+        odd = f"{differ[0]} is in the file or in the model only, or of another shape or dtype, as are {len(differ) - 1} more"
         rule = "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
-        raise InvalidInput(f"{path}: {found}, expected {rule}")
+        raise InvalidInput(f"{path}: {odd}, expected {rule}")
 
 
 _COMPLETE = "expected the complete state; parts cannot be joined here, so save a checkpoint on the mesh that trained, which gathers them"
+
+
+class _Stored(Mapping[str, Array]):
+    """Tensors by name, each read when it is asked for: of a divided state a rank reads its part, and no more than one of them at a time."""
+
+    def __init__(self, tensors: dict[str, StoredTensor]) -> None:
+        self.tensors = tensors
+
+    def __getitem__(self, name: str) -> Array:
+        return read_tensor(self.tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
 
 def training_arrays(optimizer: FlatOptimizer, *, weights: bool) -> dict[str, Array]:
