@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd import nn
 from autograd.optim import Muon
+from tests.tinygpt.mpi_helpers import ROOT, mpiexec, needs_mpi
 from tests.tinygpt.rank_programs import tensor_training
-from tests.tinygpt.test_ranks import ROOT, mpiexec, needs_mpi
 from tinygpt import GPT, GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.parallel.communicator import OneRank, run_ranks

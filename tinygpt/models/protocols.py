@@ -118,7 +118,7 @@ class Communicator(Protocol):
 
     rank, size     which one this is, 0 to size - 1; how many there are
     here           how many of them are on this machine
-    kind           one process, threads or MPI: for messages
+    kind           one process, threads, MPI or NCCL: for messages
     """
 
     rank: int

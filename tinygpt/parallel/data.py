@@ -60,6 +60,19 @@ def check_same(ranks: Communicator, settings: dict[str, Json]) -> None:
         raise InvalidInput(f"rank {rank}: {found}, expected the same settings and versions on all; start all with the same command")
 
 
+def threads_of(ranks: Communicator) -> int:
+    """Of each rank: AUTOGRAD_THREADS, or its share of the cores."""
+    return n_threads() if "AUTOGRAD_THREADS" in os.environ else max(1, min(n_threads(), (os.cpu_count() or 1) // ranks.here))
+
+
+def crowded(ranks: Communicator) -> str:
+    """What more ranks than cores cost; empty where there are not more."""
+    here, cores = ranks.here, os.cpu_count() or 1
+    if here <= cores or backend.name != "numpy":
+        return ""
+    return f"{here} ranks share {cores} cores and take turns: an update takes at least {here / cores:.3g} times as long"
+
+
 class DataParallel:
     """The ranks of a communicator, each with a copy of the model and a `Trainer` of its own. A `GradientWorkers`.
 
@@ -75,11 +88,7 @@ class DataParallel:
             )
         self.model, self.ranks, self.n, self.shard = model, ranks, ranks.size, shard
         self.measuring: Communicator = ranks
-        here, cores = ranks.here, os.cpu_count() or 1
-        self.n_threads = n_threads() if "AUTOGRAD_THREADS" in os.environ else max(1, min(n_threads(), cores // here))
-        self.note = ""
-        if here > cores and backend.name == "numpy":
-            self.note = f"{here} ranks share {cores} cores and take turns: an update takes at least {here / cores:.3g} times as long"
+        self.n_threads, self.note = threads_of(ranks), crowded(ranks)
         for _, p in model.named_parameters():
             ranks.broadcast(p.data)
 

@@ -9,8 +9,7 @@ Source  Narayanan et al. 2021, arXiv:2104.04473, sections 2 and 3; Megatron-LM s
 """
 
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -19,11 +18,11 @@ import numpy as np
 from autograd import Array, backend
 from autograd.limits import peak_bytes
 from autograd.optim import FlatOptimizer, Group, Muon
-from autograd.threads import n_threads, use_threads
+from autograd.threads import use_threads
 from tinygpt.models.gpt import GPT
 from tinygpt.models.protocols import Batch, Communicator, Trainable
 from tinygpt.parallel.communicator import tell
-from tinygpt.parallel.data import shards_of
+from tinygpt.parallel.data import crowded, shards_of, threads_of
 from tinygpt.parallel.mesh import Mesh, check_shape
 from tinygpt.parallel.pipeline import Order, Pipeline, StagedGPT
 from tinygpt.parallel.split_state import SplitMatrices, cut_of, joined, part_of
@@ -64,11 +63,11 @@ class DividedGPT(StagedGPT):
         mesh, owner = self.mesh, self.owner(name)
         if mesh.data.rank == 0 and owner == self.stage:
             assert own is not None, f"{name} belongs to this stage"
-            complete = own if mesh.shape.tensor == 1 else joined(name, own, self.config, mesh.tensor)
+            complete = own if mesh.shape.tensor == 1 else backend.xp.ascontiguousarray(joined(name, own, self.config, mesh.tensor))
             if mesh.leads:
                 return complete
             if mesh.tensor.rank == 0 and owner:
-                mesh.pipeline.send(backend.xp.ascontiguousarray(complete), 0).wait()
+                mesh.pipeline.send(complete, 0).wait()
         elif mesh.leads:
             complete = backend.xp.empty(self.shapes[name], self.parameters()[0].dtype)
             mesh.pipeline.receive(complete, owner)
@@ -156,24 +155,42 @@ class Divided(FlatOptimizer):
         self.model.mesh.copy.all_reduce(total)
         return math.sqrt(float(total[0]))
 
-    def state_arrays(self) -> dict[str, dict[str, Array]]:
-        """All of the state, complete at the first rank, shapes at others: all of them call it."""
-        model, own = self.model, super().state_arrays()
-        gathered = {}
-        for key, arrays in own.items():
-            kept = np.array([name in arrays for name in model.shapes], np.int64)
-            model.mesh.copy.all_reduce(kept)
-            names = [name for name, n in zip(model.shapes, kept, strict=True) if n]
-            gathered[key] = {name: model.gathered(name, arrays.get(name)) for name in names}
-        return gathered
+    def state_shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Those of the complete model. All ranks call it together."""
+        model, shapes = self.model, {}
+        for key, own in super().state_shapes().items():
+            held = np.array([name in own for name in model.shapes], np.int64)
+            model.mesh.copy.all_reduce(held)
+            shapes[key] = {name: shape for (name, shape), n in zip(model.shapes.items(), held.tolist(), strict=True) if n}
+        return shapes
 
-    def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]], into: dict[str, dict[str, Array]] | None = None) -> None:
-        """From complete arrays, of which each rank takes its part."""
-        own, model, part = super().state_arrays(), self.model, dict[str, int | Mapping[str, Array]]()
-        for key, given in state.items():
-            mine = own.get(key, {})
-            part[key] = {name: model.own_part(name, given[name]) for name in mine if name in given} if isinstance(given, Mapping) else given
-        super().load_state_dict(part, own)
+    def state_arrays(self) -> dict[str, dict[str, Array]]:
+        """All of the state, at the first rank; nothing at others. All of them call it."""
+        model, shapes, own = self.model, self.state_shapes(), super().state_arrays()
+        if model.mesh.data.rank:  # where the state is sharded, those of the first coordinate have gathered it
+            return {}
+        complete = {key: {name: model.gathered(name, own[key].get(name)) for name in each} for key, each in shapes.items()}
+        return complete if model.mesh.leads else {}
+
+    def load_state(self, key: str, given: Mapping[str, Array]) -> None:
+        """From complete arrays, of which each rank reads those that it holds, and takes its part."""
+        super().load_state(key, OwnParts(self.model, [name for name, _ in self._states[key][1]], given))
+
+
+class OwnParts(Mapping[str, Array]):
+    """A rank's parts of complete arrays, cut when they are asked for."""
+
+    def __init__(self, model: DividedGPT, names: Sequence[str], complete: Mapping[str, Array]) -> None:
+        self.model, self.names, self.complete = model, names, complete
+
+    def __getitem__(self, name: str) -> Array:
+        return self.model.own_part(name, self.complete[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def divide(model: GPT, mesh: Mesh) -> DividedGPT:
@@ -207,11 +224,7 @@ class MeshWorkers:
         self.model, self.mesh, self.shard = model, mesh, shard
         self.ranks, self.measuring, self.n = mesh.ranks, mesh.data, mesh.shape.size
         self.pipeline = Pipeline(model, order)
-        here, cores = mesh.ranks.here, os.cpu_count() or 1
-        self.n_threads = n_threads() if "AUTOGRAD_THREADS" in os.environ else max(1, min(n_threads(), cores // here))
-        self.note = ""
-        if here > cores and backend.name == "numpy":
-            self.note = f"{here} ranks share {cores} cores and take turns: an update takes at least {here / cores:.3g} times as long"
+        self.n_threads, self.note = threads_of(mesh.ranks), crowded(mesh.ranks)
         for _, p in model.named_parameters():
             mesh.data.broadcast(p.data)
 

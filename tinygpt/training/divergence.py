@@ -65,6 +65,7 @@ class Divergence:
         replay        computes its gradients once more: it runs in debug mode, which names the first op that fails
         first_found   of what each rank has found in its part of the model, the first
         """
+        optimizer.gather_gradients()
         bad_gradient, bad_weight = (first_bad_parameter(optimizer.named_in_model_order, what) for what in ("grad", "data"))
         if first_found:
             bad_gradient, bad_weight = first_found(bad_gradient), first_found(bad_weight)
