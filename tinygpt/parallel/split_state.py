@@ -1,14 +1,12 @@
-"""Which part of each parameter a rank of a tensor-parallel group holds: split, joined again, and updated by an optimizer.
+"""Which part of each parameter a rank of a tensor-parallel group holds, split and joined again, and how Muon updates such parts.
 
     part = part_of("h.0.mlp.c_fc.weight", full, config, group)            # a rank's columns; the optimizer's moments are split alike
     full = joined("h.0.mlp.c_fc.weight", part, config, group)             # on all ranks, which all call it
-    optimizer = make_optimizer(model, settings, lambda cls: split_optimizer(cls, model, group))
 
-An optimizer treats numbers one by one, and does so on parts as on the full parameters. Three things need all of a model: the norm of its
-gradients, Muon's matrices, and a checkpoint.
+Heads and hidden units must divide: each takes part in matrix products of equal shapes, so ranks with more would be waited for. The vocabulary need
+not, and seldom does (50,257 is odd): parts differ by a token at most. Rows of padding instead would be weights that no checkpoint has.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
 from typing import ClassVar
@@ -19,7 +17,6 @@ from autograd.optim.muon import Orthogonalize, rms_scale
 from tinygpt.config import GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.fields import multiples
-from tinygpt.models.gpt import GPT
 from tinygpt.models.protocols import Communicator
 
 Cut = tuple[int, tuple[int, ...]]
@@ -156,55 +153,3 @@ class SplitMatrices(FlatOptimizer):
         """The rank's share of it: the sum over the ranks counts each number once."""
         squared = super().squared_update_norm(group, piece)
         return squared / self.group.size if group.kind == "matrix" else squared  # each rank has computed that of the full matrices
-
-
-class SplitOptimizer(SplitMatrices):
-    """Mixed into an optimizer's class by `split_optimizer`: norms are those of the full model, and so is the state in a checkpoint.
-
-    copies   by name, how many ranks of the group hold the same numbers; 1 where it is not listed
-    """
-
-    copies: ClassVar[Mapping[str, int]]
-
-    def gradient_norm(self) -> Array:
-        """Of all parameters of the full model, each counted once."""
-        self._check()
-        squares = [self._squares(group, self.gradient[group.part]) for group in self.groups]
-        return backend.xp.sqrt(self._total(squares))
-
-    def update_norm(self, piece: int = 1 << 20) -> float:
-        return float(backend.xp.sqrt(self._total([backend.xp.asarray(self.squared_update_norm(group, piece)) for group in self.groups])))
-
-    def squared_update_norm(self, group: Group, piece: int) -> float:
-        if group.kind == "matrix":
-            return super().squared_update_norm(group, piece)
-        return float(self._squares(group, self.last_change(group, group.part)))
-
-    def _squares(self, group: Group, flat: Array) -> Array:
-        """The sum of squares of an array with a number per weight of a group; where several ranks hold the same ones, a share of it."""
-        total, end = backend.xp.zeros((), flat.dtype), 0
-        for name, p in group.named:
-            part = flat[end : end + p.size]
-            end += p.size
-            total = total + backend.xp.dot(part, part) / self.copies.get(name, 1)
-        return total
-
-    def _total(self, squares: list[Array]) -> Array:
-        total = sum(squares, backend.xp.zeros((), self.gradient.dtype)).reshape(1)
-        self.group.all_reduce(total)
-        return total[0]
-
-    def state_arrays(self) -> dict[str, dict[str, Array]]:
-        """All of the state, as that of one process, gathered from the ranks: all of them call it."""
-        own = super().state_arrays()
-        return {key: {name: joined(name, a, self.config, self.group) for name, a in arrays.items()} for key, arrays in own.items()}
-
-    def load_state(self, key: str, given: Mapping[str, Array]) -> None:
-        """From complete arrays, of which each rank takes its part."""
-        super().load_state(key, {name: part_of(name, array, self.config, self.group) for name, array in given.items()})
-
-
-def split_optimizer(cls: type[FlatOptimizer], model: GPT, group: Communicator) -> type[FlatOptimizer]:
-    """The class of an optimizer for a rank's part of a model, which `tinygpt.parallel.tensor.split` has left."""
-    copies = {name: group.size for name, _ in model.named_parameters() if cut_of(name, model.config) is None}
-    return type(cls.__name__, (SplitOptimizer, cls), {"config": model.config, "group": group, "copies": copies})

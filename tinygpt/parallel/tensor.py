@@ -1,8 +1,7 @@
 """Tensor parallelism: each rank of a group holds some heads of every attention, some hidden units of every MLP, some tokens of the vocabulary.
 
-    model = split(GPT(config, seed=0), group)                   # the rank's part; model.loss(ids, targets) is that of the full model
-    optimizer = split_optimizer(AdamW, model, group)(model)     # counts once what several ranks hold: see split_state.py
-    full = join(model, group)                                   # an ordinary GPT again
+    model = split(GPT(config, seed=0), group)          # the rank's part; model.loss(ids, targets) and its gradients are those of the full model
+    full = join(model, group)                          # an ordinary GPT again
 
 A branch of a block is two matrices with something in between that treats heads, or hidden units, one by one. The first is split by columns,
 the second by rows, so a rank computes its heads from beginning to end, and the ranks meet once, in the sum behind the second matrix:
@@ -13,7 +12,8 @@ the second by rows, so a rank computes its heads from beginning to end, and the 
     sum_over_group     behind each branch              forward a sum, backward nothing
 
 Norms, positions and the biases b are on all ranks; as the gradients that reach them are the same there, so they stay the same. All ranks of a
-group compute the same rows: it is data parallelism that divides those.
+group compute the same rows: it is data parallelism that divides those. Which part of a parameter is whose: split_state.py. For training, with
+norms that count each weight once: divided.py.
 
 Source  Shoeybi et al. 2019, Megatron-LM, arXiv:1909.08053, section 3.
 """
