@@ -1,6 +1,7 @@
 """Tries to lose a run, many times: kills, faults of the disk, mutated files. The figures in docs/reliability.md come from here.
 
     python benchmarks/reliability.py kills      200 SIGKILLs at random instants of a run that checkpoints every step
+    python benchmarks/reliability.py kills --ranks 2 --n 100    of ranks that mpiexec has started: one of them, drawn at random, is killed
     python benchmarks/reliability.py faults     1,000 faults of the disk while checkpoints are written (the tests do 50)
     python benchmarks/reliability.py memory     estimate and measured peak for the four sizes of the speed benchmarks
     python benchmarks/reliability.py text       a gigabyte of text, read and encoded
@@ -61,6 +62,7 @@ from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.runs.run import Run
 from tinygpt.data.windows import Windows
 from tinygpt.data.tokenizer import CharacterTokenizer
+from tinygpt.parallel.local import workers_for
 from tinygpt.training.trainer import Trainer
 
 class Silent:
@@ -72,40 +74,53 @@ run, steps, background = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "ba
 tokens = np.tile(np.random.default_rng(0).integers(0, 11, 50), 10)
 shape = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=11, dropout=0.1)
 config = TrainConfig(steps=steps, lr=1e-2, final_lr_fraction=1.0, warmup_steps=3, micro_batch=2, tokens_per_update=32, save_every=1, eval_every=5)
-trainer = Trainer(GPT(shape), config, Windows(tokens, 8, 3), Windows(tokens[:100], 8))
+model = GPT(shape)
+trainer = Trainer(model, config, Windows(tokens, 8, 3), Windows(tokens[:100], 8), workers_for(model, config))
 
 class Told(Run):
     def save(self, trainer, *, best):
         super().save(trainer, best=best)
-        if not background:
+        if self.leads and not background:
             print("saved", trainer.result.step, flush=True)
 
 run = Told.resume(run, background=background) if (run / "checkpoints").is_dir() else Told.create("x", run, background=background)
 run.tokenizer = CharacterTokenizer.train("abcdefghijk")
 if run.last:
     run.restore(trainer)
-print("at", trainer.result.step, flush=True)
+if run.leads:
+    print("at", trainer.result.step, flush=True)
 run.train(trainer, Silent())
-print("done", flush=True)
 """
 
 
-def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bool = False) -> Kills:
+def rank_processes(launcher: int) -> list[int]:
+    """Process ids of the ranks below mpiexec: it starts a process for each machine, and that the ranks. On Linux."""
+    below = [launcher]
+    for _ in range(2):
+        texts = [Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii") for pid in below]
+        below = [int(pid) for text in texts for pid in text.split()]
+    return below
+
+
+def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bool = False, ranks: int = 1) -> Kills:
     """Starts a run, kills it at a random instant, starts it again, until it has been killed n_kills times; then lets it end.
 
     The run is long enough that it does not end before. Its last weights and moments are compared with those of a run that nobody killed.
+    ranks   more than one: mpiexec starts the run, and one rank is killed, drawn at random
     """
     report, rng, started = Kills(), random.Random(seed), time.perf_counter()
     mode = "background" if background else "foreground"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AUTOGRAD_BACKEND": "numpy", "OPENBLAS_NUM_THREADS": "1"}
+    start = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "mpi4py"] if ranks > 1 else [sys.executable]
     run = folder / "killed"
     saved, steps = 0, 100 * n_kills
     while True:
         last = report.kills == n_kills
         if last:
             steps = saved + 20
-        command = [sys.executable, "-c", _RUN, str(run), str(steps), mode]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        command = [*start, "-c", _RUN, str(run), str(steps), mode]
+        quiet = subprocess.DEVNULL if ranks > 1 and not last else None  # mpiexec says a lot of each rank that is killed
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=quiet, text=True) as process:
             assert process.stdout is not None
             if not last and rng.random() < 0.1:  # now and then before it has got anywhere
                 time.sleep(rng.uniform(0, 0.5))
@@ -115,9 +130,12 @@ def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bo
                 if not first or first[0] != "at":
                     raise ProcessFailed(f"kills: the run could not go on after {report.kills} kills, expected it to; see the message above")
                 report.lost += int(first[1]) < saved
-                time.sleep(0 if last else rng.uniform(0, 0.12))
+                time.sleep(0 if last else rng.uniform(0, 0.12 if ranks == 1 else 0.4))
             if not last:
-                process.send_signal(signal.SIGKILL)
+                victims = [process.pid] if ranks == 1 else []
+                while len(victims) < ranks:  # mpiexec takes a moment to start them
+                    victims = rank_processes(process.pid)
+                os.kill(rng.choice(victims), signal.SIGKILL)
             for line in process.stdout:
                 if line.startswith("saved "):
                     saved = max(saved, int(line.split()[1]))
@@ -126,7 +144,7 @@ def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bo
             break
         report.kills += 1
     unbroken = folder / "unbroken"
-    subprocess.run([sys.executable, "-c", _RUN, str(unbroken), str(steps), mode], env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*start, "-c", _RUN, str(unbroken), str(steps), mode], env=environment, check=True, stdout=subprocess.DEVNULL)
     report.equal = _same_end(run, unbroken)
     report.steps, report.seconds = steps, round(time.perf_counter() - started, 1)
     return report
@@ -568,6 +586,8 @@ class Settings:
     """How often; 0: the number in docs/reliability.md."""
     seed: int = 0
     """Decides the instants, faults and mutations."""
+    ranks: int = 1
+    """Of the run that is killed."""
 
 
 def main() -> None:
@@ -576,7 +596,7 @@ def main() -> None:
     settings = tyro.cli(Settings, description=__doc__, config=(tyro.conf.PositionalRequiredArgs,))
     with TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
         if settings.what == "kills":
-            report: Any = kill_and_resume(Path(folder), settings.n or 200, settings.seed)
+            report: Any = kill_and_resume(Path(folder), settings.n or 200, settings.seed, ranks=settings.ranks)
         elif settings.what == "checkpoints":
             report = read_mutated(Path(folder), checkpoint_targets(Path(folder)), settings.n or 10_000, settings.seed)
         elif settings.what == "files":

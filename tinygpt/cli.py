@@ -5,6 +5,7 @@ Imports neither backend nor model, so that commands can report on a backend that
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING, TextIO
 from tinygpt.arguments import expand_home, parse_args
 from tinygpt.errors import UserError
 from tinygpt.fields import Config
-from tinygpt.parallel.launch import abort, connect, n_started, started_rank
+from tinygpt.parallel.launch import abort, connect, n_started, started_rank, who
 
 if TYPE_CHECKING:
     from tinygpt.training.metrics import Metrics, Result
+
+_FIRST_SAYS_S = 8.0  # how long a rank waits with an error that all have: the first says it and ends the others
 
 
 def settings(
@@ -34,6 +37,22 @@ def settings(
     prog      what --help calls the program, where that is no script
     Raises ValueError for a flag that contradicts the run, naming both values and what may change; FileNotFoundError without that run.
     """
+    if not started_rank():
+        return _settings(default, description, argv, recipes, prog)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            return _settings(default, description, argv, recipes, prog)
+        except SystemExit as error:
+            if error.code:
+                time.sleep(_FIRST_SAYS_S)
+            text = said.getvalue()
+    print(text, file=sys.stderr)  # the first did not have it
+    raise SystemExit(2 if text else 0)
+
+
+def _settings(
+    default: Config, description: str | None, argv: list[str] | None, recipes: Mapping[str, Config] | None, prog: str | None
+) -> Config:
     argv = sys.argv[1:] if argv is None else argv
     from tinygpt.runs.settings import check_changes, stored_settings  # here, because it imports the backend
 
@@ -75,6 +94,8 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
         raise
     except SystemExit as error:
         status = error.code  # of one rank alone: the others are told below
+        if status and n_started() > 1:
+            print(f"error: {who()} ends with {status}", file=sys.stderr)
     except KeyboardInterrupt:
         status = 130
     except _ReaderGone:
@@ -85,9 +106,9 @@ def run(main: Callable[[], object], *, needs_reader: bool = False) -> None:
             if n_started() == 1:
                 raise
             text = traceback.format_exc()
-        which = f"rank {started_rank()} of {n_started()}: " if n_started() > 1 else ""
+        which = f"{who()}: " if n_started() > 1 else ""
         if started_rank() and isinstance(error, UserError):
-            time.sleep(8)  # it is the same for all: the first says it and ends the others
+            time.sleep(_FIRST_SAYS_S)
         print(f"error: {which}{text}", file=sys.stderr)
         status = 1
     finally:
@@ -164,6 +185,8 @@ class Report:
 
 class AgreedExit(SystemExit):
     """The end of all ranks: the others need not be told."""
+
+    agreed = True  # for `tinygpt.parallel.launch`
 
 
 def exit_if_interrupted(result: "Result", what_now: str) -> None:

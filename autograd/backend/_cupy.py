@@ -54,6 +54,7 @@ def check_backend(*, tf32: bool = False) -> str:
         raise _failed("step 2, the CUDA driver,", *_driver_problem(error)) from error
     if n_devices == 0:
         raise _failed("step 3, counting devices,", "no CUDA device is visible", "check `nvidia-smi` and CUDA_VISIBLE_DEVICES")
+    xp.cuda.Device(_local_rank() % n_devices).use()  # ranks of one machine take turns through its GPUs
     if tf32:
         os.environ["CUPY_TF32"] = "1"  # CuPy reads it at its first product
     try:
@@ -71,6 +72,12 @@ def check_backend(*, tf32: bool = False) -> str:
             raise _failed("AUTOGRAD_TF32=1", f"{name} has compute capability {capability}, TF32 needs {_AMPERE}", "unset AUTOGRAD_TF32")
         xp.cuda.cublas.setMathMode(xp.cuda.get_cublas_handle(), _CUBLAS_TF32_TENSOR_OP_MATH)  # for products of stacks of matrices
     return f"CuPy {xp.__version__} on {name}{', float32 products in TF32' if tf32 else ''}"
+
+
+def _local_rank() -> int:
+    """Which of the processes that a launcher has started on this machine this one is; 0 without."""
+    names = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), 0)
 
 
 def _driver_problem(error: Exception) -> tuple[object, str]:

@@ -150,6 +150,11 @@ class FlatOptimizer:
         """Norm of what the last `step` subtracted from the weights, see `last_change`. It is computed again from the state, in pieces."""
         return math.sqrt(sum(self.squared_update_norm(group, piece) for group in self.groups))
 
+    def weight_norm(self, piece: int = 1 << 20) -> float:
+        """Norm of all weights together, computed in pieces."""
+        parts = (self.weight[i : i + piece] for i in range(0, self.weight.size, piece))
+        return math.sqrt(sum(float(xp.dot(part, part)) for part in parts))
+
     def squared_update_norm(self, group: Group, piece: int) -> float:
         total = 0.0
         for start in range(group.part.start, group.part.stop, piece):
@@ -190,9 +195,16 @@ class FlatOptimizer:
             arrays[key] = dict(zip(names, _parts(flat, parameters), strict=True))
         return arrays
 
-    def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]], into: dict[str, dict[str, Array]] | None = None) -> None:
-        """Restores what `state_dict` returned (into: other arrays). Raises ValueError naming what is missing, surplus or of another shape."""
-        mine, where = into or self.state_arrays(), f"{self._class}.load_state_dict"
+    def state_shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Of `state_arrays`, without the arrays."""
+        return {key: {name: p.shape for name, p in named} for key, (_, named) in self._states.items()}
+
+    def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]]) -> None:
+        """Restores what `state_dict` returned. Raises ValueError naming what is missing, surplus or of another shape.
+
+        The mappings may read an array when it is asked for: each is asked for once, and copied before the next.
+        """
+        mine, where = self.state_shapes(), f"{self._class}.load_state_dict"
         if state.keys() != {"n_steps", *mine}:
             rule = f"expected {', '.join(sorted(['n_steps', *mine]))}; is it another optimizer's?"
             raise ValueError(f"{where}: a state of {', '.join(sorted(state))}, {rule}")
@@ -202,13 +214,24 @@ class FlatOptimizer:
             if given.keys() != own.keys():
                 odd = sorted(given.keys() ^ own.keys())
                 raise ValueError(f"{where}: moments of {odd[0]} on one side only, expected the same parameters")
-            for name, moment in own.items():
-                if given[name].shape != moment.shape:
-                    raise ValueError(f"{where}: moment of {name} of shape {given[name].shape}, expected {moment.shape}")
-                moment[...] = xp.asarray(given[name])
+            self.load_state(key, given)
         n_steps = state["n_steps"]
         assert not isinstance(n_steps, Mapping), "n_steps of a state is a number"
         self.n_steps = int(n_steps)
+
+    def load_state(self, key: str, given: Mapping[str, Array]) -> None:
+        """Copies one array of the state, which comes by parameter name."""
+        for name, moment in FlatOptimizer.state_arrays(self)[key].items():  # the views: a subclass may gather arrays from other ranks
+            moment[...] = xp.asarray(self.checked_moment(name, given[name], moment.shape))
+
+    def checked_moment(self, name: str, moment: Array, shape: tuple[int, ...]) -> Array:
+        """The array. Raises ValueError where it has another shape."""
+        if moment.shape != shape:
+            raise ValueError(f"{self._class}.load_state_dict: moment of {name} of shape {moment.shape}, expected {shape}")
+        return moment
+
+    def gather_gradients(self) -> None:
+        """Makes the gradients complete, where ranks have kept the sum of their own part alone: for messages."""
 
 
 def bind_to_buffers(parameters: Sequence[Parameter], weight: Array, gradient: Array) -> None:

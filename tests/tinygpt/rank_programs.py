@@ -8,11 +8,16 @@ import sys
 
 import numpy as np
 
+from autograd.backend import to_device, to_host
 from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import Windows
 from tinygpt.parallel.communicator import tell, world
 from tinygpt.parallel.data import DataParallel
+from tinygpt.parallel.divided import Divided, MeshWorkers, divide
+from tinygpt.parallel.mesh import Mesh, Shape
+from tinygpt.parallel.split_state import joined
+from tinygpt.parallel.tensor import join
 from tinygpt.training.metrics import measure
 from tinygpt.training.optimizers import make_optimizer
 from tinygpt.training.step import train_step
@@ -29,42 +34,46 @@ def laws(ranks, seed):
         starts = np.cumsum([0, *lengths])
         own = slice(starts[rank], starts[rank + 1])
 
-        array = given[rank].copy()
+        array = to_device(given[rank].copy())
         ranks.all_reduce(array)
-        np.testing.assert_array_equal(array, given.sum(0))
+        np.testing.assert_array_equal(to_host(array), given.sum(0))
 
-        part = ranks.reduce_scatter(given[rank].copy(), lengths)
-        np.testing.assert_array_equal(part, given.sum(0)[own])
+        part = ranks.reduce_scatter(to_device(given[rank].copy()), lengths)
+        np.testing.assert_array_equal(to_host(part), given.sum(0)[own])
 
-        out = np.zeros(n, dtype)
-        out[own] = given[0][own]
+        out = to_device(np.zeros(n, dtype))
+        out[own] = to_device(given[0][own])
         ranks.all_gather(out[own], out, lengths)
-        np.testing.assert_array_equal(out, given[0])
+        np.testing.assert_array_equal(to_host(out), given[0])
 
         root = int(shared.integers(size))
-        array = given[rank].copy()
+        array = to_device(given[rank].copy())
         ranks.broadcast(array, root)
-        np.testing.assert_array_equal(array, given[root])
+        np.testing.assert_array_equal(to_host(array), given[root])
 
         assert ranks.agree(float(given[rank].max(initial=-9))) == given.max(initial=-9)
         if size > 1:  # around the ring, two messages each, all sending first
             right, left = (rank + 1) % size, (rank - 1) % size
-            sent = [ranks.send(message, right) for message in (given[rank], -given[rank])]
+            sent = [ranks.send(to_device(message), right) for message in (given[rank], -given[rank])]
             for sign in (1, -1):
-                array = np.zeros(n, dtype)
+                array = to_device(np.zeros(n, dtype))
                 ranks.receive(array, left)
-                np.testing.assert_array_equal(array, sign * given[left])
+                np.testing.assert_array_equal(to_host(array), sign * given[left])
             for message in sent:
                 message.wait()
         colors = shared.integers(0, 2, size).tolist()
         some = ranks.split(colors[rank])
-        array = given[rank].copy()
+        array = to_device(given[rank].copy())
         some.all_reduce(array)
         same = [other for other in range(size) if colors[other] == colors[rank]]
         assert (some.size, some.rank) == (len(same), same.index(rank))
-        np.testing.assert_array_equal(array, given[same].sum(0))
+        np.testing.assert_array_equal(to_host(array), given[same].sum(0))
         assert tell(ranks, f"é from {rank}", root) == f"é from {root}"
     return "ok"
+
+
+def many_laws(ranks, first):
+    return {laws(ranks, seed) for seed in range(first, first + 20)}.pop()
 
 
 def model_and_batches(seed, dtype, n_batches, dropout):
@@ -79,6 +88,18 @@ def model_and_batches(seed, dtype, n_batches, dropout):
     return model, ids[..., :-1], targets
 
 
+def state_of(ranks, optimizer):
+    """Copies of the optimizer's state, on all ranks: where they share it, the first alone gets all of it."""
+    arrays, copies = optimizer.state_arrays(), {}
+    for key, shapes in optimizer.state_shapes().items():
+        copies[key] = {
+            name: np.array(arrays[key][name]) if arrays else np.zeros(shape, optimizer.weight.dtype) for name, shape in shapes.items()
+        }
+        for array in copies[key].values():
+            ranks.broadcast(array)
+    return copies
+
+
 def training(ranks, seed, dtype="float64", kind="adamw", n_batches=2, dropout=0.1, steps=10, shard=False):
     """Losses, all weights, and all of the optimizer's state after some updates with clipping: those of one process, whatever the number of ranks."""
     model, ids, targets = model_and_batches(seed, np.dtype(dtype), n_batches, dropout)
@@ -90,14 +111,14 @@ def training(ranks, seed, dtype="float64", kind="adamw", n_batches=2, dropout=0.
     optimizer = make_optimizer(model, settings, workers.optimizer_class)
     losses = []
     for step in range(steps):
-        loss, _ = train_step(model, optimizer, list(zip(ids[step], targets[step], strict=True)), max_norm=0.5, workers=workers)
+        loss, _ = train_step(model, optimizer, list(zip(ids[step % 20], targets[step % 20], strict=True)), max_norm=0.5, workers=workers)
         losses += [float(loss), optimizer.update_norm()]
         if step == steps // 2:  # as a run that is resumed
-            state = {key: {name: a.copy() for name, a in arrays.items()} for key, arrays in optimizer.state_arrays().items()}
+            state = state_of(ranks, optimizer)
             optimizer = make_optimizer(model, settings, workers.optimizer_class)
             optimizer.load_state_dict({"n_steps": step + 1, **state})
     items = Windows(np.random.default_rng(3).integers(0, 16, 200).astype(np.uint16), 6)
-    state = [a for arrays in optimizer.state_arrays().values() for a in arrays.values()]
+    state = [a for arrays in state_of(ranks, optimizer).values() for a in arrays.values()]
     return [
         *losses,
         measure(model, items, 3, ranks=ranks).nats,
@@ -106,9 +127,32 @@ def training(ranks, seed, dtype="float64", kind="adamw", n_batches=2, dropout=0.
     ]
 
 
+def tensor_training(ranks, options, seed, dtype="float64", kind="adamw", n_batches=1, steps=10, dropout=0.1):
+    """(losses and norms, all weights, all of the optimizer's state) after updates with clipping of a model that the ranks share by heads."""
+    config = GPTConfig(**{"n_layer": 2, "n_head": 4, "n_embd": 16, "n_positions": 6, "vocab_size": 19, "dropout": dropout, **options})
+    model, rng = GPT(config, seed=seed), np.random.default_rng(seed)
+    for p in model.parameters():
+        p.data = (p.data + 0.1 * rng.standard_normal(p.shape)).astype(dtype)  # biases and norms, too
+    mesh = Mesh(Shape(tensor=ranks.size), ranks)
+    part = divide(model, mesh)
+    workers = MeshWorkers(part, mesh, 3)
+    optimizer = make_optimizer(part, TrainConfig(optimizer=kind, lr=1e-2, weight_decay=0.1, steps=100), workers.optimizer_class)
+    ids = rng.integers(0, config.vocab_size, (steps, n_batches, 3, 7))
+    targets = ids[..., 1:].copy()
+    targets[rng.random(targets.shape) < 0.3] = -100
+    numbers = []
+    for step in range(steps):
+        loss, norm = train_step(part, optimizer, list(zip(ids[step, ..., :-1], targets[step], strict=True)), max_norm=0.5, workers=workers)
+        numbers += [float(loss), float(norm), optimizer.update_norm()]
+    weights = {name: p.data.tolist() for name, p in join(part, mesh.tensor).named_parameters()}
+    own = super(Divided, optimizer).state_arrays()  # a checkpoint's is complete at the first rank alone
+    return numbers, weights, {k: {n: joined(n, a, config, mesh.tensor).tolist() for n, a in state.items()} for k, state in own.items()}
+
+
 if __name__ == "__main__":
     program, *arguments = sys.argv[1:]
-    found = {"laws": laws, "training": training}[program](world(), *map(json.loads, arguments))
+    programs = {"laws": laws, "many_laws": many_laws, "training": training, "tensor": tensor_training}
+    found = programs[program](world(), *map(json.loads, arguments))
     everywhere = [tell(world(), json.dumps(found), root) for root in range(world().size)]
     assert len(set(everywhere)) == 1, "ranks differ"  # bit for bit
     if world().rank == 0:

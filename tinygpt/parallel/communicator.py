@@ -1,4 +1,4 @@
-"""What ranks say to each other: a few operations on arrays, the same for one process, for threads and for MPI.
+"""What ranks say to each other: a few operations on arrays, the same for one process, for threads, for MPI and for NCCL.
 
 A rank is one of `size` copies of the program. All of them call the same operations in the same order; each call returns when the result is
 there. Threads sum in one order, and MPI libraries do for the same ranks on the same machines, as its standard recommends: then two runs have
@@ -6,7 +6,8 @@ the same bits.
 
     world().all_reduce(gradient)        # gradient: now the sum over all ranks
 
-`world()` is that of this process: MPI's, where `mpiexec` started it, else a single rank, whose operations do nothing. So one program serves both.
+`world()` is that of this process: MPI's, where `mpiexec` started it (with a GPU for each rank: NCCL's), else a single rank, whose operations do
+nothing. So one program serves both.
 
 Source  the operations: MPI Forum 2021, MPI 4.0, chapters 3, 6 and 7.
 """
@@ -18,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from autograd import Array
+from autograd import Array, backend
 from tinygpt.errors import ProcessFailed
 from tinygpt.models.protocols import Communicator, Sending
 from tinygpt.parallel.launch import connect, n_started
@@ -184,6 +185,10 @@ def world() -> Communicator:
             from tinygpt.parallel.mpi import MPIRank
 
             _world = MPIRank()
+            if backend.name == "cupy":
+                from tinygpt.parallel.nccl import over_gpus
+
+                _world = over_gpus(_world)
     return _world
 
 

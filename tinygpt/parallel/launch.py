@@ -1,12 +1,26 @@
-"""Whether this process is one of several that `mpiexec` has started: asked before anything else is imported."""
+"""Whether this process is one of several that `mpiexec` has started: asked before anything else is imported. How they end together.
 
+A rank that fails has to end the others, which would wait for it: `abort`. `connect` sees to it for errors that nobody catches, for a rank
+that is killed (`witness.py`), and for one that does not come (`watch.py`), also where a script was started without `-m mpi4py`.
+"""
+
+import atexit
 import os
 import sys
+import threading
+import time
+from types import TracebackType
 
-from tinygpt.errors import MissingPackage
+from tinygpt.errors import InvalidInput, MissingPackage
+from tinygpt.parallel.witness import Witness
 
 _VARIABLES = {"PMI_SIZE": ("PMI_RANK", "MPICH"), "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK", "Open MPI")}
 """Environment variables for the number of ranks -> (variable for the rank, what sets them)."""
+
+KEPT = "the last checkpoint is kept: resume from it"
+
+_witness: Witness | None = None
+_aborted = False
 
 
 def _variable() -> str:
@@ -28,21 +42,93 @@ def started_by() -> str:
     return _VARIABLES[_variable()][1] if _variable() else ""
 
 
+def limit_s() -> float:
+    """Seconds that a rank waits for others before it ends the job: 600, or TINYGPT_RANK_LIMIT_S; 0 for ever. Raises ValueError."""
+    given = os.environ.get("TINYGPT_RANK_LIMIT_S", "600")
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = -1.0
+    if not 0 <= limit < float("inf"):
+        raise InvalidInput(f"TINYGPT_RANK_LIMIT_S: {given!r}, expected a number of seconds, 0 or more; 0 waits for ever")
+    return limit
+
+
+def who() -> str:
+    """How messages call this rank."""
+    return f"rank {started_rank()} of {n_started()}"
+
+
 def connect() -> None:
     """Joins the other ranks. Raises ImportError, naming the extra, where mpi4py is missing or finds no MPI."""
+    global _witness
+    if _witness is not None:
+        return
+    limit = limit_s()
+    _witness = Witness(who(), KEPT)
+    atexit.register(_witness.dismiss)
+    waiting = threading.Timer(limit, _never_joined, [limit])  # the import returns when all ranks are there
+    waiting.daemon = True
+    if limit:
+        waiting.start()
     try:
         from mpi4py import MPI  # whose import joins
     except (ImportError, RuntimeError) as error:
         found = f"{started_by()}: {n_started()} ranks were started, and mpi4py is missing or finds no MPI ({error})"
         raise MissingPackage(f'{found}, expected it for more than one; pip install "tinygpt[mpi]"') from error
+    finally:
+        waiting.cancel()
     if MPI.COMM_WORLD.Get_size() != n_started():
         library = MPI.Get_library_version().partition("\n")[0].strip("\0 ")
         found = f"{started_by()}: {n_started()} ranks were started, and mpi4py, with {library}, sees {MPI.COMM_WORLD.Get_size()}"
         raise MissingPackage(f"{found}, expected one MPI for both; start with the mpiexec of that library")
+    _end_all_on_errors()
 
 
 def abort(status: int) -> None:
-    """Ends all ranks: what an error of one of them has to do, since the others would wait for it."""
+    """Ends all ranks: what an error of one of them has to do, since the others would wait for it. May return: MPI ends this process soon."""
+    global _aborted
+    _aborted = True
+    if _witness is not None:
+        _witness.dismiss()
     MPI = sys.modules.get("mpi4py.MPI")
     if MPI is not None:
+        sys.stderr.flush()
+        time.sleep(0.5)  # mpiexec must have read what was said: it drops what is in its pipes when it ends
         MPI.COMM_WORLD.Abort(status)
+
+
+def _never_joined(limit: float) -> None:
+    print(
+        f"error: {who()}: not all ranks have started after {limit:g} s, expected them; see what the others say", file=sys.stderr, flush=True
+    )
+    time.sleep(0.5)
+    os._exit(1)
+
+
+def _end_all_on_errors() -> None:
+    """An error that nobody catches, or an exit status with `-m mpi4py`, is said with the rank, and ends all."""
+    before, runner = sys.excepthook, sys.modules.get("mpi4py.run")
+
+    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):  # all get it
+            abort(130)
+        before(kind, error, traceback)
+        print(f"error: {who()}: {kind.__name__}: {error}", file=sys.stderr)
+        abort(1)
+
+    sys.excepthook = show
+    if runner is None:
+        return
+    set_status = vars(runner)["set_abort_status"]
+
+    def exits(status: object) -> None:
+        code = status.code if isinstance(status, SystemExit) else None
+        if getattr(status, "agreed", False) or _aborted:
+            return
+        if code:
+            print(f"error: {who()} ends with {code}", file=sys.stderr)
+            abort(code if isinstance(code, int) else 1)
+        set_status(status)
+
+    vars(runner)["set_abort_status"] = exits

@@ -2,8 +2,7 @@
 
     mpiexec -n 4 python -m mpi4py examples/pretrain.py
 
-Always with `-m mpi4py`: it ends the job when one rank fails. Arrays are sent as they are, never pickled. GPUs' arrays pass through the
-host.
+Arrays are sent as they are, never pickled. GPUs' arrays pass through the host; `nccl.py` sends them from GPU to GPU.
 """
 
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from mpi4py import MPI
 
 from autograd import Array, backend
 from tinygpt.models.protocols import Communicator, Sending
+from tinygpt.parallel.watch import Watch
 
 
 class MPIRank:
@@ -20,57 +20,68 @@ class MPIRank:
 
     kind = "MPI"
 
-    def __init__(self, comm: MPI.Comm | None = None) -> None:
-        self.comm = MPI.COMM_WORLD if comm is None else comm
+    def __init__(self, comm: MPI.Comm | None = None, watch: Watch | None = None) -> None:
+        self.comm, self.watch = MPI.COMM_WORLD if comm is None else comm, watch or Watch()
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
-        self.here = self.comm.Split_type(MPI.COMM_TYPE_SHARED).Get_size()
+        here = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.here, self.local_rank = here.Get_size(), here.Get_rank()
+        self.all = MPI.Group.Translate_ranks(self.comm.Get_group(), None, MPI.COMM_WORLD.Get_group())  # by their numbers in the world
 
     def all_reduce(self, array: Array) -> None:
         host = backend.to_host(array)
-        self.comm.Allreduce(MPI.IN_PLACE, host)
+        with self.watch.over("all_reduce", self.all):
+            self.comm.Allreduce(MPI.IN_PLACE, host)
         _back(host, array)
 
     def reduce_scatter(self, array: Array, lengths: Sequence[int]) -> Array:
         host = backend.to_host(array)
         part = np.empty(lengths[self.rank], host.dtype)
-        self.comm.Reduce_scatter(host, part, list(lengths))
+        with self.watch.over("reduce_scatter", self.all):
+            self.comm.Reduce_scatter(host, part, list(lengths))
         return backend.to_device(part)
 
     def all_gather(self, part: Array, out: Array, lengths: Sequence[int]) -> None:
         host, mine = backend.to_host(out), backend.to_host(part)
-        self.comm.Allgatherv(np.array(mine), [host, list(lengths)])
+        with self.watch.over("all_gather", self.all):
+            self.comm.Allgatherv(np.array(mine), [host, list(lengths)])
         _back(host, out)
 
     def broadcast(self, array: Array, root: int = 0) -> None:
         host = backend.to_host(array)
-        self.comm.Bcast(host, root)
+        with self.watch.over("broadcast", self.all):
+            self.comm.Bcast(host, root)
         _back(host, array)
 
     def send(self, array: Array, to: int) -> Sending:
-        return _Request(np.ascontiguousarray(backend.to_host(array)), self.comm, to)
+        return _Request(self, np.ascontiguousarray(backend.to_host(array)), to)
 
     def receive(self, array: Array, source: int) -> None:
         host = backend.to_host(array)
-        self.comm.Recv(host, source)
+        with self.watch.over("receive", [self.all[source]]):
+            self.comm.Recv(host, source)
         _back(host, array)
 
     def agree(self, value: float) -> float:
         found = np.array([value], np.float64)
-        self.comm.Allreduce(MPI.IN_PLACE, found, MPI.MAX)
+        with self.watch.over("agree", self.all):
+            self.comm.Allreduce(MPI.IN_PLACE, found, MPI.MAX)
         return float(found[0])
 
     def split(self, color: int) -> Communicator:
-        return MPIRank(self.comm.Split(color, self.rank))
+        with self.watch.over("split", self.all):
+            return MPIRank(self.comm.Split(color, self.rank), self.watch)
 
 
 class _Request:
     """A message that MPI sends while the rank computes: two ranks that send to each other first, and wait, would wait for ever."""
 
-    def __init__(self, host: np.ndarray, comm: MPI.Comm, to: int) -> None:
-        self.host, self.request = host, comm.Isend(host, to)  # MPI reads the array until `wait`
+    def __init__(self, ranks: MPIRank, host: np.ndarray, to: int) -> None:
+        self.host, self.request = host, ranks.comm.Isend(host, to)  # MPI reads the array until `wait`
+        self.watch, self.to = ranks.watch, ranks.all[to]
 
     def wait(self) -> None:
-        self.request.Wait()
+        with self.watch.over("send", [self.to]):
+            self.request.Wait()
 
 
 def _back(host: np.ndarray, array: Array) -> None:

@@ -10,7 +10,7 @@ as one. A checkpoint holds all of the state, by name, as that of one process: an
 Source  Rajbhandari et al. 2020, arXiv:1910.02054, section 5.1 (P_os).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import ClassVar
 
@@ -104,27 +104,54 @@ class Sharded(FlatOptimizer):
         self.ranks.all_reduce(total)
         return float(total[0])
 
+    def gather_gradients(self) -> None:
+        for group in self.groups:
+            self.ranks.all_gather(self.gradient[self.own(group).part], self.gradient[group.part], self.lengths(group))
+
     def state_arrays(self) -> dict[str, dict[str, Array]]:
-        """All of the state, gathered from the ranks: all of them call it."""
+        """All of the state, on the host, sent to the first rank, which saves it; nothing on the others. All of them call it."""
         arrays = {}
         for key, (part, named) in self._states.items():
-            groups = [group for group in self.groups if group.named[0] in named]
-            first, full = groups[0].part.start if groups else 0, backend.xp.empty(part.size, self.gradient.dtype)
-            for group in groups:
-                where = slice(group.part.start - first, group.part.stop - first)
-                own = self.own(group).part
-                self.ranks.all_gather(part[slice(own.start - first, own.stop - first)], full[where], self.lengths(group))
+            full = np.empty(part.size if self.ranks.rank == 0 else 0, self.gradient.dtype)
+            for _, own, lengths in self.placed(key):
+                self._send_to_first(part[own], full[own.start :], lengths)
             ends = list(accumulate((p.size for _, p in named), initial=0))
-            arrays[key] = {name: full[ends[i] : ends[i + 1]].reshape(p.shape) for i, (name, p) in enumerate(named)}
-        return arrays
+            arrays[key] = {name: full[ends[i] : ends[i + 1]].reshape(p.shape) for i, (name, p) in enumerate(named)} if full.size else {}
+        return arrays if self.ranks.rank == 0 else {}
 
-    def load_state_dict(self, state: Mapping[str, int | Mapping[str, Array]], into: dict[str, dict[str, Array]] | None = None) -> None:
-        complete = into or self.state_arrays()
-        super().load_state_dict(state, complete)
-        for key, (part, _) in self._states.items():
-            flat = backend.xp.concatenate([array.reshape(-1) for array in complete[key].values()])
-            for piece, start in part.pieces:
-                part.held[start : start + piece.stop - piece.start] = flat[piece]
+    def placed(self, key: str) -> Iterator[tuple[Group, slice, list[int]]]:
+        """(group, the rank's own part of it in an array of the state, lengths of all ranks' parts)."""
+        groups = [group for group in self.groups if group.named[0] in self._states[key][1]]
+        first = groups[0].part.start if groups else 0
+        for group in groups:
+            own = self.own(group).part
+            yield group, slice(own.start - first, own.stop - first), self.lengths(group)
+
+    def _send_to_first(self, own: Array, full: np.ndarray, lengths: list[int]) -> None:
+        """Fills `full` of the first rank, from the start of its own part on, with the parts of all."""
+        if self.ranks.rank:
+            if own.size:
+                self.ranks.send(own, 0).wait()
+            return
+        ends = list(accumulate(lengths))
+        full[: ends[0]] = backend.to_host(own)
+        for rank, (start, stop) in enumerate(pairwise(ends), start=1):
+            if stop > start:
+                other = backend.xp.empty(stop - start, own.dtype)
+                self.ranks.receive(other, rank)
+                full[start:stop] = backend.to_host(other)
+
+    def load_state(self, key: str, given: Mapping[str, Array]) -> None:
+        """As in the base class; asks only for the arrays of which this rank holds a part."""
+        part, named = self._states[key]
+        ends = list(accumulate((p.size for _, p in named), initial=0))
+        for (name, p), (start, stop) in zip(named, pairwise(ends), strict=True):
+            both = [slice(max(piece.start, start), min(piece.stop, stop)) for piece, _ in part.pieces]
+            both = [piece for piece in both if piece.stop > piece.start]
+            if both:
+                flat = self.checked_moment(name, given[name], p.shape).reshape(-1)
+                for piece in both:
+                    part[piece][...] = backend.xp.asarray(flat[piece.start - start : piece.stop - start])
 
 
 def sharded(cls: type[FlatOptimizer], ranks: Communicator) -> type[FlatOptimizer]:

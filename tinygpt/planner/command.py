@@ -19,6 +19,7 @@ from tinygpt.arguments import parse_args
 from tinygpt.errors import InvalidInput
 from tinygpt.fields import Json, PathName, check_fields
 from tinygpt.model_config import GPTConfig
+from tinygpt.parallel.launch import started_rank
 from tinygpt.planner import formulas as f
 from tinygpt.planner.hardware import DEVICES, Device, device
 from tinygpt.planner.published import by_constant_utilization, predicted, published
@@ -71,7 +72,7 @@ class PlanConfig:
     jitter: float = 0.0
     """Standard deviation of a device's step, as a share of its mean."""
     measure: bool = False
-    """Measure this machine, instead of --device."""
+    """Measure this machine, instead of --device; under mpiexec with the ranks that it started, which share each update's sequences."""
     table: bool = False
     """The course's nine compute-optimal models, its costs and its energy, next to what these formulas say."""
     published: bool = False
@@ -103,16 +104,18 @@ def plan(config: PlanConfig) -> None:
     model, tokens = chosen(config)
     batch = max(1, round(config.batch_tokens / model.n_positions))
     if config.measure:
+        from tinygpt.parallel.communicator import world
         from tinygpt.planner.measure import measure  # runs the engine
 
-        micro = max(1, min(batch, MEASURED_TOKENS // model.n_positions))
-        job = Job(model, measure(model, micro), batch=micro * max(1, batch // micro), micro=micro)
+        micro = max(1, min(batch // world().size, MEASURED_TOKENS // model.n_positions))
+        n = world().size
+        job = Job(model, measure(model, micro), Mesh(data=n), micro * n * max(1, batch // (micro * n)), micro, sharded=False)
     else:
         processor = device(config.device)
         job = parsed_mesh(config, model, processor, batch) if config.mesh else best(model, processor, config.devices, batch)
     rows = Plan(config, job, tokens)
     print(rows.text())
-    if config.output:
+    if config.output and not started_rank():
         Path(config.output).write_text(json.dumps(rows.fields(), indent=1) + "\n", encoding="utf-8")
         print(f"\nplan  {config.output}")
 

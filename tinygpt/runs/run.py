@@ -18,7 +18,9 @@ from autograd import backend
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import Diverged, MissingFile, PathExists
 from tinygpt.fields import Settings
+from tinygpt.models.protocols import Divided
 from tinygpt.parallel.communicator import tell, world
+from tinygpt.parallel.data import check_same
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint, training_arrays
 from tinygpt.runs.writer import CheckpointWriter, WriterOptions, explained
@@ -130,7 +132,8 @@ class Run:
 
     def train(self, trainer: Trainer, reporter: Reporter) -> Result:
         """`trainer.run`, with this run to log and save to; returns when the last checkpoint is on the disk. Raises OSError if that was not
-        written, FloatingPointError, naming the last good checkpoint, for numbers that are not finite."""
+        written, FloatingPointError, naming the last good checkpoint, for numbers that are not finite, ValueError for ranks with other `facts`."""
+        check_same(self.ranks, self.facts)
         self.writer.note = reporter.note
         try:
             result = trainer.run(reporter, self)
@@ -182,11 +185,13 @@ class Run:
         """Adds a checkpoint: copies the state and begins to write it. Waits for the one before, if that is still being written."""
         self.wait()
         arrays = training_arrays(trainer.optimizer, weights=self.adapter is not None)  # of all ranks, where they share the state
+        model = trainer.model.complete() if isinstance(trainer.model, Divided) else trainer.model
         if not self.leads:
             return
         assert self.tokenizer is not None, "a run saves its tokenizer with the model"
         with self.adapter.merged() if self.adapter else contextlib.nullcontext():
-            files: dict[str, Content] = pretrained_files(trainer.model, self.tokenizer)
+            assert model is not None, "the first rank gets the complete model"
+            files: dict[str, Content] = pretrained_files(model, self.tokenizer)
         adapter = self.adapter.files(self.base) if self.adapter and best else {}
         files["training.safetensors"] = TensorFile({name: backend.to_host(array) for name, array in arrays.items()})
         files["training.json"] = to_json({"n_steps": trainer.optimizer.n_steps, **trainer.state_dict(), **self.facts})

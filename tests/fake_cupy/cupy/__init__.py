@@ -1,10 +1,11 @@
 """The fake `cupy` module: what api.txt lists, as far as NumPy can imitate it. See tests/fake_cupy/__init__.py."""
 
+import threading
 import types
 from typing import Any
 
 import numpy as np
-from cupy import _functions
+from cupy import _functions, _nccl
 from cupy._array import API, bfloat16, ndarray, synchronize
 from cupy._functions import array, asarray, asnumpy, matmul, ufunc, where
 
@@ -22,19 +23,35 @@ class OutOfMemoryError(MemoryError):
 class Device:
     """Number 0, the only one."""
 
-    id = 0
     compute_capability = "90"
     cublas_handle = 0
 
+    def __init__(self, device: int = 0) -> None:
+        assert device == 0
+        self.id = device
+
+    def use(self) -> "Device":
+        return self
+
     def synchronize(self) -> None:
         synchronize()
+
+
+class _CurrentStream(_nccl.Stream):
+    """Each thread's own: ranks are threads here."""
+
+    def synchronize(self) -> None:
+        synchronize()
+        super().synchronize()
 
 
 _free_bytes, _total_bytes = 5 * 2**30, 8 * 2**30
 cuda = types.SimpleNamespace(
     Device=Device,
     is_available=lambda: True,
-    get_current_stream=lambda: types.SimpleNamespace(synchronize=synchronize, ptr=0),
+    get_current_stream=lambda: _CurrentStream(ptr=threading.get_ident()),
+    Stream=_nccl.Stream,
+    nccl=_nccl,
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     cublas=types.SimpleNamespace(CUBLAS_TF32_TENSOR_OP_MATH=3, setMathMode=lambda handle, mode: None),
     get_cublas_handle=lambda: 0,

@@ -1,0 +1,42 @@
+"""What the tests of ranks share: programs started by mpiexec, and a small corpus to train on."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+needs_mpi = pytest.mark.skipif(not (MPIEXEC and find_spec("mpi4py")), reason="no MPI: pip install -e .[mpi]")
+SMALL = ["--corpus", "text", "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--n-positions", "16", "--vocab-size", "300",
+         "--micro-batch", "4", "--sample-tokens", "4", "--eval-every", "5"]  # fmt: skip
+"""Flags of examples/pretrain.py for a training of seconds on `corpus`."""
+
+
+def started(n, *command, module="mpi4py", **environment):
+    """The command that runs a Python program as n ranks, and its environment."""
+    flags = ["-m", module] if module else []
+    one_thread = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "AUTOGRAD_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return [MPIEXEC, "-n", str(n), sys.executable, *flags, *map(str, command)], {**os.environ, **one_thread, **environment}
+
+
+def mpiexec(n, *command, module="mpi4py", timeout=60, cwd=None, **environment):
+    """Runs a Python program as n ranks."""
+    full, variables = started(n, *command, module=module, **environment)
+    return subprocess.run(full, env=variables, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=timeout)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    words = "the shape of an array is a tuple of numbers and its size is their product".split()
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for i in range(12):
+        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, 200)), encoding="utf-8")
+    return tmp_path

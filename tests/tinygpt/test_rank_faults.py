@@ -1,0 +1,118 @@
+"""Ranks that fail: the job ends in time, says once which rank and why, and the last checkpoint can be read."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.reliability import kill_and_resume, rank_processes
+from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi, started  # noqa: F401 (a fixture)
+from tinygpt.errors import InvalidInput, MissingPackage
+from tinygpt.parallel import launch
+from tinygpt.runs.checkpoint import Checkpoint
+
+FAULTS = ROOT / "tests/tinygpt/rank_faults.py"
+LIMIT_S = 2
+SAID = {
+    "raise": "rank 1 of 3: OSError: no space",
+    "exit": "rank 1 of 3 ends with 3|rank 1 has ended, and rank 0 waits for it",  # with and without -m mpi4py
+    "return": "rank 1 has ended, and rank 0 waits for it",
+    "kill": "rank 1 of 3 was killed",
+    "_exit": "rank 1 of 3 was killed, or ended without a word",
+    "hang": r"rank 1 has not come for \d s, and rank 0 has waited 2 s \(all_reduce\), expected at most 2 s",
+    "stop": "rank 1 does not answer",
+    "deadlock": r"all ranks wait for each other \(rank 1: receive, rank 2: all_reduce\)",
+}
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("how", "module"),
+    [*((how, "mpi4py") for how in SAID), ("raise", ""), ("exit", ""), ("kill", "")],
+)
+def test_the_job_ends_and_names_the_rank(how, module):
+    begin = time.monotonic()
+    done = mpiexec(3, FAULTS, how, 1, module=module, TINYGPT_RANK_LIMIT_S=str(LIMIT_S))
+    assert time.monotonic() - begin < LIMIT_S + 10
+    assert done.returncode != 0 and "not reached" not in done.stdout
+    assert len(re.findall(f"^error: ({SAID[how]})", done.stderr, flags=re.MULTILINE)) == done.stderr.count("error: ") == 1, done.stderr
+
+
+@needs_mpi
+@pytest.mark.parametrize("module", ["mpi4py", ""])
+def test_an_error_is_said_once_and_ends_the_job(corpus, module):  # noqa: F811
+    done = mpiexec(2, ROOT / "examples/pretrain.py", "--corpus", "nowhere", module=module, cwd=corpus)
+    assert done.returncode != 0
+    assert len(re.findall(r"^error: rank 0 of 2: .*nowhere", done.stderr, flags=re.MULTILINE)) == done.stderr.count("error:") == 1
+
+
+@needs_mpi
+def test_wrong_flags_are_said_once(corpus):  # noqa: F811
+    done = mpiexec(2, ROOT / "examples/pretrain.py", "--nonsense", cwd=corpus)
+    assert done.returncode == 2 and done.stderr.count("Unrecognized options: --nonsense") == 1
+
+
+@needs_mpi
+def test_a_full_disk_of_the_first_rank(tmp_path):
+    done = mpiexec(2, FAULTS, "full_disk", tmp_path / "run")
+    assert done.returncode == 1
+    assert re.findall(r"^error: (.*)", done.stderr, flags=re.MULTILINE)[0].startswith(f"rank 0 of 2: {tmp_path / 'run'}: No space left")
+    assert Checkpoint.open(tmp_path / "run", "last").training["step"] == 2
+
+
+@needs_mpi
+def test_killed_at_random_instants_no_checkpoint_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))  # noqa: PTH120
+    report = kill_and_resume(tmp_path, n_kills=3, seed=1, ranks=2)
+    assert report.kills == 3 and report.lost == 0 and report.equal, report
+
+
+@needs_mpi
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the ranks in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_first(corpus, number):  # noqa: F811
+    """SIGTERM as it may reach the ranks of several machines, one after the other; Ctrl-C as mpiexec passes it on."""
+    endless = ["--steps", "100000", "--eval-every", "100000", "--run", "two"]
+    command, environment = started(2, ROOT / "examples/pretrain.py", *SMALL, *endless)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
+    with subprocess.Popen(command, cwd=corpus, env=environment, **pipes) as job:
+        lines = iter(job.stdout)
+        assert any(line.startswith("step") for line in lines)
+        for pid in [job.pid] if number == signal.SIGINT else reversed(rank_processes(job.pid)):
+            os.kill(pid, number)
+            time.sleep(0.05)
+        said = "".join(lines)
+    assert f"stopped by {number.name}; resume with" in said and "error" not in said, said
+    assert Checkpoint.open(corpus / "two", "last").training["step"] > 0 and job.returncode != 0
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf"])
+def test_a_time_limit_that_is_none(monkeypatch, given):
+    monkeypatch.setenv("TINYGPT_RANK_LIMIT_S", given)
+    with pytest.raises(InvalidInput, match=f"TINYGPT_RANK_LIMIT_S: '{given}', expected a number of seconds, 0 or more"):
+        launch.limit_s()
+
+
+NO_MPI = "import sys; sys.modules['mpi4py'] = None; from tinygpt.parallel.launch import connect; connect()"
+
+
+@pytest.mark.parametrize(("variable", "what"), [("PMI", "MPICH"), ("OMPI_COMM_WORLD", "Open MPI")])
+def test_no_mpi4py(variable, what):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), f"{variable}_SIZE": "2", f"{variable}_RANK": "0"}
+    done = subprocess.run([sys.executable, "-c", NO_MPI], env=environment, capture_output=True, text=True, check=False)
+    assert f"{MissingPackage.__name__}: {what}: 2 ranks were started, and mpi4py is missing" in done.stderr
+    assert 'pip install "tinygpt[mpi]"' in done.stderr
+
+
+@needs_mpi
+def test_the_mpiexec_of_another_mpi():
+    """Open MPI's variables, and mpi4py with MPICH: each process would train alone."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
+    program = "from tinygpt.parallel.launch import connect; connect()"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert "Open MPI: 2 ranks were started, and mpi4py, with MPICH Version" in done.stderr
+    assert "sees 1, expected one MPI for both; start with the mpiexec of that library" in done.stderr
