@@ -11,8 +11,6 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from autograd import backend
 from tinygpt import GPT, PretrainConfig
 from tinygpt.cli import Progress, exit_if_interrupted, run, settings, table
@@ -22,7 +20,7 @@ from tinygpt.data.windows import Windows
 from tinygpt.fields import FREE
 from tinygpt.inference.text import complete
 from tinygpt.parallel.communicator import world
-from tinygpt.parallel.data import check_same
+from tinygpt.parallel.data import check_same, versions
 from tinygpt.parallel.divided import MeshWorkers, divide
 from tinygpt.parallel.mesh import Mesh, Shape, parse
 from tinygpt.parallel.pipeline import bubble
@@ -61,7 +59,7 @@ def main() -> None:
 
     # The model of one process, of which each rank keeps its part.
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
-    check_same(world(), {**dataclasses.asdict(config.train), **vars(shape), "mesh": str(mesh.shape), "numpy": np.__version__})
+    check_same(world(), {**dataclasses.asdict(config.train), **vars(shape), "mesh": str(mesh.shape), **versions()})
     model = divide(GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute), mesh)
     workers = MeshWorkers(model, mesh, config.train.micro_batch, order=config.order, shard=config.train.shard_optimizer)
     trainer = Trainer(model, config.train, train, validation, workers)

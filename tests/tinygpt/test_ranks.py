@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 
 from autograd import Parameter
 from autograd.optim import SGD, AdamW, Muon
-from tests.tinygpt.helpers import tiny
+from tests.tinygpt.helpers import Notes, tiny
 from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi  # noqa: F401 (a fixture)
 from tests.tinygpt.rank_programs import laws, training
 from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
 from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.parallel.communicator import OneRank, run_ranks
-from tinygpt.parallel.data import DataParallel, check_same, shards_of
+from tinygpt.parallel.data import DataParallel, check_same, shards_of, versions
 from tinygpt.parallel.zero import sharded
+from tinygpt.runs.run import Run
 from tinygpt.training.divergence import Divergence
 
 
@@ -39,9 +40,9 @@ def test_laws_of_one_process():
 
 
 @needs_mpi
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [2, 4])
 def test_laws_under_mpi(n):
-    done = mpiexec(n, ROOT / "tests/tinygpt/rank_programs.py", "laws", n)
+    done = mpiexec(n, ROOT / "tests/tinygpt/rank_programs.py", "many_laws", n)
     assert done.returncode == 0, done.stderr
     assert done.stdout == '"ok"\n'
 
@@ -60,12 +61,12 @@ def test_ranks_compute_what_one_process_computes(n, seed, optimizer, n_batches, 
 
 @needs_mpi
 def test_ranks_of_mpi_compute_what_one_process_computes():
-    arguments = [1, '"float32"', '"muon"', 2, 0.1, 20, "true"]
+    arguments = [1, '"float32"', '"muon"', 2, 0.1, 50, "true"]
     runs = [mpiexec(2, ROOT / "tests/tinygpt/rank_programs.py", "training", *arguments) for _ in range(2)]
     assert runs[0].returncode == 0, runs[0].stderr
     assert runs[0].stdout == runs[1].stdout
     alone = training(OneRank(), *map(json.loads, map(str, arguments)))
-    np.testing.assert_allclose(json.loads(runs[0].stdout)[:40], alone[:40], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(json.loads(runs[0].stdout)[:100:2], alone[:100:2], rtol=0, atol=1e-4)  # the losses
 
 
 @pytest.mark.parametrize("cls", [AdamW, Muon, SGD])
@@ -187,9 +188,58 @@ def test_teaching_scripts(script, moments):
     assert float(difference[1]) < 1e-12
 
 
-def test_ranks_with_other_settings_are_refused():
-    def program(ranks):
-        check_same(ranks, {"lr": 0.1 if ranks.rank == 1 else 0.2, "steps": 3})
+def test_ranks_with_other_settings_or_data_are_refused(tmp_path):
+    def settings(ranks):
+        check_same(ranks, {"lr": 0.1 if ranks.rank == 1 else 0.2, "steps": 3, **versions()})
 
-    with pytest.raises(InvalidInput, match=r"rank 1: lr 0\.1, the first has 0\.2, expected the same settings"):
-        run_ranks(3, program)
+    with pytest.raises(InvalidInput, match=r"rank 1: lr 0\.1, the first has 0\.2, expected the same settings, versions and data"):
+        run_ranks(3, settings)
+
+    def other_numpy(ranks):
+        check_same(ranks, versions() | ({"numpy": "1.0"} if ranks.rank == 2 else {}))
+
+    with pytest.raises(InvalidInput, match=r"rank 2: numpy '1\.0', the first has"):
+        run_ranks(3, other_numpy)
+
+    def data(ranks):
+        run = Run(tmp_path)
+        run.ranks, run.facts = ranks, {"corpus_fingerprint": str(ranks.rank)}
+        run.train(None, Notes())
+
+    with pytest.raises(InvalidInput, match="rank 1: corpus_fingerprint '1', the first has '0'"):
+        run_ranks(2, data)
+
+
+def test_more_ranks_than_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    model = GPT(tiny(), seed=0)
+
+    def program(ranks):
+        ranks.here = 6
+        return DataParallel(model, ranks, rows=8).note
+
+    assert run_ranks(3, program)[0] == "6 ranks share 2 cores and take turns: an update takes at least 3 times as long"
+
+
+@needs_mpi
+def test_sums_of_slices_are_the_sum():
+    """The benchmark's sums that overlap with the backward pass: as many bits as one sum."""
+    task = {"size": "tiny", "steps": 1, "overlap": True}
+    done = mpiexec(2, ROOT / "benchmarks/ranks.py", "--worker", json.dumps(task))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["equal"]
+
+
+def test_the_benchmarks_table(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from benchmarks.ranks import markdown
+
+    machine = {"date": "today", "processor": "P", "numpy": "2"}
+    scaling = {"strong": {"1 rank": {"update_s": 2.0}, "2 ranks": {"update_s": 1.0, "moving_s": 0.1, "waiting_s": 0.2}}}
+    parts = {
+        "scaling": scaling,
+        "overlap": {"equal": True, "slices": {"update_s": 1.5}},
+        "predicted": {"2 ranks": {"update_s": 1.0, "predicted_s": 0.9}},
+    }
+    text = markdown({"machine": machine, "parts": parts})
+    assert "| scaling | 2 ranks | 1 | 0.1 | 10.0% | 0.2 | - |" in text and "| predicted | 2 ranks | 1 | - | - | - | 0.9 (-10%) |" in text

@@ -10,7 +10,9 @@ Source  Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 2.2.
 
 import json
 import os
+import platform
 from collections.abc import Sequence
+from importlib import metadata
 from itertools import pairwise
 
 import numpy as np
@@ -50,14 +52,29 @@ def shards_of(batches: Sequence[Batch], shares: Sequence[float], n: int) -> list
     return tasks
 
 
+def versions() -> dict[str, Json]:
+    """What ranks compute with: where it differs, so do their weights, after a while."""
+    try:
+        own = metadata.version("tinygpt")
+    except metadata.PackageNotFoundError:  # not installed: run from its sources
+        own = "not installed"
+    return {
+        "tinygpt": own,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "backend": backend.name,
+        "kernels": backend.kernels,
+    }
+
+
 def check_same(ranks: Communicator, settings: dict[str, Json]) -> None:
-    """Raises ValueError, on all ranks, where one has other settings or versions than the first, naming them."""
+    """Raises ValueError, on all ranks, where one has other settings, versions or data than the first, naming them."""
     first = json.loads(tell(ranks, json.dumps(settings)))
     differ = [key for key, value in json.loads(json.dumps(settings)).items() if first.get(key) != value]
     if which := int(ranks.agree(ranks.size - ranks.rank if differ else 0)):
         rank = ranks.size - which
         found = tell(ranks, "".join(f"{key} {settings[key]!r}, the first has {first.get(key)!r}" for key in differ[:1]), rank)
-        raise InvalidInput(f"rank {rank}: {found}, expected the same settings and versions on all; start all with the same command")
+        raise InvalidInput(f"rank {rank}: {found}, expected the same settings, versions and data on all; start all with the same command")
 
 
 def threads_of(ranks: Communicator) -> int:

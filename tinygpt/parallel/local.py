@@ -40,7 +40,7 @@ from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.models.base import Model
 from tinygpt.models.protocols import Batch, Communicator, Trainable
 from tinygpt.parallel.communicator import OneRank, world
-from tinygpt.parallel.data import DataParallel, check_same, shards_of, split
+from tinygpt.parallel.data import DataParallel, check_same, shards_of, split, versions
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
 
@@ -93,7 +93,7 @@ def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers | DataPa
         if config.processes > 1:
             rule = f"expected 0 or 1 with {world().size} ranks of {world().kind}"
             raise InvalidInput(f"TrainConfig.processes: {config.processes}, {rule}; start more ranks instead")
-        check_same(world(), {**asdict(config), **vars(model.config), "numpy": np.__version__})
+        check_same(world(), {**asdict(config), **vars(model.config), **versions()})
         return DataParallel(model, world(), config.micro_batch, shard=config.shard_optimizer)
     n_weights = sum(p.size for _, p in model.named_parameters() if p.requires_grad)
     n = n_processes(config, n_weights, model.config.n_positions)

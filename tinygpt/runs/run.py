@@ -20,6 +20,7 @@ from tinygpt.errors import Diverged, MissingFile, PathExists
 from tinygpt.fields import Settings
 from tinygpt.models.protocols import Divided
 from tinygpt.parallel.communicator import tell, world
+from tinygpt.parallel.data import check_same
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint, training_arrays
 from tinygpt.runs.writer import CheckpointWriter, WriterOptions, explained
@@ -131,7 +132,8 @@ class Run:
 
     def train(self, trainer: Trainer, reporter: Reporter) -> Result:
         """`trainer.run`, with this run to log and save to; returns when the last checkpoint is on the disk. Raises OSError if that was not
-        written, FloatingPointError, naming the last good checkpoint, for numbers that are not finite."""
+        written, FloatingPointError, naming the last good checkpoint, for numbers that are not finite, ValueError for ranks with other `facts`."""
+        check_same(self.ranks, self.facts)
         self.writer.note = reporter.note
         try:
             result = trainer.run(reporter, self)
