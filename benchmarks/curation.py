@@ -85,7 +85,7 @@ def make_corpus(folder: Path, n_bytes: int, seed: int = 0, n_files: int = 4) -> 
     while size < n_bytes:
         kind = "fresh" if len(kept) < 100 else rng.choice(["fresh", "exact", "near"], p=[FRESH, EXACT, 1 - FRESH - EXACT])
         if kind == "fresh":
-            tokens = words[np.searchsorted(cumulative, rng.random(int(rng.lognormal(5.4, 0.5)) + 60))].tolist()
+            tokens = words[np.searchsorted(cumulative, rng.random(int(rng.lognormal(5.274, 0.5)) + 60))].tolist()
             number = made[kind]
             kept = [*kept[-999:], (number, tokens)]
         else:
