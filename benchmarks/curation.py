@@ -4,6 +4,9 @@
     python benchmarks/curation.py speed --near exact       the same with the exact index instead of MinHash
     python benchmarks/curation.py speed --mb 1000          memory at ten times the size
     python benchmarks/curation.py kills                    10 kills at random instants: the same output as without
+    python benchmarks/curation.py size                     what the extras take on the disk, in this environment
+    python benchmarks/curation.py opinion --run runs/docs-001   what classifier and GPT say of a dirty corpus, by the command; needs the
+                                                           extra classify, and those of the next line
     python benchmarks/curation.py worth                    a small model on a dirty corpus after each step, three seeds; can be stopped; needs
                                                            num2words and babel: pip install "tinygpt[curate,translate]"
     python benchmarks/curation.py --help
@@ -24,9 +27,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+import tomllib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -247,6 +252,72 @@ def contents(output: Path) -> dict[str, str]:
     return found
 
 
+# ---- what the extras take ----------------------------------------------------------------------------------------------------------------
+
+
+def required(requirements: Sequence[str]) -> set[str]:
+    """The distributions that requirements need in this environment, with all that these need. Raises PackageNotFoundError if one is missing."""
+    from packaging.requirements import Requirement  # datatrove needs it, too
+
+    todo, seen, found = [Requirement(text) for text in requirements], set(), set()
+    for requirement in todo:
+        extras = requirement.extras or {""}
+        if (key := (requirement.name.lower(), *sorted(extras))) in seen:
+            continue
+        seen.add(key)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            distribution = metadata.distribution(requirement.name)
+            found.add(distribution.metadata["Name"])
+            for inner in map(Requirement, distribution.requires or ()):
+                if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in {"", *extras}):
+                    inner.marker = None
+                    todo.append(inner)
+    return found
+
+
+def installed_mb(names: set[str]) -> float:
+    """Size of all files that were installed with them, those that Python compiled among them."""
+    files = {Path(str(file.locate())) for name in names for file in metadata.files(name) or ()}
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+
+
+def measure_size(extras: Sequence[str] = ("curate", "curate-web", "classify")) -> dict[str, Any]:
+    """What the core takes, and what each extra adds to it and to the extras in front of it, those that are not installed left out. alone_mb:
+    all that it needs, NumPy and what else the core has among it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    known = required(project["dependencies"])
+    found: dict[str, Any] = {"core": {"mb": round(installed_mb(known), 1), "packages": sorted(known)}}
+    for extra in extras:
+        try:
+            needed = required(project["optional-dependencies"][extra])
+        except metadata.PackageNotFoundError:
+            continue
+        new = needed - known
+        found[extra] = {"mb": round(installed_mb(new), 1), "alone_mb": round(installed_mb(needed), 1), "packages": sorted(new)}
+        known |= new
+    return found
+
+
+# ---- what classifier and GPT say ---------------------------------------------------------------------------------------------------------
+
+
+def measure_opinion(folder: Path, model: str, workers: int) -> dict[str, Any]:
+    """Curates the dirty corpus by the command, with the classifier and a GPT's opinion: what each source lost to the classifier, and the notes
+    of the report on the GPT."""
+    sources: defaultdict[str, list[Document]] = defaultdict(list)
+    for document in dirty_corpus():
+        sources[document.source].append(document)
+    for name, documents in sources.items():
+        write_shard(folder / f"{name}.jsonl", documents)
+    flags = ["--profile", "docs", "--no-exact", "--near", "none", "--lines", "0", "--paragraphs", "0", "--workers", str(workers)]
+    asked = command([f"{name}={folder / name}.jsonl,id=id" for name in sorted(sources)], folder / "out", *flags)
+    subprocess.run([*asked, "--classifier", "--opinion", str(Path(model).resolve())], env=environment(), check=True, cwd=folder)
+    steps = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))["steps"]
+    (step,) = (step for step in steps if step["name"] == "classifier")
+    flows = {name: {"in": flow["documents_in"], "out": flow["documents_out"]} for name, flow in step["flows"].items()}
+    return {"sources": flows, "notes": [note for note in step["notes"] if "documents" in note]}
+
+
 # ---- what it is worth --------------------------------------------------------------------------------------------------------------------
 
 PROMPTS, PROMPT_CHARACTERS, COPIED = 200, 120, 50  # of what is continued; a copy is as many characters as the last
@@ -441,7 +512,7 @@ def worth_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class Config:
-    what: Annotated[Literal["speed", "kills", "worth"], tyro.conf.Positional]
+    what: Annotated[Literal["speed", "kills", "size", "opinion", "worth"], tyro.conf.Positional]
     """What to measure."""
     mb: int = 0
     """Size of the corpus; 0: 100 for speed, 4 for kills."""
@@ -459,6 +530,8 @@ class Config:
     """worth: how many texts are continued."""
     seed: int = 0
     """Decides the instants of the kills."""
+    run: PathName = ""
+    """opinion: the run whose GPT is asked."""
     output: PathName = "benchmarks/results/curation.json"
     """Where the results go."""
 
@@ -480,7 +553,11 @@ def main() -> None:
         if config.what == "worth":
             print(worth_table(measure_worth(folder, output, config.seeds, config.updates, config.prompts)))
             return
-        if config.what == "speed":
+        if config.what == "size":
+            part, values = "size", measure_size()
+        elif config.what == "opinion":
+            part, values = "opinion", measure_opinion(folder, config.run, config.workers)
+        elif config.what == "speed":
             mb = config.mb or 100
             part, values = f"speed {mb} MB {config.near}", measure_speed(folder, mb, config.near, config.workers)
         else:
