@@ -128,7 +128,12 @@ def speed() -> None:
             step = theirs[name](language=WORDS)
             other = f"{microseconds(lambda text, step=step: step.filter(Document(text=text, id='')), texts):.0f}"  # type: ignore[misc]
         rows.append([name, *(f"{n:.0f}" for n in ours), f"{1e6 / max(ours):,.0f}", other])
-    head = ["default corpus", "text that no rule removes", "documents per CPU second, at least", "datatrove's filter, with the same words, default corpus"]
+    head = [
+        "default corpus",
+        "text that no rule removes",
+        "documents per CPU second, at least",
+        "datatrove's filter, with the same words, default corpus",
+    ]
     table(["CPU microseconds per 1,700 characters", *head], rows)
 
 

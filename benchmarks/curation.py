@@ -315,8 +315,9 @@ def measure_opinion(folder: Path, model: str, workers: int) -> dict[str, Any]:
     subprocess.run([*asked, "--classifier", "--opinion", str(Path(model).resolve())], env=environment(), check=True, cwd=folder)
     steps = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))["steps"]
     (step,) = (step for step in steps if step["name"] == "classifier")
+    (said,) = (note for note in step["notes"] if "documents" in note)
     flows = {name: {"in": flow["documents_in"], "out": flow["documents_out"]} for name, flow in step["flows"].items()}
-    return {"sources": flows, "notes": [note for note in step["notes"] if "documents" in note]}
+    return {"sources": flows, "notes": {k: v for k, v in said.items() if k != "opinion of"}}
 
 
 # ---- what it is worth --------------------------------------------------------------------------------------------------------------------
@@ -544,11 +545,16 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def speed_table(results: Mapping[str, Any]) -> str:
     """Documents, memory and time of each corpus and method."""
-    lines = ["| text | near copies by | documents | different ones | kept | largest process | all processes |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| text | near copies by | documents | different ones | kept | largest process | all processes |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name in ("speed 100 MB exact", "speed 100 MB minhash", "speed 1000 MB minhash"):
         if row := results.get(name):
             cells = (f"{n:,}" for n in (sum(row["documents"].values()), row["fresh"], row["kept"]))
-            lines.append(f"| {row['mb']:,} MB | {METHODS[row['near']]} | {' | '.join(cells)} | {row['largest_mb']} MB | {row['sum_mb']} MB |")
+            lines.append(
+                f"| {row['mb']:,} MB | {METHODS[row['near']]} | {' | '.join(cells)} | {row['largest_mb']} MB | {row['sum_mb']} MB |"
+            )
     return "\n".join(lines)
 
 
@@ -556,11 +562,11 @@ METHODS = {"exact": "the exact index", "minhash": "MinHash"}
 
 
 def opinion_table(opinion: Mapping[str, Any]) -> str:
-    """What the classifier removed from each source of the dirty corpus."""
-    lines = ["| source | documents | removed by the classifier |", "|---|---|---|"]
-    for name, flow in opinion["sources"].items():
-        lines.append(f"| {name} | {flow['in']:,} | {1 - flow['out'] / flow['in']:.1%} |")
-    return "\n".join(lines)
+    """What reached the classifier from each source of the dirty corpus, what it removed, and what the GPT says of a sample."""
+    lines = ["| source | documents that the rules kept | removed by the classifier |", "|---|---|---|"]
+    lines += [f"| {name} | {flow['in']:,} | {flow['in'] - flow['out']:,} |" for name, flow in opinion["sources"].items()]
+    notes = [f"| {name} | {n:,} |" for name, n in opinion["notes"].items()]
+    return "\n".join([*lines, "", "| in the report, of a sample | |", "|---|---|", *notes])
 
 
 def tables(results: Mapping[str, Any]) -> dict[str, str]:

@@ -317,7 +317,9 @@ def test_a_library_of_another_version_is_named(tmp_path):
     with opened(tmp_path / "a", {}, {"ftfy": "6.3.1"}):
         pass
     with (
-        pytest.raises(InvalidInput, match=r"versions\.ftfy is '6\.3\.1' in the folder and '6\.4' now, expected the settings, files and versions"),
+        pytest.raises(
+            InvalidInput, match=r"versions\.ftfy is '6\.3\.1' in the folder and '6\.4' now, expected the settings, files and versions"
+        ),
         opened(tmp_path / "a", {}, {"ftfy": "6.4"}),
     ):
         pass

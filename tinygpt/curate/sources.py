@@ -19,7 +19,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -230,7 +230,7 @@ def _contents(unit: Unit) -> str:
         return str(error.strerror)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _digest(path: Path, n_bytes: int, changed_ns: int) -> str:
     return read_digest(path).sha256
 
