@@ -4,8 +4,12 @@
     python benchmarks/curation.py speed --near exact       the same with the exact index instead of MinHash
     python benchmarks/curation.py speed --mb 1000          memory at ten times the size
     python benchmarks/curation.py kills                    10 kills at random instants: the same output as without
+    python benchmarks/curation.py size                     what the extras take on the disk, in this environment
+    python benchmarks/curation.py opinion --run runs/docs-001   what classifier and GPT say of a dirty corpus, by the command; needs the
+                                                           extra classify, and those of the next line
     python benchmarks/curation.py worth                    a small model on a dirty corpus after each step, three seeds; can be stopped; needs
                                                            num2words and babel: pip install "tinygpt[curate,translate]"
+    python benchmarks/curation.py tables                   those of docs/curation.md, from the results
     python benchmarks/curation.py --help
 
 Results go to benchmarks/results/curation.json; those of other parts that it holds stay. The tests run shorter forms of the same functions.
@@ -24,9 +28,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+import tomllib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -85,7 +91,7 @@ def make_corpus(folder: Path, n_bytes: int, seed: int = 0, n_files: int = 4) -> 
     while size < n_bytes:
         kind = "fresh" if len(kept) < 100 else rng.choice(["fresh", "exact", "near"], p=[FRESH, EXACT, 1 - FRESH - EXACT])
         if kind == "fresh":
-            tokens = words[np.searchsorted(cumulative, rng.random(int(rng.lognormal(5.4, 0.5)) + 60))].tolist()
+            tokens = words[np.searchsorted(cumulative, rng.random(int(rng.lognormal(5.274, 0.5)) + 60))].tolist()
             number = made[kind]
             kept = [*kept[-999:], (number, tokens)]
         else:
@@ -247,6 +253,73 @@ def contents(output: Path) -> dict[str, str]:
     return found
 
 
+# ---- what the extras take ----------------------------------------------------------------------------------------------------------------
+
+
+def required(requirements: Sequence[str]) -> set[str]:
+    """The distributions that requirements need in this environment, with all that these need. Raises PackageNotFoundError if one is missing."""
+    from packaging.requirements import Requirement  # datatrove needs it, too
+
+    todo, seen, found = [Requirement(text) for text in requirements], set(), set()
+    for requirement in todo:
+        extras = requirement.extras or {""}
+        if (key := (requirement.name.lower(), *sorted(extras))) in seen:
+            continue
+        seen.add(key)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            distribution = metadata.distribution(requirement.name)
+            found.add(distribution.metadata["Name"])
+            for inner in map(Requirement, distribution.requires or ()):
+                if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in {"", *extras}):
+                    inner.marker = None
+                    todo.append(inner)
+    return found
+
+
+def installed_mb(names: set[str]) -> float:
+    """Size of all files that were installed with them, those that Python compiled among them."""
+    files = {Path(str(file.locate())) for name in names for file in metadata.files(name) or ()}
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+
+
+def measure_size(extras: Sequence[str] = ("curate", "curate-web", "classify")) -> dict[str, Any]:
+    """What the core takes, and what each extra adds to it and to the extras in front of it, those that are not installed left out. alone_mb:
+    all that it needs, NumPy and what else the core has among it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    known = required(project["dependencies"])
+    found: dict[str, Any] = {"core": {"mb": round(installed_mb(known), 1), "packages": sorted(known)}}
+    for extra in extras:
+        try:
+            needed = required(project["optional-dependencies"][extra])
+        except metadata.PackageNotFoundError:
+            continue
+        new = needed - known
+        found[extra] = {"mb": round(installed_mb(new), 1), "alone_mb": round(installed_mb(needed), 1), "packages": sorted(new)}
+        known |= new
+    return found
+
+
+# ---- what classifier and GPT say ---------------------------------------------------------------------------------------------------------
+
+
+def measure_opinion(folder: Path, model: str, workers: int) -> dict[str, Any]:
+    """Curates the dirty corpus by the command, with the classifier and a GPT's opinion: what each source lost to the classifier, and the notes
+    of the report on the GPT."""
+    sources: defaultdict[str, list[Document]] = defaultdict(list)
+    for document in dirty_corpus():
+        sources[document.source].append(document)
+    for name, documents in sources.items():
+        write_shard(folder / f"{name}.jsonl", documents)
+    flags = ["--profile", "docs", "--no-exact", "--near", "none", "--lines", "0", "--paragraphs", "0", "--workers", str(workers)]
+    asked = command([f"{name}={folder / name}.jsonl,id=id" for name in sorted(sources)], folder / "out", *flags)
+    subprocess.run([*asked, "--classifier", "--opinion", str(Path(model).resolve())], env=environment(), check=True, cwd=folder)
+    steps = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))["steps"]
+    (step,) = (step for step in steps if step["name"] == "classifier")
+    (said,) = (note for note in step["notes"] if "documents" in note)
+    flows = {name: {"in": flow["documents_in"], "out": flow["documents_out"]} for name, flow in step["flows"].items()}
+    return {"sources": flows, "notes": {k: v for k, v in said.items() if k != "opinion of"}}
+
+
 # ---- what it is worth --------------------------------------------------------------------------------------------------------------------
 
 PROMPTS, PROMPT_CHARACTERS, COPIED = 200, 120, 50  # of what is continued; a copy is as many characters as the last
@@ -267,11 +340,11 @@ _SENTENCES = {  # with numbers in words and dates in full, other texts than Engl
 }  # fmt: skip
 
 
-def dirty_corpus(seed: int = 0) -> list[Document]:
-    """The training side of the default corpus, with dirt: boilerplate in a third of its documents; copies of a fifth of them, exact ones (2 to
+def dirty_corpus(seed: int = 0, n_clean: int | None = None) -> list[Document]:
+    """The training side of the default corpus (or its first n_clean documents), with dirt: boilerplate in a third of its documents; copies of a fifth of them, exact ones (2 to
     20 each) and near ones (two words changed, up to 5 each); as many documents of junk, and of other languages, as a third of the clean."""
     rng = np.random.default_rng(seed)
-    clean = load_corpus("docs").train
+    clean = load_corpus("docs").train[:n_clean]
     found = []
     for d in clean:
         text = d.text if rng.random() > 1 / 3 else "\n\n".join([d.text, *rng.permutation(_BOILERPLATE)[:2].tolist()])
@@ -436,12 +509,80 @@ def worth_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+PUBLISHED = (  # who, what was done, effect as they state it; the steps of ours that do the like: from the corpus before them to the one after
+    (
+        "Lee et al. 2022, [arXiv:2107.06499](https://arxiv.org/abs/2107.06499)",
+        "near copies and long equal passages removed from C4 and other corpora",
+        "models emit memorized text ten times less often, and need fewer steps for the same accuracy",
+        ("rules", "near-copies"),
+    ),
+    ("GneissWeb's card", "FineWeb filtered further", "2.14 points more in the mean of 11 benchmarks", ("as it is", "rules")),
+    ("nanochat's log of experiments", "FineWeb replaced by FineWeb-Edu, a part chosen by a classifier", "CORE score 0.2241 to 0.2602", ()),
+    ("nanochat's log of experiments", "FineWeb-Edu replaced by the mixture ClimbMix", "2 h 46 to 2 h 01 until GPT-2's score", ()),
+)
+
+
+def published_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What others found; with rows of ours, next to what the steps of ours did that are like theirs."""
+
+    def mean(condition: str, name: str) -> float:
+        return float(np.mean([row[name] for row in rows if row["condition"] == condition]))
+
+    def ours(steps: Sequence[str]) -> str:
+        if not steps:
+            return "no step of ours is like it"
+        bits, memorized = ([mean(step, name) for step in steps] for name in ("bits_per_byte", "memorized"))
+        return f"bits per byte {bits[0]:.4f} to {bits[1]:.4f}, memorized {memorized[0]:.1%} to {memorized[1]:.1%}"
+
+    lines = ["| who | what was done | effect |", "|---|---|---|"]
+    lines += [f"| {who} | {what} | {effect} |" for who, what, effect, _ in PUBLISHED]
+    here = [" here |", "---|", *(f" {ours(steps)} |" for *_, steps in PUBLISHED)] if rows else [""] * len(lines)
+    return "\n".join(line + more for line, more in zip(lines, here, strict=True))
+
+
+# ---- the tables of docs/curation.md ------------------------------------------------------------------------------------------------------
+
+
+def speed_table(results: Mapping[str, Any]) -> str:
+    """Documents, memory and time of each corpus and method."""
+    lines = [
+        "| text | near copies by | documents | different ones | kept | largest process | all processes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in ("speed 100 MB exact", "speed 100 MB minhash", "speed 1000 MB minhash"):
+        if row := results.get(name):
+            cells = (f"{n:,}" for n in (sum(row["documents"].values()), row["fresh"], row["kept"]))
+            lines.append(
+                f"| {row['mb']:,} MB | {METHODS[row['near']]} | {' | '.join(cells)} | {row['largest_mb']} MB | {row['sum_mb']} MB |"
+            )
+    return "\n".join(lines)
+
+
+METHODS = {"exact": "the exact index", "minhash": "MinHash"}
+
+
+def opinion_table(opinion: Mapping[str, Any]) -> str:
+    """What reached the classifier from each source of the dirty corpus, what it removed, and what the GPT says of a sample."""
+    lines = ["| source | documents that the rules kept | removed by the classifier |", "|---|---|---|"]
+    lines += [f"| {name} | {flow['in']:,} | {flow['in'] - flow['out']:,} |" for name, flow in opinion["sources"].items()]
+    notes = [f"| {name} | {n:,} |" for name, n in opinion["notes"].items()]
+    return "\n".join([*lines, "", "| in the report, of a sample | |", "|---|---|", *notes])
+
+
+def tables(results: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the parts that the results hold."""
+    worth = results.get("worth", [])
+    found = {"speed": speed_table(results), "published": published_table(worth)}
+    found |= {"opinion": opinion_table(results["opinion"])} if "opinion" in results else {}
+    return found | ({"worth": worth_table(worth)} if worth else {})
+
+
 # ---- the command line --------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Config:
-    what: Annotated[Literal["speed", "kills", "worth"], tyro.conf.Positional]
+    what: Annotated[Literal["speed", "kills", "size", "opinion", "worth", "tables"], tyro.conf.Positional]
     """What to measure."""
     mb: int = 0
     """Size of the corpus; 0: 100 for speed, 4 for kills."""
@@ -459,6 +600,8 @@ class Config:
     """worth: how many texts are continued."""
     seed: int = 0
     """Decides the instants of the kills."""
+    run: PathName = ""
+    """opinion: the run whose GPT is asked."""
     output: PathName = "benchmarks/results/curation.json"
     """Where the results go."""
 
@@ -480,7 +623,14 @@ def main() -> None:
         if config.what == "worth":
             print(worth_table(measure_worth(folder, output, config.seeds, config.updates, config.prompts)))
             return
-        if config.what == "speed":
+        if config.what == "tables":
+            print("\n\n".join(tables(read_results(output)).values()))
+            return
+        if config.what == "size":
+            part, values = "size", measure_size()
+        elif config.what == "opinion":
+            part, values = "opinion", measure_opinion(folder, config.run, config.workers)
+        elif config.what == "speed":
             mb = config.mb or 100
             part, values = f"speed {mb} MB {config.near}", measure_speed(folder, mb, config.near, config.workers)
         else:

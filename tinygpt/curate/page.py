@@ -213,6 +213,8 @@ def _step(step: StepReport, anchor: str) -> str:
     parts = [f'<section><h2 id="{anchor}">{text(step.name)}</h2>{about}', f"<p>{'; '.join(says)}.</p>"]
     rules = sorted(step.rules.items(), key=lambda item: (-item[1].documents, item[0]))
     parts += [_rule(name, rule, total.documents_in, number == 0) for number, (name, rule) in enumerate(rules)]
+    if step.idle:
+        parts.append(f'<p class="dim">Removed nothing: {", ".join(map(text, step.idle))}.</p>')
     if step.kinds:
         parts.append(_kinds(step.kinds, total.documents_in))
     if step.cluster_sizes:

@@ -23,13 +23,14 @@ from typing import Protocol
 from tinygpt.curate.documents import Document, Step, read_shard, write_shard
 from tinygpt.curate.executors import Executor, Function, Run
 from tinygpt.curate.report import StepReport, n_bytes
+from tinygpt.curate.rules import PROFILES, Limits
 from tinygpt.errors import InvalidInput, MissingPackage, PathExists, WriteFailed
 from tinygpt.storage.checked_json import Json, read_json, to_json
 from tinygpt.storage.durable import Lock, remove_directory, remove_partial, replace_file
 
 SHARD_BYTES = 16 << 20  # of text in a shard: what a task works on
 FILTERS = ("language", "rules", "classifier")  # steps of which one expects that they remove something
-MANY = 1000  # documents, of which a filter should have removed at least one
+MANY, SOME = 1000, 100  # documents, of which a filter should have removed at least one; of which one rule should not remove half
 
 
 class Stage(Protocol):
@@ -140,6 +141,7 @@ def run_stages(
                     check_removed_all(report)
                     if report.name in FILTERS:
                         warn_removed_none(report)
+                        warn_of_rules(report)
                 replace_file(complete, to_json([report.to_json() for report in reports]))
             if not keep:
                 _clean(work, {"shards"})
@@ -186,6 +188,20 @@ def warn_removed_none(report: StepReport) -> None:
         report.warnings.append(f"{report.name}: kept all {total.documents_in:,} documents; does it look at the right thing?")
 
 
+def warn_of_rules(report: StepReport) -> None:
+    """Adds warnings that name a rule: one that removed half of some documents, or more; one with a limit of its user, by which nothing went."""
+    n = report.total.documents_in
+    for name, rule in sorted(report.rules.items()) if n >= SOME else ():
+        if 2 * rule.documents >= n:
+            does_it = "does it fit this text?"
+            report.warnings.append(f"{report.name}: {name} alone removed {rule.documents:,} of {n:,} documents; {does_it}")
+    profile = PROFILES.get(str(report.settings.get("profile")), Limits()).in_effect()
+    for name in report.idle if n >= MANY and report.total.documents_out < n else ():
+        if report.settings[name] != profile.get(name):
+            flag = f"--{name.replace('_', '-')}" + f" {report.settings[name]:g}" * (not name.startswith("drop"))
+            report.warnings.append(f"{report.name}: {flag} removed nothing from {n:,} documents; is it the limit that was meant?")
+
+
 @contextlib.contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
     """Within this block an error because of a full disk says what to do."""
@@ -204,11 +220,12 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(folder: Path, settings: dict[str, Json], versions: dict[str, str]) -> Iterator[None]:
-    """Holds the lock of an output folder within this block, after it has been made, or found to be of the same settings.
+    """Holds the lock of an output folder within this block, after it has been made, or found to be of the same settings and versions.
 
-    Raises BlockingIOError if another process holds it; ValueError, naming a setting and both its values, if it was made with others;
-    FileExistsError if it holds something else, or is a file.
+    Raises BlockingIOError if another process holds it; ValueError, naming a setting or a library and both its values, if it was made with
+    others; FileExistsError if it holds something else, or is a file.
     """
+    now = {**settings, "versions": versions}
     if folder.exists() and not folder.is_dir():
         raise PathExists(f"{folder}: a file, expected a folder; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,10 +238,11 @@ def opened(folder: Path, settings: dict[str, Json], versions: dict[str, str]) ->
         )
     with Lock(folder, "--output"):
         if path.is_file():
-            check_settings(folder, read_json(path)["settings"], settings)
+            began = read_json(path)
+            check_settings(folder, {**began["settings"], "versions": began["versions"]}, now)
         else:
             with full_disk(folder):
-                replace_file(path, to_json({"settings": settings, "fingerprint": fingerprint(settings), "versions": versions}))
+                replace_file(path, to_json({"settings": settings, "fingerprint": fingerprint(now), "versions": versions}))
         yield
 
 
@@ -240,7 +258,8 @@ def check_settings(folder: Path, stored: Json, now: Json) -> None:
         if old.get(name, _ABSENT) != new.get(name, _ABSENT):
             values = " and ".join(f"{values.get(name, _ABSENT)!r:.200} {when}" for values, when in ((old, "in the folder"), (new, "now")))
             fix = "give it the old value, choose another --output, or delete the folder to start again"
-            raise InvalidInput(f"{folder}: {name} is {values}, expected the settings that the folder was begun with; {fix}")
+            rule = "expected the settings, files and versions that the folder was begun with"
+            raise InvalidInput(f"{folder}: {name} is {values}, {rule}; {fix}")
 
 
 class _Absent:

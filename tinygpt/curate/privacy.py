@@ -318,7 +318,7 @@ def _ibans(text: str) -> Spans:
 # Bare, or in groups as they are printed: 4-4-4-4 and its like, 4-6-5 (American Express), 4-6-4 (Diners Club). Tried at every start, because
 # another number may stand before it.
 _CARD = re.compile(
-    rf"(?<![A-Za-z0-9_])(?<![0-9][.,])(?=((?:[0-6][0-9]{{11,18}}|[1-6][0-9]{{3}}(?P<sign>[ \u00a0\-.])[0-9]{{4}}(?P=sign)[0-9]{{4}}(?:(?P=sign)[0-9]{{1,4}}){{0,2}}"
+    rf"(?<![A-Za-z0-9_])(?<![0-9][.,])(?=((?:[0-6][0-9]{{11,18}}|(?:[1-6][0-9]{{3}}|0604)(?P<sign>[ \u00a0\-.])[0-9]{{4}}(?P=sign)[0-9]{{4}}(?:(?P=sign)[0-9]{{1,4}}){{0,2}}"
     rf"|3[0-9]{{3}}(?P<other>[ \u00a0\-.])[0-9]{{6}}(?P=other)[0-9]{{4,5}}){_AFTER}))"
 )
 # First digits and lengths: the networks' ranges, as ISO/IEC 7812's issuer identification numbers have been given out.

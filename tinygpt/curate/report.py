@@ -20,6 +20,7 @@ from typing import Self
 
 from tinygpt.curate.documents import Document, Outcome
 from tinygpt.curate.privacy import find, redact
+from tinygpt.curate.rules.limits import RULES
 from tinygpt.errors import InvalidInput
 from tinygpt.storage.checked_json import Json
 
@@ -197,6 +198,12 @@ class StepReport:
         for flow in self.flows.values():
             total.add(flow)
         return total
+
+    @property
+    def idle(self) -> list[str]:
+        """The rules among its settings by which no document and no line was removed."""
+        acted = {name for name, rule in self.rules.items() if rule.documents} | self.kinds.keys()
+        return [name for name in RULES if name in self.settings and name not in acted]
 
     def add(self, document: Document, outcome: Outcome) -> None:
         """Counts one document that came in, and what became of it.

@@ -19,6 +19,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -29,6 +30,7 @@ from tinygpt.data.corpora import docs_texts, run_name, some_files, user_path
 from tinygpt.errors import InvalidInput, MissingFile, did_you_mean
 from tinygpt.fields import from_dict
 from tinygpt.storage.checked_json import Json
+from tinygpt.storage.durable import read_digest
 
 Policy = Literal["stop", "skip"]
 EXAMPLES = 5  # of what could not be read, for each kind
@@ -203,18 +205,34 @@ class Source:
         return [u for u, start, size in zip(self.units, before, sizes, strict=False) if (2 * start + size) * n_tasks // (2 * total) == task]
 
     def describe(self) -> dict[str, Json]:
-        """What the manifest of the output says of it: the spec, the files, and a fingerprint of their names and sizes."""
-        spec, files = self.spec, {(unit.name, unit.file_bytes) for unit in self.units}
+        """What the settings of the output say of it: the spec, and the files with a hash of their names and contents, which reads them once."""
+        spec, files = self.spec, {(unit.name, _contents(unit)) for unit in self.units}
         return {
             "name": spec.name, "path": spec.path, "kinds": sorted({unit.kind for unit in self.units}), "license": self.license(),
             "weight": spec.weight, "text": spec.text, "id": spec.id, "files": len(files), "bytes": self.n_bytes,
-            "fingerprint": hashlib.sha256(repr(sorted(files)).encode()).hexdigest(),
+            "sha256": hashlib.sha256(repr(sorted(files)).encode()).hexdigest(),
         }  # fmt: skip
 
     def license(self) -> str:
         """The note of the spec; without one, what the publishers of known dumps state."""
         kinds = {unit.kind for unit in self.units}
         return self.spec.license or (LICENSES.get(kinds.pop(), "not stated") if len(kinds) == 1 else "not stated")
+
+
+def _contents(unit: Unit) -> str:
+    """sha256 of a unit's file, or why there is none: reading it will say more."""
+    if unit.kind == "docs":
+        return hashlib.sha256(repr(docs_texts()).encode("utf-8", "surrogatepass")).hexdigest()
+    try:
+        known = unit.path.stat()
+        return _digest(unit.path, known.st_size, known.st_mtime_ns)
+    except OSError as error:
+        return str(error.strerror)
+
+
+@cache
+def _digest(path: Path, n_bytes: int, changed_ns: int) -> str:
+    return read_digest(path).sha256
 
 
 def open_sources(specs: Iterable[SourceSpec], output: str | Path | None = None) -> list[Source]:

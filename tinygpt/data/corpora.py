@@ -167,12 +167,21 @@ def docs_texts() -> dict[str, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a module that a coming NumPy deprecates is still good English
         for name, value in _numpy_objects():
-            if isinstance(value.__doc__, str):
-                names[inspect.cleandoc(value.__doc__).strip()].append(name)
+            if isinstance(text := _docstring(value), str):
+                names[inspect.cleandoc(text).strip()].append(name)
     for topic, text in topics.items():
         names[text.strip()].append(f"python.{topic}")
     shortest = {min(known, key=lambda name: (name.count("."), len(name), name)): text for text, known in names.items()}
     return dict(sorted(shortest.items()))
+
+
+def _docstring(value: object) -> object:
+    """A docstring as NumPy has it. Others may have rewritten that of a function which dispatches to other arrays (scipy.special adds a table to
+    numpy.sinc's); its code still begins with its own."""
+    code = getattr(inspect.unwrap(value), "__code__", None) if hasattr(value, "_implementation") and callable(value) else None
+    own = code.co_consts[0] if code is not None and code.co_consts else None
+    summary = own.strip().partition("\n")[0] if isinstance(own, str) else None
+    return own if summary and isinstance(value.__doc__, str) and summary in value.__doc__ else value.__doc__
 
 
 def _numpy_objects() -> Iterator[tuple[str, object]]:

@@ -45,11 +45,11 @@ class Text:
     @cached_property
     def spoken(self) -> tuple[int, int]:
         """(words, their characters) without those that are punctuation and symbols only."""
-        n = characters = 0
-        for word, count in self.word_counts.items():
-            if word.isalnum() or not _SYMBOLS.fullmatch(word):
-                n += count
-                characters += count * len(word)
+        n, characters = len(self.words), sum(self.lengths)
+        for word in [word for word in self.word_counts if not word.isalnum()]:
+            if _SYMBOLS.fullmatch(word):
+                n -= self.word_counts[word]
+                characters -= self.word_counts[word] * len(word)
         return n, characters
 
     @cached_property
@@ -77,9 +77,9 @@ class Text:
         return _share(n, len(parts)), _share(characters, len(self.text))
 
     @cached_property
-    def runs(self) -> tuple[NDArray[np.int64], list[NDArray[np.bool_]]]:
+    def runs(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """All runs of words, by one sort: (order, same). order (N,): the starts, sorted by the five words from there on, equal ones in the
-        order of the text; same[n - 1] (N - 1,): whether the n words from order[i] and from order[i + 1] are the same."""
+        order of the text; same (5, N - 1): same[n - 1, i] says whether the n words from order[i] and from order[i + 1] are the same."""
         number = {word: i for i, word in enumerate(self.word_counts, start=1)}
         ids = np.array([*map(number.__getitem__, self.words), 0, 0, 0, 0], dtype=np.int64)  # 0: after the end
         columns = [ids[i : len(ids) - 4 + i] for i in range(5)]
@@ -90,11 +90,8 @@ class Text:
             order = np.argsort(key, kind="stable")
         else:
             order = np.lexsort(columns[::-1])
-        same = [np.ones(max(len(order) - 1, 0), dtype=bool)]
-        for column in columns:
-            of = column[order]
-            same.append(same[-1] & (of[1:] == of[:-1]))
-        return order, same[1:]
+        of = ids[order + np.arange(5)[:, None]]  # (5, N)
+        return order, np.logical_and.accumulate(of[:, 1:] == of[:, :-1])
 
     @cached_property
     def repeated_runs(self) -> tuple[list[int], float]:
@@ -131,10 +128,13 @@ def top_n_gram(t: Text, n: int) -> float:
     if len(t.words) < n:
         return 0.0
     order, same = t.runs
-    firsts = np.append(0, np.flatnonzero(~same[n - 1]) + 1)  # where in `order` another run begins
-    counts = np.diff(firsts, append=len(order))
-    most = int(counts.max())
-    start = int(np.minimum.reduceat(order, firsts)[counts == most].min())
+    repeated = same[n - 1].tobytes()  # 1 for each run that equals the one before, so the longest row of them is the most frequent run's
+    row = max(repeated.split(b"\0"))
+    most, start, at = len(row) + 1, len(t.words), repeated.find(row)
+    while row and at >= 0:
+        start = min(start, int(order[at : at + most].min()))
+        at = repeated.find(row, at + most)
+    start = start if row else 0
     return _share(most * (sum(t.lengths[start : start + n]) + n - 1), len(t.text))
 
 
@@ -164,8 +164,8 @@ def lines_that(t: Text, holds: Callable[[str], bool]) -> float:
 
 def alphabetic_words(t: Text) -> float:
     """Share of words, punctuation marks among them, with a letter."""
-    n = sum(count for word, count in t.word_counts.items() if word.isalpha() or any(map(str.isalpha, word)))
-    return _share(n, len(t.words))
+    without = sum(t.word_counts[word] for word in t.word_counts if not word.isalpha() and not any(map(str.isalpha, word)))
+    return _share(len(t.words) - without, len(t.words))
 
 
 def punctuated_lines(t: Text) -> float:
