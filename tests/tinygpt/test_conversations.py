@@ -1,5 +1,6 @@
 """Conversations: rows in three forms, whose turn it is, which tokens the loss counts, and a chat that remembers."""
 
+import io
 import json
 import re
 
@@ -334,8 +335,7 @@ def run(tmp_path):
 
 
 def typed(monkeypatch, capsys, lines, *flags):
-    answers = iter(lines)
-    monkeypatch.setattr("builtins.input", lambda prompt: next(answers, ""))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     tinygpt(["chat", *map(str, flags)])
     return capsys.readouterr()
 
