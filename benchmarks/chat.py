@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygpt.arguments import parse_args
-from tinygpt.cli import run, table
+from tinygpt.cli import run
 from tinygpt.data.chat_templates import chat_template
 from tinygpt.data.jinja_templates import saved_template
 from tinygpt.errors import InvalidInput
@@ -134,6 +134,36 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "half": half}
 
 
+KINDS = {
+    "count": "the number of parameters",
+    "follow-up": "follow-ups, all",
+    "first": "its first parameter",
+    "second": "its second parameter",
+    "third": "its third parameter",
+    "last": "its last parameter",
+    "known name": "follow-ups whose answer is one in training rows",
+    "new name": "follow-ups whose answer is in no training row",
+    "summary": "what the function does",
+    "summary F1": "what the function does, token F1",
+}
+
+
+def rows_of_table(report: dict) -> list[str]:
+    """The report as a table in Markdown."""
+
+    def cell(way: str, kind: str) -> str:
+        return f"{report['mean'][way][kind]['mean']:.1%} ± {report['mean'][way][kind]['half']:.1%}"
+
+    titles = [
+        "| question | before | most frequent answer | after | after, in a chat | after, question alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    return titles + [
+        f"| {name} | {report['before'][kind]:.1%} | {report['mean']['frequent'][kind]['mean']:.1%} | {cell('given', kind)} | {cell('own', kind)} | {cell('alone', kind)} |"
+        for kind, name in KINDS.items()
+    ]
+
+
 def main() -> None:
     config = parse_args(Config(), __doc__)
     if not config.base:
@@ -145,16 +175,11 @@ def main() -> None:
     trained_on = [split_conversations(data, seed=seed).train for seed in range(config.seeds)]
     before = before_training(config, rows, trained_on[0])
     found = [one_seed(config, seed, rows, train) for seed, train in enumerate(trained_on)]
-    summary = {
-        way: {kind: spread([each[way][kind] for each in found]) for kind in found[0][way]} for way in found[0]
-    }  # fmt: skip
-    report = {"rows": len(rows), "seeds": config.seeds, "before": before, "mean": summary, "each": found}
-    lines = {}
-    for kind, share in before.items():
-        ways = (f"{way} {summary[way][kind]['mean']:.1%} +- {summary[way][kind]['half']:.1%}" for way in ("given", "own", "alone"))
-        lines[kind] = f"before {share:.1%}, after: {', '.join(ways)}; frequent {summary['frequent'][kind]['mean']:.1%}"
-    lines["loss"] = ", ".join(f"{side} {each['mean']:.3f} +- {each['half']:.3f}" for side, each in summary["loss"].items())
-    print(table(f"{len(rows)} held-out conversations, {config.seeds} seeds: mean and half of the 95 % interval", lines))
+    means = {way: {kind: spread([each[way][kind] for each in found]) for kind in found[0][way]} for way in found[0]}
+    report = {"rows": len(rows), "seeds": config.seeds, "before": before, "mean": means, "each": found}
+    loss = ", ".join(f"{side} {each['mean']:.3f} ± {each['half']:.3f}" for side, each in means["loss"].items())
+    print(f"{len(rows)} held-out conversations, {config.seeds} seeds: mean and half of the 95 % interval; loss in nats per token: {loss}\n")
+    print("\n".join(rows_of_table(report)))
     if config.output:
         Path(config.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
