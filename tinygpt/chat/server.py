@@ -1,6 +1,8 @@
 """The chat page's web server, for this machine alone: Python's own, one page, a few requests in JSON, answers streamed line by line.
 
-    serve([Offer("docs", "runs/docs-001", model, tokenizer)], port=8000)
+    with ChatServer(8000) as server:
+        server.conversations.offer(Offer("docs", "runs/docs-001", model, tokenizer, template))
+        server.serve()
 
 It listens on 127.0.0.1, which other machines do not reach. What reaches it all the same is the browser, which runs the scripts of every page
 that is open: so each request must name this server as its host (a name that an attacker's DNS points to 127.0.0.1 fails), and one that
@@ -14,21 +16,21 @@ import json
 import os
 import secrets
 import select
-import shlex
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tinygpt.chat.sessions import SETTINGS, Conversations, Offer
+from tinygpt.chat.sessions import SETTINGS, Conversations
 from tinygpt.errors import InUse, InvalidInput, MissingFile, UserError
 from tinygpt.storage.checked_json import Json, parse_json
 
 HOST = "127.0.0.1"
 MAX_BODY_BYTES = 1_000_000
+_COMMAND = "python -m tinygpt chat RUN --page"
 IDLE_S = 60.0  # a connection on which nothing moves for so long is closed
 _ALL = {"settings", "turns"}
 _ASKED = {
@@ -41,15 +43,16 @@ _ASKED = {
 class ChatServer(ThreadingHTTPServer):
     """Answers requests, each in a thread of its own, until `shutdown`.
 
-    port      0: any that is free; afterwards `server_port` is the one taken
-    command   what starts this server again, for the page to show
+    port       0: any that is free; afterwards `server_port` is the one taken
+    defaults   what the page's settings start with, by the names of `tinygpt.chat.sessions.SETTINGS`, and "system"
+    command    what starts this server again, for the page to show
     Raises BlockingIOError, naming the next port that is free, if another program has this one.
     """
 
     daemon_threads = True  # Ctrl-C does not wait for an answer
     allow_reuse_address = os.name == "posix"  # there: a port that was just given up; on Windows: one that another program has
 
-    def __init__(self, offers: Sequence[Offer], port: int = 8000, command: str = "python -m tinygpt chat RUN --page") -> None:
+    def __init__(self, port: int = 8000, *, defaults: Mapping[str, Json] | None = None, command: str = _COMMAND) -> None:
         if not 0 <= port <= 65535:
             raise InvalidInput(f"port: {port}, expected 0 to 65535; 0 takes any that is free")
         try:
@@ -57,9 +60,9 @@ class ChatServer(ThreadingHTTPServer):
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
-            found = "another program listens on it" if error.errno == errno.EADDRINUSE else "this user may not listen on it"
-            raise InUse(f"port: {port}, {found}, expected a free one; --port {next_free_port(port)} is") from None
-        self.conversations, self.command = Conversations(offers), command
+            found = "is in use by another program" if error.errno == errno.EADDRINUSE else "is not for this user"
+            raise InUse(f"port: {port} {found}, expected a free one; choose --port {next_free_port(port)}, which is free") from None
+        self.conversations, self.defaults, self.command = Conversations(), defaults or {}, command
         names = [f"{name}:{self.server_port}" for name in (HOST, "localhost")]
         self.hosts = {*names, *(name.removesuffix(":80") for name in names)}  # browsers leave out the port of http
         self.template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
@@ -72,11 +75,19 @@ class ChatServer(ThreadingHTTPServer):
         """The page; only scripts and styles with this nonce run in it. `<` in a text cannot end the script element that holds it."""
         data = {
             "models": [offer.shown() for offer in self.conversations.offers],
-            "settings": [vars(setting) for setting in SETTINGS],
+            "settings": [vars(setting) | {"value": self.defaults.get(setting.name, setting.value)} for setting in SETTINGS],
+            "system": self.defaults.get("system", ""),
             "command": self.command,
         }
         text = json.dumps(data, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
         return self.template.replace("NONCE", nonce).replace(">DATA<", f">{text}<").encode("utf-8")
+
+    def serve(self) -> None:
+        """Says where the page is, and answers it until Ctrl-C."""
+        print(f"page     {self.url}: open it in a browser on this machine; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            self.serve_forever()
+        print("\nended: the conversations are forgotten", flush=True)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A browser that went away is no error."""
@@ -241,23 +252,3 @@ class Handler(BaseHTTPRequestHandler):
 
 def _line(value: dict[str, Json]) -> bytes:
     return (json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
-
-
-def warm_up(offer: Offer) -> None:
-    """Two tokens that nobody sees: the first answer then finds weights laid out, threads started and the tokenizer's tables made."""
-    chat = offer.chat()
-    chat.max_tokens = 2
-    for _ in chat.reply("a"):
-        pass
-
-
-def serve(offers: Sequence[Offer], port: int = 8000, argv: Sequence[str] = ()) -> None:
-    """Prints where the page is, and answers it until Ctrl-C. argv: the command line, which the page shows where the server is gone."""
-    command = shlex.join(["python", "-m", "tinygpt", "chat", *argv])
-    with ChatServer(offers, port, command) as server:
-        for offer in offers:
-            warm_up(offer)
-        print(f"page     {server.url}: open it in a browser on this machine; Ctrl-C ends it", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
-        print("\nended: the conversations are forgotten", flush=True)

@@ -1,6 +1,7 @@
 """The conversations that a page has open: each under an id that nobody guesses, and at most one answer at a time in all of them.
 
-conversations = Conversations([offer])                # the models that the page offers
+conversations = Conversations()
+conversations.offer(Offer("docs", "runs/docs-001", model, tokenizer, template))       # a model that the page offers
 one = conversations.new(0)
 with conversations.answer(one, {"text": "Hello"}) as events:
     for event in events: ...                          # what the page is told, token by token
@@ -11,7 +12,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from tinygpt.chat.continuation import Continuation
@@ -19,6 +20,7 @@ from tinygpt.data.chat_templates import ChatTemplate
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InUse, InvalidInput, MissingFile
 from tinygpt.inference.chat import Chat, Piece
+from tinygpt.inference.decoding import generate
 from tinygpt.inference.sampling import Sampling
 from tinygpt.models.gpt import GPT
 from tinygpt.storage.checked_json import Json
@@ -190,10 +192,15 @@ class Conversation:
 class Conversations:
     """All conversations of a server; its methods may be called from several threads."""
 
-    def __init__(self, offers: Sequence[Offer]) -> None:
-        self.offers = list(offers)
+    def __init__(self) -> None:
+        self.offers: list[Offer] = []
         self._open: dict[str, Conversation] = {}  # the one used last at the end
         self._lock, self._answering, self._stop = threading.Lock(), "", threading.Event()
+
+    def offer(self, model: Offer) -> None:
+        """One more model to choose from. Two tokens that nobody sees make its first answer fast: weights are laid out, threads started."""
+        generate(model.model, [[0, 0]], 2)
+        self.offers.append(model)
 
     def new(self, model: Json = 0) -> Conversation:
         """Raises ValueError if there is no model of that number."""
