@@ -100,7 +100,7 @@ def _messages(table: Table, place: str, values: dict[str, Json]) -> tuple[str, l
             raise InvalidInput(f"{where}: turn {i}: {shown}, expected role and content, or from and value; correct or remove the row")
         keys.add(names[0])
         speaker = turn[names[0]]
-        if speaker not in ROLES:
+        if not isinstance(speaker, str) or speaker not in ROLES:
             rule = f"expected one of {', '.join(ROLES)}"
             raise InvalidInput(f"{where}: turn {i}: {names[0]} {speaker!r:.40}, {rule}; correct or remove the row")
         found.append(Message(ROLES[speaker], _content(table, place, f"turn {i}: {names[1]}", turn[names[1]])))
@@ -136,36 +136,38 @@ def _alpaca(table: Table, place: str, values: dict[str, Json]) -> list[Message]:
     return [*found, Message("user", text("instruction") + given), Message("assistant", text("output"))]
 
 
-FOLLOW_UPS = ("first", "second", "last")
+ORDINALS = ("first", "second", "third")
+MOST_NAMES = 6  # parameters that a question names
 
 
 def doc_conversations() -> ConversationData:
-    """Follow-up questions about NumPy's functions: what one does, called by its signature; then "And its first parameter?". See `rows_of_docs`.
+    """Questions and follow-up questions about NumPy's functions, four conversations for each. See `rows_of_docs` for the split.
 
-    The first answer is the docstring's first sentence: knowledge, which a model has or guesses. The answers to follow-ups stand in the
-    conversation, but not in the question: they can be given only by a model that reads the turns before. Two conversations per function.
+    One begins with "What does numpy.sort(a, axis, kind) do?", answered by the docstring's first sentence: knowledge, which a model has or
+    guesses. Three begin with "How many parameters does numpy.sort(a, axis) name?", each with another number of them. Then come follow-ups, "And
+    its last parameter?": the answer stands in the conversation, but not in the question, so only a model that reads the turns before can give it.
     """
 
     def parse(document: Document) -> Iterator[Conversation]:
-        names, summary = parameters(document.text), docstring_summary(document)
+        names, summary = parameters(document.text)[:MOST_NAMES], docstring_summary(document)
         if len(names) < 2 or not 0 < len(summary) <= 120 or len(f"{document.name}{names}") > 90:
             return
-        ask, known = f"What does {document.name}({', '.join(names)}) do?", {"first": names[0], "second": names[1], "last": names[-1]}
         rng = np.random.default_rng(zlib.crc32(f"{names}{summary}".encode()))  # aliases of a function get the same questions
-        for number in range(2):
-            turns = [Message("user", ask), Message("assistant", summary)]
-            for which in rng.permutation(FOLLOW_UPS)[:2]:
+        shorter = rng.choice(np.arange(2, len(names) + 1), min(3, len(names) - 1), replace=False)
+        for number, n in enumerate([len(names), *shorter], start=1):
+            call, known = f"{document.name}({', '.join(names[:n])})", dict(zip(ORDINALS, names[:n], strict=False)) | {"last": names[n - 1]}
+            turns = [Message("user", f"What does {call} do?"), Message("assistant", summary)]
+            if number > 1:
+                turns = [Message("user", f"How many parameters does {call} name?"), Message("assistant", f"{n}")]
+            for which in rng.permutation(list(known))[: 2 + (number > 1)]:
                 turns += [Message("user", f"And its {which} parameter?"), Message("assistant", known[which])]
-            yield Conversation(tuple(turns), f"{document.name}, {number + 1}", document.group)
+            yield Conversation(tuple(turns), f"{document.name}, {number}", document.group)
 
     def text(row: Conversation) -> str:
         name = row.place.rpartition(",")[0]
         return "\n".join(message.content for message in row.messages).replace(name, "")
 
-    what, repeated = (
-        "questions and follow-up questions about NumPy's docstrings",
-        "rows that repeat another but for the function's name",
-    )
+    what, repeated = "questions and follow-up questions about NumPy's docstrings", "rows that repeat another but for the function's name"
     return ConversationData(DOCS, *rows_of_docs(what, parse, text, group_equal, repeated))
 
 
