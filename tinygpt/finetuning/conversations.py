@@ -141,11 +141,12 @@ MOST_NAMES = 6  # parameters that a question names
 
 
 def doc_conversations() -> ConversationData:
-    """Questions and follow-up questions about NumPy's functions, four conversations for each. See `rows_of_docs` for the split.
+    """Questions and follow-up questions about NumPy's functions, five conversations for each. See `rows_of_docs` for the split.
 
     One begins with "What does numpy.sort(a, axis, kind) do?", answered by the docstring's first sentence: knowledge, which a model has or
-    guesses. Three begin with "How many parameters does numpy.sort(a, axis) name?", each with another number of them. Then come follow-ups, "And
-    its last parameter?": the answer stands in the conversation, but not in the question, so only a model that reads the turns before can give it.
+    guesses. Four begin with "How many parameters does numpy.sort(kind, a) name?", some of them in any order, as keywords may stand. Then come
+    follow-ups, "And its last parameter?": the answer stands in the conversation, but not in the question, so only a model that reads the turns
+    before can give it. Some of them and in any order, because a fixed list is learned by heart, and a model that knows it need not look.
     """
 
     def parse(document: Document) -> Iterator[Conversation]:
@@ -153,15 +154,15 @@ def doc_conversations() -> ConversationData:
         if len(names) < 2 or not 0 < len(summary) <= 120 or len(f"{document.name}{names}") > 90:
             return
         rng = np.random.default_rng(zlib.crc32(f"{names}{summary}".encode()))  # aliases of a function get the same questions
-        shorter = rng.choice(np.arange(2, len(names) + 1), min(3, len(names) - 1), replace=False)
-        for number, n in enumerate([len(names), *shorter], start=1):
-            call, known = f"{document.name}({', '.join(names[:n])})", dict(zip(ORDINALS, names[:n], strict=False)) | {"last": names[n - 1]}
+        for number in range(5):
+            some = [str(name) for name in rng.permutation(names)[: rng.integers(2, len(names) + 1)]] if number else names
+            call, known = f"{document.name}({', '.join(some)})", dict(zip(ORDINALS, some, strict=False)) | {"last": some[-1]}
             turns = [Message("user", f"What does {call} do?"), Message("assistant", summary)]
-            if number > 1:
-                turns = [Message("user", f"How many parameters does {call} name?"), Message("assistant", f"{n}")]
-            for which in rng.permutation(list(known))[: 2 + (number > 1)]:
+            if number:
+                turns = [Message("user", f"How many parameters does {call} name?"), Message("assistant", str(len(some)))]
+            for which in rng.permutation(list(known))[: 3 if number else 2]:
                 turns += [Message("user", f"And its {which} parameter?"), Message("assistant", known[which])]
-            yield Conversation(tuple(turns), f"{document.name}, {number}", document.group)
+            yield Conversation(tuple(turns), f"{document.name}, {number + 1}", document.group)
 
     def text(row: Conversation) -> str:
         name = row.place.rpartition(",")[0]
