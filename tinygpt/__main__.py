@@ -19,6 +19,7 @@ COMMANDS = {
         "how good are answers? a score sheet for people, raters' agreement, a judge trained here",
     ),
     "plan": ("tinygpt.planner.command", "what would training cost? memory, time, money and energy, on any number of devices"),
+    "chat": ("tinygpt.chat.command", "talk to a model that has learned conversations"),
     "curate": ("tinygpt.curate.command", "from files to a corpus: filter, remove copies, redact, mix, with a report of every step"),
     "instruct": ("tinygpt.curate.generated", "new instructions and answers from a model of yours, filtered"),
     "explore": ("tinygpt.inspect.explore", "one prompt, one HTML page with every attention weight, prediction and gradient"),

@@ -23,14 +23,13 @@ import numpy as np
 from tinygpt.data.corpora import Document
 from tinygpt.data.rows import Table, check_column, find_file, read_table, text_in
 from tinygpt.data.tokenizer import Tokenizer
-from tinygpt.data.windows import IGNORED, pad
 from tinygpt.errors import InvalidInput
+from tinygpt.finetuning.masked import Masked, MaskedBatches
 from tinygpt.finetuning.rows import Data, Shares, Split, complete_rows, group_equal, plain, rows_of_docs, split_groups
 from tinygpt.inference.decoding import DecodingOptions
 from tinygpt.inference.sampling import Sampling
 from tinygpt.inference.text import complete_all
 from tinygpt.models.gpt import GPT
-from tinygpt.models.protocols import Batch
 from tinygpt.storage.checked_json import Json
 
 COLUMN_NAMES = {
@@ -110,14 +109,14 @@ def doc_questions() -> InstructionData:
     """What NumPy's functions, classes and methods do: a question by name, and the docstring's first sentence. See `rows_of_docs`."""
 
     def parse(document: Document) -> Iterator[Instruction]:
-        if summary := _summary(document):
+        if summary := docstring_summary(document):
             yield Instruction(f"What does {document.name} do?", summary, "", document.name, document.group)
 
     what, repeated = "the first sentences of NumPy's docstrings", "rows whose answer an earlier row has"
     return InstructionData("doc-questions", *rows_of_docs(what, parse, lambda row: row.output, group_equal, repeated))
 
 
-def _summary(document: Document) -> str:
+def docstring_summary(document: Document) -> str:
     """The first sentence of a NumPy docstring; "" where there is none. A ufunc's docstring begins with its signature."""
     if not document.name.startswith("numpy"):
         return ""
@@ -221,31 +220,12 @@ def encode_instructions(
     return sequences
 
 
-class InstructionBatches:
-    """Sequences as a trainer wants them: by number, padded to the longest of the batch; with mask_prompt the loss leaves prompts out.
-
-    The end token is always a target, even where padding has the same id: padding is recognized by position, not by id.
-    Raises ValueError for a sequence without a token to train on.
-    """
+class InstructionBatches(MaskedBatches):
+    """Instructions as a trainer wants them; with mask_prompt the loss leaves prompts out. Raises ValueError as `MaskedBatches`."""
 
     def __init__(self, sequences: Sequence[Encoded], mask_prompt: bool = True) -> None:
-        for i, sequence in enumerate(sequences):
-            if len(sequence.ids) <= (sequence.n_prompt if mask_prompt else 1):
-                raise InvalidInput(f"row {i}: zero trainable tokens, expected at least one; all labels are masked: is the answer empty?")
-        self.sequences, self.mask_prompt = list(sequences), mask_prompt
-        self.lengths = np.array([len(sequence.ids) for sequence in sequences])
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def batch(self, which: np.ndarray) -> Batch:
-        """ids and targets (B, T): target t is the token after id t, or IGNORED where it is padding or masked."""
-        some = [self.sequences[i] for i in which]
-        rows, real = pad([sequence.ids for sequence in some])
-        ids, targets = rows[:, :-1], rows[:, 1:]
-        first = np.array([sequence.n_prompt if self.mask_prompt else 1 for sequence in some])[:, None]  # first token to be predicted
-        counted = real[:, 1:] & (np.arange(1, rows.shape[1]) >= first)
-        return ids, np.where(counted, targets, IGNORED)
+        first = [sequence.n_prompt if mask_prompt else 1 for sequence in sequences]  # first token to be predicted
+        super().__init__([Masked(s.ids, np.arange(len(s.ids)) >= n) for s, n in zip(sequences, first, strict=True)])
 
 
 def show_masked(sequence: Encoded, tokenizer: Tokenizer, *, mask_prompt: bool = True, n_padding: int = 0) -> list[tuple[str, str, bool]]:
