@@ -24,7 +24,7 @@ from tinygpt.cli import Progress, Report, exit_if_interrupted, run, settings, ta
 from tinygpt.evaluation.statistics import interval
 from tinygpt.fields import FREE, PathName
 from tinygpt.finetuning.common import fingerprint, fit, n_trainable, open_run, set_trainable, shorten, training_plan
-from tinygpt.finetuning.instructions import Instruction, generate_answers
+from tinygpt.finetuning.conversations import Answered, Conversation, answer_turns
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.preferences import (
     DOC_PAIRS,
@@ -50,7 +50,7 @@ class DPOConfig(AlignConfig):
     script: ClassVar[str] = "examples/align_dpo.py"
     data: PathName = DOC_PAIRS
     """doc-pairs (text that every installation has), or a jsonl, json, csv or tsv file with prompt, chosen and rejected."""
-    beta: float = 0.1
+    beta: float = 0.05
     """How hard it is to move from the reference: an implicit reward is beta times the change of an answer's log-probability."""
     nll_weight: float = 0.0
     """Weight of the chosen answers' own negative log-likelihood per token in the loss, which keeps them likely. 0: plain DPO."""
@@ -63,6 +63,7 @@ class DPOConfig(AlignConfig):
     lr: float = 1e-3
     warmup_steps: int = 20
     weight_decay: float = 0.0
+    warm_steps: int = 100
     max_new_tokens: int = field(default=48, metadata=FREE)
     """Longest answer."""
     test_answers: int = field(default=40, metadata=FREE)
@@ -78,8 +79,7 @@ def main() -> None:
     data = load_pairs(config.data, seed=config.seed)
     report.say("\n           ".join([f"data       {data.source}", *data.notes]))
     parts = split_pairs(data, config.fractions, seed=config.seed)
-    questions = list({pair.question.group: pair.question for pair in parts.train}.values())
-    start = answering_start(config, questions, Progress)
+    start = answering_start(config, prompts(parts.train), Progress)
     gpt = start.gpt
     adapter = set_trainable(gpt, config.trainable, LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets), config.seed)
     train, validation, test = (batches(config, start, some) for some in (parts.train, parts.validation, parts.test))
@@ -117,13 +117,17 @@ def main() -> None:
         plot_loss(result, a_run.path / "loss.png", first_guess_nats=float(np.log(2)), unit="nats per pair")
     except ImportError as error:
         print(f"no picture: {error}")
-    print(f"\nreport     {a_run.path / 'report.txt'}\nnext: python examples/generate.py --run {a_run.path}")
+    print(f"\nreport     {a_run.path / 'report.txt'}\nnext: python -m tinygpt chat {a_run.path}")
 
 
 def batches(config: DPOConfig, start: Started, pairs: list[Pair]) -> PairBatches:
-    source = "" if config.data == DOC_PAIRS else config.data
     n_positions = start.gpt.config.n_positions
-    return PairBatches(encode_pairs(pairs, start.tokenizer, n_positions, style=start.style, truncate=config.truncate, source=source))
+    return PairBatches(encode_pairs(pairs, start.tokenizer, start.template, n_positions, truncate=config.truncate))
+
+
+def prompts(pairs: list[Pair]) -> list[Conversation]:
+    """Each prompt once, with its right answer."""
+    return list({pair.group: pair.right for pair in pairs}.values())
 
 
 @dataclass
@@ -132,8 +136,7 @@ class Measured:
 
     n_test: int
     ranking: Ranking
-    asked: list[Instruction]
-    answers: list[str]
+    answers: list[Answered]
 
     @classmethod
     def of(cls, config: DPOConfig, start: Started, pairs: list[Pair], test: PairBatches, others: list[Pair]) -> "Measured":
@@ -141,11 +144,11 @@ class Measured:
         if others:
             more = rank(start.gpt, batches(config, start, others))
             ranking = Ranking(np.concatenate([ranking.log_probs, more.log_probs]), np.concatenate([ranking.n_tokens, more.n_tokens]))
-        questions = list({pair.group: pair.question for pair in pairs}.values())
-        drawn = np.random.default_rng(config.seed).permutation(len(questions))[: config.test_answers or None]
-        asked = [questions[i] for i in sorted(drawn)]
-        answers = generate_answers(start.gpt, start.tokenizer, asked, style=start.style, max_new_tokens=config.max_new_tokens)
-        return cls(len(test), ranking, asked, answers)
+        asked = prompts(pairs)
+        drawn = np.random.default_rng(config.seed).permutation(len(asked))[: config.test_answers or None]
+        some = [asked[i] for i in sorted(drawn)]
+        answers = answer_turns(start.gpt, start.tokenizer, start.template, some, max_new_tokens=config.max_new_tokens)
+        return cls(len(test), ranking, answers)
 
     @property
     def test(self) -> Ranking:
@@ -153,12 +156,12 @@ class Measured:
 
     @property
     def mean_words(self) -> float:
-        return float(np.mean([len(answer.split()) for answer in self.answers]))
+        return float(np.mean([len(answer.said.split()) for answer in self.answers]))
 
     @property
     def finished(self) -> float:
         """Share of own answers that end as a sentence does."""
-        return float(np.mean([answer.endswith((".", "!", "?")) for answer in self.answers]))
+        return float(np.mean([answer.said.endswith((".", "!", "?")) for answer in self.answers]))
 
     def __str__(self) -> str:
         test = self.test
@@ -191,9 +194,10 @@ def write_report(report: Report, config: DPOConfig, pairs: list[Pair], before: M
     report.say(table("share ranked right, before and after, by what the rejected answer is (95 % intervals, prompts drawn)", lines))
     worse = [name for name, gain in changes(before, after).items() if gain < 0]
     report.say(f"did not improve: {', '.join(worse) or 'nothing of what is measured here'}")
+    both = list(zip(before.answers, after.answers, strict=True))
     shown = [
-        f"{row.instruction}\n    before    {shorten(old, 160)}\n    after     {shorten(new, 160)}\n    chosen    {shorten(row.output, 160)}"
-        for row, old, new in list(zip(before.asked, before.answers, after.answers, strict=True))[:8]
+        f"{old.question}\n    before    {shorten(old.said, 160)}\n    after     {shorten(new.said, 160)}\n    chosen    {shorten(old.expected, 160)}"
+        for old, new in both[:8]
     ]
     report.say("held-out prompts, answered before and after\n\n" + "\n\n".join(shown))
     facts = {
@@ -204,10 +208,7 @@ def write_report(report: Report, config: DPOConfig, pairs: list[Pair], before: M
         "before": before.facts(pairs),
         "after": after.facts(pairs),
     }
-    examples = [
-        {"prompt": row.instruction, "before": old, "after": new, "chosen": row.output}
-        for row, old, new in zip(before.asked, before.answers, after.answers, strict=True)
-    ]
+    examples = [{"prompt": old.question, "before": old.said, "after": new.said, "chosen": old.expected} for old, new in both]
     replace_file(directory / "results.json", to_json(facts | {"answers": examples}))
 
 

@@ -21,15 +21,17 @@ import numpy as np
 
 from autograd import backend
 from tinygpt.cli import Progress, Report, exit_if_interrupted, run, settings, table
+from tinygpt.data.chat_templates import ChatTemplate, Message
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.evaluation.statistics import interval
 from tinygpt.fields import FREE, PathName
 from tinygpt.finetuning.common import fingerprint, fit, n_trainable, open_run, set_trainable, training_plan
+from tinygpt.finetuning.conversations import Conversation
 from tinygpt.finetuning.grpo import GRPO, Exam, GroupConfig, Numbers, Rollouts, Weighting
 from tinygpt.finetuning.instructions import split_instructions
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.reward_curves import plot_rewards
-from tinygpt.finetuning.rewards import REWARDS, Problem, load_problems
+from tinygpt.finetuning.rewards import REWARDS, Problem, load_problems, question
 from tinygpt.finetuning.rows import Split
 from tinygpt.finetuning.warm_start import AlignConfig, answering_start
 from tinygpt.models.gpt import GPT
@@ -60,7 +62,7 @@ class GRPOConfig(AlignConfig):
     """Share of validation problems that the warm start ends at."""
     fractions: tuple[float, float, float] = (0.8, 0.05, 0.15)
     epochs: int = 1
-    batch: int = 8
+    batch: int = 10
     """Problems per update, each with a group of answers."""
     lr: float = 1e-3
     warmup_steps: int = 10
@@ -85,15 +87,16 @@ def main() -> None:
     first, last = len(parts.train), len(parts.train) + len(parts.validation)
     numbers = Split([*range(first)], [*range(first, last)], [*range(last, len(problems))])
 
-    def exam(gpt: GPT, tokenizer: Tokenizer, style: str = config.prompt_style) -> Exam:
-        return Exam(gpt, tokenizer, problems, reward, style=style, max_new_tokens=config.max_new_tokens)
+    def exam(gpt: GPT, tokenizer: Tokenizer, template: ChatTemplate) -> Exam:
+        return Exam(gpt, tokenizer, template, problems, reward, max_new_tokens=config.max_new_tokens)
 
-    def solved(gpt: GPT, tokenizer: Tokenizer) -> float:
-        asks = exam(gpt, tokenizer)
+    def solved(gpt: GPT, tokenizer: Tokenizer, template: ChatTemplate) -> float:
+        asks = exam(gpt, tokenizer, template)
         return float(asks.right(numbers.validation, asks.draw(numbers.validation, temperature=0.0)).mean())
 
-    start = answering_start(config, parts.train, Progress, enough=solved, target=config.warm_target)
-    gpt, asks = start.gpt, exam(start.gpt, start.tokenizer, start.style)
+    rows = [Conversation((Message("user", question(each)), Message("assistant", each.output)), each.place) for each in parts.train]
+    start = answering_start(config, rows, Progress, enough=solved, target=config.warm_target)
+    gpt, asks = start.gpt, exam(start.gpt, start.tokenizer, start.template)
     adapter = set_trainable(gpt, config.trainable, LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets), config.seed)
     batch = min(config.batch, len(parts.train))
     plan = training_plan(config, len(parts.train), batch, batch, gpt.config.n_positions)
@@ -137,7 +140,7 @@ def main() -> None:
         plot_rewards(a_run.path / "metrics.jsonl", a_run.path / "curves.png")
     except ImportError as error:
         print(f"no picture: {error}")
-    print(f"\nreport     {a_run.path / 'report.txt'}\nnext: python examples/generate.py --run {a_run.path}")
+    print(f"\nreport     {a_run.path / 'report.txt'}\nnext: python -m tinygpt chat {a_run.path}")
 
 
 def measured(asks: Exam, which: list[int], config: GRPOConfig) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Learning from rewards (GRPO): the model answers, the answers are checked, and those above the mean of their group become likelier.
 
-    exam = Exam(gpt, tokenizer, problems, exact)                # asks, and grades
+    exam = Exam(gpt, tokenizer, template, problems, exact)      # asks, and grades
     rollouts = Rollouts(exam, train, GroupConfig(group=8), adapter)
     fit(GRPO(gpt, exam, clip=0.2, beta=0.04), rollouts, Numbers(validation), ...)       # tinygpt.finetuning.common
 
@@ -21,13 +21,13 @@ import numpy as np
 
 import autograd as ag
 from autograd import Array, backend, nn
+from tinygpt.data.chat_templates import ChatTemplate, Message, prompt_ids
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED, pad
 from tinygpt.errors import InvalidInput
-from tinygpt.finetuning.instructions import Style, prompt
 from tinygpt.finetuning.lora import Adapter
 from tinygpt.finetuning.objectives import Objective
-from tinygpt.finetuning.rewards import Problem, Reward, exact, graded
+from tinygpt.finetuning.rewards import Problem, Reward, exact, graded, question
 from tinygpt.inference.decoding import generate
 from tinygpt.inference.likelihood import target_log_probs
 from tinygpt.models.gpt import GPT
@@ -100,19 +100,22 @@ class Drawn:
 class Exam:
     """Asks a model, and grades its answers.
 
+    template   how question and answer are written; it must end the assistant's turn with one token, else a ValueError says so
     problems   all that may be asked, by number; each prompt must leave room for an answer in the context, else a ValueError names it
     reward     of an answer, see `tinygpt.finetuning.rewards`
     """
 
     def __init__(
-        self, policy: GPT, tokenizer: Tokenizer, problems: Sequence[Problem], reward: Reward = exact, *,
-        style: Style = "phi3", max_new_tokens: int = 16,
+        self, policy: GPT, tokenizer: Tokenizer, template: ChatTemplate, problems: Sequence[Problem], reward: Reward = exact, *,
+        max_new_tokens: int = 16,
     ) -> None:  # fmt: skip
-        if not tokenizer.end_ids:
-            raise InvalidInput(f"tokenizer {tokenizer.kind}: no end token, expected one to end answers with; pretrain with --tokenizer bpe")
+        stop = tokenizer.encode(template.stop, allow_special=True)
+        if len(stop) != 1:
+            found = f"template {template.name}: {template.stop!r} is {len(stop)} tokens of this tokenizer"
+            raise InvalidInput(f"{found}, expected one that ends the assistant's turn; choose --template plain")
         self.policy, self.tokenizer, self.problems, self.reward = policy, tokenizer, list(problems), reward
-        self.max_new_tokens = max_new_tokens
-        self.prompts = [list(tokenizer.encode_from_start(prompt(problem, style))) for problem in self.problems]
+        self.max_new_tokens, self.ends = max_new_tokens, {*tokenizer.end_ids, *stop}
+        self.prompts = [prompt_ids(template, [Message("user", question(problem))], tokenizer) for problem in self.problems]
         most = policy.config.n_positions - max_new_tokens
         for problem, ids in zip(self.problems, self.prompts, strict=True):
             if len(ids) > most:
@@ -121,14 +124,14 @@ class Exam:
 
     def draw(self, which: Sequence[int] | np.ndarray, *, temperature: float, seeds: Sequence[int] | int = 0) -> Drawn:
         """One answer to each of the problems numbered `which`; temperature 0: the likeliest tokens."""
-        prompts, ends = [self.prompts[i] for i in which], self.tokenizer.end_ids
+        prompts = [self.prompts[i] for i in which]
         made = generate(
             self.policy,
             prompts,
             self.max_new_tokens,
             temperature=temperature,
             top_k=0,
-            eos_id=ends,
+            eos_id=self.ends,
             seed=seeds,
             n_tokens=self.tokenizer.n_vocab,
         )

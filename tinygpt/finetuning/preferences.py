@@ -2,7 +2,7 @@
 
     data = load_pairs("doc-pairs")                               # docstring answers against corruptions of them; no network
     parts = split_pairs(data, seed=0)                            # parts.train, parts.validation, parts.test
-    train = PairBatches(encode_pairs(parts.train, tokenizer, n_positions), ...)
+    train = PairBatches(encode_pairs(parts.train, tokenizer, template, n_positions))
     train.refer_to(gpt, adapter)                                 # log-probabilities under the reference: the adapter switched off
     fit(DPO(gpt, beta=0.1), train, validation, ...)              # tinygpt.finetuning.common
     rank(gpt, test).share                                        # of pairs whose better answer is the likelier one
@@ -21,15 +21,18 @@ import numpy as np
 
 import autograd as ag
 from autograd import Array, backend, inference, nn
+from tinygpt.data.chat_templates import ChatTemplate, Message, check_turns, prompt_ids
 from tinygpt.data.rows import Table, find_file, read_table, text_in
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED
 from tinygpt.errors import InvalidInput
+from tinygpt.finetuning.conversations import Conversation, turns_of
 from tinygpt.finetuning.corruptions import corrupted
-from tinygpt.finetuning.instructions import Encoded, Instruction, InstructionBatches, Style, doc_questions, encode_instructions
+from tinygpt.finetuning.instructions import Instruction, doc_questions
 from tinygpt.finetuning.lora import Adapter
+from tinygpt.finetuning.masked import Masked, MaskedBatches
 from tinygpt.finetuning.objectives import Objective
-from tinygpt.finetuning.rows import Data, Shares, Split, complete_rows, group_equal, plain, split_groups
+from tinygpt.finetuning.rows import Data, Shares, Split, group_equal, plain, split_groups
 from tinygpt.inference.likelihood import target_log_probs
 from tinygpt.models.gpt import GPT
 from tinygpt.models.protocols import Batch
@@ -43,10 +46,10 @@ OTHER_KINDS = ("neighbor", "negated", "repeated", "shuffled")
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt, the better answer and the worse one; kind: what the worse one is, where it was made; place and group:
-    `tinygpt.finetuning.rows.Located`."""
+    """A conversation that ends with the user's turn, the better answer to it and the worse one; kind: what the worse one is, where it was made;
+    place and group: `tinygpt.finetuning.rows.Located`."""
 
-    prompt: str
+    prompt: tuple[Message, ...]
     chosen: str
     rejected: str
     place: str = ""
@@ -54,9 +57,9 @@ class Pair:
     kind: str = ""
 
     @property
-    def question(self) -> Instruction:
+    def right(self) -> Conversation:
         """The prompt with the better answer."""
-        return Instruction(self.prompt, self.chosen, "", self.place, self.group)
+        return Conversation((*self.prompt, Message("assistant", self.chosen)), self.place, self.group)
 
 
 # ---- data --------------------------------------------------------------------------------------------------------------------------------
@@ -65,11 +68,12 @@ class Pair:
 def load_pairs(name_or_path: str | Path, seed: int = 0) -> Data[Pair]:
     """Reads pairs of answers.
 
-    name_or_path   "doc-pairs", or a file (.jsonl, .json, .csv, .tsv) with prompt, chosen and rejected; the last two, and the prompt, may be
-                   lists of messages, each {"role": ..., "content": ...}: the prompt is then the list "prompt", or what both begin with
+    name_or_path   "doc-pairs", or a file (.jsonl, .json, .csv, .tsv) with prompt, chosen and rejected: texts, or lists of messages, each
+                   {"role": ..., "content": ...}. As messages, an answer is the assistant's turn that comes after the prompt; without a prompt,
+                   both answers begin with it
     seed           of the corruptions of "doc-pairs"
-    Raises ValueError, naming file and line, for a row without one of the three, an empty answer, and two equal answers; FileNotFoundError for
-    an unknown name.
+    Raises ValueError, naming file and line, for a row without one of the three, an empty text, two equal answers, or turns out of order;
+    FileNotFoundError for an unknown name.
     """
     if name_or_path == DOC_PAIRS:
         return doc_pairs(seed)
@@ -77,48 +81,69 @@ def load_pairs(name_or_path: str | Path, seed: int = 0) -> Data[Pair]:
     table = read_table(path, ("prompt", "chosen", "rejected"))
     for name in ("chosen", "rejected"):
         if name not in table.columns:
-            rule = "expected prompt, chosen and rejected (the prompt may be in the messages of both); rename them"
+            rule = "expected prompt, chosen and rejected (without a prompt, both begin with its messages); rename them"
             raise InvalidInput(f"{path}: columns {', '.join(map(repr, table.columns))}, {rule}")
-    rows = complete_rows(table, lambda place, values: _pair(table, place, values), "two answers", "")
-    groups = group_equal(plain(row.prompt) for row in rows)
-    return Data(str(name_or_path), [dataclasses.replace(row, group=group) for row, group in zip(rows, groups, strict=True)], source)
+    rows = [_pair(table, place, values) for place, values in table.rows]
+    groups = group_equal(plain("\n".join(message.content for message in row.prompt)) for row in rows)
+    grouped = [dataclasses.replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
+    return Data(str(name_or_path), grouped, source, notes=table.notes)
 
 
 def _pair(table: Table, place: str, values: dict[str, Json]) -> Pair:
+    """A row as a pair. Raises ValueError as `load_pairs` says."""
     where = f"{table.path}: {place}"
-    if any(isinstance(values.get(name), list) for name in ("prompt", "chosen", "rejected")):
-        prompt, chosen, rejected = _of_messages(where, values)
-    else:
-        prompt, chosen, rejected = (text_in(table, place, name, values) for name in ("prompt", "chosen", "rejected"))
-    return checked(Pair(prompt, chosen, rejected, place), where)
+
+    def turns(name: str, role: str) -> list[Message]:
+        """The messages under a name; a text is one message of the role."""
+        value = values.get(name)
+        if isinstance(value, list):
+            return turns_of(table, place, value)
+        text = text_in(table, place, name, values)
+        if not text.strip():
+            raise InvalidInput(f"{where}: {name} is {'missing' if value is None else 'empty'}, expected a text; correct or remove the row")
+        return [Message("user" if role == "user" else "assistant", text)]
+
+    chosen, rejected = turns("chosen", "assistant"), turns("rejected", "assistant")
+    prompt = turns("prompt", "user") if values.get("prompt") is not None else chosen[:-1]
+    for name, side in (("chosen", chosen), ("rejected", rejected)):
+        if side[:-1] not in ([], prompt):
+            raise InvalidInput(
+                f"{where}: {name} begins with other turns than the prompt, expected the same ones; correct or remove the row"
+            )
+        check_turns([*prompt, side[-1]], complete=True, where=f"{where}: {name}")
+    return checked(Pair(tuple(prompt), chosen[-1].content, rejected[-1].content, place), where)
 
 
 def checked(pair: Pair, where: str) -> Pair:
-    """The pair. Raises ValueError, beginning with `where`, for an empty prompt or answer, and for two answers that are equal."""
-    for name in ("prompt", "chosen", "rejected"):
-        if not getattr(pair, name).strip():
-            raise InvalidInput(f"{where}: {name} is empty, expected a text; correct or remove the row")
+    """The pair. Raises ValueError, beginning with `where`, for two answers that are equal."""
     if pair.chosen.strip() == pair.rejected.strip():
-        raise InvalidInput(f"{where}: chosen and rejected are equal, expected two different answers; a tie teaches nothing: remove the row")
+        raise InvalidInput(
+            f"{where}: chosen and rejected are equal, expected two answers that differ; a tie teaches nothing: remove the row"
+        )
     return pair
 
 
-def doc_pairs(seed: int = 0, kinds: Sequence[str] = DOC_KINDS) -> Data[Pair]:
-    """What NumPy's functions do: the docstring's first sentence against a corruption of it, one pair for each of the kinds that applies.
+def doc_pairs(seed: int = 0, kinds: Sequence[str] = DOC_KINDS, per_question: int = 2) -> Data[Pair]:
+    """What NumPy's functions do: the docstring's first sentence against corruptions of it.
 
+    kinds          of the corruptions
+    per_question   how many of them, drawn by the seed, each question to learn from has; held-out questions have all
     Held-out pairs ask about functions of the validation documents alone, and their corruptions use other held-out answers only.
     """
     data = doc_questions()
 
-    def pairs(rows: Sequence[Instruction]) -> list[Pair]:
-        return [
-            Pair(row.instruction, row.output, bad, f"{row.place} ({kind})", row.group, kind)
-            for number, row in enumerate(rows)
-            for kind in kinds
-            if (bad := corrupted(rows, number, kind, seed=seed))
-        ]
+    def pairs(rows: Sequence[Instruction], n: int) -> list[Pair]:
+        found = []
+        for number, row in enumerate(rows):
+            drawn = np.random.default_rng([seed, number]).permutation(kinds).tolist()
+            made = ((kind, corrupted(rows, number, kind, seed=seed)) for kind in drawn)
+            some = [(kind, bad) for kind, bad in made if bad][:n]
+            prompt = (Message("user", row.instruction),)
+            found += [Pair(prompt, row.output, bad, f"{row.place} ({kind})", row.group, kind) for kind, bad in sorted(some)]
+        return found
 
-    return Data(DOC_PAIRS, pairs(data.rows), f"{data.source}; rejected: {', '.join(kinds)}", pairs(data.held_out), data.notes)
+    source = f"{data.source}; rejected: {', '.join(kinds)}"
+    return Data(DOC_PAIRS, pairs(data.rows, per_question), source, pairs(data.held_out, len(kinds)), data.notes)
 
 
 def split_pairs(data: Data[Pair], fractions: Shares = (0.85, 0.05, 0.1), *, seed: int = 0) -> Split[Pair]:
@@ -130,33 +155,43 @@ def split_pairs(data: Data[Pair], fractions: Shares = (0.85, 0.05, 0.1), *, seed
 
 
 def encode_pairs(
-    pairs: Sequence[Pair], tokenizer: Tokenizer, n_positions: int, *, style: Style = "phi3", truncate: bool = False, source: str = ""
-) -> list[tuple[Encoded, Encoded]]:
-    """Both answers of each pair after their prompt, as `encode_instructions` encodes them; source: the file, for messages.
+    pairs: Sequence[Pair], tokenizer: Tokenizer, template: ChatTemplate, n_positions: int, *, truncate: bool = False
+) -> list[tuple[Masked, Masked]]:
+    """Both answers of each pair after their prompt, each with its end of turn; the answer and its end count, the prompt does not.
 
-    Raises ValueError as it does, and for two answers that become equal when they are cut.
+    n_positions   the model's context, or fewer; the last token is only predicted, so a sequence may be one longer
+    truncate      cut answers that are too long (they lose their end); a prompt that leaves no room is an error in any case
+    Raises ValueError, naming the pair, for what does not fit, and for two answers that are equal after they were cut.
     """
-    places = [f"{source}: {pair.place}" if source else pair.place for pair in pairs]
-    sides = [
-        encode_instructions(
-            [Instruction(pair.prompt, getattr(pair, side)) for pair in pairs], tokenizer, n_positions, style=style, truncate=truncate,
-            places=[f"{place}: {side}" for place in places],
-        )
-        for side in ("chosen", "rejected")
-    ]  # fmt: skip
-    both = list(zip(*sides, strict=True))
-    for place, (chosen, rejected) in zip(places, both, strict=True):
-        if np.array_equal(chosen.ids, rejected.ids):
-            rule = f"expected two that differ within the {n_positions} tokens that are read; shorten or remove the row"
-            raise InvalidInput(f"{place}: two answers that are equal after they were cut, {rule}")
-    return both
+    stop, found = tokenizer.encode_array(template.stop, allow_special=True), []
+    for pair in pairs:
+        head = np.array(prompt_ids(template, pair.prompt, tokenizer))
+        sides = [
+            np.concatenate([head, tokenizer.encode_array(text.strip()), stop]).astype(np.int64) for text in (pair.chosen, pair.rejected)
+        ]
+        longest = max(map(len, sides))
+        if len(head) > n_positions or (longest > n_positions + 1 and not truncate):
+            found_, rule = (
+                (f"a prompt of {len(head)}", f"at most {n_positions}")
+                if len(head) > n_positions
+                else (f"{longest}", f"at most {n_positions + 1}")
+            )
+            raise InvalidInput(
+                f"{pair.place}: {found_} tokens, expected {rule}, as the context allows; shorten it, or cut long answers with --truncate"
+            )
+        chosen, rejected = (ids[: n_positions + 1] for ids in sides)
+        if np.array_equal(chosen, rejected):
+            rule = f"expected two that differ within the {n_positions + 1} tokens that are read; remove the row"
+            raise InvalidInput(f"{pair.place}: two answers that are equal after they were cut, {rule}")
+        found.append(tuple(Masked(ids, np.arange(len(ids)) >= len(head)) for ids in (chosen, rejected)))
+    return found
 
 
 class PairBatches:
     """Pairs as a trainer wants them: by number, both answers padded to the longest of the batch. `refer_to` comes first."""
 
-    def __init__(self, pairs: Sequence[tuple[Encoded, Encoded]]) -> None:
-        self.rows = InstructionBatches([side for pair in pairs for side in pair])  # 2 i: chosen, 2 i + 1: rejected
+    def __init__(self, pairs: Sequence[tuple[Masked, Masked]]) -> None:
+        self.rows = MaskedBatches([side for pair in pairs for side in pair])  # 2 i: chosen, 2 i + 1: rejected
         self.lengths = self.rows.lengths.reshape(-1, 2).max(axis=1)
         self.reference: np.ndarray | None = None
 
@@ -290,4 +325,4 @@ class Ranking:
 def rank(policy: GPT, pairs: PairBatches) -> Ranking:
     """Which answer of each pair the model finds likelier, by the log-probability of all of it, as DPO compares them."""
     sequences = pairs.rows.sequences[::2]
-    return Ranking(answer_log_probs(policy, pairs), np.array([len(each.ids) - each.n_prompt for each in sequences]))
+    return Ranking(answer_log_probs(policy, pairs), np.array([int(each.counted.sum()) for each in sequences]))

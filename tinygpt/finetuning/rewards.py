@@ -28,6 +28,11 @@ Problem = Instruction
 Reward = Callable[[Problem, str], float]
 
 
+def question(problem: Problem) -> str:
+    """What the user says."""
+    return f"{problem.instruction}\n{problem.input}" if problem.input.strip() else problem.instruction
+
+
 # ---- rewards -----------------------------------------------------------------------------------------------------------------------------
 
 

@@ -10,27 +10,29 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from tinygpt.config import TrainConfig
+from tinygpt.data.chat_templates import ChatTemplate, TemplateName, chat_template
 from tinygpt.data.corpora import run_name
+from tinygpt.data.jinja_templates import keep_template, saved_template
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import Diverged, InvalidInput
 from tinygpt.fields import check_fields
 from tinygpt.finetuning.common import Display, Trainable, TuningConfig, starting_point
-from tinygpt.finetuning.instructions import Instruction, InstructionBatches, Style, encode_instructions
+from tinygpt.finetuning.conversations import Conversation, encode_conversations
+from tinygpt.finetuning.masked import MaskedBatches
 from tinygpt.models.gpt import GPT
 from tinygpt.parallel.local import workers_for
 from tinygpt.runs.run import Run
-from tinygpt.storage.checked_json import read_json_object
 from tinygpt.training.trainer import Trainer
 
 LOOK_EVERY = 10  # updates between two looks at what has been learned
 
 
 def warm_start(
-    gpt: GPT, tokenizer: Tokenizer, rows: Sequence[Instruction], config: TuningConfig, display: Display, *,
-    base: str, name: str, style: Style, steps: int, lr: float = 1e-3, enough: Callable[[], float] | None = None, target: float = 1.0,
+    gpt: GPT, tokenizer: Tokenizer, template: ChatTemplate, rows: Sequence[Conversation], config: TuningConfig, display: Display, *,
+    base: str, name: str, steps: int, lr: float = 1e-3, enough: Callable[[], float] | None = None, target: float = 1.0,
 ) -> Path:  # fmt: skip
     """Trains all weights of `gpt` on the rows' answers, for `steps` updates of 16 rows; returns the run that it is kept in.
 
@@ -38,13 +40,14 @@ def warm_start(
     enough       measures the model, every `LOOK_EVERY` updates: training ends at the first value of at least `target`
     Raises FloatingPointError for a loss that is not finite, KeyboardInterrupt, keeping nothing.
     """
-    sequences = encode_instructions(rows, tokenizer, gpt.config.n_positions, style=style, truncate=True)
+    rendered = encode_conversations(rows, tokenizer, template, gpt.config.n_positions, truncate=True)
+    sequences = [sequence.masked for sequence in rendered]
     micro_batch = min(16, len(sequences))
     schedule = "constant" if enough else "cosine"
     plan = TrainConfig(
         steps=steps, lr=lr, schedule=schedule, warmup_steps=min(20, steps // 4), weight_decay=0.0, micro_batch=micro_batch, seed=config.seed
     )
-    trainer = Trainer(gpt, plan, InstructionBatches(sequences), None, workers_for(gpt, plan))
+    trainer = Trainer(gpt, plan, MaskedBatches(sequences), None, workers_for(gpt, plan))
     found = math.nan
     with display:
         while trainer.result.step < steps and not found >= target:
@@ -57,7 +60,7 @@ def warm_start(
     trainer.close()
     gpt.eval()
     run = Run.create(name, background=False)
-    run.keep_settings(config, script="warm start", base=base, prompt_style=style, warm_start_steps=trainer.result.step)
+    run.keep_settings(config, script="warm start", base=base, warm_start_steps=trainer.result.step)
     run.tokenizer, run.facts = tokenizer, {"tokenizer_fingerprint": tokenizer.fingerprint()}
     run.save(trainer, best=True)
     run.log({"step": trainer.result.step, "ended": "finished"})
@@ -73,10 +76,10 @@ class AlignConfig(TuningConfig):
     rank: int = 16
     alpha: float = 32.0
     targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")
-    prompt_style: Style = "phi3"
-    """Prompt template, unless the base is an assistant, which has its own."""
+    template: TemplateName = "plain"
+    """How turns are written, unless the base is an assistant, which has a template of its own."""
     warm_steps: int = 200
-    """Updates on right answers first, unless the base is an assistant already (at most, where they end at a measured value). 0: none."""
+    """Updates on right answers first, unless the base is an assistant already; where they end at a measured value, at most. 0: none."""
     warm_lr: float = 1e-3
     """Their learning rate."""
     max_new_tokens: int = 16
@@ -90,39 +93,33 @@ class AlignConfig(TuningConfig):
 
 
 class Started(NamedTuple):
-    """Model, tokenizer, the checkpoint that they come from, and the template of the prompts that it knows."""
+    """Model, tokenizer, how turns are written, and the checkpoint that they come from."""
 
     gpt: GPT
     tokenizer: Tokenizer
+    template: ChatTemplate
     base: str
-    style: Style
 
 
 def answering_start(
-    config: AlignConfig, rows: Sequence[Instruction], reporter: Callable[[int], Display], *,
-    enough: Callable[[GPT, Tokenizer], float] | None = None, target: float = 1.0,
+    config: AlignConfig, rows: Sequence[Conversation], reporter: Callable[[int], Display], *,
+    enough: Callable[[GPT, Tokenizer, ChatTemplate], float] | None = None, target: float = 1.0,
 ) -> Started:  # fmt: skip
-    """The model to start from, as `starting_point` finds it; one that is only pretrained is first trained on the rows' right answers.
+    """The model to start from, as `starting_point` finds it; one without a chat template of its own, which is only pretrained, is first trained
+    on the rows' right answers, and its template is kept with it.
 
     enough, target   as in `warm_start`
     """
-    gpt, tokenizer, base = starting_point(config, [f"{row.instruction}\n{row.output}" for row in rows], reporter)
-    style = read_json_object(path).get("prompt_style") if (path := _settings_of(base)).is_file() else None
-    if style in get_args(Style):
-        return Started(gpt, tokenizer, base, style)
-    if not config.warm_steps:
-        return Started(gpt, tokenizer, base, config.prompt_style)
-    measure = None if enough is None else lambda: enough(gpt, tokenizer)
-    name = f"{run_name(config.data)}-start"
-    path = warm_start(
-        gpt, tokenizer, rows, config, reporter(config.warm_steps), base=base, name=name, style=config.prompt_style,
-        steps=config.warm_steps, lr=config.warm_lr, enough=measure, target=target,
-    )  # fmt: skip
-    print(f"warm start {path}")
-    return Started(gpt, tokenizer, str(path), config.prompt_style)
-
-
-def _settings_of(base: str) -> Path:
-    """The settings of the run that a checkpoint belongs to."""
-    path = Path(base)
-    return (path.parent.parent if path.parent.name == "checkpoints" else path) / "config.json"
+    gpt, tokenizer, base = starting_point(config, [message.content for row in rows for message in row.messages], reporter)
+    if own := saved_template(tokenizer):
+        return Started(gpt, tokenizer, own, base)
+    template = chat_template(config.template, tokenizer)
+    keep_template(tokenizer, template)
+    if config.warm_steps:
+        path = warm_start(
+            gpt, tokenizer, template, rows, config, reporter(config.warm_steps), base=base, name=f"{run_name(config.data)}-start",
+            steps=config.warm_steps, lr=config.warm_lr, enough=None if enough is None else lambda: enough(gpt, tokenizer, template), target=target,
+        )  # fmt: skip
+        print(f"warm start {path}")
+        base = str(path)
+    return Started(gpt, tokenizer, template, base)
