@@ -90,7 +90,7 @@ def main() -> None:
         some.refer_to(gpt, adapter)
     plan = training_plan(config, len(train), min(config.batch, len(train)), min(config.batch, len(train)), gpt.config.n_positions)
     a_run = open_run(
-        config, start.base, start.tokenizer, adapter, fingerprint(vars(parts)), data_source=data.source, prompt_style=start.style
+        config, start.base, start.tokenizer, adapter, fingerprint(vars(parts)), data_source=data.source
     )
     n_questions = len({pair.group for pair in parts.test})
     report.say(

@@ -34,7 +34,7 @@ def warm_start(
     gpt: GPT, tokenizer: Tokenizer, template: ChatTemplate, rows: Sequence[Conversation], config: TuningConfig, display: Display, *,
     base: str, name: str, steps: int, lr: float = 1e-3, enough: Callable[[], float] | None = None, target: float = 1.0,
 ) -> Path:  # fmt: skip
-    """Trains all weights of `gpt` on the rows' answers, for `steps` updates of 16 rows; returns the run that it is kept in.
+    """Trains all weights of `gpt` on the rows' answers, for `steps` updates of 16 rows; returns the checkpoint, in a run of its own.
 
     base, name   the model that `gpt` was read from; what the run is called
     enough       measures the model, every `LOOK_EVERY` updates: training ends at the first value of at least `target`
@@ -65,7 +65,8 @@ def warm_start(
     run.save(trainer, best=True)
     run.log({"step": trainer.result.step, "ended": "finished"})
     run.ranks.agree(0)  # the file of the first is there
-    return run.path
+    assert run.last
+    return run.last.path
 
 
 @dataclass(frozen=True)
