@@ -89,9 +89,7 @@ def main() -> None:
     for some in (train, validation):
         some.refer_to(gpt, adapter)
     plan = training_plan(config, len(train), min(config.batch, len(train)), min(config.batch, len(train)), gpt.config.n_positions)
-    a_run = open_run(
-        config, start.base, start.tokenizer, adapter, fingerprint(vars(parts)), data_source=data.source
-    )
+    a_run = open_run(config, start.base, start.tokenizer, adapter, fingerprint(vars(parts)), data_source=data.source)
     n_questions = len({pair.group for pair in parts.test})
     report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test pairs "

@@ -100,9 +100,7 @@ def main() -> None:
     adapter = set_trainable(gpt, config.trainable, LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets), config.seed)
     batch = min(config.batch, len(parts.train))
     plan = training_plan(config, len(parts.train), batch, batch, gpt.config.n_positions)
-    a_run = open_run(
-        config, start.base, start.tokenizer, adapter, fingerprint(vars(parts)), data_source=data.source
-    )
+    a_run = open_run(config, start.base, start.tokenizer, adapter, fingerprint(vars(parts)), data_source=data.source)
     report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test problems; base {start.base}"
     )

@@ -216,7 +216,7 @@ class Rollouts(Numbers):
         facts = {
             "reward": float(rewards.mean()), "right": float(exam.right(asked, answers).mean()),
             "kl": float((np.exp(difference) - difference - 1).mean()), "length": float(answers.n_tokens.mean()),
-            "ended": float(answers.ended.mean()), "groups_that_differ": float((groups.std(axis=1) > 1e-9).mean()),
+            "finished": float(answers.ended.mean()), "groups_that_differ": float((groups.std(axis=1) > 1e-9).mean()),
         }  # fmt: skip
         return (ids, np.zeros(len(ids), dtype=np.int64), targets, weight, old, reference), facts
 
