@@ -58,12 +58,12 @@ class DPOConfig(AlignConfig):
     """Cut answers that do not fit into the context; otherwise they are errors."""
     fractions: tuple[float, float, float] = (0.85, 0.05, 0.1)
     epochs: int = 1
-    batch: int = 16
+    batch: int = 8
     """Pairs per update."""
     lr: float = 1e-3
     warmup_steps: int = 20
     weight_decay: float = 0.0
-    warm_steps: int = 100
+    warm_steps: int = 80
     max_new_tokens: int = field(default=48, metadata=FREE)
     """Longest answer."""
     test_answers: int = field(default=40, metadata=FREE)

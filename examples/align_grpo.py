@@ -13,7 +13,7 @@ model with its adapters switched off; --resume RUN. What it is, and what was mea
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -62,7 +62,7 @@ class GRPOConfig(AlignConfig):
     """Share of validation problems that the warm start ends at."""
     fractions: tuple[float, float, float] = (0.8, 0.05, 0.15)
     epochs: int = 1
-    batch: int = 10
+    batch: int = 5
     """Problems per update, each with a group of answers."""
     lr: float = 1e-3
     warmup_steps: int = 10
@@ -100,6 +100,7 @@ def main() -> None:
     adapter = set_trainable(gpt, config.trainable, LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets), config.seed)
     batch = min(config.batch, len(parts.train))
     plan = training_plan(config, len(parts.train), batch, batch, gpt.config.n_positions)
+    plan = replace(plan, eval_every=max(plan.eval_every // 4, 1), log_every=max(plan.eval_every // 8, 1))  # the curve is what one looks at
     a_run = open_run(config, start.base, start.tokenizer, adapter, fingerprint(vars(parts)), data_source=data.source)
     report.say(
         f"split by seed {config.seed}: {len(parts.train):,} training, {len(parts.validation):,} validation, {len(parts.test):,} test problems; base {start.base}"

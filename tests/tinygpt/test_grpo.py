@@ -75,11 +75,11 @@ def test_problems_differ_and_are_right(name):
 
 
 def test_an_unknown_name_and_a_prompt_without_room_are_named(tmp_path):
-    with pytest.raises(ValueError, match="problems 'leters': expected letters, arithmetic, or a file .*; did you mean 'letters'"):
+    with pytest.raises(ValueError, match=r"problems 'leters': expected letters, arithmetic, or a file .*; did you mean 'letters'"):
         load_problems("leters")
     (tmp_path / "mine.json").write_text(json.dumps([{"question": "2?", "answer": "3"}]), encoding="utf-8")
     assert load_problems(tmp_path / "mine.json").rows[0].output == "3"
-    with pytest.raises(ValueError, match="row 1: a prompt of .* tokens, expected at most 2, so that an answer of 38 fits"):
+    with pytest.raises(ValueError, match=r"row 1: a prompt of .* tokens, expected at most 2, so that an answer of 38 fits"):
         exam(problems=PROBLEMS[1:], max_new_tokens=38)
     with pytest.raises(ValueError, match=r"template chatml: '<\|im_end\|>' is .* tokens of this tokenizer, expected one that ends"):
         Exam(GPT(SHAPE), TOKENIZER, chat_template("chatml", TOKENIZER), PROBLEMS)
@@ -89,7 +89,7 @@ def test_an_unknown_name_and_a_prompt_without_room_are_named(tmp_path):
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         GroupConfig(**wrong)
-    with pytest.raises(ValueError, match="GRPO: clip 1.5, beta 0.0, expected 0 < clip < 1"):
+    with pytest.raises(ValueError, match=r"GRPO: clip 1.5, beta 0.0, expected 0 < clip < 1"):
         GRPO(GPT(SHAPE), exam(), clip=1.5, beta=0.0)
 
 
@@ -177,7 +177,7 @@ def test_a_draw_depends_on_weights_and_number_alone():
     later = rollouts.drawn(which, 6)
     again = Rollouts(asks, range(6), GroupConfig(4, iterations=2, max_new_tokens=4), adapter).drawn(which, 4)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True)) and not np.array_equal(first[0], later[0])
-    ids, counted, targets, advantage, old, reference = first
+    ids, counted, *_, old, reference = first
     assert len(ids) == len(counted) == 8 and np.array_equal(old, reference)  # the adapter has not moved yet
     assert lines[0]["kl"] == 0 and 0 <= lines[0]["reward"] <= 1 and 1 <= lines[0]["length"] <= 4
     restored = Rollouts(asks, range(6), GroupConfig(4, iterations=2, max_new_tokens=4), adapter)

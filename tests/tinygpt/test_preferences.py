@@ -125,11 +125,11 @@ def test_default_pairs_ask_held_out_functions_apart():
 
 def test_what_does_not_fit_is_named_and_cut_on_request():
     long = Pair((Message("user", "Say red"),), "red " * 60, "red " * 61, "line 7")
-    with pytest.raises(ValueError, match="line 7: .* tokens, expected at most 49, as the context allows"):
+    with pytest.raises(ValueError, match=r"line 7: .* tokens, expected at most 49, as the context allows"):
         encode_pairs([long], TOKENIZER, TEMPLATE, 48)
     with pytest.raises(ValueError, match="line 7: two answers that are equal after they were cut"):
         encode_pairs([long], TOKENIZER, TEMPLATE, 48, truncate=True)
-    with pytest.raises(ValueError, match="a prompt of .* tokens, expected at most 4"):
+    with pytest.raises(ValueError, match=r"a prompt of .* tokens, expected at most 4"):
         encode_pairs(PAIRS, TOKENIZER, TEMPLATE, 4, truncate=True)
 
 
@@ -178,9 +178,9 @@ def test_a_margin_that_rounds_a_sigmoid_to_0_still_teaches():
 
 @pytest.mark.parametrize("wrong", [{"beta": 0.0}, {"beta": math.inf}, {"nll_weight": -1.0}])
 def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match="DPO: beta .*expected beta > 0 and nll_weight >= 0"):
+    with pytest.raises(ValueError, match=r"DPO: beta .*expected beta > 0 and nll_weight >= 0"):
         DPO(GPT(SHAPE), **wrong)
-    with pytest.raises(ValueError, match="DPO: z_loss 0.1, expected 0"):
+    with pytest.raises(ValueError, match=r"DPO: z_loss 0.1, expected 0"):
         DPO(GPT(SHAPE)).set_z_loss(0.1)
 
 

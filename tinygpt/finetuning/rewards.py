@@ -83,7 +83,7 @@ def arithmetic(rng: np.random.Generator) -> tuple[Problem, str]:
 PROBLEMS: dict[str, Callable[[np.random.Generator], tuple[Problem, str]]] = {"letters": letters, "arithmetic": arithmetic}
 """By name: draws a problem, and a key that is equal for problems which count as the same."""
 
-N_PROBLEMS = 2000  # that a name stands for, before they are split
+N_PROBLEMS = 1000  # that a name stands for, before they are split
 
 
 def load_problems(name_or_path: str | Path, seed: int = 0) -> Data[Problem]:
