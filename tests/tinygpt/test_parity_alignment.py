@@ -137,8 +137,8 @@ def test_dpo_is_trls():
     inputs |= {f"ref_{name}_logps": torch.tensor(reference[:, i]) for i, name in enumerate(("chosen", "rejected"))}
 
     def loss(x):
-        outputs = SimpleNamespace(log_probs=x, entropy=torch.zeros_like(x), num_correct=torch.tensor(0), logits=torch.zeros(8, 5, 2))
-        outputs.__dict__.update(is_correct=torch.zeros(8, 5), loss=torch.tensor(0.0))
+        none = torch.zeros_like(x)  # what it only reports
+        outputs = SimpleNamespace(log_probs=x, entropy=none, mean_logits=none, is_top1=none > 0)
         return trl.DPOTrainer._compute_loss(trainer, lambda **_: outputs, inputs, False)
 
     value, gradient = theirs(loss, tokens)  # first the chosen answers, then the rejected ones
