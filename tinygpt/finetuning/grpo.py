@@ -75,7 +75,7 @@ def advantages(rewards: np.ndarray, weighting: Weighting = "grpo") -> np.ndarray
     differ = deviation > 1e-9  # rounding of equal rewards must not be blown up to a spread
     if weighting == "best-of-n":
         best = np.arange(r.shape[1]) == r.argmax(axis=1)[:, None]
-        return (best & differ).astype(np.float32)
+        return np.asarray(best & differ, dtype=np.float32)
     return np.where(differ, (r - r.mean(axis=1, keepdims=True)) / np.where(differ, deviation, 1), 0).astype(np.float32)
 
 
@@ -94,7 +94,7 @@ class Drawn:
     @property
     def n_tokens(self) -> np.ndarray:
         """(N,) tokens of each answer, its end included."""
-        return np.array([len(ids) for ids in self.sequences]) - self.n_prompt
+        return np.array([len(ids) - n for ids, n in zip(self.sequences, self.n_prompt, strict=True)])
 
 
 class Exam:
@@ -146,7 +146,7 @@ class Exam:
 
     def right(self, which: Sequence[int] | np.ndarray, answers: Drawn) -> np.ndarray:
         """(N,) 1 for answers that are right and have ended, whatever the reward is."""
-        return graded(exact, [self.problems[i] for i in which], answers.texts) * answers.ended
+        return np.where(answers.ended, graded(exact, [self.problems[i] for i in which], answers.texts), 0.0)
 
 
 class Numbers:
@@ -285,7 +285,8 @@ def grpo_loss(
     if beta:
         apart = reference - policy
         loss = loss + (ag.exp(apart) - apart - 1.0) * beta
-    return (loss * weight).sum()
+    total: ag.Tensor = (loss * weight).sum()
+    return total
 
 
 def _least(a: ag.Tensor, b: ag.Tensor | float) -> ag.Tensor:

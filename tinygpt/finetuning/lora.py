@@ -350,9 +350,11 @@ def _install(model: Model, config: LoraConfig, chosen: Parts, seed: int = 0) -> 
     places = {}
     for name, parts in chosen.items():
         parent, _, attribute = name.rpartition(".")
-        module, layer = modules[name], _lora_layer(modules[name], config, stream, rng, parts)
+        module = modules[name]
+        assert isinstance(module, nn.Linear | nn.Embedding)
+        layer = _lora_layer(module, config, stream, rng, parts)
         layer.train(module.training)
-        places[name] = _Place(modules[parent], attribute, layer, modules[name])
+        places[name] = _Place(modules[parent], attribute, layer, module)
         places[name].put(layer)
     return Adapter(model, config, places)
 

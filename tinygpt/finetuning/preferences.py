@@ -183,8 +183,12 @@ def encode_pairs(
         if np.array_equal(chosen, rejected):
             rule = f"expected two that differ within the {n_positions + 1} tokens that are read; remove the row"
             raise InvalidInput(f"{pair.place}: two answers that are equal after they were cut, {rule}")
-        found.append(tuple(Masked(ids, np.arange(len(ids)) >= len(head)) for ids in (chosen, rejected)))
+        found.append((_after(head, chosen), _after(head, rejected)))
     return found
+
+
+def _after(head: np.ndarray, ids: np.ndarray) -> Masked:
+    return Masked(ids, np.arange(len(ids)) >= len(head))
 
 
 class PairBatches:
@@ -270,7 +274,8 @@ class DPO(Objective):
             return loss
         rows = np.arange(len(preferred))
         n_tokens = (targets[rows, preferred] != IGNORED).sum(axis=1).astype(np.float32)
-        return loss - (sums[rows, preferred] / backend.to_device(n_tokens)).mean() * self.nll_weight
+        likelihood: ag.Tensor = (sums[rows, preferred] / backend.to_device(n_tokens)).mean()
+        return loss - likelihood * self.nll_weight
 
 
 def _sums(policy: GPT, ids: Array, targets: Array) -> ag.Tensor:

@@ -43,9 +43,14 @@ def warm_start(
     rendered = encode_conversations(rows, tokenizer, template, gpt.config.n_positions, truncate=True)
     sequences = [sequence.masked for sequence in rendered]
     micro_batch = min(16, len(sequences))
-    schedule = "constant" if enough else "cosine"
     plan = TrainConfig(
-        steps=steps, lr=lr, schedule=schedule, warmup_steps=min(20, steps // 4), weight_decay=0.0, micro_batch=micro_batch, seed=config.seed
+        steps=steps,
+        lr=lr,
+        schedule="constant" if enough else "cosine",
+        warmup_steps=min(20, steps // 4),
+        weight_decay=0.0,
+        micro_batch=micro_batch,
+        seed=config.seed,
     )
     trainer = Trainer(gpt, plan, MaskedBatches(sequences), None, workers_for(gpt, plan))
     found = math.nan
