@@ -25,11 +25,12 @@ from tinygpt.evaluation.statistics import interval
 from tinygpt.fields import FREE, PathName
 from tinygpt.finetuning.common import fingerprint, fit, n_trainable, open_run, set_trainable, shorten, training_plan
 from tinygpt.finetuning.conversations import Answered, Conversation, answer_turns
+from tinygpt.finetuning.corruptions import KINDS
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.preferences import (
+    DOC_KINDS,
     DOC_PAIRS,
     DPO,
-    OTHER_KINDS,
     Pair,
     PairBatches,
     Ranking,
@@ -50,14 +51,16 @@ class DPOConfig(AlignConfig):
     script: ClassVar[str] = "examples/align_dpo.py"
     data: PathName = DOC_PAIRS
     """doc-pairs (text that every installation has), or a jsonl, json, csv or tsv file with prompt, chosen and rejected."""
-    beta: float = 0.05
+    kinds: tuple[str, ...] = DOC_KINDS
+    """With doc-pairs: corruptions that the rejected answers have; those of all other kinds are only measured."""
+    beta: float = 0.03
     """How hard it is to move from the reference: an implicit reward is beta times the change of an answer's log-probability."""
     nll_weight: float = 0.0
     """Weight of the chosen answers' own negative log-likelihood per token in the loss, which keeps them likely. 0: plain DPO."""
     truncate: bool = False
     """Cut answers that do not fit into the context; otherwise they are errors."""
     fractions: tuple[float, float, float] = (0.85, 0.05, 0.1)
-    epochs: int = 1
+    epochs: int = 2
     batch: int = 8
     """Pairs per update."""
     lr: float = 1e-3
@@ -76,14 +79,15 @@ def main() -> None:
     print(f"backend    {backend.reason}")
 
     # Pairs, checked and split; then the model to start from.
-    data = load_pairs(config.data, seed=config.seed)
+    data = load_pairs(config.data, config.seed, config.kinds)
     report.say("\n           ".join([f"data       {data.source}", *data.notes]))
     parts = split_pairs(data, config.fractions, seed=config.seed)
     start = answering_start(config, prompts(parts.train), Progress)
     gpt = start.gpt
     adapter = set_trainable(gpt, config.trainable, LoraConfig(config.rank, config.alpha, config.lora_dropout, config.targets), config.seed)
     train, validation, test = (batches(config, start, some) for some in (parts.train, parts.validation, parts.test))
-    others = doc_pairs(config.seed, OTHER_KINDS).held_out if config.data == DOC_PAIRS else []
+    more = [kind for kind in KINDS if kind not in (*config.kinds, "number")]  # few answers have a number
+    others = doc_pairs(config.seed, more).held_out if config.data == DOC_PAIRS else []
 
     # The reference: the adapter switched off. Its log-probabilities never change, so they are computed once.
     for some in (train, validation):

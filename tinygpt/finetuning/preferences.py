@@ -27,7 +27,7 @@ from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.data.windows import IGNORED
 from tinygpt.errors import InvalidInput
 from tinygpt.finetuning.conversations import Conversation, turns_of
-from tinygpt.finetuning.corruptions import corrupted
+from tinygpt.finetuning.corruptions import check_kinds, corrupted
 from tinygpt.finetuning.instructions import Instruction, doc_questions
 from tinygpt.finetuning.lora import Adapter
 from tinygpt.finetuning.masked import Masked, MaskedBatches
@@ -39,9 +39,8 @@ from tinygpt.models.protocols import Batch
 from tinygpt.storage.checked_json import Json
 
 DOC_PAIRS = "doc-pairs"
-DOC_KINDS = ("truncated", "closed", "off-topic", "spliced", "echo")
-OTHER_KINDS = ("neighbor", "negated", "repeated", "shuffled")
-"""Corruptions (`tinygpt.finetuning.corruptions`) that the rejected answers of "doc-pairs" have, and others that can be measured after it."""
+DOC_KINDS = ("truncated", "closed", "echo")
+"""Corruptions (`tinygpt.finetuning.corruptions`) that the rejected answers of "doc-pairs" have: what is wrong with them is their form."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,18 @@ class Pair:
 # ---- data --------------------------------------------------------------------------------------------------------------------------------
 
 
-def load_pairs(name_or_path: str | Path, seed: int = 0) -> Data[Pair]:
+def load_pairs(name_or_path: str | Path, seed: int = 0, kinds: Sequence[str] = DOC_KINDS) -> Data[Pair]:
     """Reads pairs of answers.
 
     name_or_path   "doc-pairs", or a file (.jsonl, .json, .csv, .tsv) with prompt, chosen and rejected: texts, or lists of messages, each
                    {"role": ..., "content": ...}. As messages, an answer is the assistant's turn that comes after the prompt; without a prompt,
                    both answers begin with it
-    seed           of the corruptions of "doc-pairs"
+    seed, kinds    of the corruptions of "doc-pairs"
     Raises ValueError, naming file and line, for a row without one of the three, an empty text, two equal answers, or turns out of order;
     FileNotFoundError for an unknown name.
     """
     if name_or_path == DOC_PAIRS:
-        return doc_pairs(seed)
+        return doc_pairs(seed, kinds)
     path, source = find_file(name_or_path, [DOC_PAIRS])
     table = read_table(path, ("prompt", "chosen", "rejected"))
     for name in ("chosen", "rejected"):
@@ -128,8 +127,10 @@ def doc_pairs(seed: int = 0, kinds: Sequence[str] = DOC_KINDS, per_question: int
 
     kinds          of the corruptions
     per_question   how many of them, drawn by the seed, each question to learn from has; held-out questions have all
-    Held-out pairs ask about functions of the validation documents alone, and their corruptions use other held-out answers only.
+    Held-out pairs ask about functions of the validation documents alone, and their corruptions use other held-out answers only. Raises
+    ValueError for an unknown kind.
     """
+    check_kinds(kinds)
     data = doc_questions()
 
     def pairs(rows: Sequence[Instruction], n: int) -> list[Pair]:
