@@ -61,7 +61,7 @@ class GRPOConfig(AlignConfig):
     warm_target: float = 0.2
     """Share of validation problems that the warm start ends at."""
     fractions: tuple[float, float, float] = (0.8, 0.05, 0.15)
-    epochs: int = 1
+    epochs: int = 2
     batch: int = 5
     """Problems per update, each with a group of answers."""
     lr: float = 1e-3

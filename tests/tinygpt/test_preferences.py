@@ -119,7 +119,7 @@ def test_default_pairs_ask_held_out_functions_apart():
     assert {pair.kind for pair in data.rows} == {pair.kind for pair in data.held_out} == set(DOC_KINDS)
     assert all(pair.chosen.strip() != pair.rejected.strip() for pair in data.rows + data.held_out)
     assert len(data.rows) == pytest.approx(2 * len(asked), abs=9)
-    with pytest.raises(ValueError, match="kind 'off topic': unknown, expected some of .*; did you mean 'off-topic'"):
+    with pytest.raises(ValueError, match=r"kind 'off topic': unknown, expected some of .*; did you mean 'off-topic'"):
         doc_pairs(3, ["off topic"])
 
 

@@ -27,7 +27,7 @@ from tinygpt.parallel.local import workers_for
 from tinygpt.runs.run import Run
 from tinygpt.training.trainer import Trainer
 
-LOOK_EVERY = 10  # updates between two looks at what has been learned
+LOOK_EVERY = 5  # updates between two looks at what has been learned
 
 
 def warm_start(
