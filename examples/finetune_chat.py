@@ -68,7 +68,7 @@ class ChatConfig(FinetuneConfig):
     fractions: tuple[float, float, float] = (0.85, 0.05, 0.1)
     truncate: bool = True
     """Leave out exchanges at a conversation's end that do not fit into the context; otherwise they are errors."""
-    epochs: int = field(default=4, metadata=FREE)
+    epochs: int = field(default=3, metadata=FREE)
     batch: int = 16
     """Conversations per update, computed in micro-batches of at most four of similar lengths."""
     lr: float = 1e-3

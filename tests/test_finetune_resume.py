@@ -20,6 +20,7 @@ CLASSIFIER = "--data rows.csv --epochs 4 --batch 8 --patience 9 --prompt-texts 2
 ASSISTANT = (
     "--data rows.json --epochs 4 --batch 8 --patience 9 --test-answers 2 --max-new-tokens 4 --fractions 0.6 0.2 0.2 --base base".split()
 )
+CHAT = "--data chats.jsonl --epochs 4 --batch 8 --patience 9 --test-rows 2 --max-new-tokens 4 --fractions 0.6 0.2 0.2 --base base".split()
 LORA = "--trainable lora --rank 2 --lora-dropout 0.2".split()
 
 
@@ -37,6 +38,15 @@ def folder(tmp_path_factory):
     (folder / "rows.csv").write_text("text,label\n" + "".join(f"{t},{t[0]}\n" for t in texts), encoding="utf-8")
     rows = [{"instruction": f"Say {t}", "output": t.split()[0]} for t in texts]
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    chats = [
+        {
+            "messages": [
+                {"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, [f"Say {t}", *t.split()], strict=True)
+            ]
+        }
+        for t in texts
+    ]
+    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)), encoding="utf-8")
     return folder
 
 
@@ -64,8 +74,9 @@ def finish(folder, script, *flags):
         ("finetune_classifier.py", CLASSIFIER + LORA),
         ("finetune_instructions.py", ASSISTANT),
         ("finetune_instructions.py", ASSISTANT + LORA),
+        ("finetune_chat.py", CHAT + LORA),
     ],
-    ids=["classifier", "classifier-lora", "assistant", "assistant-lora"],
+    ids=["classifier", "classifier-lora", "assistant", "assistant-lora", "chat-lora"],
 )
 def test_killed_and_resumed_it_ends_as_if_it_had_never_been_stopped(folder, request, script, flags):
     whole, parts = (f"{request.node.callspec.id}-{name}" for name in ("whole", "parts"))

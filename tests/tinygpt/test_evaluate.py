@@ -400,6 +400,9 @@ def test_a_fine_tuned_run_was_trained_on_its_bases_text_and_its_rows(a_run, tmp_
     (tmp_path / "tuned/config.json").write_text(json.dumps(config), encoding="utf-8")
     text = training_text(Checkpoint.open(tuned))
     assert "3 instructions" in text.source and sum(ends for _, ends in text.pieces()) == 4
+    chat = json.dumps(config | {"script": "examples/finetune_chat.py"})  # which reads the same rows as conversations
+    (tmp_path / "tuned/config.json").write_text(chat, encoding="utf-8")
+    assert "3 conversations" in training_text(Checkpoint.open(tuned)).source
     (tmp_path / "tuned/config.json").write_text(json.dumps(config | {"base": "random"}), encoding="utf-8")
     with pytest.raises(
         ValueError, match=r"tuned: its config.json names no corpus and no base with one, expected a run of a language model's"

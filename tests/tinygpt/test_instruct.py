@@ -24,9 +24,9 @@ from tinygpt.finetuning.instructions import (
     Instruction,
     InstructionBatches,
     InstructionData,
-    _summary,
     check_instructions,
     doc_questions,
+    docstring_summary,
     encode_instructions,
     generate_answers,
     group_instructions,
@@ -265,7 +265,7 @@ def test_doc_questions_keep_validation_documents_for_the_test():
 def test_summaries_are_first_sentences(text, summary):
     from tinygpt.data.corpora import Document
 
-    assert _summary(Document("numpy.x", text, 0)) == summary and _summary(Document("python.x", text, 0)) == ""
+    assert docstring_summary(Document("numpy.x", text, 0)) == summary and docstring_summary(Document("python.x", text, 0)) == ""
 
 
 rows_ = st.lists(st.integers(0, 20).map(lambda n: Instruction(f"Do  {n}", "x", "In" if n % 2 else "")), min_size=24, max_size=60)

@@ -15,6 +15,7 @@ A run of examples/finetune_chat.py has a chat template, and so have published as
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     say(f"template {template.name}\nType a turn; /help lists commands, an empty line ends.\n")
     chat = Chat(model, tokenizer, template, system=config.system, sampling=sampling, max_tokens=config.max_tokens, seed=config.seed)
-    for line in prompt_lines():
+    for line in prompt_lines() if sys.stdin.isatty() else takewhile(bool, map(str.strip, sys.stdin)):  # a file or a pipe gets no prompt
         try:
             pieces = answer_to(chat, line)
             if pieces is not None:

@@ -1,4 +1,4 @@
-"""The chat template that a checkpoint brings, written in Jinja: applied as transformers applies it, and cut into turns.
+"""The chat template that a checkpoint brings, written in Jinja (whose objects are typed Json here): applied as transformers applies it, and cut into turns.
 
     template = saved_template(tokenizer)      # chat_template.jinja, or chat_template in tokenizer_config.json; None where there is neither
 
@@ -13,16 +13,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, get_args
+from typing import get_args
 
 from tinygpt.data.chat_templates import ChatTemplate, Message, Part, TemplateName, chat_template, check_turns, joined
 from tinygpt.data.tokenizer import Tokenizer
-from tinygpt.errors import InvalidInput, MissingPackage
+from tinygpt.errors import InvalidInput, MissingPackage, did_you_mean
 from tinygpt.storage.checked_json import Json, parse_json
 
-Jinja = Any  # objects of the library, an extra
 TEMPLATE_FILE = "chat_template.jinja"
-_STAND_IN = re.compile("\ue000([0-9]+)\ue001")  # private characters: no text to learn from has them
+_STAND_IN = re.compile("\ue000aA([0-9]+)\ue001")  # private characters, which no text to learn from has, and letters, to see changes of case
 _LOADERS = {"Include": "include", "Import": "import", "FromImport": "from ... import", "Extends": "extends"}
 
 
@@ -73,7 +72,7 @@ class JinjaTemplate(ChatTemplate):
         self._program, self._tree = _compiled(self._library, text)
         known = tokenizer.roles or ({} if tokenizer.eos_id is None else {"eos_token": tokenizer.token_bytes(tokenizer.eos_id).decode()})
         self._names = {"bos_token": "", "eos_token": "", "tools": None, "documents": None, **known}
-        ask, answer = Message("user", "1"), Message("assistant", "2")
+        ask, answer = Message("user", "Why?"), Message("assistant", "So.")
         tails = [text for kind, text in self._pieces([ask, answer], reply=False)[1:] if kind < 0]
         tail = tails[-1] if tails else ""
         special = [token for token in tokenizer.special if token in tail]
@@ -105,7 +104,7 @@ class JinjaTemplate(ChatTemplate):
     def _pieces(self, messages: Sequence[Message], *, reply: bool) -> list[tuple[int, str]]:
         """(number of the turn, its text), and (-1, text) for what stands around and between them."""
         real = [Message(message.role, message.content.strip()) for message in messages]
-        standing = [Message(message.role, f"\ue000{i}\ue001") for i, message in enumerate(real)]
+        standing = [Message(message.role, f"\ue000aA{i}\ue001") for i, message in enumerate(real)]
         text, marked = self._render(real, reply), self._render(standing, reply)
         cut = _STAND_IN.split(marked)  # text, number, text, ...
         order = [int(number) for number in cut[1::2]]
@@ -156,7 +155,7 @@ def _library() -> ModuleType:
         ) from None
 
 
-def _compiled(library: ModuleType, text: str) -> tuple[Jinja, Jinja]:
+def _compiled(library: ModuleType, text: str) -> tuple[Json, Json]:
     """(template, syntax tree), in the surroundings that transformers gives templates: no access to Python's own objects, nothing to load."""
     environment = library.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[library.ext.loopcontrols, _generation_tag(library)]
@@ -172,22 +171,29 @@ def _compiled(library: ModuleType, text: str) -> tuple[Jinja, Jinja]:
     environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
     try:
         tree = environment.parse(text)
-        for node in tree.find_all(tuple(getattr(library.nodes, name) for name in _LOADERS)):
-            construct = _LOADERS[type(node).__name__]
-            raise InvalidInput(
-                f"chat template: line {node.lineno}: {{% {construct} %}}, expected a template in one file; not supported, choose another with --template"
-            )
-        known = {*environment.globals, *_defined(library, tree)}
-        for call in tree.find_all(library.nodes.Call):
-            if isinstance(call.node, library.nodes.Name) and call.node.name not in known:
-                rule = f"expected one of {', '.join(sorted(environment.globals))}"
-                raise InvalidInput(f"chat template: line {call.lineno}: function {call.node.name}(), {rule}; not supported")
+        _check_constructs(library, environment, tree)
         return environment.from_string(tree), tree
-    except library.exceptions.TemplateSyntaxError as error:  # unknown filters, tests and tags among them
+    except library.exceptions.TemplateSyntaxError as error:  # unknown tags, missing ends
         raise InvalidInput(f"chat template: line {error.lineno}: {error.message}, expected what transformers runs; not supported") from None
 
 
-def _defined(library: ModuleType, tree: Jinja) -> set[str]:
+def _check_constructs(library: ModuleType, environment: Json, tree: Json) -> None:
+    """Raises ValueError for the first construct that nothing here runs, also in a branch that these turns would not reach."""
+    nodes = library.nodes
+    for node in tree.find_all(tuple(getattr(nodes, name) for name in _LOADERS)):
+        found = f"{{% {_LOADERS[type(node).__name__]} %}}"
+        raise InvalidInput(f"chat template: line {node.lineno}: {found}, expected a template in one file; not supported")
+    functions = {*environment.globals, *_defined(library, tree)}
+    for kind, known in ((nodes.Filter, environment.filters), (nodes.Test, environment.tests), (nodes.Call, functions)):
+        for node in tree.find_all(kind):
+            name = node.name if kind is not nodes.Call else node.node.name if isinstance(node.node, nodes.Name) else None
+            if name is not None and name not in known:
+                what = "function" if kind is nodes.Call else kind.__name__.lower()
+                rule = f"expected one that transformers has; {did_you_mean(name, known, 'not supported')}"
+                raise InvalidInput(f"chat template: line {node.lineno}: {what} {name}, {rule}")
+
+
+def _defined(library: ModuleType, tree: Json) -> set[str]:
     """Names that the template gives to macros, their arguments and variables."""
     macros = {node.name for node in tree.find_all(library.nodes.Macro)}
     return macros | {node.name for node in tree.find_all(library.nodes.Name) if node.ctx in ("store", "param")} | {"caller"}
@@ -199,7 +205,7 @@ def _generation_tag(library: ModuleType) -> type:
     class Generation(library.ext.Extension):  # type: ignore[name-defined, misc]
         tags = {"generation"}  # noqa: RUF012 (as the library declares it)
 
-        def parse(self, parser: Jinja) -> Jinja:
+        def parse(self, parser: Json) -> Json:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return library.nodes.Scope(body, lineno=line)

@@ -20,6 +20,7 @@ from tinygpt.data.ngrams import LEAST_WORDS, normal_words, overlaps
 from tinygpt.data.streaming import StreamedCorpus, open_corpus
 from tinygpt.errors import InvalidInput, MissingFile, UserError
 from tinygpt.evaluation.items import Item
+from tinygpt.finetuning.conversations import load_conversations, split_conversations
 from tinygpt.finetuning.instructions import load_instructions, split_instructions
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.storage.checked_json import Json, read_json_object
@@ -53,11 +54,14 @@ def training_text(checkpoint: Checkpoint) -> TrainingText:
     config = read_json_object(checkpoint.run / "config.json")
     if "corpus" in config:
         return _pretraining(checkpoint.run, config)
-    if str(config.get("script")).endswith("finetune_instructions.py") and Path(str(config.get("base"))).exists():
+    kinds = {"finetune_instructions.py": ("instructions", _instructions), "finetune_chat.py": ("conversations", _conversations)}
+    script = Path(str(config.get("script"))).name
+    if script in kinds and Path(str(config.get("base"))).exists():
         base = training_text(Checkpoint.open(config["base"]))
-        rows = _instructions(config)
+        what, read = kinds[script]
+        rows = read(config)
         more = sum(len(text.encode()) for text, _ in rows)
-        source = f"{base.source}; {len(rows):,} instructions, {config['data']}"
+        source = f"{base.source}; {len(rows):,} {what}, {config['data']}"
         return TrainingText(source, lambda: itertools.chain(base.pieces(), rows), base.corpus, base.n_bytes + more)
     raise InvalidInput(
         f"{checkpoint.run}: its config.json names no corpus and no base with one, expected a run of a language model's training"
@@ -79,6 +83,11 @@ def _instructions(config: dict[str, Json]) -> list[tuple[str, bool]]:
     columns = {name: str(config.get(name, "")) for name in ("instruction_column", "input_column", "output_column")}
     parts = split_instructions(load_instructions(config["data"], **columns), tuple(config["fractions"]), seed=config["seed"])
     return [(f"{row.instruction}\n{row.input}\n{row.output}", True) for row in parts.train]
+
+
+def _conversations(config: dict[str, Json]) -> list[tuple[str, bool]]:
+    parts = split_conversations(load_conversations(config["data"]), tuple(config["fractions"]), seed=config["seed"])
+    return [("\n".join(message.content for message in row.messages), True) for row in parts.train]
 
 
 def looked_for(item: Item) -> str:

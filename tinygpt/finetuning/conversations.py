@@ -105,7 +105,7 @@ def turns_of(table: Table, place: str, turns: Sequence[Json]) -> list[Message]:
             shown = ", ".join(map(repr, turn)) if isinstance(turn, dict) else f"{turn!r:.40}"
             raise InvalidInput(f"{where}: turn {i}: {shown}, expected role and content, or from and value; correct or remove the row")
         speaker = turn[names[0]]
-        if speaker not in ROLES:
+        if not isinstance(speaker, str) or speaker not in ROLES:
             rule = f"expected one of {', '.join(ROLES)}"
             raise InvalidInput(f"{where}: turn {i}: {names[0]} {speaker!r:.40}, {rule}; correct or remove the row")
         found.append(Message(ROLES[speaker], _content(table, place, f"turn {i}: {names[1]}", turn[names[1]])))
@@ -141,25 +141,31 @@ def _alpaca(table: Table, place: str, values: dict[str, Json]) -> list[Message]:
     return [*found, Message("user", text("instruction") + given), Message("assistant", text("output"))]
 
 
-FOLLOW_UPS = ("first", "second", "last")
+ORDINALS = ("first", "second", "third")
+MOST_NAMES = 6  # parameters that a question names
 
 
 def doc_conversations() -> ConversationData:
-    """Follow-up questions about NumPy's functions: what one does, called by its signature; then "And its first parameter?". See `rows_of_docs`.
+    """Questions and follow-up questions about NumPy's functions, five conversations for each. See `rows_of_docs` for the split.
 
-    The first answer is the docstring's first sentence: knowledge, which a model has or guesses. The answers to follow-ups stand in the
-    conversation, but not in the question: they can be given only by a model that reads the turns before. Two conversations per function.
+    One begins with "What does numpy.sort(a, axis, kind) do?", answered by the docstring's first sentence: knowledge, which a model has or
+    guesses. Four begin with "How many parameters does numpy.sort(kind, a) name?", some of them in any order, as keywords may stand. Then come
+    follow-ups, "And its last parameter?": the answer stands in the conversation, but not in the question, so only a model that reads the turns
+    before can give it. Some of them and in any order, because a fixed list is learned by heart, and a model that knows it need not look.
     """
 
     def parse(document: Document) -> Iterator[Conversation]:
-        names, summary = parameters(document.text), docstring_summary(document)
+        names, summary = parameters(document.text)[:MOST_NAMES], docstring_summary(document)
         if len(names) < 2 or not 0 < len(summary) <= 120 or len(f"{document.name}{names}") > 90:
             return
-        ask, known = f"What does {document.name}({', '.join(names)}) do?", {"first": names[0], "second": names[1], "last": names[-1]}
         rng = np.random.default_rng(zlib.crc32(f"{names}{summary}".encode()))  # aliases of a function get the same questions
-        for number in range(2):
-            turns = [Message("user", ask), Message("assistant", summary)]
-            for which in rng.permutation(FOLLOW_UPS)[:2]:
+        for number in range(5):
+            some = [str(name) for name in rng.permutation(names)[: rng.integers(2, len(names) + 1)]] if number else names
+            call, known = f"{document.name}({', '.join(some)})", dict(zip(ORDINALS, some, strict=False)) | {"last": some[-1]}
+            turns = [Message("user", f"What does {call} do?"), Message("assistant", summary)]
+            if number:
+                turns = [Message("user", f"How many parameters does {call} name?"), Message("assistant", str(len(some)))]
+            for which in rng.permutation(list(known))[: 3 if number else 2]:
                 turns += [Message("user", f"And its {which} parameter?"), Message("assistant", known[which])]
             yield Conversation(tuple(turns), f"{document.name}, {number + 1}", document.group)
 
@@ -167,10 +173,7 @@ def doc_conversations() -> ConversationData:
         name = row.place.rpartition(",")[0]
         return "\n".join(message.content for message in row.messages).replace(name, "")
 
-    what, repeated = (
-        "questions and follow-up questions about NumPy's docstrings",
-        "rows that repeat another but for the function's name",
-    )
+    what, repeated = "questions and follow-up questions about NumPy's docstrings", "rows that repeat another but for the function's name"
     return ConversationData(DOCS, *rows_of_docs(what, parse, text, group_equal, repeated))
 
 
