@@ -14,12 +14,12 @@ from tests.strategies import seeds
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.evaluation import judge as judging
-from tinygpt.evaluation.corruptions import GOOD, KINDS, TRAINED_KINDS, Judged, corrupted, judged_answers
 from tinygpt.evaluation.judge import Judge, by_scores, judge_text, measure_judge, measure_position, pairs_of, trivial_scores
 from tinygpt.evaluation.judge_command import main
 from tinygpt.evaluation.judge_training import JudgeConfig
 from tinygpt.evaluation.statistics import _ranks, auc, kappa, kappa_interval, rank_correlation
 from tinygpt.finetuning.classifier import GPTClassifier
+from tinygpt.finetuning.corruptions import GOOD, KINDS, TRAINED_KINDS, Judged, corrupted, judged_answers
 from tinygpt.finetuning.instructions import Instruction
 from tinygpt.finetuning.rows import plain
 from tinygpt.finetuning.scoring import read_answers, token_f1, write_answers

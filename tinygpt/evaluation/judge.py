@@ -18,9 +18,9 @@ import numpy as np
 
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput
-from tinygpt.evaluation.corruptions import Judged
 from tinygpt.evaluation.statistics import Interval, auc, interval
 from tinygpt.finetuning.classifier import TextClassifier, encode
+from tinygpt.finetuning.corruptions import Judged
 from tinygpt.finetuning.encoder_classifier import open_classifier
 from tinygpt.finetuning.instructions import Instruction
 from tinygpt.inference.likelihood import choose

@@ -4,7 +4,7 @@
     python -m tinygpt judge train --base RUN --data FILE   # another model, your own instructions and answers
     python -m tinygpt judge train --kinds shuffled echo    # other kinds of bad answers to train on; the rest is held out
 
-Good answers are the rows' own; bad ones are made from them (tinygpt/evaluation/corruptions.py). A run directory holds the judge, report.txt
+Good answers are the rows' own; bad ones are made from them (tinygpt/finetuning/corruptions.py). A run directory holds the judge, report.txt
 and judge.json.
 """
 
@@ -23,7 +23,6 @@ import numpy as np
 from autograd import backend
 from tinygpt.cli import Progress, Report, exit_if_interrupted, settings
 from tinygpt.data.tokenizer import Tokenizer
-from tinygpt.evaluation.corruptions import KINDS, TRAINED_KINDS, Judged, check_kinds, judged_answers
 from tinygpt.evaluation.judge import (
     LABELS,
     REPORT,
@@ -47,6 +46,7 @@ from tinygpt.evaluation.statistics import Interval
 from tinygpt.fields import FREE, PathName, check_fields
 from tinygpt.finetuning.classifier import LabeledBatches, TextClassifier, balanced_weights, encode
 from tinygpt.finetuning.common import FinetuneConfig, any_starting_point, fingerprint, fit, open_run, set_trainable, training_plan
+from tinygpt.finetuning.corruptions import KINDS, TRAINED_KINDS, Judged, check_kinds, judged_answers
 from tinygpt.finetuning.encoder_classifier import classifier_on
 from tinygpt.finetuning.instructions import Instruction, load_instructions, split_instructions
 from tinygpt.finetuning.lora import LoraConfig

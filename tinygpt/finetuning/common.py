@@ -37,8 +37,9 @@ RANDOM = "random"  # the base of a model with random weights
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
-    """Settings of every fine-tuning. The scripts' own configs add to them, and give some another default or a plainer help text."""
+class TuningConfig:
+    """Settings of everything that starts from a pretrained model. The scripts' own configs add to them, and give some another default or a
+    plainer help text."""
 
     script: ClassVar[str] = ""
     data: PathName = ""
@@ -60,10 +61,6 @@ class FinetuneConfig:
     mlp.c_proj; a classifier's embeddings, too: wte, wpe."""
     fractions: Shares = (0.7, 0.1, 0.2)
     """Shares of training, validation and test rows."""
-    max_length: str = "context"
-    """Tokens that are read of each text, longer ones cut: a number, longest-training (as many as the longest training text has), or context."""
-    truncate: bool = False
-    """Cut texts that are longer than the context; otherwise they are errors."""
     epochs: int = field(default=3, metadata=FREE)
     """Passes over the training rows, at most."""
     batch: int = 16
@@ -87,6 +84,19 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, {1: "epochs batch pretrain_steps", 0: "seed"})  # TrainConfig and LoraConfig check the others
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(TuningConfig):
+    """Settings of fine-tuning on texts, which may be longer than the context."""
+
+    max_length: str = "context"
+    """Tokens that are read of each text, longer ones cut: a number, longest-training (as many as the longest training text has), or context."""
+    truncate: bool = False
+    """Cut texts that are longer than the context; otherwise they are errors."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.max_length in ("context", "longest-training") or (self.max_length.isdecimal() and int(self.max_length) > 0)):
             raise InvalidInput(f"max_length: {self.max_length!r}, expected a number of tokens, longest-training or context")
 
@@ -105,7 +115,7 @@ def length_limit(config: FinetuneConfig, most: int, training_lengths: Sequence[i
     return most, config.truncate
 
 
-def training_plan(config: FinetuneConfig, n_rows: int, batch: int, micro_batch: int, n_positions: int) -> TrainConfig:
+def training_plan(config: TuningConfig, n_rows: int, batch: int, micro_batch: int, n_positions: int) -> TrainConfig:
     """The settings in updates instead of epochs: two evaluations and about eight lines of metrics per epoch.
 
     batch   rows per update, at most n_rows, the training rows; computed `micro_batch` at a time, which must divide it
@@ -202,7 +212,7 @@ class Display(Reporter, AbstractContextManager[object], Protocol):
     """A `Reporter` that shows progress within its block, as `tinygpt.cli.Progress` does."""
 
 
-def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Display]) -> tuple[GPT, Tokenizer, str]:
+def starting_point(config: TuningConfig, texts: Sequence[str], reporter: Callable[[int], Display]) -> tuple[GPT, Tokenizer, str]:
     """As `any_starting_point`, for what needs a language model. Raises ValueError for a model of another kind."""
     model, tokenizer, base = any_starting_point(config, texts, reporter, kinds=(LANGUAGE_MODEL,))
     assert isinstance(model, GPT)
@@ -210,7 +220,7 @@ def starting_point(config: FinetuneConfig, texts: Sequence[str], reporter: Calla
 
 
 def any_starting_point(
-    config: FinetuneConfig, texts: Sequence[str], reporter: Callable[[int], Display], kinds: Sequence[str] = (LANGUAGE_MODEL, ENCODER)
+    config: TuningConfig, texts: Sequence[str], reporter: Callable[[int], Display], kinds: Sequence[str] = (LANGUAGE_MODEL, ENCODER)
 ) -> tuple[GPT | Encoder, Tokenizer, str]:
     """Model, tokenizer, and the checkpoint that they come from ("random": random weights), as `config.base` says; where it says nothing, the
     newest run of a language model's pretraining, and where there is none yet, a small model is pretrained first.
@@ -261,7 +271,7 @@ def pretrain_small(steps: int, progress: Display, seed: int = 0) -> Path:
 
 
 def open_run(
-    config: FinetuneConfig, base: str, tokenizer: Tokenizer, adapter: Adapter | None, data_fingerprint: str, name: str = "", **facts: Json
+    config: TuningConfig, base: str, tokenizer: Tokenizer, adapter: Adapter | None, data_fingerprint: str, name: str = "", **facts: Json
 ) -> Run:  # fmt: skip
     """The run to write to: the one that is resumed, or a new one, by default named after the data; config.json holds settings and facts."""
     if config.resume and not list_checkpoints(Path(config.resume)):

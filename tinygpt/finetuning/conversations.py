@@ -92,19 +92,24 @@ def _messages(table: Table, place: str, values: dict[str, Json]) -> tuple[str, l
     turns = values[field]
     if not isinstance(turns, list) or not turns:
         raise InvalidInput(f"{where}: {field} is {turns!r:.40}, expected a list of turns; correct or remove the row")
-    keys, found = set(), []
+    found = turns_of(table, place, turns)
+    return "OpenAI" if all("role" in turn for turn in turns) else "ShareGPT", found
+
+
+def turns_of(table: Table, place: str, turns: Sequence[Json]) -> list[Message]:
+    """A row's list of turns, OpenAI's (role, content) or ShareGPT's (from, value). Raises ValueError, naming the turn, for anything else."""
+    where, found = f"{table.path}: {place}", []
     for i, turn in enumerate(turns, start=1):
         names = next((pair for pair in (("role", "content"), ("from", "value")) if isinstance(turn, dict) and {*pair} <= turn.keys()), None)
         if names is None:
             shown = ", ".join(map(repr, turn)) if isinstance(turn, dict) else f"{turn!r:.40}"
             raise InvalidInput(f"{where}: turn {i}: {shown}, expected role and content, or from and value; correct or remove the row")
-        keys.add(names[0])
         speaker = turn[names[0]]
         if not isinstance(speaker, str) or speaker not in ROLES:
             rule = f"expected one of {', '.join(ROLES)}"
             raise InvalidInput(f"{where}: turn {i}: {names[0]} {speaker!r:.40}, {rule}; correct or remove the row")
         found.append(Message(ROLES[speaker], _content(table, place, f"turn {i}: {names[1]}", turn[names[1]])))
-    return "OpenAI" if keys == {"role"} else "ShareGPT", found
+    return found
 
 
 def _content(table: Table, place: str, what: str, value: Json) -> str:

@@ -5,6 +5,8 @@
     adapter.save("my-adapter")                         # adapter_config.json, adapter_model.safetensors: PEFT reads them
     with adapter.merged():                             # plain layers with the sum in them: no extra time, and any code can save them
         model.save_pretrained("my-model")
+    with adapter.switched_off():                       # the model as it was before the adapter, bit for bit: a reference without a second model
+        ...
     adapter = load_lora(base_model, "my-adapter")      # ours or PEFT's
 
 Why it is enough: what fine-tuning adds to a matrix W is close to a matrix of low rank, so it is looked for among products A B with few
@@ -183,11 +185,12 @@ def merged_layer(layer: LoraLayer) -> nn.Linear | nn.Embedding:
 
 
 class _Place(NamedTuple):
-    """Where a layer hangs in the model: `getattr(parent, attribute)`."""
+    """Where a layer hangs in the model: `getattr(parent, attribute)`; plain: the one that was there before, with the same frozen weights."""
 
     parent: nn.Module
     attribute: str
     layer: LoraLayer
+    plain: nn.Linear | nn.Embedding
 
     def put(self, module: nn.Linear | nn.Embedding | LoraLayer) -> None:
         """Installs a layer there. A classifier's output layer, which it never uses, keeps sharing the weights of the embedding."""
@@ -224,6 +227,18 @@ class Adapter:
             yield
             return
         self.merge()
+        try:
+            yield
+        finally:
+            self.unmerge()
+
+    @contextlib.contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """Within this block the model is the one before the adapter, bit for bit. Raises ValueError while it is merged."""
+        if self.is_merged:
+            raise InvalidInput("switched_off: the adapter is merged, expected one that stands apart; call unmerge first")
+        for place in self._places.values():
+            place.put(place.plain)
         try:
             yield
         finally:
@@ -335,9 +350,11 @@ def _install(model: Model, config: LoraConfig, chosen: Parts, seed: int = 0) -> 
     places = {}
     for name, parts in chosen.items():
         parent, _, attribute = name.rpartition(".")
-        module, layer = modules[name], _lora_layer(modules[name], config, stream, rng, parts)
+        module = modules[name]
+        assert isinstance(module, nn.Linear | nn.Embedding)
+        layer = _lora_layer(module, config, stream, rng, parts)
         layer.train(module.training)
-        places[name] = _Place(modules[parent], attribute, layer)
+        places[name] = _Place(modules[parent], attribute, layer, module)
         places[name].put(layer)
     return Adapter(model, config, places)
 

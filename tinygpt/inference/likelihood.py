@@ -2,6 +2,7 @@
 
 log_likelihood(model, tokenizer, text).nats_per_token        # also .bits_per_byte, .perplexity
 choose(model, tokenizer, "Text: dreadful\\nMood:", [" good", " bad"])   # the likelier answer, without any training
+target_log_probs(model, ids, targets)                 # with a graph: what losses of preferences and rewards are made of
 """
 
 import math
@@ -13,7 +14,7 @@ import numpy as np
 import autograd as ag
 from autograd import backend, inference, nn
 from tinygpt.data.tokenizer import Tokenizer
-from tinygpt.data.windows import pad
+from tinygpt.data.windows import IGNORED, pad
 from tinygpt.errors import InvalidInput
 from tinygpt.inference.text import prompt_ids
 from tinygpt.models.protocols import Decodable
@@ -73,6 +74,17 @@ def _nats(model: Decodable, hidden: ag.Tensor, targets: np.ndarray) -> np.ndarra
     logits = ag.cast(model.lm_head(hidden), model.wte.weight.dtype)
     nats: np.ndarray = -backend.to_host(ag.log_softmax(logits)[np.arange(len(targets)), targets].data)
     return nats
+
+
+def target_log_probs(model: Decodable, ids: np.ndarray, targets: np.ndarray) -> ag.Tensor:
+    """(K,) log-probabilities, in nats, of the K targets (B, T) that are not IGNORED, row by row; ids (B, T). With a graph, so that a loss can be
+    made of them: logits are computed at those K positions alone. Raises ValueError where none counts."""
+    rows, columns = np.nonzero(targets != IGNORED)
+    if not len(rows):
+        raise InvalidInput(f"target_log_probs: none of {targets.size} targets counts, expected at least one; is everything masked?")
+    hidden = model.hidden(ids)[rows, columns]  # (K, C)
+    logits = ag.cast(model.lm_head(hidden), model.wte.weight.dtype)  # (K, V)
+    return ag.log_softmax(logits)[np.arange(len(rows)), targets[rows, columns]]
 
 
 def log_likelihood(model: Decodable, tokenizer: Tokenizer, text: str, stride: int | None = None) -> Likelihood:

@@ -10,6 +10,7 @@ from autograd import Array, Parameter, RandomStream, Tensor, nn
 from autograd.optim import FlatOptimizer
 from tinygpt.config import GPTConfig
 from tinygpt.model_config import ModelConfig
+from tinygpt.storage.checked_json import Json
 
 if TYPE_CHECKING:
     from tinygpt.models.cache import View
@@ -41,11 +42,23 @@ class DrawnBatches(Protocol):
     def drawn(self, which: np.ndarray, number: int) -> Batch: ...
 
 
+@runtime_checkable
+class KeepsState(Protocol):
+    """`Batches` of which a checkpoint needs more than the number of the next one, as of answers that several updates learn from.
+
+    state()             JSON values
+    load_state(state)   restores what `state` gave
+    """
+
+    def state(self) -> dict[str, Json]: ...
+    def load_state(self, state: dict[str, Json]) -> None: ...
+
+
 class Trainable(Protocol):
     """What a trainer needs of a `Module`: GPT, Encoder and Seq2Seq (`tinygpt.models`) and the classifiers (`tinygpt.finetuning`) have it.
 
     loss(*batch)     mean loss over the targets of a batch that count, in nats, as a scalar
-    n_classes        among how many tokens or labels each prediction chooses: a uniform guess costs ln n_classes
+    n_classes        among how many tokens or labels each prediction chooses: a uniform guess costs ln n_classes; 0: nothing is chosen among
     dropout_stream   where all dropout masks come from; its seed and counter are part of a checkpoint
     """
 

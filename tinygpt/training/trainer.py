@@ -20,7 +20,7 @@ from autograd.limits import peak_bytes
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import BatchOrder
 from tinygpt.errors import Diverged, InvalidInput, NotDeterministic
-from tinygpt.models.protocols import Batch, Batches, DrawnBatches, GradientWorkers, Trainable
+from tinygpt.models.protocols import Batch, Batches, DrawnBatches, GradientWorkers, KeepsState, Trainable
 from tinygpt.storage.checked_json import Entries, Json
 from tinygpt.training.divergence import Divergence
 from tinygpt.training.loss_scale import loss_scale_for
@@ -182,6 +182,7 @@ class Trainer:
             },
             **self.divergence.state_dict(),
             **({} if self.loss_scale is None else {"loss_scale": self.loss_scale.state_dict()}),
+            **({"items": self.train_items.state()} if isinstance(self.train_items, KeepsState) else {}),
             "train": asdict(self.config),
             "environment": environment(self.processes),
         }
@@ -206,6 +207,8 @@ class Trainer:
         self.resumed = resumed_note(self.config, state.get("train"), self.result.step)
         if self.loss_scale is not None and "loss_scale" in state:  # a run that --override has switched to float16 starts its own
             self.loss_scale.load_state_dict(state["loss_scale"], f"{where}: loss_scale")
+        if isinstance(self.train_items, KeepsState) and "items" in state:
+            self.train_items.load_state(state["items"])
 
     def draw_from(self, batches_drawn: int) -> None:
         """The next micro-batch is number `batches_drawn` of the order."""
@@ -296,7 +299,8 @@ class _Loop:
             result.first_loss_nats = loss
             n = trainer.model.n_classes
             more = f"{', z-loss included' * bool(self.config.z_loss)}{', labels smoothed' * bool(self.config.label_smoothing)}"
-            self.reporter.note(f"first loss {loss:.3f} nats{more}; a uniform guess among {n:,} costs ln {n} = {math.log(n):.3f}")
+            if n:
+                self.reporter.note(f"first loss {loss:.3f} nats{more}; a uniform guess among {n:,} costs ln {n} = {math.log(n):.3f}")
         if spike := trainer.divergence.succeeded(result.step, loss, norm):
             self.reporter.note(spike)
         if trainer.workers and trainer.workers.note != self.noted:
