@@ -1,6 +1,6 @@
 """GGUF files: read back with the library `gguf` and compared with the model, tensor by tensor; what is refused, and how.
 
-That llama.cpp computes the same from them is checked by hand, with benchmarks/llama_cpp.py.
+That llama.cpp computes the same from them is checked by hand, with benchmarks/against_llama_cpp.py.
 """
 
 import dataclasses
