@@ -1,4 +1,4 @@
-"""Exercise 16: the loss of a batch that is cut into micro-batches.
+"""Exercise 16: loss of a batch cut into micro-batches.
 
 The loss of a batch is the mean over its tokens. A row may be padded, so micro-batches can hold different numbers of tokens.
 

@@ -1,4 +1,4 @@
-"""Exercise 17: a learning rate with warm-up and cosine decay.
+"""Exercise 17: warm-up and cosine decay.
 
 From step 1 the rate rises by equal amounts until it is `peak` at step `warmup`; from there half a cosine leads to 0 at step `n_steps`.
 
