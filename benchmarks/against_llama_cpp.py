@@ -101,7 +101,8 @@ def texts() -> dict[str, list[str]]:
     pages = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md"))]
     rng, known = np.random.default_rng(0), [chr(c) for c in range(0x30000) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
     pieces = [*known[:128], *" \n\t' 's 'LL 12 345 the\u0301".split(" "), "  ", "\r\n"]
-    drawn = ["".join(rng.choice(known if rng.random() < 0.3 else pieces) for _ in range(rng.integers(1, 16))) for _ in range(1000)]
+    one = lambda: (pool := known if rng.random() < 0.3 else pieces)[rng.integers(len(pool))]  # noqa: E731
+    drawn = ["".join(one() for _ in range(rng.integers(1, 16))) for _ in range(1000)]
     return {"paragraphs": "\n\n".join(pages).split("\n\n"), "drawn": drawn}
 
 

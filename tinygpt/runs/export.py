@@ -1,7 +1,7 @@
-"""Writes a run's model, or any checkpoint that loads here, as one GGUF file for llama.cpp and the programs built on it (Ollama, LM Studio).
+"""Writes a run's model, or any checkpoint that loads here, as one GGUF file for llama.cpp and the programs built on it.
 
     python -m tinygpt export runs/docs-001 model.gguf
-    llama-completion -m model.gguf -p "The answer is"
+    python -c "from llama_cpp import Llama; print(Llama('model.gguf', verbose=False)('Returns the', max_tokens=20)['choices'][0]['text'])"
 
 Which families and tokenizers, and how far the numbers agree: docs/gguf.md. Needs the extra: pip install "tinygpt[gguf]".
 """
