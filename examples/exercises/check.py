@@ -1,9 +1,10 @@
-"""Checks an exercise: which input's gradient is wrong, where and by how much. Finding the fix is up to you.
+"""Checks an exercise: which gradient or which law does not hold, where and by how much. Finding the fix is up to you.
 
 python -m tinygpt exercise        # the list, and your progress
 python -m tinygpt exercise 3      # one of them; where tinygpt is installed from elsewhere: python examples/exercises/check.py 3
 """
 
+import inspect
 import re
 import runpy
 import traceback
@@ -18,6 +19,7 @@ from autograd import Array, backend
 from tinygpt.arguments import command_parser
 from tinygpt.cli import run
 from tinygpt.errors import InvalidInput, MissingFile
+from tinygpt.storage.checked_json import Json
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -30,8 +32,8 @@ _TOLERANCE = {"float64": 1e-6, "float32": 1e-4}  # relative to the largest gradi
 class Verdict(NamedTuple):
     """What came out for one exercise.
 
-    right   every gradient has its input's shape and dtype and fits what moving the input shows, in float64 and in float32; backward
-            changed no array that it was given; forward is the exercise's own
+    right   of an op: every gradient has its input's shape and dtype and fits what moving the input shows, in float64 and in float32;
+            backward changed no array that it was given; forward is the exercise's own. Of a function: every law of the exercise holds
     lines   the same for people
     """
 
@@ -48,9 +50,13 @@ def exercises(folder: Path = FOLDER) -> dict[int, Path]:
 
 
 def check(path: Path, seed: int = 0) -> Verdict:
-    """Runs the op of an exercise file on random inputs and compares what backward returns with central differences, element by element."""
+    """Runs an exercise file on random inputs: an op's backward is compared with central differences, element by element, a function with its
+    laws."""
     try:
-        function, arrays = runpy.run_path(str(path))["inputs"](np.random.default_rng(seed))
+        names = runpy.run_path(str(path))
+        if "laws" in names:
+            return _check_laws(path, names, seed)
+        function, arrays = names["inputs"](np.random.default_rng(seed))
         y, dy, gradients, changed = _passes(function, arrays)
         expected = {name: _measured(function, arrays, name, dy) for name in arrays}
         single = {name: x.astype(np.float32) for name, x in arrays.items()}
@@ -70,6 +76,31 @@ def check(path: Path, seed: int = 0) -> Verdict:
         found = {name: _fault(name, of_single[name], x, expected[name]) for name, x in single.items()}
         lines += [f"gradient of {name} {single[name].shape}, once more in float32: {fault}" for name, fault in found.items() if fault]
     return Verdict(not any(found.values()), lines)
+
+
+def _check_laws(path: Path, names: dict[str, Json], seed: int) -> Verdict:
+    """A function against the laws of its exercise: the solution's, so that nobody changes them to suit the function."""
+    solution = FOLDER / "solutions" / path.name
+    laws = (runpy.run_path(str(solution)) if solution.exists() else names)["laws"]
+    functions = [names[name] for name in inspect.signature(laws).parameters if name != "rng"]
+    outcome = {what: _differs(*pair) for what, pair in laws(*functions, np.random.default_rng(seed)).items()}
+    return Verdict(not any(outcome.values()), [f"{what}: {fault or 'right'}" for what, fault in outcome.items()])
+
+
+def _differs(found: Json, expected: Json) -> str:
+    """How what a law looks at differs from what it expects; empty if it does not."""
+    have, wanted = np.asarray(found, dtype=float), np.asarray(expected, dtype=float)
+    if have.shape != wanted.shape:
+        return f"shape {have.shape}, expected {wanted.shape}"
+    difference = np.abs(have - wanted)
+    wrong = ~(difference <= _TOLERANCE["float64"] * max(1.0, float(np.abs(wanted).max(initial=0))))  # nan is wrong
+    if not wrong.any():
+        return ""
+    if not have.shape:
+        return f"{float(have):.6g}, expected {float(wanted):.6g}"
+    worst = np.unravel_index(int(np.argmax(np.where(np.isnan(difference), np.inf, difference))), have.shape)
+    at = ", ".join(str(int(i)) for i in worst)
+    return f"wrong in {int(wrong.sum())} of {have.size} numbers; worst at [{at}]: {have[worst]:.6g}, expected {wanted[worst]:.6g}"
 
 
 def _is_as_given(path: Path, seed: int, arrays: Arrays, y: np.ndarray) -> bool:
@@ -155,8 +186,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{sum(v.right for v in verdicts.values())} of {len(found)} fixed")
         return 0
     path = found[arguments.number]
-    verdict = check(path)
-    end = "fixed: every gradient is right" if verdict.right else "not yet"
+    verdict, is_function = check(path), "def laws(" in path.read_text(encoding="utf-8")
+    end = f"fixed: every {'law holds' if is_function else 'gradient is right'}" if verdict.right else "not yet"
     print("\n".join([f"exercise {arguments.number}, {path}", *(f"  {line}" for line in verdict.lines), end]))
     return 0 if verdict.right else 1
 

@@ -26,10 +26,19 @@ WRONG = {
     13: ("x", ""),
 }  # fmt: skip
 
+# Exercise whose function breaks laws -> (a law that does not hold, one that does)
+LAWS = {
+    14: ("sum of each row", "weights of later tokens"), 15: ("output of each token", "tokens in the cache"),
+    16: ("loss of ones of 2 and 10 tokens", "loss of three equal ones"), 17: ("largest rate, in peaks", "last rate"),
+    18: ("h.0.ln_1.weight", "wte.weight"), 19: ("norm with a tied output layer", "norm with one of the same numbers"),
+    20: ("share of each token, k = 3", "share of each token, k = 6"), 21: ("tokens that are in both parts", "tokens of a window"),
+    22: ("first move, for any gradient", None), 23: ("gradient on each of 2 ranks", "gradient on each of 1 ranks"),
+}  # fmt: skip
+
 
 def test_exercises_each_with_a_solution_and_a_line_in_the_readme():
     found = exercises()
-    assert list(found) == list(WRONG)
+    assert list(found) == [*WRONG, *LAWS]
     assert {p.name for p in found.values()} == {p.name for p in (FOLDER / "solutions").glob("*.py")}
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| (\d+) \| \[([\w.]+)\]\(\2\)", readme, flags=re.MULTILINE) == [(str(n), p.name) for n, p in found.items()]
@@ -57,6 +66,54 @@ def test_the_solution_is_right_and_differs_in_backward_only(number):
     assert broken[0] == fixed[0] and broken[2] != fixed[2]
 
 
+@pytest.mark.parametrize("number", LAWS)
+def test_the_checker_names_the_law_that_does_not_hold(number, capsys):
+    broken, holds = LAWS[number]
+    assert main([str(number)]) == 1
+    text = capsys.readouterr().out
+    assert re.search(
+        rf"^  {re.escape(broken)}: (wrong in \d+ of \d+ numbers; worst at \[[\d, ]+\]: )?[-.\de]+, expected [-.\de]+$", text, re.MULTILINE
+    )
+    assert holds is None or f"  {holds}: right\n" in text
+    assert text.endswith("not yet\n")
+
+
+@pytest.mark.parametrize("number", LAWS)
+def test_the_solution_keeps_the_laws_and_differs_in_the_function_only(number):
+    path = exercises()[number]
+    solution = FOLDER / "solutions" / path.name
+    assert all(check(solution, seed=seed).right and not check(path, seed=seed).right for seed in range(3))
+    broken, fixed = (p.read_text(encoding="utf-8").partition('"""\n\n')[2].partition("def laws") for p in (path, solution))
+    assert broken[0] != fixed[0] and broken[2] == fixed[2]
+
+
+def test_other_faults_of_functions_are_found_and_laws_are_the_solutions(tmp_path, capsys):
+    """Changed laws do not count, a function that does not run says so, another right function is right."""
+    wrong = {
+        "14_mask.py": ("return np.tril(p)", "p = np.tril(p, -1)\n    return p / np.maximum(p.sum(axis=1, keepdims=True), 1e-9)"),
+        "18_decay.py": ("- lr * decay * w for", "- lr * decay * w * (w.ndim == 1) for"),
+        "19_tied.py": ("in gradients.values()", "in {g.tobytes(): g for g in gradients.values()}.values()"),
+        "21_split.py": ("order = rng.permutation(len(windows))", "order = np.arange(len(windows))"),
+        "22_bias_correction.py": ("(1 - beta1 ** (t + 1))) + eps", "(1 - beta2)) + eps"),
+        "23_all_reduce.py": ("return [total.copy() for _ in gradients]", "return [total / len(gradients)] * len(gradients)"),
+        "16_average.py": ("return np.mean(", "return np.means("),
+    }
+    for name, (old, new) in wrong.items():
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        assert old in text
+        (tmp_path / name).write_text(text.replace(old, new), encoding="utf-8")
+        assert not check(tmp_path / name).right, name
+    assert "AttributeError" in "\n".join(check(tmp_path / "16_average.py").lines)
+    text = (FOLDER / "16_average.py").read_text(encoding="utf-8")
+    (tmp_path / "16_average.py").write_text(
+        text.partition("def laws")[0] + "def laws(loss, rng):\n    return {'all': (1, 1)}\n", encoding="utf-8"
+    )
+    assert not check(tmp_path / "16_average.py").right
+    right = text.replace("np.mean([nats.mean() for nats in micro_batches])", "np.concatenate(micro_batches).mean()")
+    (tmp_path / "16_average.py").write_text(right, encoding="utf-8")
+    assert main(["16", "--folder", str(tmp_path)]) == 0 and capsys.readouterr().out.endswith("fixed: every law holds\n")
+
+
 def test_fixing_a_file_changes_the_answer(tmp_path, capsys):
     for path in exercises().values():
         shutil.copy(path, tmp_path)
@@ -68,7 +125,7 @@ def test_fixing_a_file_changes_the_answer(tmp_path, capsys):
     assert "fixed: every gradient is right" in capsys.readouterr().out
     assert main(["--folder", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert " 1  fixed   tanh " in out and out.endswith(f"1 of {len(WRONG)} fixed\n")
+    assert " 1  fixed   tanh " in out and out.endswith(f"1 of {len(WRONG) + len(LAWS)} fixed\n")
 
 
 @pytest.mark.parametrize(

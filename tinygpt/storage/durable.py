@@ -98,16 +98,22 @@ def read_digest(path: Path) -> Written:
 
 def replace_file(path: Path, data: bytes | str | Iterable[Chunk], *, writer: str = "") -> Written:
     """Gives a file new content (all of it, or chunks): a reader finds the old or the new. `writer` tells apart those who do it at once."""
+    with replacing(path, writer) as temporary:
+        return write_file(temporary, [data.encode("utf-8")] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, writer: str = "") -> Iterator[Path]:
+    """A temporary path next to `path`, for whoever writes a file: it gets its name when the block ends, or is deleted if that fails."""
     temporary = path.with_name(f"{PARTIAL}{writer}{path.name}")
     try:
-        written = write_file(temporary, [data.encode("utf-8")] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)
+        yield temporary
         disk().replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     sync_directory(path.parent)
-    return written
 
 
 def write_directory(final: Path, files: Mapping[str, Iterable[Chunk]], manifest: Callable[[dict[str, Written]], bytes]) -> None:

@@ -1,0 +1,26 @@
+"""Exercise 18: weight decay.
+
+AdamW's decay makes matrices smaller by lr * decay of themselves in every step. Biases, and the weights of norms, are left out of it.
+
+    python -m tinygpt exercise 18
+"""
+
+
+def decayed(parameters, *, lr, decay):
+    """{name: array} after the decay of one step."""
+    return {name: w - lr * decay * w for name, w in parameters.items()}
+
+
+def laws(decayed, rng):
+    """What must hold, whatever the weights: what is looked at -> (found, expected)."""
+    shapes = {
+        "wte.weight": (7, 4),
+        "h.0.ln_1.weight": (4,),
+        "h.0.ln_1.bias": (4,),
+        "h.0.mlp.c_fc.weight": (4, 6),
+        "h.0.mlp.c_fc.bias": (6,),
+    }
+    before = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    after = decayed({name: w.copy() for name, w in before.items()}, lr=0.1, decay=0.2)
+    kept = {name: 1 if len(shape) == 1 else 0.98 for name, shape in shapes.items()}
+    return {name: (after[name], kept[name] * before[name]) for name in shapes}
