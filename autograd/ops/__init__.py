@@ -31,6 +31,7 @@ from autograd.ops.attention import scaled_dot_product_attention
 from autograd.ops.dropout import RandomStream, dropout
 from autograd.ops.elementwise import add, cast, divide, exp, log, maximum, multiply, negate, power, sqrt, subtract, where
 from autograd.ops.embedding import embedding
+from autograd.ops.group import copy_to_group, split_linear_cross_entropy, sum_over_group
 from autograd.ops.loss import cross_entropy, linear_cross_entropy
 from autograd.ops.matmul import linear, matmul
 from autograd.ops.normalization import layer_norm, rms_norm
@@ -39,10 +40,11 @@ from autograd.ops.rotary import rotary_embedding
 from autograd.ops.shape import broadcast_to, concatenate, index, reshape, split, stack, transpose
 
 __all__ = [
-    "RandomStream", "add", "broadcast_to", "cast", "concatenate", "cross_entropy", "divide", "dropout", "embedding", "exp",
+    "RandomStream", "add", "broadcast_to", "cast", "concatenate", "copy_to_group", "cross_entropy", "divide", "dropout", "embedding", "exp",
     "gated_product", "gelu", "gelu_exact", "index", "layer_norm", "linear", "linear_cross_entropy", "log", "log_softmax", "logsumexp",
     "matmul", "max", "maximum", "mean", "multiply", "negate", "power", "relu", "reshape", "rms_norm", "rotary_embedding",
-    "scaled_dot_product_attention", "sigmoid", "silu", "soft_cap", "softmax", "split", "sqrt", "squared_relu", "stack", "subtract", "sum", "tanh", "transpose", "var",
+    "scaled_dot_product_attention", "sigmoid", "silu", "soft_cap", "softmax", "split", "split_linear_cross_entropy", "sqrt", "squared_relu",
+    "stack", "subtract", "sum", "sum_over_group", "tanh", "transpose", "var",
     "where",
 ]  # fmt: skip
 

@@ -150,6 +150,11 @@ class FlatOptimizer:
         """Norm of what the last `step` subtracted from the weights, see `last_change`. It is computed again from the state, in pieces."""
         return math.sqrt(sum(self.squared_update_norm(group, piece) for group in self.groups))
 
+    def weight_norm(self, piece: int = 1 << 20) -> float:
+        """Norm of all weights together, computed in pieces."""
+        parts = (self.weight[i : i + piece] for i in range(0, self.weight.size, piece))
+        return math.sqrt(sum(float(xp.dot(part, part)) for part in parts))
+
     def squared_update_norm(self, group: Group, piece: int) -> float:
         total = 0.0
         for start in range(group.part.start, group.part.stop, piece):
@@ -193,7 +198,7 @@ class FlatOptimizer:
 
     def load_state(self, key: str, given: Mapping[str, Array]) -> None:
         """Copies one array of the state, which comes by parameter name."""
-        for name, moment in self.state_arrays()[key].items():
+        for name, moment in FlatOptimizer.state_arrays(self)[key].items():  # the views: a subclass may gather arrays from other ranks
             moment[...] = xp.asarray(checked_moment(self._class, name, given[name], moment.shape))
 
     def gather_gradients(self) -> None:

@@ -34,6 +34,7 @@ from autograd.ops.attention import Attention
 from autograd.ops.dropout import Dropout
 from autograd.ops.elementwise import Add, Cast, Divide, Exp, Log, Maximum, Multiply, Negate, Power, Sqrt, Subtract, Where
 from autograd.ops.embedding import Embedding
+from autograd.ops.group import CopyToGroup, SplitLinearCrossEntropy, SumOverGroup
 from autograd.ops.loss import CrossEntropy, LinearCrossEntropy
 from autograd.ops.matmul import Linear, MatMul
 from autograd.ops.normalization import LayerNorm, RMSNorm
@@ -603,3 +604,80 @@ def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
         lambda x, weight, *bias: mean_loss(capped(np.einsum("...c,vc->...v", x, weight) + sum(bias)), targets, **options),
         [x, weight, *bias],
     )
+
+
+# Between ranks: one of a group whose others are played here; with real ones: tests/tinygpt/test_tensor_parallel.py --------------------
+
+
+class Alike:
+    """A rank of a group in which all hold the same and compute the same."""
+
+    rank = 0
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def all_reduce(self, array: Any) -> None:
+        array *= self.size
+
+    def all_gather(self, part: Any, out: Any, lengths: Any) -> None:
+        raise NotImplementedError
+
+
+def through_a_group(op: type[ag.Op]) -> None:
+    """Each rank enters and leaves: then the gradient of one rank is that of the result, which all have."""
+
+    @case(op)
+    def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
+        group = Alike(draw(st.integers(1, 4)))
+
+        def call(x: ag.Tensor) -> ag.Tensor:
+            return ag.sum_over_group(ag.tanh(ag.copy_to_group(x, group)), group)
+
+        return Case(call, lambda x: group.size * each(math.tanh)(x), [normal(rng, draw(shapes(scale=scale, empty=True)))])
+
+
+through_a_group(CopyToGroup)
+through_a_group(SumOverGroup)
+
+
+class OthersFixed:
+    """A rank of a group in which the logits of the others, (N, V - V_r), do not depend on what it holds."""
+
+    def __init__(self, rank: int, logits: list[np.ndarray], targets: np.ndarray, n_classes: int) -> None:
+        self.rank, self.size, self.parts = rank, len(logits), []
+        for r, z in enumerate(logits):
+            own = targets.reshape(-1) - n_classes * r // self.size
+            here = (own >= 0) & (own < z.shape[1])
+            at_target = np.where(here, z[np.arange(len(z)), np.where(here, own, 0)], 0)
+            self.parts.append(np.stack([z.max(1), np.exp(z - z.max(1, keepdims=True)).sum(1), at_target, z.sum(1)]))
+
+    def all_reduce(self, array: Any) -> None:
+        pass
+
+    def all_gather(self, part: Any, out: Any, lengths: Any) -> None:
+        out[...] = backend.to_device(np.stack(self.parts).reshape(-1)).astype(out.dtype)
+        out.reshape(self.size, -1)[self.rank] = part
+
+
+@case(SplitLinearCrossEntropy)
+def _(draw: st.DrawFn, rng: np.random.Generator, scale: str) -> Case:
+    targets, n_classes, options = draw_targets(draw, rng, scale)
+    size = draw(st.integers(1, min(3, n_classes)))
+    rank, n_channels, softcap = draw(st.integers(0, size - 1)), draw(lengths(scale)), draw(st.sampled_from([0.0, 0.0, 1.5]))
+    capped = each(lambda z: softcap * math.tanh(z / softcap)) if softcap else lambda z: z
+    bounds = [n_classes * r // size for r in range(size + 1)]
+    logits = [capped(normal(rng, (targets.size, end - start))) for start, end in itertools.pairwise(bounds)]
+    group = OthersFixed(rank, logits, targets, n_classes)
+
+    def expected(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        own = capped(np.einsum("...c,vc->...v", x, weight)).reshape(logits[rank].shape)
+        z = np.concatenate([*logits[:rank], own, *logits[rank + 1 :]], axis=1)
+        return mean_loss(z, targets, **options)
+
+    weight = normal(rng, (bounds[rank + 1] - bounds[rank], n_channels)) / math.sqrt(n_channels)
+    options_here = options | {"n_classes": n_classes, "softcap": softcap, "chunk": targets.size}  # of all rows, as the others' logits are
+    return Case(
+        lambda x, weight: ag.split_linear_cross_entropy(x, weight, targets, group, **options_here),
+        expected, [normal(rng, (*targets.shape, n_channels)), weight],
+    )  # fmt: skip

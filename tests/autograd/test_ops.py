@@ -17,6 +17,7 @@ from autograd import dispatch
 from autograd.backend import to_device, to_host
 from autograd.ops.activation import Tanh
 from autograd.ops.elementwise import Cast
+from autograd.ops.group import SplitLinearCrossEntropy
 from autograd.ops.loss import CrossEntropy, LinearCrossEntropy
 from autograd.testing import check_grads, nodes_of
 from tests.autograd.cases import CASES, Case
@@ -25,6 +26,8 @@ from tests.strategies import layouts
 
 # Without a gradient; test_optim.py and test_muon.py compare their kernels.
 OPTIMIZER_OPS = {"AdamWUpdate", "MuonUpdate", "SGDUpdate", "SquaredNorm"}
+
+LOSSES = (CrossEntropy, LinearCrossEntropy, SplitLinearCrossEntropy)
 
 pytestmark = pytest.mark.usefixtures("reference_kernels")  # tests of kernels ask for them
 each_op = pytest.mark.parametrize("op", CASES, ids=lambda op: op.__name__)
@@ -153,7 +156,7 @@ def test_float16_is_float32_rounded_once(op: type[ag.Op], data: st.DataObject):
         y.backward(dy)
         right.backward(dy)
         for mine, theirs in zip(*outputs, strict=True):
-            assert mine.dtype == (np.float32 if op in (CrossEntropy, LinearCrossEntropy) else np.float16)
+            assert mine.dtype == (np.float32 if op in LOSSES else np.float16)
             _within_a_rounding(mine.data, theirs.data)
         for t, u in zip(narrow, wide, strict=True):
             assert (t.grad is None) == (u.grad is None)

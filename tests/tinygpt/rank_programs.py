@@ -14,6 +14,10 @@ from tinygpt.config import TrainConfig
 from tinygpt.data.windows import Windows
 from tinygpt.parallel.communicator import tell, world
 from tinygpt.parallel.data import DataParallel
+from tinygpt.parallel.divided import Divided, MeshWorkers, divide
+from tinygpt.parallel.mesh import Mesh, Shape
+from tinygpt.parallel.split_state import joined
+from tinygpt.parallel.tensor import join
 from tinygpt.training.metrics import measure
 from tinygpt.training.optimizers import make_optimizer
 from tinygpt.training.step import train_step
@@ -123,9 +127,32 @@ def training(ranks, seed, dtype="float64", kind="adamw", n_batches=2, dropout=0.
     ]
 
 
+def tensor_training(ranks, options, seed, dtype="float64", kind="adamw", n_batches=1, steps=10, dropout=0.1):
+    """(losses and norms, all weights, all of the optimizer's state) after updates with clipping of a model that the ranks share by heads."""
+    config = GPTConfig(**{"n_layer": 2, "n_head": 4, "n_embd": 16, "n_positions": 6, "vocab_size": 19, "dropout": dropout, **options})
+    model, rng = GPT(config, seed=seed), np.random.default_rng(seed)
+    for p in model.parameters():
+        p.data = (p.data + 0.1 * rng.standard_normal(p.shape)).astype(dtype)  # biases and norms, too
+    mesh = Mesh(Shape(tensor=ranks.size), ranks)
+    part = divide(model, mesh)
+    workers = MeshWorkers(part, mesh, 3)
+    optimizer = make_optimizer(part, TrainConfig(optimizer=kind, lr=1e-2, weight_decay=0.1, steps=100), workers.optimizer_class)
+    ids = rng.integers(0, config.vocab_size, (steps, n_batches, 3, 7))
+    targets = ids[..., 1:].copy()
+    targets[rng.random(targets.shape) < 0.3] = -100
+    numbers = []
+    for step in range(steps):
+        loss, norm = train_step(part, optimizer, list(zip(ids[step, ..., :-1], targets[step], strict=True)), max_norm=0.5, workers=workers)
+        numbers += [float(loss), float(norm), optimizer.update_norm()]
+    weights = {name: p.data.tolist() for name, p in join(part, mesh.tensor).named_parameters()}
+    own = super(Divided, optimizer).state_arrays()  # a checkpoint's is complete at the first rank alone
+    return numbers, weights, {k: {n: joined(n, a, config, mesh.tensor).tolist() for n, a in state.items()} for k, state in own.items()}
+
+
 if __name__ == "__main__":
     program, *arguments = sys.argv[1:]
-    found = {"laws": laws, "many_laws": many_laws, "training": training}[program](world(), *map(json.loads, arguments))
+    programs = {"laws": laws, "many_laws": many_laws, "training": training, "tensor": tensor_training}
+    found = programs[program](world(), *map(json.loads, arguments))
     everywhere = [tell(world(), json.dumps(found), root) for root in range(world().size)]
     assert len(set(everywhere)) == 1, "ranks differ"  # bit for bit
     if world().rank == 0:

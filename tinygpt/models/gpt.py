@@ -7,7 +7,7 @@ of GPT-2's published tensors (wte, wpe, h.0.attn.c_attn, ...), so `named_paramet
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -138,6 +138,7 @@ class GPT(Model):
     config_class = GPTConfig
     config: GPTConfig
     h: Sequence[Block | ComposedBlock]
+    cross_entropy: Callable[..., ag.Tensor] = staticmethod(ag.linear_cross_entropy)
 
     def __init__(self, config: GPTConfig, seed: int = 0, *, _empty: bool = False) -> None:
         super().__init__(config, seed)
@@ -220,12 +221,16 @@ class GPT(Model):
         Output layer and loss are one op, so the (B T, V) logits never exist at once.
         """
         with nn.weights_in(self, self.dtype):
-            x = self.lm_head.scaled(self.hidden(ids, attention_mask))
-            return ag.linear_cross_entropy(
-                x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index,
-                softcap=self.config.logit_softcap or 0.0, z_loss=self.z_loss if self.training else 0.0,
-                label_smoothing=self.label_smoothing if self.training else 0.0,
-            )  # fmt: skip
+            return self.loss_of(self.hidden(ids, attention_mask), targets, ignore_index=ignore_index)
+
+    def loss_of(self, hidden: ag.Tensor, targets: ArrayLike, *, ignore_index: int = -100) -> ag.Tensor:
+        """The loss, from the output (B, T, C) of `hidden`."""
+        x = self.lm_head.scaled(hidden)
+        return self.cross_entropy(
+            x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index,
+            softcap=self.config.logit_softcap or 0.0, z_loss=self.z_loss if self.training else 0.0,
+            label_smoothing=self.label_smoothing if self.training else 0.0,
+        )  # fmt: skip
 
     if TYPE_CHECKING:  # of a layer above: tinygpt.inference.decoding
 

@@ -65,6 +65,20 @@ class Trainable(Protocol):
 
 
 @runtime_checkable
+class Divided(Protocol):
+    """A model of which this process holds a part, as `tinygpt.parallel.divided.DividedGPT`: all ranks call these methods together."""
+
+    def complete(self) -> Trainable | None:
+        """The model with all of its weights at the first rank, None at others."""
+
+    def empty(self) -> Trainable:
+        """A complete model whose weights are not set."""
+
+    def take(self, model: Trainable) -> None:
+        """Copies this process's part of a complete model's weights."""
+
+
+@runtime_checkable
 class Classifies(Protocol):
     """A model whose predictions are right or wrong, as a classifier's are."""
 
@@ -143,11 +157,13 @@ class GradientWorkers(Protocol):
     n          how many, this process included
     note       what a user should know of the choice of n; empty: nothing
     ranks      the programs that train together, each with its own trainer and its own workers; one, unless `mpiexec` started them
+    measuring  those of them that measure a loss on different batches: one for each copy of the model
     """
 
     n: int
     note: str
     ranks: Communicator
+    measuring: Communicator
 
     def optimizer_class(self, cls: type[FlatOptimizer]) -> type[FlatOptimizer]:
         """What to make instead of an optimizer of that class: one whose state ranks share, or the same."""
@@ -155,6 +171,9 @@ class GradientWorkers(Protocol):
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array | None:
         """Adds to the gradients those of the sum of share times mean loss over the batches, and returns that sum. None, and nothing done,
         where this process computes these batches better (or as well) alone."""
+
+    def first_found(self, text: str) -> str:
+        """What the ranks have found in their parts of the model: the first text that is not empty."""
 
     def close(self) -> None:
         """Ends the other processes; the next `gradients` starts them again."""

@@ -82,6 +82,14 @@ def threads_of(ranks: Communicator) -> int:
     return n_threads() if "AUTOGRAD_THREADS" in os.environ else max(1, min(n_threads(), (os.cpu_count() or 1) // ranks.here))
 
 
+def crowded(ranks: Communicator) -> str:
+    """What more ranks than cores cost; empty where there are not more."""
+    here, cores = ranks.here, os.cpu_count() or 1
+    if here <= cores or backend.name != "numpy":
+        return ""
+    return f"{here} ranks share {cores} cores and take turns: an update takes at least {here / cores:.3g} times as long"
+
+
 class DataParallel:
     """The ranks of a communicator, each with a copy of the model and a `Trainer` of its own. A `GradientWorkers`.
 
@@ -96,10 +104,8 @@ class DataParallel:
                 f"TrainConfig.micro_batch: {rows} rows, {rule}; take a larger one (--micro-batch, --batch), or start fewer ranks"
             )
         self.model, self.ranks, self.n, self.shard = model, ranks, ranks.size, shard
-        here, cores = ranks.here, os.cpu_count() or 1
-        self.n_threads, self.note = threads_of(ranks), ""
-        if here > cores and backend.name == "numpy":
-            self.note = f"{here} ranks share {cores} cores and take turns: an update takes at least {here / cores:.3g} times as long"
+        self.measuring: Communicator = ranks
+        self.n_threads, self.note = threads_of(ranks), crowded(ranks)
         for _, p in model.named_parameters():
             ranks.broadcast(p.data)
 
@@ -126,6 +132,9 @@ class DataParallel:
         total = backend.xp.asarray(loss).reshape(1)
         self.ranks.all_reduce(total)
         return total[0]
+
+    def first_found(self, text: str) -> str:
+        return text
 
     def close(self) -> None:
         """Ranks end with their programs."""

@@ -115,6 +115,7 @@ class LocalWorkers:
     def __init__(self, model: Trainable, n: int, *, may_fail: bool = False, note: str = "") -> None:
         self.model, self.n, self.may_fail, self.note = model, n, may_fail, note
         self.ranks: Communicator = OneRank()
+        self.measuring: Communicator = self.ranks
         self.replicas: Replicas | None = None
 
     def optimizer_class(self, cls: type[FlatOptimizer]) -> type[FlatOptimizer]:
@@ -133,6 +134,9 @@ class LocalWorkers:
         if self.n == 1 or self.replicas is None or not self.replicas.can_split(batches):
             return None
         return self.replicas.gradients(batches, shares)
+
+    def first_found(self, text: str) -> str:
+        return text
 
     def close(self) -> None:
         if self.replicas is not None:

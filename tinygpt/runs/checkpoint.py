@@ -20,6 +20,7 @@ from tinygpt.data.tokenizer_files import load_tokenizer
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.models.attached import HOMES
 from tinygpt.models.gpt import GPT
+from tinygpt.models.protocols import Divided
 from tinygpt.runs.layout import integrity_errors, list_checkpoints, read_pointer, status, verify_integrity
 from tinygpt.storage.checked_json import Entries, Json, read_json_object
 from tinygpt.storage.safetensors import StoredTensor, read_safetensors_header, read_tensor
@@ -125,15 +126,7 @@ class Checkpoint:
             rule = "them, as newer versions save them; use the run's adapter folder, or fine-tune again"
             raise InvalidInput(f"{path}: holds no weights of the adapter, expected {rule}")
         wanted = {f"{key}.{name}": shape for key, shapes in optimizer.state_shapes().items() for name, shape in shapes.items()}
-        wanted |= {f"w.{name}": p.shape for name, p in optimizer.named if weights}
-        differ = sorted(stored.keys() ^ wanted.keys())
-        differ += [
-            name for name, shape in wanted.items() if name in stored and (stored[name].shape != shape or stored[name].dtype != "F32")
-        ]
-        if differ:
-            found = f"{differ[0]} is in the file or in the model only, or of another shape or dtype, as are {len(differ) - 1} more"
-            rule = "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
-            raise InvalidInput(f"{path}: {found}, expected {rule}")
+        check_state(path, stored, wanted | {f"w.{name}": p.shape for name, p in optimizer.named if weights})
         self.restore_weights(trainer)
         state = {key: _Stored({name: stored[f"{key}.{name}"] for name in shapes}) for key, shapes in optimizer.state_shapes().items()}
         optimizer.load_state_dict({"n_steps": n_steps, **state})
@@ -149,7 +142,10 @@ class Checkpoint:
             read_array(tensor, p.data)
         if not own:
             assert isinstance(trainer.model, nn.Module)
-            self.stored.load_into(trainer.model)
+            model = trainer.model.empty() if isinstance(trainer.model, Divided) else trainer.model
+            self.stored.load_into(model)
+            if isinstance(trainer.model, Divided):
+                trainer.model.take(model)
 
     def describe(self) -> str:
         """Where it is, its step and validation loss, and how its run ended: what a script says of the model it has loaded."""
@@ -161,6 +157,27 @@ class Checkpoint:
         if isinstance(nats, float) and math.isfinite(nats):
             parts.append(f"validation loss {nats:.3f} nats")
         return ", ".join([*parts, status(self.run)])
+
+
+def check_state(path: Path, stored: Mapping[str, StoredTensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ValueError where a file holds another state than that of the parameters that are trained now, or a part of it."""
+    for name, shape in wanted.items():
+        found = stored[name].shape if name in stored else shape
+        if found != shape and len(found) == len(shape) and all(own <= n and n % own == 0 for own, n in zip(found, shape, strict=True)):
+            raise InvalidInput(f"{path}: {name} of shape {found}, a part of {shape}, as one rank of a mesh has it, {_COMPLETE}")
+    if stored.keys() < wanted.keys():
+        lacks = next(name for name in wanted if name not in stored)
+        part = f"holds the state of {len(stored)} of {len(wanted)} arrays, without {lacks}: a part, as one rank of a mesh has it"
+        raise InvalidInput(f"{path}: {part}, {_COMPLETE}, or were others frozen?")
+    differ = sorted(stored.keys() ^ wanted.keys())
+    differ += [name for name, shape in wanted.items() if name in stored and (stored[name].shape != shape or stored[name].dtype != "F32")]
+    if differ:
+        odd = f"{differ[0]} is in the file or in the model only, or of another shape or dtype, as are {len(differ) - 1} more"
+        rule = "the moments of the parameters that are trained now; is it another model's file, or are others frozen?"
+        raise InvalidInput(f"{path}: {odd}, expected {rule}")
+
+
+_COMPLETE = "expected the complete state; parts cannot be joined here, so save a checkpoint on the mesh that trained, which gathers them"
 
 
 class _Stored(Mapping[str, Array]):

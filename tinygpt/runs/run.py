@@ -18,6 +18,7 @@ from autograd import backend
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import Diverged, MissingFile, PathExists
 from tinygpt.fields import Settings
+from tinygpt.models.protocols import Divided
 from tinygpt.parallel.communicator import tell, world
 from tinygpt.parallel.data import check_same
 from tinygpt.runs import layout
@@ -184,11 +185,13 @@ class Run:
         """Adds a checkpoint: copies the state and begins to write it. Waits for the one before, if that is still being written."""
         self.wait()
         arrays = training_arrays(trainer.optimizer, weights=self.adapter is not None)  # of all ranks, where they share the state
+        model = trainer.model.complete() if isinstance(trainer.model, Divided) else trainer.model
         if not self.leads:
             return
         assert self.tokenizer is not None, "a run saves its tokenizer with the model"
         with self.adapter.merged() if self.adapter else contextlib.nullcontext():
-            files: dict[str, Content] = pretrained_files(trainer.model, self.tokenizer)
+            assert model is not None, "the first rank gets the complete model"
+            files: dict[str, Content] = pretrained_files(model, self.tokenizer)
         adapter = self.adapter.files(self.base) if self.adapter and best else {}
         files["training.safetensors"] = TensorFile({name: backend.to_host(array) for name, array in arrays.items()})
         files["training.json"] = to_json({"n_steps": trainer.optimizer.n_steps, **trainer.state_dict(), **self.facts})

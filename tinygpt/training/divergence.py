@@ -56,13 +56,19 @@ class Divergence:
         self.norms = deque((float(x) for x in entry.values.get("norms", []) if isinstance(x, float)), maxlen=20)
         self.n_failures = 0
 
-    def diagnosis(self, optimizer: FlatOptimizer, replay: Callable[[], object], *, step: int, loss: float, norm: float) -> str:
+    def diagnosis(
+        self, optimizer: FlatOptimizer, replay: Callable[[], object], first_found: Callable[[str], str] | None = None, *,
+        step: int, loss: float, norm: float,
+    ) -> str:  # fmt: skip
         """What is known of an update whose loss or gradient is not finite, weights still as they were before it.
 
-        replay   computes its gradients once more: it runs in debug mode, which names the first op that fails
+        replay        computes its gradients once more: it runs in debug mode, which names the first op that fails
+        first_found   of what each rank has found in its part of the model, the first
         """
         optimizer.gather_gradients()
         bad_gradient, bad_weight = (first_bad_parameter(optimizer.named_in_model_order, what) for what in ("grad", "data"))
+        if first_found:
+            bad_gradient, bad_weight = first_found(bad_gradient), first_found(bad_weight)
         bad_op, lr, norms = first_bad_op(replay), optimizer.lr, list(self.norms)
         max_norm, dtype = self.config.max_norm, self.config.dtype
         cause = likely_cause(bad_weight=bad_weight, bad_op=bad_op, lr=lr, norms=norms, max_norm=max_norm, dtype=dtype)

@@ -122,9 +122,7 @@ def measure(model: Trainable, items: Batches, batch_size: int, n_batches: int = 
 
 def update_ratio(optimizer: FlatOptimizer, piece: int = 1 << 20) -> float:
     """Norm of what the last step changed, decay aside, over that of the weights."""
-    weight, xp = optimizer.weight, backend.xp
-    squared = sum(float(xp.dot(part, part)) for part in (weight[i : i + piece] for i in range(0, weight.size, piece)))
-    return optimizer.update_norm(piece) / max(math.sqrt(squared), 1e-30)
+    return optimizer.update_norm(piece) / max(optimizer.weight_norm(piece), 1e-30)
 
 
 def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:

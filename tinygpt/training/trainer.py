@@ -133,7 +133,7 @@ class Trainer:
     def evaluate(self) -> Evaluation:
         """Loss on the validation items, or `eval_batches` batches of them (nan without any); a classifier's accuracy there and in training."""
         size, items = self.config.micro_batch, self.validation_items
-        ranks = self.workers.ranks if self.workers else None
+        ranks = self.workers.measuring if self.workers else None
         found = Evaluation(math.nan) if items is None else measure(self.model, items, size, self.config.eval_batches, ranks)
         if items is None or found.accuracy is None:
             return found
@@ -157,7 +157,8 @@ class Trainer:
             self.go_to(before)
             self.gradients()
 
-        found = self.divergence.diagnosis(self.optimizer, replay, step=self.result.step + 1, loss=loss, norm=norm)
+        first_found = self.workers.first_found if self.workers else None
+        found = self.divergence.diagnosis(self.optimizer, replay, first_found, step=self.result.step + 1, loss=loss, norm=norm)
         self.go_to(after)
         return found
 

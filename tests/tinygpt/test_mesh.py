@@ -1,0 +1,311 @@
+"""Meshes of ranks: pipeline, and data x tensor x pipeline, against what one process computes."""
+
+import dataclasses
+import functools
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autograd import backend
+from tests.tinygpt.mesh_programs import mesh_training
+from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi, started  # noqa: F401 (corpus: a fixture)
+from tests.tinygpt.test_ranks import losses
+from tinygpt import GPT, Checkpoint, GPTConfig, Run
+from tinygpt.config import TrainConfig
+from tinygpt.data.tokenizer import train_tokenizer
+from tinygpt.data.windows import Windows
+from tinygpt.errors import InvalidInput
+from tinygpt.parallel.communicator import OneRank, run_ranks
+from tinygpt.parallel.divided import MeshWorkers, divide
+from tinygpt.parallel.mesh import Mesh, Shape, check_shape, parse
+from tinygpt.parallel.pipeline import ORDERS, Pass, Pipeline, StagedGPT, bubble
+from tinygpt.parallel.timeline import as_text, draw, measured_bubble
+from tinygpt.training.step import Shard
+from tinygpt.training.trainer import Trainer
+
+SCRIPT = ROOT / "examples/parallel/train_3d.py"
+
+
+@functools.cache
+def alone(**options):
+    return mesh_training(None, **options)
+
+
+def differences(found, expected):
+    """The largest difference of weights and of the state."""
+    assert found["weights"].keys() == expected["weights"].keys() and found["state"].keys() == expected["state"].keys()
+    return [
+        max(np.abs(np.subtract(found[what][name], expected[what][name])).max() for name in expected[what]) for what in ("weights", "state")
+    ]
+
+
+# The schedules ------------------------------------------------------------------------------------------------------------------
+
+
+@given(n_stages=st.integers(1, 6), n_batches=st.integers(1, 9), order=st.sampled_from(sorted(ORDERS)))
+def test_orders_compute_everything_once_and_never_wait_in_a_circle(n_stages, n_batches, order):
+    """Played with passes that take one slot each, the stages wait for exactly the share that the formula says."""
+    queues = [list(ORDERS[order](stage, n_stages, n_batches)) for stage in range(n_stages)]
+    for queue in queues:
+        assert sorted(queue) == sorted([(kind, i) for kind in "FB" for i in range(n_batches)])
+    done, held, most, slots = set(), [0] * n_stages, [0] * n_stages, 0
+    while any(queues):
+        now = []
+        for stage, queue in enumerate(queues):
+            if queue:
+                kind, i = queue[0]
+                needs = (kind, i, stage - 1 if kind == "F" else stage + 1)
+                if needs in done or (kind == "F" and stage == 0) or (kind == "B" and stage == n_stages - 1 and ("F", i, stage) in done):
+                    now.append((kind, i, stage))
+        assert now, "each stage waits for another"
+        for kind, _, stage in now:
+            queues[stage].pop(0)
+            held[stage] += 1 if kind == "F" else -1
+            most[stage] = max(most[stage], held[stage])
+        done.update(now)
+        slots += 1
+    assert 1 - 2 * n_batches / slots == pytest.approx(bubble(n_stages, n_batches))
+    assert most == [n_batches if order == "gpipe" else min(n_stages - stage, n_batches) for stage in range(n_stages)]
+
+
+@pytest.mark.parametrize("order", sorted(ORDERS))
+def test_a_pipeline_holds_as_many_micro_batches_as_its_order_says(order):
+    ids = np.random.default_rng(0).integers(0, 16, (5, 2, 7))
+
+    def program(ranks):
+        model = StagedGPT(GPT(GPTConfig(n_layer=3, n_head=1, n_embd=4, n_positions=6, vocab_size=16), seed=0), ranks)
+        pipeline = Pipeline(model, order)
+        pipeline.accumulate([Shard((rows[:, :-1], rows[:, 1:]), 0.2) for rows in ids])
+        return pipeline.held, [p.data.tobytes() + p.grad.tobytes() for p in model.parameters()], [p[:2] for p in pipeline.passes]
+
+    found = run_ranks(3, program)
+    assert [held for held, *_ in found] == ([5, 5, 5] if order == "gpipe" else [3, 2, 1])
+    assert [passes for *_, passes in found] == [ORDERS[order](stage, 3, 5) for stage in range(3)]
+    other = Pipeline.__init__.__defaults__[0] if order == "gpipe" else "gpipe"
+    order = other  # backward passes come in the same order: both give the same bits
+    assert [bits for _, bits, _ in run_ranks(3, program)] == [bits for _, bits, _ in found]
+
+
+# Equality with one process ------------------------------------------------------------------------------------------------------
+
+MODELS = [
+    {},
+    {"tie_word_embeddings": False, "positions": "rotary", "norm": "rms", "gated": True, "activation": "silu", "n_kv_head": 2},
+]
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 2)] * 3), optimizer=st.sampled_from(["adamw", "muon"]), n_batches=st.integers(1, 3),
+    dropout=st.sampled_from([0.0, 0.1]), order=st.sampled_from(sorted(ORDERS)), shard=st.booleans(), recompute=st.booleans(),
+    model=st.sampled_from(MODELS),
+)  # fmt: skip
+@settings(max_examples=5)
+def test_a_mesh_computes_what_one_process_computes(shape, order, shard, recompute, model, **options):
+    expected = alone(**options, **model)
+    run = functools.partial(mesh_training, shape=shape, order=order, shard=shard, recompute=recompute, **options, **model)
+    first, *others = run_ranks(int(np.prod(shape)), run)
+    for each in others:
+        assert (each["losses"], each["norms"], each["draws"]) == (first["losses"], first["norms"], first["draws"])  # bit for bit
+    assert max(differences(first, expected)) < 1e-12
+    np.testing.assert_allclose(first["losses"] + first["norms"], expected["losses"] + expected["norms"], rtol=0, atol=1e-11)
+    assert first["draws"] == expected["draws"]
+
+
+def test_the_largest_mesh_is_equal_bit_for_bit_run_to_run():
+    options = {"optimizer": "muon", "dropout": 0.1, "n_batches": 2}
+    runs = [run_ranks(8, functools.partial(mesh_training, shape=(2, 2, 2), **options))[0] for _ in range(2)]
+    assert json.dumps(runs[0]) == json.dumps(runs[1])
+    assert max(differences(runs[0], alone(**options))) < 1e-12
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_float32_loss_curves_agree(optimizer):
+    options = {"dtype": "float32", "optimizer": optimizer, "steps": 50, "n_batches": 1}
+    found = run_ranks(4, functools.partial(mesh_training, shape=(1, 2, 2), **options))[0]
+    np.testing.assert_allclose(found["losses"], alone(**options)["losses"], rtol=0, atol=1e-4)
+
+
+def mpi_training(n, shape, **options):
+    done = mpiexec(n, ROOT / "tests/tinygpt/mesh_programs.py", json.dumps({"shape": shape, **options}))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@needs_mpi
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 2, 2), (2, 2, 2)], ids=str)
+def test_meshes_under_mpi(shape):
+    options = {"optimizer": "muon", "shard": shape == (2, 2, 2)}
+    found = mpi_training(int(np.prod(shape)), shape, **options)
+    assert max(differences(json.loads(found), alone(optimizer="muon"))) < 1e-12
+    if shape == (1, 2, 2):
+        assert mpi_training(4, shape, **options) == found  # bit for bit
+
+
+# Runs ---------------------------------------------------------------------------------------------------------------------------
+
+
+@needs_mpi
+def test_a_run_on_a_mesh_is_resumed_on_another_and_read_by_others(corpus):  # noqa: F811
+    flags = [*SMALL, "--n-layer", "2", "--tokens-per-update", "128", "--steps", "10", "--dropout", "0.1"]
+    flags += ["--batch-ramp-from", "64", "--batch-ramp-tokens", "500"]
+    done = mpiexec(4, SCRIPT, *flags, "--run", "mesh", "--stop-at", "5", "--mesh", "tensor=2,pipeline=2", cwd=corpus)
+    assert done.returncode == 0, done.stderr
+    assert "resume with" in done.stdout and done.stdout.count("backend  ") == 1
+    done = mpiexec(2, SCRIPT, "--resume", "mesh", "--stop-at", "0", "--mesh", "data=1,pipeline=2", cwd=corpus)
+    assert done.returncode == 0, done.stderr
+    assert "on data=1,tensor=1,pipeline=2 instead of data=1,tensor=2,pipeline=2: the same updates, up to rounding" in done.stdout
+    for command in ([str(ROOT / "examples/pretrain.py"), *flags, "--run", "one"], ["-m", "tinygpt", "verify", "mesh"]):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=corpus, env={**mpi_environment()}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(corpus / "mesh"), losses(corpus / "one"), rtol=0, atol=1e-4)
+    found, expected = (Checkpoint.open(corpus / run, "last") for run in ("mesh", "one"))
+    for name, p in found.model().named_parameters():
+        np.testing.assert_allclose(p.data, dict(expected.model().named_parameters())[name].data, rtol=0, atol=1e-4, err_msg=name)
+    assert found.training["streams"] == expected.training["streams"]
+
+
+def mpi_environment():
+    return {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "AUTOGRAD_THREADS": "1", "HOME": "/tmp"}
+
+
+@needs_mpi
+def test_the_teaching_script():
+    for n in (1, 2):
+        done = mpiexec(n, ROOT / "examples/parallel/04_pipeline.py")
+        assert done.returncode == 0, done.stderr
+        assert float(re.search(r"differ by at most (\S+)$", done.stdout.strip())[1]) < 1e-12
+        assert len(re.findall(r"^stage \d  [.\da-f]{72}$", done.stdout, flags=re.MULTILINE)) == n
+
+
+# Bad input ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data=2,tensr=2", "mesh: 'tensr=2' in 'data=2,tensr=2', expected data=N,tensor=N,pipeline=N.*did you mean 'tensor'"),
+        ("data=2,data=2", "mesh: 'data=2' in .*each at most once"),
+        ("pipeline=0", "mesh: 'pipeline=0' in .*N at least 1"),
+        ("data=two", "mesh: 'data=two'"),
+        ("2,2,2", "mesh: '2' in"),
+    ],
+)
+def test_meshes_that_mean_nothing(text, message):
+    with pytest.raises(InvalidInput, match=message):
+        parse(text)
+
+
+def test_meshes_are_read_and_written():
+    assert parse("pipeline=3, data=2") == Shape(2, 1, 3) and str(Shape(2, 1, 3)) == "data=2,tensor=1,pipeline=3"
+
+
+def test_meshes_that_do_not_fit():
+    config = GPTConfig(n_layer=4, n_head=4, n_embd=16, n_positions=8, vocab_size=16)
+    for shape, message in (
+        (Shape(pipeline=3), "mesh: pipeline=3 with n_layer 4, expected pipeline to divide it: 1, 2, 4; change --mesh or --n-layer"),
+        (Shape(tensor=3), "n_head 4 on 3 ranks, expected a multiple"),
+        (Shape(data=3), "TrainConfig.micro_batch: 2 rows with mesh data=3,tensor=1,pipeline=1, expected at least 3"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            check_shape(shape, config, rows=2)
+    with pytest.raises(
+        InvalidInput, match=r"2 x 1 x 2 = 4 ranks, expected 1, as many as there are; start 4: mpiexec -n 4, or change --mesh"
+    ):
+        Mesh(Shape(2, 1, 2), OneRank())
+
+
+def tiny_trainer(ranks=None, shape=(1, 1, 1), config=None):
+    model = GPT(config or GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=300), seed=0)
+    train, workers = TrainConfig(micro_batch=2, steps=4, lr=1e-2), None
+    if ranks:
+        model = divide(model, Mesh(Shape(*shape), ranks))
+        workers = MeshWorkers(model, model.mesh, rows=2)
+    return Trainer(model, train, Windows(np.arange(200) % 250, 6), None, workers)
+
+
+def test_a_checkpoint_with_a_part_of_the_state_is_refused(tmp_path):
+    """As one rank alone would have written it: nothing joins such files."""
+    run = Run.create("x", tmp_path / "run", background=False)
+    run.tokenizer = train_tokenizer("bpe", ["a b c"] * 9, 300)
+    trainer = tiny_trainer()
+    trainer.update()
+    run.save(trainer, best=True)
+    path = Checkpoint.open(run.path).path
+    from tinygpt.storage.safetensors import TensorFile, read_safetensors_header, read_tensor
+
+    arrays = {name: read_tensor(tensor) for name, tensor in read_safetensors_header(path / "training.safetensors").items()}
+    part = tmp_path / "part"
+    for change, message in (
+        ({name: a for name, a in arrays.items() if ".h.1." not in name}, "holds the state of .* a part, as one rank of a mesh has it"),
+        (arrays | {"m.wte.weight": arrays["m.wte.weight"][:150]}, r"m.wte.weight of shape \(150, 8\), a part of \(300, 8\)"),
+    ):
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(path, part)
+        (part / "training.safetensors").write_bytes(b"".join(TensorFile(change, {}).chunks()))
+        (part / "manifest.json").unlink()
+        for program in (lambda: tiny_trainer(), lambda: None):
+            if (other := program()) is not None:
+                with pytest.raises(InvalidInput, match=message):
+                    Checkpoint(part).restore(other)
+        with pytest.raises(InvalidInput, match=message):
+            run_ranks(2, lambda ranks: Checkpoint(part).restore(tiny_trainer(ranks, (1, 1, 2))))
+    run_ranks(2, lambda ranks: Checkpoint(path).restore(tiny_trainer(ranks, (1, 2, 1))))
+
+
+def test_more_ranks_than_cores_are_noted(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    notes = run_ranks(2, lambda ranks: tiny_trainer(ranks, (1, 1, 2)).workers.note)
+    assert notes == ["2 ranks share 1 cores and take turns: an update takes at least 2 times as long"] * 2
+
+
+def test_the_first_op_with_a_bad_number_is_named_on_all_ranks(monkeypatch):
+    """In debug mode, whichever stage it is on: the others do not wait for that stage."""
+    monkeypatch.setattr(backend, "debug", True)
+
+    def program(ranks):
+        trainer = tiny_trainer(ranks, (1, 1, 2))
+        if ranks.rank == 1:
+            trainer.model.h[1].mlp.c_fc.weight.data[...] = np.nan
+        with pytest.raises(FloatingPointError) as found:
+            trainer.gradients()
+        return str(found.value), trainer.workers.first_found("" if ranks.rank == 0 else "h.1")
+
+    found = run_ranks(2, program)
+    assert found[0] == found[1] and "linear" in found[0][0].lower() and found[0][1] == "h.1"
+
+
+# Pictures -----------------------------------------------------------------------------------------------------------------------
+
+STAGES = [
+    [Pass("F", 0, 0.0, 1.0), Pass("F", 1, 1.0, 2.0), Pass("B", 0, 3.0, 4.0), Pass("B", 1, 5.0, 6.0)],
+    [Pass("F", 0, 1.0, 2.0), Pass("B", 0, 2.0, 3.0), Pass("F", 1, 3.0, 4.0), Pass("B", 1, 4.0, 5.0)],
+]
+
+
+def test_the_schedule_as_text_and_its_bubble():
+    assert as_text(STAGES, 12) == "stage 0  0011..aa..bb\nstage 1  ..00aa11bb.."
+    assert measured_bubble(STAGES) == pytest.approx(1 / 3) == bubble(2, 2)
+
+
+def test_the_picture_of_a_schedule(tmp_path):
+    pytest.importorskip("matplotlib", reason="no matplotlib: pip install -e .[plot]")
+    draw(tmp_path / "x.png", {"1F1B": STAGES, "GPipe": STAGES})
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_settings_of_the_script():
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        from train_3d import Train3DConfig
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    assert {field.name for field in dataclasses.fields(Train3DConfig) if field.metadata.get("resume") == "free"} >= {"mesh", "order"}
