@@ -1,6 +1,7 @@
-"""Talk to a model: a conversation in the terminal that remembers what was said.
+"""Talk to a model: a conversation in the terminal, or on a page in the browser, that remembers what was said.
 
     python -m tinygpt chat                          the newest run that has learned conversations
+    python -m tinygpt chat RUN --page               a page on this machine: settings, several conversations, probabilities of tokens
     python -m tinygpt chat RUN --system "Be brief." --temperature 0
     printf 'What does numpy.sort(a, axis) do?\\nAnd its last parameter?\\n' | python -m tinygpt chat RUN
 
@@ -9,12 +10,13 @@ another reply to the last turn, /new starts anew, /system TEXT sets the system p
 ends a reply early. When the conversation is longer than the model's context, the oldest exchanges are left out, and a line says so.
 
 A run of examples/finetune_chat.py has a chat template, and so have published assistants; a model that has learned no conversations needs
---template, and continues texts all the same.
+--template, and continues texts all the same. On the page it needs none: there it continues what is typed, and the page says so.
 """
 
+import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +25,8 @@ import tyro
 
 from autograd import backend
 from tinygpt.arguments import parse_args
+from tinygpt.chat.server import ChatServer
+from tinygpt.chat.sessions import Offer
 from tinygpt.cli import prompt_lines
 from tinygpt.data.chat_templates import ChatTemplate, TemplateName, chat_template
 from tinygpt.data.jinja_templates import TEMPLATE_FILE, saved_template
@@ -64,6 +68,12 @@ class ChatConfig:
     """Above 1: tokens that occurred already become less likely."""
     seed: int = 0
     """Another seed, other replies."""
+    page: bool = False
+    """Serve a page to talk on, for browsers on this machine, until Ctrl-C; the flags above are what its settings start with."""
+    port: int = 8000
+    """Where the page is: http://127.0.0.1:PORT/; 0: any port that is free."""
+    also: tuple[PathName, ...] = ()
+    """More runs, checkpoint directories or names on the hub that the page offers."""
 
     def __post_init__(self) -> None:
         check_fields(self, {0: "seed", 1: "max_tokens"})
@@ -73,6 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     """The command `chat`."""
     config = parse_args(ChatConfig(), __doc__, argv, prog="python -m tinygpt chat")
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.min_p, config.repetition_penalty)
+    if config.page:
+        serve_page(config, sys.argv[2:] if argv is None else argv)
+        return
     checkpoint = Checkpoint.open(config.run or newest_run(accept=has_template, note=say))
     model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
     template = template_of(checkpoint.path, tokenizer, config.template)
@@ -88,6 +101,20 @@ def main(argv: list[str] | None = None) -> None:
                 show(chat, pieces)
         except UserError as error:
             say(f"error: {error}")
+
+
+def serve_page(config: ChatConfig, argv: list[str]) -> None:
+    """The page, until Ctrl-C. The port is taken before the models are read, which may take longer."""
+    with ChatServer(config.port, defaults=asdict(config), command=shlex.join(["python", "-m", "tinygpt", "chat", *argv])) as server:
+        say(f"backend  {backend.reason}")
+        for name in dict.fromkeys([config.run or newest_to_talk_to(), *config.also]):
+            checkpoint = Checkpoint.open(name)
+            model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
+            template = saved_template(tokenizer) if config.template == "checkpoint" else chat_template(config.template, tokenizer)
+            title = (checkpoint.run or checkpoint.path).name
+            server.conversations.offer(Offer(title, checkpoint.describe(), model, tokenizer, template))
+            say(f"model    {checkpoint.describe()}, {'template ' + template.name if template else 'no chat template: it continues texts'}")
+        server.serve()
 
 
 def answer_to(chat: Chat, line: str) -> Iterator[Piece] | None:
@@ -142,6 +169,14 @@ def template_of(path: Path, tokenizer: Tokenizer, name: Literal["checkpoint"] | 
         fix = "train it with python examples/finetune_chat.py, or choose one with --template"
         raise MissingFile(f"{path}: no chat template, expected a model that has learned conversations; {fix}")
     return found
+
+
+def newest_to_talk_to() -> Path:
+    """The newest run that has learned conversations, else the newest of any language model. Raises FileNotFoundError if there is none."""
+    try:
+        return newest_run(accept=has_template, note=say)
+    except MissingFile:
+        return newest_run(note=say)
 
 
 def has_template(run: Path) -> bool:
