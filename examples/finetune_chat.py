@@ -2,7 +2,7 @@
 
     python examples/finetune_chat.py
 
-About three minutes on two CPU cores, no network. A conversation: "What does numpy.sort(a, axis, kind) do?", the first sentence of its
+A few minutes on two CPU cores, no network. A conversation: "What does numpy.sort(a, axis, kind) do?", the first sentence of its
 docstring, "And its last parameter?", "kind". Starts from the newest pretrained run under runs/ (python examples/pretrain.py makes one); if
 there is none, a small model is pretrained first. Leaves a run directory with report.txt, answers.json, loss.png and the model. Expect
 follow-up questions about functions that it has never seen to be answered far more often than before, because the answers stand in the

@@ -416,5 +416,5 @@ def test_the_page_has_the_results_that_are_committed(benchmark):
     for row in benchmark.rows_of_table(report):
         assert row in page
     assert f"{report['rows']} held-out conversations" in page
-    for side in report["mean"]["loss"].values():
-        assert f"{side['mean']:.3f} ± {side['half']:.3f}" in page
+    before, after = (report["mean"]["loss"][side] for side in ("before", "after"))
+    assert f"from {before['mean']:.3f} to {after['mean']:.3f} ± {after['half']:.3f} nats per token" in page

@@ -1,10 +1,11 @@
-"""The chat template that a checkpoint brings, written in Jinja (whose objects are typed Json here): applied as transformers applies it, and cut into turns.
+"""The chat template that a checkpoint brings, written in Jinja: applied as transformers applies it, and cut into turns.
 
     template = saved_template(tokenizer)      # chat_template.jinja, or chat_template in tokenizer_config.json; None where there is neither
 
 A template is a program that makes one text of all turns. Which tokens the loss counts, and which text is a turn's own, it does not say. So
 it is run twice: once on the turns, and once on stand-ins that no template knows. Where the second text, with each stand-in replaced by its
-turn's text, is the first, the parts are found; a template that changes texts, or drops some, is an error that names what it does.
+turn's text, is the first, the parts are found; a template that changes texts, or drops some, is an error that names what it does. The
+library jinja2 is an extra, so its objects are typed Json here: anything.
 """
 
 import datetime
