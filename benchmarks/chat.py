@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygpt.arguments import parse_args
-from tinygpt.cli import run, table
+from tinygpt.cli import run
 from tinygpt.data.chat_templates import chat_template
 from tinygpt.data.jinja_templates import saved_template
 from tinygpt.errors import InvalidInput
@@ -64,13 +64,15 @@ def kind_of(question: str) -> str:
     return "summary" if question.startswith("What does") else "count" if question.startswith("How many") else "follow-up"
 
 
-def shares(answers: Sequence[Answered]) -> dict[str, float]:
-    """Share of exact matches of each kind of question, and of each follow-up; token F1 of summaries."""
-    exact = defaultdict(list)
+def shares(answers: Sequence[Answered], train: Sequence[Conversation]) -> dict[str, float]:
+    """Share of exact matches of each kind of question, of each follow-up, and of those whose answer some or no training row has; token F1 of
+    summaries."""
+    exact, known = defaultdict(list), {answer for row in train for _, answer in row.prompts()}
     for answer in answers:
         exact[kind_of(answer.question)].append(answer.exact)
         if kind_of(answer.question) == "follow-up":
             exact[re.sub(r"And its (\w+) .*", r"\1", answer.question)].append(answer.exact)
+            exact["known name" if answer.expected in known else "new name"].append(answer.exact)
     f1 = [token_f1(answer.said, answer.expected) for answer in answers if kind_of(answer.question) == "summary"]
     return {kind: float(np.mean(right)) for kind, right in exact.items()} | {"summary F1": float(np.mean(f1))}
 
@@ -98,10 +100,10 @@ def most_frequent(rows: Sequence[Conversation], train: Sequence[Conversation]) -
     return [Answered(n, question, expected, seen[key(question)].most_common(1)[0][0]) for n, question, expected in asked]
 
 
-def before_training(config: Config, rows: Sequence[Conversation]) -> dict[str, float]:
+def before_training(config: Config, rows: Sequence[Conversation], train: Sequence[Conversation]) -> dict[str, float]:
     base = Checkpoint.open(config.base)
     model, tokenizer = base.language_model(), base.tokenizer()
-    return shares(answer_turns(model, tokenizer, chat_template("plain", tokenizer), rows, max_new_tokens=MAX_TOKENS))
+    return shares(answer_turns(model, tokenizer, chat_template("plain", tokenizer), rows, max_new_tokens=MAX_TOKENS), train)
 
 
 def one_seed(config: Config, seed: int, rows: Sequence[Conversation], train: Sequence[Conversation]) -> dict[str, dict[str, float]]:
@@ -119,10 +121,10 @@ def one_seed(config: Config, seed: int, rows: Sequence[Conversation], train: Seq
     chat = Chat(model, tokenizer, template, sampling=Sampling(temperature=0), max_tokens=MAX_TOKENS)
     return {
         "loss": loss,
-        "given": shares(answer_turns(model, tokenizer, template, rows, max_new_tokens=MAX_TOKENS)),
-        "own": shares(own_history(chat, rows)),
-        "alone": shares(answer_turns(model, tokenizer, template, rows, max_new_tokens=MAX_TOKENS, history=False)),
-        "frequent": shares(most_frequent(rows, train)),
+        "given": shares(answer_turns(model, tokenizer, template, rows, max_new_tokens=MAX_TOKENS), train),
+        "own": shares(own_history(chat, rows), train),
+        "alone": shares(answer_turns(model, tokenizer, template, rows, max_new_tokens=MAX_TOKENS, history=False), train),
+        "frequent": shares(most_frequent(rows, train), train),
     }
 
 
@@ -130,6 +132,36 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     """Mean and half of the 95 % interval of the mean over seeds."""
     half = STUDENT_T[len(values)] * float(np.std(values, ddof=1)) / len(values) ** 0.5
     return {"mean": float(np.mean(values)), "half": half}
+
+
+KINDS = {
+    "count": "the number of parameters",
+    "follow-up": "follow-ups, all",
+    "first": "its first parameter",
+    "second": "its second parameter",
+    "third": "its third parameter",
+    "last": "its last parameter",
+    "known name": "follow-ups whose answer is one in training rows",
+    "new name": "follow-ups whose answer is in no training row",
+    "summary": "what the function does",
+    "summary F1": "what the function does, token F1",
+}
+
+
+def rows_of_table(report: dict) -> list[str]:
+    """The report as a table in Markdown."""
+
+    def cell(way: str, kind: str) -> str:
+        return f"{report['mean'][way][kind]['mean']:.1%} ± {report['mean'][way][kind]['half']:.1%}"
+
+    titles = [
+        "| question | before | most frequent answer | after | after, in a chat | after, question alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    return titles + [
+        f"| {name} | {report['before'][kind]:.1%} | {report['mean']['frequent'][kind]['mean']:.1%} | {cell('given', kind)} | {cell('own', kind)} | {cell('alone', kind)} |"
+        for kind, name in KINDS.items()
+    ]
 
 
 def main() -> None:
@@ -140,18 +172,14 @@ def main() -> None:
         raise InvalidInput(f"--seeds: {config.seeds}, expected 2 to 5")
     data = load_conversations(DOCS)
     rows = data.held_out[: config.test_rows or None]
-    before = before_training(config, rows)
-    found = [one_seed(config, seed, rows, split_conversations(data, seed=seed).train) for seed in range(config.seeds)]
-    summary = {
-        way: {kind: spread([each[way][kind] for each in found]) for kind in found[0][way]} for way in found[0]
-    }  # fmt: skip
-    report = {"rows": len(rows), "seeds": config.seeds, "before": before, "mean": summary, "each": found}
-    lines = {}
-    for kind, share in before.items():
-        ways = (f"{way} {summary[way][kind]['mean']:.1%} +- {summary[way][kind]['half']:.1%}" for way in ("given", "own", "alone"))
-        lines[kind] = f"before {share:.1%}, after: {', '.join(ways)}; frequent {summary['frequent'][kind]['mean']:.1%}"
-    lines["loss"] = ", ".join(f"{side} {each['mean']:.3f} +- {each['half']:.3f}" for side, each in summary["loss"].items())
-    print(table(f"{len(rows)} held-out conversations, {config.seeds} seeds: mean and half of the 95 % interval", lines))
+    trained_on = [split_conversations(data, seed=seed).train for seed in range(config.seeds)]
+    before = before_training(config, rows, trained_on[0])
+    found = [one_seed(config, seed, rows, train) for seed, train in enumerate(trained_on)]
+    means = {way: {kind: spread([each[way][kind] for each in found]) for kind in found[0][way]} for way in found[0]}
+    report = {"rows": len(rows), "seeds": config.seeds, "before": before, "mean": means, "each": found}
+    loss = ", ".join(f"{side} {each['mean']:.3f} ± {each['half']:.3f}" for side, each in means["loss"].items())
+    print(f"{len(rows)} held-out conversations, {config.seeds} seeds: mean and half of the 95 % interval; loss in nats per token: {loss}\n")
+    print("\n".join(rows_of_table(report)))
     if config.output:
         Path(config.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """The chat's example, run as a reader would run it, on a tiny model; then talking to it."""
 
+import io
 import json
 import os
 import subprocess
@@ -65,8 +66,7 @@ def test_a_base_becomes_something_to_talk_to(folder, monkeypatch, capsys):
     tokenizer, base = (Checkpoint.open(folder / "runs" / name).tokenizer() for name in ("mine-001", "docs-001"))
     assert tokenizer.fingerprint() == base.fingerprint() and saved_template(tokenizer).name == "plain" and saved_template(base) is None
 
-    lines = iter([answers[0]["question"], "/new", answers[2]["question"]])
-    monkeypatch.setattr("builtins.input", lambda prompt: next(lines, ""))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{answers[0]['question']}\n/new\n{answers[2]['question']}\n\nnot read\n"))
     monkeypatch.chdir(folder)  # the newest run that has learned conversations
     tinygpt(["chat", "--temperature", "0", "--max-tokens", "9"])
     said = capsys.readouterr()

@@ -1,7 +1,11 @@
 """Conversations: rows in three forms, whose turn it is, which tokens the loss counts, and a chat that remembers."""
 
+import importlib.util
+import io
 import json
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +38,7 @@ from tinygpt.inference.sampling import Sampling
 from tinygpt.training.trainer import Trainer
 from tinygpt.weights.pretrained import save_pretrained
 
+ROOT = Path(__file__).parent.parent.parent
 TOKENIZER = BPETokenizer.train("User:\nWhat is it?\nAssistant:\nA word.\nSystem:\nBe brief.\n" * 9 + "red blue green one two three", 320)
 PLAIN = chat_template("plain", TOKENIZER)
 TINY = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=64, vocab_size=TOKENIZER.n_vocab)
@@ -334,8 +339,7 @@ def run(tmp_path):
 
 
 def typed(monkeypatch, capsys, lines, *flags):
-    answers = iter(lines)
-    monkeypatch.setattr("builtins.input", lambda prompt: next(answers, ""))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     tinygpt(["chat", *map(str, flags)])
     return capsys.readouterr()
 
@@ -380,3 +384,37 @@ def test_without_its_library_a_foreign_template_says_what_to_install(run, monkey
         saved_template(tokenizer)
     keep_template(tokenizer, PLAIN)
     assert saved_template(tokenizer) == PLAIN  # ours needs nothing
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark_chat", ROOT / "benchmarks" / "chat.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark_chat"] = module  # where its dataclass is looked for
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_benchmark_counts_by_kind_of_question(benchmark):
+    ask = "How many parameters does f({}) name?"
+    rows = [Conversation(tuple(turns(ask.format(names), "2", "And its last parameter?", names[-1]))) for names in ("a, b", "b, c", "x, b")]
+    perfect = [Answered(i, before[-1].content, said, said) for row in rows for i, (before, said) in enumerate(row.prompts())]
+    summary = [Answered(0, "What does f(a) do?", "Sort an array.", "Sort a list.")]
+    found = benchmark.shares(perfect + summary, rows[:1])
+    assert found["count"] == found["follow-up"] == found["last"] == 1 and found["summary"] == 0 and 0 < found["summary F1"] < 1
+    frequent = benchmark.shares(benchmark.most_frequent(rows, rows) + summary, rows[:1])
+    assert frequent["count"] == 1 and frequent["last"] == pytest.approx(2 / 3) and frequent["known name"] == 1 and frequent["new name"] == 0
+    assert benchmark.spread([0.4, 0.5, 0.6]) == {"mean": pytest.approx(0.5), "half": pytest.approx(4.303 * 0.1 / 3**0.5)}
+    chat = a_chat(n_positions=200, sampling=Sampling(temperature=0))
+    own = benchmark.own_history(chat, rows)
+    assert [answer.expected for answer in own] == [answer.expected for answer in perfect] and own[-1].said == chat.messages[-1].content
+
+
+def test_the_page_has_the_results_that_are_committed(benchmark):
+    report = json.loads((ROOT / "benchmarks" / "results" / "chat.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "assistants.md").read_text(encoding="utf-8")
+    for row in benchmark.rows_of_table(report):
+        assert row in page
+    assert f"{report['rows']} held-out conversations" in page
+    for side in report["mean"]["loss"].values():
+        assert f"{side['mean']:.3f} ± {side['half']:.3f}" in page

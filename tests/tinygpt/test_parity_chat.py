@@ -20,7 +20,7 @@ from tinygpt.data.tokenizer_files import LLAMA3_SPLIT, load_tokenizer
 from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.weights.pretrained import save_pretrained
 
-# As published with OpenHermes 2.5, Llama 2, Llama 3 and Mistral; the last one has what SmolLM3 and Qwen3 have: tags, macros, loop controls.
+# As published with OpenHermes 2.5, Llama 2, Llama 3 and SmolLM2; the last one has what newer ones have: tags, macros, loop controls.
 PUBLISHED = {
     "chatml": "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
@@ -34,6 +34,9 @@ PUBLISHED = {
     "llama3": "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + "
     "'<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"
     "{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
+    "smollm2": "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful "
+    "AI assistant named SmolLM, trained by Hugging Face<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + "
+    "message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
     "newer": "{%- macro head(role) -%}<|im_start|>{{ role }}\n{% endmacro -%}\n{%- set ns = namespace(n=0) -%}\n{# a comment #}\n"
     "{%- for message in messages %}\n{%- if message.role == 'system' %}{{ head('system') + message.content + '<|im_end|>\\n' }}{% continue %}"
     "{% endif %}\n{%- set ns.n = ns.n + 1 %}\n{%- if message.tool_calls is defined %}{{ message.tool_calls | tojson }}{% endif -%}\n"

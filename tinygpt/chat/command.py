@@ -17,6 +17,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     say(f"template {template.name}\nType a turn; /help lists commands, an empty line ends.\n")
     chat = Chat(model, tokenizer, template, system=config.system, sampling=sampling, max_tokens=config.max_tokens, seed=config.seed)
-    for line in prompt_lines():
+    for line in prompt_lines() if sys.stdin.isatty() else takewhile(bool, map(str.strip, sys.stdin)):  # a file or a pipe gets no prompt
         try:
             pieces = answer_to(chat, line)
             if pieces is not None:

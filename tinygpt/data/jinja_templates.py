@@ -1,4 +1,4 @@
-"""The chat template that a checkpoint brings, written in Jinja: applied as transformers applies it, and cut into turns.
+"""The chat template that a checkpoint brings, written in Jinja (whose objects are typed Json here): applied as transformers applies it, and cut into turns.
 
     template = saved_template(tokenizer)      # chat_template.jinja, or chat_template in tokenizer_config.json; None where there is neither
 
@@ -13,14 +13,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, get_args
+from typing import get_args
 
 from tinygpt.data.chat_templates import ChatTemplate, Message, Part, TemplateName, chat_template, check_turns, joined
 from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import InvalidInput, MissingPackage, did_you_mean
 from tinygpt.storage.checked_json import Json, parse_json
 
-Jinja = Any  # objects of the library, an extra
 TEMPLATE_FILE = "chat_template.jinja"
 _STAND_IN = re.compile("\ue000aA([0-9]+)\ue001")  # private characters, which no text to learn from has, and letters, to see changes of case
 _LOADERS = {"Include": "include", "Import": "import", "FromImport": "from ... import", "Extends": "extends"}
@@ -156,7 +155,7 @@ def _library() -> ModuleType:
         ) from None
 
 
-def _compiled(library: ModuleType, text: str) -> tuple[Jinja, Jinja]:
+def _compiled(library: ModuleType, text: str) -> tuple[Json, Json]:
     """(template, syntax tree), in the surroundings that transformers gives templates: no access to Python's own objects, nothing to load."""
     environment = library.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[library.ext.loopcontrols, _generation_tag(library)]
@@ -178,7 +177,7 @@ def _compiled(library: ModuleType, text: str) -> tuple[Jinja, Jinja]:
         raise InvalidInput(f"chat template: line {error.lineno}: {error.message}, expected what transformers runs; not supported") from None
 
 
-def _check_constructs(library: ModuleType, environment: Jinja, tree: Jinja) -> None:
+def _check_constructs(library: ModuleType, environment: Json, tree: Json) -> None:
     """Raises ValueError for the first construct that nothing here runs, also in a branch that these turns would not reach."""
     nodes = library.nodes
     for node in tree.find_all(tuple(getattr(nodes, name) for name in _LOADERS)):
@@ -194,7 +193,7 @@ def _check_constructs(library: ModuleType, environment: Jinja, tree: Jinja) -> N
                 raise InvalidInput(f"chat template: line {node.lineno}: {what} {name}, {rule}")
 
 
-def _defined(library: ModuleType, tree: Jinja) -> set[str]:
+def _defined(library: ModuleType, tree: Json) -> set[str]:
     """Names that the template gives to macros, their arguments and variables."""
     macros = {node.name for node in tree.find_all(library.nodes.Macro)}
     return macros | {node.name for node in tree.find_all(library.nodes.Name) if node.ctx in ("store", "param")} | {"caller"}
@@ -206,7 +205,7 @@ def _generation_tag(library: ModuleType) -> type:
     class Generation(library.ext.Extension):  # type: ignore[name-defined, misc]
         tags = {"generation"}  # noqa: RUF012 (as the library declares it)
 
-        def parse(self, parser: Jinja) -> Jinja:
+        def parse(self, parser: Json) -> Json:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return library.nodes.Scope(body, lineno=line)
