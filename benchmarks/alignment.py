@@ -4,7 +4,7 @@
     python benchmarks/alignment.py --what grpo --base runs/base --output benchmarks/results/grpo.json     # per seed twice about 5 minutes
 
 dpo    per seed: a supervised start from the pretrained model --base, then DPO on the default pairs, with and without the chosen answers' own
-       likelihood in the loss (--nll-weight 0 and 0.5): held-out pairs ranked right, log-probabilities of the chosen answers, own answers
+       likelihood in the loss (--nll-weight 0 and 1): held-out pairs ranked right, log-probabilities of the chosen answers, own answers
 grpo   per seed: a supervised start that solves some problems, then GRPO, and from the same start a training on the best answer of each group
        alone, with as many answers drawn: held-out problems solved by the likeliest tokens, by one draw, and by the best of a group
 
@@ -31,7 +31,7 @@ from tinygpt.fields import PathName
 from tinygpt.runs.layout import list_checkpoints
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-VARIANTS = {"dpo": {"plain": [], "nll": ["--nll-weight", "0.5"]}, "grpo": {"grpo": [], "best-of-n": ["--weighting", "best-of-n"]}}
+VARIANTS = {"dpo": {"plain": [], "nll": ["--nll-weight", "1"]}, "grpo": {"grpo": [], "best-of-n": ["--weighting", "best-of-n"]}}
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, 97.5 %, of n - 1 degrees of freedom
 
 
