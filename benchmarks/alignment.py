@@ -4,7 +4,7 @@
     python benchmarks/alignment.py --what grpo --base runs/base --output benchmarks/results/grpo.json     # per seed twice about 5 minutes
 
 dpo    per seed: a supervised start from the pretrained model --base, then DPO on the default pairs, with and without the chosen answers' own
-       likelihood in the loss (--nll-weight 0 and 0.5): held-out pairs ranked right, log-probabilities of the chosen answers, own answers
+       likelihood in the loss (--nll-weight 0 and 1): held-out pairs ranked right, log-probabilities of the chosen answers, own answers
 grpo   per seed: a supervised start that solves some problems, then GRPO, and from the same start a training on the best answer of each group
        alone, with as many answers drawn: held-out problems solved by the likeliest tokens, by one draw, and by the best of a group
 
@@ -25,13 +25,13 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygpt.arguments import parse_args
-from tinygpt.cli import run, table
+from tinygpt.cli import run
 from tinygpt.errors import InvalidInput
 from tinygpt.fields import PathName
 from tinygpt.runs.layout import list_checkpoints
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-VARIANTS = {"dpo": {"plain": [], "nll": ["--nll-weight", "0.5"]}, "grpo": {"grpo": [], "best-of-n": ["--weighting", "best-of-n"]}}
+VARIANTS = {"dpo": {"plain": [], "nll": ["--nll-weight", "1"]}, "grpo": {"grpo": [], "best-of-n": ["--weighting", "best-of-n"]}}
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, 97.5 %, of n - 1 degrees of freedom
 
 
@@ -87,6 +87,53 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"mean": round(mean, 4), **({} if math.isnan(half) else {"low": round(mean - half, 4), "high": round(mean + half, 4)})}
 
 
+DPO_COLUMNS = {
+    "held-out pairs ranked right": ("ranked_right", 100, 1),
+    "of them truncated": ("ranked_right_by_kind.truncated", 100, 1),
+    "closed": ("ranked_right_by_kind.closed", 100, 1),
+    "echo": ("ranked_right_by_kind.echo", 100, 1),
+    "not in training: off-topic": ("ranked_right_by_kind.off-topic", 100, 1),
+    "spliced": ("ranked_right_by_kind.spliced", 100, 1),
+    "neighbor": ("ranked_right_by_kind.neighbor", 100, 1),
+    "negated": ("ranked_right_by_kind.negated", 100, 1),
+    "repeated": ("ranked_right_by_kind.repeated", 100, 1),
+    "shuffled": ("ranked_right_by_kind.shuffled", 100, 1),
+    "log-probability of a chosen answer, nats": ("chosen_nats", 1, 1),
+    "the same per token": ("chosen_nats_per_token", 1, 2),
+    "log-probability of a rejected answer, nats": ("rejected_nats", 1, 1),
+    "words of an own answer": ("words", 1, 1),
+    "own answers that end as a sentence": ("finished", 100, 1),
+}
+GRPO_COLUMNS = {
+    "likeliest tokens": ("greedy", 100, 1),
+    "one draw": ("sampled", 100, 1),
+    "best of 8 draws, by the checker": ("best_of_n", 100, 1),
+    "tokens of an answer": ("tokens", 1, 2),
+}
+
+
+def rows_of_table(report: dict[str, Any]) -> list[str]:
+    """The report as a Markdown table: mean and interval before, after and of the change, shares in percent; by variant."""
+    lines = []
+    for variant in VARIANTS[report["what"]]:
+        if variant not in report:
+            continue
+        lines += [f"| {variant} | before | after | change |", "|---|---|---|---|"]
+        for title, (name, factor, digits) in (DPO_COLUMNS if report["what"] == "dpo" else GRPO_COLUMNS).items():
+            cells = []
+            for side in ("before", "after", "change"):
+                found = report[variant].get(f"{side}.{name}")
+                if found is None:
+                    break
+                sign, (mean, *ends) = "+" * (side == "change"), [found[key] * factor for key in ("mean", "low", "high") if key in found]
+                between = f" ({ends[0]:{sign}.{digits}f} to {ends[1]:{sign}.{digits}f})" if ends else ""
+                cells.append(f"{mean:{sign}.{digits}f}{between}")
+            else:
+                lines.append(f"| {title} | {' | '.join(cells)} |")
+        lines.append("")
+    return lines[:-1]
+
+
 def main() -> None:
     config = parse_args(Config(), __doc__)
     if not config.base:
@@ -108,8 +155,7 @@ def main() -> None:
         changes = [{f"change.{k[7:]}": each[f"after.{k[7:]}"] - v for k, v in each.items() if k.startswith("before.")} for each in numbers]
         together = [a | b for a, b in zip(numbers, changes, strict=True)]
         report[variant] = {name: spread([each[name] for each in together]) for name in together[0]} | {"runs": found}
-        lines = {name: " ".join(f"{k} {v:.3f}" for k, v in report[variant][name].items()) for name in together[0]}
-        print("\n" + table(f"{config.what}, {variant}, {config.seeds} seeds", lines))
+    print("\n".join(["", *rows_of_table(report)]))
     if config.output:
         output = Path(config.output)
         output.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

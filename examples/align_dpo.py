@@ -34,6 +34,7 @@ from tinygpt.finetuning.preferences import (
     Pair,
     PairBatches,
     Ranking,
+    check_weights,
     doc_pairs,
     encode_pairs,
     load_pairs,
@@ -71,6 +72,10 @@ class DPOConfig(AlignConfig):
     """Longest answer."""
     test_answers: int = field(default=40, metadata=FREE)
     """Held-out prompts that are answered before and after; 0: all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weights(self.beta, self.nll_weight)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from tinygpt.evaluation.statistics import interval
 from tinygpt.fields import FREE, PathName
 from tinygpt.finetuning.common import fingerprint, fit, n_trainable, open_run, set_trainable, training_plan
 from tinygpt.finetuning.conversations import Conversation
-from tinygpt.finetuning.grpo import GRPO, Exam, GroupConfig, Numbers, Rollouts, Weighting
+from tinygpt.finetuning.grpo import GRPO, Exam, GroupConfig, Numbers, Rollouts, Weighting, check_bounds
 from tinygpt.finetuning.instructions import split_instructions
 from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.finetuning.reward_curves import plot_rewards
@@ -68,6 +68,10 @@ class GRPOConfig(AlignConfig):
     warmup_steps: int = 10
     weight_decay: float = 0.0
     patience: int = field(default=0, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bounds(self.clip, self.beta)
 
     @property
     def groups(self) -> GroupConfig:

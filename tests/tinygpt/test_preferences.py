@@ -243,7 +243,7 @@ def trained(path, **changes):
     train.refer_to(gpt, adapter)
     run = Run.resume(path, keep=1) if path.is_dir() else Run.create("dpo", path, keep=1)
     run.tokenizer, run.adapter, run.facts = TOKENIZER, adapter, {"data_fingerprint": "x"}
-    config = {"steps": 16, "lr": 0.02, "warmup_steps": 2, "micro_batch": 10, "eval_every": 8, "log_every": 1, "weight_decay": 0.0}
+    config = {"steps": 24, "lr": 0.02, "warmup_steps": 2, "micro_batch": 10, "eval_every": 8, "log_every": 1, "weight_decay": 0.0}
     fit(DPO(gpt, beta=0.3, nll_weight=changes.pop("nll_weight", 0.0)), train, train, TrainConfig(**config, **changes), Notes(), run)
     run.finish()
     return gpt, adapter, train
@@ -255,7 +255,7 @@ def test_it_learns_to_rank_and_resumes_bit_for_bit(tmp_path):
     before = rank(GPT(SHAPE), batches()).right.mean()
     gpt, _, train = trained(tmp_path / "whole")
     assert rank(gpt, train).right.mean() > before + 0.2
-    trained(tmp_path / "parts", stop_at=7)
+    trained(tmp_path / "parts", stop_at=11)
     trained(tmp_path / "parts")
     for which in ("best", "last"):
         one, two = (checkpoint_directory(tmp_path / name, which) for name in ("whole", "parts"))

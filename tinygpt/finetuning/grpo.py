@@ -294,6 +294,12 @@ def _least(a: ag.Tensor, b: ag.Tensor | float) -> ag.Tensor:
     return -ag.maximum(-a, -b)
 
 
+def check_bounds(clip: float, beta: float) -> None:
+    """Raises ValueError for settings that `GRPO` does not take."""
+    if not 0 < clip < 1 or not 0 <= beta < float("inf"):
+        raise InvalidInput(f"GRPO: clip {clip}, beta {beta}, expected 0 < clip < 1 and beta >= 0, finite; 0.2 and 0.04 are usual")
+
+
 class GRPO(Objective):
     """A language model that learns from rewards.
 
@@ -307,8 +313,7 @@ class GRPO(Objective):
 
     def __init__(self, policy: GPT, exam: Exam, clip: float = 0.2, beta: float = 0.04) -> None:
         super().__init__(policy)
-        if not 0 < clip < 1 or not 0 <= beta < float("inf"):
-            raise InvalidInput(f"GRPO: clip {clip}, beta {beta}, expected 0 < clip < 1 and beta >= 0, finite; 0.2 and 0.04 are usual")
+        check_bounds(clip, beta)
         self.exam, self.clip, self.beta = exam, clip, beta
 
     def loss(self, ids: Array, counted: Array, targets: Array, advantage: Array, old: Array, reference: Array) -> ag.Tensor:

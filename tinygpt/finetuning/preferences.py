@@ -241,6 +241,13 @@ def dpo_loss(policy: ag.Tensor, reference: Array, preferred: np.ndarray, beta: f
     return ag.cross_entropy((policy - reference) * beta, preferred)
 
 
+def check_weights(beta: float, nll_weight: float) -> None:
+    """Raises ValueError for settings that `DPO` does not take."""
+    if not 0 < beta < float("inf") or not 0 <= nll_weight < float("inf"):
+        rule = "expected beta > 0 and nll_weight >= 0, finite; 0.1 and 0 are usual"
+        raise InvalidInput(f"DPO: beta {beta}, nll_weight {nll_weight}, {rule}")
+
+
 class DPO(Objective):
     """A language model that learns which of two answers is better.
 
@@ -253,10 +260,7 @@ class DPO(Objective):
 
     def __init__(self, policy: GPT, beta: float = 0.1, nll_weight: float = 0.0) -> None:
         super().__init__(policy)
-        if not 0 < beta < float("inf") or not 0 <= nll_weight < float("inf"):
-            raise InvalidInput(
-                f"DPO: beta {beta}, nll_weight {nll_weight}, expected beta > 0 and nll_weight >= 0, finite; 0.1 and 0 are usual"
-            )
+        check_weights(beta, nll_weight)
         self.beta, self.nll_weight = beta, nll_weight
 
     def loss(self, ids: Array, preferred: Array, targets: Array, reference: Array) -> ag.Tensor:
