@@ -341,8 +341,9 @@ _SENTENCES = {  # with numbers in words and dates in full, other texts than Engl
 
 
 def dirty_corpus(seed: int = 0, n_clean: int | None = None) -> list[Document]:
-    """The training side of the default corpus (or its first n_clean documents), with dirt: boilerplate in a third of its documents; copies of a fifth of them, exact ones (2 to
-    20 each) and near ones (two words changed, up to 5 each); as many documents of junk, and of other languages, as a third of the clean."""
+    """The training side of the default corpus (or its first n_clean documents), with dirt: boilerplate in a third of its documents; copies of a
+    fifth of them, exact ones (2 to 20 each) and near ones (two words changed, up to 5 each); as many documents of junk, and of other
+    languages, as a third of the clean."""
     rng = np.random.default_rng(seed)
     clean = load_corpus("docs").train[:n_clean]
     found = []

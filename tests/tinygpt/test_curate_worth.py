@@ -1,4 +1,4 @@
-"""What curation is worth: the dirt that is planted, what counts as copied, and the tables of the page."""
+"""What curation costs and is worth: the size of the extra, the dirt that is planted, what counts as copied, and the tables of the page."""
 
 import importlib
 import json
@@ -41,7 +41,7 @@ def test_a_text_is_a_copy_from_50_bytes_on(benchmark):
 def test_the_dirty_corpus_has_the_dirt_that_the_page_says(benchmark):
     for name in ("num2words", "babel"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install -e .[translate]")
-    n_clean = 90
+    n_clean = 45
     found = benchmark.dirty_corpus(0, n_clean)
     assert sum(d.source == "clean" for d in found) == n_clean
     by_source = Counter(d.source for d in found)
@@ -50,7 +50,16 @@ def test_the_dirty_corpus_has_the_dirt_that_the_page_says(benchmark):
     assert len(copies) == n_clean // 5 and set(copies.values()) <= {*range(2, 21)}
     with_boilerplate = sum(any(text in d.text for text in benchmark._BOILERPLATE) for d in found if d.source == "clean")
     assert abs(with_boilerplate - n_clean / 3) < 4 * (n_clean * 2 / 9) ** 0.5
-    assert len({d.id for d in found}) == len(found) and [d.id for d in found] == [d.id for d in benchmark.dirty_corpus(0, n_clean)]
+    assert len({d.id for d in found}) == len(found)
+
+
+def test_the_extra_is_small_and_brings_no_torch(benchmark):
+    found = benchmark.measure_size(("curate",))
+    assert "numpy" in found["core"]["packages"] and found["core"]["mb"] > 30
+    if "curate" not in found:
+        pytest.skip("the extra curate is not installed: pip install -e .[curate]")
+    assert found["curate"]["mb"] <= 170 and "datatrove" in found["curate"]["packages"]
+    assert not {"torch", "scikit-learn", "pyarrow", "numpy"} & {*found["curate"]["packages"]}
 
 
 def rows(benchmark, conditions, seeds=(0, 1, 2)):
