@@ -10,6 +10,7 @@ from autograd.optim.flat import FlatOptimizer as FlatOptimizer
 from autograd.optim.flat import Group as Group
 from autograd.optim.flat import SquaredNorm as SquaredNorm
 from autograd.optim.flat import bind_to_buffers as bind_to_buffers
+from autograd.optim.flat import checked_moment as checked_moment
 from autograd.optim.muon import Muon as Muon
 from autograd.optim.muon import MuonUpdate as MuonUpdate
 from autograd.optim.muon import Orthogonalize as Orthogonalize

@@ -167,21 +167,7 @@ class FlatOptimizer:
         return 0
 
     def _check(self) -> None:
-        cls = self._class
-        for (name, p), view in zip(self.named, self._views, strict=True):
-            if not p.requires_grad:
-                raise RuntimeError(f"{cls}: {name} was frozen after the optimizer was made, expected no change; make a new {cls}")
-            if p.data is not view or not (p.grad is None or p.grad is p._gradient_buffer):
-                fix = "write into it, as in parameter.data[...] = array"
-                raise RuntimeError(f"{cls}: data or grad of {name} was replaced by another array, expected the optimizer's own; {fix}")
-        missing = [name for name, p in self.named if p.grad is None]
-        if missing:
-            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise RuntimeError(f"{cls}: no gradient for {shown}, expected one for each; call loss.backward(), or freeze what is unused")
-        mine = {id(p) for _, p in self.named}
-        for name, p in self._module.named_parameters() if self._module is not None else ():
-            if p.requires_grad and id(p) not in mine:
-                raise RuntimeError(f"{cls}: {name} was added or thawed after the optimizer was made, expected no change; make a new {cls}")
+        _check_unchanged(self._class, self._module, self.named, self._views)
 
     def state_dict(self) -> dict[str, int | dict[str, Array]]:
         """What a resumed run needs in addition to the weights: `n_steps`, and each array of the state as {parameter name: view}."""
@@ -204,16 +190,7 @@ class FlatOptimizer:
 
         The mappings may read an array when it is asked for: each is asked for once, and copied before the next.
         """
-        mine, where = self.state_shapes(), f"{self._class}.load_state_dict"
-        if state.keys() != {"n_steps", *mine}:
-            rule = f"expected {', '.join(sorted(['n_steps', *mine]))}; is it another optimizer's?"
-            raise ValueError(f"{where}: a state of {', '.join(sorted(state))}, {rule}")
-        for key, own in mine.items():
-            given = state[key]
-            assert isinstance(given, Mapping), f"{key} of a state is a mapping from names to arrays"
-            if given.keys() != own.keys():
-                odd = sorted(given.keys() ^ own.keys())
-                raise ValueError(f"{where}: moments of {odd[0]} on one side only, expected the same parameters")
+        for key, given in _checked_state(self._class, state, self.state_shapes()):
             self.load_state(key, given)
         n_steps = state["n_steps"]
         assert not isinstance(n_steps, Mapping), "n_steps of a state is a number"
@@ -222,13 +199,7 @@ class FlatOptimizer:
     def load_state(self, key: str, given: Mapping[str, Array]) -> None:
         """Copies one array of the state, which comes by parameter name."""
         for name, moment in FlatOptimizer.state_arrays(self)[key].items():  # the views: a subclass may gather arrays from other ranks
-            moment[...] = xp.asarray(self.checked_moment(name, given[name], moment.shape))
-
-    def checked_moment(self, name: str, moment: Array, shape: tuple[int, ...]) -> Array:
-        """The array. Raises ValueError where it has another shape."""
-        if moment.shape != shape:
-            raise ValueError(f"{self._class}.load_state_dict: moment of {name} of shape {moment.shape}, expected {shape}")
-        return moment
+            moment[...] = xp.asarray(checked_moment(self._class, name, given[name], moment.shape))
 
     def gather_gradients(self) -> None:
         """Makes the gradients complete, where ranks have kept the sum of their own part alone: for messages."""
@@ -244,3 +215,46 @@ def _parts(flat: Array, parameters: Sequence[Parameter]) -> list[Array]:
     """The part of a flat array that belongs to each parameter, in its shape."""
     starts = accumulate((p.size for p in parameters), initial=0)
     return [flat[start : start + p.size].reshape(p.shape) for start, p in zip(starts, parameters, strict=False)]
+
+
+def _check_unchanged(cls: str, module: Module | None, named: Sequence[Named], views: Sequence[Array]) -> None:
+    """Raises RuntimeError naming a parameter that is no longer the optimizer's, or has no gradient."""
+    for (name, p), view in zip(named, views, strict=True):
+        if not p.requires_grad:
+            raise RuntimeError(f"{cls}: {name} was frozen after the optimizer was made, expected no change; make a new {cls}")
+        if p.data is not view or not (p.grad is None or p.grad is p._gradient_buffer):
+            fix = "write into it, as in parameter.data[...] = array"
+            raise RuntimeError(f"{cls}: data or grad of {name} was replaced by another array, expected the optimizer's own; {fix}")
+    missing = [name for name, p in named if p.grad is None]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise RuntimeError(f"{cls}: no gradient for {shown}, expected one for each; call loss.backward(), or freeze what is unused")
+    mine = {id(p) for _, p in named}
+    for name, p in module.named_parameters() if module is not None else ():
+        if p.requires_grad and id(p) not in mine:
+            raise RuntimeError(f"{cls}: {name} was added or thawed after the optimizer was made, expected no change; make a new {cls}")
+
+
+def _checked_state(
+    cls: str, state: Mapping[str, int | Mapping[str, Array]], mine: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> list[tuple[str, Mapping[str, Array]]]:
+    """(key, arrays by name) of a state, without `n_steps`. Raises ValueError for other keys or names than those of `mine`."""
+    where, found = f"{cls}.load_state_dict", []
+    if state.keys() != {"n_steps", *mine}:
+        rule = f"expected {', '.join(sorted(['n_steps', *mine]))}; is it another optimizer's?"
+        raise ValueError(f"{where}: a state of {', '.join(sorted(state))}, {rule}")
+    for key, own in mine.items():
+        given = state[key]
+        assert isinstance(given, Mapping), f"{key} of a state is a mapping from names to arrays"
+        if given.keys() != own.keys():
+            odd = sorted(given.keys() ^ own.keys())
+            raise ValueError(f"{where}: moments of {odd[0]} on one side only, expected the same parameters")
+        found.append((key, given))
+    return found
+
+
+def checked_moment(cls: str, name: str, moment: Array, shape: tuple[int, ...]) -> Array:
+    """The array. Raises ValueError where it has another shape."""
+    if moment.shape != shape:
+        raise ValueError(f"{cls}.load_state_dict: moment of {name} of shape {moment.shape}, expected {shape}")
+    return moment

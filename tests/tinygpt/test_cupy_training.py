@@ -5,12 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
+import autograd as ag
 from autograd import backend
 from tests.autograd.checks import numpy_only
 from tests.autograd.test_core import run_python
 from tests.autograd.test_cupy_backend import ON_FAKE, has_bfloat16, no_waiting, on_device
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import Windows
+from tinygpt.parallel.communicator import OneRank, run_ranks
+from tinygpt.parallel.divided import MeshWorkers, divide
+from tinygpt.parallel.mesh import Mesh, Shape
+from tinygpt.training.optimizers import make_optimizer
+from tinygpt.training.step import train_step
 from tinygpt.training.trainer import Trainer
 
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=32, n_positions=16, vocab_size=17, dropout=0.1)
@@ -97,6 +103,11 @@ from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.runs.run import Run
 from tinygpt.data.windows import Windows
 from tinygpt.data.tokenizer import train_tokenizer
+from tinygpt.parallel.communicator import OneRank, run_ranks
+from tinygpt.parallel.divided import MeshWorkers, divide
+from tinygpt.parallel.mesh import Mesh, Shape
+from tinygpt.training.optimizers import make_optimizer
+from tinygpt.training.step import train_step
 from tinygpt.training.trainer import Trainer
 text = "to be or not to be that is the question " * 20
 tokenizer = train_tokenizer("characters", [text], 0)
@@ -143,3 +154,29 @@ def test_an_example_runs_on_a_device(tmp_path):
     status, out, error = run_python(code, **ON_FAKE)
     assert status == 0, error
     assert "backend    cupy (AUTOGRAD_BACKEND=cupy): CuPy" in out and "sample after training" in out
+
+
+@on_device
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=has_bfloat16)])
+@pytest.mark.parametrize("options", [{}, {**OTHER, "qk_norm": "head"}, OTHER], ids=["gpt2", "heads normed", "all heads normed together"])
+def test_a_model_on_two_ranks_trains_on_the_device_as_on_one(dtype, options):
+    """Tensor parallelism, ranks in threads: sums over ranks of 16-bit activations are float32, as MPI knows no bfloat16."""
+    ids = np.random.default_rng(0).integers(0, 17, (3, 4, 9))
+    shape = dataclasses.replace(SHAPE, **options)
+
+    def program(ranks):
+        mesh = Mesh(Shape(tensor=ranks.size), ranks)
+        part = divide(GPT(shape, seed=0), mesh).set_compute_dtype(dtype)
+        workers = MeshWorkers(part, mesh, 4)
+        optimizer = make_optimizer(part, TrainConfig(optimizer="muon", lr=1e-3, steps=10), workers.optimizer_class)
+        numbers = [train_step(part, optimizer, [(rows[:, :-1], rows[:, 1:])], workers=workers) for rows in ids]
+        with ag.no_grad():
+            logits = backend.to_host(part(ids[0]).data.astype("float32"))
+        return [float(x) for pair in numbers for x in pair], logits
+
+    (numbers, logits), (same, _) = run_ranks(2, program)
+    expected, right = program(OneRank())
+    tolerance = 1e-4 if dtype == "float32" else 3e-2
+    assert numbers == same
+    np.testing.assert_allclose(numbers, expected, rtol=tolerance)
+    np.testing.assert_allclose(logits, right, rtol=0, atol=tolerance * np.abs(right).max())

@@ -1,5 +1,6 @@
 """The planner: formulas against simulations, predictions against published steps, the course's table, bad input."""
 
+import dataclasses
 import json
 import math
 
@@ -15,7 +16,7 @@ from tinygpt.planner.command import COURSE, chosen, main, of_size
 from tinygpt.planner.command import PlanConfig as Config
 from tinygpt.planner.hardware import DEVICES, device
 from tinygpt.planner.published import by_constant_utilization, fit, predicted, published
-from tinygpt.planner.step import Job, Mesh, best, memory, meshes, seconds, utilization, weights_per_device
+from tinygpt.planner.step import Job, Mesh, best, memory, meshes, seconds, traffic, utilization, weights_per_device
 
 
 def test_the_nine_rows_of_the_course():
@@ -121,6 +122,17 @@ def test_parts_of_a_mesh():
     }
 
 
+def test_what_a_device_sends():
+    """The times of a mesh are its bytes over the link, where a message takes no time of its own."""
+    gpt3, a100 = GPTConfig.preset("gpt3"), dataclasses.replace(device("a100"), latency=0.0, exposed=1.0)
+    job = Job(gpt3, a100, Mesh(2, 8, 12), batch=48)
+    sent, took = traffic(job), seconds(job)
+    assert sent["tensor"] / a100.within == pytest.approx(took["tensor"])
+    assert sent["data"] / a100.between == pytest.approx(took["data"])
+    assert sent["messages"] / a100.between == pytest.approx(took["messages"])
+    assert traffic(Job(gpt3, a100)).total == 0
+
+
 def test_the_best_mesh_is_the_fastest_that_fits():
     config = of_size(7e9)
     found = best(config, device("a100"), 16, 64)
@@ -141,7 +153,7 @@ def test_a_size_becomes_a_shape(n_weights):
 def test_command(capsys, tmp_path):
     main(["--model", "gpt2", "--tokens", "1e10", "--devices", "8", "--batch-tokens", "524288", "--output", str(tmp_path / "plan.json")])
     out = capsys.readouterr().out
-    assert "124,439,808 weights" in out and "utilization" in out
+    assert "124,439,808 weights" in out and "utilization" in out and "sends       data 0." in out and "limit       products" in out
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["flops_6nd"] == pytest.approx(6 * 124_439_808 * 1e10) and plan["devices"] == 8
     assert plan["device_hours"] == pytest.approx(plan["seconds"] * 8 / 3600) and plan["rent_dollars"][0] < plan["rent_dollars"][1]

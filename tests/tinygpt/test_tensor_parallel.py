@@ -107,7 +107,10 @@ def test_ranks_under_mpi_compute_what_one_process_computes():
 def test_the_teaching_script():
     done = mpiexec(2, ROOT / "examples/parallel/03_tensor.py")
     assert done.returncode == 0, done.stderr
-    assert float(re.search(r"differ .* at most (\S+)$", done.stdout.strip())[1]) < 1e-12
+    *lines, last = done.stdout.rstrip().split("\n")
+    assert float(re.search(r"differ by at most (\S+)$", last)[1]) < 1e-12
+    page = (ROOT / "docs/tensor-parallel.md").read_text(encoding="utf-8")
+    assert "\n".join([*(line.rstrip() for line in lines), last.partition(";")[0]]) in page
 
 
 def small(options, seed=0, **more):

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from autograd import Array, backend
-from autograd.optim import FlatOptimizer, Group
+from autograd.optim import FlatOptimizer, Group, checked_moment
 from tinygpt.models.protocols import Communicator
 
 
@@ -149,7 +149,7 @@ class Sharded(FlatOptimizer):
             both = [slice(max(piece.start, start), min(piece.stop, stop)) for piece, _ in part.pieces]
             both = [piece for piece in both if piece.stop > piece.start]
             if both:
-                flat = self.checked_moment(name, given[name], p.shape).reshape(-1)
+                flat = checked_moment(self._class, name, given[name], p.shape).reshape(-1)
                 for piece in both:
                     part[piece][...] = backend.xp.asarray(flat[piece.start - start : piece.stop - start])
 

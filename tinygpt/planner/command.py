@@ -23,7 +23,7 @@ from tinygpt.parallel.launch import started_rank
 from tinygpt.planner import formulas as f
 from tinygpt.planner.hardware import DEVICES, Device, device
 from tinygpt.planner.published import by_constant_utilization, predicted, published
-from tinygpt.planner.step import Job, Mesh, Parts, best, memory, seconds, utilization
+from tinygpt.planner.step import Job, Mesh, Parts, best, memory, seconds, traffic, utilization
 from tinygpt.presets import PRESETS
 
 COURSE = [
@@ -202,7 +202,7 @@ class Plan:
             "flops_exact": 3 * f.flops_per_token(job.config, job.config.n_positions, causal=False) * self.tokens,
             "device": d.name, "devices": job.mesh.n, "mesh": str(job.mesh), "micro": job.micro, "recompute": job.recompute,
             "updates": n_steps, "tokens_per_update": job.n_tokens, "seconds_per_update": parts, "step_seconds": step,
-            "utilization": utilization(job, step), "bytes_per_device": held, "seconds": total, "device_hours": hours,
+            "utilization": utilization(job, step), "bytes_per_device": held, "bytes_sent_per_update": traffic(job), "seconds": total, "device_hours": hours,
             "checkpoint_every_seconds": f.checkpoint_interval(config.save_seconds, between), "lost_to_failures": lost,
             "rent_dollars": [hours * price for price in rent], "buy_dollars": d.price * job.mesh.n, "energy_mwh": mwh,
             "co2_kg": mwh * 1000 * config.kg_per_kwh,
@@ -214,6 +214,7 @@ class Plan:
         c, d, parts, held = job.config, job.device, seconds(job), memory(job)
         low, high = x["rent_dollars"]
         idle = [f"{name} {parts[name] / parts.total:.1%}" for name in ("tensor", "messages", "bubble", "data") if parts[name]]
+        waiting = sum(parts[name] for name in ("tensor", "messages", "bubble", "data"))
         lines = [
             f"model       {x['weights']:,} weights: {c.n_layer} blocks, {c.n_head} heads, {c.n_embd} channels, context {c.n_positions}",
             f"tokens      {x['tokens']:.3g} ({self.tokens / c.n_parameters():.1f} per weight), {x['updates']:,} updates of {job.n_tokens:,}",
@@ -223,6 +224,8 @@ class Plan:
             f"update      {x['step_seconds']:.3g} s, {job.n_tokens / x['step_seconds']:,.0f} tokens/s, utilization {x['utilization']:.1%}",
             bars(parts, "s"),
             f"waiting     {', '.join(idle) or 'for nobody'}",
+            f"sends       {', '.join(f'{name} {n / 1e9:.3g} GB' for name, n in traffic(job).items() if n) or 'nothing'} per device and update",
+            f"limit       {max(parts, key=parts.__getitem__)}; communication and bubbles take {waiting / parts.total:.1%} of the update",
             f"memory      {held.total / 1e9:.3g} GB of {d.memory / 1e9:.3g} GB per device",
             bars(Parts({k: v / 1e9 for k, v in held.items()}), "GB"),
             f"time        {duration(x['seconds'])}, {x['device_hours']:,.0f} device hours",

@@ -127,6 +127,18 @@ def seconds(job: Job) -> Parts:
     )
 
 
+def traffic(job: Job) -> Parts:
+    """Bytes that a device sends in an update: in a ring of n, 2 (n - 1) / n of each array that is summed."""
+    c, d, mesh, m = job.config, job.device, job.mesh, job.micro_batches
+    activations = job.micro * c.n_positions * c.n_embd * d.number
+    sums = (4 + 2 * (job.recompute == "full")) * m * c.n_layer / mesh.pipeline
+    return Parts(
+        tensor=sums * 2 * (mesh.tensor - 1) / mesh.tensor * activations,
+        messages=m * job.chunks * 2.0 * activations * (mesh.pipeline > 1),
+        data=2 * (mesh.data - 1) / mesh.data * weights_per_device(job) * d.number,
+    )
+
+
 def weights_per_device(job: Job) -> float:
     """Of the stage that holds most: its blocks, and an embedding or the output layer."""
     c, mesh = job.config, job.mesh
