@@ -53,7 +53,8 @@ class DividedGPT(StagedGPT):
 
     def own_part(self, name: str, complete: Array) -> Array:
         """What this rank holds of a parameter, or of its optimizer's state."""
-        return complete if self.mesh.shape.tensor == 1 else part_of(name, complete, self.config, self.mesh.tensor)
+        array = backend.xp.asarray(complete)
+        return array if self.mesh.shape.tensor == 1 else part_of(name, array, self.config, self.mesh.tensor)
 
     def gathered(self, name: str, own: Array | None) -> Array:
         """A parameter's complete array at the first rank; at others its shape, without memory. All call it together.

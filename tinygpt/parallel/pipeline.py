@@ -137,8 +137,8 @@ def check_layers(config: GPTConfig, n_stages: int) -> None:
 
 
 def bits(array: Array) -> Array:
-    """The array as messages carry it: 16-bit numbers as integers, since MPI knows no bfloat16."""
-    return array.view(np.uint16) if array.dtype.itemsize == 2 else array
+    """The array as messages carry it: 16-bit numbers as bytes, since MPI knows no bfloat16."""
+    return array.view(np.uint8) if array.dtype.itemsize == 2 else array
 
 
 def receive(model: StagedGPT, ids: np.ndarray, side: int) -> ag.Tensor | None:
