@@ -1,6 +1,6 @@
 """Programs in which one rank fails; `test_rank_faults.py` runs them.
 
-mpiexec -n 3 python [-m mpi4py] tests/tinygpt/rank_faults.py hang 1
+mpiexec -n 3 python [-m mpi4py] tests/tinygpt/rank_faults.py hang FILE
 mpiexec -n 2 python -m mpi4py tests/tinygpt/rank_faults.py full_disk RUN
 """
 
@@ -18,6 +18,7 @@ from tests.tinygpt.helpers import TOKENS, Notes, tiny
 from tinygpt import GPT, TrainConfig, cli
 from tinygpt.data.tokenizer import CharacterTokenizer
 from tinygpt.data.windows import Windows
+from tinygpt.parallel import launch
 from tinygpt.parallel.communicator import world
 from tinygpt.parallel.local import workers_for
 from tinygpt.runs.run import Run
@@ -43,10 +44,15 @@ def fail(how: str) -> None:
             world().receive(np.zeros(1), 0)
 
 
-def one_fails(how: str, which: int) -> None:
+def one_fails(how: str, when: Path) -> None:
+    """Rank 1 fails, and writes down when."""
+    if how == "late":
+        launch._START_S = 2.0
+        time.sleep(100 if launch.started_rank() == 1 else 0)
     ranks = world()
     ranks.all_reduce(np.zeros(1))
-    if ranks.rank == which:
+    if ranks.rank == 1:
+        when.write_text(str(time.monotonic()), encoding="utf-8")
         fail(how)
     else:
         ranks.all_reduce(np.zeros(1))
@@ -75,4 +81,4 @@ if __name__ == "__main__":
     if program == "full_disk":
         cli.run(lambda: full_disk(argument))
     else:
-        one_fails(program, int(argument))
+        one_fails(program, Path(argument))

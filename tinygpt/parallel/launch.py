@@ -7,7 +7,6 @@ that is killed (`witness.py`), and for one that does not come (`watch.py`), also
 import atexit
 import os
 import sys
-import threading
 import time
 from types import TracebackType
 
@@ -18,6 +17,8 @@ _VARIABLES = {"PMI_SIZE": ("PMI_RANK", "MPICH"), "OMPI_COMM_WORLD_SIZE": ("OMPI_
 """Environment variables for the number of ranks -> (variable for the rank, what sets them)."""
 
 KEPT = "the last checkpoint is kept: resume from it"
+
+_START_S = 60.0  # programs that start on a busy machine may be this far apart, however short the limit
 
 _witness: Witness | None = None
 _aborted = False
@@ -65,19 +66,14 @@ def connect() -> None:
     if _witness is not None:
         return
     limit = limit_s()
-    _witness = Witness(who(), KEPT)
+    _witness = Witness(who(), KEPT, limit and max(limit, _START_S))
     atexit.register(_witness.dismiss)
-    waiting = threading.Timer(limit, _never_joined, [limit])  # the import returns when all ranks are there
-    waiting.daemon = True
-    if limit:
-        waiting.start()
     try:
-        from mpi4py import MPI  # whose import joins
+        from mpi4py import MPI  # whose import joins: it returns when all ranks are there
     except (ImportError, RuntimeError) as error:
         found = f"{started_by()}: {n_started()} ranks were started, and mpi4py is missing or finds no MPI ({error})"
         raise MissingPackage(f'{found}, expected it for more than one; pip install "tinygpt[mpi]"') from error
-    finally:
-        waiting.cancel()
+    _witness.joined()
     if MPI.COMM_WORLD.Get_size() != n_started():
         library = MPI.Get_library_version().partition("\n")[0].strip("\0 ")
         found = f"{started_by()}: {n_started()} ranks were started, and mpi4py, with {library}, sees {MPI.COMM_WORLD.Get_size()}"
@@ -96,14 +92,6 @@ def abort(status: int) -> None:
         sys.stderr.flush()
         time.sleep(0.5)  # mpiexec must have read what was said: it drops what is in its pipes when it ends
         MPI.COMM_WORLD.Abort(status)
-
-
-def _never_joined(limit: float) -> None:
-    print(
-        f"error: {who()}: not all ranks have started after {limit:g} s, expected them; see what the others say", file=sys.stderr, flush=True
-    )
-    time.sleep(0.5)
-    os._exit(1)
 
 
 def _end_all_on_errors() -> None:
