@@ -376,3 +376,34 @@ def test_pages_that_the_navigation_forgets_are_added(tmp_path):
     config = {"nav": [{"Start": "index.md"}], "docs_dir": str(tmp_path)}
     assert hooks.on_config(config)["nav"] == [{"Start": "index.md"}, {"More": ["cache.md", "deep/page.md"]}]
     assert hooks.on_config(config)["nav"][2:] == []  # all are named now
+
+
+# Glossary and cheat sheet ------------------------------------------------------------------------------------------------------
+
+GLOSSARY_HAS = "Accumulation, Bits per byte, BLEU, Fingerprint, Logit lens, Micro-batch, Nats, Paired interval, Pooling, Residual stream"
+
+
+def test_the_glossary_is_in_order_and_every_word_is_one_line_with_a_page():
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    entries = [re.fullmatch(r"- \*\*([^*]+)\.\*\* (.+) See \[[^\]]+\]\(([^)#]+)(#[\w-]+)?\)\.", line) for line in lines]
+    assert all(entries), next(line for line, entry in zip(lines, entries, strict=True) if not entry)
+    terms = [entry[1] for entry in entries]
+    assert terms == sorted(terms, key=str.lower) and len(terms) == len(set(terms)) > 100
+    assert set(GLOSSARY_HAS.split(", ")) <= set(terms)
+    for entry in entries:
+        assert (DOCS / entry[3]).is_file() and 1 <= len(re.findall(r"\.(?= [A-Z]|$)", entry[2])) <= 4, entry[1]
+    assert re.findall(r"^## (.)$", text, flags=re.MULTILINE) == sorted({term[0].upper() for term in terms})
+
+
+def test_the_cheat_sheets_count_of_weights_and_commands_are_right():
+    from tinygpt import GPTConfig
+    from tinygpt.__main__ import COMMANDS
+
+    text = (DOCS / "cheat-sheet.md").read_text(encoding="utf-8")
+    assert "V C + T C + 12 L C² + 13 L C + 2 C" in text
+    c = GPTConfig()
+    v, t, n, w = c.vocab_size, c.n_positions, c.n_layer, c.n_embd
+    assert v * w + t * w + 12 * n * w**2 + 13 * n * w + 2 * w == c.n_parameters()
+    assert set(re.findall(r"python -m tinygpt (\w+)", text)) <= COMMANDS.keys()
+    assert all((ROOT / script).is_file() for script in re.findall(r"python (examples/\S+\.py)", text))
