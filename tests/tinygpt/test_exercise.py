@@ -153,8 +153,8 @@ def test_mistakes_on_the_way_are_told_clearly(tmp_path, old, new, message):
 
 
 def test_unknown_numbers_and_empty_folders(tmp_path):
-    with pytest.raises(InvalidInput, match="exercise: 14, expected one of 1 to 13"):
-        main(["14"])
+    with pytest.raises(InvalidInput, match="exercise: 24, expected one of 1 to 23"):
+        main(["24"])
     with pytest.raises(MissingFile, match=r"no exercises, expected files such as .*; pass --folder CHECKOUT/examples/exercises"):
         main(["1", "--folder", str(tmp_path)])
 
