@@ -41,7 +41,7 @@ class Config:
     """Which of the two."""
     base: PathName = ""
     """Pretrained run or checkpoint to start from."""
-    data: str = ""
+    data: PathName = ""
     """grpo: the problems, as --data of the example; default: its own."""
     variants: tuple[str, ...] = ()
     """Some of: plain, nll (dpo); grpo, best-of-n (grpo). Default: both."""

@@ -2,12 +2,12 @@
 
     python examples/align_dpo.py
 
-About five minutes on two CPU cores, no network. A pair: "What does numpy.argsort do?", the first sentence of its docstring, and a corruption
+Some minutes on two CPU cores, no network. A pair: "What does numpy.argsort do?", the first sentence of its docstring, and a corruption
 of that sentence, such as one that stops in the middle. Starts from the newest pretrained run under runs/ (python examples/pretrain.py makes
 one), which first learns from the right answers alone (the "SFT" of the papers, a run of its own); an assistant given by --base skips that.
 Only low-rank adapters are trained, so the reference that DPO compares with is the same model with them switched off. Leaves a run directory
 with report.txt, results.json, loss.png, the adapter and the model. Expect far more of the held-out pairs ranked right than the half before,
-and answers that are longer, not truer.
+and own answers that are worse: the page says why.
 
 More: --data FILE takes your own pairs (jsonl with prompt, chosen and rejected; texts, or lists of messages); --beta says how far the model
 may move; --nll-weight keeps the chosen answers likely; --resume RUN. What it is, and what was measured: docs/preferences.md.

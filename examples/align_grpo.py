@@ -2,10 +2,10 @@
 
     python examples/align_grpo.py
 
-About five minutes on two CPU cores, no network. A problem: "Sort the letters: q c x a"; the reward is 1 for "a c q x" and else 0. Starts
+Some minutes on two CPU cores, no network. A problem: "Sort the letters: q c x a"; the reward is 1 for "a c q x" and else 0. Starts
 from the newest pretrained run under runs/ (python examples/pretrain.py makes one), which first learns from right answers until a fifth of
 its likeliest ones are right (a run of its own): with no answer right there would be nothing to prefer. Leaves a run directory with report.txt,
-results.json, curves.png of reward, KL and length, and the model. Expect twenty points more of the held-out problems to be solved.
+results.json, curves.png of reward, KL and length, and the model. Expect some thirty points more of the held-out problems to be solved.
 
 More: --data arithmetic, or a file of questions and answers; --weighting best-of-n learns from the best answer of each group alone, from as
 many samples; --iterations 2 makes two updates on the same answers; --beta weighs the KL divergence from the reference, which is the same

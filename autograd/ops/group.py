@@ -12,7 +12,7 @@ from autograd.backend import ArrayLike, xp
 from autograd.core import Array, Op, Tensor, accumulator_dtype, float32_if_half
 from autograd.ops.activation import SoftCap
 from autograd.ops.elementwise import as_tensor
-from autograd.ops.loss import LinearCrossEntropy, checked_targets
+from autograd.ops.loss import LinearCrossEntropy, as_targets
 
 
 class Group(Protocol):
@@ -191,7 +191,7 @@ def split_linear_cross_entropy(
         raise ValueError(f"{op}: softcap {softcap}, expected a positive number, or 0 for no bound")
     if chunk < 1:
         raise ValueError(f"{op}: chunk {chunk}, expected at least 1; it counts rows")
-    device_targets, options = checked_targets(op, targets, x.shape[:-1], n_classes, ignore_index, label_smoothing, z_loss)
+    device_targets, options = as_targets(op, targets, x.shape[:-1], n_classes, ignore_index, label_smoothing, z_loss)
     options |= {"softcap": float(softcap), "n_classes": n_classes, "chunk": chunk}
     x = copy_to_group(x, group).reshape(device_targets.size, x.shape[-1])
     return SplitLinearCrossEntropy.apply(x, weight, device_targets, group=group, **options)

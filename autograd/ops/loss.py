@@ -158,7 +158,7 @@ def cross_entropy(
     if logits.ndim == 0:
         raise ValueError("cross_entropy: logits of shape (), expected (..., V); one score per class")
     shape, n_classes = logits.shape[:-1], logits.shape[-1]
-    device_targets, options = checked_targets("cross_entropy", targets, shape, n_classes, ignore_index, label_smoothing, z_loss)
+    device_targets, options = as_targets("cross_entropy", targets, shape, n_classes, ignore_index, label_smoothing, z_loss)
     return CrossEntropy.apply(logits.reshape(device_targets.size, logits.shape[-1]), device_targets, **options)
 
 
@@ -184,14 +184,12 @@ def linear_cross_entropy(
         raise ValueError(f"linear_cross_entropy: softcap {softcap}, expected a positive number, or 0 for no bound")
     if chunk < 1:
         raise ValueError(f"linear_cross_entropy: chunk {chunk}, expected at least 1; it counts rows")
-    device_targets, options = checked_targets(
-        "linear_cross_entropy", targets, x.shape[:-1], len(weight), ignore_index, label_smoothing, z_loss
-    )
+    device_targets, options = as_targets("linear_cross_entropy", targets, x.shape[:-1], len(weight), ignore_index, label_smoothing, z_loss)
     options["softcap"] = float(softcap)
     return LinearCrossEntropy.apply(x.reshape(device_targets.size, x.shape[-1]), weight, device_targets, bias, chunk=chunk, **options)
 
 
-def checked_targets(
+def as_targets(
     op: str, targets: ArrayLike, shape: tuple[int, ...], n_classes: int, ignore_index: int, label_smoothing: float, z_loss: float
 ) -> tuple[Array, dict[str, float]]:
     """Checks what both losses share; gives flat device targets and the options of the op."""

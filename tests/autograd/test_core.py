@@ -877,7 +877,8 @@ class Zeros(numpy.ndarray):
 def getDeviceCount(): {count}
 cupy.ones = lambda shape, dtype: numpy.zeros(shape, dtype).view(Zeros)
 cupy.cuda = types.SimpleNamespace(
-    memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError), runtime=types.SimpleNamespace(getDeviceCount=getDeviceCount)
+    memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError), runtime=types.SimpleNamespace(getDeviceCount=getDeviceCount),
+    Device=lambda n: types.SimpleNamespace(use=lambda: None),
 )
 sys.modules["cupy"] = cupy
 import autograd

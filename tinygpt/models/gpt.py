@@ -227,9 +227,8 @@ class GPT(Model):
         """The loss, from the output (B, T, C) of `hidden`."""
         x = self.lm_head.scaled(hidden)
         return self.cross_entropy(
-            x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index,
-            softcap=self.config.logit_softcap or 0.0, z_loss=self.z_loss if self.training else 0.0,
-            label_smoothing=self.label_smoothing if self.training else 0.0,
+            x, nn.cast_like(self.lm_head.weight, x), targets, ignore_index=ignore_index, softcap=self.config.logit_softcap or 0.0,
+            z_loss=self.z_loss if self.training else 0.0, label_smoothing=self.label_smoothing if self.training else 0.0,
         )  # fmt: skip
 
     if TYPE_CHECKING:  # of a layer above: tinygpt.inference.decoding
