@@ -30,7 +30,7 @@ in_batch = {}
 for other in ([4.0, 5.0, 9.0], [0.0, 0.0, 0.0]):
     batch = np.array([text, other])  # (B, T) = (2, 3)
     mean, variance = in_batch[tuple(other)] = batch.mean(), batch.var()
-    show(f"[1 2 3] beside {other}: mean {mean:.0f}, variance {variance:.3f} ->", (text - mean) / np.sqrt(variance))
+    show(f"[1 2 3] with {other}: mean {mean:.0f}, variance {variance:.3f} ->", (text - mean) / np.sqrt(variance))
 mean, variance = np.mean(list(in_batch.values()), axis=0)  # what training has seen, averaged
 show(f"at inference, with the averages {mean:.1f} and {variance:.0f} of training ->", (text - mean) / np.sqrt(variance))
 say(
