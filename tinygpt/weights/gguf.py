@@ -9,6 +9,7 @@ Source  https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; llama.cpp, sr
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -76,11 +77,10 @@ TARGETS = {
 def library() -> ModuleType:
     """The library `gguf`. Raises ImportError, naming the extra, where it is not installed."""
     try:
-        import gguf
+        return import_module("gguf")
     except ImportError as error:
         rule = "expected the library with the names of llama.cpp's tensors"
         raise MissingPackage(f'export: gguf is missing, {rule}; pip install "tinygpt[gguf]"') from error
-    return gguf
 
 
 def target_of(config: GPTConfig) -> tuple[Family, Target]:
