@@ -4,7 +4,7 @@
     python benchmarks/ranks.py --parts overlap share    some of them; the report keeps the others' last figures
     python benchmarks/ranks.py --tiny                   all parts on the smallest model, in a minute: figures that mean nothing
 
-    sides      two ranks, two threads of one process, two local processes (tinygpt/parallel/local.py), at the sizes S and M of train_step.py
+    sides      two ranks, two with ZeRO, two threads of one process, two local processes (tinygpt/parallel/local.py), at sizes S and M
     scaling    1, 2, 4 ranks with a thread each: the same batch (strong), a batch that grows with them (weak), at M
     share      of an update of GPT-2 124M with 1,024 tokens per rank, how much is communication
     overlap    sums of slices of the gradient that begin as layers finish, instead of one sum after the backward pass, at M
@@ -75,6 +75,7 @@ class Task:
     rows        of an update, over all ranks; 0: those of the size
     processes   of `TrainConfig`; steps: updates that are measured, after two that are not
     apart       measure communication apart: the ranks meet before each operation, so that waiting for the slowest is not in its time
+    shard       the ranks share the optimizer's state (ZeRO)
     overlap     take turns between one sum and slices
     """
 
@@ -83,6 +84,7 @@ class Task:
     processes: int = 1
     steps: int = 1
     apart: bool = False
+    shard: bool = False
     overlap: bool = False
 
 
@@ -93,7 +95,9 @@ def work(task: Task) -> dict[str, Any]:
     """Seconds of the updates; with `apart` also (seconds of operations, seconds of waiting for the others before them) per update."""
     size = ALL_SIZES[task.size]
     size = dataclasses.replace(size, batch=task.rows or size.batch)
-    training = TrainConfig(lr=1e-4, warmup_steps=0, final_lr_fraction=1.0, micro_batch=size.batch, processes=task.processes)
+    training = TrainConfig(
+        lr=1e-4, warmup_steps=0, final_lr_fraction=1.0, micro_batch=size.batch, processes=task.processes, shard_optimizer=task.shard
+    )
     model = GPT(dataclasses.replace(size.config, n_positions=size.context)).train()
     workers = workers_for(model, training)
     trainer = Trainer(model, training, OneBatch(size), None, workers)
@@ -266,6 +270,7 @@ def sides(config: Config) -> dict[str, Any]:
     for size, steps in (("tiny", 3),) if config.tiny else (("S", 60), ("M", 6)):
         jobs = {
             "2 ranks": (2, Task(size, steps=steps), 1),
+            "2 ranks, ZeRO": (2, Task(size, steps=steps, shard=True), 1),
             "2 threads": (1, Task(size, steps=steps), 2),
             "2 local processes": (1, Task(size, steps=steps, processes=2), 2),
         }

@@ -29,7 +29,7 @@ def test_the_nine_rows_of_the_course():
 
 
 def test_steps_that_others_published():
-    """Five rows fix three numbers; the others are predicted, but for one whose mesh is not known, and better than by one utilization."""
+    """Five rows fix three numbers; the others are predicted, and better than by one utilization."""
     rows = published()
     fitted, others = [row for row in rows if row.fitted], [row for row in rows if not row.fitted]
     assert len(fitted) == 5
@@ -38,7 +38,7 @@ def test_steps_that_others_published():
         assert getattr(DEVICES["h100"], name) == pytest.approx(getattr(found, name), rel=0.002)
         assert getattr(DEVICES["a100"], name) == getattr(DEVICES["h100"], name)
     errors = {row.name: abs(predicted(row) / row.step - 1) for row in rows}
-    assert [name for name, error in errors.items() if error > 0.25] == ["picotron Llama 2 7 B, 64 H100"]
+    assert max(errors.values()) < 0.25
     constant = [abs(step / row.step - 1) for row, step in zip(rows, by_constant_utilization(rows), strict=True) if not row.fitted]
     ours = [errors[row.name] for row in others]
     assert len(ours) == 21 and np.mean(ours) < 0.07 < 0.15 < np.mean(constant) and max(ours) < max(constant)

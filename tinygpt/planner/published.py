@@ -96,9 +96,9 @@ def _small() -> list[Published]:
         gated=False, activation="squared_relu", tie_word_embeddings=False,
     )  # fmt: skip
     smol = dataclasses.replace(
-        GPTConfig.preset("smollm2-135m"), n_layer=24, n_head=32, n_kv_head=32, n_embd=2048, n_inner=8192, n_positions=2048
+        GPTConfig.preset("smollm2-135m"), n_layer=24, n_head=32, n_kv_head=32, n_embd=2048, n_inner=8192, n_positions=1024
     )
-    llama = GPTConfig.preset("llama-2-7b")
+    llama = dataclasses.replace(GPTConfig.preset("llama-2-7b"), n_positions=1024)
 
     def job(config: GPTConfig, name: str, n: int, batch: int, micro: int, mesh: Mesh | None = None, sharded: bool = True) -> Job:
         return Job(config, DEVICES[name], mesh or Mesh(n), batch, micro, sharded=sharded)
@@ -108,8 +108,10 @@ def _small() -> list[Published]:
 
     record = "modded-nanogpt, records/101324_llmc"
     build = "a public run of build-nanogpt with torch.compile"
-    picotron, pico = "picotron, README", "batch, micro-batch, mesh"
-    pico_small, pico_large = job(smol, "h100", 8, 256, 4), job(llama, "h100", 64, 1024, 1, Mesh(16, 2, 2))
+    # Its README's commands for these models have 1,024 tokens, micro-batches of 4 and 32 of them in an update; that for Llama is for a mesh of
+    # 4 x 2 x 2, and the 64 GPUs of the figure are taken as four times as many copies.
+    picotron, pico = "picotron, README", "that its commands were measured; mesh of 64"
+    pico_small, pico_large = job(smol, "h100", 8, 1024, 4), job(llama, "h100", 64, 2048, 4, Mesh(16, 2, 2))
     return [
         Published("llm.c 124 M, 8 H100", job(gpt2, "h100", 8, 512, 64), 0.139, record, fitted=True),
         Published("llm.c 124 M, 8 A100", job(gpt2, "a100", 8, 512, 64), 0.300, "llm.c, scripts/run_gpt2_124M.sh"),
