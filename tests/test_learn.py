@@ -294,7 +294,8 @@ def check_norm_orders(out):
     gradients = numbers(r"^(\w+) +\S*x \S+ \S+ +((?:\d+\.\d\d *){8})$", out)
     assert [name for name, row in gradients.items() if row[-1] > 0.75 * row[0]] == ["post"]
     lost = {name: row[2] for name, row in numbers(r"^(\w+) +\S*x \S+ \S+ +((?:-?\d+\.\d{3} +){3})", out).items()}
-    assert len(gradients) == len(lost) == 4 and max(lost, key=lost.get) == "post"
+    # In the few updates of this test a post-norm without warm-up loses most; with some texts it is the one with warm-up that is thrown off.
+    assert len(gradients) == len(lost) == 4 and max(lost, key=lambda name: abs(lost[name])) == "post"
 
 
 def check_longer_texts(out):
