@@ -376,8 +376,8 @@ def test_wrong_models_and_too_few_examples_say_so(tmp_path):
         fit([], keep=0)
 
 
-def test_own_bad_examples_are_kinds_of_their_own(docs):
-    good = [text for text in docs if len(text) > 300][:200]
+def test_own_bad_examples_are_kinds_of_their_own():
+    good = [document.text for document in load_corpus("docs").train if len(document.text) > 300][:300]
     rows = examples(good, {"ads": [soiled(text, "search spam", seed=9) for text in good]})
     assert {row.kind for row in rows if row.part == "train"} == {"good", "ads"}
     assert {row.kind for row in rows if row.part == "test"} == {"good", "ads", *UNSEEN}
