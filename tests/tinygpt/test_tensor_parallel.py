@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd import nn
 from autograd.optim import Muon
+from tests.autograd.test_group import Counting
 from tests.tinygpt.mpi_helpers import ROOT, mpiexec, needs_mpi
 from tests.tinygpt.rank_programs import tensor_training
 from tinygpt import GPT, GPTConfig
@@ -184,21 +185,6 @@ def test_recomputed_blocks_give_the_same_gradients(dropout):
     for plain, recomputed in run_ranks(2, program):
         for key, gradient in plain.items():
             np.testing.assert_array_equal(recomputed[key], gradient, err_msg=key)
-
-
-class Counting(OneRank):
-    """Counts the numbers that are summed over ranks."""
-
-    def __init__(self, group):
-        self.group, self.rank, self.size, self.sent = group, group.rank, group.size, []
-
-    def all_reduce(self, array):
-        self.sent.append(array.size)
-        self.group.all_reduce(array)
-
-    def all_gather(self, part, out, lengths):
-        self.sent.append(part.size)
-        self.group.all_gather(part, out, lengths)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

@@ -90,6 +90,14 @@ def crowded(ranks: Communicator) -> str:
     return f"{here} ranks share {cores} cores and take turns: an update takes at least {here / cores:.3g} times as long"
 
 
+def peak_bytes_of_others(ranks: Communicator) -> int:
+    """The most memory that the other ranks have taken, together; all call it."""
+    own = peak_bytes()
+    total = np.array([float(own)])
+    ranks.all_reduce(total)
+    return int(total[0]) - own
+
+
 class DataParallel:
     """The ranks of a communicator, each with a copy of the model and a `Trainer` of its own. A `GradientWorkers`.
 
@@ -140,8 +148,4 @@ class DataParallel:
         """Ranks end with their programs."""
 
     def peak_bytes(self) -> int:
-        """Of the other ranks together."""
-        own = peak_bytes()
-        total = np.array([float(own)])
-        self.ranks.all_reduce(total)
-        return int(total[0]) - own
+        return peak_bytes_of_others(self.ranks)

@@ -16,13 +16,12 @@ from typing import ClassVar
 import numpy as np
 
 from autograd import Array, backend
-from autograd.limits import peak_bytes
 from autograd.optim import FlatOptimizer, Group, Muon
 from autograd.threads import use_threads
 from tinygpt.models.gpt import GPT
 from tinygpt.models.protocols import Batch, Communicator, Trainable
 from tinygpt.parallel.communicator import tell
-from tinygpt.parallel.data import crowded, shards_of, threads_of
+from tinygpt.parallel.data import crowded, peak_bytes_of_others, shards_of, threads_of
 from tinygpt.parallel.mesh import Mesh, check_shape
 from tinygpt.parallel.pipeline import Order, Pipeline, StagedGPT
 from tinygpt.parallel.split_state import SplitMatrices, cut_of, joined, part_of
@@ -264,8 +263,4 @@ class MeshWorkers:
         """Ranks end with their programs."""
 
     def peak_bytes(self) -> int:
-        """Of the other ranks together."""
-        own = peak_bytes()
-        total = np.array([float(own)])
-        self.ranks.all_reduce(total)
-        return int(total[0]) - own
+        return peak_bytes_of_others(self.ranks)
