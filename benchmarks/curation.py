@@ -411,7 +411,14 @@ def windows_of(text: str, n: int = COPIED) -> np.ndarray:
 
 def share_copied(written: Sequence[str], known: np.ndarray) -> float:
     """Share of texts that hold COPIED bytes in a row of a text whose `windows_of`, sorted, are `known`."""
-    return float(np.mean([np.isin(windows_of(text), known, assume_unique=False, kind="sort").any() for text in written]))
+
+    def copied(text: str) -> bool:
+        windows = windows_of(text)
+        at = np.searchsorted(known, windows)  # np.isin would sort `known`, millions of hashes, once for each text
+        at_end = at == len(known)
+        return bool((~at_end & (known[np.where(at_end, 0, at)] == windows)).any()) if len(known) else False
+
+    return float(np.mean([copied(text) for text in written]))
 
 
 def stages(path: Path) -> list[Stage]:
