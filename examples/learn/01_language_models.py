@@ -32,7 +32,7 @@ for word, following in pairwise(words):
 print(f"{len(words):,} words, {len(follows):,} different")
 for word in ("the", "for", "exception"):
     total = follows[word].total()
-    print(f"  after {word!r} ({total:,} times):", ", ".join(f"{w} {n / total:.2f}" for w, n in follows[word].most_common(5)))
+    print(f"  after {word!r} ({total:,} times):", ", ".join(f"{w} {n / total:.2f}" for w, n in follows[word].most_common(4)))
 following, n = follows["exception"].most_common(1)[0]
 print(f"{following!r} follows 'exception' {n} times: {n} / {follows['exception'].total()} = {n / follows['exception'].total():.2f}")
 say(
