@@ -54,7 +54,7 @@ bias = np.array([0, -1, -2, -3])  # relative: one number for each distance, adde
 for start in (0, 1, 2):
     i, j = start + 1, start  # token 1 stands behind token 0
     a, b = token[1] + position[i], token[0] + position[j]
-    print(f"text at positions {j}, {i}: absolute {a.tolist()} . {b.tolist()} = {a @ b:2d}", end="    ")
+    print(f"at positions {j}, {i}: absolute {a.tolist()} . {b.tolist()} = {a @ b:2d}", end="    ")
     print(f"relative {token[1].tolist()} . {token[0].tolist()} + ({bias[i - j]}) = {token[1] @ token[0] + bias[i - j]}")
 say("By distance, a pair is the same wherever it stands. GPT-2 has a row for each position, and has to learn every one of them.")
 say(f"That is also why its context ends: there is no row for position {len(position)} in a table of {len(position)}.")
