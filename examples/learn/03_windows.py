@@ -49,7 +49,7 @@ for number, which in enumerate(order):
     show("  inputs  (B, T) =", x)
     show("  targets (B, T) =", y)
 say(
-    f"{len(windows)} windows in batches of 2: {order.n_batches} batches; window {order.epoch(0)[-1]} is left over and waits for the next epoch, whose order is another."
+    f"{len(windows)} windows in batches of 2: {order.n_batches} batches; window {order.epoch(0)[-1]} is left over and waits for the next epoch, whose order is another (PyTorch: drop_last=True)."
 )
 print("epoch 0:", order.epoch(0).tolist(), " epoch 1:", order.epoch(1).tolist(), " epoch 0 again:", order.epoch(0).tolist())
 

@@ -60,6 +60,8 @@ print(f"all        V * C + P * C + L ({attention} + {mlp} + {norms}) + 2C = {tot
 g = GPTConfig.preset("gpt2")
 print(f"GPT-2's smallest, C = {g.n_embd}, V = {g.vocab_size:,}, P = {g.n_positions:,}, L = {g.n_layer}: {g.n_parameters():,}")
 say("The output layer adds none: it is the token embedding, used the other way round, logits = x @ wte.T (tied weights).")
+untied = GPTConfig.preset("gpt2", tie_word_embeddings=False).n_parameters()
+print(f"With a matrix of its own it is V * C more, {untied:,}: {4 * untied / 1e6:.0f} MB at 4 bytes each")
 
 heading("logits: one score per token of the vocabulary, at every position")
 with ag.no_grad():

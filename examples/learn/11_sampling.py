@@ -49,7 +49,10 @@ def top_k(p, k):
 
 for k in (1, 2, 3, 5):
     table(f"top-k {k}", top_k(P, k))
-say("k = 2 keeps 1/2 + 1/4 = 3/4; divided by it: 2/3 and 1/3. k = 5 keeps one of the two that are equally likely, never six.")
+say(
+    "k = 2 keeps 1/2 + 1/4 = 3/4; divided by it: 2/3 and 1/3. k = 5 keeps one of the two that are equally likely, never six. Setting the other "
+    "logits to minus infinity before the softmax, as is often done, gives the same."
+)
 
 heading("top-p: keep the fewest likeliest tokens that together reach p")
 
