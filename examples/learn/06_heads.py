@@ -24,7 +24,7 @@ allowed = np.tril(np.ones((3, 3), dtype=bool))  # (T, T)
 show("allowed (T, T) =", allowed.astype(int))
 masked = np.where(allowed, scores, -np.inf)  # e^-inf = 0
 show("weights = softmax(scores, -inf where not allowed) (T, T) =", softmax(masked))
-print("sum of each row:", softmax(masked).sum(axis=1).tolist())
+print("sum of each row:", softmax(masked).sum(axis=1).round(12).tolist())
 
 
 def first_row(score_of_the_future, how):

@@ -26,7 +26,7 @@ T, BATCH, LENGTH, SEEDS, PATIENCE = 32, 8, 1056, 3, 3
 CHECKS = np.array([n for n in (4, 8, 16, 32, 48, 64, *range(96, args.updates + 1, 32)) if n <= args.updates])
 train_ids, held_out, V = characters()
 TEXTS = [train_ids[seed * 20_000 :][:LENGTH] for seed in range(SEEDS)]
-RATES = {4: 0.01, 16: 0.003, 64: 0.001}  # by channels: a wide model takes a lower rate
+RATES = {4: 0.01, 16: 0.003, 64: 0.001}  # by channels: a wide model takes a lower rate (script 18)
 validation, test = Windows(held_out[:1025], T), Windows(held_out[1025:5121], T)
 
 
