@@ -38,7 +38,7 @@ print(f"{following!r} follows 'exception' {n} times: {n} / {follows['exception']
 say(
     "That is all that any language model gives: a probability for each possible next word. Nobody labeled anything: the text is its "
     "own answer (self-supervised). A large one looks at thousands of words instead of one, and does not count but computes: its "
-    "weights, numbers that it has learned, take the place of the counts."
+    "weights, numbers that it has learned, replace the counts."
 )
 
 heading("it writes by predicting one word, appending it, and predicting again (autoregressive)")
