@@ -61,7 +61,12 @@ POINTS = {
         r"epoch 0 again: ",
         r"^5 items; item 2: \[104, 105, 106, 107\] \[105, 106, 107, 108\]$",
     ],
-    "04_embeddings.py": [r"gives the same: True", r"\[5, 2\] \. \[1, 3\] = 11 ", r"its row is the same both times", r"\[101\. 101\. 101\.\]"],
+    "04_embeddings.py": [
+        r"gives the same: True",
+        r"\[5, 2\] \. \[1, 3\] = 11 ",
+        r"its row is the same both times",
+        r"\[101\. 101\. 101\.\]",
+    ],
     "05_attention.py": [
         r"score of tokens 0 and 2: 1 \* 1 \+ 0 \* 1 = 1$",
         r"scores \[2\.0, -1\.0, -1\.0\]: sum 0,  nothing to divide by",
@@ -86,10 +91,21 @@ POINTS = {
         r"4 / sqrt\(inputs\): 1e\+27, 11\.4.. times as large, explodes",
         r"1 / sqrt\(inputs\): .* vanishes",
     ],
-    "08_model.py": [r"= 1888; the model says 1888", r"124,439,808$", r"V \* C more, 163,037,184: 652 MB", r"\(T,\) = \(4,\) \[0\.000 0\.000 0\.000 0\.[1-9]"],
+    "08_model.py": [
+        r"= 1888; the model says 1888",
+        r"124,439,808$",
+        r"V \* C more, 163,037,184: 652 MB",
+        r"\(T,\) = \(4,\) \[0\.000 0\.000 0\.000 0\.[1-9]",
+    ],
     "09_loss.py": [r"rises by 0\.001, and the loss by -0\.000750$", r"\[\[ 0\.125 -0\.750  0\.625\]\]", r"= 0\.9281; the op says 0\.9281"],
     "10_training.py": [r"^rate at .*: 1\.5e-04 1\.5e-03 3\.0e-03 3\.0e-03 .* 3\.0e-04$", r"^The \w"],
-    "11_sampling.py": [r"= 1\.94|1\.94, times 0\.693 is 1\.34", r"^softmax\(logits\) .* 1\.34 nats$", r"top-k 2 +0\.667  0\.333  0\.000", r"top-k 5 .* 0\.032  0\.000", r"10,000 draws"],
+    "11_sampling.py": [
+        r"= 1\.94|1\.94, times 0\.693 is 1\.34",
+        r"^softmax\(logits\) .* 1\.34 nats$",
+        r"top-k 2 +0\.667  0\.333  0\.000",
+        r"top-k 5 .* 0\.032  0\.000",
+        r"10,000 draws",
+    ],
     "19_fine_tuning.py": [r"trained in step 2"],
     "12_order_and_distance.py": [r"^a view of the last 12 words +1?\d\d\.\d% "],
     "13_autograd.py": [
