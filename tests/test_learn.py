@@ -137,7 +137,7 @@ POINTS = {
         r"^  the same  49eb52a7ab99 a copy of 'manual': removed$",
         r"nearly +and manual +19 of 25 runs: 0\.76 removed$",
         r"Mail \[EMAIL\] about card \[CARD\] or order 4111111111111112,",
-        r"^  web +410 B tokens, weight 60 %: seen  0\.4 times$",
+        r"^  web +410 billion tokens, share 60 %: seen  0\.4 times$",
     ],
     "31_evaluation.py": [r"right: \d+\.\d% of 200; chance 25 %", r"^  it returns a list +0  0\.55    0\.33$"],
     "28_vision.py": [r"^--- 1,797 images, ", r"^mean: logistic regression .* with 650 weights, transformer .* with 58,138$"],
