@@ -75,12 +75,12 @@ configs, options = {}, {"vocab_size": tokenizer.n_vocab}
 for name, switch in SWITCHES.items():
     options |= switch
     configs[name] = dataclasses.replace(GPT_2, **options)
-print("the last row has Llama 2 70B's options:", configs[name].options().keys() == GPTConfig.preset("llama-2-70b").options().keys())
-
+print("the last has Llama 2 70B's options:", configs[name].options().keys() == GPTConfig.preset("llama-2-70b").options().keys())
 models, curves, rows = {}, {}, {}
 for name, config in configs.items():
     models[name] = GPT(config, seed=0)
     losses, _ = updates(models[name], args.updates)
+    print(f"  {name}: trained, loss of the last batch {losses[-1]:.3f}", flush=True)
     curves[name] = np.arange(1, args.updates + 1), smooth(losses, 50)
     rows[name] = {
         "weights": config.n_parameters(), "flops_per_token": flops(config), "cache_bytes_per_token": 2 * config.n_layer * config.kv_heads * config.channels_per_head * 4,
