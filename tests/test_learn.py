@@ -255,7 +255,7 @@ def check_fine_tuning(out):
     assert len(gains) == 3 and min(gains) > 0 and sum(gains) / 3 > 3  # percentage points; the texts change with Python and NumPy
     curve = re.findall(r"^ +(\d+) updates: training +([\d.]+)% #+ +validation +([\d.]+)% #+$", out, flags=re.MULTILINE)
     training, validation = ([float(row[i]) for row in curve] for i in (1, 2))
-    assert len(curve) == 6 and training[-1] == max(training) > 95 and training[-1] > validation[-1] + 2  # learned by heart
+    assert len(curve) == 6 and training[-1] == max(training) > 90 and training[-1] > validation[-1] + 2  # learned by heart
     assert validation[-1] < max(validation[:4]) + 3  # after 40 updates hardly anything is gained
 
 
@@ -267,7 +267,7 @@ def check_order_and_distance(out):
 
 
 def check_instructions(out):
-    shares = re.findall(r"^(?:pretrained on|fine-tuned, loss|test)[a-z ]*" + r" +(\d+)%" * 5 + "$", out, flags=re.MULTILINE)
+    shares = re.findall(r"^(?:pretrained on|fine-tuned, loss|chosen; on)[a-z ]*" + r" +(\d+)%" * 5 + "$", out, flags=re.MULTILINE)
     before, answer, every, test = ([float(x) for x in row] for row in shares)
     assert max(before) == 0 and np.mean(answer) > 80 and np.mean(answer) > np.mean(every) + 10
     assert test[4] == pytest.approx(answer[4], abs=10)  # chosen by the validation rows

@@ -109,9 +109,9 @@ tried = []
 for title, masked in (("fine-tuned, loss on the answer", True), ("fine-tuned, loss on every word", False)):
     model = fit(base(), UPDATES, lambda m=masked: batch([train[i] for i in rng.integers(0, len(train), 32)], m))
     tried.append((right(title, model, validation), title, model))
-_, title, model = max(tried, key=lambda row: row[0])
+_, _, model = max(tried, key=lambda row: row[0])
 heading(f"the validation rows choose; and the {len(test)} test rows, once")
-right(title, model, test)
+right("chosen; on the test rows", model, test)
 say(
     "With a loss on every word, most of the gradient goes into predicting instructions, which are drawn at random: the task is learned later."
 )

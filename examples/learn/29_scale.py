@@ -22,10 +22,10 @@ say(
 print(f"${6 * N * D / per_second / 3600 * 2 / 1e6:.1f} million, not billion")
 
 heading("what to spend it on: Hoffmann et al. (2022) found that about 20 tokens per weight give the lowest loss for the money")
-print("four rows of their table 3, in billions\noperations    weights     tokens    GPT-3's shape would see")
+print("four rows of their table 3; weights and tokens in billions\noperations    weights     tokens    tokens for GPT-3's shape")
 for flops in (1.92e19, 1.23e22, 5.76e23, 3.85e24):
     n = np.sqrt(flops / (6 * 20))  # 6 n (20 n) = flops
-    print(f"{flops:10.2e} {n / 1e9:10.2f} {20 * n / 1e9:10.1f} {flops / (6 * N) / 1e9:14.2f} tokens")
+    print(f"{flops:10.2e} {n / 1e9:10.2f} {20 * n / 1e9:10.1f} {flops / (6 * N) / 1e9:14.2f}")
 say(
     "GPT-3 saw 300 billion tokens, 1.7 per weight. Gopher (280 billion weights, 300 billion tokens) and Chinchilla (70 billion, 1,400 billion) took "
     "about the same computing, and Chinchilla was better."
