@@ -95,7 +95,7 @@ POINTS = {
         r"dz\[1\]: measured -0\.75000, backward -0\.75000",
     ],
     "20_instructions.py": [r"^inputs +reverse ", r"^targets +\. +\. +\. +\. +\. "],
-    "21_norm_orders.py": [r"variance 6\.667 -> .* \[-1\.162 -0\.775 -0\.387\]", r"averages 2\.5 and 4 .* \[-0\.750 -0\.250  0\.250\]"],
+    "21_norm_orders.py": [r"variance 6\.667 -> .* \[-1\.162 -0\.775 -0\.387\]", r"mean 2\.5 and variance 4 .* \[-0\.750 -0\.250  0\.250\]"],
     "22_longer_texts.py": [
         r"query at 101, key at 100: score 0\.540, cos\(1\) = 0\.540",
         r"\[1\.00 0\.75 0\.50 0\.25 0\.00\]",

@@ -36,12 +36,12 @@ def bfloat16(x):
 
 FORMATS = {"float32": (np.float32, 8, 23, 127), "float16": (float16, 5, 10, 15), "bfloat16": (bfloat16, 8, 7, 127)}
 heading("three formats: a sign, an exponent (the range), a fraction (the precision)")
-print(f"{'':9}{'0.1 in bits':35}{'0.1 as stored':16}{'largest':>11}{'smallest':>10}{'next to 1':>11}")
+print(f"{'':9}{'0.1 in bits':35}{'0.1 as stored':14}{'largest':>11}{'smallest':>10}{'next to 1':>11}")
 for name, (rounded, exponent, fraction, bias) in FORMATS.items():
     bits = f"{np.float16(0.1).view(np.uint16):016b}" if name == "float16" else f"{rounded(0.1).view(np.uint32):032b}"
     largest, smallest, after_1 = (2 - 2.0**-fraction) * 2.0**bias, 2.0 ** (1 - bias - fraction), 1 + 2.0**-fraction
     print(f"{name:9}{bits[0]} {bits[1 : 1 + exponent]:9}{bits[1 + exponent :][:fraction]:24}", end="")
-    print(f"{rounded(0.1):<16.10f}{largest:11.5g}{smallest:10.1e}{after_1:11.7f}")
+    print(f"{rounded(0.1):<14.10f}{largest:11.5g}{smallest:10.1e}{after_1:11.7f}")
 say("bfloat16 has float32's range, 2 to 3 decimal digits; float16 3 to 4, up to (2 - 2^-10) 2^15 = 65,504, nothing between 0 and 6e-8.")
 
 heading("weights: 1,000 updates of 0.0001 from a weight of 1")

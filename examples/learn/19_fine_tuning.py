@@ -104,7 +104,7 @@ few = labeled(train, (20, 20), 2)
 def curve(step, scores):
     if step in (5, 10, 20, 40, 80, 160):
         a, b = share_right(scores, few), share_right(scores, choosing)
-        print(f"   {step:3d} updates: training {a:6.1%} {bar(a, 20):<20}  validation {b:6.1%} {bar(b, 20)}")
+        print(f"   {step:3d} updates: training {a:6.1%} {bar(a, 16):<16}  validation {b:6.1%} {bar(b, 16)}")
 
 
 fine_tune(again(model), few, 160, curve)
@@ -115,5 +115,5 @@ print("   labels    from random weights    from pretrained weights    (by chance
 for n in (4, 20, 100):
     done = [fine_tune(again(m), labeled(train, (n, n), 2)) for m in (random_start, model)]
     print(f"   {2 * n:6d} {share_right(done[0][0], last_look):17.1%} {share_right(done[1][0], last_look):25.1%}")
-print(f"   trained: {done[0][1]:,} of {model.n_parameters():,} weights and head: a block 28,272, the last norm 96, the head 98")
+print(f"   trained: {done[0][1]:,} of {model.n_parameters():,} weights and head: block 28,272, last norm 96, head 98")
 say(f"With {len(last_look[2])} passages a share can be 2 points off by chance, and other labels give another model: small steps say nothing.")

@@ -32,7 +32,7 @@ for other in ([4.0, 5.0, 9.0], [0.0, 0.0, 0.0]):
     mean, variance = in_batch[tuple(other)] = batch.mean(), batch.var()
     show(f"[1 2 3] with {other}: mean {mean:.0f}, variance {variance:.3f} ->", (text - mean) / np.sqrt(variance))
 mean, variance = np.mean(list(in_batch.values()), axis=0)  # what training has seen, averaged
-show(f"at inference, with the averages of both, mean {mean:.1f} and variance {variance:.0f} ->", (text - mean) / np.sqrt(variance))
+show(f"at inference, averages of both, mean {mean:.1f} and variance {variance:.0f} ->", (text - mean) / np.sqrt(variance))
 say(
     "The same text, three results: in training it depends on the other texts, and at inference, where there may be none, it is another one again."
 )

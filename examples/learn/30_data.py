@@ -82,7 +82,7 @@ heading("privacy: what has a form can be found; digits that pass the card's chec
 
 def luhn(digits):
     doubled = [sum(divmod(2 * int(d), 10)) if i % 2 else int(d) for i, d in enumerate(reversed(digits))]
-    print(f"  {digits}: every second one doubled, 16 as 1 + 6: {'+'.join(map(str, reversed(doubled)))} = {sum(doubled)}")
+    print(f"  {digits}, every second one doubled: {'+'.join(map(str, reversed(doubled)))} = {sum(doubled)}")
     return sum(doubled) % 10 == 0  # a card's sum is a multiple of 10
 
 
