@@ -32,21 +32,18 @@ print("text:  ", TEXT[:36])
 print("ids:   ", words.encode(TEXT[:36]))
 print("back:  ", words.decode(words.encode(TEXT[:36])))
 
-# A word outside the vocabulary has no number of its own. It becomes <unk>, and what it was is lost.
-print("new:   ", NEW, "->", words.encode(NEW), "->", words.decode(words.encode(NEW)))
+print("new:   ", NEW, "->", words.encode(NEW), "->", words.decode(words.encode(NEW)), " (what the word was is lost)")
 
-# An id says nothing of what its word means: it is a rank in the alphabet.
 print(
     "ids of low, lower, lowest, and of two that mean other things:", [words.encode(w)[0] for w in ("low", "lower", "lowest", "is", "lamp")]
 )
+print("lamp (2) is as near to low (3) as lower (4): an id is a rank in the alphabet, no meaning")
 
-# White space: drop it, and the text cannot be put together again; keep it, and it takes tokens.
 code = "if low:\n    show(lamp)"
-print("white space dropped:", code.split())
+print("white space dropped:", code.split(), " (cannot be put together again)")
 print("white space kept:   ", re.findall(r"\s+|\w+|[^\w\s]", code))
 
-# Documents that follow each other in one stream are kept apart by a special token.
-two = f"show the lamp{END_OF_TEXT}show the tower"
+two = f"show the lamp{END_OF_TEXT}show the tower"  # documents in one stream are kept apart by a special token
 print("two documents:", words.encode(two, allow_special=True), f"({words.eos_id} is {END_OF_TEXT})")
 
 heading("characters: a tiny vocabulary, nothing is unknown that is spelled with known letters, but sequences are long")
@@ -57,7 +54,7 @@ print("new:   ", NEW, "->", characters.encode(NEW))
 heading("byte-pair encoding: start with single bytes, then join the most frequent pair of neighbors, again and again")
 # The text is cut into words first (a space belongs to the word after it), because BPE never joins across words.
 counts = count_words(TEXT)
-print("words and counts:", {word.decode(): n for word, n in counts.most_common(5)}, "...")
+say("words and counts, a space written as _: " + ", ".join(f"{n} x {word.decode().replace(' ', '_')}" for word, n in counts.items()))
 spelled = {word: [bytes([b]) for b in word] for word in counts}  # each word as its tokens: first, its bytes
 
 
@@ -79,17 +76,20 @@ def count_pairs():
     return pairs
 
 
-n_merges = 10
-learned = list(islice(learn_merges(counts, n_merges), n_merges))  # the project's own, to compare with
-for number in range(n_merges):
+def spell(word):
+    return "|".join(token.decode() for token in spelled[word]).replace(" ", "_")
+
+
+learned = list(islice(learn_merges(counts, 10), 10))  # the project's own, to compare with
+for number in range(10):
     pairs = count_pairs()
     best = min(pairs, key=lambda pair: (-pairs[pair], pair))  # most frequent; of equals, the first in the order of bytes
+    if number == 6:
+        say("all words now: " + ", ".join(f"{n} x {spell(word)}" for word, n in counts.items()))
     assert (best, pairs[best]) == learned[number]
     spelled = {word: join(tokens, *best) for word, tokens in spelled.items()}
-    lower = "|".join(t.decode() for t in spelled[b" lower"])
-    print(
-        f"merge {number + 1:2d}: {best[0].decode()!r:7} + {best[1].decode()!r:6} stood side by side {pairs[best]} times;  ' lower' is {lower}"
-    )
+    names = [part.decode().replace(" ", "_") for part in best]
+    print(f"merge {number + 1:2d}: {names[0]:4} + {names[1]:3} stood side by side {pairs[best]} times;  _lower is {spell(b' lower')}")
 
 heading("it is a method of compression (Gage 1994): aaabdaaabac, 11 signs")
 tokens, signs = [bytes([b]) for b in b"aaabdaaabac"], {}
@@ -103,14 +103,18 @@ bpe = BPETokenizer.train(TEXT, vocab_size=290)
 print(f"asked for 290, got {bpe.n_vocab}: 256 bytes + {len(bpe.merges)} merges + 1. After them no pair occurs twice.")
 print(f"GPT-2's: 256 bytes + 50,000 merges + 1 = {256 + 50_000 + 1:,}")
 print("new:   ", NEW, "->", "|".join(pieces(bpe, bpe.encode(NEW))), "-> nothing is lost:", bpe.decode(bpe.encode(NEW)) == NEW)
-say('("the" at the start is three tokens: only " the", with its space, was frequent enough to become one.)')
 say(
+    '("the" at the start is three tokens: only " the", with its space, was frequent enough to become one.) '
     "The first BPE for translation put a mark at the end of each word, so that est</w> of lowest differs from the est of estimate. "
     "Here the space at the front of a word tells where words begin: no mark is needed, and decoding is putting pieces together."
 )
-print("any text at all:", "añb ☃", "->", len(bpe.encode("añb ☃")), "tokens ->", bpe.decode(bpe.encode("añb ☃")))
+print(f"any text at all: añb ☃ -> {len(bpe.encode('añb ☃'))} tokens, its bytes (2 for ñ, 3 for ☃) ->", bpe.decode(bpe.encode("añb ☃")))
 
 heading("how long the same text becomes, and how large the vocabulary is")
 for name, tokenizer in (("words", words), ("characters", characters), ("BPE", bpe)):
     print(f"{name:<11} {len(tokenizer.encode(TEXT)):3d} tokens, vocabulary {tokenizer.n_vocab:3d}")
-say("Every position costs time in the model, every entry of the vocabulary costs memory: BPE lets you choose between the two.")
+say(
+    "Here words look best, because the text has only twelve different ones. A large text never stops bringing new words, and in "
+    "characters every text is long. Every position costs the model time, every entry of the vocabulary memory (a row of numbers, script 4): with "
+    "BPE the number of merges chooses between the two."
+)

@@ -30,13 +30,17 @@ for stride in (4, 2, 1):
     # How often each token of the stream is a target: with stride = T once, with a smaller stride again and again.
     seen = np.bincount(y.reshape(-1) - 100, minlength=len(stream))
     print(f"          times each token is a target: {seen.tolist()}")
-say("With stride = T no target is seen twice in an epoch (one pass over all windows). Overlap gives more windows, not more text.")
+say(
+    "With stride = T no target is seen twice in an epoch (one pass over all windows). Overlap gives more windows, not more text. Token 100 "
+    "is never a target: nothing stands before it. Token 113 is one only with stride 1: with the others no window that fits ends there."
+)
 
 heading("how many windows: the last one needs one token more than it reads, for its last target")
 n, t, s = len(stream), 4, 2
+print(f"N = {n} tokens in all. Starts: 0, {s}, {2 * s}, ..., at most N - T - 1 = {n - t - 1}. How many that are:")
 print(f"(N - T - 1) // stride + 1 = ({n} - {t} - 1) // {s} + 1 = {(n - t - 1) // s + 1}")
 
-heading("batches: B windows side by side, in an order that a seed decides")
+heading("batches: B windows side by side, in a random order; the same seed (any number) gives the same order again")
 windows = Windows(stream, context=4, stride=2)
 order = BatchOrder(len(windows), batch_size=2, seed=0)
 for number, which in enumerate(order):
@@ -44,7 +48,9 @@ for number, which in enumerate(order):
     print(f"batch {number}: windows {which.tolist()}")
     show("  inputs  (B, T) =", x)
     show("  targets (B, T) =", y)
-say(f"{len(windows)} windows in batches of 2: {order.n_batches} batches; what is left over waits for the next epoch's order.")
+say(
+    f"{len(windows)} windows in batches of 2: {order.n_batches} batches; window {order.epoch(0)[-1]} is left over and waits for the next epoch, whose order is another (PyTorch: drop_last=True)."
+)
 print("epoch 0:", order.epoch(0).tolist(), " epoch 1:", order.epoch(1).tolist(), " epoch 0 again:", order.epoch(0).tolist())
 
 heading("the same as a data loader: an object with a length and items, and a loop that makes batches of them")

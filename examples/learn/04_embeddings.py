@@ -3,7 +3,7 @@
     python examples/learn/04_embeddings.py
 
 A second. Three things to see: looking a row up is the same as multiplying by a one-hot row; adding a position's row makes the
-same word different at different positions; and what an embedding that knows only distances would do instead.
+same word different at different positions; and what a number for each distance does instead.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ import autograd as ag
 V, C, T = 5, 3, 4  # vocabulary, channels, positions
 
 heading("look-up equals one-hot times matrix")
-table = ag.Tensor(np.arange(V * C, dtype=float).reshape(V, C) / 10, requires_grad=True)  # (V, C)
+table = ag.Tensor(np.arange(V * C, dtype=float).reshape(V, C) / 10, requires_grad=True)  # (V, C); its gradient will be wanted
 ids = np.array([2, 0, 2, 4])  # (T,)
 show("table (V, C) =", table, 1)
 show("ids (T,) =", ids)
@@ -32,10 +32,13 @@ dy = np.array([[1.0, 1, 1], [10, 10, 10], [100, 100, 100], [0, 0, 5]])  # (T, C)
 looked_up.backward(dy)
 show("dy (T, C) =", dy, 0)
 show("dtable (V, C) =", table.grad, 0)
-print("Row 2 was used at positions 0 and 2: 1 + 100 = 101. Rows 1 and 3 were not used: 0.")
-table.grad = None
+say(
+    "Row 2 was used at positions 0 and 2: if one of its numbers rises by 0.01, it rises in both, and the loss by 0.01 (1 + 100). So the "
+    "gradient is 101. Rows 1 and 3 were not used: 0."
+)
+table.grad = None  # gradients add up until they are cleared
 product.backward(dy)
-show("through one-hot.T @ dy, the same:", table.grad, 0)
+show("through the product: one-hot.T @ dy, which adds up the same rows", table.grad, 0)
 
 heading("positions: token 2 stands at positions 0 and 2, and its row is the same both times; a row per position tells them apart")
 positions = ag.Tensor(np.array([[0.0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]), requires_grad=True)  # (T, C), learned in a GPT
@@ -45,15 +48,13 @@ print("positions 0 and 2, same token, now differ by", (x.data[2] - x.data[0]).to
 say("What a model can know of the order without such rows, and what not: script 6 measures it.")
 
 heading("absolute against relative: shift the text by one position")
-# An attention score is a dot product of two rows. With absolute positions it depends on where the text begins.
-rng = np.random.default_rng(0)
-token = rng.standard_normal((2, 8))  # two tokens, 8 channels
-position = rng.standard_normal((10, 8))  # ten positions
-bias = np.array([0.0, -0.5, -1.0, -1.5])  # relative: one number per distance, added to the score
+# Attention, the next script, compares two tokens by a dot product: their numbers multiplied one by one, and added up.
+token, position = np.array([[1, 2], [3, 1]]), np.array([[0, 0], [1, 0], [0, 1], [2, 1]])  # two tokens, four positions; 2 channels
+bias = np.array([0, -1, -2, -3])  # relative: one number for each distance, added to the dot product
 for start in (0, 1, 2):
-    i, j = start + 1, start  # the second token looks back at the first
-    absolute = (token[1] + position[i]) @ (token[0] + position[j])
-    relative = token[1] @ token[0] + bias[i - j]
-    print(f"text at positions {j}, {i}: absolute score {absolute:7.3f}   relative score {relative:7.3f}")
-say("A relative scheme sees the same pair wherever it stands. GPT-2 has absolute positions: it has to learn each one.")
+    i, j = start + 1, start  # token 1 stands behind token 0
+    a, b = token[1] + position[i], token[0] + position[j]
+    print(f"at positions {j}, {i}: absolute {a.tolist()} . {b.tolist()} = {a @ b:2d}", end="    ")
+    print(f"relative {token[1].tolist()} . {token[0].tolist()} + ({bias[i - j]}) = {token[1] @ token[0] + bias[i - j]}")
+say("By distance, a pair is the same wherever it stands. GPT-2 has a row for each position, and has to learn every one of them.")
 say(f"That is also why its context ends: there is no row for position {len(position)} in a table of {len(position)}.")

@@ -2,7 +2,8 @@
 
     python examples/learn/05_attention.py
 
-A second. From dot products to one head, with every number printed. Letters: T positions, C channels, D channels of a head.
+A second. From dot products to one head (queries, keys and values that belong together), with every number printed. Letters: T positions,
+C channels, D channels of a head.
 """
 
 import numpy as np
@@ -35,23 +36,30 @@ with np.errstate(over="ignore", invalid="ignore"):
     e = np.exp(large)
     show("  scores [1000, 999, 0], as the formula stands:", e / e.sum())
 show("  with the largest score subtracted first:     ", softmax(large))
-say("e^1000 is larger than any number that the computer has. e^(s - largest) is at most 1, and the fraction is the same.")
+say(
+    "e^1000 is larger than any number that the computer has. e^(s - largest) = e^s / e^largest is at most 1, and the fraction stays the same: "
+    "above and below the line everything is divided by e^largest."
+)
 weights = softmax(scores)
 show("weights = softmax(x @ x.T), rows sum to 1 (T, T) =", weights)
 show("context vectors = weights @ x (T, C) =", weights @ x)
 print(f"the first: {weights[0, 0]:.3f} * [1, 0] + {weights[0, 1]:.3f} * [0, 1] + {weights[0, 2]:.3f} * [1, 1]")
 
 heading("step 3: why weights that can be trained. What is alike is not what is needed")
-# "the cat that chased the dog slept": which word does "slept" need? Channels: is an animal, is an action, is a subject, is an object.
+# "the cat that chased the dog slept": which word does "slept" need? Channels, here set by hand: an animal, an action, a subject, an object.
 words = ["cat", "chased", "dog", "slept"]
 features = np.array([[1.0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 1], [0, 1, 0, 0]])  # (T, C)
+show("animal, action, subject, object? of: cat chased dog slept (T, C) =", features, 0)
 plain = softmax(features @ features.T)[3]  # (T,): the row of "slept"
 print('weights of "slept" by likeness:     ', "  ".join(f"{w} {p:.2f}" for w, p in zip(words, plain, strict=True)))
 Wq, Wk = np.zeros((4, 1)), np.zeros((4, 1))  # (C, D): what training could find
 Wq[1, 0] = Wk[2, 0] = 2.0  # an action asks: who is a subject?
 asked = softmax((features @ Wq) @ (features @ Wk).T)[3]
 print('weights of "slept" with query and key:', "  ".join(f"{w} {p:.2f}" for w, p in zip(words, asked, strict=True)))
-say("Two verbs are alike, so without weights a verb looks at verbs. With a query and a key it finds who slept.")
+say(
+    "Two verbs are alike, so without weights a verb looks at verbs. With a query and a key it finds who slept: the query of slept is 2 * 1, the "
+    "key of cat 2 * 1, their score 4, all other scores 0, and e^4 / (e^4 + 3) = 0.95."
+)
 
 heading("step 4: three roles. What a token asks for (query), what it offers (key), what it hands over (value)")
 Wq, Wk, Wv = np.array([[2.0, 0], [0, 1]]), np.array([[0.0, 1], [1, 0]]), np.array([[1.0, 1], [0, 1]])  # (C, D) each, learned
@@ -66,6 +74,10 @@ show("weights = softmax(scores / sqrt(D)) (T, T) =", weights)
 show("context vectors = weights @ v (T, D) =", weights @ v)
 
 heading("step 5: why divide by sqrt(D). A dot product of D independent terms of variance 1 has variance D")
+say(
+    "Variance is the mean square, if the mean is 0. For two numbers (a + b)^2 = a^2 + b^2 + 2ab, and the mean of 2ab is 0 if they know "
+    "nothing of each other: so variances add up, and a usual score is as large as sqrt(D)."
+)
 rng = np.random.default_rng(0)
 print("    D   variance of q.k   after / sqrt(D)   largest of 8 weights, without and with")
 for d in (4, 64, 1024):
@@ -73,8 +85,11 @@ for d in (4, 64, 1024):
     dots = (qs @ ks.swapaxes(1, 2))[:, 0]  # (2000, 8)
     raw, scaled = softmax(dots).max(axis=-1).mean(), softmax(dots / np.sqrt(d)).max(axis=-1).mean()
     print(f"{d:5d} {dots.var():17.1f} {(dots / np.sqrt(d)).var():17.2f}   {raw:.3f} {bar(raw, 20):<20}  {scaled:.3f} {bar(scaled, 20)}")
-say("A weight near 1 is a softmax at its flat end. Nudge the largest of two scores by 0.01 and see how far its weight moves:")
+say(
+    "A weight near 1 is a softmax at its flat end. Of two scores with a gap, the larger one has the weight p = 1 / (1 + e^-gap), whose slope is "
+    "e^-gap / (1 + e^-gap)^2 = p (1 - p). Nudge it by 0.01 and see how far its weight moves:"
+)
 for gap in (0.0, 2.0, 10.0, 30.0):
-    s = np.array([gap, 0.0])
-    print(f"  scores {gap:4.0f}, 0: weight {softmax(s)[0]:.6f}, moves by {softmax(s + [0.01, 0])[0] - softmax(s)[0]:.7f}")
-say("Where it does not move, training learns nothing: the slope is p (1 - p), 0 at both ends.")
+    p, moved = (softmax(np.array([s, 0.0]))[0] for s in (gap, gap + 0.01))
+    print(f"  scores {gap:4.0f}, 0: weight {p:.6f}, moves by {moved - p:.7f}; 0.01 p (1 - p) = {0.01 * p * (1 - p):.7f}")
+say("Where it does not move, training learns nothing. The slope is 0 at both ends, and largest at p = 1/2.")

@@ -24,6 +24,7 @@ allowed = np.tril(np.ones((3, 3), dtype=bool))  # (T, T)
 show("allowed (T, T) =", allowed.astype(int))
 masked = np.where(allowed, scores, -np.inf)  # e^-inf = 0
 show("weights = softmax(scores, -inf where not allowed) (T, T) =", softmax(masked))
+print("sum of each row:", softmax(masked).sum(axis=1).round(12).tolist())
 
 
 def first_row(score_of_the_future, how):
@@ -41,8 +42,9 @@ print("                                 score 0   score 5   score 200")
 for how in ("zero it", "zero it, renormalize", "minus infinity"):
     print(f"  {how:<28}", *(f"{first_row(s, how)[0]:9.4f}" for s in (0, 5, 200)))
 say(
-    "Zeroing after the softmax leaks: the rest of the row tells how large the future was. Renormalizing fixes it on paper, but "
-    "the future still decides by how much the past is rounded, down to 0 / 0 = nan. With minus infinity it never enters."
+    "Zeroing after the softmax leaks: the rest of the row tells how large the future was. Renormalizing (dividing by the sum again) fixes "
+    "it on paper, but the future still decides by how much the past is rounded: next to e^200, e^1 is 0 in 32 bits, and 0 / 0 is nan (not "
+    "a number). With minus infinity it never enters."
 )
 
 heading("order: what attention can know of it without a row for each position. Tokens A B C against B A C, output at C")
@@ -64,14 +66,15 @@ say(
     "first, and a second layer sees that. So a causal stack can learn some order by itself; a row for each position gives it at once."
 )
 
-heading("step 7: dropout. While training, some numbers are set to 0 and the rest scaled up by 1 / (1 - p)")
+heading("step 7: dropout. While training, a random share p of the numbers is set to 0, the rest scaled up by 1 / (1 - p)")
+say("A model that cannot count on any single number has to spread what it knows: that is used against learning by heart (script 16).")
 keep = rng.random((3, 3)) >= 0.5
 show("first, on the weights: weights * keep / (1 - 0.5) (T, T) =", softmax(masked) * keep / 0.5)
 out = softmax(masked) @ (x @ Wv)  # (T, D)
-show("second, on what attention adds to the stream: y * keep / (1 - 0.5) (T, D) =", out * (rng.random(out.shape) >= 0.5) / 0.5)
+show("second, on what attention gives, y = weights @ v: y * keep / (1 - 0.5) (T, D) =", out * (rng.random(out.shape) >= 0.5) / 0.5)
 rows = np.array([softmax(masked) * (rng.random((3, 3)) >= 0.5) / 0.5 for _ in range(4000)])
 show("mean of 4,000 draws (T, T) =", rows.mean(axis=0), 2)
-say("That is the weights themselves: nothing has to change when dropout is off, after training.")
+say("That is the weights themselves, but for chance: nothing has to change when dropout is off, after training.")
 
 heading("step 8: several heads. Each looks in its own way, in its own D channels")
 B, T, C, H = 1, 4, 6, 2
@@ -90,7 +93,7 @@ columns = [slice(h * D, (h + 1) * D) for h in range(H)]
 stacked = np.concatenate([one_head(x, Wq[:, c], Wk[:, c], Wv[:, c]) for c in columns], axis=-1)  # H x (B, T, D) -> (B, T, C)
 
 
-def split_heads(y):  # (B, T, C) -> (B, T, H, D) -> (B, H, T, D)
+def split_heads(y):  # (B, T, C) -> (B, T, H, D) -> (B, H, T, D): products act on the last two axes, for every sequence and head at once
     return y.reshape(B, T, H, D).transpose(0, 2, 1, 3)
 
 
@@ -99,6 +102,6 @@ q, k, v = (split_heads(part) for part in np.split(qkv, 3, axis=-1))  # (B, H, T,
 y = ag.scaled_dot_product_attention(ag.Tensor(q), ag.Tensor(k), ag.Tensor(v), causal=True)  # (B, H, T, D)
 merged = y.data.transpose(0, 2, 1, 3).reshape(B, T, C)  # heads side by side again
 show("heads one by one, stacked (B, T, C) =", stacked)
-print(f"one matrix, reshaped, our own attention op: largest difference {np.abs(stacked - merged).max():.1e}")
+print(f"one matrix, reshaped, our own attention op: largest difference {np.abs(stacked - merged).max():.1e}, rounding")
 assert np.allclose(stacked, merged)
 say("A last matrix (C, C) mixes what the heads found: y = stacked @ Wo. Script 8 puts it all into a block.")

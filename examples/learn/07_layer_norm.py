@@ -8,7 +8,6 @@ large the gradient still is when it has come back to the first layer.
 """
 
 import argparse
-import sys
 
 import numpy as np
 from show import heading, say, show
@@ -26,19 +25,23 @@ show("x (N, C) =", x, 0)
 say("row 1: mean 2, variance (1 + 0 + 1) / 3 = 2/3, so (x - 2) / sqrt(2/3) = -1.225, 0, 1.225")
 y = ag.layer_norm(x, gamma, beta)  # (N, C)
 show("y (N, C) =", y)
-say("Both rows give the same: shifting a row, or stretching it, changes nothing. So the gradient has no part along either move:")
+say(
+    "Both rows give the same: adding a number to all of a row, or stretching it, changes nothing in y. So neither move may change the loss: "
+    "the gradients of a row sum to 0, and so do their products with what stretching moves, x - mean."
+)
 y.backward(np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
 show("dx for dy = 1 at the first channel (N, C) =", x.grad)
 print("sum of each row of dx:", x.grad.sum(axis=1).round(12).tolist())
 across = (x.grad * (x.data - x.data.mean(axis=1, keepdims=True))).sum(axis=1)
-print("dx . (x - mean), a hair off 0 because of eps:", across.round(7).tolist())
+print("dx . (x - mean):", across.round(7).tolist(), "not quite 0: 1e-5 is added to each variance")
 
 heading("GELU, the bend between two matrices: x for large x, 0 for very negative x, smooth in between")
 u = np.array([-3.0, -1.0, 0.0, 1.0, 3.0])
 show("x            =", u)
 show("max(x, 0)    =", np.maximum(u, 0))
 show("ag.gelu(x)   =", ag.gelu(ag.Tensor(u)))
-show("tanh form    =", u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3))) / 2)
+show("GPT-2's form =", u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3))) / 2)
+say("tanh(t) = (e^t - e^-t) / (e^t + e^-t), a smooth step from -1 to 1; GPT-2's form is the same curve to three digits.")
 
 heading("24 layers, each f(x) = gelu(x W1) W2, and the size of the gradient on its way back")
 LAYERS, N, C = 24, 32, 64
@@ -66,11 +69,14 @@ def gradients(way, scale, moved=0.0):
         x = x + probe
         W1 = ag.Tensor(rng.standard_normal((C, 4 * C)) * scale / np.sqrt(C))
         W2 = ag.Tensor(rng.standard_normal((4 * C, C)) * scale / np.sqrt(4 * C))
-        x = way(x, lambda h, W1=W1, W2=W2: ag.gelu(h @ W1) @ W2)  # (N, C)
+        x = way(x, lambda h, W1=W1, W2=W2: ag.gelu(h @ W1) @ W2)  # (N, C); W1=W1: the matrices of this layer, not of the last one
     (x * rng.standard_normal((N, C))).sum().backward()
     return np.array([probe.grad for probe in probes])
 
 
+say(
+    "A sum of C products has the size sqrt(C) (script 5), so weights of size 1 / sqrt(inputs) keep x about as large as it was, but for the bend."
+)
 print("plain layers, weights ever larger: gradient at layer 1, and each layer's factor:")
 for scale in (0.5, 1.0, 2.0, 4.0):
     first, *_, last = np.sqrt((gradients(lambda x, f: f(x), scale) ** 2).sum(axis=(1, 2)))
@@ -81,9 +87,10 @@ sizes = {}
 for scale in (1.0, 0.5):
     print()
     say(
-        f"weights drawn with {scale:g} / sqrt(inputs): size of the gradient at layers 1, 6, 12, 18, 24; powers of ten between layers 24 "
-        "and 1; last column: cosine between layer 1's gradients before and after the input moves by a tenth"
+        f"weights drawn with {scale:g} / sqrt(inputs): length of the gradient at five layers; powers of ten lost (or more) on the way from "
+        "layer 24 to 1; cosine between layer 1's gradients before and after the input moves by a tenth (1: the same direction, 0: a right angle)"
     )
+    print(f"{'':<31} {'':>4}1 {'':>4}6 {'':>3}12 {'':>3}18 {'':>3}24 {'24 to 1':<11} cosine")
     for name, way in WAYS.items():
         g, g_moved = gradients(way, scale), gradients(way, scale, moved=0.1)
         size = sizes[name, scale] = np.sqrt((g * g).sum(axis=(1, 2)))  # (LAYERS,)
@@ -103,17 +110,8 @@ say("Residual: `x +` is a road on which the gradient passes each layer unchanged
 say("Post-norm rescales that road at every layer. Pre-norm, GPT-2's way: the road itself stays free, and size and direction both last.")
 
 if plot:
-    try:
-        import matplotlib
-    except ImportError:
-        sys.exit('error: --plot: matplotlib is missing, expected it for pictures; pip install -e ".[plot]"')
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from train import draw_panels
 
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name, color, marker in zip(WAYS, ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00"), "osv^D", strict=True):
-        axis.semilogy(range(1, LAYERS + 1), sizes[name, 1.0], color=color, marker=marker, markersize=4, label=name[:12].rstrip())
-    axis.set(xlabel="layer (1 is nearest the input)", ylabel="norm of the gradient (loss units per unit of x)")
-    axis.legend(title="24 layers, weights 1 / sqrt(inputs)")
-    figure.savefig(plot, dpi=120)
-    print("picture:", plot)
+    curves = {name[:12].rstrip(): (np.arange(1, LAYERS + 1), sizes[name, 1.0]) for name in WAYS}
+    axes = {"xlabel": "layer (1 is nearest the input)", "ylabel": "length of the gradient (loss units per unit of x)", "yscale": "log"}
+    draw_panels(plot, [(curves, axes | {"title": "24 layers, weights drawn with 1 / sqrt(inputs)"})])

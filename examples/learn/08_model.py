@@ -39,7 +39,11 @@ with ag.no_grad():  # no gradients wanted: nothing is saved for them
     same = block(model.wte(ids) + model.wpe(np.arange(ids.shape[1])))
     print("the model's own block gives the same:", np.allclose(x.data, same.data))
 
-heading("every weight")
+heading("every weight, by GPT-2's names")
+say(
+    "wte, wpe: word token and word position embeddings; h: the blocks; ln: layer norms; attn, mlp: the two parts of a block; c_attn: queries, keys "
+    "and values in one matrix; c_fc, c_proj: into the part and out of it. weight is W and bias is b in x W + b."
+)
 for name, p in model.named_parameters():
     if not name.startswith("h.1"):  # the second block is like the first
         print(f"{name:<22} {p.shape!s:<9} {p.size:4d}")
@@ -48,13 +52,16 @@ heading("counted by formula, C = 8, V = 10, P = 6 positions, L = 2 layers")
 attention = C * 3 * C + 3 * C + C * C + C
 mlp = C * 4 * C + 4 * C + 4 * C * C + C
 norms = 2 * 2 * C
-print(f"attention  C 3C + 3C + C C + C   = {attention}")
-print(f"MLP        C 4C + 4C + 4C C + C  = {mlp}")
-print(f"two norms  2 (C + C)             = {norms}")
+print(f"attention  C * 3C + 3C + C * C + C   = 192 + 24 + 64 + 8  = {attention}")
+print(f"MLP        C * 4C + 4C + 4C * C + C  = 256 + 32 + 256 + 8 = {mlp}")
+print(f"two norms  2 (C + C)                 = {norms}")
 total = V * C + P * C + L * (attention + mlp + norms) + 2 * C
-print(f"all        V C + P C + L ({attention} + {mlp} + {norms}) + 2C = {total}; the model says {model.n_parameters()}")
-print(f"The same formula for GPT-2's smallest: {GPTConfig.preset('gpt2').n_parameters():,}")
-say("The output layer adds none: it is the token embedding, used the other way round (tied weights).")
+print(f"all        V * C + P * C + L ({attention} + {mlp} + {norms}) + 2C = {total}; the model says {model.n_parameters()}")
+g = GPTConfig.preset("gpt2")
+print(f"GPT-2's smallest, C = {g.n_embd}, V = {g.vocab_size:,}, P = {g.n_positions:,}, L = {g.n_layer}: {g.n_parameters():,}")
+say("The output layer adds none: it is the token embedding, used the other way round, logits = x @ wte.T (tied weights).")
+untied = GPTConfig.preset("gpt2", tie_word_embeddings=False).n_parameters()
+print(f"With a matrix of its own it is V * C more, {untied:,}: {4 * untied / 1e6:.0f} MB at 4 bytes each")
 
 heading("logits: one score per token of the vocabulary, at every position")
 with ag.no_grad():

@@ -20,16 +20,22 @@ show("probabilities 1/8, 2/8, 5/8 (N, V) =", p)
 for target in range(3):
     loss = ag.cross_entropy(logits, np.array([target]))
     print(f"if token {target} comes: loss = -ln({p.data[0, target]:.3f}) = {loss.item():.3f} nats")
-say("A sure and right model pays 0, a model that gives the truth probability 0 pays infinitely much.")
+say(
+    "A sure and right model pays 0, a model that gives the truth probability 0 pays infinitely much. Why a logarithm? The probability of a "
+    "text is the product of its tokens' probabilities, and logarithms make a sum of it: ln(1/8 * 2/8) = ln 1/8 + ln 2/8."
+)
 
 heading("its gradient: probabilities minus truth")
 ag.cross_entropy(logits, np.array([1])).backward()
 show("dlogits for target 1 (N, V) =", logits.grad)
+up = ag.Tensor(logits.data + [[0.0, 0.001, 0.0]])  # the check of script 13: move one score a little
+moved = ag.cross_entropy(up, np.array([1])).item() - ag.cross_entropy(logits, np.array([1])).item()
+print(f"measured: the score of token 1 rises by 0.001, and the loss by {moved:.6f}")
 say("1/8 - 0, 2/8 - 1, 5/8 - 0: push the right one up, the others down by what they were given too much. The sum is 0.")
 
 heading("several positions: the mean, and what is ignored does not count")
 rows = ag.Tensor(np.log([[1.0, 2.0, 5.0], [5.0, 2.0, 1.0], [1.0, 1.0, 2.0]]))  # (3, 3)
-targets = np.array([2, 1, -100])  # (3,): -100 says: no target here
+targets = np.array([2, 1, -100])  # (3,): -100 says: no target here, as in the filled-up rows of script 20
 by_hand = (-math.log(5 / 8) - math.log(2 / 8)) / 2
 print(f"(-ln 5/8 - ln 2/8) / 2 = {by_hand:.4f}; the op says {ag.cross_entropy(rows, targets).item():.4f}")
 
@@ -53,6 +59,6 @@ model.wte.weight.data *= 30  # far too large a start
 with ag.no_grad():
     loss = model.loss(ids, targets).item()
 say(
-    f"weights 30 times larger: loss {loss:.1f}. The model is sure, and wrong. A first loss far above ln V means that something is "
+    f"token embeddings 30 times larger: loss {loss:.1f}. The model is sure, and wrong. A first loss far above ln V means that something is "
     "wrong with the initial weights (or with the targets)."
 )

@@ -2,7 +2,8 @@
 
     python examples/learn/10_training.py
 
-Some ten seconds. The text is Python's own language manual, which comes with every Python. Only the model is ours (script 8).
+Some ten seconds; the first line of losses comes at once, then one for each 50 updates. The text is Python's own language manual, which
+comes with every Python. Only the model is ours (script 8).
 """
 
 import math
@@ -34,7 +35,7 @@ rng = np.random.default_rng(0)
 
 def batch(stream):
     starts = rng.integers(0, len(stream) - T, B)  # (B,)
-    rows = stream[starts[:, None] + np.arange(T + 1)]  # (B, T + 1)
+    rows = stream[starts[:, None] + np.arange(T + 1)]  # (B, T + 1): windows that start anywhere, script 3's order without the passes
     return rows[:, :-1], rows[:, 1:]  # inputs and targets (B, T), shifted by one
 
 
@@ -70,6 +71,7 @@ def write(prompt, n, shown):
 assert all(math.isclose(rate(s), warmup_cosine(s, peak=peak, warmup_steps=WARMUP, n_steps=STEPS)) for s in range(STEPS))  # the library's
 print("rate at updates 1, 10, 20, 21, 160, 300:", *(f"{rate(n - 1):.1e}" for n in (1, 10, 20, 21, 160, 300)))
 print(f"a uniform guess costs ln {V} = {math.log(V):.3f} nats per character; the untrained model {validation_loss():.3f}")
+print(f"{STEPS} updates follow, a line for each 50 of them: some ten seconds in all")
 started = time.perf_counter()
 for step in range(1, STEPS + 1):
     inputs, targets = batch(train)
@@ -78,14 +80,15 @@ for step in range(1, STEPS + 1):
         p.grad = None  # gradients add up until cleared
     loss.backward()  # backward: p.grad for every parameter
 
-    norm = math.sqrt(sum(float((p.grad**2).sum()) for p in parameters))  # of all gradients together
+    norm = math.sqrt(sum(float((p.grad**2).sum()) for p in parameters))  # the length of all gradients as one long vector
     clip = min(1.0, 1.0 / norm)  # one bad batch must not throw the weights far away
     lr = rate(step - 1)
     for i, p in enumerate(parameters):
         g = p.grad * clip
         m[i] = b1 * m[i] + (1 - b1) * g
         v[i] = b2 * v[i] + (1 - b2) * g * g
-        step_size = (m[i] / (1 - b1**step)) / (np.sqrt(v[i] / (1 - b2**step)) + eps)  # both started at 0: divide that out
+        # Both means started at 0: divide that out. At step 1, m = 0.1 g and v = 0.05 g g, so this is g / |g|: 1 or -1 for every weight.
+        step_size = (m[i] / (1 - b1**step)) / (np.sqrt(v[i] / (1 - b2**step)) + eps)  # eps: never divide by 0
         if p.ndim >= 2:  # matrices decay towards 0, biases and norms do not
             p.data *= 1 - lr * decay
         p.data -= lr * step_size
@@ -93,5 +96,7 @@ for step in range(1, STEPS + 1):
         print(f"step {step:3d}  training loss {loss.item():.3f}  validation {validation_loss():.3f}  norm {norm:.2f}  lr {lr:.1e}")
 seconds = time.perf_counter() - started
 print(f"{STEPS * B * T / seconds:,.0f} characters a second")
+now = validation_loss()
+print(f"e^{now:.3f} = {math.exp(now):.1f}: as unsure as a choice among so many characters; it began at {V}")
 print("It writes, one character after the other:")
 print(write("The ", 200, shown=8))

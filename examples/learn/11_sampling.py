@@ -23,9 +23,13 @@ def table(title, p):
     print(f"{title:<17}", *(f"{q:6.3f}" for q in p), f"  {bar(entropy, 6):<11} {entropy:.2f} nats")
 
 
-heading("the distribution, and how unsure it is (entropy)")
+heading("the distribution, and how unsure it is: its entropy, the mean of ln(1 / p) with weights p (bar and number)")
 print(" " * 17, *(f"{t:>6}" for t in TOKENS))
 table("softmax(logits)", softmax(logits))
+say(
+    "By hand, in units of ln 2 = 0.693: 1/2 * 1 + 1/4 * 2 + 1/8 * 3 + 1/16 * 4 + 2/32 * 5 = 1.94, times 0.693 is 1.34. e^1.34 = 3.8: as unsure as "
+    "a choice among 3.8 equally likely tokens (script 9)."
+)
 
 heading("temperature: divide the logits by it before the softmax")
 for temperature in (2.0, 1.0, 0.5, 0.1):
@@ -45,7 +49,10 @@ def top_k(p, k):
 
 for k in (1, 2, 3, 5):
     table(f"top-k {k}", top_k(P, k))
-say("k = 2 keeps 1/2 + 1/4 = 3/4; divided by it: 2/3 and 1/3. k = 5 keeps one of the two that are equally likely, never six.")
+say(
+    "k = 2 keeps 1/2 + 1/4 = 3/4; divided by it: 2/3 and 1/3. k = 5 keeps one of the two that are equally likely, never six. Setting the other "
+    "logits to minus infinity before the softmax, as is often done, gives the same."
+)
 
 heading("top-p: keep the fewest likeliest tokens that together reach p")
 
@@ -64,7 +71,10 @@ unsure = np.array([0.25, 0.22, 0.19, 0.14, 0.11, 0.09])
 table("unsure model", unsure)
 table("  top-k 2", top_k(unsure, 2))
 table("  top-p 0.8", top_p(unsure, 0.8))
-print("k is a fixed number; p adapts: few tokens where the model is sure, many where it is not.")
+say(
+    "k is a fixed number; p adapts: few tokens where the model is sure, many where it is not. Together they work in the order of this script: "
+    "temperature, then top-k, then top-p."
+)
 
 heading("drawing: one uniform number u, and the first token whose running sum exceeds it")
 running = np.cumsum(P)

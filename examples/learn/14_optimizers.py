@@ -4,7 +4,7 @@
     python examples/learn/14_optimizers.py --plot optimizers.png     # with matplotlib: pip install -e ".[plot]"
     python examples/learn/14_optimizers.py --updates 5               # seconds: shows that it runs
 
-Seconds. The rate of each optimizer is chosen with one seed, its loss reported for three others.
+Less than 20 seconds of one core; a line takes a few. The rate of each optimizer is chosen with one seed, its loss reported for three others.
 """
 
 import argparse
@@ -26,7 +26,7 @@ args = parser.parse_args()
 heading("weight decay two ways: weights of 1 with gradients +G, -G, +G, ... of size G = 10, 1, 0.1; 100 updates, rate 0.01, decay 0.1")
 G = np.array([10.0, 1.0, 0.1])
 for kind, name in ((AdamW, "AdamW, decay as an update rule"), (Adam, "Adam, decay as an L2 term")):
-    w = ag.Parameter(np.ones((2, 3)))  # each weight twice, with opposite signs: in the mean over both, what the first sign does cancels
+    w = ag.Parameter(np.ones((2, 3)))  # each weight twice, with opposite gradients: in the mean they cancel, and the decay is left
     toy = kind([("w", w)], lr=0.01, betas=(0.9, 0.99), weight_decay=0.1)
     for n in range(100):
         toy.zero_grad()
@@ -63,9 +63,9 @@ def adam(kind, decay):
     return lambda model: kind(model, betas=(0.9, 0.95), weight_decay=decay)
 
 
-heading("the same on a model: norm divided by the norm without decay, for eighths of the weights by the size of their gradients; loss")
+heading("the same on a model: length of the weights / length without decay, by eighths in the order of their gradients; last column: loss")
 free, nats, _ = run(adam(AdamW, 0.0), 0.01)
-size = np.sqrt(free.v[free.groups[0].part] / (1 - 0.95**args.updates))  # of the gradients of the matrices, which come first
+size = np.sqrt(free.v[free.groups[0].part] / (1 - 0.95**args.updates))  # script 10's v, of the matrices, which come first
 typical = float(np.median(size))
 eighths = np.array_split(np.argsort(size), 8)  # of the weights, from those with small gradients to those with large ones
 sizes, decays = [np.median(size[part]) for part in eighths], {}

@@ -4,7 +4,7 @@
     python examples/learn/15_batch_size.py --plot batches.png        # with matplotlib: pip install -e ".[plot]"
     python examples/learn/15_batch_size.py --updates 8               # seconds: shows that it runs
 
-Seconds. The batch size is the number of windows per update. Rates are chosen with one seed, losses reported for two others.
+Less than 20 seconds of one core; a line takes one or two. Rates are chosen with one seed, losses reported for two others.
 """
 
 import argparse
@@ -68,7 +68,7 @@ for seed in (0, 1):
         train(model, windows, stop - start, batch_size=16, **options)
         found, scales = cosines(model, optimizer)
         curves[f"after {stop} updates"] = SIZES, found
-        predicted = [((1 + scales[0] / b) * (1 + scales[0] / (N - b))) ** -0.5 for b in SIZES]
+        predicted = [((1 + scales[0] / b) * (1 + scales[0] / (N - b))) ** -0.5 for b in SIZES]  # the others are noisy, too: twice
         cells = "".join(f"{c:6.2f} ({p:.2f})" for c, p in zip(found, predicted, strict=True))
         print(f"{seed:>4} {stop:>7} {measure(model, validation, 64, 4).nats:6.3f} {cells} {scales[0]:5.0f} {scales[-1]:9.0f}")
 say(

@@ -4,7 +4,7 @@
     python examples/learn/16_over_fitting.py --plot over-fitting.png # with matplotlib: pip install -e ".[plot]"
     python examples/learn/16_over_fitting.py --updates 16            # seconds: shows that it runs
 
-Seconds. Models learn 1,056 characters of the language manual and are measured on other parts of it. Losses are means over three
+Less than 20 seconds of one core; a line takes one or two. Models learn 1,056 characters of the language manual and are measured on other parts of it. Losses are means over three
 seeds, each with a training text of its own. Script 3 has windows and strides.
 """
 
@@ -26,7 +26,7 @@ T, BATCH, LENGTH, SEEDS, PATIENCE = 32, 8, 1056, 3, 3
 CHECKS = np.array([n for n in (4, 8, 16, 32, 48, 64, *range(96, args.updates + 1, 32)) if n <= args.updates])
 train_ids, held_out, V = characters()
 TEXTS = [train_ids[seed * 20_000 :][:LENGTH] for seed in range(SEEDS)]
-RATES = {4: 0.01, 16: 0.003, 64: 0.001}  # by channels: a wide model takes a lower rate
+RATES = {4: 0.01, 16: 0.003, 64: 0.001}  # by channels: a wide model takes a lower rate (script 18)
 validation, test = Windows(held_out[:1025], T), Windows(held_out[1025:5121], T)
 
 
@@ -62,7 +62,7 @@ def mean(runs, of):
 
 
 heading(
-    f"three sizes, {args.updates} updates of {BATCH} x {T} characters: losses (nats per character) where early stopping stops, and at the end"
+    f"three sizes, {args.updates} updates of {BATCH} x {T} characters: losses (nats per character) at the update where early stopping stops, and at the end"
 )
 print(f"{'':<18}{'stopped':>8}{'training':>9}{'validation':>11}{'test':>7}   {'end:':<5}{'training':>9}{'validation':>11}{'test':>7}")
 sizes, curves = {}, {}
@@ -78,7 +78,7 @@ wins = {which: sum(big.test[which] < small.test[which] for big, small in zip(siz
 print(f"64 channels better than 4 on the test text: stopped {wins[0]} of {SEEDS} seeds, at the end {wins[1]} of {SEEDS}")
 say(
     "Too long: training loss falls to the end, validation loss has its minimum early and rises, with many weights farther. Too small: four channels "
-    "cannot bring the training loss down either. Stopped early, the sizes differ much less: more than the size, the time did the harm."
+    "cannot bring the training loss down either. Stopped early, the sizes differ much less, and not in order: more than the size, the time did the harm."
 )
 
 heading(f"the same on {len(train_ids):,} characters, of which no window comes twice: at the end, two seeds")
@@ -102,7 +102,8 @@ for stride, runs in strides.items():
         by_updates[f"stride {stride} ({name})"] = CHECKS, losses[part]
         by_passes[f"stride {stride} ({name})"] = passes, losses[part]
 say(
-    "By passes, overlap over-fits: a pass is 32 times as many updates, and two of them show every character 64 times. By updates it does the reverse: "
+    "gap: validation less training; below 0 at first, when nothing is learned yet and one text is a little harder than the other. passes: updates "
+    "x 8 / windows. By passes, overlap over-fits: a pass is 32 times as many updates, and two of them show every character 64 times. By updates it does the reverse: "
     "the same text cut in other ways is harder to learn by heart."
 )
 if args.plot:
