@@ -100,8 +100,8 @@ for name, (step, decoding) in times.items():
 
 print(f"\n{machine()}")
 say(
-    f"{args.updates} updates of {BATCH} x {T} tokens each, one seed; forward arithmetic and cache per token; update in ms and decoding of one text in "
-    f"tokens/s, medians of {args.rounds} rounds; peak memory of an update; validation loss in nats per token"
+    f"{args.updates} updates of {BATCH} x {T} tokens each{' (too few for the losses to mean anything)' * (args.updates < 100)}, one seed; arithmetic and "
+    f"cache per token; ms an update and tokens/s of one text, medians of {args.rounds} rounds; peak memory of an update; held-out loss in nats per token"
 )
 print(f"\n{'':<20} {'weights':>10} {'MFLOP':>6} {'cache B':>8} {'ms':>6} {'tokens/s':>9} {'MB':>5} {'loss':>7} {'change':>7}")
 before = next(iter(rows.values()))["validation_nats"]
