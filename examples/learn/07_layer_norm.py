@@ -43,8 +43,8 @@ show("ag.gelu(x)   =", ag.gelu(ag.Tensor(u)))
 show("GPT-2's form =", u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3))) / 2)
 say("tanh(t) = (e^t - e^-t) / (e^t + e^-t), a smooth step from -1 to 1; GPT-2's form is the same curve to three digits.")
 
-heading("24 layers, each f(x) = gelu(x W1) W2, and the size of the gradient on its way back")
 LAYERS, N, C = 24, 32, 64
+heading(f"{LAYERS} layers, each f(x) = gelu(x W1) W2, and the size of the gradient on its way back")
 WAYS = {
     "plain        x = f(x)": lambda x, f: f(x),
     "plain + norm x = f(norm(x))": lambda x, f: f(norm(x)),
@@ -81,27 +81,28 @@ print("plain layers, weights ever larger: gradient at layer 1, and each layer's 
 for scale in (0.5, 1.0, 2.0, 4.0):
     first, *_, last = np.sqrt((gradients(lambda x, f: f(x), scale) ** 2).sum(axis=(1, 2)))
     verdict = "explodes" if first > last else "vanishes"
-    print(f"  {scale:3g} / sqrt(inputs): {first:5.0e}, {(first / last) ** (1 / 23):6.3f} times as large, {verdict}")
+    print(f"  {scale:3g} / sqrt(inputs): {first:5.0e}, {(first / last) ** (1 / (LAYERS - 1)):6.3f} times as large, {verdict}")
 
 sizes = {}
 for scale in (1.0, 0.5):
     print()
     say(
         f"weights drawn with {scale:g} / sqrt(inputs): length of the gradient at five layers; powers of ten lost (or more) on the way from "
-        "layer 24 to 1; cosine between layer 1's gradients before and after the input moves by a tenth (1: the same direction, 0: a right angle)"
+        "the last layer to the first; cosine between layer 1's gradients before and after the input moves by a tenth (1: the same direction, 0: a right angle)"
     )
-    print(f"{'':<31} {'':>4}1 {'':>4}6 {'':>3}12 {'':>3}18 {'':>3}24 {'24 to 1':<11} cosine")
+    at = (1, *(LAYERS * i // 4 for i in range(1, 5)))
+    print(f"{'layer':<31} {' '.join(f'{i:5}' for i in at)} {f'{LAYERS} to 1':<12}cosine")
     for name, way in WAYS.items():
         g, g_moved = gradients(way, scale), gradients(way, scale, moved=0.1)
         size = sizes[name, scale] = np.sqrt((g * g).sum(axis=(1, 2)))  # (LAYERS,)
         powers = np.log10(size[-1] / size[0])
         change = f"10^{abs(powers):.1f} {'lost' if powers > 0 else 'more'}"
         turned = (g[0] * g_moved[0]).sum() / np.sqrt((g[0] ** 2).sum() * (g_moved[0] ** 2).sum())
-        numbers = " ".join(f"{size[i - 1]:5.0e}" for i in (1, 6, 12, 18, 24))
+        numbers = " ".join(f"{size[i - 1]:5.0e}" for i in at)
         print(f"{name:<31} {numbers} {change:<12} {turned:5.2f}")
 
 print()
-say("Plain: every layer multiplies the gradient by its own factor, and 24 factors below 1 leave nothing to learn from.")
+say("Plain: every layer multiplies the gradient by its own factor, and many factors below 1 leave nothing to learn from.")
 say(
     "Plain + norm: the size is back, but not the meaning: with every layer on its path, the gradient of the first layer turns with the "
     "input, so a step along it helps only near the point where it was taken."
@@ -114,4 +115,4 @@ if plot:
 
     curves = {name[:12].rstrip(): (np.arange(1, LAYERS + 1), sizes[name, 1.0]) for name in WAYS}
     axes = {"xlabel": "layer (1 is nearest the input)", "ylabel": "length of the gradient (loss units per unit of x)", "yscale": "log"}
-    draw_panels(plot, [(curves, axes | {"title": "24 layers, weights drawn with 1 / sqrt(inputs)"})])
+    draw_panels(plot, [(curves, axes | {"title": f"{LAYERS} layers, weights drawn with 1 / sqrt(inputs)"})])
