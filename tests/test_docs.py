@@ -1,7 +1,9 @@
 """The pages in docs/: their code runs and prints what they say, their numbers come from that code, no op is without its section."""
 
+import functools
 import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -308,14 +310,14 @@ def commands():
                 yield page, line.strip()
 
 
+@functools.cache
+def help_of(*program):
+    done = subprocess.run([sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, program
+    return done.stdout
+
+
 def test_every_command_names_a_file_and_flags_that_exist():
-    import shlex
-
-    def help_of(*program):
-        done = subprocess.run([sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
-        assert done.returncode == 0, program
-        return done.stdout
-
     table = set(re.findall(r"^ *(\w+)", help_of("-m", "tinygpt"), flags=re.MULTILINE))
     helps: dict[str, str] = {}
     found = 0
@@ -378,6 +380,47 @@ def test_pages_that_the_navigation_forgets_are_added(tmp_path):
     assert hooks.on_config(config)["nav"][2:] == []  # all are named now
 
 
+# Find your sentence of the course ----------------------------------------------------------------------------------------------
+
+
+def what_a_row_shows(cell):
+    """Of the second cell of a row: texts of its pages, scripts and commands, and the commands' words."""
+    texts, starts = [], []
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", cell):
+        page = DOCS / target if target else DOCS / "course.md"
+        texts.append(page.read_text(encoding="utf-8"))
+        slugs = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^##+ (.+)$", texts[-1], flags=re.MULTILINE)]
+        assert not anchor or anchor in slugs, f"{target}#{anchor}"
+        if script := re.search(r"\[(examples/learn/\w+\.py)\]", texts[-1]):
+            scripts = [ROOT / script[1], *(ROOT / "examples/learn").glob("[a-z]*.py")]
+            texts += [path.read_text(encoding="utf-8") for path in scripts]
+    for command in re.findall(r"`(?:mpiexec -n \d+ )?python ([^`]+)`", cell):
+        words = shlex.split(command.removeprefix("-m mpi4py "))
+        starts.append(words[: 3 if words[0] == "-m" else 1])
+        texts += [(ROOT / words[0]).read_text(encoding="utf-8")] if words[0] != "-m" else []
+    return texts, starts
+
+
+def test_each_sentence_of_the_course_has_a_command_and_what_it_says_to_look_for_is_there():
+    table = (DOCS / "course.md").read_text(encoding="utf-8").partition("## Often wrong")[0]
+    rows = [re.split(r" \| ", line.strip("| ")) for line in table.splitlines() if line.startswith("| ") and "the course says" not in line]
+    assert len(rows) >= 134 and all(len(row) == 3 for row in rows), [row for row in rows if len(row) != 3]
+    missing = []
+    for says, shown, look in rows:
+        texts, starts = what_a_row_shows(shown)
+        assert "(learn/" in shown or "`" in shown or "decoders.md#the-shapes" in shown or "finetuning.md#which" in shown, says
+        for phrase in re.findall(r"`([^`]+)`", look):
+            if phrase.startswith("python "):
+                words = shlex.split(phrase)[1:]
+                start = words[: 3 if words[0] == "-m" else 1]
+                missing += [phrase for word in words if word.startswith("--") and word not in help_of(*start)]
+            else:
+                phrase = phrase.split(" ")[0] if phrase.startswith("--") else phrase
+                if not any(phrase in text for text in texts) and not any(phrase in help_of(*start) for start in starts):
+                    missing.append(f"{says}: {phrase}")
+    assert missing == []
+
+
 # Glossary and cheat sheet ------------------------------------------------------------------------------------------------------
 
 GLOSSARY_HAS = "Accumulation, Bits per byte, BLEU, Fingerprint, Logit lens, Micro-batch, Nats, Paired interval, Pooling, Residual stream"
@@ -393,6 +436,8 @@ def test_the_glossary_is_in_order_and_every_word_is_one_line_with_a_page():
     assert set(GLOSSARY_HAS.split(", ")) <= set(terms)
     for entry in entries:
         assert (DOCS / entry[3]).is_file() and 1 <= len(re.findall(r"\.(?= [A-Z]|$)", entry[2])) <= 4, entry[1]
+        title = (DOCS / entry[3]).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        assert "learn/" not in entry[3] or f"[{title}]({entry[3]})" in entry[0], entry[1]  # numbers of scripts change
     assert re.findall(r"^## (.)$", text, flags=re.MULTILINE) == sorted({term[0].upper() for term in terms})
 
 

@@ -2,7 +2,7 @@
 
     python examples/learn/17_sixteen_bits.py --plot gradients.png     # the picture needs matplotlib: pip install -e ".[plot]"
 
-On a GPU 16 bits are half the memory and a multiple of the speed. A CPU gains nothing from them, but it can show what is lost.
+Some ten seconds. On a GPU 16 bits are half the memory and a multiple of the speed. A CPU gains nothing from them, but can show what is lost.
 """
 
 import argparse
@@ -36,13 +36,13 @@ def bfloat16(x):
 
 FORMATS = {"float32": (np.float32, 8, 23, 127), "float16": (float16, 5, 10, 15), "bfloat16": (bfloat16, 8, 7, 127)}
 heading("three formats: a sign, an exponent (the range), a fraction (the precision)")
-print(f"{'':9}{'0.1 in bits':35}{'0.1 as stored':16}{'largest':>11}{'smallest':>10}{'after 1':>9}")
+print(f"{'':9}{'0.1 in bits':35}{'0.1 as stored':14}{'largest':>11}{'smallest':>10}{'next to 1':>11}")
 for name, (rounded, exponent, fraction, bias) in FORMATS.items():
     bits = f"{np.float16(0.1).view(np.uint16):016b}" if name == "float16" else f"{rounded(0.1).view(np.uint32):032b}"
     largest, smallest, after_1 = (2 - 2.0**-fraction) * 2.0**bias, 2.0 ** (1 - bias - fraction), 1 + 2.0**-fraction
     print(f"{name:9}{bits[0]} {bits[1 : 1 + exponent]:9}{bits[1 + exponent :][:fraction]:24}", end="")
-    print(f"{rounded(0.1):<16.10f}{largest:11.5g}{smallest:10.1e}{after_1:9.5f}")
-say("bfloat16 has float32's range and 2 to 3 decimal digits; float16 has 3 to 4 digits, but nothing beyond 65,504 or between 0 and 6e-8.")
+    print(f"{rounded(0.1):<14.10f}{largest:11.5g}{smallest:10.1e}{after_1:11.7f}")
+say("bfloat16 has float32's range, 2 to 3 decimal digits; float16 3 to 4, up to (2 - 2^-10) 2^15 = 65,504, nothing between 0 and 6e-8.")
 
 heading("weights: 1,000 updates of 0.0001 from a weight of 1")
 for name, (rounded, *_) in FORMATS.items():
@@ -50,7 +50,7 @@ for name, (rounded, *_) in FORMATS.items():
     for _ in range(1000):
         weight, master = rounded(weight - np.float32(1e-4)), master - np.float32(1e-4)
     print(f"{name:9} weight {weight:.4f}     a master weight in float32 {master:.4f}, its copy in {name} {rounded(master):.4f}")
-say("Less than half of the spacing below 1 rounds back to 1. Hence master weights: updates go to float32, products get a copy.")
+say("Below 1 float16 has steps of 2^-11 = 0.00049; 0.0001 is less than half of one. Hence master weights in float32; products get a copy.")
 
 heading("sums: 4,096 numbers added one by one, each sum rounded; and the same sum in float32, rounded at the end")
 a, b = np.random.default_rng(0).standard_normal((2, 4096))
@@ -95,7 +95,7 @@ def train(model, n, rate, *, first=0, dtype="float32", store=np.asarray, scale=1
     return model, *np.mean(shares, axis=0), trace
 
 
-heading("gradients: how many of a small GPT's float16 holds, if its batch is one of 6,250 of an update")
+heading("gradients, of weights and of what ops compute (activations): how many float16 holds, if a batch is one of 6,250 of an update")
 (base, *_), curves = train(new, 200, 3e-3), {}
 print(f"{'gradients of':14}{'loss scale':>11}{'rounded to 0':>14}{'with fewer digits':>19}{'infinite':>10}")
 for name, sizes in gradient_sizes(base, windows.batch(np.arange(B)), SHARE).items():
@@ -107,14 +107,14 @@ for name, sizes in gradient_sizes(base, windows.batch(np.arange(B)), SHARE).item
 say("A factor of the loss is a factor of every gradient: it moves them to where float16 has its digits. Later they are divided again.")
 
 heading("training: 60 updates from scratch; and 40 more, at a small rate, of a model trained before")
-print(f"{'':22}{'loss':>8}{'moved':>8}{'zeros':>8}{'change':>10}{'moved':>8}")
+print(f"{'':22}{'loss':>8}{'moved':>8}{'zeros':>8}{'  later:':8}{'change':>10}{'moved':>8}")
 WAYS = {"float32": {}, "weights in float16": {"store": float16}, "weights in bfloat16": {"store": bfloat16}}
 WAYS |= {"computed in float16": {"dtype": "float16"}, "the same, loss scaled": {"dtype": "float16", "scale": 2.0**29, "double_after": 20}}
 for name, options in WAYS.items():
     scratch, moved, zeros, trace = train(new, 60, 1e-3, **options)
     more, moved_later, *_ = train(base, 40, 3e-5, first=200, **options)
     loss, before, after = (measure(model, validation, 64, 5).nats for model in (scratch, base, more))
-    print(f"{name:22}{loss:8.3f}{moved:8.1%}{zeros:8.1%}{after - before:+10.4f}{moved_later:8.1%}")
+    print(f"{name:22}{loss:8.3f}{moved:8.1%}{zeros:8.1%}{'':8}{after - before:+10.4f}{moved_later:8.1%}", flush=True)
 say(f"moved: weights that an update changed; zeros: gradients of 0. The scale from scratch as a power of 2, *: skipped: {' '.join(trace)}")
 if args.plot:
     draw(args.plot, curves, "size, as a power of two", "gradients (%)", "Gray: 0 in float16, which ends at 2^16", span=(-50, -25))

@@ -32,7 +32,7 @@ for other in ([4.0, 5.0, 9.0], [0.0, 0.0, 0.0]):
     mean, variance = in_batch[tuple(other)] = batch.mean(), batch.var()
     show(f"[1 2 3] with {other}: mean {mean:.0f}, variance {variance:.3f} ->", (text - mean) / np.sqrt(variance))
 mean, variance = np.mean(list(in_batch.values()), axis=0)  # what training has seen, averaged
-show(f"at inference, with the averages {mean:.1f} and {variance:.0f} of training ->", (text - mean) / np.sqrt(variance))
+show(f"at inference, averages of both, mean {mean:.1f} and variance {variance:.0f} ->", (text - mean) / np.sqrt(variance))
 say(
     "The same text, three results: in training it depends on the other texts, and at inference, where there may be none, it is another one again."
 )
@@ -90,13 +90,14 @@ for order, formula in ORDERS.items():
         curves[order if warmup else f"{order} (no warm-up)"] = np.arange(1, args.updates + 1), smooth(losses)
         nats.append(measure(model, validation, 64, 5).nats)
         milliseconds.append(1000 * np.median(seconds))
-    print(f"{order:<9} {formula:<15} {nats[0]:8.3f} {nats[1]:8.3f} {nats[1] - nats[0]:8.3f} {np.mean(milliseconds):11.1f}")
+    print(f"{order:<9} {formula:<15} {nats[0]:8.3f} {nats[1]:8.3f} {nats[1] - nats[0]:8.3f} {np.mean(milliseconds):11.1f}", flush=True)
 print()
 for text in (
     "Pre-norm, GPT-2's order and Llama's: nothing but sums lies between input and output, and the model learns well either way.",
     "Post-norm, the order of the first transformers, loses most without a warm-up. Its last layers get as much gradient as its first ones "
     "(Xiong et al. 2020, arXiv:2002.04745, derive it), and large steps there, with few gradients seen, do harm. With a warm-up it learns as well.",
-    "Output and sandwich normalize what a branch adds, so that no branch can outgrow the stream: OLMo 2 takes the one, Gemma 2 and 3 the other.",
+    "Output and sandwich normalize what a branch adds, so that no branch can outgrow the stream: OLMo 2 takes the one, Gemma 2 and 3 the other. "
+    "In these few updates, at this rate and with one seed, they are behind; their models are far larger and train for long.",
 ):
     say(text)
 if args.plot:

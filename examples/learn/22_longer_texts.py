@@ -29,7 +29,10 @@ q, k = ag.Tensor([[[[1.0, 0.0]]]]), ag.Tensor([[[[1.0, 0.0]]]])  # (B, H, T, D),
 for i, j in ((1, 0), (2, 1), (101, 100), (2, 0)):
     turned = [ag.rotary_embedding(x, np.array([[np.cos(p)]]), np.array([[np.sin(p)]])) for x, p in ((q, i), (k, j))]
     print(f"query at {i}, key at {j}: score {float((turned[0] * turned[1]).sum().item()):.3f}, cos({i - j}) = {np.cos(i - j):.3f}")
-say("The score depends on the distance alone: such positions are relative. A larger distance is an angle that training has not shown.")
+say(
+    "The score depends on the distance alone: such positions are relative. This pair turns by an angle of 1 per position, others more slowly. A larger "
+    "distance is an angle that training has not shown."
+)
 
 heading("ALiBi: a score loses slope times distance, and each head has a slope of its own")
 slopes = ag.alibi_slopes(4)
@@ -67,7 +70,8 @@ for positions in ("learned", "rotary", "alibi", "none"):
     n_positions = T if positions == "learned" else LONG  # learned ones are a table, whose rows beyond T no training would reach
     config = GPTConfig(n_layer=4, n_head=4, n_embd=C, n_positions=n_positions, vocab_size=V, positions=positions)
     models[positions] = GPT(config, seed=0)
-    train(models[positions], windows, args.updates, batch_size=16, peak=3e-3, warmup=args.updates // 10)
+    losses, _ = train(models[positions], windows, args.updates, batch_size=16, peak=3e-3, warmup=args.updates // 10)
+    print(f"{positions} positions: trained, loss of the last 20 batches {losses[-20:].mean():.3f}", flush=True)
 models["rotary (positions / 4)"] = with_changes(models["rotary"], rope_scaling={"rope_type": "linear", "factor": LONG / T})
 models[f"rotary (window of {T})"] = with_changes(models["rotary"], window=T)
 
@@ -86,7 +90,8 @@ try:
 except ValueError as error:
     say(f"learned, position {T + 1}: {error}")
 for text in (
-    "Learned positions end: there is no row for the next one. (With more rows, those beyond the training length would be random.)",
+    "Learned positions end: there is no row for the next one. (With more rows, those beyond the training length would be random.) Within the training "
+    "length they are behind, too: every row of the table is learned by itself, and so few updates are not enough. GPT-2 had far more.",
     "Rotary positions are defined everywhere, but beyond the training length queries and keys are turned by angles that no weight has met.",
     "ALiBi holds its loss, because it hardly looks far: longer texts are read, but not used. Without positions, too, there are no new angles, "
     "but there are more tokens to share the attention among.",

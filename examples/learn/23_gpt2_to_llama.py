@@ -75,12 +75,12 @@ configs, options = {}, {"vocab_size": tokenizer.n_vocab}
 for name, switch in SWITCHES.items():
     options |= switch
     configs[name] = dataclasses.replace(GPT_2, **options)
-print("the last row has Llama 2 70B's options:", configs[name].options().keys() == GPTConfig.preset("llama-2-70b").options().keys())
-
+print("the last has Llama 2 70B's options:", configs[name].options().keys() == GPTConfig.preset("llama-2-70b").options().keys())
 models, curves, rows = {}, {}, {}
 for name, config in configs.items():
     models[name] = GPT(config, seed=0)
     losses, _ = updates(models[name], args.updates)
+    print(f"  {name}: trained, loss of the last batch {losses[-1]:.3f}", flush=True)
     curves[name] = np.arange(1, args.updates + 1), smooth(losses, 50)
     rows[name] = {
         "weights": config.n_parameters(), "flops_per_token": flops(config), "cache_bytes_per_token": 2 * config.n_layer * config.kv_heads * config.channels_per_head * 4,
@@ -100,8 +100,8 @@ for name, (step, decoding) in times.items():
 
 print(f"\n{machine()}")
 say(
-    f"{args.updates} updates of {BATCH} x {T} tokens each, one seed; forward arithmetic and cache per token; update in ms and decoding of one text in "
-    f"tokens/s, medians of {args.rounds} rounds; peak memory of an update; validation loss in nats per token"
+    f"{args.updates} updates of {BATCH} x {T} tokens each{' (too few for the losses to mean anything)' * (args.updates < 100)}, one seed; arithmetic and "
+    f"cache per token; ms an update and tokens/s of one text, medians of {args.rounds} rounds; peak memory of an update; held-out loss in nats per token"
 )
 print(f"\n{'':<20} {'weights':>10} {'MFLOP':>6} {'cache B':>8} {'ms':>6} {'tokens/s':>9} {'MB':>5} {'loss':>7} {'change':>7}")
 before = next(iter(rows.values()))["validation_nats"]

@@ -86,7 +86,7 @@ for name, model in models.items():
     )
 
 heading(
-    f"sequences right to the last word (%) by digits in the source, {2 * LONGEST + 2} more than ever seen; words right (%) of those up to {2 * LONGEST}"
+    f"sequences right to the last word (%) by digits in the source (training has at most {2 * LONGEST}); last column: words right (%) up to {2 * LONGEST} digits"
 )
 lengths = range(1, LONGEST + 2)
 print(f"{'':<12}{'updates':>8}{'seconds':>9}   " + "".join(f"{2 * n:>7}" for n in lengths) + "    words")
@@ -100,7 +100,7 @@ for name, model in models.items():
 say(
     "One vector has to hold all of the source, and the longer the source, the less it does. Attention gives each step its own mean of the encoder's "
     "states. Both read and write one step after the other. The transformer does all steps of a training batch at once, so it makes more updates "
-    "in the same time. Past the trained lengths it meets positions that it has never seen."
+    "in the same time (how many depends on your machine). Past the trained lengths it meets positions that it has never seen."
 )
 
 heading("where the recurrent decoder looks: its attention weights (%) over the source, a row for each word that it writes")

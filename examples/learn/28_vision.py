@@ -91,7 +91,7 @@ def rollout(model, x):
     return product.mean(axis=1)
 
 
-heading(f"{len(images):,} images, five test sets; {args.updates} updates of {BATCH}")
+heading(f"{len(images):,} images, {args.folds} of five test sets; {args.updates} updates of {BATCH}: half a minute or less for each")
 scores = []
 for fold, (training, test) in enumerate(list(StratifiedKFold(5, shuffle=True, random_state=0).split(pixels, digits))[: args.folds]):
     regression = LogisticRegression(max_iter=1000).fit(pixels[training] / 16, digits[training])

@@ -82,7 +82,8 @@ heading("privacy: what has a form can be found; digits that pass the card's chec
 
 def luhn(digits):
     doubled = [sum(divmod(2 * int(d), 10)) if i % 2 else int(d) for i, d in enumerate(reversed(digits))]
-    return sum(doubled) % 10 == 0
+    print(f"  {digits}, every second one doubled: {'+'.join(map(str, reversed(doubled)))} = {sum(doubled)}")
+    return sum(doubled) % 10 == 0  # a card's sum is a multiple of 10
 
 
 def card(match):
@@ -94,8 +95,8 @@ print(" ", kept["mail"])
 
 heading("mixture: how often each source is seen. GPT-3's, 300 billion tokens drawn")
 for source, tokens, weight in (("web", 410, 60), ("linked pages", 19, 22), ("books 1", 12, 8), ("books 2", 55, 8), ("Wikipedia", 3, 3)):
-    print(f"  {source:<13} {tokens:3d} B tokens, weight {weight:2d} %: seen {300 * weight / 100 / tokens:4.1f} times")
-say("The weights add up to 101 by rounding. What is thought good is seen several times, most of the web not once.")
+    print(f"  {source:<13} {tokens:3d} billion tokens, share {weight:2d} %: seen {300 * weight / 100 / tokens:4.1f} times")
+say("The shares add up to 101 by rounding. What is thought good is seen several times, most of the web not once.")
 
 heading("what it is worth: a model of word pairs, the same number of words to learn from, tested on clean text")
 texts = [" ".join(re.findall(r"[a-z']+|[.,]", text.lower())) for text in paragraphs()]

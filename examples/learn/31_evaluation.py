@@ -43,13 +43,15 @@ for i, words in enumerate(test):
     items.append((words[:10], [options[p] for p in places], int(places.argmin())))
 context, options, answer = items[0]
 print("context:", " ".join(context))
+chosen = max(range(4), key=lambda k: score(context, options[k]))
 for k, option in enumerate(options):
-    print(f"  {'ABCD'[k]}: {' '.join(option):<42} {score(context, option):7.2f}{'  <- right' if k == answer else ''}")
+    marks = [text for text, where in (("right", answer), ("the model's choice", chosen)) if k == where]
+    print(f"  {'ABCD'[k]}: {' '.join(option):<42} {score(context, option):7.2f}  {', '.join(marks)}".rstrip())
 right = np.array([max(range(4), key=lambda k, c=c, o=o: score(c, o[k])) == a for c, o, a in items])
 print(f"right: {right.mean():.1%} of {len(right)}; chance 25 %; above chance (acc - 0.25) / 0.75 = {(right.mean() - 0.25) / 0.75:.1%}")
 
 heading("how sure is that? Draw 200 items again and again from the 200, with repetition (bootstrap)")
-means = np.sort([rng.choice(right, len(right)).mean() for _ in range(2000)])
+means = np.sort([rng.choice(right, len(right)).mean() for _ in range(2000)])  # 2.5 % of them, 50, are cut off on each side
 verdict = "better than chance" if means[50] > 0.25 else "chance is among them: nothing is shown"
 print(f"95 % of the means lie between {means[50]:.1%} and {means[-51]:.1%}; {verdict}")
 few = np.sort([rng.choice(right[:20], 20).mean() for _ in range(2000)])
@@ -62,7 +64,8 @@ print(f"right with shuffled contexts: {control:.1%}")
 say("Word pairs see only one word of the context, so they have little to lose. A GPT has more.")
 
 heading("answers that are written out: exact match, F1 over words, BLEU")
-reference, answers = "the function returns a list of names".split(), ["the function returns a list of names", "it returns a list", "names"]
+reference = "the function returns a list of names".split()
+answers = ["the function returns a list of names", "it returns a list", "it gives back the names", "the function returns a list of numbers"]
 
 
 def f1(answer):
@@ -82,7 +85,8 @@ print(f"reference: {' '.join(reference)}\n{'':<40} exact    F1  BLEU-2")
 for text in answers:
     words = text.split()
     print(f"  {text:<38} {int(words == reference):5d} {f1(words):5.2f} {bleu(words):7.2f}")
-say("All three count words. `a list of names is returned by it` is right and gets little: then people or a judge model have to read.")
+print("line 2 by hand: F1 = 2 * 3 / (4 + 7) = 0.55; BLEU-2 = sqrt(3/4 * 2/3) e^(1 - 7/4) = 0.33")
+say("All three count words: line 3 is right and gets little, line 4 is wrong and gets much. Then people or a judge model have to read.")
 
 heading("shots: examples in the prompt. Nothing is trained; zero-shot means no examples, the task may well be described")
 shots = [("win a free phone now", "yes"), ("see you at eight", "no")]
