@@ -20,7 +20,8 @@ from tinygpt.data.gguf_vocabulary import PRE_TOKENIZERS, chat_template, write_vo
 from tinygpt.data.tokenizer import GPT2_SPLIT, BPETokenizer, CharacterTokenizer, WordTokenizer, visible
 from tinygpt.data.tokenizer_files import NANOCHAT_SPLIT, load_tokenizer
 from tinygpt.runs.export import export
-from tinygpt.weights.gguf import TARGETS, target_of, write_gguf
+from tinygpt.weights.gguf import write_gguf
+from tinygpt.weights.gguf_targets import TARGETS, target_of
 
 TEXT = "the cat sat on the mat; the dog sat on the log. " * 4
 TOKENIZER = BPETokenizer.train(TEXT, 270)
