@@ -100,7 +100,13 @@ def models(folder: Path) -> dict[str, Path]:
         tokenizer = of_kind["gemma"] if preset.startswith("gemma") else bpe
         add(name, GPT(GPTConfig.preset(preset, **{**SMALL, **changes, "vocab_size": tokenizer.n_vocab + 3})), tokenizer)
     for name, (preset, changes) in TRANSLATORS.items():
-        sizes = {**SMALL, "n_embd": 64, "head_size": 16, "vocab_size": of_kind["t5"].n_vocab, "output_scale": 0.125 if name == "t5" else 1.0}
+        sizes = {
+            **SMALL,
+            "n_embd": 64,
+            "head_size": 16,
+            "vocab_size": of_kind["t5"].n_vocab,
+            "output_scale": 0.125 if name == "t5" else 1.0,
+        }
         add(name, Seq2Seq(Seq2SeqConfig.preset(preset, **{**sizes, **changes})), of_kind["t5"])
     for name, (preset, kind, changes) in ENCODERS.items():
         tokenizer = of_kind["bert"] if kind == "bert" else roberta(folder / "roberta", training)
@@ -193,7 +199,9 @@ def compare_encoder(model: Encoder | EncoderClassifier, tokenizer: Tokenizer, pa
         wanted[c.LLAMA_POOLING_TYPE_CLS] = hidden[:1]
     largest, ids_equal = 0.0, True
     for pooling, ours in wanted.items():
-        theirs = c.Llama(str(path), embedding=True, pooling_type=pooling, n_ctx=n_ctx, n_batch=n_ctx, n_ubatch=n_ctx, verbose=False, n_threads=1)
+        theirs = c.Llama(
+            str(path), embedding=True, pooling_type=pooling, n_ctx=n_ctx, n_batch=n_ctx, n_ubatch=n_ctx, verbose=False, n_threads=1
+        )
         ids_equal = theirs.tokenize(PROMPT.encode(), add_bos=True, special=False) == ids
         assert c.llama_encode(theirs._ctx.ctx, batch(ids)) == 0
         if pooling == c.LLAMA_POOLING_TYPE_NONE:

@@ -24,14 +24,22 @@ def sentence_pieces(texts: Sequence[str], **options: object) -> bytes:
     """A SentencePiece model, as bytes of its file."""
     import sentencepiece
 
-    model, settings = io.BytesIO(), {"vocab_size": 700, "hard_vocab_limit": False, "character_coverage": 1.0, "minloglevel": 2, "num_threads": 1}
+    model, settings = (
+        io.BytesIO(),
+        {"vocab_size": 700, "hard_vocab_limit": False, "character_coverage": 1.0, "minloglevel": 2, "num_threads": 1},
+    )
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=model, **settings | options)
     return model.getvalue()
 
 
 def joined_pieces(texts: Sequence[str], **options: object) -> bytes:
     """BPE as Llama 2's and Gemma's: every character as it is, unknown ones as bytes."""
-    plain = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "allow_whitespace_only_pieces": True, "byte_fallback": True}
+    plain = {
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "allow_whitespace_only_pieces": True,
+        "byte_fallback": True,
+    }
     return sentence_pieces(texts, model_type="bpe", split_digits=True, **plain | options)
 
 
@@ -117,8 +125,13 @@ def _gemma(texts: Sequence[str]) -> Json:
     return {"tokenizer.json": json_of_joined(model, "gemma"), "tokenizer_config.json": _GEMMA}
 
 
-def _t5(texts: Sequence[str]) -> Json:
-    return {"config.json": {"model_type": "t5"}, "spiece.model": sentence_pieces(texts, **_T5_IDS)}
+def _t5(texts: Sequence[str], **options: object) -> Json:
+    return {"config.json": {"model_type": "t5"}, "spiece.model": sentence_pieces(texts, **_T5_IDS, **options)}
+
+
+def _t5_single(texts: Sequence[str], **options: object) -> Json:
+    named = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    return {"tokenizer.json": json_of_unigram(sentence_pieces(texts, **_T5_IDS, **options)), "tokenizer_config.json": named}
 
 
 def _bert(texts: Sequence[str], **options: object) -> Json:
@@ -127,23 +140,23 @@ def _bert(texts: Sequence[str], **options: object) -> Json:
     return {"config.json": {"model_type": "bert"}, "tokenizer_config.json": named, "vocab.txt": lines.encode()}
 
 
-KINDS: dict[str, Callable[[Sequence[str]], Json]] = {
+KINDS: dict[str, Callable[..., Json]] = {
     "llama": lambda texts: {"tokenizer.json": json_of_joined(joined_pieces(texts), "llama"), "tokenizer_config.json": _NAMED},
-    "llama, later files": lambda texts: {"tokenizer.json": json_of_joined(joined_pieces(texts), "metaspace"), "tokenizer_config.json": _NAMED},
+    "llama, later files": lambda texts: {
+        "tokenizer.json": json_of_joined(joined_pieces(texts), "metaspace"),
+        "tokenizer_config.json": _NAMED,
+    },
     "gemma": _gemma,
     "t5": _t5,
-    "t5, tokenizer.json": lambda texts: {
-        "tokenizer.json": json_of_unigram(sentence_pieces(texts, **_T5_IDS)),
-        "tokenizer_config.json": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
-    },
+    "t5, tokenizer.json": _t5_single,
     "bert": _bert,
     "bert, cased": lambda texts: _bert(texts, do_lower_case=False),
 }
 
 
-def write(kind: str, directory: Path, texts: Sequence[str]) -> Path:
-    """Trains the vocabulary on texts, and writes its files; the directory."""
+def write(kind: str, directory: Path, texts: Sequence[str], **options: object) -> Path:
+    """Trains the vocabulary on texts, and writes its files; the directory. options: to SentencePiece, for T5's kinds."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name, content in KINDS[kind](texts).items():
+    for name, content in KINDS[kind](texts, **options).items():
         (directory / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode())
     return directory

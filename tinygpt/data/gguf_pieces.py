@@ -69,7 +69,7 @@ def _steps(step: Json) -> list[Json]:
 def _named(tokenizer: Tokenizer, texts: dict[int, str], kinds: dict[int, str]) -> list[tuple[str, str]]:
     """(text, type) by id: special tokens are CONTROL, so that text never becomes one, added ones USER_DEFINED, the one for what the vocabulary
     lacks UNKNOWN, others as `kinds` says, else NORMAL. Ids without a token are UNUSED."""
-    kinds = kinds | {id: "USER_DEFINED" for id in tokenizer.added.values()} | {id: "CONTROL" for id in tokenizer.special.values()}
+    kinds = kinds | dict.fromkeys(tokenizer.added.values(), "USER_DEFINED") | dict.fromkeys(tokenizer.special.values(), "CONTROL")
     texts = texts | {id: text for text, id in (tokenizer.added | tokenizer.special).items()}
     if tokenizer.unk_id is not None:
         kinds[tokenizer.unk_id] = "UNKNOWN"
@@ -92,12 +92,16 @@ def _joined_pieces(data: dict[str, Json], tokenizer: Tokenizer) -> Vocabulary:
     prefix, split, notes = _blanks(data)
     vocabulary: dict[str, int] = model["vocab"]
     if lacking := [name for name in BYTES if name not in vocabulary]:
-        raise refused(f"no token {lacking[0]} in the vocabulary", "one for each of the 256 bytes", "llama.cpp writes unknown characters with them")
+        raise refused(
+            f"no token {lacking[0]} in the vocabulary", "one for each of the 256 bytes", "llama.cpp writes unknown characters with them"
+        )
     runs = {text: id for text, id in tokenizer.added.items() if set(text) == {BLANK}}
     pairs = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
     scores, tied = _scores(pairs, tokenizer.added)
     if tied:
-        notes += (f"of {len(tied)} tokens, such as {_short(tied[0])}, llama.cpp joins the leftmost first, this tokenizer one before the other",)
+        notes += (
+            f"of {len(tied)} tokens, such as {_short(tied[0])}, llama.cpp joins the leftmost first, this tokenizer one before the other",
+        )
     if crossing := next((text for text in scores if split and BLANK in text[1:]), None):
         raise refused(f"the token {_short(crossing)} across words", "none, as pre_tokenizer cuts before each word")
     _check_ways(vocabulary, set(pairs), scores, tokenizer.added)
@@ -116,7 +120,11 @@ def _blanks(data: dict[str, Json]) -> tuple[bool, bool, tuple[str, ...]]:
     replaced = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
     prefixed = {"type": "Prepend", "prepend": BLANK}
     metaspace = next((step for step in befores if step.get("type") == "Metaspace" and step.get("replacement", BLANK) == BLANK), None)
-    idle = [{"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}] if replaced in normalizers else []
+    idle = (
+        [{"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}]
+        if replaced in normalizers
+        else []
+    )
     strange = [step for step in normalizers if step not in (replaced, prefixed)]
     strange += [step for step in befores if step is not metaspace and step not in idle]
     if strange or not (metaspace or replaced in normalizers):
@@ -212,8 +220,10 @@ def _word_pieces(data: dict[str, Json], tokenizer: Tokenizer) -> Vocabulary:
     texts = {}
     for text, id in model["vocab"].items():
         texts[id] = text[2:] if text.startswith("##") and len(text) > 2 else BLANK + text
-        if texts[id].startswith(BLANK) and (text.startswith("##") and len(text) > 2 or not text):
-            raise refused(f"the token {text!r}", "none that continues a word with U+2581", "llama.cpp writes the beginning of a word with it")
+        if texts[id].startswith(BLANK) and ((text.startswith("##") and len(text) > 2) or not text):
+            raise refused(
+                f"the token {text!r}", "none that continues a word with U+2581", "llama.cpp writes the beginning of a word with it"
+            )
     named = _named(tokenizer, texts, {})
     if tokenizer.unk_id is not None:  # text never becomes it by being written
         named[tokenizer.unk_id] = (named[tokenizer.unk_id][0], "CONTROL")
@@ -243,7 +253,9 @@ def pieces_of_model(model: ModelFile, tokenizer: Tokenizer) -> Vocabulary:
         options["remove_extra_whitespaces"] = model.remove_extra_whitespaces
         return Vocabulary("t5", named, scores=scores, options=options, charsmap=model.charsmap)
     if model.charsmap or model.remove_extra_whitespaces or list(kinds.values()).count("BYTE") < 256:
-        found = f"a BPE model with {list(kinds.values()).count('BYTE')} byte tokens, remove_extra_whitespaces {model.remove_extra_whitespaces}"
+        found = (
+            f"a BPE model with {list(kinds.values()).count('BYTE')} byte tokens, remove_extra_whitespaces {model.remove_extra_whitespaces}"
+        )
         found += f" and {'a' if model.charsmap else 'no'} table of normal forms"
         raise refused(found, "256, False and none, as Llama 2's")
     return Vocabulary("llama", named, scores=scores, options=options)

@@ -4,10 +4,10 @@ llama.cpp knows how to cut words by a name, `tokenizer.ggml.pre`, not by a patte
 Vocabularies of other kinds than byte-level BPE: `tinygpt/data/gguf_pieces.py`.
 """
 
-import json
 from collections import Counter
 
 from tinygpt.data.gguf_pieces import Vocabulary, pieces_of_json, pieces_of_model
+from tinygpt.data.jinja_templates import template_text
 from tinygpt.data.library_tokenizer import LibraryTokenizer
 from tinygpt.data.sentence_pieces import SentencePieceTokenizer
 from tinygpt.data.tokenizer import GPT2_SPLIT, BPETokenizer, Tokenizer, visible
@@ -104,14 +104,5 @@ def _write_ends(writer: Json, tokenizer: Tokenizer, n_rows: int) -> None:
 
 
 def chat_template(tokenizer: Tokenizer) -> str:
-    """The chat template among the files that a tokenizer was read from: a file of its own, else tokenizer_config.json's; "" without one."""
-    kept = tokenizer.kept
-    if "chat_template.jinja" in kept:
-        return kept["chat_template.jinja"].decode()
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        found = json.loads(kept[name]).get("chat_template") if name in kept else None
-        if isinstance(found, list):  # several by name
-            found = {entry["name"]: entry["template"] for entry in found}.get("default")
-        if isinstance(found, str):
-            return found
-    return ""
+    """The chat template among the files that a tokenizer was read from; "" without one."""
+    return template_text(tokenizer.kept) or ""

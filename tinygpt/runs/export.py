@@ -53,7 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("output", help="the file to write; must not exist")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of matrices; vectors stay float32 (default: %(default)s)")
     parser.add_argument("--which", choices=("best", "last"), default="best", help="which checkpoint of a run (default: %(default)s)")
-    parser.add_argument("--pooling", choices=POOLINGS, default="mean", help="an encoder's vector of a text: of its tokens' vectors the mean, the first, or none, which leaves one per token (default: %(default)s)")
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        default="mean",
+        help="an encoder's vector of a text: of its tokens' vectors the mean, the first, or none, which leaves one per token (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     print(export(expand_home(args.run), expand_home(args.output), dtype=args.dtype, which=args.which, pooling=args.pooling))
     return 0

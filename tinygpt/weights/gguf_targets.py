@@ -1,6 +1,6 @@
 """Which models llama.cpp computes: for each family that it knows, its name there and what it insists on or leaves out.
 
-    family, target = target_of(model.config)     # ValueError, saying why, for what it does not compute
+family, target = target_of(model.config)     # ValueError, saying why, for what it does not compute
 """
 
 from collections.abc import Iterator
@@ -71,7 +71,9 @@ def target_of(config: ModelConfig, kind: str = LANGUAGE_MODEL) -> tuple[Family, 
     family = family_of(config, kind)
     if family in OWN:
         known = ", ".join(TARGETS)
-        raise InvalidInput(f"export: {format_note(config, kind).partition(': ')[2]}, expected a shape of {known}; llama.cpp computes no other")
+        raise InvalidInput(
+            f"export: {format_note(config, kind).partition(': ')[2]}, expected a shape of {known}; llama.cpp computes no other"
+        )
     if family.model_type not in TARGETS:
         rule = f"expected one of {', '.join(TARGETS)}; llama.cpp has no such architecture"
         raise InvalidInput(f"export: a model of the family {family.model_type}, {rule}")
