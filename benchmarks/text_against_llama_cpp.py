@@ -82,7 +82,7 @@ def _names_special(tokenizer: Tokenizer, text: str, ids: list[int]) -> bool:
 
 def _begins_with_blank(tokenizer: Tokenizer, text: str, ids: list[int]) -> bool:
     """Such a text gets no space in front."""
-    return text.startswith(" ")
+    return text.startswith((" ", "\u2581"))
 
 
 def _writes_runs(tokenizer: Tokenizer, text: str, ids: list[int]) -> bool:
