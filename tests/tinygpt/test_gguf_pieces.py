@@ -145,7 +145,10 @@ def test_pieces_are_those_of_sentencepieces_file(files, kind):
 
 def test_a_unigram_model_is_written_from_either_file(files):
     (_, apart, rules), (single, found, _) = files["t5"], files["t5, tokenizer.json"]
-    n, model = single.n_vocab, ModelFile.read(sentence_pieces(TEXTS, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, normalization_rule_tsv=str(rules)))
+    n, model = (
+        single.n_vocab,
+        ModelFile.read(sentence_pieces(TEXTS, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, normalization_rule_tsv=str(rules))),
+    )
     assert found["model"] == apart["model"] == "t5" and n == len(model.pieces)
     for key in ("tokens", "scores", "token_type"):
         assert found[key][:n] == apart[key][:n]

@@ -154,8 +154,8 @@ class ModelFile:
                 trainer = dict(_fields(value))
             elif number == 3:
                 normalizer = dict(_fields(value))
-        options = (bool(normalizer.get(number, True)) for number in (3, 4, 5))
-        return cls(pieces, trainer.get(3, UNIGRAM), normalizer.get(2, b""), *options, bool(trainer.get(24, False)))
+        prefix, merged, escaped = (bool(normalizer.get(number, True)) for number in (3, 4, 5))
+        return cls(pieces, trainer.get(3, UNIGRAM), normalizer.get(2, b""), prefix, merged, escaped, bool(trainer.get(24, False)))
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Json]]:

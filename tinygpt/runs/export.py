@@ -13,6 +13,7 @@ from tinygpt.arguments import command_parser, expand_home
 from tinygpt.data.gguf_vocabulary import chat_template, vocabulary_of, write_vocabulary
 from tinygpt.errors import InvalidInput
 from tinygpt.runs.checkpoint import Checkpoint
+from tinygpt.storage.checked_json import Json
 from tinygpt.weights.config_json import ENCODER, ENCODER_CLASSIFIER, ENCODER_DECODER, LANGUAGE_MODEL, another_kind
 from tinygpt.weights.gguf import DTYPES, POOLINGS, library, write_gguf
 from tinygpt.weights.gguf_targets import target_of
@@ -28,7 +29,8 @@ def export(run: str | Path, output: str | Path, *, dtype: str = "float32", which
     if checkpoint.kind not in KNOWN:
         raise another_kind(checkpoint.path, checkpoint.kind, *KNOWN)
     family, target = target_of(checkpoint.config, checkpoint.kind)
-    model, tokenizer = checkpoint.model(), checkpoint.tokenizer()
+    model: Json = checkpoint.model()  # of one of KNOWN's kinds
+    tokenizer = checkpoint.tokenizer()
     if checkpoint.kind == ENCODER_CLASSIFIER and model.pooling != "first":
         found, fix = f"a classifier that looks at the {model.pooling} of all tokens", "train it with --pooling first"
         raise InvalidInput(f"export: {found}, expected the first one, [CLS]; llama.cpp has no other for {family.model_type}: {fix}")
