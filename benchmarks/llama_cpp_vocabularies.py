@@ -9,6 +9,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,12 @@ def merges_of(pieces: Sequence[tuple[str, float, str]]) -> list[list[str]]:
     return [[left, right] for _, left, right in sorted(ways, key=lambda way: (way[0], len(way[1]), len(way[2])), reverse=True)]
 
 
-def json_of_joined(model: bytes, form: str) -> Json:
+Pieces = list[tuple[str, float, str]]
+"""(text, score, type) by id, as in `ModelFile`."""
+
+
+def json_of_joined(pieces: Pieces, form: str) -> Json:
     """tokenizer.json of a BPE model. form: "llama" (a space in front of every text), "metaspace" (the same in later files), or "gemma" (none)."""
-    pieces = ModelFile.read(model).pieces
     vocabulary = {text: id for id, (text, _, _) in enumerate(pieces)}
     added = [_token(id, text, kind != "USER_DEFINED") for id, (text, _, kind) in enumerate(pieces) if kind not in ("NORMAL", "BYTE")]
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
@@ -86,19 +90,18 @@ def json_of_joined(model: bytes, form: str) -> Json:
     return _file(added_tokens=added, post_processor=wrapped, decoder={"type": "Sequence", "decoders": back}, model=bpe, **steps)
 
 
-def json_of_unigram(model: bytes) -> Json:
+def json_of_unigram(pieces: Pieces, charsmap: bytes) -> Json:
     """tokenizer.json of T5's kind."""
-    file = ModelFile.read(model)
-    added = [_token(id, text, True) for id, (text, _, kind) in enumerate(file.pieces) if kind != "NORMAL"]
+    added = [_token(id, text, True) for id, (text, _, kind) in enumerate(pieces) if kind != "NORMAL"]
     words = {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": "always", "split": True}
-    ids = [text for text, _, _ in file.pieces]
+    ids = [text for text, _, _ in pieces]
     return _file(
         added_tokens=added,
-        normalizer={"type": "Precompiled", "precompiled_charsmap": base64.b64encode(file.charsmap).decode()},
+        normalizer={"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()},
         pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, words]},
         post_processor=_wrapped([], [("</s>", ids.index("</s>"))]),
         decoder=words,
-        model={"type": "Unigram", "unk_id": ids.index("<unk>"), "vocab": [[text, score] for text, score, _ in file.pieces]},
+        model={"type": "Unigram", "unk_id": ids.index("<unk>"), "vocab": [[text, score] for text, score, _ in pieces]},
     )
 
 
@@ -115,6 +118,7 @@ def word_pieces(texts: Sequence[str]) -> list[str]:
 
 
 _NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+_NAMED_T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 _GEMMA = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"}
 _GEMMA_PIECES = {"bos_piece": "<bos>", "eos_piece": "<eos>", "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
 _T5_IDS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
@@ -122,7 +126,7 @@ _T5_IDS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 
 def _gemma(texts: Sequence[str]) -> Json:
     model = joined_pieces(texts, add_dummy_prefix=False, user_defined_symbols=ADDED, control_symbols=TURNS, **_GEMMA_PIECES)
-    return {"tokenizer.json": json_of_joined(model, "gemma"), "tokenizer_config.json": _GEMMA}
+    return {"tokenizer.json": json_of_joined(ModelFile.read(model).pieces, "gemma"), "tokenizer_config.json": _GEMMA}
 
 
 def _t5(texts: Sequence[str], **options: object) -> Json:
@@ -130,8 +134,8 @@ def _t5(texts: Sequence[str], **options: object) -> Json:
 
 
 def _t5_single(texts: Sequence[str], **options: object) -> Json:
-    named = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    return {"tokenizer.json": json_of_unigram(sentence_pieces(texts, **_T5_IDS, **options)), "tokenizer_config.json": named}
+    model = ModelFile.read(sentence_pieces(texts, **_T5_IDS, **options))
+    return {"tokenizer.json": json_of_unigram(model.pieces, model.charsmap), "tokenizer_config.json": _NAMED_T5}
 
 
 def _bert(texts: Sequence[str], **options: object) -> Json:
@@ -140,12 +144,14 @@ def _bert(texts: Sequence[str], **options: object) -> Json:
     return {"config.json": {"model_type": "bert"}, "tokenizer_config.json": named, "vocab.txt": lines.encode()}
 
 
+def _llama(texts: Sequence[str], form: str) -> Json:
+    pieces = ModelFile.read(joined_pieces(texts)).pieces
+    return {"tokenizer.json": json_of_joined(pieces, form), "tokenizer_config.json": _NAMED}
+
+
 KINDS: dict[str, Callable[..., Json]] = {
-    "llama": lambda texts: {"tokenizer.json": json_of_joined(joined_pieces(texts), "llama"), "tokenizer_config.json": _NAMED},
-    "llama, later files": lambda texts: {
-        "tokenizer.json": json_of_joined(joined_pieces(texts), "metaspace"),
-        "tokenizer_config.json": _NAMED,
-    },
+    "llama": partial(_llama, form="llama"),
+    "llama, later files": partial(_llama, form="metaspace"),
     "gemma": _gemma,
     "t5": _t5,
     "t5, tokenizer.json": _t5_single,
@@ -154,9 +160,41 @@ KINDS: dict[str, Callable[..., Json]] = {
 }
 
 
+def published(models: Path) -> dict[str, Json]:
+    """The files of published vocabularies, by kind, from those that llama.cpp's repository has in its folder models/."""
+    from gguf import GGUFReader, TokenType
+
+    @cache
+    def file(name: str) -> Any:
+        return GGUFReader(models / f"ggml-vocab-{name}.gguf").fields
+
+    def field(name: str, key: str) -> Any:
+        return file(name)[f"tokenizer.ggml.{key}"].contents()
+
+    def pieces(name: str) -> Pieces:
+        kinds = [TokenType(kind).name for kind in field(name, "token_type")]
+        return list(zip(field(name, "tokens"), field(name, "scores"), kinds, strict=True))
+
+    llama = pieces("llama-spm")
+    begun = [
+        token if token.startswith("[") else token.removeprefix(BLANK) if token[0] == BLANK else f"##{token}"
+        for token in field("bert-bge", "tokens")
+    ]
+    charsmap = bytes(value & 255 for value in field("nomic-bert-moe", "precompiled_charsmap"))
+    return {
+        "llama": {"tokenizer.json": json_of_joined(llama, "llama"), "tokenizer_config.json": _NAMED},
+        "bert": {"config.json": {"model_type": "bert"}, "vocab.txt": "".join(f"{token}\n" for token in begun).encode()},
+        "t5": {"tokenizer.json": json_of_unigram(pieces("nomic-bert-moe"), charsmap), "tokenizer_config.json": _NAMED_T5},
+    }
+
+
 def write(kind: str, directory: Path, texts: Sequence[str], **options: object) -> Path:
     """Trains the vocabulary on texts, and writes its files; the directory. options: to SentencePiece, for T5's kinds."""
+    return write_files(directory, KINDS[kind](texts, **options))
+
+
+def write_files(directory: Path, files: Json) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
-    for name, content in KINDS[kind](texts, **options).items():
+    for name, content in files.items():
         (directory / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode())
     return directory

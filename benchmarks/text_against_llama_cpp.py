@@ -2,12 +2,13 @@
 
     pip install "tinygpt[gguf,tokenizers]" llama-cpp-python          # compiles llama.cpp
     python benchmarks/text_against_llama_cpp.py
-    python benchmarks/text_against_llama_cpp.py --jinja build/bin/test-chat-template     # llama.cpp's own engine for templates, too
+    python benchmarks/text_against_llama_cpp.py --vocabularies llama.cpp/models --jinja llama.cpp/build/bin/test-chat-template
 
 Texts are the paragraphs of the pages in docs/, strings of letters, signs and white space of all scripts drawn at random, and runs of one character.
 Where ids differ, for a reason that docs/gguf.md gives or for none, is said apart. llama.cpp has templates twice: a list of known ones, written out
 in C++ (llama_chat_apply_template), and an engine for Jinja, which llama-cli and llama-server use. Of the engine, llama-cpp-python compiles nothing:
-in llama.cpp's own repository, `cmake --build build --target test-chat-template` makes the program that --jinja runs.
+in llama.cpp's own repository, `cmake --build build --target test-chat-template` makes the program that --jinja runs. There are published
+vocabularies, too: of Llama 2, BERT and XLM-RoBERTa.
 
 A minute; prints a line per rule, kind and template, writes nothing but temporary files.
 """
@@ -38,7 +39,7 @@ from tinygpt.weights.gguf import write_gguf
 sys.path.insert(0, str(Path(__file__).parent))
 
 from against_llama_cpp import ROOT, llama_cpp
-from llama_cpp_vocabularies import KINDS, write
+from llama_cpp_vocabularies import KINDS, published, write, write_files
 
 N_CONVERSATIONS = 200
 
@@ -121,19 +122,24 @@ def compare_rules(folder: Path) -> None:
         print(f"{name:<20} {'; '.join(counts)}", flush=True)
 
 
-def compare_vocabularies(folder: Path) -> None:
-    """For each kind of vocabulary, with what belongs around a text."""
-    print(f"\n{'vocabulary':<20} texts with the same ids")
+def compare_vocabularies(folder: Path, models: str) -> None:
+    """For each kind of vocabulary, and for the published ones, with what belongs around a text."""
+    print(f"\n{'vocabulary':<20} tokens  texts with the same ids")
     of_kind = texts()
-    for name in KINDS:
-        ours = load_tokenizer(write(name, folder / name, [line for text in of_kind["paragraphs"] for line in text.split("\n")]))
-        theirs, counts = written(ours, folder / f"{name}.gguf"), []
+    lines = [line for text in of_kind["paragraphs"] for line in text.split("\n")]
+    directories = {name: write(name, folder / name, lines) for name in KINDS}
+    for name, files in (published(Path(models)) if models else {}).items():
+        directories[f"published: {name}"] = write_files(folder / f"published {name}", files)
+    for name, directory in directories.items():
+        ours = load_tokenizer(directory)
+        reason = REASONS.get({"published: t5": "t5, tokenizer.json"}.get(name, name.removeprefix("published: ")), lambda *_: False)
+        theirs, counts = written(ours, folder / f"{directory.name}.gguf"), []
         for kind, some in of_kind.items():
             pairs = [(text, theirs.tokenize(text.encode(), add_bos=True, special=False)) for text in some]
             other = [(text, ids) for text, ids in pairs if ids != ours.encode_wrapped(text).ids]
-            unknown = [text for text, ids in other if name not in REASONS or not REASONS[name](ours, text, ids)]
-            counts.append(f"{len(some) - len(other)} of {len(some)} {kind}" + (f", {len(unknown)} for no known reason" if unknown else ""))
-        print(f"{name:<20} {'; '.join(counts)}  ({vocabulary_of(ours).model})", flush=True)
+            unknown = sum(not reason(ours, text, ids) for text, ids in other)
+            counts.append(f"{len(some) - len(other)} of {len(some)} {kind}" + (f", {unknown} for no known reason" if unknown else ""))
+        print(f"{name:<20} {ours.n_vocab:>6}  {'; '.join(counts)}  ({vocabulary_of(ours).model})", flush=True)
 
 
 # ---- templates ---------------------------------------------------------------------------------------------------------------------------
@@ -216,10 +222,11 @@ def compare_templates(folder: Path, program: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jinja", default="", metavar="PROGRAM", help="llama.cpp's test-chat-template")
+    parser.add_argument("--vocabularies", default="", metavar="FOLDER", help="models/ in llama.cpp's repository, which has published ones")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         compare_rules(Path(folder))
-        compare_vocabularies(Path(folder))
+        compare_vocabularies(Path(folder), args.vocabularies)
         compare_templates(Path(folder), args.jinja)
 
 
