@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -394,11 +395,28 @@ def test_a_run_that_is_missing_and_a_model_that_is_no_decoder(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"nowhere: neither a checkpoint nor a run with one, expected"):
         main(["nowhere", "--page", "--port", "0"])
-    with pytest.raises(FileNotFoundError, match=r"no run with a checkpoint, expected one; train first: python examples/pretrain.py"):
-        main(["--page", "--port", "0"])
+    for flags in ([], ["--page", "--port", "0"]):
+        commands = r"train first: python examples/pretrain.py, then python examples/finetune_chat.py$"
+        with pytest.raises(FileNotFoundError, match=r"runs: no run with a checkpoint, expected one (that|to) .*; " + commands):
+            main(flags)
     Encoder(EncoderConfig(n_layer=1, n_head=1, n_embd=8, n_positions=8, vocab_size=20)).save_pretrained(tmp_path / "encoder")
     with pytest.raises(ValueError, match=r"encoder: an encoder, expected a language model; load it with Encoder.from_pretrained"):
         main(["encoder", "--page", "--port", "0"])
+
+
+def test_a_pretrained_run_alone_has_one_command_left(tokenizer, tmp_path, monkeypatch, capfd):
+    """In the terminal it is said instead of a conversation; on the page the model continues texts, and the command is said next to it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ChatServer, "serve_forever", lambda server, poll_interval=0.5: (_ for _ in ()).throw(KeyboardInterrupt))
+    checkpoint = Path("runs", "docs-001", "checkpoints", "step-00000001")
+    model_of(tokenizer).save_pretrained(checkpoint, tokenizer)
+    for name in ("last", "best"):
+        (checkpoint.parent / name).write_text(checkpoint.name, encoding="utf-8")
+    left = r"no run that has learned conversations, expected one; runs.docs-001 is pretrained: train it on with python examples/finetune_chat.py"
+    with pytest.raises(FileNotFoundError, match=left):
+        main([])
+    main(["--page", "--port", "0"])
+    assert "no chat template: it continues texts; python examples/finetune_chat.py teaches it conversations" in capfd.readouterr().err
 
 
 def test_the_command_serves_the_model_until_ctrl_c(tokenizer, tmp_path, monkeypatch, capfd):

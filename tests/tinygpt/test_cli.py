@@ -15,7 +15,7 @@ from tinygpt.fields import PathName
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = (ROOT / "benchmarks", ROOT / "examples", ROOT / "examples" / "learn")
-SHARED = ("train.py", "ngrams.py", "recurrent.py", "trained.py")  # by scripts of the path
+SHARED = ("train.py", "ngrams.py", "recurrent.py", "trained.py", "llama_cpp_vocabularies.py")  # by scripts of the path
 SCRIPTS = [path for folder in FOLDERS for path in sorted(folder.glob("*.py")) if path.name not in SHARED]
 
 

@@ -5,6 +5,7 @@ That llama.cpp computes the same from them is checked by hand, with benchmarks/a
 
 import dataclasses
 import json
+import re
 import sys
 
 import numpy as np
@@ -19,8 +20,15 @@ from tinygpt.__main__ import main
 from tinygpt.data.gguf_vocabulary import PRE_TOKENIZERS, chat_template, write_vocabulary
 from tinygpt.data.tokenizer import GPT2_SPLIT, BPETokenizer, CharacterTokenizer, WordTokenizer, visible
 from tinygpt.data.tokenizer_files import NANOCHAT_SPLIT, load_tokenizer
+from tinygpt.encoder_config import EncoderConfig
+from tinygpt.finetuning.encoder_classifier import EncoderClassifier
+from tinygpt.models.encoder import Encoder
+from tinygpt.models.seq2seq import Seq2Seq
 from tinygpt.runs.export import export
-from tinygpt.weights.gguf import TARGETS, target_of, write_gguf
+from tinygpt.seq2seq_config import Seq2SeqConfig
+from tinygpt.weights.config_json import FAMILIES
+from tinygpt.weights.gguf import write_gguf
+from tinygpt.weights.gguf_targets import TARGETS, target_of
 
 TEXT = "the cat sat on the mat; the dog sat on the log. " * 4
 TOKENIZER = BPETokenizer.train(TEXT, 270)
@@ -149,6 +157,106 @@ def test_sixteen_bits_round_matrices_and_nothing_else(gguf, tmp_path, dtype, kin
         write_gguf(tmp_path / "large.gguf", model, vocabulary, dtype=dtype)
 
 
+# ---- encoders and encoder-decoders ---------------------------------------------------------------------------------------------------------
+
+FEW = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_inner": 24, "vocab_size": 275, "n_positions": 12}
+OTHERS = {
+    "bert": EncoderConfig.preset("bert-base", **FEW, pooler=True),
+    "roberta": EncoderConfig.preset("roberta-base", **FEW),
+    "t5": Seq2SeqConfig.preset("t5-small", **FEW, n_decoder_layer=3, head_size=4, output_scale=0.25),
+}
+ENCODER_MODULES = {
+    "attn.c_proj": "attn_output", "ln_1": "attn_output_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", "ln_2": "layer_output_norm",
+}  # fmt: skip
+ENCODER_OUTER = {
+    "wte": "token_embd",
+    "wpe": "position_embd",
+    "wtt": "token_types",
+    "ln_e": "token_embd_norm",
+    "pooler": "cls",
+    "score": "cls.output",
+}
+T5_MODULES = {
+    "attn.c_proj": "attn_o", "ln_1": "attn_norm", "ln_2": "ffn_norm", "ln_cross": "cross_attn_norm", "mlp.c_gate": "ffn_gate",
+    "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", **{f"cross.c_{letter}": f"cross_attn_{letter}" for letter in "qkv"}, "cross.c_proj": "cross_attn_o",
+}  # fmt: skip
+
+
+def written_as(gguf, path, model, dtype="float32"):
+    write_gguf(path, model, lambda writer: write_vocabulary(writer, TOKENIZER, 275), dtype=dtype)
+    return read(gguf, path)
+
+
+def check_blocks(model, tensors, modules, outer, stacks):
+    """As `check_tensors`, for blocks under names such as encoder.h.0; stacks: what stands before theirs. What is left, of both sides."""
+    left, unseen = dict(tensors), []
+    for name, p in model.named_parameters():
+        name = name.removeprefix("transformer.")
+        module, kind = name.rsplit(".", 1)
+        stack, _, inner = module.rpartition("h.")
+        if not re.fullmatch(r"\d+\..*", inner):
+            if module not in outer:
+                unseen.append(name)
+                continue
+            ours = p.data.T if module in ("pooler", "score") else p.data
+            np.testing.assert_array_equal(left.pop(f"{outer[module]}.{kind}"), ours)
+            continue
+        layer, _, inner = inner.partition(".")
+        prefix, ours = f"{stacks[stack]}blk.{layer}.", p.data.T
+        if inner == "attn.c_attn":
+            for letter, rows in zip("qkv", np.split(ours, 3), strict=True):
+                np.testing.assert_array_equal(left.pop(f"{prefix}attn_{letter}.{kind}"), rows)
+        else:
+            np.testing.assert_array_equal(left.pop(f"{prefix}{modules[inner]}.{kind}"), ours)
+    return left, unseen
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_an_encoder_is_read_back_tensor_by_tensor(gguf, tmp_path, name):
+    model = randomize(Encoder(OTHERS[name]), 0, "float32")
+    tensors, metadata, kinds = written_as(gguf, tmp_path / "model.gguf", model, "float16" if name == "roberta" else "float32")
+    if name == "roberta":
+        assert {kinds[key] for key in ("position_embd.weight", "token_types.weight", "token_embd_norm.weight")} == {"F32"}
+        assert kinds["blk.0.ffn_up.weight"] == "F16" and tensors["position_embd.weight"].shape == (12, 16)
+        np.testing.assert_array_equal(tensors["position_embd.weight"], model.wpe.weight.data)
+    else:
+        left, unseen = check_blocks(model, tensors, ENCODER_MODULES, {k: v for k, v in ENCODER_OUTER.items() if k != "pooler"}, {"": ""})
+        assert not left and all(name.startswith(("head.", "pooler.")) for name in unseen)
+    assert metadata["general.architecture"] == "bert" and metadata["bert.pooling_type"] == gguf.PoolingType.MEAN
+    expected = {"block_count": 2, "context_length": 12, "attention.head_count": 2, "feed_forward_length": 24, "attention.causal": False}
+    assert {key: metadata[f"bert.{key}"] for key in expected} == expected
+    assert metadata["bert.attention.layer_norm_epsilon"] == pytest.approx(OTHERS[name].layer_norm_epsilon)
+    assert metadata["tokenizer.ggml.token_type_count"] == {"bert": 2, "roberta": 1}[name]
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_an_encoders_classifier_has_its_head_and_labels(gguf, tmp_path, name):
+    model = randomize(EncoderClassifier(Encoder(OTHERS[name]), TOKENIZER, ["no", "perhaps", "yes"]), 0, "float32")
+    tensors, metadata, _ = written_as(gguf, tmp_path / "model.gguf", model)
+    left, unseen = check_blocks(model, tensors, ENCODER_MODULES, ENCODER_OUTER, {"": ""})
+    assert not left and not unseen
+    assert metadata["bert.pooling_type"] == gguf.PoolingType.RANK and metadata["bert.classifier.output_labels"] == ["no", "perhaps", "yes"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"gated": True, "activation": "gelu", "tie_word_embeddings": False, "output_scale": 1.0}])
+def test_an_encoder_decoder_is_read_back_tensor_by_tensor(gguf, tmp_path, changes):
+    model = randomize(Seq2Seq(dataclasses.replace(OTHERS["t5"], **changes)), 0, "float32")
+    tensors, metadata, _ = written_as(gguf, tmp_path / "model.gguf", model)
+    scale = model.config.output_scale  # llama.cpp does not multiply with it: the norm before does
+    np.testing.assert_array_equal(tensors["dec.output_norm.weight"], model.decoder.ln_f.weight.data * np.float32(scale))
+    tensors["dec.output_norm.weight"] = model.decoder.ln_f.weight.data
+    outer = {"wte": "token_embd", "lm_head": "output", "encoder.ln_f": "enc.output_norm", "decoder.ln_f": "dec.output_norm"}
+    outer |= {f"{stack}coder.relative": f"{stack}.blk.0.attn_rel_b" for stack in ("en", "de")}
+    outer = {key: value.replace("en.", "enc.").replace("de.", "dec.") for key, value in outer.items()}
+    left, unseen = check_blocks(model, tensors, T5_MODULES, outer, {"encoder.": "enc.", "decoder.": "dec."})
+    assert not left and not unseen
+    expected = {
+        "block_count": 2, "decoder_block_count": 3, "attention.relative_buckets_count": 32, "decoder_start_token_id": 0,
+        "attention.key_length": 4, "feed_forward_length": 24, "context_length": 12,
+    }  # fmt: skip
+    assert metadata["general.architecture"] == "t5" and {key: metadata[f"t5.{key}"] for key in expected} == expected
+
+
 # ---- the tokenizer -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +307,7 @@ def test_the_chat_template_is_kept(gguf, tmp_path):
     ("tokenizer", "message"),
     [
         (CharacterTokenizer.train(TEXT), r"a tokenizer of kind 'characters', expected byte-level BPE .*; train with --tokenizer bpe"),
-        (WordTokenizer.train(TEXT, 20), r"a tokenizer of kind 'words', expected byte-level BPE .* convert_hf_to_gguf.py"),
+        (WordTokenizer.train(TEXT, 20), r"a tokenizer of kind 'words', expected byte-level BPE .*, SentencePiece or word pieces"),
         (
             BPETokenizer(TOKENIZER.merges, split=NANOCHAT_SPLIT),
             r"words are cut by nanochat's pattern, expected .*: gpt-2, llama-bpe, qwen2",
@@ -236,6 +344,11 @@ def test_unknown_tokenizers_are_refused(gguf, tmp_path, tokenizer, message):
         (small("qwen3", attention_output_bias=True, qkv_bias=True), "attention_output_bias True, expected False"),
         (small("gemma2", logit_softcap=None), "logit_softcap None, expected a number; llama.cpp computes no other for gemma2"),
         (small("gemma3_text", attention_scale=16**-0.5), r"attention_scale 0.25, expected 1 / sqrt\(8\)"),
+        (dataclasses.replace(OTHERS["bert"], activation="relu"), "activation 'relu', expected 'gelu_exact' or 'gelu'; llama.cpp computes no other for bert"),
+        (dataclasses.replace(OTHERS["bert"], norm_position="pre"), "none of bert, roberta has norm_position 'pre', .*, expected a shape of gpt2"),
+        (dataclasses.replace(OTHERS["t5"], relative_distance=64), "relative_distance 64, expected 128; llama.cpp computes no other for t5"),
+        (dataclasses.replace(OTHERS["t5"], activation="silu"), "activation 'silu', expected 'relu' where gated is False"),
+        (Seq2SeqConfig.preset("opus-mt"), "a model of the family marian, expected one of gpt2, .*; llama.cpp has no such architecture"),
         (small("gemma3_text", rope_local_theta=None, rope_scaling={"rope_type": "linear", "factor": 2.0}), "rope_scaling .* in blocks with a window"),
     ],
 )  # fmt: skip
@@ -246,8 +359,10 @@ def test_models_that_llama_cpp_does_not_compute_are_refused(config, message):
 
 def test_families_are_llama_cpps(gguf):
     for model_type, target in TARGETS.items():
-        assert target_of(small(model_type))[1] == target and target.arch in gguf.MODEL_ARCH.__members__
-    assert not {"OPT", "NANOCHAT"} & gguf.MODEL_ARCH.__members__.keys()
+        config = OTHERS[model_type] if model_type in OTHERS else small(model_type)
+        assert target_of(config)[1] == target and target.arch in gguf.MODEL_ARCH.__members__
+    assert {family.model_type for family in FAMILIES} - TARGETS.keys() == {"opt", "nanochat", "marian"}
+    assert not {"OPT", "NANOCHAT", "MARIAN"} & gguf.MODEL_ARCH.__members__.keys()
 
 
 @settings(max_examples=25)
@@ -298,6 +413,27 @@ def test_without_the_library_the_extra_is_named(checkpoint, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ImportError, match=r'gguf is missing, expected .*; pip install "tinygpt\[gguf\]"'):
         export(checkpoint, tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_the_command_writes_encoders_and_encoder_decoders(gguf, tmp_path, capsys, name):
+    model = randomize((Encoder if name == "bert" else Seq2Seq)(OTHERS[name]), 0, "float32")
+    model.save_pretrained(tmp_path / "model", TOKENIZER)
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "model.gguf"), "--pooling", "cls"]) == 0
+    assert f"model.gguf: {name} as {name}, " in (said := capsys.readouterr().out) and ("GELU with tanh" in said) == (name == "bert")
+    tensors, metadata, _ = read(gguf, tmp_path / "model.gguf")
+    np.testing.assert_array_equal(tensors["token_embd.weight"], model.wte.weight.data)
+    assert name == "t5" or metadata["bert.pooling_type"] == gguf.PoolingType.CLS
+    with pytest.raises(ValueError, match="pooling 'sum', expected one of none, mean, cls"):
+        export(tmp_path / "model", tmp_path / "other.gguf", pooling="sum")
+
+
+def test_a_classifier_that_looks_elsewhere_is_refused(gguf, tmp_path):
+    EncoderClassifier(Encoder(OTHERS["bert"]), TOKENIZER, ["no", "yes"], pooling="mean").save_pretrained(tmp_path / "model", TOKENIZER)
+    with pytest.raises(
+        ValueError, match=r"a classifier that looks at the mean of all tokens, expected the first one, .* with --pooling first"
+    ):
+        export(tmp_path / "model", tmp_path / "model.gguf")
 
 
 def test_what_is_no_language_model_is_refused(gguf, tmp_path):

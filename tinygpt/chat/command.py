@@ -13,6 +13,7 @@ A run of examples/finetune_chat.py has a chat template, and so have published as
 --template, and continues texts all the same. On the page it needs none: there it continues what is typed, and the page says so.
 """
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ from tinygpt.fields import PathName, check_fields
 from tinygpt.inference.chat import Chat, Piece
 from tinygpt.inference.sampling import Sampling
 from tinygpt.runs.checkpoint import Checkpoint
-from tinygpt.runs.layout import newest_run, read_pointer
+from tinygpt.runs.layout import RUNS, is_pretraining_run, newest_run, read_pointer
 
 COMMANDS = {
     "/again": "another reply to your last turn",
@@ -44,6 +45,11 @@ COMMANDS = {
     "/system": "set the system prompt to the text that follows, or remove it, and start anew",
     "/help": "this list",
 }
+
+
+FINETUNE = "python examples/finetune_chat.py"
+BOTH = f"train first: python examples/pretrain.py, then {FINETUNE}"
+NO_TEMPLATE = f"no chat template: it continues texts; {FINETUNE} teaches it conversations"
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     if config.page:
         serve_page(config, sys.argv[2:] if argv is None else argv)
         return
-    checkpoint = Checkpoint.open(config.run or newest_run(accept=has_template, note=say))
+    checkpoint = Checkpoint.open(config.run or newest_chat_run())
     model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
     template = template_of(checkpoint.path, tokenizer, config.template)
     say(
@@ -113,7 +119,7 @@ def serve_page(config: ChatConfig, argv: list[str]) -> None:
             template = saved_template(tokenizer) if config.template == "checkpoint" else chat_template(config.template, tokenizer)
             title = (checkpoint.run or checkpoint.path).name
             server.conversations.offer(Offer(title, checkpoint.describe(), model, tokenizer, template))
-            say(f"model    {checkpoint.describe()}, {'template ' + template.name if template else 'no chat template: it continues texts'}")
+            say(f"model    {checkpoint.describe()}, {'template ' + template.name if template else NO_TEMPLATE}")
         server.serve()
 
 
@@ -166,17 +172,33 @@ def template_of(path: Path, tokenizer: Tokenizer, name: Literal["checkpoint"] | 
     """The template of a checkpoint, or the named one. Raises FileNotFoundError where the checkpoint brings none."""
     found = saved_template(tokenizer) if name == "checkpoint" else chat_template(name, tokenizer)
     if found is None:
-        fix = "train it with python examples/finetune_chat.py, or choose one with --template"
+        fix = f"train it with {FINETUNE}, or choose one with --template"
         raise MissingFile(f"{path}: no chat template, expected a model that has learned conversations; {fix}")
     return found
 
 
+def newest_chat_run() -> Path:
+    """The newest run that has learned conversations. Raises FileNotFoundError, naming the commands that are still to be run, if there is none."""
+    with contextlib.suppress(MissingFile):
+        return newest_run(accept=has_template, note=say)
+    pretrained = None
+    with contextlib.suppress(MissingFile):
+        pretrained = newest_run(accept=is_pretraining_run, note=lambda text: None)
+    if pretrained is None:
+        raise MissingFile(f"{RUNS}: no run with a checkpoint, expected one that has learned conversations; {BOTH}")
+    rule = f"expected one; {pretrained} is pretrained: train it on with {FINETUNE}"
+    raise MissingFile(f"{RUNS}: no run that has learned conversations, {rule}, or name it and choose a --template")
+
+
 def newest_to_talk_to() -> Path:
-    """The newest run that has learned conversations, else the newest of any language model. Raises FileNotFoundError if there is none."""
+    """The newest run that has learned conversations, else the newest of any language model. Raises FileNotFoundError, naming the commands to
+    run, if there is none."""
     try:
         return newest_run(accept=has_template, note=say)
     except MissingFile:
-        return newest_run(note=say)
+        with contextlib.suppress(MissingFile):
+            return newest_run(note=say)
+        raise MissingFile(f"{RUNS}: no run with a checkpoint, expected one to talk to; {BOTH}") from None
 
 
 def has_template(run: Path) -> bool:

@@ -87,7 +87,7 @@ class Offer:
         config, chats = self.model.config, self.template is not None
         mode = (
             "This model has learned no conversations. It continues the text that you type, and what you type next is added to the end. "
-            f"It sees at most the last {config.n_positions} tokens."
+            f"It sees at most the last {config.n_positions} tokens. Conversations are learned with: python examples/finetune_chat.py"
         )
         return {
             "title": self.title,

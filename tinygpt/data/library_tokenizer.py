@@ -79,6 +79,12 @@ class LibraryTokenizer(Tokenizer):
         n = min(self._decoder.n_stripped, len(joined) - len(joined.lstrip(b" ")))
         return joined[n:]
 
+    @property
+    def data(self) -> dict[str, Json]:
+        """What the tokenizer.json holds."""
+        found: dict[str, Json] = json.loads(self._text)
+        return found
+
     def _files(self) -> dict[str, str]:
         return {"tokenizer.json": self._text}
 

@@ -9,7 +9,9 @@ Source: Kudo and Richardson 2018, arXiv:1808.06226 (SentencePiece); Junczys-Dowm
 
 import hashlib
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tinygpt.data.tokenizer import Tokenizer
@@ -55,6 +57,11 @@ class SentencePieceTokenizer(Tokenizer):
     @property
     def target(self) -> Tokenizer:
         return self._target
+
+    @property
+    def file(self) -> "ModelFile":
+        """What the model's file holds."""
+        return ModelFile.read(self._library.serialized_model_proto())
 
     def with_target(self, target: "SentencePieceTokenizer") -> "SentencePieceTokenizer":
         """The same with a tokenizer of the other language."""
@@ -109,3 +116,66 @@ def read_model(path: Path) -> Json:
         return sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
     except RuntimeError as error:
         raise InvalidInput(f"{path}: {error}, expected a SentencePiece model; restore the file") from error
+
+
+UNIGRAM, BPE = 1, 2
+_KINDS = ("NORMAL", "UNKNOWN", "CONTROL", "USER_DEFINED", "UNUSED", "BYTE")  # from 1 on
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a SentencePiece model says that the library does not tell: the types of pieces, and how text is brought into normal form.
+
+    pieces      (text, score, type) by id; types are NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED and BYTE
+    algorithm   UNIGRAM or BPE
+    charsmap    a table that brings characters into normal form; empty: they stay as they are
+    The others are SentencePiece's options of that name.
+    Source  https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto, whose field numbers these are.
+    """
+
+    pieces: list[tuple[str, float, str]]
+    algorithm: int
+    charsmap: bytes
+    add_dummy_prefix: bool
+    remove_extra_whitespaces: bool
+    escape_whitespaces: bool
+    treat_whitespace_as_suffix: bool
+
+    @classmethod
+    def read(cls, model: bytes) -> "ModelFile":
+        """From the bytes of a file that the library has read."""
+        pieces, trainer, normalizer = [], {}, {}
+        for number, value in _fields(model):
+            if number == 1:
+                piece = dict(_fields(value))
+                score = struct.unpack("<f", piece.get(2, bytes(4)))[0]
+                pieces.append((piece[1].decode(), score, _KINDS[piece.get(3, 1) - 1]))
+            elif number == 2:
+                trainer = dict(_fields(value))
+            elif number == 3:
+                normalizer = dict(_fields(value))
+        prefix, merged, escaped = (bool(normalizer.get(number, True)) for number in (3, 4, 5))
+        return cls(pieces, trainer.get(3, UNIGRAM), normalizer.get(2, b""), prefix, merged, escaped, bool(trainer.get(24, False)))
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Json]]:
+    """(number, value) of a message of Protocol Buffers: an int, or bytes. Written out, it is shorter than what another library needs."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value, shift = 0, 0
+        while True:
+            byte, at = message[at], at + 1
+            value, shift = value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+
+    while at < len(message):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+            continue
+        n = varint() if key & 7 == 2 else {1: 8, 5: 4}[key & 7]
+        yield key >> 3, message[at : at + n]
+        at += n

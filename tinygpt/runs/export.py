@@ -6,31 +6,46 @@
 Which families and tokenizers, and how far the numbers agree: docs/gguf.md. Needs the extra: pip install "tinygpt[gguf]".
 """
 
+from functools import partial
 from pathlib import Path
 
 from tinygpt.arguments import command_parser, expand_home
-from tinygpt.data.gguf_vocabulary import chat_template, pre_tokenizer, write_vocabulary
+from tinygpt.data.gguf_vocabulary import chat_template, vocabulary_of, write_vocabulary
+from tinygpt.errors import InvalidInput
 from tinygpt.runs.checkpoint import Checkpoint
-from tinygpt.weights.gguf import DTYPES, library, target_of, write_gguf
+from tinygpt.storage.checked_json import Json
+from tinygpt.weights.config_json import ENCODER, ENCODER_CLASSIFIER, ENCODER_DECODER, LANGUAGE_MODEL, another_kind
+from tinygpt.weights.gguf import DTYPES, POOLINGS, library, write_gguf
+from tinygpt.weights.gguf_targets import target_of
+
+KNOWN = (LANGUAGE_MODEL, ENCODER, ENCODER_CLASSIFIER, ENCODER_DECODER)
+"""Kinds of models that llama.cpp has."""
 
 
-def export(run: str | Path, output: str | Path, *, dtype: str = "float32", which: str = "best") -> str:
+def export(run: str | Path, output: str | Path, *, dtype: str = "float32", which: str = "best", pooling: str = "mean") -> str:
     """Writes the GGUF file; a line that says what is in it. Raises as `Checkpoint.open`, `write_gguf` and `write_vocabulary`."""
     library()  # before a large model is read
     checkpoint, output = Checkpoint.open(run, which), Path(output)
-    model, tokenizer = checkpoint.language_model(), checkpoint.tokenizer()
-    config = model.config
-    pre, (family, target) = pre_tokenizer(tokenizer), target_of(config)
+    if checkpoint.kind not in KNOWN:
+        raise another_kind(checkpoint.path, checkpoint.kind, *KNOWN)
+    family, target = target_of(checkpoint.config, checkpoint.kind)
+    model: Json = checkpoint.model()  # of one of KNOWN's kinds
+    tokenizer = checkpoint.tokenizer()
+    if checkpoint.kind == ENCODER_CLASSIFIER and model.pooling != "first":
+        found, fix = f"a classifier that looks at the {model.pooling} of all tokens", "train it with --pooling first"
+        raise InvalidInput(f"export: {found}, expected the first one, [CLS]; llama.cpp has no other for {family.model_type}: {fix}")
+    vocabulary = vocabulary_of(tokenizer)
     name = (checkpoint.run or checkpoint.path).name
-    n = write_gguf(output, model, lambda writer: write_vocabulary(writer, tokenizer, config.vocab_size), dtype=dtype, name=name)
+    write = partial(write_vocabulary, tokenizer=tokenizer, n_rows=checkpoint.config.vocab_size)
+    n = write_gguf(output, model, write, dtype=dtype, name=name, pooling=pooling)
+    cut = {"gpt2": vocabulary.pre, "llama": "SentencePiece's BPE", "t5": "T5's unigram model", "bert": "word pieces"}[vocabulary.model]
     template = "with its chat template" if chat_template(tokenizer) else "no chat template"
     said = f"{output}: {family.model_type} as {target.arch.lower()}, {n} tensors, {dtype}, {output.stat().st_size:,} bytes; "
-    said += f"{tokenizer.n_vocab:,} tokens cut as {pre}, {template}"
-    if config.activation == "gelu_exact":
-        said += "\nnote: llama.cpp computes GELU with tanh where this model has the exact one; values differ by up to 0.0005"
-    if tokenizer.nfc:  # type: ignore[attr-defined]  # pre_tokenizer has seen that it is byte-level BPE
-        said += "\nnote: llama.cpp does not bring text into Unicode's normal form C, as this tokenizer does; give it such text"
-    return said
+    said += f"{tokenizer.n_vocab:,} tokens cut as {cut}, {template}"
+    notes = list(vocabulary.notes)
+    if getattr(checkpoint.config, "activation", "") == "gelu_exact":
+        notes.insert(0, "llama.cpp computes GELU with tanh where this model has the exact one; values differ by up to 0.0005")
+    return "\n".join([said, *(f"note: {note}" for note in notes)])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("output", help="the file to write; must not exist")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of matrices; vectors stay float32 (default: %(default)s)")
     parser.add_argument("--which", choices=("best", "last"), default="best", help="which checkpoint of a run (default: %(default)s)")
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        default="mean",
+        help="an encoder's vector of a text: of its tokens' vectors the mean, the first, or none, which leaves one per token (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
-    print(export(expand_home(args.run), expand_home(args.output), dtype=args.dtype, which=args.which))
+    print(export(expand_home(args.run), expand_home(args.output), dtype=args.dtype, which=args.which, pooling=args.pooling))
     return 0
