@@ -10,7 +10,7 @@ import numpy as np
 from autograd.backend import Array
 from autograd.core import within
 from autograd.dispatch import kernel_for
-from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of
+from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of, shares
 from autograd.ops.matmul import Linear
 
 _FEW_ROWS = 64  # up to here `few_rows_by_blas` leaves the product to BLAS: nothing else is large enough for our threads
@@ -48,9 +48,9 @@ class LinearThreaded(Linear):
         every = slice(None)
         if len(y) <= _FEW_ROWS and _by_blas.get():
             block(every, every)
-        else:  # The longer side is divided: half of a few rows still reads all the weights.
-            by_rows = len(y) >= y.shape[1]
-            parts = [(mine, every) if by_rows else (every, mine) for mine in even_parts(max(y.shape))]
+        else:  # By outputs, unless there are many more rows: half of the rows still reads all the weights.
+            by_rows = 2 * len(y) >= 3 * y.shape[1]
+            parts = [(mine, every) if by_rows else (every, mine) for mine in even_parts(y.shape[0 if by_rows else 1])]
             parallel([partial(block, *part) for part in parts], n_flops=2 * y.size * len(weight))
         return y.reshape(*x.shape[:-1], weight.shape[1]), (x if needs[1] else None, weight if needs[0] else None)
 
@@ -63,11 +63,11 @@ class LinearThreaded(Linear):
         dx = dweight = None
         if needs[0]:
             dx = np.empty((len(dys), weight.shape[0]), dtype=dy.dtype)
-            work += [partial(np.matmul, dys[mine], weight.T, out=dx[mine]) for mine in row_parts]
+            work += shares(dys, weight.T, dx)
         if needs[1]:
             xs = x.reshape(len(dys), x.shape[-1])
             dweight = np.empty((xs.shape[1], dys.shape[1]), dtype=dy.dtype)
-            work += [partial(np.matmul, xs[:, mine].T, dys, out=dweight[mine]) for mine in even_parts(xs.shape[1])]
+            work += shares(xs.T, dys, dweight)
         if needs[2]:
             sums = np.empty((len(row_parts), dys.shape[1]), dtype=dy.dtype)
             work += [partial(np.sum, dys[mine], axis=0, out=sums[i]) for i, mine in enumerate(row_parts)]
