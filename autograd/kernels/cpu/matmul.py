@@ -1,6 +1,6 @@
 """Linear layers: one matrix product per thread instead of one BLAS call over several threads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import partial
@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from autograd.backend import Array
-from autograd.core import within
+from autograd.core import Destination, within
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of, shares
 from autograd.ops.matmul import Linear
@@ -55,7 +55,9 @@ class LinearThreaded(Linear):
         return y.reshape(*x.shape[:-1], weight.shape[1]), (x if needs[1] else None, weight if needs[0] else None)
 
     @staticmethod
-    def backward(saved: tuple[Array, ...], dy: Array, *, needs: tuple[bool, bool, bool]) -> tuple[Array | None, Array | None, Array | None]:
+    def backward(  # type: ignore[override]  # `into`, see Op
+        saved: tuple[Array, ...], dy: Array, *, needs: tuple[bool, bool, bool], into: Sequence[Destination | None] = (None,) * 3
+    ) -> tuple[Array | None, Array | None, Array | None]:
         x, weight = saved
         dys = dy.reshape(rows_of(dy.shape), dy.shape[-1])
         row_parts = even_parts(len(dys))
@@ -66,7 +68,8 @@ class LinearThreaded(Linear):
             work += shares(dys, weight.T, dx)
         if needs[1]:
             xs = x.reshape(len(dys), x.shape[-1])
-            dweight = np.empty((xs.shape[1], dys.shape[1]), dtype=dy.dtype)
+            target = into[1]
+            dweight = np.empty((xs.shape[1], dys.shape[1]), dtype=dy.dtype) if target is None or target.filled else target.buffer
             work += shares(xs.T, dys, dweight)
         if needs[2]:
             sums = np.empty((len(row_parts), dys.shape[1]), dtype=dy.dtype)
