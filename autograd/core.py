@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from autograd import backend
 from autograd.backend import Array as Array
@@ -328,13 +328,10 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
         problem = f"the graph at {node.op.__name__} has been freed by an earlier backward pass, expected one backward per forward"
         raise RuntimeError(f"backward: {problem}; run the forward pass again, or add the losses and call backward once")
     needs = tuple(edge is not None for edge in node.edges)
-    options: dict[str, object] = {"needs": needs} if node.op.backward_takes_needs else {}
-    if node.op.backward_takes_into:
-        options["into"] = _destinations(node)
-    if not node.op.takes_half:
-        arrived = [float32_if_half(dy) for dy in arrived]
+    options = {"needs": needs} if node.op.backward_takes_needs else {}
+    arrived = arrived if node.op.takes_half else [float32_if_half(dy) for dy in arrived]
     dy = arrived[0] if len(node.output_shapes) == 1 and not node.op.returns_tuple else tuple(arrived)
-    result = node.op.backward(node.saved, dy, **options)
+    result = node.op.backward(node.saved, dy, **options, **({"into": node.op.destinations(node)} if node.op.destinations else {}))
     node.saved = _FREED
     result = result if isinstance(result, tuple) else (result,)
     if node.record is not None:
@@ -347,17 +344,6 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
         if backend.debug:
             _check_finite(f"{where}, gradient of input {i}", dx, [s for s in node.input_kinds if s])
     return result
-
-
-def _destinations(node: Node) -> "tuple[Destination | None, ...]":
-    """Where the optimizer keeps the gradients of this node's inputs; None for inputs without, for the second of two equal inputs, and inside
-    `record`, which keeps what backward returned."""
-    found: list[Destination | None] = [None] * len(node.edges)
-    for i, leaf in enumerate(node.edges if node.record is None else ()):
-        buffer = leaf._gradient_buffer if isinstance(leaf, Tensor) and not any(leaf is edge for edge in node.edges[:i]) else None
-        if isinstance(leaf, Tensor) and buffer is not None and (leaf.grad is None or leaf.grad is buffer):
-            found[i] = Destination(buffer, leaf.grad is not None)
-    return tuple(found)
 
 
 def _undo_broadcasting(dx: Array, shape: tuple[int, ...], dtype: DType, op: "type[Op]", position: int) -> Array:
@@ -382,7 +368,7 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def _add_to_leaf(leaf: Tensor, dx: Array) -> None:
-    """The first gradient is copied (the array may be shared with others), later ones are added in place; neither if the op has done it."""
+    """The first gradient is copied (the array may be shared with others), later ones are added in place; unless a kernel has done it."""
     if dx is leaf._gradient_buffer:
         leaf.grad = dx
     elif leaf.grad is not None:
@@ -392,13 +378,6 @@ def _add_to_leaf(leaf: Tensor, dx: Array) -> None:
         leaf.grad = leaf._gradient_buffer
     else:
         leaf.grad = xp.array(dx, dtype=leaf.data.dtype, order="C")  # not dx.copy(): NumPy's 0-d results are scalars, and .grad is an array
-
-
-class Destination(NamedTuple):
-    """Where the gradient of a leaf belongs: a part of the optimizer's buffer, of the leaf's shape and dtype."""
-
-    buffer: Array
-    filled: bool  # it holds an earlier gradient, to add to; else what it holds means nothing
 
 
 class Op:
@@ -411,8 +390,6 @@ class Op:
 
     Either may declare the keyword `needs`: one bool per input, True where a gradient will be needed (all False under no_grad); work for the
     others may be skipped. Neither may write into its inputs or `dy`. A gradient may have a broadcast shape: the engine undoes that.
-    A kernel's backward may declare `into`: one `Destination` or None per input. A gradient that it has written (if filled: added) there is
-    returned as that very array, and saves the engine a copy.
     """
 
     returns_tuple: ClassVar[bool] = False
@@ -427,7 +404,7 @@ class Op:
 
     forward_takes_needs: ClassVar[bool] = False
     backward_takes_needs: ClassVar[bool] = False
-    backward_takes_into: ClassVar[bool] = False
+    destinations: ClassVar[Callable[[Node], object] | None] = None  # of kernels: for `into` of backward, see kernels/destination.py
 
     reference: ClassVar["type[Op]"]
     """The op that a kernel implements; for an op, itself."""
@@ -446,10 +423,7 @@ class Op:
         for which in ("forward", "backward"):
             code = getattr(getattr(cls, which, None), "__code__", None)
             if code is not None:
-                names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-                setattr(cls, f"{which}_takes_needs", "needs" in names)
-                if which == "backward":
-                    cls.backward_takes_into = "into" in names
+                setattr(cls, f"{which}_takes_needs", "needs" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
     @staticmethod
     def sum_of(a: Array, b: Array) -> Array:
@@ -465,8 +439,7 @@ class Op:
     def apply(cls, *inputs: Operand | None, **options: object) -> Tensor:
         """Runs the op on tensors (also arrays, Python numbers and None), recorded if a gradient can be needed. A tuple where `returns_tuple`."""
         arrays: list[Array] = [x.data if isinstance(x, Tensor) else x for x in inputs]
-        recording = _recording.get()
-        needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
+        needs = tuple([isinstance(x, Tensor) and x.requires_grad and _recording.get() for x in inputs])
         for position, array in enumerate(arrays):
             if not isinstance(array, _NATIVE):
                 _check_device(cls, position, array)

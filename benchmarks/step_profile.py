@@ -116,8 +116,8 @@ def timed_kernels(seconds: collections.Counter[str], calls: collections.Counter[
                 w: staticmethod(timed(f"{chosen.__name__}.{w}", getattr(chosen, w))) for w in ("forward", "backward") if hasattr(chosen, w)
             }
             copy = type(chosen.__name__, (chosen,), body)
-            for takes in ("forward_takes_needs", "backward_takes_needs", "backward_takes_into"):  # the wrapper's own arguments do not say
-                setattr(copy, takes, getattr(chosen, takes, False))
+            for w in ("forward", "backward"):  # the wrapper's own arguments say nothing about `needs`
+                setattr(copy, f"{w}_takes_needs", getattr(chosen, f"{w}_takes_needs", False))
             seen[chosen] = copy
         return seen[chosen]
 

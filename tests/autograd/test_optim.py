@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import autograd as ag
 from autograd.backend import to_device, to_host
 from autograd.core import record
+from autograd.kernels.destination import destinations
 from autograd.nn import Module
 from autograd.optim import SGD, Adam, AdamW, AdamWUpdate, FlatOptimizer, Muon, SquaredNorm
 from tests.autograd.checks import assert_close, layer_norm_of, linear_of, numpy_only, takes_fast_path
@@ -532,6 +533,8 @@ def test_a_kernel_writes_into_the_buffer_itself_but_not_inside_record():
     seen = []
 
     class Seen(ag.Op):
+        destinations = staticmethod(destinations)
+
         @staticmethod
         def forward(x):
             return 2 * x, None
@@ -543,7 +546,6 @@ def test_a_kernel_writes_into_the_buffer_itself_but_not_inside_record():
 
     w = ag.Parameter(np.ones(3, np.float32))
     AdamW([("w", w)])
-    assert Seen.backward_takes_into and not AdamWUpdate.backward_takes_into
     Seen.apply(w).sum().backward()
     Seen.apply(w).sum().backward()
     assert [target.filled for target in seen] == [False, True] and all(target.buffer is w.grad for target in seen)

@@ -1,13 +1,11 @@
 """The gradient of an embedding table, added to what is in the optimizer's buffer."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from autograd.backend import Array
 from autograd.backend._numpy import sums_of_equal_rows
-from autograd.core import Destination
 from autograd.dispatch import kernel_for
+from autograd.kernels.destination import Into, destinations
 from autograd.ops.embedding import Embedding
 
 
@@ -15,13 +13,15 @@ from autograd.ops.embedding import Embedding
 class EmbeddingInto(Embedding):
     """A tied table has the output layer's gradient already: only the rows that were looked up are added to it. Reference: ops/embedding.py."""
 
+    destinations = staticmethod(destinations)
+
     @staticmethod
     def supports(weight: Array, ids: Array) -> bool:
         return weight.dtype in (np.float32, np.float64)
 
     @staticmethod
     def backward(  # type: ignore[override]  # `into`, see Op
-        saved: tuple[Array, tuple[int, int]], dy: Array, *, into: Sequence[Destination | None] = (None, None)
+        saved: tuple[Array, tuple[int, int]], dy: Array, *, into: Into = (None, None)
     ) -> tuple[Array, None]:
         ids, shape = saved
         if into[0] is None:

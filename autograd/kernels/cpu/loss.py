@@ -1,13 +1,11 @@
 """Output layer and cross-entropy: softmax and its gradient row by row in cache, between two matrix products."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from autograd.backend import Array
-from autograd.core import Destination
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import for_each, matmul, row_blocks
+from autograd.kernels.destination import Destination, Into, destinations
 from autograd.limits import LOGITS_BYTES as _LOGITS_BYTES
 from autograd.ops.loss import LinearCrossEntropy
 
@@ -17,6 +15,8 @@ _VOCABULARY_BLOCK = 4096
 @kernel_for(LinearCrossEntropy)
 class LinearCrossEntropyBlocked(LinearCrossEntropy):
     """Logits of a chunk of rows become their gradient in place, a few rows in cache at a time. Reference: ops/loss.py."""
+
+    destinations = staticmethod(destinations)
 
     @staticmethod
     def supports(x: Array, weight: Array, targets: Array, bias: Array | None = None, **options: object) -> bool:
@@ -52,7 +52,7 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
 
     @staticmethod
     def backward(
-        saved: tuple[Array, ...], dy: np.ndarray, *, into: Sequence[Destination | None] = (None,) * 4
+        saved: tuple[Array, ...], dy: np.ndarray, *, into: Into = (None,) * 4
     ) -> tuple[np.ndarray | None, np.ndarray | None, None, np.ndarray | None]:
         dx, dweight, dbias = saved
         if dweight is not None and into[1] is not None:  # the largest array of all, on all threads

@@ -1,6 +1,6 @@
 """Linear layers: one matrix product per thread instead of one BLAS call over several threads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import partial
@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 
 from autograd.backend import Array
-from autograd.core import Destination, within
+from autograd.core import within
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import even_parts, parallel, rows_of, shares
+from autograd.kernels.destination import Into, destinations
 from autograd.ops.matmul import Linear
 
 _FEW_ROWS = 64  # up to here `few_rows_by_blas` leaves the product to BLAS: nothing else is large enough for our threads
@@ -30,6 +31,8 @@ class LinearThreaded(Linear):
     Why not BLAS: its threads keep spinning for a while after each call, on the cores that the next kernel's threads need. With one
     pool for everything, dx, dW and db of a layer are also submitted together.
     """
+
+    destinations = staticmethod(destinations)
 
     @staticmethod
     def supports(x: Array, weight: Array, bias: Array) -> bool:
@@ -56,7 +59,7 @@ class LinearThreaded(Linear):
 
     @staticmethod
     def backward(  # type: ignore[override]  # `into`, see Op
-        saved: tuple[Array, ...], dy: Array, *, needs: tuple[bool, bool, bool], into: Sequence[Destination | None] = (None,) * 3
+        saved: tuple[Array, ...], dy: Array, *, needs: tuple[bool, bool, bool], into: Into = (None,) * 3
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, weight = saved
         dys = dy.reshape(rows_of(dy.shape), dy.shape[-1])
