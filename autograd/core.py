@@ -404,7 +404,7 @@ class Op:
 
     forward_takes_needs: ClassVar[bool] = False
     backward_takes_needs: ClassVar[bool] = False
-    destinations: ClassVar[Callable[[Node], object] | None] = None  # of kernels: for `into` of backward, see kernels/destination.py
+    destinations: ClassVar[Callable[..., object] | None] = None  # of kernels: for `into` of backward, see kernels/destination.py
 
     reference: ClassVar["type[Op]"]
     """The op that a kernel implements; for an op, itself."""
