@@ -54,7 +54,7 @@ class Tensor:
         self.grad = None
         self._node: Node | None = None
         self._output = 0
-        self._gradient_buffer: Array | None = None  # set by the optimizer: where the first gradient is copied to
+        self._gradient_buffer: Array | None = None  # set by the optimizer: where the first gradient is written to
 
     @property
     def is_leaf(self) -> bool:
@@ -329,10 +329,9 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
         raise RuntimeError(f"backward: {problem}; run the forward pass again, or add the losses and call backward once")
     needs = tuple(edge is not None for edge in node.edges)
     options = {"needs": needs} if node.op.backward_takes_needs else {}
-    if not node.op.takes_half:
-        arrived = [float32_if_half(dy) for dy in arrived]
+    arrived = arrived if node.op.takes_half else [float32_if_half(dy) for dy in arrived]
     dy = arrived[0] if len(node.output_shapes) == 1 and not node.op.returns_tuple else tuple(arrived)
-    result = node.op.backward(node.saved, dy, **options)
+    result = node.op.backward(node.saved, dy, **options, **({"into": node.op.destinations(node)} if node.op.destinations else {}))
     node.saved = _FREED
     result = result if isinstance(result, tuple) else (result,)
     if node.record is not None:
@@ -369,8 +368,10 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def _add_to_leaf(leaf: Tensor, dx: Array) -> None:
-    """The first gradient is copied (the array may be shared with others), later ones are added in place."""
-    if leaf.grad is not None:
+    """The first gradient is copied (the array may be shared with others), later ones are added in place; unless a kernel has done it."""
+    if dx is leaf._gradient_buffer:
+        leaf.grad = dx
+    elif leaf.grad is not None:
         leaf.grad += dx
     elif leaf._gradient_buffer is not None:
         leaf._gradient_buffer[...] = dx
@@ -403,6 +404,7 @@ class Op:
 
     forward_takes_needs: ClassVar[bool] = False
     backward_takes_needs: ClassVar[bool] = False
+    destinations: ClassVar[Callable[..., object] | None] = None  # of kernels: for `into` of backward, see kernels/destination.py
 
     reference: ClassVar["type[Op]"]
     """The op that a kernel implements; for an op, itself."""
@@ -421,8 +423,7 @@ class Op:
         for which in ("forward", "backward"):
             code = getattr(getattr(cls, which, None), "__code__", None)
             if code is not None:
-                takes = "needs" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-                setattr(cls, f"{which}_takes_needs", takes)
+                setattr(cls, f"{which}_takes_needs", "needs" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
     @staticmethod
     def sum_of(a: Array, b: Array) -> Array:
@@ -438,8 +439,7 @@ class Op:
     def apply(cls, *inputs: Operand | None, **options: object) -> Tensor:
         """Runs the op on tensors (also arrays, Python numbers and None), recorded if a gradient can be needed. A tuple where `returns_tuple`."""
         arrays: list[Array] = [x.data if isinstance(x, Tensor) else x for x in inputs]
-        recording = _recording.get()
-        needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
+        needs = tuple([isinstance(x, Tensor) and x.requires_grad and _recording.get() for x in inputs])
         for position, array in enumerate(arrays):
             if not isinstance(array, _NATIVE):
                 _check_device(cls, position, array)

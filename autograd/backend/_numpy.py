@@ -104,13 +104,19 @@ def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
     Sorting makes equal rows contiguous, so each row is one sum over a slice: far faster than np.add.at on rows.
     """
     total = np.zeros(shape, dtype=values.dtype)
+    rows, sums = sums_of_equal_rows(index, values)
+    total[rows] = sums
+    return total
+
+
+def sums_of_equal_rows(index: Array, values: Array) -> tuple[Array, Array]:
+    """(the different numbers in `index` (N,), ascending; for each the sum of the values (N, ...) that have it, in their order)."""
     if index.size == 0:
-        return total
+        return index, values
     order = np.argsort(index, kind="stable")
     rows = index[order]
     starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
-    total[rows[starts]] = np.add.reduceat(values[order], starts, axis=0, dtype=np.float32 if values.dtype == np.float16 else None)
-    return total
+    return rows[starts], np.add.reduceat(values[order], starts, axis=0, dtype=np.float32 if values.dtype == np.float16 else None)
 
 
 def erf(x: Array) -> Array:

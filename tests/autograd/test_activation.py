@@ -9,7 +9,7 @@ import autograd as ag
 from autograd import nn
 from autograd.backend import to_host
 from autograd.ops.activation import ACTIVATIONS
-from tests.autograd.checks import assert_close, tensor
+from tests.autograd.checks import assert_close, numpy_only, tensor
 from tests.strategies import seeds, shapes
 
 pytestmark = pytest.mark.usefixtures("each_kernel_mode")
@@ -180,3 +180,19 @@ def test_soft_cap_keeps_small_numbers_and_bounds_large_ones(seed, shape, cap):
 def test_soft_cap_errors(cap):
     with pytest.raises(ValueError, match=r"soft_cap: cap .*, expected a positive number; leave the op out for no bound"):
         ag.soft_cap(tensor(np.ones(2)), cap)
+
+
+@numpy_only
+@pytest.mark.parametrize("by", ["logistic_by_tanh", "logistic_by_exp"])
+def test_the_logistic_function_both_ways_is_exact_to_float32(by):
+    from autograd.kernels.cpu import activation
+
+    a = np.linspace(-200, 200, 100_001).astype(np.float32)
+    z = a * np.float32(0.5 if by == "logistic_by_tanh" else -1)
+    with np.errstate(all="raise", under="ignore"):
+        getattr(activation, by)(z)
+    exact = 1 / (1 + np.exp(-a.astype(np.float64)))
+    assert np.abs(z - exact).max() <= 2**-23
+    if by == "logistic_by_exp":  # also relative to small values
+        normal = exact > 1e-37
+        assert np.abs(z / exact - 1)[normal].max() < 1e-6

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 import autograd as ag
 from autograd.backend import to_device, to_host
+from autograd.core import record
+from autograd.kernels.destination import destinations
 from autograd.nn import Module
 from autograd.optim import SGD, Adam, AdamW, AdamWUpdate, FlatOptimizer, Muon, SquaredNorm
-from tests.autograd.checks import assert_close, layer_norm_of, linear_of, takes_fast_path
+from tests.autograd.checks import assert_close, layer_norm_of, linear_of, numpy_only, takes_fast_path
 from tests.strategies import seeds
 
 
@@ -502,3 +504,55 @@ def test_state_of_another_model(key):
         change(state[key])
         with pytest.raises(ValueError, match=message):
             optimizer.load_state_dict(state)
+
+
+@numpy_only
+@pytest.mark.parametrize("n_backwards", [1, 2])
+def test_gradients_written_into_the_buffer_are_those_that_would_be_copied(n_backwards):
+    """The same bits with and without an optimizer's buffer: for a layer's weight, and for an embedding that is also the output layer's."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 11, (2, 5))
+    table, bottom = (rng.standard_normal(shape).astype(np.float32) for shape in ((11, 4), (4, 4)))
+    gradients = []
+    for flat in (False, True):
+        tied, square = ag.Parameter(table.copy()), ag.Parameter(bottom.copy())
+        if flat:
+            AdamW([("tied", tied), ("square", square)]).gradient[...] = np.nan
+        for _ in range(n_backwards):
+            x = ag.linear(ag.linear(ag.embedding(tied, ids), square), ag.linear(square, square))  # the last one: one leaf as both inputs
+            loss = ag.linear_cross_entropy(x, tied, ids)
+            (loss if n_backwards == 1 else loss * 0.5).backward()
+        assert all((p.grad is p._gradient_buffer) == flat for p in (tied, square))
+        gradients.append([tied.grad.copy(), square.grad.copy()])
+    for copied, written in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(written, copied)
+
+
+@numpy_only
+def test_a_kernel_writes_into_the_buffer_itself_but_not_inside_record():
+    seen = []
+
+    class Seen(ag.Op):
+        destinations = staticmethod(destinations)
+
+        @staticmethod
+        def forward(x):
+            return 2 * x, None
+
+        @staticmethod
+        def backward(saved, dy, *, into=(None,)):
+            seen.append(into[0])
+            return 2 * dy
+
+    w = ag.Parameter(np.ones(3, np.float32))
+    AdamW([("w", w)])
+    Seen.apply(w).sum().backward()
+    Seen.apply(w).sum().backward()
+    assert [target.filled for target in seen] == [False, True] and all(target.buffer is w.grad for target in seen)
+    np.testing.assert_array_equal(w.grad, np.full(3, 4, np.float32))
+    with record():
+        Seen.apply(w).sum().backward()
+    w.grad = w.grad.copy()  # no longer the optimizer's, which will say so: nothing may be added to the buffer unseen
+    Seen.apply(w).sum().backward()
+    assert seen[2:] == [None, None]
+    np.testing.assert_array_equal(w.grad, np.full(3, 8, np.float32))

@@ -24,23 +24,44 @@ from autograd.ops.activation import (
 Pointwise = Callable[[np.ndarray, np.ndarray, np.ndarray | None], object]
 
 
+def logistic_by_tanh(z: np.ndarray) -> None:
+    """z = a / 2 becomes 1 / (1 + e^-a) = (1 + tanh(a / 2)) / 2."""
+    np.tanh(z, out=z)
+    z += 1
+    z *= 0.5
+
+
+def logistic_by_exp(z: np.ndarray) -> None:
+    """z = -a becomes 1 / (1 + e^-a)."""
+    with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
+        np.exp(z, out=z)
+    z += 1
+    np.divide(1, z, out=z)
+
+
+def tanh_is_slow() -> bool:
+    """Whether NumPy computes with AVX2 here: its tanh then takes twice as long as its exp, with AVX-512 two thirds of it.
+    Not measured but looked up: after a measurement the next run could take the other formula, and get other bits."""
+    found = np.lib.introspect.opt_func_info(func_name="^exp$", signature="float32").get("exp", {})
+    return any(name in kind["current"] for kind in found.values() for name in ("AVX2", "X86_V3"))
+
+
+_logistic, _INSIDE = (logistic_by_exp, -1.0) if tanh_is_slow() else (logistic_by_tanh, 0.5)
+
+
 def _gelu(x: np.ndarray, out: np.ndarray, slope: np.ndarray | None) -> None:
-    np.multiply(x, x, out=out)
+    np.square(x, out=out)
     if slope is not None:
-        np.multiply(out, 3 * GELU_CUBIC * GELU_SCALE, out=slope)
-    out *= GELU_SCALE * GELU_CUBIC
-    out += GELU_SCALE
+        np.multiply(out, 6 * GELU_CUBIC * GELU_SCALE, out=slope)
+    out *= 2 * _INSIDE * GELU_SCALE * GELU_CUBIC
+    out += 2 * _INSIDE * GELU_SCALE
     out *= x
-    np.tanh(out, out=out)  # t = tanh(s (x + c x^3)) = tanh(x (s + s c x^2))
-    if slope is not None:
-        # (1 + t) / 2 + x (1 - t^2) inner' / 2  =  (1 + t) / 2 (1 + x (1 - t) inner')
-        slope += GELU_SCALE
+    _logistic(out)  # p = 1 / (1 + e^(-2 z)) = (1 + tanh z) / 2,  z = s (x + c x^3)
+    if slope is not None:  # p + x p' = p (1 + x (1 - p) 2 z')
+        slope += 2 * GELU_SCALE
         slope *= x
         slope *= 1 - out
         slope += 1
-    out += 1
-    out *= 0.5
-    if slope is not None:
         slope *= out
     out *= x
 
@@ -73,10 +94,8 @@ def _gelu_exact(x: np.ndarray, out: np.ndarray, slope: np.ndarray | None) -> Non
 
 
 def _silu(x: np.ndarray, out: np.ndarray, slope: np.ndarray | None) -> None:
-    np.multiply(x, 0.5, out=out)
-    np.tanh(out, out=out)
-    out += 1
-    out *= 0.5
+    np.multiply(x, _INSIDE, out=out)
+    _logistic(out)
     if slope is not None:
         np.subtract(1, out, out=slope)
         slope *= x
@@ -102,6 +121,9 @@ POINTWISE: dict[str, Pointwise] = {
     "relu": _relu, "gelu": _gelu, "gelu_exact": _gelu_exact, "silu": _silu, "squared_relu": _squared_relu,
 }  # fmt: skip
 
+
+_HALF = 2
+"""GELU, with few other arrays: for one thread a quarter is as fast, but two then contend for the interpreter lock, and take a third longer."""
 
 _QUARTER = 4
 """Where a block means four or more arrays at once, each takes a quarter of BLOCK_BYTES, or the block would leave the L2 cache."""
@@ -144,7 +166,7 @@ class GELUBlocked(GELU):
 
     @staticmethod
     def forward(x: np.ndarray, *, needs: tuple[bool] = (True,)) -> tuple[np.ndarray, np.ndarray | None]:
-        return _with_slope(_gelu, x, needs[0], 1)
+        return _with_slope(_gelu, x, needs[0], _HALF)
 
     @staticmethod
     def backward(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import numpy as np
 from autograd.backend import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cpu.parallel import for_each, matmul, row_blocks
+from autograd.kernels.destination import Destination, Into, destinations
 from autograd.limits import LOGITS_BYTES as _LOGITS_BYTES
 from autograd.ops.loss import LinearCrossEntropy
 
@@ -14,6 +15,8 @@ _VOCABULARY_BLOCK = 4096
 @kernel_for(LinearCrossEntropy)
 class LinearCrossEntropyBlocked(LinearCrossEntropy):
     """Logits of a chunk of rows become their gradient in place, a few rows in cache at a time. Reference: ops/loss.py."""
+
+    destinations = staticmethod(destinations)
 
     @staticmethod
     def supports(x: Array, weight: Array, targets: Array, bias: Array | None = None, **options: object) -> bool:
@@ -48,11 +51,33 @@ class LinearCrossEntropyBlocked(LinearCrossEntropy):
         return losses.sum() / n_counted, (dx, dweight, dbias)
 
     @staticmethod
-    def backward(saved: tuple[Array, ...], dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, None, np.ndarray | None]:
+    def backward(
+        saved: tuple[Array, ...], dy: np.ndarray, *, into: Into = (None,) * 4
+    ) -> tuple[np.ndarray | None, np.ndarray | None, None, np.ndarray | None]:
         dx, dweight, dbias = saved
+        if dweight is not None and into[1] is not None:  # the largest array of all, on all threads
+            dweight = _scaled_into(into[1], dweight, dy)
+        elif dweight is not None and dy != 1:
+            dweight = dweight * dy
         if dy != 1:  # the usual case is that the loss is the output: nothing to scale
-            dx, dweight, dbias = (None if d is None else d * dy for d in saved)
+            dx, dbias = (None if d is None else d * dy for d in (dx, dbias))
         return dx, dweight, None, dbias
+
+
+def _scaled_into(into: Destination, gradient: np.ndarray, scale: np.ndarray) -> Array:
+    """The destination's buffer, to which `scale` times the gradient has been added, or which is that."""
+    flat, total = gradient.reshape(-1), into.buffer.reshape(-1)
+
+    def block(part: slice) -> None:
+        if into.filled:
+            total[part] += flat[part] if scale == 1 else flat[part] * scale
+        elif scale == 1:
+            total[part] = flat[part]
+        else:
+            np.multiply(flat[part], scale, out=total[part])
+
+    row_blocks(flat.size, flat.itemsize, block, elementwise=True)
+    return into.buffer
 
 
 def _losses_and_gradient(

@@ -144,14 +144,17 @@ def parallel(work: Sequence[Callable[[], object]], *, n_flops: int) -> None:
     for_each(len(work), lambda i: work[i](), threaded=n_flops >= _THREADS_PAY_FLOPS)
 
 
-def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """out = a b for matrices, each thread a share of out's longer side: the larger operand is read once. In a worker, call np.matmul itself."""
+def shares(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> list[Callable[[], object]]:
+    """Products that together are out = a b for matrices, each a share of out's longer side: the larger operand is read once."""
     m, n = out.shape
     if m >= n:
-        work = [partial(np.matmul, a[mine], b, out=out[mine]) for mine in even_parts(m)]
-    else:
-        work = [partial(np.matmul, a, b[:, mine], out=out[:, mine]) for mine in even_parts(n)]
-    parallel(work, n_flops=2 * a.size * n)
+        return [partial(np.matmul, a[mine], b, out=out[mine]) for mine in even_parts(m)]
+    return [partial(np.matmul, a, b[:, mine], out=out[:, mine]) for mine in even_parts(n)]
+
+
+def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """out = a b for matrices, each thread its share. In a worker, call np.matmul itself."""
+    parallel(shares(a, b, out), n_flops=2 * a.size * out.shape[1])
     return out
 
 

@@ -1,0 +1,28 @@
+"""Gradients that a kernel writes where the optimizer keeps them, instead of into an array that the engine copies there."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from autograd.core import Array, Node, Tensor
+
+
+class Destination(NamedTuple):
+    """Where the gradient of a leaf belongs: a part of the optimizer's buffer, of the leaf's shape and dtype."""
+
+    buffer: Array
+    filled: bool  # it holds an earlier gradient, to add to; else what it holds means nothing
+
+
+Into = Sequence[Destination | None]
+"""A kernel with the class attribute `destinations = staticmethod(destinations)` has a keyword `into` in its backward, with one entry per input.
+A gradient that it has written to the buffer, or added where that is filled, is returned as that very array; others as usual."""
+
+
+def destinations(node: Node) -> Into:
+    """None for inputs without a buffer, for the second of two equal inputs, and inside `record`, which keeps what backward returned."""
+    found: list[Destination | None] = [None] * len(node.edges)
+    for i, leaf in enumerate(node.edges if node.record is None else ()):
+        buffer = leaf._gradient_buffer if isinstance(leaf, Tensor) and not any(leaf is edge for edge in node.edges[:i]) else None
+        if isinstance(leaf, Tensor) and buffer is not None and (leaf.grad is None or leaf.grad is buffer):
+            found[i] = Destination(buffer, leaf.grad is not None)
+    return found
