@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 from autograd import backend
 from autograd.backend import Array as Array
 from autograd.backend import ArrayLike, DType, xp
+from autograd.variables import assigned
 
 Value = TypeVar("Value")
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
@@ -250,6 +251,7 @@ class OpRecord:
     saved         what forward kept for backward
     dys           after backward: the gradients that arrived, one per output (None where an output was not used)
     dxs           after backward: what backward returned, one per input
+    names         of the variables that the results went into at once, one per output: "y" for y = ag.exp(x); () for none
     """
 
     op: "type[Op]"
@@ -259,6 +261,7 @@ class OpRecord:
     saved: Array
     dys: tuple[Array, ...]
     dxs: tuple[Array, ...]
+    names: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -461,7 +464,7 @@ class Op:
         records = _records.get()
         if records is not None:
             outputs, dys, dxs = tuple([xp.asarray(out) for out in ys]), (None,) * len(ys), (None,) * len(inputs)
-            records.append(OpRecord(op, inputs, options, outputs, saved, dys, dxs))
+            records.append(OpRecord(op, inputs, options, outputs, saved, dys, dxs, assigned(len(ys))))
             if node is not None:
                 node.record = records[-1]
         results = tuple([_output(out, node, i) for i, out in enumerate(ys)])

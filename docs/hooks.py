@@ -8,7 +8,7 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
     [examples/learn/02_tokens.py](../../...)                alone on a line: replaced by the whole file
     <!-- output: examples/learn/02_tokens.py -->            replaced by what the script prints (and the .svg that it draws)
     <!-- diff: examples/a.py examples/b.py -->              replaced by what the second file changes in the first, up to "# Try it"
-    <!-- picture: y -->                                     replaced by y.draw()
+    <!-- picture: y -->                                     replaced by y.draw(), with the names of the page's variables
     <!-- index of ops -->                                   replaced by a table of all ops
     <!-- modules of tinygpt -->                             replaced by a table of all public modules, and each module's docstrings
     $ ... $ and $$ ... $$                                   formulas
@@ -21,6 +21,7 @@ import functools
 import io
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,7 @@ def run_page(markdown: str, where: str, pictures: list[str] | None = None) -> tu
         if match["picture"]:
             expression = match["picture"]
             drawn = eval(expression, namespace)
-            pictures.append(str(drawn if isinstance(drawn, str) else drawn.draw()))
+            pictures.append(str(drawn if isinstance(drawn, str) else drawn.draw(names=namespace)))
             return f"@@picture {len(pictures) - 1}@@"
         if match["language"] == "python":
             shown = None if match["shown"] is None else match["shown"].partition("```text\n")[2].rpartition("```")[0]
@@ -231,7 +232,28 @@ def on_page_markdown(markdown, page, config, files):
     return without_links_to_files(formulas(markdown, page.formulas))
 
 
+def _size(src: str, page: str) -> tuple[float, float]:
+    """Width and height, in pixels, of a picture that a page shows: of a .png from its header, of an .svg from its viewBox."""
+    path = ROOT / "docs" / Path(page).parent / src
+    path = path if path.exists() else RESULTS / Path(src).name
+    if path.suffix == ".svg":
+        _, _, width, height = map(float, re.search(r'viewBox="([^"]+)"', path.read_text(encoding="utf-8"))[1].split())
+        return width, height
+    return tuple(float(n) for n in struct.unpack(">II", path.read_bytes()[16:24]))
+
+
+def in_boxes(content: str, page: str) -> str:
+    """Pictures in boxes that scroll sideways: on a phone they keep a size at which their text can be read (extra.css)."""
+
+    def box(match: re.Match) -> str:
+        width, _ = _size(match[2], page)
+        return f'<div class="picture" style="--width: {width:g}px">{match[1]}</div>'
+
+    return re.sub(r'<p>(<img [^>]*src="([^"]+)"[^>]*>)</p>', box, content)
+
+
 def on_page_content(content, page, config, files):
+    content = in_boxes(content, page.file.src_uri)
     content = re.sub(r"(?:<p>)?@@picture (\d+)@@(?:</p>)?", lambda m: f'<div class="picture">{page.pictures[int(m[1])]}</div>', content)
     return re.sub(r"@@formula (\d+)@@", lambda m: page.formulas[int(m[1])], content)
 
