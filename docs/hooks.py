@@ -14,6 +14,7 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
     $ ... $ and $$ ... $$                                   formulas
 """
 
+import argparse
 import ast
 import contextlib
 import difflib
@@ -258,7 +259,38 @@ def on_page_content(content, page, config, files):
     return re.sub(r"@@formula (\d+)@@", lambda m: page.formulas[int(m[1])], content)
 
 
-if __name__ == "__main__":  # python docs/hooks.py page.md ...: run these pages
-    for name in sys.argv[1:]:
-        run_page(Path(name).read_text(encoding="utf-8"), name)
-        print(name, "ok")
+# Pictures for slides -------------------------------------------------------------------------------------------------------------
+
+
+def pictures_of(page: Path) -> list[str]:
+    """The SVG pictures that a page shows: those that its blocks draw, those of its script, and files next to it. Runs what draws them."""
+    text = page.read_text(encoding="utf-8")
+    pictures = [(page.parent / name).read_text(encoding="utf-8") for name in re.findall(r"\]\(([\w/.-]+\.svg)\)", text)]
+    text = re.sub(_OUTPUT, lambda match: match[0] if ".svg" in match["command"] else "", text, flags=re.MULTILINE)
+    run_page(whole_files(text, pictures), page.name, pictures)
+    return pictures
+
+
+def main() -> None:
+    """Runs pages, or writes their pictures."""
+    about = "Runs pages of the docs and compares what they print; with --pictures, writes their pictures as SVG, for slides."
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("pages", nargs="*", type=Path, help="such as docs/backward/attention.md (default: all)")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="write FOLDER/attention-1.svg and so on; scripts of the path run for theirs"
+    )
+    args = parser.parse_args()
+    for page in args.pages or sorted((ROOT / "docs").rglob("*.md")):
+        if args.pictures is None:
+            run_page(page.read_text(encoding="utf-8"), str(page))
+            print(page, "ok")
+            continue
+        folder = args.pictures / page.resolve().parent.relative_to(ROOT / "docs") if ROOT in page.resolve().parents else args.pictures
+        for number, picture in enumerate(pictures_of(page), 1):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{page.stem}-{number}.svg").write_text(picture, encoding="utf-8")
+            print(folder / f"{page.stem}-{number}.svg")
+
+
+if __name__ == "__main__":
+    main()
