@@ -181,7 +181,8 @@ def modules_of(package: str) -> str:
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             folders.setdefault(path.parent.relative_to(ROOT).as_posix(), []).append(name)
     rows = [f"| `{folder}` | " + ", ".join(f"[{n.rpartition('.')[2]}][{n}]" for n in names) + " |" for folder, names in folders.items()]
-    return "\n".join(["| folder | modules |", "|---|---|", *rows]) + "".join(f"\n\n::: {n}" for names in folders.values() for n in names)
+    each = "\n\n::: {}\n    options:\n      show_source: false"  # with the code, the page of tinygpt has 15 MB: too much for a phone
+    return "\n".join(["| folder | modules |", "|---|---|", *rows]) + "".join(each.format(n) for names in folders.values() for n in names)
 
 
 def without_links_to_files(markdown: str) -> str:
