@@ -66,7 +66,7 @@ def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, 
 
     path     also write it there
     names    what to call leaves and results: {"x": x, "loss": loss}. Default: the variables where `draw` is called. A module there names
-             its parameters, {"model": model} gives "h.0.attn.c_attn.weight"; two modules' "weight" become "first.weight", "second.weight"
+             its parameters, {"model": model} gives "h.0.attn.c_attn.weight", {"layer": layer} gives "layer.weight"
     digits   decimals of the numbers
     A leaf without a name has that of the argument that it is in the op, such as "weight"; a number is a "constant".
     Arrays of more than 16 numbers are shown by mean, standard deviation, least and greatest value.
@@ -96,7 +96,7 @@ def _named(names: Mapping[str, object]) -> dict[Key, str]:
     own = Counter(parameter for _, parameters in roots.values() for parameter in parameters)
     for name, parameters in roots.values():
         for parameter, value in parameters.items():
-            found.setdefault(_key(value), parameter if own[parameter] == 1 else f"{name}.{parameter}")
+            found.setdefault(_key(value), parameter if own[parameter] == 1 and "." in parameter else f"{name}.{parameter}")
     return found
 
 
