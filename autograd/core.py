@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
-from autograd import backend
+from autograd import backend, variables
 from autograd.backend import Array as Array
 from autograd.backend import ArrayLike, DType, xp
 
@@ -246,10 +246,9 @@ class OpRecord:
     op            the class that ran: the op, or a kernel of it
     inputs        its arguments: tensors, arrays, numbers, None
     options       its keyword arguments
-    outputs       its results, arrays
+    outputs       its results, arrays; `names` has the variables that they went into at once, one per output, or none
     saved         what forward kept for backward
-    dys           after backward: the gradients that arrived, one per output (None where an output was not used)
-    dxs           after backward: what backward returned, one per input
+    dys, dxs      after backward: the gradients that arrived, one per output (None where unused), and what it returned, one per input
     """
 
     op: "type[Op]"
@@ -259,6 +258,7 @@ class OpRecord:
     saved: Array
     dys: tuple[Array, ...]
     dxs: tuple[Array, ...]
+    names: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -461,7 +461,7 @@ class Op:
         records = _records.get()
         if records is not None:
             outputs, dys, dxs = tuple([xp.asarray(out) for out in ys]), (None,) * len(ys), (None,) * len(inputs)
-            records.append(OpRecord(op, inputs, options, outputs, saved, dys, dxs))
+            records.append(OpRecord(op, inputs, options, outputs, saved, dys, dxs, variables.assigned(len(ys))))
             if node is not None:
                 node.record = records[-1]
         results = tuple([_output(out, node, i) for i, out in enumerate(ys)])

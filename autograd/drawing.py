@@ -3,11 +3,14 @@
     with ag.record():                 # keeps the numbers; otherwise they are freed when no op needs them
         loss = (x * w).sum()
         loss.backward()
-    loss.draw("graph.svg", names={"x": x, "w": w})
+    loss.draw("graph.svg")
 
-Without `record` the picture holds shapes, and numbers of the leaves only.
+Boxes are called what the code calls them: leaves by the caller's variables, a module's parameters by their name in it, results by the
+variable that they were stored in, as in "loss = Sum". Without `record` the picture holds shapes, and numbers of the leaves only.
 """
 
+import sys
+from collections import Counter
 from collections.abc import Mapping
 from html import escape
 from itertools import groupby
@@ -15,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 
-from autograd import backend
+from autograd import backend, nn
 from autograd.core import Array, Node, Op, OpRecord, Tensor
 from autograd.core import saved_arrays as saved_arrays
 
@@ -26,6 +29,10 @@ Key = tuple[Node, int] | int
 MAX_BOXES = 200
 _CHARACTER, _LINE, _PAD, _GAP_X, _GAP_Y = 7.3, 16, 8, 56, 14  # pixels, for 12-pixel monospace
 _BLACK, _GREY, _BLUE, _VERMILION, _SKY = "#1a1a1a", "#595959", "#0072B2", "#B34700", "#E8F3FA"  # distinct for color-blind readers, too
+
+
+SIGNS = {"MatMul": "@", "Multiply": "*", "Add": "+", "Subtract": "-", "Divide": "/", "Negate": "-", "Power": "**"}
+"""An op's operator in Python, which its box shows: products of matrices and products element by element are not to be confused."""
 
 
 class Picture(str):
@@ -54,20 +61,43 @@ class _Box:
         return 0 if self.bend else (1 + len(self.lines)) * _LINE + 2 * _PAD - 4
 
 
-def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, Tensor] | None = None, digits: int = 3) -> Picture:
+def draw(tensor: Tensor, path: str | Path | None = None, *, names: Mapping[str, object] | None = None, digits: int = 3) -> Picture:
     """The graph behind `tensor` as SVG, from its leaves on the left to itself on the right; values above gradients.
 
     path     also write it there
-    names    what to call leaves and results: {"x": x, "loss": loss}
+    names    what to call leaves and results: {"x": x, "loss": loss}. Default: the variables where `draw` is called. A module there names
+             its parameters, {"model": model} gives "h.0.attn.c_attn.weight", {"layer": layer} gives "layer.weight"
     digits   decimals of the numbers
+    A leaf without a name has that of the argument that it is in the op, such as "weight"; a number is a "constant".
     Arrays of more than 16 numbers are shown by mean, standard deviation, least and greatest value.
     Raises RuntimeError if the graph has been freed by `backward` outside `record`, ValueError if it has more than 200 boxes.
     """
-    boxes = _boxes(tensor, {_key(t): name for name, t in (names or {}).items()}, digits)
+    if names is None:
+        caller = sys._getframe(1)
+        names = {**caller.f_locals, **{name: value for name, value in caller.f_globals.items() if name not in caller.f_locals}}
+    boxes = _boxes(tensor, _named(names), digits)
     picture = Picture(_svg(_lay_out(boxes)))
     if path is not None:
         Path(path).write_text(picture, encoding="utf-8")
     return picture
+
+
+def _named(names: Mapping[str, object]) -> dict[Key, str]:
+    """Box -> name, for tensors and arrays, those in lists, and the parameters of modules. The first of several names counts."""
+    found: dict[Key, str] = {}
+    modules = [(name, value) for name, value in names.items() if isinstance(value, nn.Module)]
+    items = [(name, value) for name, value in names.items() if name.strip("_")]
+    items += [(f"{name}[{i}]", item) for name, value in items if isinstance(value, (list, tuple)) for i, item in enumerate(value)]
+    for name, item in items:
+        if isinstance(item, (Tensor, backend.device_array)):
+            found.setdefault(_key(item), name)
+    parts = {id(part) for _, module in modules for _, part in module.named_modules() if part is not module}
+    roots = {id(module): (name, dict(module.named_parameters())) for name, module in modules if id(module) not in parts}
+    own = Counter(parameter for _, parameters in roots.values() for parameter in parameters)
+    for name, parameters in roots.values():
+        for parameter, value in parameters.items():
+            found.setdefault(_key(value), parameter if own[parameter] == 1 and "." in parameter else f"{name}.{parameter}")
+    return found
 
 
 def saved_bytes(record: OpRecord) -> int:
@@ -78,19 +108,23 @@ def saved_bytes(record: OpRecord) -> int:
 def _boxes(tensor: Tensor, names: dict[Key, str], digits: int) -> list[_Box]:
     """All boxes, inputs before their results. A stack instead of recursion: graphs can be deep."""
     made: dict[Key, _Box] = {}  # in order
+    roles: dict[Key, str] = {}  # what the op that uses an item calls it
     waiting: list[tuple[Item, bool]] = [(tensor, False)]
     while waiting:
         item, inputs_done = waiting.pop()
         if _key(item) in made:
             continue
-        inputs = _inputs(item)
+        arguments = _arguments(item)
+        inputs = [x for _, x in arguments]
         if not inputs_done:
             waiting.append((item, True))
+            for argument, x in arguments:
+                roles.setdefault(_key(x), argument)
             waiting += [(x, False) for x in reversed(inputs) if _key(x) not in made]
             if len(waiting) + len(made) > 4 * MAX_BOXES:
                 break
             continue
-        made[_key(item)] = _box(item, [made[_key(x)] for x in inputs], names, digits)
+        made[_key(item)] = _box(item, [made[_key(x)] for x in inputs], names.get(_key(item), ""), roles.get(_key(item), "tensor"), digits)
     if len(made) > MAX_BOXES or waiting:
         raise ValueError(f"draw: a graph of more than {MAX_BOXES} boxes, expected fewer; draw a part of it, or use model.trace")
     return list(made.values())
@@ -108,30 +142,33 @@ def _key(item: Item) -> Key:
     return _origin(item) or id(item)
 
 
-def _inputs(item: Item) -> list[Item]:
-    """What the op that made `item` was given: tensors and constants if it was recorded, else the edges that are left."""
+def _arguments(item: Item) -> list[tuple[str, Item]]:
+    """What the op that made `item` was given, by its arguments' names: tensors and constants if it was recorded, else the edges left."""
     node, _ = _origin(item) or (None, 0)
     if node is None:
         return []
-    if node.record is not None:
-        return [x for x in node.record.inputs if x is not None]
-    if not node.edges:
+    if node.record is None and not node.edges:
         raise RuntimeError("draw: the graph has been freed by backward, expected one that was kept; use `with autograd.record():`")
-    return [edge for edge in node.edges if edge is not None]
+    code = node.op.reference.forward.__code__
+    given = node.edges if node.record is None else node.record.inputs
+    names = [*code.co_varnames[: code.co_argcount], *(f"x{i}" for i in range(len(given)))]  # Concatenate and Stack take any number
+    return [(name, x) for name, x in zip(names, given, strict=False) if x is not None]
 
 
-def _box(item: Item, inputs: list[_Box], names: dict[Key, str], digits: int) -> _Box:
+def _box(item: Item, inputs: list[_Box], name: str, role: str, digits: int) -> _Box:
     node, output = _origin(item) or (None, 0)
-    name = names.get(_key(item), "")
     value: Array = None
     gradient: Array = None
     if node is None:
         value, gradient = (item.data, item.grad) if isinstance(item, Tensor) else (item, None)
-        title = name or ("tensor" if isinstance(item, Tensor) and item.requires_grad else "constant")
+        title = name or (role if getattr(value, "ndim", 0) or gradient is not None else "constant")
         shape: tuple[int, ...] = getattr(value, "shape", ())
     else:
-        op = op_name(node.op) + (f" [{output}]" if len(node.output_shapes) > 1 else "")
-        title = f"{name} = {op}" if name else op
+        op = " ".join([op_name(node.op), *filter(None, [SIGNS.get(op_name(node.op))])])
+        op += f" [{output}]" if len(node.output_shapes) > 1 else ""
+        stored = node.record.names if node.record is not None else ()
+        name = name or next(iter(stored[output:]), "")
+        title = f"{name} = {op}" if name.strip("_") else op
         shape = node.output_shapes[output]
         if node.record is not None:
             value, gradient = node.record.outputs[output], node.record.dys[output]

@@ -8,12 +8,13 @@ mkdocs calls `on_page_markdown` and `on_page_content`; the tests call `run_page`
     [examples/learn/02_tokens.py](../../...)                alone on a line: replaced by the whole file
     <!-- output: examples/learn/02_tokens.py -->            replaced by what the script prints (and the .svg that it draws)
     <!-- diff: examples/a.py examples/b.py -->              replaced by what the second file changes in the first, up to "# Try it"
-    <!-- picture: y -->                                     replaced by y.draw()
+    <!-- picture: y -->                                     replaced by y.draw(), with the names of the page's variables
     <!-- index of ops -->                                   replaced by a table of all ops
     <!-- modules of tinygpt -->                             replaced by a table of all public modules, and each module's docstrings
     $ ... $ and $$ ... $$                                   formulas
 """
 
+import argparse
 import ast
 import contextlib
 import difflib
@@ -21,6 +22,7 @@ import functools
 import io
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -80,7 +82,7 @@ def run_page(markdown: str, where: str, pictures: list[str] | None = None) -> tu
         if match["picture"]:
             expression = match["picture"]
             drawn = eval(expression, namespace)
-            pictures.append(str(drawn if isinstance(drawn, str) else drawn.draw()))
+            pictures.append(str(drawn if isinstance(drawn, str) else drawn.draw(names=namespace)))
             return f"@@picture {len(pictures) - 1}@@"
         if match["language"] == "python":
             shown = None if match["shown"] is None else match["shown"].partition("```text\n")[2].rpartition("```")[0]
@@ -179,7 +181,8 @@ def modules_of(package: str) -> str:
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             folders.setdefault(path.parent.relative_to(ROOT).as_posix(), []).append(name)
     rows = [f"| `{folder}` | " + ", ".join(f"[{n.rpartition('.')[2]}][{n}]" for n in names) + " |" for folder, names in folders.items()]
-    return "\n".join(["| folder | modules |", "|---|---|", *rows]) + "".join(f"\n\n::: {n}" for names in folders.values() for n in names)
+    each = "\n\n::: {}\n    options:\n      show_source: false"  # with the code, the page of tinygpt has 15 MB: too much for a phone
+    return "\n".join(["| folder | modules |", "|---|---|", *rows]) + "".join(each.format(n) for names in folders.values() for n in names)
 
 
 def without_links_to_files(markdown: str) -> str:
@@ -231,12 +234,64 @@ def on_page_markdown(markdown, page, config, files):
     return without_links_to_files(formulas(markdown, page.formulas))
 
 
+def _size(src: str, page: str) -> tuple[float, float]:
+    """Width and height, in pixels, of a picture that a page shows: of a .png from its header, of an .svg from its viewBox."""
+    path = ROOT / "docs" / Path(page).parent / src
+    path = path if path.exists() else RESULTS / Path(src).name
+    if path.suffix == ".svg":
+        _, _, width, height = map(float, re.search(r'viewBox="([^"]+)"', path.read_text(encoding="utf-8"))[1].split())
+        return width, height
+    return tuple(float(n) for n in struct.unpack(">II", path.read_bytes()[16:24]))
+
+
+def in_boxes(content: str, page: str) -> str:
+    """Pictures in boxes that scroll sideways: on a phone they keep a size at which their text can be read (extra.css)."""
+
+    def box(match: re.Match) -> str:
+        width, _ = _size(match[2], page)
+        return f'<div class="picture" style="--width: {width:g}px">{match[1]}</div>'
+
+    return re.sub(r'<p>(<img [^>]*src="([^"]+)"[^>]*>)</p>', box, content)
+
+
 def on_page_content(content, page, config, files):
+    content = in_boxes(content, page.file.src_uri)
     content = re.sub(r"(?:<p>)?@@picture (\d+)@@(?:</p>)?", lambda m: f'<div class="picture">{page.pictures[int(m[1])]}</div>', content)
     return re.sub(r"@@formula (\d+)@@", lambda m: page.formulas[int(m[1])], content)
 
 
-if __name__ == "__main__":  # python docs/hooks.py page.md ...: run these pages
-    for name in sys.argv[1:]:
-        run_page(Path(name).read_text(encoding="utf-8"), name)
-        print(name, "ok")
+# Pictures for slides -------------------------------------------------------------------------------------------------------------
+
+
+def pictures_of(page: Path) -> list[str]:
+    """The SVG pictures that a page shows: those that its blocks draw, those of its script, and files next to it. Runs what draws them."""
+    text = page.read_text(encoding="utf-8")
+    pictures = [(page.parent / name).read_text(encoding="utf-8") for name in re.findall(r"\]\(([\w/.-]+\.svg)\)", text)]
+    text = re.sub(_OUTPUT, lambda match: match[0] if ".svg" in match["command"] else "", text, flags=re.MULTILINE)
+    run_page(whole_files(text, pictures), page.name, pictures)
+    return pictures
+
+
+def main() -> None:
+    """Runs pages, or writes their pictures."""
+    about = "Runs pages of the docs and compares what they print; with --pictures, writes their pictures as SVG, for slides."
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("pages", nargs="*", type=Path, help="such as docs/backward/attention.md (default: all)")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="write FOLDER/attention-1.svg and so on; scripts of the path run for theirs"
+    )
+    args = parser.parse_args()
+    for page in args.pages or sorted((ROOT / "docs").rglob("*.md")):
+        if args.pictures is None:
+            run_page(page.read_text(encoding="utf-8"), str(page))
+            print(page, "ok")
+            continue
+        folder = args.pictures / page.resolve().parent.relative_to(ROOT / "docs") if ROOT in page.resolve().parents else args.pictures
+        for number, picture in enumerate(pictures_of(page), 1):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{page.stem}-{number}.svg").write_text(picture, encoding="utf-8")
+            print(folder / f"{page.stem}-{number}.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,11 +2,13 @@
 
 import functools
 import importlib.util
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -293,6 +295,67 @@ def test_every_script_of_the_path_has_its_page():
         for path in (DOCS / "learn" / "index.md", ROOT / "examples" / "learn" / "README.md")
     ]
     assert minutes[0] == minutes[1] and len(minutes[0]) == len(scripts)
+
+
+def test_pictures_of_pages_are_written_as_svg(tmp_path):
+    pages = [DOCS / "backward" / "matmul.md", DOCS / "index.md", DOCS / "tensor-parallel.md", DOCS / "learn" / "02-tokens.md"]
+    run = [sys.executable, str(DOCS / "hooks.py"), "--pictures", str(tmp_path / "slides"), *map(str, pages)]
+    done = subprocess.run(run, capture_output=True, text=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    written = sorted(p.relative_to(tmp_path / "slides").as_posix() for p in (tmp_path / "slides").rglob("*.svg"))
+    assert written == ["backward/matmul-1.svg", "backward/matmul-2.svg", "index-1.svg", "tensor-parallel-1.svg"]
+    assert len(done.stdout.split()) == 4
+    for name in written:
+        root = ET.fromstring((tmp_path / "slides" / name).read_text(encoding="utf-8"))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.get("viewBox")
+    assert "y = MatMul @" in (tmp_path / "slides" / "backward" / "matmul-1.svg").read_text(encoding="utf-8")
+
+
+def test_the_small_model_has_the_size_that_its_page_says():
+    import dataclasses
+
+    from tinygpt.recipes import RECIPES
+
+    text = (DOCS / "benchmarks.md").read_text(encoding="utf-8").partition("### A small model")[2]
+    vocabulary = re.search(r"pretrain.py --vocab-size (\d+) --steps 800 --run small", text)[1]
+    n = dataclasses.replace(RECIPES["tinygpt"][0], vocab_size=int(vocabulary)).n_parameters()
+    assert f"{n:,} weights" in text and f"has {4 * n / 1e6:.1f} MB" in text and 4 * n < 5e6
+
+
+# Products ----------------------------------------------------------------------------------------------------------------------
+
+_MATRIX = r"(?:d?[WUM](?:_(?:\w|\{[^}]*\}|\w+))?(?:\^T)?|[A-Za-z]\w*\^T|\w+ᵀ|W[₁₂])"
+_BARE = re.compile(
+    rf"(?<![A-Za-z\\]){_MATRIX}(?:\\,)? ?(?=[a-z]|\\sigma|\\mathrm|\()|(?<![a-zA-Z\\])[a-z)](?:_\w|_\{{[^}}]*\}})? (?:\\, ?)?{_MATRIX}(?![a-z])"
+)
+
+
+def bare_products(formula):
+    """Products with a matrix (W, U, M, or what is transposed) that lack their sign."""
+    return _BARE.findall(re.sub(r"\\(?:mathbin\{@\}|odot|cdot|qquad|quad|leftarrow|text\{[^}]*\})|@|⊙", " ; ", formula))
+
+
+@pytest.mark.parametrize(
+    ("formula", "bare"),
+    [
+        (r"y = x \mathbin{@} W^T + b", False), (r"y = x W^T", True), (r"\tanh(x_t W + h U)", True), (r"W_2\,\sigma(x)", True), (r"W_1 n(x)", True),
+        (r"dW = x^T \mathbin{@} dy", False), (r"db = a^T dy", True), (r"x \odot W", False), ("q kᵀ / D", True), ("q @ kᵀ @ v", False), ("x W₁ + b₁", True),
+        (r"\frac{dL}{n} (p - w)", False), (r"M_t \mathbin{@} q", False), (r"(M_t q)", True), (r"dW_v = \sum_t dy_t", False),
+    ],
+)  # fmt: skip
+def test_a_bare_product_is_found(formula, bare):
+    assert bool(bare_products(formula)) == bare
+
+
+def test_products_of_matrices_have_their_sign():
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        formulas = [display or inline for display, inline in hooks._FORMULA.findall(text)]
+        if page.name == "cheat-sheet.md":
+            formulas += [cell for line in text.splitlines() if line.startswith("| ") for cell in line.split("|")]
+        for formula in formulas:
+            assert not bare_products(formula), (
+                f"{page.name}: {formula}: a product of matrices without @, see docs/backward/index.md#notation"
+            )
 
 
 # Commands ----------------------------------------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def split(x: Tensor, n: int | Sequence[int], axis: int = -1) -> tuple[Tensor, ..
             raise TypeError(f"split: {n!r}, expected a number of equal parts, or the length of each, as in split(x, [4, 2, 2])")
         if not lengths or min(lengths) < 0 or builtins.sum(lengths) != length:
             raise ValueError(f"split: lengths {list(lengths)} of axis {axis} of length {length}, expected their sum to be that")
-    return tuple(Split.apply(x, lengths=lengths, axis=axis))
+    return Split.apply(x, lengths=lengths, axis=axis)  # type: ignore[return-value]  # a tuple
 
 
 def index(x: Tensor, key: Array) -> Tensor:

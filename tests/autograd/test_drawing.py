@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autograd as ag
-from autograd import backend
+from autograd import backend, nn
 from autograd.drawing import Picture, op_name, saved_bytes
+from autograd.variables import assigned
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -38,11 +39,78 @@ def test_values_gradients_shapes_and_names():
     loss, x, w = example()
     picture = loss.draw(names={"x": x, "w": w, "loss": loss})
     shown = texts(picture)
-    for text in ("x  (1, 2)", "w  (2, 1)", "MatMul  (1, 1)", "loss = Sum  ()", "constant  ()", "1.000 2.000", "grad 1.000"):
+    for text in ("x  (1, 2)", "w  (2, 1)", "MatMul @  (1, 1)", "Multiply *  (1, 1)", "loss = Sum  ()", "constant  ()", "1.000 2.000"):
         assert text in shown, text
+    assert "grad 1.000" in shown
     assert "grad 3.000 2.000" in shown  # x: 1 from the sum and 2 w (0.5, 0.25), twice each: 1 + 2 * 2 * 0.5, 1 + 2 * 2 * 0.25
     assert sum(s.startswith("x  ") for s in shown) == 1  # used twice, drawn once
     assert x.grad.tolist() == [[3.0, 2.0]]
+
+
+def titles(picture):
+    return [t.text for t in ET.fromstring(picture).iter(f"{SVG}tspan") if t.get("font-weight")]
+
+
+def attend(q, k, v):
+    scores = q @ k.T
+    weights = ag.softmax(scores)
+    return weights @ v
+
+
+class Net(nn.Module):
+    def __init__(self):
+        self.first, self.second = nn.Linear(2, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        hidden = ag.relu(self.first(x))
+        return self.second(hidden)
+
+
+def test_boxes_have_the_names_of_variables_parameters_and_arguments():
+    rows = ag.Tensor(np.ones((3, 2)), requires_grad=True)
+    net, norm, other = Net(), nn.LayerNorm(2), nn.LayerNorm(2)
+    with ag.record():
+        y = attend(rows, rows, rows)
+        right, left = ag.split(net(other(norm(y))), 2)
+        loss = ag.cross_entropy(ag.concatenate([right * left, right], axis=-1), np.array([0, 1, 0]))
+    shown = titles(loss.draw())
+    assert shown.count("rows") == 1 and "tensor" not in shown
+    for name in ("scores = MatMul @", "weights = Softmax", "y = MatMul @", "hidden = ReLU", "right = Split [0]", "left = Split [1]"):
+        assert name in shown, (name, shown)  # what was stored within functions that have returned, too
+    assert {"first.weight", "second.bias", "norm.weight", "other.weight", "Multiply *", "targets"} <= set(shown)
+    assert net.first.weight is not None and "loss = CrossEntropy" in shown
+    bare = titles(loss.draw(names={"all rows": rows}))
+    assert "all rows" in bare and "loss = CrossEntropy" in bare and {"gamma", "beta", "weight", "bias"} <= set(bare)
+    assert {"layers[1]", "x"} <= set(titles((ag.exp(rows) @ other.weight).draw(names={"layers": [norm.weight, other.weight]})))
+
+
+def test_without_record_the_callers_variables_name_results_and_a_part_of_a_model_has_the_models_names():
+    net = Net()
+    inner = net.first(np.ones((1, 2)))
+    out = net.second(inner)
+    part = net.second
+    assert part.weight is net.second.weight
+    assert titles(out.draw()) == ["first.weight", "first.bias", "inner = Linear", "second.weight", "second.bias", "out = Linear"]
+
+
+def test_the_variable_that_a_call_is_stored_in():
+    def call(n=1):
+        return through(n)
+
+    def through(n):
+        seen.append(assigned(n))
+        return 0 if n == 1 else tuple(range(n))
+
+    seen = []
+    y = call()
+    a = b = call()
+    _, c, d = call(3)
+    held = [call(), -call()]
+    held[0] = call()
+    call()
+    p, q = call(3)[:2]
+    inner = (lambda: call())()
+    assert seen == [("y",), ("a",), ("_", "c", "d"), (), (), (), (), (), ("inner",)], (y, a, b, c, d, p, q, inner)
 
 
 def test_it_is_written_and_shown_by_notebooks(tmp_path):
@@ -81,7 +149,7 @@ def test_outputs_of_one_op_are_boxes_of_their_own():
         a, b = ag.split(x, 2)
         (a * b).sum().backward()
         shown = texts((a * b).sum().draw())
-    assert "Split [0]  (1,)" in shown and "Split [1]  (1,)" in shown
+    assert "a = Split [0]  (1,)" in shown and "b = Split [1]  (1,)" in shown
 
 
 @given(st.data())

@@ -9,7 +9,7 @@
         ...
     adapter = load_lora(base_model, "my-adapter")      # ours or PEFT's
 
-Why it is enough: what fine-tuning adds to a matrix W is close to a matrix of low rank, so it is looked for among products A B with few
+Why it is enough: what fine-tuning adds to a matrix W is close to a matrix of low rank, so it is looked for among products A @ B with few
 columns in between. Why it is cheap: no gradient for W is formed, and no moments are kept for it.
 
 Source  Hu et al. 2021, LoRA: low-rank adaptation of large language models, arXiv:2106.09685, section 4.1.
@@ -58,7 +58,7 @@ class LoraConfig:
     rank: int = 8
     """Columns of A and rows of B: how many directions each layer may change in (r)."""
     alpha: float = 16.0
-    """The product A B counts alpha / rank times, so that the learning rate can stay when the rank changes."""
+    """The product A @ B counts alpha / rank times, so that the learning rate can stay when the rank changes."""
     dropout: float = 0.0
     """Probability of dropping each input of A while training."""
     targets: tuple[str, ...] = ("c_attn",)
@@ -76,7 +76,7 @@ class LoraConfig:
 
 
 class LowRank(nn.Module):
-    """The trained correction of a linear layer, or of some of its outputs: s dropout(x) A B.
+    """The trained correction of a linear layer, or of some of its outputs: s dropout(x) @ A @ B.
 
     lora_A (in, rank), lora_B (rank, columns); `columns`: which outputs
     B starts at 0, so nothing changes before the first update; A starts at random, or no gradient could reach either.
@@ -95,7 +95,7 @@ class LowRank(nn.Module):
 
 
 class LoraLinear(LowRank):
-    """A frozen linear layer and its trained correction: y = x W + b + s dropout(x) A B, with s = alpha / rank.
+    """A frozen linear layer and its trained correction: y = x @ W + b + s dropout(x) @ A @ B, with s = alpha / rank.
 
     weight (in, out), bias (out,) or None: the layer's own
     """
@@ -209,7 +209,7 @@ class Adapter:
         self.is_merged = False
 
     def merge(self) -> None:
-        """Puts plain layers into the model that hold W + s A B. The original layers are kept as they are, for `unmerge`."""
+        """Puts plain layers into the model that hold W + s A @ B. The original layers are kept as they are, for `unmerge`."""
         for place in self._places.values():
             place.put(merged_layer(place.layer))
         self.is_merged = True
