@@ -259,20 +259,39 @@ def test_more_ranks_than_cores_are_noted(monkeypatch):
     assert notes == ["2 ranks share 1 cores and take turns: an update takes at least 2 times as long"] * 2
 
 
-def test_the_first_op_with_a_bad_number_is_named_on_all_ranks(monkeypatch):
-    """In debug mode, whichever stage it is on: the others do not wait for that stage."""
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 2, 1), (2, 2, 1), (1, 2, 2)])
+def test_the_first_op_with_a_bad_number_is_named_on_all_ranks(monkeypatch, shape):
+    """In debug mode, whichever stage and part it is on: the others do not wait for that rank."""
     monkeypatch.setattr(backend, "debug", True)
+    n = Shape(*shape).size
 
     def program(ranks):
-        trainer = tiny_trainer(ranks, (1, 1, 2))
-        if ranks.rank == 1:
+        trainer = tiny_trainer(ranks, shape)
+        if ranks.rank == n - 1:
             trainer.model.h[1].mlp.c_fc.weight.data[...] = np.nan
         with pytest.raises(FloatingPointError) as found:
             trainer.gradients()
         return str(found.value), trainer.workers.first_found("" if ranks.rank == 0 else "h.1")
 
+    found = run_ranks(n, program)
+    assert found == [found[0]] * n and found[0][1] == "h.1"
+    assert re.match(r"Linear\w*\.forward: \d+ of", found[0][0]), found[0][0]
+
+
+def test_an_update_that_fails_on_a_mesh_is_explained():
+    """The step is run again in debug mode: parameter and op are named though a part of the layer is on another rank."""
+
+    def program(ranks):
+        trainer = tiny_trainer(ranks, (1, 2, 1))
+        before = trainer.position()
+        if ranks.rank == 1:
+            trainer.model.h[0].attn.c_proj.weight.data[0, 0] = np.inf
+        with np.errstate(all="ignore"):
+            loss = float(trainer.gradients())
+        return trainer.diagnosis(loss, float("nan"), before)
+
     found = run_ranks(2, program)
-    assert found[0] == found[1] and "linear" in found[0][0].lower() and found[0][1] == "h.1"
+    assert found[0] == found[1] and "first bad op: Linear" in found[0], found[0]
 
 
 # Pictures -----------------------------------------------------------------------------------------------------------------------
