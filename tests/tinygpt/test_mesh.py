@@ -278,22 +278,6 @@ def test_the_first_op_with_a_bad_number_is_named_on_all_ranks(monkeypatch, shape
     assert re.match(r"Linear\w*\.forward: \d+ of", found[0][0]), found[0][0]
 
 
-def test_an_update_that_fails_on_a_mesh_is_explained():
-    """The step is run again in debug mode: parameter and op are named though a part of the layer is on another rank."""
-
-    def program(ranks):
-        trainer = tiny_trainer(ranks, (1, 2, 1))
-        before = trainer.position()
-        if ranks.rank == 1:
-            trainer.model.h[0].attn.c_proj.weight.data[0, 0] = np.inf
-        with np.errstate(all="ignore"):
-            loss = float(trainer.gradients())
-        return trainer.diagnosis(loss, float("nan"), before)
-
-    found = run_ranks(2, program)
-    assert found[0] == found[1] and "first bad op: Linear" in found[0], found[0]
-
-
 # Pictures -----------------------------------------------------------------------------------------------------------------------
 
 STAGES = [
