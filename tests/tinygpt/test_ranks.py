@@ -44,7 +44,7 @@ def test_laws_of_one_process():
 def test_laws_under_mpi(n):
     done = mpiexec(n, ROOT / "tests/tinygpt/rank_programs.py", "many_laws", n)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == '"ok"\n'
+    assert done.stdout == '"ok shared: ok"\n'
 
 
 @given(
