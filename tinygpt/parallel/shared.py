@@ -151,6 +151,11 @@ class SharesMemory(Protocol):
     def close(self, window: Window) -> None: ...
 
 
+def on_one_machine(ranks: Communicator) -> bool:
+    """Whether arrays of these ranks can be in memory that they share."""
+    return isinstance(ranks, SharesMemory) and ranks.here == ranks.size and backend.name == "numpy"
+
+
 class Buffers:
     """An optimizer's flat buffers, moved to where the ranks sum them in place: where they are on one machine, and it has room."""
 
@@ -165,8 +170,9 @@ class Buffers:
         Returns a note where the machine has no room; else an empty string.
         """
         ranks = self.ranks
-        if optimizer is self._optimizer or not isinstance(ranks, SharesMemory) or ranks.here < ranks.size or backend.name != "numpy":
+        if optimizer is self._optimizer or not on_one_machine(ranks):
             return ""
+        assert isinstance(ranks, SharesMemory)
         self._optimizer, flat = optimizer, optimizer.gradient
         for window in self._windows:
             ranks.close(window)
