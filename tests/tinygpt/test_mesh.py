@@ -24,7 +24,7 @@ from tinygpt.data.tokenizer import train_tokenizer
 from tinygpt.data.windows import Windows
 from tinygpt.errors import InvalidInput
 from tinygpt.parallel.communicator import OneRank, run_ranks
-from tinygpt.parallel.divided import MeshWorkers, divide
+from tinygpt.parallel.divided import MeshWorkers, divide, make_divided
 from tinygpt.parallel.mesh import Mesh, Shape, check_shape, parse
 from tinygpt.parallel.pipeline import ORDERS, Pass, Pipeline, StagedGPT, bubble
 from tinygpt.parallel.timeline import as_text, draw, measured_bubble
@@ -226,6 +226,24 @@ def tiny_trainer(ranks=None, shape=(1, 1, 1), config=None):
         model = divide(model, Mesh(Shape(*shape), ranks))
         workers = MeshWorkers(model, model.mesh, rows=2)
     return Trainer(model, train, Windows(np.arange(200) % 250, 6), None, workers)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1), (2, 1, 2), (1, 2, 2)])
+@pytest.mark.parametrize(
+    "options", [{}, {"positions": "rotary", "norm": "rms", "gated": True, "n_kv_head": 2, "tie_word_embeddings": False}]
+)
+def test_a_part_is_made_without_the_rest(shape, options):
+    """With the weights of one process, which are drawn one by one."""
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=31, **options)
+
+    def program(ranks):
+        mesh = Mesh(Shape(*shape), ranks)
+        made, divided = make_divided(config, 5, mesh), divide(GPT(config, seed=5), mesh)
+        assert made.dropout_stream.seed == divided.dropout_stream.seed
+        for (name, p), (same, q) in zip(made.named_parameters(), divided.named_parameters(), strict=True):
+            assert name == same and p.data.tobytes() == q.data.tobytes(), name
+
+    run_ranks(Shape(*shape).size, program)
 
 
 def test_a_checkpoint_with_a_part_of_the_state_is_refused(tmp_path):

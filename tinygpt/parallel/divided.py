@@ -18,7 +18,8 @@ import numpy as np
 from autograd import Array, backend
 from autograd.optim import FlatOptimizer, Group, Muon
 from autograd.threads import use_threads
-from tinygpt.models.gpt import GPT
+from tinygpt.model_config import GPTConfig
+from tinygpt.models.gpt import GPT, Later
 from tinygpt.models.protocols import Batch, Communicator, Trainable
 from tinygpt.parallel.communicator import tell
 from tinygpt.parallel.data import crowded, peak_bytes_of_others, shards_of, threads_of
@@ -33,10 +34,7 @@ _MAX_CHECKS = 1 << 24  # of one pass, in debug mode
 
 
 class DividedGPT(StagedGPT):
-    """The part that one rank of a mesh holds of a GPT which all have made alike; see `StagedGPT`.
-
-    All weights are drawn, as in one process, before those of other ranks are dropped: so a model begins with the same ones on any mesh.
-    """
+    """The part that one rank of a mesh holds of a GPT which all have made alike; see `StagedGPT`."""
 
     def __init__(self, model: GPT, mesh: Mesh) -> None:
         super().__init__(model, mesh.pipeline)
@@ -201,6 +199,21 @@ def divide(model: GPT, mesh: Mesh) -> DividedGPT:
     part = DividedGPT(model, mesh)
     if mesh.shape.tensor > 1:
         split(part, mesh.tensor)
+    return part
+
+
+def make_divided(config: GPTConfig, seed: int, mesh: Mesh) -> DividedGPT:
+    """This rank's part of `GPT(config, seed)`, which is never in memory: each parameter is drawn, as in one process, and what others hold of it
+    is dropped before the next. So a model begins with the same weights on any mesh. Raises as `divide` does."""
+    init = Later(config, seed)
+    model = GPT(config, seed, _init=init)
+    weights = init.draw(model)
+    part = divide(model, mesh)
+    del model
+    mine = dict(part.named_parameters())
+    for name, complete in weights:
+        if name in mine:
+            mine[name].data[...] = part.own_part(name, complete)
     return part
 
 
