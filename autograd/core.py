@@ -23,6 +23,7 @@ from autograd.backend import ArrayLike, DType, xp
 Value = TypeVar("Value")
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _records: "ContextVar[list[OpRecord] | None]" = ContextVar("records", default=None)
+_failures: "ContextVar[Failures | None]" = ContextVar("failures", default=None)
 _serial = itertools.count()
 
 
@@ -280,6 +281,23 @@ def record() -> Iterator[list[OpRecord]]:
     records: list[OpRecord] = []
     with within(_records, records):
         yield records
+
+
+@dataclass
+class Failures:
+    """What debug mode has found in a block of `failures()`: after how many checks the first op failed, and its message; None: no op has."""
+
+    n_checks: int = 0
+    first: tuple[int, str] | None = None
+
+
+@contextmanager
+def failures() -> Iterator[Failures]:
+    """Within this block debug mode notes the first op that fails and computes on, with what is not finite: for ranks that compute an op
+    together, as one that stopped would leave the others waiting."""
+    found = Failures()
+    with within(_failures, found):
+        yield found
 
 
 _FREED = object()
@@ -552,12 +570,18 @@ def _check_device(op: "type[Op]", position: int, x: Array) -> None:
 
 
 def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[tuple[int, ...], DType]]) -> None:
+    noted = _failures.get()
+    if noted is not None:
+        noted.n_checks += 1
     if array is None or not hasattr(array, "dtype") or not _is_float(array) or bool(xp.isfinite(array).all()):
         return
     n = int((~xp.isfinite(array)).sum())
     shapes = ", ".join(f"{shape} {dtype}" for shape, dtype in inputs)
     found = f"{n} of {array.size} values of shape {array.shape} are not finite, expected finite numbers; inputs were {shapes}"
-    raise FloatingPointError(f"{where}: {found}; this is the first op to fail (AUTOGRAD_DEBUG=1), look at what feeds it")
+    message = f"{where}: {found}; this is the first op to fail (AUTOGRAD_DEBUG=1), look at what feeds it"
+    if noted is None:
+        raise FloatingPointError(message)
+    noted.first = noted.first or (noted.n_checks, message)
 
 
 def no_grad() -> AbstractContextManager[bool]:

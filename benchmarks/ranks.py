@@ -2,9 +2,10 @@
 
     python benchmarks/ranks.py                          all parts, about ten minutes on two cores that nothing else uses
     python benchmarks/ranks.py --parts overlap share    some of them; the report keeps the others' last figures
+    python benchmarks/ranks.py --parts sides --sizes S  two ranks against threads and processes, at one size
     python benchmarks/ranks.py --tiny                   all parts on the smallest model, in a minute: figures that mean nothing
 
-    sides      two ranks, two with ZeRO, two threads of one process, two local processes (tinygpt/parallel/local.py), at sizes S and M
+    sides      two ranks, two that make all of the update each, two threads of one process, two local processes (tinygpt/parallel/local.py), at sizes S and M
     scaling    1, 2, 4 ranks with a thread each: the same batch (strong), a batch that grows with them (weak), at M
     share      of an update of GPT-2 124M with 1,024 tokens per rank, how much is communication
     overlap    sums of slices of the gradient that begin as layers finish, instead of one sum after the backward pass, at M
@@ -44,6 +45,7 @@ from tinygpt.models.protocols import Batch
 from tinygpt.parallel.communicator import world
 from tinygpt.parallel.data import DataParallel, shards_of
 from tinygpt.parallel.local import workers_for
+from tinygpt.parallel.zero import Sharded
 from tinygpt.training.step import accumulate
 from tinygpt.training.trainer import Trainer
 
@@ -60,6 +62,8 @@ ALL_SIZES = SIZES | {
 class Config:
     parts: tuple[Literal["sides", "scaling", "share", "overlap", "predicted"], ...] = PARTS
     """What to measure."""
+    sizes: tuple[Literal["S", "M"], ...] = ("S", "M")
+    """Of the part `sides`."""
     rounds: int = 3
     """How often each job gets its turn."""
     tiny: bool = False
@@ -75,7 +79,7 @@ class Task:
     rows        of an update, over all ranks; 0: those of the size
     processes   of `TrainConfig`; steps: updates that are measured, after two that are not
     apart       measure communication apart: the ranks meet before each operation, so that waiting for the slowest is not in its time
-    shard       the ranks share the optimizer's state (ZeRO)
+    shard       each rank updates its part of the weights, with its part of the optimizer's state (ZeRO), as on one machine they always do
     overlap     take turns between one sum and slices
     """
 
@@ -84,7 +88,7 @@ class Task:
     processes: int = 1
     steps: int = 1
     apart: bool = False
-    shard: bool = False
+    shard: bool = True
     overlap: bool = False
 
 
@@ -95,11 +99,10 @@ def work(task: Task) -> dict[str, Any]:
     """Seconds of the updates; with `apart` also (seconds of operations, seconds of waiting for the others before them) per update."""
     size = ALL_SIZES[task.size]
     size = dataclasses.replace(size, batch=task.rows or size.batch)
-    training = TrainConfig(
-        lr=1e-4, warmup_steps=0, final_lr_fraction=1.0, micro_batch=size.batch, processes=task.processes, shard_optimizer=task.shard
-    )
+    training = TrainConfig(lr=1e-4, warmup_steps=0, final_lr_fraction=1.0, micro_batch=size.batch, processes=task.processes)
     model = GPT(dataclasses.replace(size.config, n_positions=size.context)).train()
-    workers = workers_for(model, training)
+    ranks = world()
+    workers = DataParallel(model, ranks, size.batch, shard=task.shard) if ranks.size > 1 else workers_for(model, training)
     trainer = Trainer(model, training, OneBatch(size), None, workers)
     timed(trainer, 2)
     if task.overlap:
@@ -107,6 +110,8 @@ def work(task: Task) -> dict[str, Any]:
     found: dict[str, Any] = {"update_s": timed(trainer, task.steps)}
     if task.apart and isinstance(workers, DataParallel):
         workers.ranks = apart = Apart(workers.ranks)
+        if isinstance(trainer.optimizer, Sharded):
+            type(trainer.optimizer).ranks = apart  # type: ignore[assignment]
         timed(trainer, task.steps)
         found |= {"moving_s": apart.moving / task.steps, "waiting_s": apart.waiting / task.steps}
     trainer.close()
@@ -130,16 +135,21 @@ class Apart:
     def __init__(self, ranks: Any) -> None:
         self._ranks, self.moving, self.waiting = ranks, 0.0, 0.0
 
-    def all_reduce(self, array: Any) -> None:
-        begin = time.perf_counter()
-        self._ranks.agree(0)
-        together = time.perf_counter()
-        self._ranks.all_reduce(array)
-        self.waiting += together - begin
-        self.moving += time.perf_counter() - together
-
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._ranks, name)
+        of_ranks = getattr(self._ranks, name)
+        if name not in ("all_reduce", "reduce_scatter", "all_gather"):
+            return of_ranks
+
+        def apart(*arguments: Any) -> Any:
+            begin = time.perf_counter()
+            self._ranks.agree(0)
+            together = time.perf_counter()
+            result = of_ranks(*arguments)
+            self.waiting += together - begin
+            self.moving += time.perf_counter() - together
+            return result
+
+        return apart
 
 
 class Overlapped(DataParallel):
@@ -267,10 +277,10 @@ def counted(n: int) -> str:
 
 def sides(config: Config) -> dict[str, Any]:
     found = {}
-    for size, steps in (("tiny", 3),) if config.tiny else (("S", 60), ("M", 6)):
+    for size, steps in (("tiny", 3),) if config.tiny else [(size, {"S": 60, "M": 6}[size]) for size in config.sizes]:
         jobs = {
             "2 ranks": (2, Task(size, steps=steps), 1),
-            "2 ranks, ZeRO": (2, Task(size, steps=steps, shard=True), 1),
+            "2 ranks, all update all": (2, Task(size, steps=steps, shard=False), 1),
             "2 threads": (1, Task(size, steps=steps), 2),
             "2 local processes": (1, Task(size, steps=steps, processes=2), 2),
         }
@@ -295,7 +305,7 @@ def share(config: Config) -> dict[str, Any]:
 
 def overlap(config: Config) -> dict[str, Any]:
     size = "tiny" if config.tiny else "M"
-    found = [job(2, Task(size, steps=3 if config.tiny else 15, overlap=True)) for _ in range(config.rounds)]
+    found = [job(2, Task(size, steps=3 if config.tiny else 15, shard=False, overlap=True)) for _ in range(config.rounds)]
     result: dict[str, Any] = {"equal": all(turn["equal"] for turn in found)}
     for name in ("one sum", "slices"):
         result[name] = {"update_s": statistics.median(s for turn in found for s in turn["update_s"][name])}
@@ -353,7 +363,8 @@ def main() -> None:
         report["parts"] = json.loads(file.read_text(encoding="utf-8"))["parts"]
     measure = {"sides": sides, "scaling": scaling, "share": share, "overlap": overlap, "predicted": predicted}
     for part in config.parts:
-        report["parts"][part] = measure[part](config)
+        kept = report["parts"].get(part, {}) if part == "sides" else {}  # of other sizes
+        report["parts"][part] = kept | measure[part](config)
         report["parts"] = {name: report["parts"][name] for name in PARTS if name in report["parts"]}
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

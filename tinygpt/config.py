@@ -79,7 +79,8 @@ class TrainConfig:
     processes: int = field(default=0, metadata=FREE)
     """Processes that share each micro-batch, on a CPU. 0: one per core for small models, where that is faster, else one."""
     shard_optimizer: bool = field(default=False, metadata=FREE)
-    """Each rank that `mpiexec` started keeps the optimizer's state of its part of the weights alone (ZeRO stage 1)."""
+    """Each rank that `mpiexec` started keeps the optimizer's state of its part of the weights alone (ZeRO stage 1). On one machine they always do: it is
+    faster."""
     recompute: bool = field(default=False, metadata=FREE)
     """Keep only each block's input for the backward pass and recompute the rest there: less memory, a third more time."""
 

@@ -110,6 +110,14 @@ class FlatOptimizer:
         """Moves the weights into another flat array, for instance one in shared memory. Forgets the gradients."""
         xp.concatenate([p.data.reshape(-1) for _, p in self.named], out=target)
         self.weight = target
+        self._bind()
+
+    def move_gradients(self, target: Array) -> None:
+        """Lets the backward pass write the gradients into another flat array from now on. Forgets those that are there."""
+        self.gradient = target
+        self._bind()
+
+    def _bind(self) -> None:
         bind_to_buffers([p for _, p in self.named], self.weight, self.gradient)
         self._views = [p.data for _, p in self.named]
 

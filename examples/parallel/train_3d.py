@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from autograd import backend
-from tinygpt import GPT, PretrainConfig
+from tinygpt import PretrainConfig
 from tinygpt.cli import Progress, exit_if_interrupted, run, settings, table
 from tinygpt.data.streaming import open_corpus, texts_for_tokenizer, token_stream
 from tinygpt.data.tokenizer import train_tokenizer
@@ -21,7 +21,7 @@ from tinygpt.fields import FREE
 from tinygpt.inference.text import complete
 from tinygpt.parallel.communicator import world
 from tinygpt.parallel.data import check_same, versions
-from tinygpt.parallel.divided import MeshWorkers, divide
+from tinygpt.parallel.divided import MeshWorkers, make_divided
 from tinygpt.parallel.mesh import Mesh, Shape, parse
 from tinygpt.parallel.pipeline import bubble
 from tinygpt.recipes import RECIPES
@@ -57,10 +57,10 @@ def main() -> None:
     train, validation = Windows(train_ids, context, stride or context), Windows(validation_ids, context)
     print(f"corpus     {corpus.source}: {len(train_ids):,} tokens for training, {len(validation_ids):,} for validation")
 
-    # The model of one process, of which each rank keeps its part.
+    # Each rank makes its part of the model of one process.
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
     check_same(world(), {**dataclasses.asdict(config.train), **vars(shape), "mesh": str(mesh.shape), **versions()})
-    model = divide(GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute), mesh)
+    model = make_divided(shape, config.train.seed, mesh).recompute_blocks(config.train.recompute)
     workers = MeshWorkers(model, mesh, config.train.micro_batch, order=config.order, shard=config.train.shard_optimizer)
     trainer = Trainer(model, config.train, train, validation, workers)
     print(f"model      {shape.n_parameters():,} weights, {model.n_parameters():,} of them on the first rank")

@@ -16,6 +16,7 @@ from tinygpt.parallel.communicator import tell, world
 from tinygpt.parallel.data import DataParallel
 from tinygpt.parallel.divided import Divided, MeshWorkers, divide
 from tinygpt.parallel.mesh import Mesh, Shape
+from tinygpt.parallel.shared import SharesMemory
 from tinygpt.parallel.split_state import joined
 from tinygpt.parallel.tensor import join
 from tinygpt.training.metrics import measure
@@ -73,7 +74,41 @@ def laws(ranks, seed):
 
 
 def many_laws(ranks, first):
-    return {laws(ranks, seed) for seed in range(first, first + 20)}.pop()
+    """Those of arrays in memory that the ranks share, too, where they can."""
+    found = {laws(ranks, seed) for seed in range(first, first + 20)}
+    if isinstance(ranks, SharesMemory):
+        found |= {laws_in_shared_memory(ranks, seed) for seed in range(first, first + 20)}
+    return " ".join(sorted(found))
+
+
+def laws_in_shared_memory(ranks, seed):
+    """Of parts of a window's row, several windows open; the rest of the row stays as it is. A closed one is an array like any other."""
+    shared = np.random.default_rng(seed)
+    size, rank, dtype = ranks.size, ranks.rank, np.dtype(shared.choice(["float32", "float64"]))
+    lengths = shared.integers(0, [5, 40_000][seed % 2], size).tolist()
+    first, n = int(shared.integers(3)), sum(lengths)
+    part, starts = slice(first, first + n), np.cumsum([first, *lengths])
+    own = slice(starts[rank], starts[rank + 1])
+    given = shared.integers(-8, 8, (size, first + n + 2)).astype(dtype)
+    other, window = ranks.share(7, dtype), ranks.share(first + n + 2, dtype)
+    for closed in (False, True):
+        if closed:
+            ranks.close(window)
+        total = given[rank].copy()
+        total[part] = given[:, part].sum(0)
+        window.own[...] = given[rank]
+        ranks.all_reduce(window.own[part])
+        np.testing.assert_array_equal(window.own, total)
+        window.own[...] = given[rank]
+        np.testing.assert_array_equal(ranks.reduce_scatter(window.own[part], lengths), given[:, own].sum(0))
+        for mine in (window.own[own], given[0][own]):  # part of the row, or from elsewhere
+            window.own[...] = given[rank]
+            window.own[own] = given[0][own]
+            ranks.all_gather(mine, window.own[part], lengths)
+            np.testing.assert_array_equal(window.own[part], given[0][part])
+            np.testing.assert_array_equal(window.own[part.stop :], given[rank][part.stop :])
+    ranks.close(other)
+    return "shared: ok"
 
 
 def model_and_batches(seed, dtype, n_batches, dropout):

@@ -24,7 +24,7 @@ from tinygpt.data.tokenizer import train_tokenizer
 from tinygpt.data.windows import Windows
 from tinygpt.errors import InvalidInput
 from tinygpt.parallel.communicator import OneRank, run_ranks
-from tinygpt.parallel.divided import MeshWorkers, divide
+from tinygpt.parallel.divided import MeshWorkers, divide, make_divided
 from tinygpt.parallel.mesh import Mesh, Shape, check_shape, parse
 from tinygpt.parallel.pipeline import ORDERS, Pass, Pipeline, StagedGPT, bubble
 from tinygpt.parallel.timeline import as_text, draw, measured_bubble
@@ -228,6 +228,24 @@ def tiny_trainer(ranks=None, shape=(1, 1, 1), config=None):
     return Trainer(model, train, Windows(np.arange(200) % 250, 6), None, workers)
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 1), (2, 1, 2), (1, 2, 2)])
+@pytest.mark.parametrize(
+    "options", [{}, {"positions": "rotary", "norm": "rms", "gated": True, "n_kv_head": 2, "tie_word_embeddings": False}]
+)
+def test_a_part_is_made_without_the_rest(shape, options):
+    """With the weights of one process, which are drawn one by one."""
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=31, **options)
+
+    def program(ranks):
+        mesh = Mesh(Shape(*shape), ranks)
+        made, divided = make_divided(config, 5, mesh), divide(GPT(config, seed=5), mesh)
+        assert made.dropout_stream.seed == divided.dropout_stream.seed
+        for (name, p), (same, q) in zip(made.named_parameters(), divided.named_parameters(), strict=True):
+            assert name == same and p.data.tobytes() == q.data.tobytes(), name
+
+    run_ranks(Shape(*shape).size, program)
+
+
 def test_a_checkpoint_with_a_part_of_the_state_is_refused(tmp_path):
     """As one rank alone would have written it: nothing joins such files."""
     run = Run.create("x", tmp_path / "run", background=False)
@@ -259,20 +277,23 @@ def test_more_ranks_than_cores_are_noted(monkeypatch):
     assert notes == ["2 ranks share 1 cores and take turns: an update takes at least 2 times as long"] * 2
 
 
-def test_the_first_op_with_a_bad_number_is_named_on_all_ranks(monkeypatch):
-    """In debug mode, whichever stage it is on: the others do not wait for that stage."""
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 2, 1), (2, 2, 1), (1, 2, 2)])
+def test_the_first_op_with_a_bad_number_is_named_on_all_ranks(monkeypatch, shape):
+    """In debug mode, whichever stage and part it is on: the others do not wait for that rank."""
     monkeypatch.setattr(backend, "debug", True)
+    n = Shape(*shape).size
 
     def program(ranks):
-        trainer = tiny_trainer(ranks, (1, 1, 2))
-        if ranks.rank == 1:
+        trainer = tiny_trainer(ranks, shape)
+        if ranks.rank == n - 1:
             trainer.model.h[1].mlp.c_fc.weight.data[...] = np.nan
         with pytest.raises(FloatingPointError) as found:
             trainer.gradients()
         return str(found.value), trainer.workers.first_found("" if ranks.rank == 0 else "h.1")
 
-    found = run_ranks(2, program)
-    assert found[0] == found[1] and "linear" in found[0][0].lower() and found[0][1] == "h.1"
+    found = run_ranks(n, program)
+    assert found == [found[0]] * n and found[0][1] == "h.1"
+    assert re.match(r"Linear\w*\.forward: \d+ of", found[0][0]), found[0][0]
 
 
 # Pictures -----------------------------------------------------------------------------------------------------------------------

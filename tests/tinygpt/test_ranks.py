@@ -44,7 +44,7 @@ def test_laws_of_one_process():
 def test_laws_under_mpi(n):
     done = mpiexec(n, ROOT / "tests/tinygpt/rank_programs.py", "many_laws", n)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == '"ok"\n'
+    assert done.stdout == '"ok shared: ok"\n'
 
 
 @given(
@@ -224,7 +224,7 @@ def test_more_ranks_than_cores(monkeypatch):
 @needs_mpi
 def test_sums_of_slices_are_the_sum():
     """The benchmark's sums that overlap with the backward pass: as many bits as one sum."""
-    task = {"size": "tiny", "steps": 1, "overlap": True}
+    task = {"size": "tiny", "steps": 1, "shard": False, "overlap": True}
     done = mpiexec(2, ROOT / "benchmarks/ranks.py", "--worker", json.dumps(task))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["equal"]

@@ -24,7 +24,8 @@ from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import IGNORED, Windows
 from tinygpt.finetuning.common import set_trainable
 from tinygpt.parallel import local as replicas
-from tinygpt.parallel.local import Replicas, n_processes, read_message, split, workers_for, write_message
+from tinygpt.parallel.local import Replicas, n_processes, split, workers_for
+from tinygpt.parallel.replica import read_message, write_message
 from tinygpt.training.step import Shard, accumulate
 from tinygpt.training.trainer import Trainer
 

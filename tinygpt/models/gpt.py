@@ -7,7 +7,7 @@ of GPT-2's published tensors (wte, wpe, h.0.attn.c_attn, ...), so `named_paramet
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -117,6 +117,9 @@ class Initializer:
     def normal(self, shape: tuple[int, ...], scale: float = 1.0) -> ag.Array:
         if self.empty:
             return backend.to_device(np.empty(shape, dtype=np.float32))
+        return self.drawn(shape, scale)
+
+    def drawn(self, shape: tuple[int, ...], scale: float) -> ag.Array:
         values = self.rng.standard_normal(shape, dtype=np.float32)
         values *= scale * self.config.initializer_range
         return backend.to_device(values)
@@ -126,6 +129,26 @@ class Initializer:
 
     def residual(self, shape: tuple[int, ...]) -> ag.Array:
         return self.normal(shape, scale=1 / math.sqrt(2 * self.config.n_layer * self.config.width_ratio))
+
+
+class Later(Initializer):
+    """Leaves the weights unset when a model is made, and draws them afterwards, one by one: for who keeps a part of each."""
+
+    def __init__(self, config: GPTConfig, seed: int) -> None:
+        super().__init__(config, seed, empty=True)
+        self._left: list[tuple[ag.Array, float]] = []
+
+    def normal(self, shape: tuple[int, ...], scale: float = 1.0) -> ag.Array:
+        array = super().normal(shape, scale)
+        self._left.append((array, scale))
+        return array
+
+    def draw(self, model: "GPT") -> Iterator[tuple[str, ag.Array]]:
+        """(name, its weights) of each parameter of a model made with this that is drawn; call it before the parameters are changed."""
+        names = {id(p.data): name for name, p in model.named_parameters()}
+        left = [(names[id(array)], array.shape, scale) for array, scale in self._left]
+        self._left.clear()  # and with it the arrays
+        return ((name, self.drawn(shape, scale)) for name, shape, scale in left)
 
 
 class GPT(Model):
@@ -140,9 +163,9 @@ class GPT(Model):
     h: Sequence[Block | ComposedBlock]
     cross_entropy: Callable[..., ag.Tensor] = staticmethod(ag.linear_cross_entropy)
 
-    def __init__(self, config: GPTConfig, seed: int = 0, *, _empty: bool = False) -> None:
+    def __init__(self, config: GPTConfig, seed: int = 0, *, _empty: bool = False, _init: Initializer | None = None) -> None:
         super().__init__(config, seed)
-        init = Initializer(config, seed, _empty)
+        init = _init or Initializer(config, seed, _empty)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, init=init.normal)
         learned = config.positions == "learned"
         self.wpe = nn.Embedding(config.n_positions, config.n_embd, init=init.normal) if learned else fixed_positions(config)

@@ -25,6 +25,7 @@ from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput
 from tinygpt.models.protocols import Batch, Communicator, Trainable
 from tinygpt.parallel.communicator import tell
+from tinygpt.parallel.shared import Buffers
 from tinygpt.parallel.zero import Sharded, sharded
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
@@ -90,10 +91,10 @@ def crowded(ranks: Communicator) -> str:
     return f"{here} ranks share {cores} cores and take turns: an update takes at least {here / cores:.3g} times as long"
 
 
-def peak_bytes_of_others(ranks: Communicator) -> int:
-    """The most memory that the other ranks have taken, together; all call it."""
+def peak_bytes_of_others(ranks: Communicator, others_bytes: int) -> int:
+    """The most memory that the other ranks have taken, together; all call it. others_bytes: of them that each seems to take (`Buffers`)."""
     own = peak_bytes()
-    total = np.array([float(own)])
+    total = np.array([float(own - others_bytes)])
     ranks.all_reduce(total)
     return int(total[0]) - own
 
@@ -113,7 +114,7 @@ class DataParallel:
             )
         self.model, self.ranks, self.n, self.shard = model, ranks, ranks.size, shard
         self.measuring: Communicator = ranks
-        self.n_threads, self.note = threads_of(ranks), crowded(ranks)
+        self.n_threads, self.note, self.buffers = threads_of(ranks), crowded(ranks), Buffers(ranks)
         for _, p in model.named_parameters():
             ranks.broadcast(p.data)
 
@@ -122,6 +123,7 @@ class DataParallel:
 
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
         """As `GradientWorkers.gradients`, on each rank: all gradients pass through one sum, over the optimizer's flat buffer."""
+        self.note = self.buffers.move(optimizer, weights=self.shard) or self.note
         mine = shards_of(batches, shares, self.n)[self.ranks.rank]
         failure = ""
         try:
@@ -148,4 +150,4 @@ class DataParallel:
         """Ranks end with their programs."""
 
     def peak_bytes(self) -> int:
-        return peak_bytes_of_others(self.ranks)
+        return peak_bytes_of_others(self.ranks, self.buffers.others_bytes)

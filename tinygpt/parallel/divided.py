@@ -18,22 +18,23 @@ import numpy as np
 from autograd import Array, backend
 from autograd.optim import FlatOptimizer, Group, Muon
 from autograd.threads import use_threads
-from tinygpt.models.gpt import GPT
+from tinygpt.model_config import GPTConfig
+from tinygpt.models.gpt import GPT, Later
 from tinygpt.models.protocols import Batch, Communicator, Trainable
 from tinygpt.parallel.communicator import tell
 from tinygpt.parallel.data import crowded, peak_bytes_of_others, shards_of, threads_of
 from tinygpt.parallel.mesh import Mesh, check_shape
 from tinygpt.parallel.pipeline import Order, Pipeline, StagedGPT
+from tinygpt.parallel.shared import Buffers
 from tinygpt.parallel.split_state import SplitMatrices, cut_of, joined, part_of
 from tinygpt.parallel.tensor import split
 from tinygpt.parallel.zero import Sharded, sharded
 
+_MAX_CHECKS = 1 << 24  # of one pass, in debug mode
+
 
 class DividedGPT(StagedGPT):
-    """The part that one rank of a mesh holds of a GPT which all have made alike; see `StagedGPT`.
-
-    All weights are drawn, as in one process, before those of other ranks are dropped: so a model begins with the same ones on any mesh.
-    """
+    """The part that one rank of a mesh holds of a GPT which all have made alike; see `StagedGPT`."""
 
     def __init__(self, model: GPT, mesh: Mesh) -> None:
         super().__init__(model, mesh.pipeline)
@@ -201,6 +202,21 @@ def divide(model: GPT, mesh: Mesh) -> DividedGPT:
     return part
 
 
+def make_divided(config: GPTConfig, seed: int, mesh: Mesh) -> DividedGPT:
+    """This rank's part of `GPT(config, seed)`, which is never in memory: each parameter is drawn, as in one process, and what others hold of it
+    is dropped before the next. So a model begins with the same weights on any mesh. Raises as `divide` does."""
+    init = Later(config, seed)
+    model = GPT(config, seed, _init=init)
+    weights = init.draw(model)
+    part = divide(model, mesh)
+    del model
+    mine = dict(part.named_parameters())
+    for name, complete in weights:
+        if name in mine:
+            mine[name].data[...] = part.own_part(name, complete)
+    return part
+
+
 def divided_optimizer(cls: type[FlatOptimizer], model: DividedGPT, share: Communicator | None = None) -> type[FlatOptimizer]:
     """The class of an optimizer for this rank's part of a model. share: the ranks that divide its state among them, too (ZeRO stage 1)."""
     mesh = model.mesh
@@ -224,7 +240,7 @@ class MeshWorkers:
         self.model, self.mesh, self.shard = model, mesh, shard
         self.ranks, self.measuring, self.n = mesh.ranks, mesh.data, mesh.shape.size
         self.pipeline = Pipeline(model, order)
-        self.n_threads, self.note = threads_of(mesh.ranks), crowded(mesh.ranks)
+        self.n_threads, self.note, self.buffers = threads_of(mesh.ranks), crowded(mesh.ranks), Buffers(mesh.data)
         for _, p in model.named_parameters():
             mesh.data.broadcast(p.data)
 
@@ -235,13 +251,10 @@ class MeshWorkers:
         """As `GradientWorkers.gradients`, on each rank for its part of the model."""
         mesh, pipeline = self.mesh, self.pipeline
         assert isinstance(optimizer, Divided)
-        debug, backend.debug = backend.debug, backend.debug and mesh.shape.tensor == 1  # a rank that stopped would leave its group waiting
-        try:
-            with use_threads(self.n_threads):
-                loss = pipeline.accumulate(shards_of(batches, shares, mesh.data.size)[mesh.data.rank])
-        finally:
-            backend.debug = debug
-        if debug:
+        self.note = self.buffers.move(optimizer, weights=self.shard) or self.note
+        with use_threads(self.n_threads):
+            loss = pipeline.accumulate(shards_of(batches, shares, mesh.data.size)[mesh.data.rank])
+        if backend.debug:
             self._tell_failure()
         optimizer.sum_gradients()
         total = backend.xp.asarray(loss if mesh.tensor.rank == 0 else 0 * loss).reshape(1)
@@ -251,7 +264,7 @@ class MeshWorkers:
     def _tell_failure(self) -> None:
         """Raises FloatingPointError on all ranks where an op of one has failed: of several, the one that one process would have met first."""
         n, failure = self.n, self.pipeline.failure
-        first = self.ranks.agree(-float(failure.order * n + self.ranks.rank) if failure else -np.inf)
+        first = self.ranks.agree(-float((failure.order * _MAX_CHECKS + failure.n_checks) * n + self.ranks.rank) if failure else -np.inf)
         if first > -np.inf:
             raise FloatingPointError(tell(self.ranks, failure.text if failure else "", int(-first) % n))
 
@@ -263,4 +276,4 @@ class MeshWorkers:
         """Ranks end with their programs."""
 
     def peak_bytes(self) -> int:
-        return peak_bytes_of_others(self.ranks)
+        return peak_bytes_of_others(self.ranks, self.buffers.others_bytes)

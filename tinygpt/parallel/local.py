@@ -13,25 +13,18 @@ Source  synchronous data parallel training: Li et al. 2020, PyTorch Distributed,
 
 import builtins
 import contextlib
-import json
-import math
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from autograd import Array, backend, kernel_mode, nn
 from autograd.limits import private_peak_bytes
-from autograd.optim import FlatOptimizer, bind_to_buffers
+from autograd.optim import FlatOptimizer
 from autograd.threads import n_threads, use_threads
 from tinygpt import errors, models
 from tinygpt.config import TrainConfig
@@ -41,8 +34,10 @@ from tinygpt.models.base import Model
 from tinygpt.models.protocols import Batch, Communicator, Trainable
 from tinygpt.parallel.communicator import OneRank, world
 from tinygpt.parallel.data import DataParallel, check_same, shards_of, split, versions
+from tinygpt.parallel.replica import read_message, write_message
+from tinygpt.parallel.shared import on_one_machine, shared_file
 from tinygpt.storage.checked_json import Json
-from tinygpt.training.step import Shard, accumulate
+from tinygpt.training.step import accumulate
 
 _MIN_ROWS = 4  # per process, unless more processes are asked for: with fewer rows, call overhead dominates
 _MIN_STEPS = 50  # starting a process takes about as long as ten updates of a small model
@@ -94,7 +89,8 @@ def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers | DataPa
             rule = f"expected 0 or 1 with {world().size} ranks of {world().kind}"
             raise InvalidInput(f"TrainConfig.processes: {config.processes}, {rule}; start more ranks instead")
         check_same(world(), {**asdict(config), **vars(model.config), **versions()})
-        return DataParallel(model, world(), config.micro_batch, shard=config.shard_optimizer)
+        # On one machine new weights need not be sent: then it takes less time, too, if each rank updates its part alone.
+        return DataParallel(model, world(), config.micro_batch, shard=config.shard_optimizer or on_one_machine(world()))
     n_weights = sum(p.size for _, p in model.named_parameters() if p.requires_grad)
     n = n_processes(config, n_weights, model.config.n_positions)
     note = "one rank keeps all of the optimizer's state; mpiexec starts more" if config.shard_optimizer else ""
@@ -158,7 +154,7 @@ class Replicas:
             raise InvalidInput(_CANNOT_COPY.format(_kind(model)))
         self.model, self.optimizer = model, optimizer
         self.n_threads = max(1, n_threads() // n)
-        with _shared_file(n * optimizer.weight.nbytes) as path:
+        with shared_file(n * optimizer.weight.nbytes) as path:
             # Row 0: the weights. Row i: the gradients of process i.
             self.shared = np.asarray(np.memmap(path, optimizer.weight.dtype, mode="r+", shape=(n, optimizer.weight.size)))
             optimizer.move_weights(self.shared[0])
@@ -226,7 +222,7 @@ class _Process:
 
     def __init__(self, n_threads: int) -> None:
         # Not multiprocessing: it would run the caller's script again in the new process. Not fork: threads do not survive it.
-        code = f"import sys; sys.path[:] = {sys.path!r}; from tinygpt.parallel.local import serve; serve()"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from tinygpt.parallel.replica import serve; serve()"
         threads = {"AUTOGRAD_THREADS": str(n_threads), "OPENBLAS_NUM_THREADS": str(n_threads)}
         command, pipe = [sys.executable, "-c", code], subprocess.PIPE
         try:  # a session of its own: Ctrl-C is for the parent, which saves
@@ -271,102 +267,3 @@ def _close(processes: list[_Process]) -> None:
         except subprocess.TimeoutExpired:
             process.popen.kill()
             process.popen.wait()
-
-
-@contextlib.contextmanager
-def _shared_file(n_bytes: int) -> Iterator[Path]:
-    """A temporary file of n_bytes, in memory (/dev/shm) if there is room, else on disk; its name is deleted at the end of the block.
-
-    Windows cannot delete a file that is mapped: there it stays in the folder for temporary files. (`tempfile.TemporaryDirectory` would try
-    for ever.) Raises RuntimeError if there is room in neither: writing to a mapped file without room would kill the process.
-    """
-    failed = []
-    for parent in ("/dev/shm", tempfile.gettempdir()):
-        with contextlib.ExitStack() as stack:
-            try:
-                folder = Path(tempfile.mkdtemp(prefix="tinygpt-", dir=parent))
-                stack.callback(shutil.rmtree, folder, ignore_errors=True)
-                with (folder / "shared").open("wb") as file:
-                    file.truncate(n_bytes)
-                    if hasattr(os, "posix_fallocate"):
-                        os.posix_fallocate(file.fileno(), 0, n_bytes)
-            except OSError as error:
-                failed.append(str(error))
-                continue
-            yield folder / "shared"
-            return
-    why = f"no room for {n_bytes:,} bytes of shared memory ({'; '.join(failed)})"
-    raise ProcessFailed(f"replica: {why}, expected it; train with --processes 1")
-
-
-def write_message(file: IO[bytes], header: dict[str, Json], arrays: Sequence[np.ndarray] = ()) -> None:
-    """A line of JSON with the header, dtypes and shapes, followed by the bytes of the arrays."""
-    file.write(json.dumps([header, [(str(a.dtype), a.shape) for a in arrays]]).encode() + b"\n")
-    for a in arrays:
-        file.write(a.tobytes())
-    file.flush()
-
-
-def read_message(file: IO[bytes]) -> tuple[dict[str, Json], list[np.ndarray]]:
-    """What `write_message` wrote. Raises EOFError without a complete line."""
-    line = file.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    header, kinds = json.loads(line)
-    return header, [np.frombuffer(file.read(np.dtype(kind).itemsize * math.prod(n)), kind).reshape(n) for kind, n in kinds]
-
-
-def serve() -> None:
-    """Computes gradients for the parent process, until that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # output of prints must not mix with the answers
-    work: _Copy | None = None
-    while True:
-        answer: dict[str, Json] = {"loss": 0.0}
-        try:
-            header, arrays = read_message(tasks)
-            if work is None:
-                work = _Copy(**header)
-            else:
-                answer["loss"] = work.gradients(arrays, **header)
-        except EOFError:
-            return
-        except Exception as error:
-            answer = {"error": type(error).__name__, "message": str(error)}
-        try:
-            write_message(answers, answer)
-        except BrokenPipeError:
-            return
-
-
-class _Copy:
-    """A worker's model: its weights and gradients are views of the shared memory."""
-
-    def __init__(
-        self, kind: str, config: dict[str, Json], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int],
-        row: int,
-    ) -> None:  # fmt: skip
-        cls = getattr(models, kind)
-        self.model: Model = cls(cls.config_class(**config), _empty=True)
-        for block, on in zip(self.model.h, recompute, strict=True):
-            block.recompute = on
-        shared = np.asarray(np.memmap(path, dtype, mode="r+", shape=tuple(shape)))
-        named = dict(self.model.named_parameters())
-        self.parameters, self.gradient = [named[name] for name in names], shared[row]
-        bind_to_buffers(self.parameters, shared[0], self.gradient)
-
-    def gradients(
-        self, arrays: list[np.ndarray], tasks: list[dict[str, Json]], training: bool, seed: int, draw: int, z_loss: float,
-        label_smoothing: float,
-    ) -> float:  # fmt: skip
-        self.model.set_z_loss(z_loss).set_label_smoothing(label_smoothing)
-        if self.model.training != training:
-            self.model.train(training)
-        self.model.dropout_stream.seed, self.model.dropout_stream.counter = seed, draw
-        self.gradient[...] = 0  # for parameters that are not used
-        for p in self.parameters:
-            p.grad = None
-        left = iter(arrays)
-        mine = [Shard(tuple(next(left) if given else None for given in t["given"]), t["share"], t["first_row"]) for t in tasks]
-        return float(accumulate(self.model, mine))

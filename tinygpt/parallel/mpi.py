@@ -2,7 +2,8 @@
 
     mpiexec -n 4 python -m mpi4py examples/pretrain.py
 
-Arrays are sent as they are, never pickled. GPUs' arrays pass through the host; `nccl.py` sends them from GPU to GPU.
+Arrays are sent as they are, never pickled; those in memory that the ranks of a machine share are not sent at all (`shared.py`). GPUs' arrays
+pass through the host; `nccl.py` sends them from GPU to GPU.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from mpi4py import MPI
 
 from autograd import Array, backend
 from tinygpt.models.protocols import Communicator, Sending
+from tinygpt.parallel.shared import Window, open_window
 from tinygpt.parallel.watch import Watch
 
 
@@ -26,14 +28,40 @@ class MPIRank:
         here = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.here, self.local_rank = here.Get_size(), here.Get_rank()
         self.all = MPI.Group.Translate_ranks(self.comm.Get_group(), None, MPI.COMM_WORLD.Get_group())  # by their numbers in the world
+        self._windows: list[Window] = []
+
+    def share(self, size: int, dtype: np.dtype) -> Window | None:
+        """See `SharesMemory`."""
+        window = open_window(self, size, dtype, self._meet)
+        self._windows += [window] if window else []
+        return window
+
+    def close(self, window: Window) -> None:
+        self._windows.remove(window)
+
+    def _meet(self, what: str) -> None:
+        with self.watch.over(what, self.all):
+            self.comm.Barrier()
+
+    def _in_window(self, array: Array) -> tuple[Window, slice] | None:
+        """Where a flat array lies that the ranks share."""
+        for window in self._windows:
+            if part := window.part(array):
+                return window, part
+        return None
 
     def all_reduce(self, array: Array) -> None:
+        if found := self._in_window(array):
+            found[0].all_reduce(found[1])
+            return
         host = backend.to_host(array)
         with self.watch.over("all_reduce", self.all):
             self.comm.Allreduce(MPI.IN_PLACE, host)
         _back(host, array)
 
     def reduce_scatter(self, array: Array, lengths: Sequence[int]) -> Array:
+        if found := self._in_window(array):
+            return found[0].reduce_scatter(found[1], lengths)
         host = backend.to_host(array)
         part = np.empty(lengths[self.rank], host.dtype)
         with self.watch.over("reduce_scatter", self.all):
@@ -41,6 +69,9 @@ class MPIRank:
         return backend.to_device(part)
 
     def all_gather(self, part: Array, out: Array, lengths: Sequence[int]) -> None:
+        if found := self._in_window(out):
+            found[0].all_gather(part, found[1], lengths)
+            return
         host, mine = backend.to_host(out), backend.to_host(part)
         with self.watch.over("all_gather", self.all):
             self.comm.Allgatherv(np.array(mine), [host, list(lengths)])

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 
 import autograd as ag
 from autograd import Array, backend, nn
+from autograd.core import failures
 from tinygpt.errors import InvalidInput
 from tinygpt.model_config import GPTConfig
 from tinygpt.models.gpt import GPT
@@ -160,9 +161,11 @@ class Pass(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The first op with a number that is not finite, in debug mode. order: smaller where one process would have met it earlier."""
+    """The first op with a number that is not finite, in debug mode. Smaller where one process would have met it earlier: by the pass, and by
+    how many numbers had been checked in it."""
 
     order: int
+    n_checks: int
     text: str
 
 
@@ -171,7 +174,7 @@ class Pipeline:
 
     passes    what the last call computed, and when
     held      the most micro-batches whose activations were held at once
-    failure   in debug mode, where an op fails: the others get nan, so that none waits for this one
+    failure   in debug mode, where an op fails: this stage computes on, so that no other rank waits for it
     """
 
     def __init__(self, model: StagedGPT, order: Order = "1f1b") -> None:
@@ -185,7 +188,7 @@ class Pipeline:
         model, stream, total = self.model, self.model.dropout_stream, backend.xp.zeros((), np.float64)
         begin, draws = stream.counter, draws_of(model)
         self.passes, self.held, self.failure = [], 0, None
-        graphs: dict[int, tuple[ag.Tensor | None, ag.Tensor | None]] = {}  # of each micro-batch between its passes: input, output
+        graphs: dict[int, tuple[ag.Tensor | None, ag.Tensor]] = {}  # of each micro-batch between its passes: input, output
         sent: deque[Sending] = deque()
         for kind, i in ORDERS[self.order](model.stage, model.n_stages, len(shards)):
             ids, stream.first_row = shards[i].batch[0], shards[i].first_row
@@ -196,16 +199,15 @@ class Pipeline:
                 graphs[i] = x, y
                 self.held = max(self.held, len(graphs))
                 if model.last:
-                    total = total + (np.nan if y is None else y.data)
+                    total = total + y.data
                 else:
-                    self._send(sent, 1, ids, None if y is None else y.data)
+                    self._send(sent, 1, y.data)
             else:
                 x, y = graphs.pop(i)
                 dy = receive(model, ids, 1)
-                if y is not None:
-                    self._timed("B", i, lambda y=y, dy=dy: y.backward(None if dy is None else dy.data))  # type: ignore[misc]
-                if not model.first:
-                    self._send(sent, -1, ids, None if x is None else x.grad)
+                self._timed("B", i, lambda y=y, dy=dy: y.backward(None if dy is None else dy.data))  # type: ignore[misc]
+                if x is not None:
+                    self._send(sent, -1, x.grad)
         for message in sent:
             message.wait()
         stream.counter = begin + len(shards) * sum(draws)
@@ -218,25 +220,24 @@ class Pipeline:
             y = model.through(x, ids)
             return model.loss_of(y, targets) * shard.share if model.last else y
 
-    def _timed(self, kind: Literal["F", "B"], i: int, compute: Callable[[], T]) -> T | None:
+    def _timed(self, kind: Literal["F", "B"], i: int, compute: Callable[[], T]) -> T:
         start = time.perf_counter()
-        try:
-            return None if self.failure else compute()
-        except FloatingPointError as error:
-            if not backend.debug:
-                raise
-            stage, n = self.model.stage, self.model.n_stages
-            self.failure = Failure(2 * n * i + (stage if kind == "F" else 2 * n - 1 - stage), str(error))
-            return None
-        finally:
-            self.passes.append(Pass(kind, i, start, time.perf_counter()))
+        if backend.debug:
+            with failures() as found, np.errstate(all="ignore"):
+                result = compute()
+            if found.first:
+                stage, n = self.model.stage, self.model.n_stages
+                failure = Failure(2 * n * i + (stage if kind == "F" else 2 * n - 1 - stage), *found.first)
+                self.failure = min(failure, self.failure or failure)
+        else:
+            result = compute()
+        self.passes.append(Pass(kind, i, start, time.perf_counter()))
+        return result
 
-    def _send(self, sent: deque[Sending], side: int, ids: np.ndarray, array: Array | None) -> None:
+    def _send(self, sent: deque[Sending], side: int, array: Array) -> None:
         """Begins to send, and waits only for messages that the neighbor must have got long ago: two stages that send to each other, each waiting
         until the other receives, would wait for ever."""
         model = self.model
-        if array is None:  # after a failure
-            array = backend.xp.full((*ids.shape, model.config.n_embd), np.nan, model.activations)
         sent.append(model.pipe.send(bits(array), model.stage + side))
         while len(sent) > 2 * model.n_stages:
             sent.popleft().wait()

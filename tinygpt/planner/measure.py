@@ -18,6 +18,7 @@ from tinygpt.model_config import GPTConfig
 from tinygpt.models.gpt import GPT
 from tinygpt.parallel.communicator import world
 from tinygpt.parallel.data import threads_of
+from tinygpt.parallel.shared import SharesMemory, on_one_machine
 from tinygpt.planner.formulas import matrix_weights
 from tinygpt.planner.hardware import DEVICES, Device
 from tinygpt.planner.step import Job, seconds
@@ -59,10 +60,17 @@ def _measure(config: GPTConfig, micro: int, repeats: int) -> Device:
 
 
 def link(repeats: int) -> tuple[float, float]:
-    """(bytes/s in one direction, seconds of a message) that make the formula of a ring give the time of all-reduces: a long one, a short one."""
-    n, short, long = world().size, np.zeros(1, np.float32), np.zeros(1 << 23, np.float32)
-    latency = fastest(lambda: world().all_reduce(short), 10 * repeats) / (2 * (n - 1))
-    took = fastest(lambda: world().all_reduce(long), repeats)
+    """(bytes/s in one direction, seconds of a message) that make the formula of a ring give the time of all-reduces: a long one, a short one.
+
+    The long one lies where training has its gradients: in memory that the ranks share, if they are on one machine."""
+    ranks, short, size = world(), np.zeros(1, np.float32), 1 << 23
+    n, window = ranks.size, ranks.share(size, short.dtype) if isinstance(ranks, SharesMemory) and on_one_machine(ranks) else None
+    long = np.zeros(size, np.float32) if window is None else window.own
+    long[...] = 0
+    latency = fastest(lambda: ranks.all_reduce(short), 10 * repeats) / (2 * (n - 1))
+    took = fastest(lambda: ranks.all_reduce(long), repeats)
+    if window is not None and isinstance(ranks, SharesMemory):
+        ranks.close(window)
     return 2 * (n - 1) * long.nbytes / n / max(took - 2 * (n - 1) * latency, 1e-9), latency
 
 
