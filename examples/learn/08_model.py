@@ -31,9 +31,9 @@ with ag.no_grad():  # no gradients wanted: nothing is saved for them
     m = block.ln_2(x)
     print("m = norm(x)                      ", m.shape)
     m = ag.gelu(block.mlp.c_fc(m))
-    print("m = gelu(m W1 + b1)              ", m.shape, " four times as wide")
+    print("m = gelu(m @ W1 + b1)            ", m.shape, " four times as wide")
     m = block.mlp.c_proj(m)
-    print("m = m W2 + b2                    ", m.shape)
+    print("m = m @ W2 + b2                  ", m.shape)
     x = x + m
     print("x = x + m                        ", x.shape)
     same = block(model.wte(ids) + model.wpe(np.arange(ids.shape[1])))
