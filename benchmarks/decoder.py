@@ -7,9 +7,9 @@ process of its own and takes its turn in every round; a ratio is taken within a 
 Decoding: one text, a prompt of 32 tokens, greedy, float32. Training: forward, loss, backward, clipping and AdamW (fused in PyTorch) on
 4 rows of 256 tokens, float32. Peak memory is that of the process that trains.
 
-Afterwards each side computes, in turns again, nothing but the products with weights that a token or a step needs: by NumPy's and PyTorch's
-matrix product, on all threads. No arrangement of the rest can be faster than they are; in decoding they are bound by how fast the machine
-reads memory, which is measured in the same way. Writes benchmarks/results/decoder.json.
+Afterwards each side computes, in turns again, nothing but the matrix products with weights that a token or a step needs (our step's: with
+those of attention), by NumPy and by PyTorch on all threads. Nothing is faster than they are; those of decoding are bound by how fast the
+machine reads memory, which is measured, too. Writes benchmarks/results/decoder.json.
 """
 
 import json
@@ -26,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # also where a side's process imports this file
 from generate import read
+from step_profile import products_of
 from train_step import machine
 from turns import Side
 
@@ -77,12 +78,11 @@ def our_side(directory: str, task: str) -> Callable[[int], Any]:
             model.loss(rows[:, :-1], rows[:, 1:]).backward()
             optimizer.step(max_norm=1.0)
 
-    layers = [layer.weight for _, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    n_rows = 1 if optimizer is None else BATCH * CONTEXT
-
-    def products_alone() -> Callable[[], None]:  # made when asked for: the first token arranges the weights
-        weights = [weight.data for weight in layers] + [model.lm_head.weight.data.T]
-        return products(weights, n_rows, np.matmul, partial(np.ones, dtype=np.float32))
+    def products_alone() -> Callable[[], None]:  # when asked for: the first token arranges the weights
+        if optimizer is not None:
+            return products_of(lambda: work(1))  # attention's, too
+        layers = [layer.weight.data for _, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        return products([*layers, model.lm_head.weight.data.T], 1, np.matmul, partial(np.ones, dtype=np.float32))
 
     def read_alone() -> Callable[[], object]:
         memory = np.ones(READ_BYTES // 40, np.float32)
