@@ -11,11 +11,35 @@ from autograd import backend
 from autograd.core import no_grad
 from autograd.dispatch import kernel_mode
 
-__all__ = ["activate", "attention", "available", "gelu", "layer_norm", "linear", "mode", "preferred_layout", "rms_norm", "rotary"]
+__all__ = [
+    "activate",
+    "attention",
+    "available",
+    "gated_silu",
+    "gelu",
+    "halves",
+    "layer_norm",
+    "linear",
+    "mode",
+    "preferred_layout",
+    "rms_norm",
+    "rotary",
+]
 
 if backend.name == "numpy":
     from autograd.kernels.cpu.matmul import few_rows_by_blas
-    from autograd.kernels.cpu.rows import activate, attention, gelu, layer_norm, linear, preferred_layout, rms_norm, rotary
+    from autograd.kernels.cpu.rows import (
+        activate,
+        attention,
+        gated_silu,
+        gelu,
+        halves,
+        layer_norm,
+        linear,
+        preferred_layout,
+        rms_norm,
+        rotary,
+    )
 
 
 def available() -> bool:

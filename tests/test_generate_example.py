@@ -109,9 +109,48 @@ SMOLLM2 = {  # SmolLM2-135M's config.json, at another size
 }  # fmt: skip
 
 
-def test_a_directory_with_smollm2s_form_generates_by_the_name_of_the_hub(tmp_path):
-    """Its config.json, a tokenizer.json with the same parts, and bfloat16 weights; as fetched with --local-dir under the model's name."""
+REVISION = "93efa2f097d58c2a74874c7e644dbc9b0cee75a2"
+BESIDES = {  # what else lies in its directory
+    "generation_config.json": {"_from_model_config": True, "bos_token_id": 0, "eos_token_id": 0, "transformers_version": "4.40.1"},
+    "special_tokens_map.json": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+    "tokenizer_config.json": {"add_prefix_space": False, "model_max_length": 8192, "tokenizer_class": "GPT2Tokenizer", "vocab_size": 49152},
+}
+
+
+@pytest.mark.parametrize("where", ["folder", "hub cache"])
+def test_a_directory_with_smollm2s_form_generates_by_the_name_of_the_hub(tmp_path, where):
+    """Its config.json, a tokenizer.json with the same parts, and bfloat16 weights: as fetched with --local-dir under the model's name; and in two
+    shards, where the hub's library keeps what it has fetched, without a network."""
     tokenizers = pytest.importorskip("tokenizers", reason="this tokenizer is trained by the extra `tokenizers`")
+    directory = tmp_path / "HuggingFaceTB" / "SmolLM2-135M"
+    if where == "hub cache":
+        pytest.importorskip("huggingface_hub", reason="names of the hub need the extra `hub`")
+        repository = tmp_path / "home" / "hub" / "models--HuggingFaceTB--SmolLM2-135M"
+        directory = repository / "snapshots" / REVISION
+    directory.mkdir(parents=True)
+    other = smollm2s_tokenizer(tokenizers)
+    other.save(str(directory / "tokenizer.json"))
+    config = SMOLLM2 | {"vocab_size": other.get_vocab_size()}
+    for name, content in ({"config.json": config} | BESIDES).items():
+        (directory / name).write_text(json.dumps(content), encoding="utf-8")
+    n_shards = 1
+    if where == "hub cache":
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(REVISION, encoding="utf-8")
+        n_shards = 2
+    save_bfloat16(directory, read_config(directory / "config.json", config), n_shards)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "generate.py"), "--run", "HuggingFaceTB/SmolLM2-135M", "--prompt", "Gravity is 9", "--temperature", "0"],
+        cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = GPT.from_pretrained(directory).eval()
+    ids = model.generate([other.encode("Gravity is 9").ids], 40, temperature=0.0, eos_id=0)[0]
+    assert done.stdout.startswith(other.decode(ids.tolist())) and len(ids) > 20
+
+
+def smollm2s_tokenizer(tokenizers):
     other = tokenizers.Tokenizer(tokenizers.models.BPE())
     bytes_of_words = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     other.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([tokenizers.pre_tokenizers.Digits(individual_digits=True), bytes_of_words])
@@ -120,34 +159,25 @@ def test_a_directory_with_smollm2s_form_generates_by_the_name_of_the_hub(tmp_pat
         vocab_size=300, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"], initial_alphabet=bytes_of_words.alphabet()
     )
     other.train_from_iterator(["Gravity is what 1234 apples are pulled by, and what pulls them is 9.81"] * 3, trainer)
-    directory = tmp_path / "HuggingFaceTB" / "SmolLM2-135M"
-    directory.mkdir(parents=True)
-    other.save(str(directory / "tokenizer.json"))
-    config = SMOLLM2 | {"vocab_size": other.get_vocab_size()}
-    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    save_bfloat16(directory / "model.safetensors", read_config(directory / "config.json", config))
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "generate.py"), "--run", "HuggingFaceTB/SmolLM2-135M", "--prompt", "Gravity is 9", "--temperature", "0"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True, encoding="utf-8",
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    model = GPT.from_pretrained(directory).eval()
-    ids = model.generate([other.encode("Gravity is 9").ids], 40, temperature=0.0, eos_id=0)[0]
-    assert done.stdout.startswith(other.decode(ids.tolist())) and len(ids) > 20
+    return other
 
 
-def save_bfloat16(path, config):
-    """Random weights of that shape under Llama's names."""
+def save_bfloat16(directory, config, n_shards):
+    """Random weights of that shape under Llama's names, in model.safetensors, or in shards with their index."""
     model = GPT(config, seed=0)
     for _, p in model.named_parameters():
         p.data *= 4  # far from even logits
-    model.save_pretrained(path.parent / "float32")
-    tensors = load_file(path.parent / "float32" / path.name)
-    header, data = {}, b""
-    for name, array in tensors.items():
-        half = (np.ascontiguousarray(array).view(np.uint32) >> 16).astype("<u2").tobytes()
-        header[name] = {"dtype": "BF16", "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(half)]}
-        data += half
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    model.save_pretrained(directory.parent / "float32")
+    tensors = load_file(directory.parent / "float32" / "model.safetensors")
+    files = {name: f"model-{1 + i % n_shards:05}-of-{n_shards:05}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(files.values()):
+        header, data = {}, b""
+        for name in (name for name, its in files.items() if its == file):
+            half = (np.ascontiguousarray(tensors[name]).view(np.uint32) >> 16).astype("<u2").tobytes()
+            header[name] = {"dtype": "BF16", "shape": list(tensors[name].shape), "data_offsets": [len(data), len(data) + len(half)]}
+            data += half
+        text = json.dumps(header).encode()
+        (directory / (file if n_shards > 1 else "model.safetensors")).write_bytes(struct.pack("<Q", len(text)) + text + data)
+    if n_shards > 1:
+        index = {"metadata": {}, "weight_map": files}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")

@@ -72,7 +72,9 @@ def test_rotary_is_that_of_the_op(b, h, half, rest, each, seed):
     x = rng.standard_normal((b, h, 1, 2 * half + rest))
     angles = rng.standard_normal((b, 1, 1, half) if each else half)
     expected = ag.rotary_embedding(ag.Tensor(x), np.cos(angles), np.sin(angles)).data
-    inference.rotary(x, np.cos(angles), np.sin(angles), np.empty(2 * b * h * half))
+    cos, sin = (np.stack(pair, axis=-2) for pair in ((np.cos(angles), np.cos(angles)), (-np.sin(angles), np.sin(angles))))
+    turned, swapped = inference.halves(x[:, :, 0, : 2 * half])
+    inference.rotary(turned, swapped, *(t[:, :, 0] if each else t for t in (cos, sin)), np.empty(turned.shape))
     np.testing.assert_allclose(x, expected, atol=1e-12)
 
 

@@ -63,7 +63,7 @@ class _Token:
     slots    index of the cache's slots that the rows' keys and values go to
     n        slots that are in use, 0 .. n - 1
     seen     by window (0: none): the first slot that any row sees, and (B, 1, 1, S) booleans, True for what a row does not, or None
-    angles   by `RotaryPositions`: cosines and sines at the rows' positions
+    angles   by `RotaryPositions`: [cos, cos] and [-sin, sin] at the rows' positions
     """
 
     slots: tuple[ag.Array, ...]
@@ -98,7 +98,9 @@ class FastDecoder:
         self.steps.append(self.buffers.norm(model.ln_f, x, self.buffers.read))
         attentions = [block.attn for block in model.h if isinstance(block.attn, blocks.ComposedAttention)]
         self.windows = {0, *(attention.window for attention in attentions)}
-        self.rotary = {attention.rotary for attention in attentions if attention.rotary is not None}
+        self.angles = {
+            attention.rotary: _angles(attention.rotary, cache.n_slots) for attention in attentions if attention.rotary is not None
+        }
 
     def step(self, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Logits (B, V) after `tokens` (B,) at `positions` (B,). The array is overwritten by the next call."""
@@ -133,8 +135,8 @@ class FastDecoder:
                 hidden |= (here <= positions[:, None] - window) if window else False
                 hidden = hidden[:, None, None]  # (B, 1, 1, S)
             token.seen[window] = start, hidden
-        for rotary in self.rotary:
-            token.angles[rotary] = rotary.tables(positions[:1] if first + 1 == n else positions[:, None])
+        for rotary, (cos, sin) in self.angles.items():
+            token.angles[rotary] = (cos[first], sin[first]) if first + 1 == n else (cos[positions][:, None], sin[positions][:, None])
         return token
 
 
@@ -219,8 +221,9 @@ def _attention_steps(
         if config.qk_norm != "none":
             q, k = turned = [_normed_heads(steps, buffers, norm, part) for norm, part in ((attention.q_norm, q), (attention.k_norm, k))]
     queries, keys_now, values_now = (part.reshape(b, -1, d) for part in (q, k, v))  # (B, H, D), twice (B, H_kv, D)
+    one_query = queries[:, :, None]
     if rotary is not None:
-        steps.append(_turn(rotary, [part.reshape(b, -1, 1, d) for part in turned], buffers.scratch))
+        steps += [_turn(rotary, part.reshape(b, -1, d), buffers.scratch) for part in turned]
     scores, column, answers = buffers.scores, buffers.head_column, buffers.attended.reshape(b, -1, 1, d)
     scale, softcap = config.attention_scale, config.attention_softcap or 0.0
     slopes = np.array(ag.alibi_slopes(config.n_head), scores.dtype)[:, None, None] if config.positions == "alibi" else None
@@ -231,7 +234,7 @@ def _attention_steps(
         first, hidden = token.seen[window]
         s = slice(first, token.n)
         inference.attention(
-            queries[:, :, None], keys[:, :, s], values[:, :, s], hidden, scores[..., : token.n - first], column, answers,
+            one_query, keys[:, :, s], values[:, :, s], hidden, scores[..., : token.n - first], column, answers,
             scale=scale, softcap=softcap, bias=None if bias is None else bias[..., first - token.n :],
         )  # fmt: skip
 
@@ -246,13 +249,17 @@ def _normed_heads(steps: list[Step], buffers: _Buffers, norm: nn.Module, part: n
     return own
 
 
-def _turn(rotary: nn.RotaryPositions, parts: list[np.ndarray], scratch: np.ndarray) -> Step:
-    def turn(token: _Token) -> None:
-        cos, sin = token.angles[rotary]
-        for part in parts:
-            inference.rotary(part, cos, sin, scratch)
+def _angles(rotary: nn.RotaryPositions, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """[cos, cos] and [-sin, sin] of positions 0 .. n - 1, (n, 2, R/2)."""
+    cos, sin = rotary.tables(np.arange(n))
+    return np.stack((cos, cos), axis=1), np.stack((-sin, sin), axis=1)
 
-    return turn
+
+def _turn(rotary: nn.RotaryPositions, heads: np.ndarray, scratch: np.ndarray) -> Step:
+    """The heads (B, H, D) are turned."""
+    x, swapped = inference.halves(heads[..., : 2 * len(rotary.frequencies)])
+    scratch = scratch[: x.size].reshape(x.shape)
+    return lambda token: inference.rotary(x, swapped, *token.angles[rotary], scratch)
 
 
 def _mlp_steps(mlp: MLP | blocks.ComposedMLP, buffers: _Buffers, source: np.ndarray, out: np.ndarray) -> list[Step]:
@@ -260,10 +267,11 @@ def _mlp_steps(mlp: MLP | blocks.ComposedMLP, buffers: _Buffers, source: np.ndar
     wide, gate, scratch, name = buffers.wide, buffers.gate, buffers.scratch, buffers.config.activation
     act = scratch[: gate.size].reshape(gate.shape)
     if isinstance(mlp, blocks.GatedMLP):
-        steps = [
-            buffers.linear(mlp.c_fc, source, wide), buffers.linear(mlp.c_gate, source, gate),
-            lambda token: inference.activate(name, gate, act), lambda token: np.multiply(wide, act, out=wide),
-        ]  # fmt: skip
+        steps = [buffers.linear(mlp.c_fc, source, wide), buffers.linear(mlp.c_gate, source, gate)]
+        if name == "silu":
+            steps.append(lambda token: inference.gated_silu(gate, wide, act))
+        else:
+            steps += [lambda token: inference.activate(name, gate, act), lambda token: np.multiply(wide, act, out=wide)]
     elif name == "gelu":
         steps = [buffers.linear(mlp.c_fc, source, wide), lambda token: inference.gelu(wide, scratch)]
     else:

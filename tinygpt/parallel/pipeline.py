@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import autograd as ag
-from autograd import Array, backend, nn
-from autograd.core import failures
+from autograd import Array, backend, failures, nn
 from tinygpt.errors import InvalidInput
 from tinygpt.model_config import GPTConfig
 from tinygpt.models.gpt import GPT

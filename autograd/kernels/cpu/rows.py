@@ -102,7 +102,8 @@ def rms_norm(x: np.ndarray, scale: np.ndarray | None, eps: float, out: np.ndarra
     """out = scale x / sqrt(mean(x^2) + eps), for scale = offset + weight or None; column is (B, 1), scratch. Rows may be heads."""
     c = x.shape[1]
     if len(x) == 1:
-        np.multiply(x, 1 / math.sqrt(np.dot(x[0], x[0]) / c + eps), out=out)
+        row = x[0]
+        np.multiply(x, 1 / math.sqrt(float(np.dot(row, row)) / c + eps), out=out)
     else:
         np.vecdot(x, x, out=column[:, 0])
         column *= 1 / c
@@ -116,6 +117,15 @@ def rms_norm(x: np.ndarray, scale: np.ndarray | None, eps: float, out: np.ndarra
 def activate(name: str, x: np.ndarray, out: np.ndarray) -> None:
     """out becomes f(x), another array than x, for the activation of that name."""
     POINTWISE[name](x, out, None)
+
+
+def gated_silu(gate: np.ndarray, up: np.ndarray, scratch: np.ndarray) -> None:
+    """up becomes silu(gate) up = (1 + tanh(g / 2)) g / 2 up, five passes where activation and product take six; gate is overwritten."""
+    gate *= 0.5
+    np.tanh(gate, out=scratch)
+    scratch += 1
+    scratch *= gate
+    up *= scratch
 
 
 def gelu(x: np.ndarray, scratch: np.ndarray) -> None:
@@ -171,14 +181,19 @@ def attention(
     out /= column
 
 
-def rotary(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, scratch: np.ndarray) -> None:
-    """x (B, H, 1, D) is turned in place; cos, sin (R/2,) or (B, 1, 1, R/2). scratch holds B H R numbers."""
-    half = cos.shape[-1]
-    x1, x2 = x[..., :half], x[..., half : 2 * half]
-    a, c = (part.reshape(x1.shape) for part in (scratch[: x1.size], scratch[x1.size : 2 * x1.size]))
-    np.multiply(x1, sin, out=a)
-    np.multiply(x2, sin, out=c)
-    x1 *= cos
-    x1 -= c
-    x2 *= cos
-    x2 += a
+def halves(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(x, [x2, x1]) for x (..., R) = [x1, x2]: views (..., 2, R/2) of the same numbers, for `rotary`."""
+    split = x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2)
+    return split, split[..., ::-1, :]
+
+
+def rotary(x: np.ndarray, swapped: np.ndarray, cos: np.ndarray, sin: np.ndarray, scratch: np.ndarray) -> None:
+    """x (B, H, 2, R/2) is turned in place: x [cos, cos] + [x2, x1] [-sin, sin], three calls instead of six and their slices.
+
+    x, swapped   from `halves`
+    cos, sin     [cos, cos] and [-sin, sin], (2, R/2) or (B, 1, 2, R/2)
+    scratch      (B, H, 2, R/2)
+    """
+    np.multiply(swapped, sin, out=scratch)
+    x *= cos
+    x += scratch
