@@ -2,9 +2,9 @@
 
     python examples/learn/21_norm_orders.py
     python examples/learn/21_norm_orders.py --plot norms.png         # with matplotlib: pip install -e ".[plot]"
-    python examples/learn/21_norm_orders.py --updates 5              # seconds: shows that it runs
+    python examples/learn/21_norm_orders.py --updates 150            # about a minute: as on the page
 
-About a minute. First batch norm, on numbers that you can check. Then script 7's question with attention and real text: four orders of
+Some twenty seconds. First batch norm, on numbers that you can check. Then script 7's question with attention and real text: four orders of
 norm and sum in one model of eight layers, the size of the gradient in each layer, and the loss with and without warm-up. One seed.
 """
 
@@ -21,7 +21,7 @@ from tinygpt.training.metrics import measure
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--plot", metavar="FILE", help="also draw the training losses into this picture")
-parser.add_argument("--updates", type=int, default=150, help="updates of each of the eight runs (150)")
+parser.add_argument("--updates", type=int, default=50, help="updates of each of the eight runs (50)")
 args = parser.parse_args()
 
 heading("batch norm: each channel to mean 0 and variance 1 over all tokens of all texts in the batch")

@@ -1,10 +1,10 @@
 """23. From GPT-2 to Llama, switch by switch: what each one changes in weights, arithmetic, cache, time, memory and loss.
 
     python examples/learn/23_gpt2_to_llama.py
-    python examples/learn/23_gpt2_to_llama.py --plot switches.png --json switches.json    # pictures: pip install -e ".[plot]"
-    python examples/learn/23_gpt2_to_llama.py --updates 2 --rounds 1                       # seconds: shows that it runs
+    python examples/learn/23_gpt2_to_llama.py --updates 300 --rounds 7 --json switches.json    # five minutes or so: losses that mean something
+    python examples/learn/23_gpt2_to_llama.py --plot switches.png                              # pictures: pip install -e ".[plot]"
 
-Five minutes or so. The first row is a small GPT-2; each row below adds one switch to all above it, and the last one is a Llama. All make
+Some twenty seconds. The first row is a small GPT-2; each row below adds one switch to all above it, and the last one is a Llama. All make
 the same number of updates on the same batches in the same order, from one seed. Times are measured in turns, row after row, several
 times, because machines drift; compare them within one run only.
 """
@@ -30,8 +30,8 @@ from tinygpt.training.metrics import measure
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--plot", metavar="FILE", help="also draw the training losses, compared with GPT-2's, into this picture")
 parser.add_argument("--json", metavar="FILE", help="also write the table and the losses into this file")
-parser.add_argument("--updates", type=int, default=300, help="updates of each model (300)")
-parser.add_argument("--rounds", type=int, default=7, help="how often the times are measured (7)")
+parser.add_argument("--updates", type=int, default=10, help="updates of each model (10)")
+parser.add_argument("--rounds", type=int, default=2, help="how often the times are measured (2)")
 args = parser.parse_args()
 
 T, BATCH, NEW_TOKENS = 128, 8, 64
