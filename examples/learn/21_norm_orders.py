@@ -95,7 +95,7 @@ print()
 for text in (
     "Pre-norm, GPT-2's order and Llama's: nothing but sums lies between input and output, and the model learns well either way.",
     "Post-norm, the order of the first transformers, loses most without a warm-up. Its last layers get as much gradient as its first ones "
-    "(Xiong et al. 2020, arXiv:2002.04745, derive it), and large steps there, with few gradients seen, do harm. With a warm-up it learns as well.",
+    "(Xiong et al. 2020, arXiv:2002.04745, derive it), and large steps there, with few gradients seen, do harm. With a warm-up it learns, too.",
     "Output and sandwich normalize what a branch adds, so that no branch can outgrow the stream: OLMo 2 takes the one, Gemma 2 and 3 the other. "
     "In these few updates, at this rate and with one seed, they are behind; their models are far larger and train for long.",
 ):
