@@ -11,8 +11,9 @@ The engine is `autograd/core.py`; the ops, forward above backward under one form
 
 from autograd import drawing as drawing  # gives tensors their method `draw`
 from autograd import kernels as kernels  # registers the kernels of the backend in use
-from autograd.core import Array, Op, OpRecord, Parameter, Tensor, failures, is_recording, no_grad, record
+from autograd.core import Array, Op, OpRecord, Parameter, Tensor, is_recording, no_grad, record
 from autograd.dispatch import kernel_for, kernel_mode, registered_kernels, use_kernels
+from autograd.finite import failures
 from autograd.ops import *  # noqa: F403  (every op as a function; `autograd.ops.__all__` lists them)
 from autograd.ops import __all__ as _op_names
 from autograd.positions import alibi_slopes

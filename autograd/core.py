@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 from autograd import backend, variables
 from autograd.backend import Array as Array
 from autograd.backend import ArrayLike, DType, xp
+from autograd.finite import check_finite
 
 Value = TypeVar("Value")
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _records: "ContextVar[list[OpRecord] | None]" = ContextVar("records", default=None)
-_failures: "ContextVar[Failures | None]" = ContextVar("failures", default=None)
 _serial = itertools.count()
 
 
@@ -245,8 +245,7 @@ class OpRecord:
     """One application of an op inside `record`: nothing is freed, so that a picture or a trace can show its numbers.
 
     op            the class that ran: the op, or a kernel of it
-    inputs        its arguments: tensors, arrays, numbers, None
-    options       its keyword arguments
+    inputs        its arguments (tensors, arrays, numbers, None); `options`, its keyword arguments
     outputs       its results, arrays; `names` has the variables that they went into at once, one per output, or none
     saved         what forward kept for backward
     dys, dxs      after backward: the gradients that arrived, one per output (None where unused), and what it returned, one per input
@@ -281,23 +280,6 @@ def record() -> Iterator[list[OpRecord]]:
     records: list[OpRecord] = []
     with within(_records, records):
         yield records
-
-
-@dataclass
-class Failures:
-    """What debug mode has found in a block of `failures()`: after how many checks the first op failed, and its message; None: no op has."""
-
-    n_checks: int = 0
-    first: tuple[int, str] | None = None
-
-
-@contextmanager
-def failures() -> Iterator[Failures]:
-    """Within this block debug mode notes the first op that fails and computes on, with what is not finite: for ranks that compute an op
-    together, as one that stopped would leave the others waiting."""
-    found = Failures()
-    with within(_failures, found):
-        yield found
 
 
 _FREED = object()
@@ -360,7 +342,7 @@ def _backward_of(node: Node, arrived: list[Array | None]) -> tuple[Array, ...]:
         if needs[i] and dx is None:
             raise RuntimeError(f"{where}: None for input {i}, expected its gradient; the input requires one")
         if backend.debug:
-            _check_finite(f"{where}, gradient of input {i}", dx, [s for s in node.input_kinds if s])
+            check_finite(f"{where}, gradient of input {i}", dx, [s for s in node.input_kinds if s])
     return result
 
 
@@ -469,7 +451,7 @@ class Op:
             ys = tuple([out.astype(narrow) if _is_float(out) else out for out in ys])
         if backend.debug:
             for out in ys:
-                _check_finite(f"{op.__name__}.forward", out, [(a.shape, a.dtype) for a in arrays if hasattr(a, "shape")])
+                check_finite(f"{op.__name__}.forward", out, [(a.shape, a.dtype) for a in arrays if hasattr(a, "shape")])
         node = None
         if True in needs:
             sources: list[Array] = [x if need else None for x, need in zip(inputs, needs, strict=True)]
@@ -567,21 +549,6 @@ def _check_device(op: "type[Op]", position: int, x: Array) -> None:
     if found:
         fix = "move it with autograd.backend.to_device, or pass it inside a Tensor"
         raise TypeError(f"{op.__name__}: {name} of shape {x.shape} is {found}, expected an array of the {backend.name} backend; {fix}")
-
-
-def _check_finite(where: str, array: Array | None, inputs: Sequence[tuple[tuple[int, ...], DType]]) -> None:
-    noted = _failures.get()
-    if noted is not None:
-        noted.n_checks += 1
-    if array is None or not hasattr(array, "dtype") or not _is_float(array) or bool(xp.isfinite(array).all()):
-        return
-    n = int((~xp.isfinite(array)).sum())
-    shapes = ", ".join(f"{shape} {dtype}" for shape, dtype in inputs)
-    found = f"{n} of {array.size} values of shape {array.shape} are not finite, expected finite numbers; inputs were {shapes}"
-    message = f"{where}: {found}; this is the first op to fail (AUTOGRAD_DEBUG=1), look at what feeds it"
-    if noted is None:
-        raise FloatingPointError(message)
-    noted.first = noted.first or (noted.n_checks, message)
 
 
 def no_grad() -> AbstractContextManager[bool]:

@@ -104,12 +104,12 @@ def scatter_add(shape: Sequence[int], index: Array, values: Array) -> Array:
     Sorting makes equal rows contiguous, so each row is one sum over a slice: far faster than np.add.at on rows.
     """
     total = np.zeros(shape, dtype=values.dtype)
-    rows, sums = sums_of_equal_rows(index, values)
+    rows, sums = _sums_of_equal_rows(index, values)
     total[rows] = sums
     return total
 
 
-def sums_of_equal_rows(index: Array, values: Array) -> tuple[Array, Array]:
+def _sums_of_equal_rows(index: Array, values: Array) -> tuple[Array, Array]:
     """(the different numbers in `index` (N,), ascending; for each the sum of the values (N, ...) that have it, in their order)."""
     if index.size == 0:
         return index, values

@@ -42,8 +42,7 @@ class FlatOptimizer:
     Raises ValueError if nothing is trainable, parameters mix dtypes, or `lr_scale` names a parameter that is not there or is below 0.
     """
 
-    kinds: Sequence[str] = ("decayed", "plain")
-    """Of groups, in the order of the buffers."""
+    kinds: Sequence[str] = ("decayed", "plain")  # of groups, in the order of the buffers
 
     def __init__(
         self, parameters: Module | Iterable[Named], lr: float, weight_decay: float, lr_scale: Mapping[str, float] | None = None
@@ -85,9 +84,8 @@ class FlatOptimizer:
         if any(isinstance(item, Tensor) for item in named):
             raise TypeError(f"{cls}: parameters without names, expected a Module or (name, parameter) pairs; pass the model itself")
         once: dict[int, Named] = {}  # a tied parameter may come under two names
-        for name, p in named:
-            if p.requires_grad:
-                once.setdefault(id(p), (name, p))
+        for name, p in [(name, p) for name, p in named if p.requires_grad]:
+            once.setdefault(id(p), (name, p))
         trainable = list(once.values())
         if not trainable:
             raise ValueError(f"{cls}: none of {len(named)} parameters requires a gradient, expected at least one; unfreeze some")

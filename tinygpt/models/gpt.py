@@ -7,7 +7,7 @@ of GPT-2's published tensors (wte, wpe, h.0.attn.c_attn, ...), so `named_paramet
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -129,26 +129,6 @@ class Initializer:
 
     def residual(self, shape: tuple[int, ...]) -> ag.Array:
         return self.normal(shape, scale=1 / math.sqrt(2 * self.config.n_layer * self.config.width_ratio))
-
-
-class Later(Initializer):
-    """Leaves the weights unset when a model is made, and draws them afterwards, one by one: for who keeps a part of each."""
-
-    def __init__(self, config: GPTConfig, seed: int) -> None:
-        super().__init__(config, seed, empty=True)
-        self._left: list[tuple[ag.Array, float]] = []
-
-    def normal(self, shape: tuple[int, ...], scale: float = 1.0) -> ag.Array:
-        array = super().normal(shape, scale)
-        self._left.append((array, scale))
-        return array
-
-    def draw(self, model: "GPT") -> Iterator[tuple[str, ag.Array]]:
-        """(name, its weights) of each parameter of a model made with this that is drawn; call it before the parameters are changed."""
-        names = {id(p.data): name for name, p in model.named_parameters()}
-        left = [(names[id(array)], array.shape, scale) for array, scale in self._left]
-        self._left.clear()  # and with it the arrays
-        return ((name, self.drawn(shape, scale)) for name, shape, scale in left)
 
 
 class GPT(Model):

@@ -19,7 +19,7 @@ from autograd import Array, backend
 from autograd.optim import FlatOptimizer, Group, Muon
 from autograd.threads import use_threads
 from tinygpt.model_config import GPTConfig
-from tinygpt.models.gpt import GPT, Later
+from tinygpt.models.gpt import GPT, Initializer
 from tinygpt.models.protocols import Batch, Communicator, Trainable
 from tinygpt.parallel.communicator import tell
 from tinygpt.parallel.data import crowded, peak_bytes_of_others, shards_of, threads_of
@@ -200,6 +200,26 @@ def divide(model: GPT, mesh: Mesh) -> DividedGPT:
     if mesh.shape.tensor > 1:
         split(part, mesh.tensor)
     return part
+
+
+class Later(Initializer):
+    """Leaves the weights unset when a model is made, and draws them afterwards, one by one: for who keeps a part of each."""
+
+    def __init__(self, config: GPTConfig, seed: int) -> None:
+        super().__init__(config, seed, empty=True)
+        self._left: list[tuple[Array, float]] = []
+
+    def normal(self, shape: tuple[int, ...], scale: float = 1.0) -> Array:
+        array = super().normal(shape, scale)
+        self._left.append((array, scale))
+        return array
+
+    def draw(self, model: "GPT") -> Iterator[tuple[str, Array]]:
+        """(name, its weights) of each parameter of a model made with this that is drawn; call it before the parameters are changed."""
+        names = {id(p.data): name for name, p in model.named_parameters()}
+        left = [(names[id(array)], array.shape, scale) for array, scale in self._left]
+        self._left.clear()  # and with it the arrays
+        return ((name, self.drawn(shape, scale)) for name, shape, scale in left)
 
 
 def make_divided(config: GPTConfig, seed: int, mesh: Mesh) -> DividedGPT:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from autograd.backend import Array
-from autograd.backend._numpy import sums_of_equal_rows
+from autograd.backend._numpy import _sums_of_equal_rows
 from autograd.dispatch import kernel_for
 from autograd.kernels.destination import Into, destinations
 from autograd.ops.embedding import Embedding
@@ -29,6 +29,6 @@ class EmbeddingInto(Embedding):
         total = into[0].buffer
         if not into[0].filled:
             total[...] = 0
-        rows, sums = sums_of_equal_rows(ids.reshape(-1), dy.reshape(ids.size, shape[1]))
+        rows, sums = _sums_of_equal_rows(ids.reshape(-1), dy.reshape(ids.size, shape[1]))
         total[rows] += sums
         return total, None
