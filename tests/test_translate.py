@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,9 @@ def test_what_is_typed_is_translated(folder):
 def test_killed_and_resumed_it_ends_as_if_it_had_never_been_stopped(folder):
     process = start(folder, *FLAGS, "--run", "parts")
     for line in process.stdout:
-        if re.match(r"step +20/40 +validation", line):  # a checkpoint is being written now, and one is on the disk
+        if re.match(r"step +20/40 +validation", line):  # a checkpoint is being written now
+            while not [*folder.glob("parts/checkpoints/step-*/manifest.json")] and process.poll() is None:  # and one has to be on the disk
+                time.sleep(0.01)
             break
     process.kill()
     process.communicate()
