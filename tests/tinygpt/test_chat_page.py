@@ -672,7 +672,7 @@ class TestInABrowser:
         send(page, "the third")
         done(page)
         page.select_option("#conversation", "0")
-        until(page, "at === 0 && here().messages.length === 2")
+        until(page, "at === 0 && document.querySelector('#log > li .body')?.innerText === 'the first'")  # it asks the server first
         assert said(page)[0] == "the first" and said(tab)[0] == "the second"
         assert page.locator("#conversation option").all_inner_texts() == ["1: the first", "2: the third"]
         post(running, "/api/reply", id=page.evaluate("here().id"), text="from another tab")
