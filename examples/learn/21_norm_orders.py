@@ -2,7 +2,7 @@
 
     python examples/learn/21_norm_orders.py
     python examples/learn/21_norm_orders.py --plot norms.png         # with matplotlib: pip install -e ".[plot]"
-    python examples/learn/21_norm_orders.py --updates 150            # about a minute: as on the page
+    python examples/learn/21_norm_orders.py --updates 150            # about a minute
 
 Some twenty seconds. First batch norm, on numbers that you can check. Then script 7's question with attention and real text: four orders of
 norm and sum in one model of eight layers, the size of the gradient in each layer, and the loss with and without warm-up. One seed.

@@ -2,7 +2,7 @@
 
     python examples/learn/22_longer_texts.py
     python examples/learn/22_longer_texts.py --plot longer.png       # with matplotlib: pip install -e ".[plot]"
-    python examples/learn/22_longer_texts.py --updates 300           # a minute or two: as on the page
+    python examples/learn/22_longer_texts.py --updates 300           # a minute or two
 
 Some twenty seconds. Four models that differ in nothing but their positions are trained on windows of 64 characters and then read 256. The
 table has the loss by position: where a model still predicts well, it can use longer texts than it was trained on. One seed.
