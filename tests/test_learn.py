@@ -173,8 +173,8 @@ POINTS = {
 
 # Those that take long, made short: enough for what the checks below ask of them.
 SHORTER = {
-    "21_norm_orders.py": "--updates 50",  # its default, and that of 22: twenty seconds or so of two cores
-    "22_longer_texts.py": "--updates 100",
+    "21_norm_orders.py": "--updates 36",  # its default, and that of 22: twenty seconds or so of two cores
+    "22_longer_texts.py": "--updates 86",
     "23_gpt2_to_llama.py": "--updates 2 --rounds 1",
     "16_over_fitting.py": "--updates 128",
     "28_vision.py": "--updates 500",

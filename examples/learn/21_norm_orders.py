@@ -21,7 +21,7 @@ from tinygpt.training.metrics import measure
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--plot", metavar="FILE", help="also draw the training losses into this picture")
-parser.add_argument("--updates", type=int, default=50, help="updates of each of the eight runs (50)")
+parser.add_argument("--updates", type=int, default=36, help="updates of each of the eight runs (36)")
 args = parser.parse_args()
 
 heading("batch norm: each channel to mean 0 and variance 1 over all tokens of all texts in the batch")

@@ -21,7 +21,7 @@ from tinygpt.data.windows import Windows
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--plot", metavar="FILE", help="also draw the loss by position into this picture")
-parser.add_argument("--updates", type=int, default=100, help="updates of each of the four models (100)")
+parser.add_argument("--updates", type=int, default=86, help="updates of each of the four models (86)")
 args = parser.parse_args()
 
 heading("rotary: pairs of channels of queries and keys are turned by an angle that grows with the position")
@@ -43,7 +43,7 @@ say("Far tokens count less and less, so there is little to see in a longer text 
 T, LONG, C = 64, 256, 64
 train_ids, validation_ids, V = characters()
 windows = Windows(train_ids, T)
-ids, targets = Windows(validation_ids, LONG, stride=32).batch(np.arange(160))  # they overlap, so every column is about the same text
+ids, targets = Windows(validation_ids, LONG, stride=32).batch(np.arange(80))  # they overlap, so every column is about the same text
 
 
 def loss_by_position(model, n):

@@ -30,8 +30,8 @@ from tinygpt.training.metrics import measure
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--plot", metavar="FILE", help="also draw the training losses, compared with GPT-2's, into this picture")
 parser.add_argument("--json", metavar="FILE", help="also write the table and the losses into this file")
-parser.add_argument("--updates", type=int, default=10, help="updates of each model (10)")
-parser.add_argument("--rounds", type=int, default=2, help="how often the times are measured (2)")
+parser.add_argument("--updates", type=int, default=8, help="updates of each model (8)")
+parser.add_argument("--rounds", type=int, default=1, help="how often the times are measured (1)")
 args = parser.parse_args()
 
 T, BATCH, NEW_TOKENS = 128, 8, 64
