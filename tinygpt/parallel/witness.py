@@ -1,9 +1,10 @@
 """A small process next to each rank that says when the rank was killed: `mpiexec` ends the others then, but knows processes, not ranks.
 
 It has a session of its own, which no signal to the job reaches, and reads a pipe that closes when the rank ends. A rank that ends by itself
-has written a word into it. Without one it was killed, and the witness says so, if it is the first of its machine to find that out: then
-`mpiexec` kills the others, whose witnesses must not accuse them. On Linux alone: elsewhere there is no name that can be taken only once and
-goes with its process.
+has written a word into it. Without one it was killed, and the witness says so, unless another rank of the machine ended before: then `mpiexec`
+kills all that are left, whose witnesses must not accuse them. Witnesses wake in any order, but the kernel keeps the one in which processes
+end (epoll hands events out in the order of their arrival). Only one may speak, too: the first to take a name that goes with its process. On
+Linux alone: elsewhere there is neither.
 """
 
 import contextlib
@@ -14,8 +15,29 @@ import sys
 _PROGRAM = """
 import os, select, signal, socket, sys, time
 job, killed, late, limit, rank = sys.argv[1:]
-joined = not float(limit) or bool(select.select([0], [], [], float(limit))[0])
-said = sys.stdin.buffer.read() if joined else b""
+joined, said, ended, ends, names = bool(select.select([0], [], [], float(limit) or None)[0]), b"", {}, select.epoll(), {}
+try:
+    ranks = open(f"/proc/{job}/task/{job}/children").read().split()
+except OSError:
+    ranks = []
+for pid in {rank, *ranks}:
+    try:
+        names[os.pidfd_open(int(pid))] = pid
+    except OSError:
+        pass
+for fd in (0, *names):
+    ends.register(fd, select.EPOLLIN)
+os.set_blocking(0, False)
+while joined and rank not in ended and (rank in names.values() or 0 not in ended) and not (0 in ended and said.endswith(b"goodbye")):
+    for fd, _ in ends.poll():
+        text = os.read(0, 4096) if fd == 0 else b""
+        said += text
+        if not text:
+            ended[names.get(fd, 0)] = time.monotonic()
+            ends.unregister(fd)
+before = next((other for other, when in ended.items() if other and when > time.monotonic() - 5), rank)
+if joined and before != rank and not said.endswith(b"goodbye"):
+    sys.exit()
 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as first:
     try:
         first.bind(chr(0) + "tinygpt-" + job)
