@@ -224,7 +224,22 @@ class Parameter(Tensor):
 
     def __init__(self, data: ArrayLike) -> None:
         super().__init__(data, requires_grad=True)
-        self.narrow: Tensor | None = None  # this parameter in 16 bits, within `nn.weights_in`
+        self.narrow: Narrowed | None = None  # this parameter in 16 bits, within `nn.weights_in`
+
+
+class Narrowed(Tensor):
+    """A parameter in 16 bits: what layers compute with. Its gradient goes to the parameter, which has 32, and is not rounded on the way."""
+
+    __slots__ = ("parameter",)
+
+    def __init__(self, data: Array, parameter: Parameter) -> None:
+        super().__init__(data, requires_grad=parameter.requires_grad)
+        self.parameter = parameter
+
+
+def leaf_of(tensor: Tensor) -> Tensor:
+    """The tensor that keeps the gradient of this leaf: the parameter of a narrowed one, else itself."""
+    return tensor.parameter if isinstance(tensor, Narrowed) else tensor
 
 
 @dataclass(slots=True, eq=False)
@@ -302,8 +317,9 @@ def _backward_pass(start: Node, output: int, dy: Array) -> None:
             if edge is None or kind is None:
                 continue
             if isinstance(edge, Tensor):
-                dx = _undo_broadcasting(dx, kind[0], dx.dtype if is_half(dx) else kind[1], node.op, position)
-                _add_to_leaf(edge, dx)
+                leaf = leaf_of(edge)
+                dx = _undo_broadcasting(dx, kind[0], dx.dtype if is_half(dx) else leaf.data.dtype, node.op, position)
+                _add_to_leaf(leaf, dx)
                 continue
             dx = _undo_broadcasting(dx, *kind, node.op, position)
             parent, i = edge

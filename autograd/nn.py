@@ -10,7 +10,7 @@ from typing import Protocol
 import autograd.ops as ops
 from autograd import backend
 from autograd.backend import ArrayLike, DType, xp
-from autograd.core import Array, Op, Parameter, Tensor, is_half, is_recording, no_grad
+from autograd.core import Array, Narrowed, Op, Parameter, Tensor, is_half, is_recording, no_grad
 from autograd.ops.activation import ACTIVATIONS, known_activation
 from autograd.ops.dropout import RandomStream, default_stream
 from autograd.positions import RotaryPositions as RotaryPositions
@@ -138,8 +138,8 @@ class CastWeights(Op):
     """All weights of a model in the dtype that it computes in.
 
     Forward     y_i = x_i in `dtype`
-    Backward    dx_i = dy_i, 0 where y_i was not used; the engine adds 16 bits to the float32 gradient of a parameter
-    Shapes      any.  Saves the shapes.
+    Backward    none: each y_i stands in for its weight (`core.Narrowed`), to which gradients go at once, in float32 where they were summed in it
+    Shapes      any.
     Why together: weights that are neighbours in memory, as an optimizer's are, take one kernel on a GPU.
     """
 
@@ -147,12 +147,8 @@ class CastWeights(Op):
     takes_half = True
 
     @staticmethod
-    def forward(*xs: Array, dtype: DType) -> tuple[tuple[Array, ...], tuple[tuple[int, ...], ...]]:
-        return tuple(x.astype(dtype) for x in xs), tuple(x.shape for x in xs)
-
-    @staticmethod
-    def backward(saved: tuple[tuple[int, ...], ...], dys: tuple[Array | None, ...]) -> tuple[Array, ...]:
-        return tuple(xp.zeros(shape, dtype="float32") if dy is None else dy for shape, dy in zip(saved, dys, strict=True))
+    def forward(*xs: Array, dtype: DType) -> tuple[tuple[Array, ...], None]:
+        return tuple(x.astype(dtype) for x in xs), None
 
 
 @contextmanager
@@ -163,9 +159,10 @@ def weights_in(module: "Module", dtype: DType) -> Iterator[None]:
     """
     parameters = [] if dtype == xp.float32 else [p for p in module.parameters() if p.narrow is None]
     if parameters:
-        narrowed: Sequence[Tensor] = CastWeights.apply(*parameters, dtype=dtype)  # type: ignore[assignment]
+        with no_grad():
+            narrowed: Sequence[Tensor] = CastWeights.apply(*parameters, dtype=dtype)  # type: ignore[assignment]
         for parameter, narrow in zip(parameters, narrowed, strict=True):
-            parameter.narrow = narrow
+            parameter.narrow = Narrowed(narrow.data, parameter)
     try:
         yield
     finally:

@@ -91,7 +91,9 @@ def calls(rng: np.random.Generator, rows: int, columns: int, *, only: str | None
         "Add": lambda: Call("Add", [normal(rows, columns), normal(rows, columns)], {}, moved=(3, 0)),
         "Cast": lambda: Call("Cast", [normal(rows, columns)], {"dtype": np.dtype("float32")}, moved=(3, 3)),
         # At least 16 columns: a single sum may cancel to nearly 0, and its roundings be large relative to it.
-        "Linear": lambda: Call("Linear", [normal(rows, 24), normal(24, max(16, columns)), normal(max(16, columns))], {}, needs=True),
+        "Linear": lambda: Call(
+            "Linear", [normal(rows, 24), normal(24, 8 * -(-max(16, columns) // 8)), normal(8 * -(-max(16, columns) // 8))], {}, needs=True
+        ),
         "GELU": lambda: Call("GELU", [normal(rows, columns)], {}),
         "Softmax": lambda: Call("Softmax", [normal(rows, columns)], {"axis": 1}),
         "LayerNorm": lambda: Call("LayerNorm", [3 + normal(rows, columns), normal(columns), normal(columns)], {}),

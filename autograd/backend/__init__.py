@@ -5,6 +5,8 @@ AUTOGRAD_KERNELS   fast (default): ops run on the kernels of `autograd/kernels` 
                    `autograd/ops` everywhere.
 AUTOGRAD_DEBUG     1: stop at the first non-finite output or gradient, naming the op.
 AUTOGRAD_THREADS   number of CPU threads of the kernels; default: the cores this process may use.
+AUTOGRAD_TUNE      1: on the GPU, matrix products of each shape are timed at first use with several algorithms, and the fastest is kept. Which one it
+                   is can differ from run to run, and with it the last bits; 0 (default) takes the library's choice.
 AUTOGRAD_TF32      1: float32 matrix products on the GPU round their inputs to TF32. Faster and coarser; 0 (default) does not.
 
 All other code uses `from autograd.backend import xp`. What `xp` cannot express is a function of the same name and arguments in
@@ -27,7 +29,8 @@ name = _choice("AUTOGRAD_BACKEND", "numpy", ("numpy", "cupy"))
 KERNEL_MODES = ("fast", "reference")
 kernels = _choice("AUTOGRAD_KERNELS", "fast", KERNEL_MODES)
 debug = _choice("AUTOGRAD_DEBUG", "0", ("0", "1")) == "1"
-_tf32 = _choice("AUTOGRAD_TF32", "0", ("0", "1")) == "1"
+tf32 = _choice("AUTOGRAD_TF32", "0", ("0", "1")) == "1"
+tune = _choice("AUTOGRAD_TUNE", "0", ("0", "1")) == "1"
 
 # Both modules define the same names, those of `_numpy.__all__`, with the same arguments (tests/autograd/test_backend.py compares them).
 if name == "numpy":
@@ -56,5 +59,5 @@ def as_mask(mask: Array, what: str) -> Array:
 
 
 _asked = "AUTOGRAD_BACKEND=" + name if os.environ.get("AUTOGRAD_BACKEND") else "the default, AUTOGRAD_BACKEND is not set"
-reason = f"{name} ({_asked}): {_module.check_backend(tf32=_tf32)}"
+reason = f"{name} ({_asked}): {_module.check_backend(tf32=tf32)}"
 """Which backend runs, why, and on what device; every script prints it."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from autograd.core import Array, Node, Tensor
+from autograd.core import Array, Node, Tensor, leaf_of
 
 
 class Destination(NamedTuple):
@@ -21,8 +21,11 @@ A gradient that it has written to the buffer, or added where that is filled, is 
 def destinations(node: Node) -> Into:
     """None for inputs without a buffer, for the second of two equal inputs, and inside `record`, which keeps what backward returned."""
     found: list[Destination | None] = [None] * len(node.edges)
-    for i, leaf in enumerate(node.edges if node.record is None else ()):
-        buffer = leaf._gradient_buffer if isinstance(leaf, Tensor) and not any(leaf is edge for edge in node.edges[:i]) else None
-        if isinstance(leaf, Tensor) and buffer is not None and (leaf.grad is None or leaf.grad is buffer):
+    for i, edge in enumerate(node.edges if node.record is None else ()):
+        if not isinstance(edge, Tensor) or any(edge is other for other in node.edges[:i]):
+            continue
+        leaf = leaf_of(edge)
+        buffer = leaf._gradient_buffer
+        if buffer is not None and (leaf.grad is None or leaf.grad is buffer):
             found[i] = Destination(buffer, leaf.grad is not None)
     return found

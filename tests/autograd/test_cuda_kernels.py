@@ -30,6 +30,7 @@ from autograd.ops.dropout import Dropout
 from autograd.ops.elementwise import Cast
 from autograd.ops.embedding import Embedding
 from autograd.ops.loss import LinearCrossEntropy
+from autograd.ops.matmul import Linear
 from autograd.ops.normalization import LayerNorm, RMSNorm
 from tests import cuda_host
 from tests.autograd.checks import assert_close, numpy_only
@@ -41,9 +42,10 @@ def registered_apart() -> tuple[dict[type, list[Any]], ModuleType]:
     """The CUDA kernels, registered in tables of their own so that no other test on NumPy meets them."""
     before, dispatch._kernels = dispatch._kernels, {}
     try:
-        from autograd.kernels.cuda import attention_cudnn, module
+        from autograd.kernels.cuda import attention_cudnn, matmul, module
 
         dispatch._kernels[Attention].remove(attention_cudnn.AttentionCuDNN)  # NVIDIA's code: it runs on a device alone
+        dispatch._kernels[Linear].remove(matmul.LinearCuBLASLt)  # as well; see test_cupy_backend.py
         return dispatch._kernels, module
     finally:
         dispatch._kernels = before

@@ -52,7 +52,7 @@ class CastWeightsCUDA(CastWeights):
         return is_stored(dtype) and dtype.itemsize == 2 and all(takes(x) and x.dtype.itemsize == 4 for x in xs)
 
     @staticmethod
-    def forward(*xs: Array, dtype: DType) -> tuple[tuple[Array, ...], tuple[tuple[int, ...], ...]]:
+    def forward(*xs: Array, dtype: DType) -> tuple[tuple[Array, ...], None]:
         ys: dict[int, Array] = {}
         order = sorted(range(len(xs)), key=lambda i: xs[i].data.ptr)
         while order:
@@ -63,7 +63,7 @@ class CastWeightsCUDA(CastWeights):
             flat = _cast(xp.ndarray((ends[-1],), first.dtype, first.data), dtype)
             for i, end in zip(run, ends, strict=True):
                 ys[i] = flat[end - xs[i].size : end].reshape(xs[i].shape)
-        return tuple(ys[i] for i in range(len(xs))), tuple(x.shape for x in xs)
+        return tuple(ys[i] for i in range(len(xs))), None
 
 
 def _follows(a: Array, b: Array) -> bool:

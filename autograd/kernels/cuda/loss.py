@@ -3,8 +3,9 @@
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
-from autograd.kernels.cuda.matmul import column_sums
+from autograd.kernels.cuda.matmul import column_sums, product
 from autograd.kernels.cuda.module import f32, i32, i64, kernel, row_threads, takes
+from autograd.kernels.destination import Into, destinations
 from autograd.ops.loss import LinearCrossEntropy
 
 _LOGITS_BYTES = 1 << 30  # logits that exist at once: enough rows to keep the matrix products at full speed
@@ -17,6 +18,8 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
     The loss is float32 whatever the inputs are, and dW is summed in float32. Saves dx (N, C) and dW (V, C), already divided by n; in float16,
     where small numbers times 1 / n would be 0, the backward pass divides, and chunks are as short as the reference's, so that dW stays finite.
     """
+
+    destinations = staticmethod(destinations)
 
     @staticmethod
     def supports(x: Array, weight: Array, targets: Array, bias: Array | None = None, *, softcap: float = 0.0, **options: object) -> bool:
@@ -39,26 +42,27 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
         run = kernel("loss.cu", "cross_entropy_in_place", x.dtype.name)
         for start in range(0, n, size):
             rows = slice(start, start + size)
-            z = x[rows] @ weight.T  # (chunk, V)
+            z = product(x[rows], weight.T)  # (chunk, V)
             if bias is not None:
                 z += bias
             numbers = (i32(v), i64(ignore_index), f32(label_smoothing), f32(z_loss), f32(factor), i32(any(needs)))
             run((z.shape[0],), (row_threads(v, x.dtype),), (losses[rows], z, targets[rows], *numbers))
             if dx is not None:
-                dx[rows] = z @ weight
+                product(z, weight, dx[rows])
             if dbias is not None:
                 dbias += column_sums(z)
             if needs[1]:
-                part = z.T @ x[rows]
-                if dweight is None:
-                    dweight = part if size >= n else part.astype("float32")
-                else:
-                    dweight += part
+                dweight = product(z.T, x[rows], xp.empty(weight.shape, dtype="float32") if start == 0 else dweight, add=start > 0)
         return losses.sum() / n_counted, (dx, dweight, dbias, n_counted if narrow_range else 1)
 
     @staticmethod
-    def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array | None, Array | None, None, Array | None]:
+    def backward(  # type: ignore[override]  # `into`, see Op
+        saved: tuple[Array, ...], dy: Array, *, into: Into = (None,) * 4
+    ) -> tuple[Array | None, Array | None, None, Array | None]:
         dx, dweight, dbias, n = saved
         dy = dy if n == 1 else dy / n
-        dx, dweight, dbias = (None if d is None else d * dy for d in (dx, dweight, dbias))  # dy is float32; the engine casts
+        dx, dbias = (d if d is None else xp.multiply(d, dy, out=d, casting="unsafe") for d in (dx, dbias))
+        if dweight is not None:
+            to = into[1]
+            dweight = xp.multiply(dweight, dy, out=dweight if to is None or to.filled else to.buffer)
         return dx, dweight, None, dbias

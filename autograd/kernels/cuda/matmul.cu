@@ -1,7 +1,7 @@
 // The bias of a linear layer, and the sums of columns that are its gradient.
 // Reference: ops/matmul.py, class Linear.
 //
-// Layout  a thread takes 16 bytes of neighbouring columns, in every gridDim.y-th row; blocks of 32 to 1024 threads.
+// Layout  a thread takes 16 bytes of neighbouring columns; add_bias: in every gridDim.y-th row; column_sums: in rows of its warp.
 // Bytes   per element, b = 4 (float) or 2 (16 bits): add_bias reads and writes y: 2 b; column_sums reads x: b.
 #include "common.cuh"
 
@@ -18,19 +18,31 @@ extern "C" __global__ void add_bias(storage* y, const storage* bias, long long n
     }
 }
 
-// parts[j, c] = sum of x[row, c] over the rows j, j + gridDim.y, ...; `sum_parts` adds them up: no atomics, the same bits every time.
+constexpr int MAX_WARPS = 16;
+
+// parts[j, c] = sum of x[row, c] over block j's rows; `sum_parts` adds them up: no atomics, the same bits every time. A block takes
+// 32 * WIDTH neighbouring columns, its warps every (number of warps)-th row.
 extern "C" __global__ void column_sums(float* parts, const storage* x, long long n_rows, int n_columns) {
-    const int c = (blockIdx.x * blockDim.x + threadIdx.x) * WIDTH;
+    __shared__ float of_warp[MAX_WARPS][32 * WIDTH];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32, c = (blockIdx.x * 32 + lane) * WIDTH;
     float v[WIDTH], sum[WIDTH];
 #pragma unroll
     for (int k = 0; k < WIDTH; k++) sum[k] = 0.0f;
 #pragma unroll 4
-    for (long long row = blockIdx.y; row < n_rows; row += gridDim.y) {
+    for (long long row = (long long)blockIdx.y * n_warps + warp; row < n_rows; row += (long long)gridDim.y * n_warps) {
         load(v, x + row * n_columns, c, n_columns);
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) sum[k] += v[k];
     }
-    store(parts + (long long)blockIdx.y * n_columns, c, n_columns, sum);
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) of_warp[warp][k * 32 + lane] = sum[k];  // neighbouring lanes in neighbouring banks
+    __syncthreads();
+    for (int i = threadIdx.x; i < 32 * WIDTH; i += blockDim.x) {
+        const int column = (blockIdx.x * 32 + i % 32) * WIDTH + i / 32;
+        float total = 0.0f;
+        for (int w = 0; w < n_warps; w++) total += of_warp[w][i];
+        if (column < n_columns) parts[(long long)blockIdx.y * n_columns + column] = total;
+    }
 }
 
 // total[i, c] = sum over parts of parts[i, part, c], i = blockIdx.y. One warp's lanes take 32 neighbouring columns, the block's
