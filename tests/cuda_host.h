@@ -17,6 +17,7 @@
 #define __launch_bounds__(...)
 
 struct Dim3 { unsigned int x, y, z; };
+struct alignas(8) uint2 { unsigned int x, y; };
 struct alignas(16) uint4 { unsigned int x, y, z, w; };
 static Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -40,10 +41,12 @@ struct Fiber {
 };
 static Fiber fibers[MAX_THREADS];
 static Barrier block_barrier, warp_barriers[MAX_THREADS / 32];
-static float exchanged[2][MAX_THREADS];
+static unsigned int exchanged[2][MAX_THREADS];
 static jmp_buf scheduler;
 static unsigned int current, n_alive, progress;
 static void (*body)(void*);
+alignas(16) static char dynamic_shared[256 * 1024];  // what of it a launch has not asked for keeps UNTOUCHED
+constexpr char UNTOUCHED = 0x5a;
 static void* body_arguments;
 
 inline void pause() {
@@ -126,7 +129,7 @@ void call(void (*kernel)(Parameters...), void** arguments, std::index_sequence<I
 // As cuLaunchKernel: arguments are pointers to values. `sizes` are those of the values; -1 - i: that of argument i is wrong.
 template <class... Parameters>
 int launch(void (*kernel)(Parameters...), const unsigned int* grid, unsigned int n_threads, void** arguments, const int* sizes,
-           int n_arguments, int descending) {
+           int n_arguments, int descending, unsigned int shared_bytes) {
     const int expected[] = {(int)sizeof(Parameters)...};
     if (n_arguments != (int)sizeof...(Parameters)) return -1000;
     for (int i = 0; i < n_arguments; i++)
@@ -135,6 +138,9 @@ int launch(void (*kernel)(Parameters...), const unsigned int* grid, unsigned int
     struct Launch { void (*kernel)(Parameters...); void** arguments; } both = {kernel, arguments};
     body_arguments = &both;
     body = [](void* p) { call(((Launch*)p)->kernel, ((Launch*)p)->arguments, std::make_index_sequence<sizeof...(Parameters)>()); };
+    if (shared_bytes > sizeof dynamic_shared) return -1002;
+    memset(dynamic_shared, 0xff, shared_bytes);
+    memset(dynamic_shared + shared_bytes, UNTOUCHED, sizeof dynamic_shared - shared_bytes);
     gridDim = {grid[0], grid[1], 1};
     blockDim = {n_threads, 1, 1};
     for (unsigned int y = 0; y < grid[1]; y++)
@@ -142,21 +148,40 @@ int launch(void (*kernel)(Parameters...), const unsigned int* grid, unsigned int
             blockIdx = {x, y, 0};
             if (run_block(n_threads, descending)) return 1;
         }
+    for (unsigned int i = shared_bytes; i < sizeof dynamic_shared; i++)
+        if (dynamic_shared[i] != UNTOUCHED) return -1003;
     return 0;
 }
 }  // namespace host
 
 inline void __syncthreads() { host::wait(host::block_barrier, host::n_alive); }
 
-inline float __shfl_xor_sync(unsigned int, float x, int distance) {
-    const unsigned int me = host::current, which = host::fibers[me].n_shuffles++ % 2;  // two slots: nobody is two shuffles ahead
-    host::exchanged[which][me] = x;
-    host::wait(host::warp_barriers[me / 32], 32);
-    return host::exchanged[which][me ^ distance];
+inline void __syncwarp() { host::wait(host::warp_barriers[host::current / 32], 32); }
+
+namespace host {
+// Puts a word where the warp sees it and returns where the warp's 32 words are. Two slots: nobody is two exchanges ahead.
+inline const unsigned int* exchange(unsigned int word) {
+    const unsigned int which = fibers[current].n_shuffles++ % 2, me = current;
+    exchanged[which][me] = word;
+    wait(warp_barriers[me / 32], 32);
+    return exchanged[which] + me / 32 * 32;
 }
+}  // namespace host
+
+inline float __shfl_xor_sync(unsigned int, float x, int distance) {
+    return __uint_as_float(host::exchange(__float_as_uint(x))[host::current % 32 ^ distance]);
+}
+inline unsigned int __shfl_sync(unsigned int, unsigned int x, int lane) { return host::exchange(x)[lane % 32]; }
+inline unsigned int __ballot_sync(unsigned int, bool x) {
+    const unsigned int* all = host::exchange(x);
+    unsigned int bits = 0;
+    for (int lane = 0; lane < 32; lane++) bits |= all[lane] << lane;
+    return bits;
+}
+inline int __ffs(unsigned int x) { return __builtin_ffs((int)x); }
 
 #define HOST_LAUNCHER(kernel)                                                                                                     \
     extern "C" int launch_##kernel(const unsigned int* grid, unsigned int n_threads, void** arguments, const int* sizes,          \
-                                   int n_arguments, int descending) {                                                             \
-        return host::launch(kernel, grid, n_threads, arguments, sizes, n_arguments, descending);                                  \
+                                   int n_arguments, int descending, unsigned int shared_bytes) {                                  \
+        return host::launch(kernel, grid, n_threads, arguments, sizes, n_arguments, descending, shared_bytes);                    \
     }

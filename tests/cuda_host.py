@@ -43,7 +43,8 @@ def _library(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
         raise RuntimeError("CUDA on the host: no g++, expected one on PATH; install it, or skip these tests")
     names = re.findall(r'extern "C" __global__ (?:__launch_bounds__\(.*?\) )?void (\w+)\(', code)
     assert names and len(names) == code.count("__global__"), "every kernel is found by its name"
-    text = f'#include "{HEADER}"\n{code}\n' + "".join(f"HOST_LAUNCHER({name})\n" for name in names)
+    dynamic = re.sub(r"extern __shared__ (\w+) (\w+)\[\];", r"\1* const \2 = (\1*)host::dynamic_shared;", code)
+    text = f'#include "{HEADER}"\n{dynamic}\n' + "".join(f"HOST_LAUNCHER({name})\n" for name in names)
     library = _directory()[0] / (hashlib.sha256((text + " ".join(options)).encode()).hexdigest()[:16] + ".so")
     if not library.exists():
         mine = library.with_suffix(f".{os.getpid()}")
@@ -65,22 +66,28 @@ class RawModule:
     def get_function(self, name: str) -> Callable[..., None]:
         function = getattr(_library(self.code, self.options), f"launch_{name}")
 
-        def kernel(grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any]) -> None:
+        def kernel(grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any], *, shared_mem: int = 0) -> None:
             launched.add(name)
+            allowed = max(48 * 1024, kernel.max_dynamic_shared_size_bytes)  # type: ignore[attr-defined]
+            if shared_mem > allowed:
+                raise RuntimeError(f"{name}: {shared_mem} bytes of shared memory, expected at most {allowed}; ask for more first")
             values = [_value(argument, i, name) for i, argument in enumerate(arguments)]
             pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
             sizes = (ctypes.c_int * len(values))(*(ctypes.sizeof(v) for v in values))
             (threads,) = block
             dimensions = (ctypes.c_uint * 2)(*(*grid, 1)[:2])
-            code = function(dimensions, ctypes.c_uint(threads), pointers, sizes, len(values), int(descending))
+            code = function(dimensions, ctypes.c_uint(threads), pointers, sizes, len(values), int(descending), ctypes.c_uint(shared_mem))
             if code:
                 causes = {
                     1: "deadlock, some threads never reach a barrier",
                     -1000: "wrong number of arguments",
                     -1001: f"{threads} threads",
+                    -1002: f"{shared_mem} bytes of shared memory",
+                    -1003: "written outside of the shared memory that was asked for",
                 }
                 raise RuntimeError(f"{name}: {causes.get(code, f'argument {-1 - code} has the wrong size')}")
 
+        kernel.max_dynamic_shared_size_bytes = 0  # type: ignore[attr-defined]
         return kernel
 
 

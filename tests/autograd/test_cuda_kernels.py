@@ -144,6 +144,7 @@ def test_the_package_ships_its_sources():
 
 # They compute what the definitions do ------------------------------------------------------------------------------------------------
 
+SHARED_MEMORY = 20_000, 30_000  # bytes per block and multiprocessor: little, so that rows of a few thousand numbers do not fit
 GUARD = 32  # elements of NaN on either side of every array
 
 
@@ -196,6 +197,7 @@ def host_either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def on_the_host(monkeypatch: pytest.MonkeyPatch, offset: int) -> Iterator[Xp]:
     xp = Xp(offset)
     monkeypatch.setattr(module, "raw_module", cuda_host.RawModule)
+    monkeypatch.setattr("autograd.kernels.cuda.loss._shared_memory", lambda: SHARED_MEMORY)
     monkeypatch.setattr(module, "STORAGE", module.STORAGE | {"uint16": "bf16"})  # NumPy has no bfloat16: its bits stand for it
     monkeypatch.setattr(dispatch, "_kernels", KERNELS)
     monkeypatch.setattr(backend, "random_bits", cupy_random_bits())
@@ -453,11 +455,11 @@ def test_cross_entropy_in_place(n_classes, storage, z_loss, smoothing, host_eith
     w = (1 - smoothing) * (np.arange(n_classes) == targets[:, None]) + smoothing / n_classes
     losses = np.where(counted, -(w * log_p).sum(axis=1) + z_loss * lse[:, 0] ** 2, 0)
     dz = (np.exp(log_p) * (1 + 2 * z_loss * lse) - w) * counted[:, None] * 0.5
-    run = module.kernel("loss.cu", "cross_entropy_in_place", logits.dtype.name)
-    for want in (0, 1):
+    loss = sys.modules["autograd.kernels.cuda.loss"]
+    options = {"ignore_index": -100, "label_smoothing": smoothing, "z_loss": z_loss, "gradient_scale": 0.5}
+    for want in (False, True):
         found, before = host_either.empty(6, "float32"), logits.copy()
-        numbers = (module.i32(n_classes), module.i64(-100), module.f32(smoothing), module.f32(z_loss), module.f32(0.5), module.i32(want))
-        run((6,), (module.row_threads(n_classes, logits.dtype),), (found, logits, targets, *numbers))
+        loss.cross_entropy_in_place(found, logits, targets, **options, want_gradient=want)
         assert_near(found, losses, np.dtype("float32"))
         if not want:
             assert (logits == before).all()

@@ -1,10 +1,30 @@
 """GELU, gated products and softmax on the GPU; kernels: activation.cu, softmax.cu."""
 
-from autograd.backend import xp
+from autograd.backend import DType, xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
-from autograd.kernels.cuda.module import contiguous, flat_grid, i32, i64, kernel, row_threads, rows_of, takes
+from autograd.kernels.cuda.module import WARP, Constants, contiguous, flat_grid, i32, i64, kernel, row_threads, rows_of, takes, width
 from autograd.ops.activation import ACTIVATIONS, GELU, GatedProduct, Softmax
+
+_WARPS = 4  # of a block, where a warp takes a row
+_IN_REGISTERS = 32  # numbers of a row that a thread holds, at most
+LONGEST_IN_REGISTERS = 256 * _IN_REGISTERS  # columns; 256: MAX_ROW_THREADS of the kernels
+
+
+def rows_in_registers(n_rows: int, n_columns: int, dtype: DType) -> tuple[tuple[int], tuple[int], int, Constants]:
+    """(grid, block, threads per row, constants) of kernels that hold rows of at most LONGEST_IN_REGISTERS columns in registers.
+
+    Threads per row and 16-byte chunks per thread are powers of two: few kernels to compile for many lengths of rows.
+    """
+    warps = _power_of_two(-(-n_columns // (WARP * _IN_REGISTERS)))
+    chunks = _power_of_two(-(-n_columns // (WARP * warps * width(dtype))))
+    rows = _WARPS if warps == 1 else 1
+    return (-(-n_rows // rows),), (WARP * warps * rows,), WARP * warps, (("CHUNKS", chunks),)
+
+
+def _power_of_two(n: int) -> int:
+    """The least that is not below n."""
+    return 1 << (n - 1).bit_length()
 
 
 @kernel_for(GELU)
@@ -59,7 +79,7 @@ class GatedProductCUDA(GatedProduct):
 
 @kernel_for(Softmax)
 class SoftmaxCUDA(Softmax):
-    """Softmax over the last axis, one kernel per direction, one block per row. Reference: ops/activation.py."""
+    """Softmax over the last axis, one kernel per direction; rows that fit into registers are read once. Reference: ops/activation.py."""
 
     takes_half = True
 
@@ -69,9 +89,14 @@ class SoftmaxCUDA(Softmax):
 
     @staticmethod
     def forward(x: Array, *, axis: int) -> tuple[Array, tuple[Array, ...]]:
-        y = xp.empty(x.shape, dtype=x.dtype)
-        grid, block = (rows_of(x.shape),), (row_threads(x.shape[-1], x.dtype),)
-        kernel("softmax.cu", "softmax_forward", x.dtype.name)(grid, block, (y, x, i32(x.shape[-1])))
+        y, n_rows, n_columns = xp.empty(x.shape, dtype=x.dtype), rows_of(x.shape), x.shape[-1]
+        if n_columns > LONGEST_IN_REGISTERS:
+            run = kernel("softmax.cu", "softmax_forward_of_long_rows", x.dtype.name)
+            run((n_rows,), (row_threads(n_columns, x.dtype),), (y, x, i32(n_columns)))
+        else:
+            grid, block, threads, constants = rows_in_registers(n_rows, n_columns, x.dtype)
+            run = kernel("softmax.cu", "softmax_forward", x.dtype.name, constants=constants)
+            run(grid, block, (y, x, i64(n_rows), i32(n_columns), i32(threads)))
         return y, (y, axis)
 
     @staticmethod

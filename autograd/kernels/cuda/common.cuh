@@ -88,29 +88,60 @@ __device__ inline void unpack(unsigned int word, float* v, const f16*) {
     v[1] = to_float(f16{(unsigned short)(word >> 16)});
 }
 __device__ inline unsigned int pack(const float* v, const float*) { return __float_as_uint(v[0]); }
-template <class T>
-__device__ inline unsigned int pack(const float* v, const T*) {
-    T low, high;
+__device__ inline unsigned int pack(const float* v, const bf16*) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    unsigned int word;  // one instruction for two numbers
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(v[1]), "f"(v[0]));
+    return word;
+#else
+    bf16 low, high;
     from_float(v[0], low);
     from_float(v[1], high);
     return (unsigned int)high.bits << 16 | low.bits;
+#endif
+}
+__device__ inline unsigned int pack(const float* v, const f16*) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    unsigned int word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(v[1]), "f"(v[0]));
+    return word;
+#else
+    f16 low, high;
+    from_float(v[0], low);
+    from_float(v[1], high);
+    return (unsigned int)high.bits << 16 | low.bits;
+#endif
+}
+
+// 16 bytes of an array, and the numbers in them.
+template <int N, class T>
+__device__ inline void unpack(const uint4& words, float (&v)[N], const T* type, int at = 0) {
+    constexpr int PER_WORD = 4 / sizeof(T);
+    unpack(words.x, v + at, type);
+    unpack(words.y, v + at + PER_WORD, type);
+    unpack(words.z, v + at + 2 * PER_WORD, type);
+    unpack(words.w, v + at + 3 * PER_WORD, type);
+}
+template <int N, class T>
+__device__ inline uint4 pack(const float (&v)[N], const T* type, int at = 0) {
+    constexpr int PER_WORD = 4 / sizeof(T);
+    uint4 words;
+    words.x = pack(v + at, type);
+    words.y = pack(v + at + PER_WORD, type);
+    words.z = pack(v + at + 2 * PER_WORD, type);
+    words.w = pack(v + at + 3 * PER_WORD, type);
+    return words;
 }
 
 // Loads and stores: elements i .. i + N of an array of n, 16 bytes at a time where the address allows it, else one by one ---
 
 template <int N, class T>
 __device__ inline void load(float (&v)[N], const T* array, long long i, long long n, float past_the_end = 0.0f) {
-    constexpr int PER_WORD = 4 / sizeof(T), PER_LOAD = 16 / sizeof(T);
+    constexpr int PER_LOAD = 16 / sizeof(T);
     static_assert(N % PER_LOAD == 0, "N is a multiple of a 16-byte load");
     if (i + N <= n && (unsigned long long)(array + i) % 16 == 0) {
 #pragma unroll
-        for (int k = 0; k < N; k += PER_LOAD) {
-            const uint4 words = *(const uint4*)(array + i + k);
-            unpack(words.x, v + k, array);
-            unpack(words.y, v + k + PER_WORD, array);
-            unpack(words.z, v + k + 2 * PER_WORD, array);
-            unpack(words.w, v + k + 3 * PER_WORD, array);
-        }
+        for (int k = 0; k < N; k += PER_LOAD) unpack(*(const uint4*)(array + i + k), v, array, k);
     } else {
 #pragma unroll
         for (int k = 0; k < N; k++) v[k] = i + k < n ? to_float(array[i + k]) : past_the_end;
@@ -119,23 +150,58 @@ __device__ inline void load(float (&v)[N], const T* array, long long i, long lon
 
 template <int N, class T>
 __device__ inline void store(T* array, long long i, long long n, const float (&v)[N]) {
-    constexpr int PER_WORD = 4 / sizeof(T), PER_STORE = 16 / sizeof(T);
+    constexpr int PER_STORE = 16 / sizeof(T);
     static_assert(N % PER_STORE == 0, "N is a multiple of a 16-byte store");
     if (i + N <= n && (unsigned long long)(array + i) % 16 == 0) {
 #pragma unroll
-        for (int k = 0; k < N; k += PER_STORE) {
-            uint4 words;
-            words.x = pack(v + k, array);
-            words.y = pack(v + k + PER_WORD, array);
-            words.z = pack(v + k + 2 * PER_WORD, array);
-            words.w = pack(v + k + 3 * PER_WORD, array);
-            *(uint4*)(array + i + k) = words;
-        }
+        for (int k = 0; k < N; k += PER_STORE) *(uint4*)(array + i + k) = pack(v, array, k);
     } else {
 #pragma unroll
         for (int k = 0; k < N; k++)
             if (i + k < n) from_float(v[k], array[i + k]);
     }
+}
+
+// The same for rows. PLAIN: all rows begin on 16 bytes and are multiples of 16 bytes (`plain_rows` finds out once per kernel), so
+// a chunk is inside or outside as one, and two instructions replace the checks above.
+
+template <class... T>
+__device__ inline bool plain_rows(int n_columns, const T*... arrays) {
+    return (((unsigned long long)arrays | (unsigned long long)n_columns * sizeof(T)) | ...) % 16 == 0;
+}
+
+template <bool PLAIN, int N, class T>
+__device__ inline void load_chunk(float (&v)[N], const T* row, int i, int n, float past_the_end = 0.0f) {
+    if (!PLAIN) return load(v, row, i, n, past_the_end);
+    if (i < n) {
+#pragma unroll
+        for (int k = 0; k < N; k += 16 / sizeof(T)) unpack(*(const uint4*)(row + i + k), v, row, k);
+    } else {
+#pragma unroll
+        for (int k = 0; k < N; k++) v[k] = past_the_end;
+    }
+}
+
+// The 16 bytes as they are stored, half the registers of 16-bit numbers; past the end 0.
+template <bool PLAIN, class T>
+__device__ inline uint4 load_packed(const T* row, int i, int n) {
+    uint4 words = {0, 0, 0, 0};
+    if (PLAIN) {
+        if (i < n) words = *(const uint4*)(row + i);
+    } else {
+        float v[16 / sizeof(T)];
+        load(v, row, i, n);
+        words = pack(v, row);
+    }
+    return words;
+}
+
+template <bool PLAIN, int N, class T>
+__device__ inline void store_chunk(T* row, int i, int n, const float (&v)[N]) {
+    if (!PLAIN) return store(row, i, n, v);
+    if (i < n)
+#pragma unroll
+        for (int k = 0; k < N; k += 16 / sizeof(T)) *(uint4*)(row + i + k) = pack(v, row, k);
 }
 
 // Sums and maxima over a block: all threads call, all get the result, the order is fixed -------------
@@ -168,6 +234,10 @@ __device__ inline float block_reduce(float x, float nothing) {
 
 __device__ inline float block_sum(float x) { return block_reduce<Add>(x, 0.0f); }
 __device__ inline float block_max(float x) { return block_reduce<Max>(x, minus_infinity()); }
+
+// Over the threads of a row: one warp, of which a block may have several, or the block.
+__device__ inline float row_sum(float x, int row_threads) { return row_threads == 32 ? warp_reduce<Add>(x) : block_sum(x); }
+__device__ inline float row_max(float x, int row_threads) { return row_threads == 32 ? warp_reduce<Max>(x) : block_max(x); }
 
 // Softmax in one pass: the largest number so far, and the sum of e^(x - largest), rescaled whenever the largest grows --------
 // Source  Milakov and Gimelshein 2018, arXiv:1805.02867, algorithm 3.

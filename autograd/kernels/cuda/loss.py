@@ -1,13 +1,16 @@
 """Output layer and cross-entropy on the GPU; kernel: loss.cu."""
 
+from functools import cache
+
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.matmul import column_sums, product
-from autograd.kernels.cuda.module import f32, i32, i64, kernel, row_threads, takes
+from autograd.kernels.cuda.module import MAX_THREADS, f32, i32, i64, kernel, row_threads, takes, width
 from autograd.kernels.destination import Into, destinations
 from autograd.ops.loss import LinearCrossEntropy
 
+_STATIC_BYTES = 2048  # of shared memory per block: the kernel's own sums, and what the driver keeps
 _LOGITS_BYTES = 1 << 30  # logits that exist at once: enough rows to keep the matrix products at full speed
 
 
@@ -39,14 +42,15 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
         losses = xp.empty(n, dtype="float32")
         dx = xp.empty(x.shape, dtype=x.dtype) if needs[0] else None
         dweight, dbias = None, xp.zeros(v, dtype="float32") if needs[3] else None
-        run = kernel("loss.cu", "cross_entropy_in_place", x.dtype.name)
         for start in range(0, n, size):
             rows = slice(start, start + size)
             z = product(x[rows], weight.T)  # (chunk, V)
             if bias is not None:
                 z += bias
-            numbers = (i32(v), i64(ignore_index), f32(label_smoothing), f32(z_loss), f32(factor), i32(any(needs)))
-            run((z.shape[0],), (row_threads(v, x.dtype),), (losses[rows], z, targets[rows], *numbers))
+            cross_entropy_in_place(
+                losses[rows], z, targets[rows], ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
+                gradient_scale=factor, want_gradient=any(needs),
+            )  # fmt: skip
             if dx is not None:
                 product(z, weight, dx[rows])
             if dbias is not None:
@@ -66,3 +70,28 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
             to = into[1]
             dweight = xp.multiply(dweight, dy, out=dweight if to is None or to.filled else to.buffer)
         return dx, dweight, None, dbias
+
+
+def cross_entropy_in_place(
+    losses: Array, z: Array, targets: Array, *, ignore_index: int, label_smoothing: float, z_loss: float, gradient_scale: float,
+    want_gradient: bool,
+) -> None:  # fmt: skip
+    """Writes the losses (n,), float32, of logits z (n, V); z becomes its gradient times gradient_scale, if that is wanted."""
+    n, v = z.shape
+    per_block, per_processor = _shared_memory()
+    row_bytes = -(-v // width(z.dtype)) * 16
+    cached = min(row_bytes, per_block - _STATIC_BYTES)
+    # Two blocks on a multiprocessor, one of which moves memory while the other one waits, if their rows fit.
+    n_threads = MAX_THREADS // 2 if 2 * (cached + _STATIC_BYTES) <= per_processor else MAX_THREADS
+    run = kernel("loss.cu", "cross_entropy_in_place", z.dtype.name)
+    run.max_dynamic_shared_size_bytes = cached  # type: ignore[attr-defined]
+    numbers = (i32(v), i64(ignore_index), f32(label_smoothing), f32(z_loss), f32(gradient_scale), i32(want_gradient))
+    arguments = (losses, z, targets, *numbers, i32(cached // z.dtype.itemsize))
+    run((n,), (min(n_threads, row_threads(v, z.dtype)),), arguments, shared_mem=cached)
+
+
+@cache
+def _shared_memory() -> tuple[int, int]:
+    """Bytes of shared memory that a block may ask for, and that a multiprocessor has."""
+    attributes = xp.cuda.Device().attributes
+    return attributes["MaxSharedMemoryPerBlockOptin"], attributes["MaxSharedMemoryPerMultiprocessor"]
