@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import groupby
 from textwrap import indent
 from typing import Protocol
@@ -10,7 +11,7 @@ from typing import Protocol
 import autograd.ops as ops
 from autograd import backend
 from autograd.backend import ArrayLike, DType, xp
-from autograd.core import Array, Narrowed, Op, Parameter, Tensor, is_half, is_recording, no_grad
+from autograd.core import Array, Narrowed, Op, Parameter, Tensor, is_half, is_recording, no_grad, within
 from autograd.ops.activation import ACTIVATIONS, known_activation
 from autograd.ops.dropout import RandomStream, default_stream
 from autograd.positions import RotaryPositions as RotaryPositions
@@ -157,17 +158,23 @@ def weights_in(module: "Module", dtype: DType) -> Iterator[None]:
 
     Does nothing for float32, and inside of another such block.
     """
-    parameters = [] if dtype == xp.float32 else [p for p in module.parameters() if p.narrow is None]
+    done = dtype == xp.float32 or _narrowed.get() is module
+    parameters = [] if done else [p for p in module.parameters() if p.narrow is None]
     if parameters:
         with no_grad():
             narrowed: Sequence[Tensor] = CastWeights.apply(*parameters, dtype=dtype)  # type: ignore[assignment]
         for parameter, narrow in zip(parameters, narrowed, strict=True):
             parameter.narrow = Narrowed(narrow.data, parameter)
     try:
-        yield
+        with within(_narrowed, module):
+            yield
     finally:
         for parameter in parameters:
             parameter.narrow = None
+
+
+_narrowed: ContextVar["Module | None"] = ContextVar("narrowed", default=None)
+"""The module of the innermost `weights_in`."""
 
 
 Init = Callable[[tuple[int, ...]], Array]

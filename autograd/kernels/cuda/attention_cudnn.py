@@ -6,6 +6,7 @@ from functools import cache
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
+from autograd.kernels.cuda.module import name_of
 from autograd.ops.attention import Attention
 
 try:
@@ -30,7 +31,7 @@ class AttentionCuDNN(Attention):
     @staticmethod
     def supports(q: Array, k: Array, v: Array, mask: Array | None, *, causal: bool, **options: object) -> bool:
         fits = q.ndim == 4 and q.shape == k.shape and q.shape[-2] >= _SHORTEST and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-        half = q.dtype == k.dtype == v.dtype and q.dtype.name in ("bfloat16", "float16")
+        half = q.dtype == k.dtype == v.dtype and name_of(q.dtype) in ("bfloat16", "float16")
         return cudnn is not None and mask is None and not options and fits and half
 
     @staticmethod
@@ -62,7 +63,7 @@ def _with_whole_rows(x: Array) -> Array:
 
 def _run(which: str, inputs: tuple[Array, ...], outputs: tuple[Array, ...], causal: bool) -> None:
     layouts = tuple((a.shape, tuple(s // a.itemsize for s in a.strides)) for a in (*inputs, *outputs))
-    graph, tensors, n_bytes = plan(which, layouts, causal, 1 / inputs[0].shape[-1] ** 0.5, inputs[0].dtype.name)
+    graph, tensors, n_bytes = plan(which, layouts, causal, 1 / inputs[0].shape[-1] ** 0.5, name_of(inputs[0].dtype))
     workspace: Array = xp.empty(max(n_bytes, 1), dtype="uint8")
     arrays: tuple[Array, ...] = (*inputs, *outputs)
     handle, cuda = _handle(), xp.cuda  # type: ignore[attr-defined]

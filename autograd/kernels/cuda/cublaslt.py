@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from autograd import backend
 from autograd.backend import Array, xp
+from autograd.kernels.cuda.module import name_of
 
 # Numbers of library_types.h, cublas_api.h and cublasLt.h.
 _TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}
@@ -80,7 +81,7 @@ def library() -> ctypes.CDLL | None:
 
 def takes(a: Array, b: Array) -> bool:
     """True if a @ b can be computed here: matrices of one dtype, by rows or columns of a multiple of 16 bytes, which matrix units load at once."""
-    if a.dtype != b.dtype or a.dtype.name not in _TYPES or library() is None:
+    if a.dtype != b.dtype or name_of(a.dtype) not in _TYPES or library() is None:
         return False
     lengths = b.shape[1] | b.shape[not _by_columns(b)] | a.shape[not _by_columns(a)]
     return lengths * a.itemsize % 16 == 0 and all(x.flags.c_contiguous or x.flags.f_contiguous for x in (a, b))
@@ -99,7 +100,7 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False, bias: Array |
     """
     addresses = (b.data.ptr, a.data.ptr, out.data.ptr, 0 if bias is None else bias.data.ptr)
     together = addresses[0] | addresses[1] | addresses[2] | addresses[3] | _MAX_ALIGNMENT
-    types = (a.dtype.name, out.dtype.name, bias is not None, together & -together)
+    types = (name_of(a.dtype), name_of(out.dtype), bias is not None, together & -together)
     plan = _plan(Kind(a.shape, b.shape, (_by_columns(a), _by_columns(b)), *types))
     if len(plan.candidates) > 1:
         _tune(plan, addresses, xp.empty(out.shape, dtype=out.dtype))

@@ -3,7 +3,7 @@
 from autograd.backend import Array, DType, xp
 from autograd.dispatch import kernel_for
 from autograd.kernels.cuda import cublaslt
-from autograd.kernels.cuda.module import MAX_THREADS, STORAGE, WARP, contiguous, i32, i64, kernel, row_threads, rows_of, width
+from autograd.kernels.cuda.module import MAX_THREADS, STORAGE, WARP, contiguous, i32, i64, kernel, name_of, row_threads, rows_of, width
 from autograd.kernels.destination import Into, destinations
 from autograd.ops.matmul import Linear
 
@@ -54,7 +54,7 @@ class LinearCUDA(Linear):
 
     @staticmethod
     def supports(x: Array, weight: Array, bias: Array | None) -> bool:
-        return bias is not None and x.size > 0 and weight.size > 0 and x.dtype == weight.dtype == bias.dtype and x.dtype.name in STORAGE
+        return bias is not None and x.size > 0 and weight.size > 0 and x.dtype == weight.dtype == bias.dtype and name_of(x.dtype) in STORAGE
 
     @staticmethod
     def forward(x: Array, weight: Array, bias: Array, *, needs: tuple[bool, bool, bool]) -> tuple[Array, tuple[Array, Array]]:
@@ -86,7 +86,7 @@ def product(a: Array, b: Array, out: Array | None = None, *, add: bool = False) 
 def add_bias(y: Array, bias: Array) -> None:
     """y (..., C) += bias (C,), both contiguous."""
     n_rows, n_columns = rows_of(y.shape), y.shape[-1]
-    run = kernel("matmul.cu", "add_bias", y.dtype.name)
+    run = kernel("matmul.cu", "add_bias", name_of(y.dtype))
     run(*_column_grid(n_rows, n_columns, y.dtype), (y, bias, i64(n_rows), i32(n_columns)))
 
 
@@ -96,7 +96,7 @@ def column_sums(x: Array, out: Array | None = None) -> Array:
     n_slices = -(-n_columns // (WARP * width(x.dtype)))
     n_parts = max(1, min(-(-n_rows // _WARPS), _SUM_BLOCKS // n_slices))
     parts = xp.empty((1, n_parts, n_columns), dtype="float32")
-    kernel("matmul.cu", "column_sums", x.dtype.name)((n_slices, n_parts), (WARP * _WARPS,), (parts, x, i64(n_rows), i32(n_columns)))
+    kernel("matmul.cu", "column_sums", name_of(x.dtype))((n_slices, n_parts), (WARP * _WARPS,), (parts, x, i64(n_rows), i32(n_columns)))
     return _summed(parts, xp.empty(n_columns, dtype="float32") if out is None else out)
 
 
@@ -107,7 +107,7 @@ def sum_parts(parts: Array, dtype: DType) -> Array:
 
 def _summed(parts: Array, total: Array) -> Array:
     k, n_parts, n_columns = parts.shape
-    run = kernel("matmul.cu", "sum_parts", "float32", total.dtype.name)
+    run = kernel("matmul.cu", "sum_parts", "float32", name_of(total.dtype))
     run((-(-n_columns // 32), k), (MAX_THREADS,), (total, parts, i32(n_parts), i32(n_columns)))
     return total
 

@@ -71,9 +71,15 @@ def kernel(file: str, name: str, storage: str = "float32", parameter: str | None
 
 
 @cache
+def name_of(dtype: DType) -> str:
+    """`dtype.name`, which is slow: NumPy puts it together at each call."""
+    return dtype.name
+
+
+@cache
 def is_stored(dtype: DType) -> bool:
     """True if kernels take arrays of this dtype."""
-    return dtype.name in STORAGE  # `name` is slow: it is put together at each call
+    return dtype.name in STORAGE
 
 
 def stored_as(dtype: DType) -> str:
