@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from itertools import groupby
 from textwrap import indent
 from typing import Protocol
 
 import autograd.ops as ops
 from autograd import backend
-from autograd.backend import ArrayLike, DType, xp
-from autograd.core import Array, Narrowed, Op, Parameter, Tensor, is_half, is_recording, no_grad, within
+from autograd.backend import ArrayLike, xp
+from autograd.core import Array, Op, Parameter, Tensor, is_half, is_recording, no_grad
+from autograd.narrow import weights_in as weights_in
 from autograd.ops.activation import ACTIVATIONS, known_activation
 from autograd.ops.dropout import RandomStream, default_stream
 from autograd.positions import RotaryPositions as RotaryPositions
@@ -133,48 +132,6 @@ def cast_like(parameter: Parameter, x: Tensor) -> Tensor:
     if not is_half(x.data):
         return parameter
     return parameter.narrow if parameter.narrow is not None else ops.cast(parameter, x.dtype)
-
-
-class CastWeights(Op):
-    """All weights of a model in the dtype that it computes in.
-
-    Forward     y_i = x_i in `dtype`
-    Backward    none: each y_i stands in for its weight (`core.Narrowed`), to which gradients go at once, in float32 where they were summed in it
-    Shapes      any.
-    Why together: weights that are neighbours in memory, as an optimizer's are, take one kernel on a GPU.
-    """
-
-    returns_tuple = True
-    takes_half = True
-
-    @staticmethod
-    def forward(*xs: Array, dtype: DType) -> tuple[tuple[Array, ...], None]:
-        return tuple(x.astype(dtype) for x in xs), None
-
-
-@contextmanager
-def weights_in(module: "Module", dtype: DType) -> Iterator[None]:
-    """Within this block the layers of `module` find their weights in `dtype`, cast once and together, not one by one at each use.
-
-    Does nothing for float32, and inside of another such block.
-    """
-    done = dtype == xp.float32 or _narrowed.get() is module
-    parameters = [] if done else [p for p in module.parameters() if p.narrow is None]
-    if parameters:
-        with no_grad():
-            narrowed: Sequence[Tensor] = CastWeights.apply(*parameters, dtype=dtype)  # type: ignore[assignment]
-        for parameter, narrow in zip(parameters, narrowed, strict=True):
-            parameter.narrow = Narrowed(narrow.data, parameter)
-    try:
-        with within(_narrowed, module):
-            yield
-    finally:
-        for parameter in parameters:
-            parameter.narrow = None
-
-
-_narrowed: ContextVar["Module | None"] = ContextVar("narrowed", default=None)
-"""The module of the innermost `weights_in`."""
 
 
 Init = Callable[[tuple[int, ...]], Array]

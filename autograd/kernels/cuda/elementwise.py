@@ -6,7 +6,7 @@ from autograd import backend
 from autograd.backend import Array, DType, xp
 from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import contiguous, flat_grid, i64, is_stored, kernel, stored_as, takes
-from autograd.nn import CastWeights
+from autograd.narrow import CastWeights
 from autograd.ops.elementwise import Add, Cast
 
 
@@ -45,25 +45,33 @@ class CastCUDA(Cast):
 
 @kernel_for(CastWeights)
 class CastWeightsCUDA(CastWeights):
-    """One kernel for all weights that lie side by side in memory. Reference: nn.py."""
+    """One kernel for all weights that lie side by side in memory. Reference: narrow.py."""
 
     @staticmethod
     def supports(*xs: Array, dtype: DType) -> bool:
         return is_stored(dtype) and dtype.itemsize == 2 and all(takes(x) and x.dtype.itemsize == 4 for x in xs)
 
     @staticmethod
-    def forward(*xs: Array, dtype: DType) -> tuple[tuple[Array, ...], None]:
+    def forward(*xs: Array, dtype: DType) -> tuple[tuple[Array, ...], list[tuple[Array, Array]]]:
         ys: dict[int, Array] = {}
+        saved = []
         order = sorted(range(len(xs)), key=lambda i: xs[i].data.ptr)
         while order:
             run = [order.pop(0)]
             while order and _follows(xs[run[-1]], xs[order[0]]):
                 run.append(order.pop(0))
             first, ends = xs[run[0]], list(accumulate(xs[i].size for i in run))
-            flat = _cast(xp.ndarray((ends[-1],), first.dtype, first.data), dtype)
+            source = xp.ndarray((ends[-1],), first.dtype, first.data)
+            flat = _cast(source, dtype)
+            saved.append((source, flat))
             for i, end in zip(run, ends, strict=True):
                 ys[i] = flat[end - xs[i].size : end].reshape(xs[i].shape)
-        return tuple(ys[i] for i in range(len(xs))), None
+        return tuple(ys[i] for i in range(len(xs))), saved
+
+    @staticmethod
+    def again(saved: list[tuple[Array, Array]]) -> None:
+        for source, flat in saved:
+            _cast(source, flat.dtype, flat)
 
 
 def _follows(a: Array, b: Array) -> bool:
@@ -71,8 +79,8 @@ def _follows(a: Array, b: Array) -> bool:
     return a.data.mem is b.data.mem and a.data.ptr + a.nbytes == b.data.ptr and a.dtype == b.dtype
 
 
-def _cast(x: Array, dtype: DType) -> Array:
-    y = xp.empty(x.shape, dtype=dtype)
+def _cast(x: Array, dtype: DType, y: Array | None = None) -> Array:
+    y = xp.empty(x.shape, dtype=dtype) if y is None else y
     narrow, name = (y.dtype, "cast_to_") if y.itemsize < x.itemsize else (x.dtype, "cast_from_")
     kernel("elementwise.cu", name + stored_as(narrow))(*flat_grid(x.size, narrow), (y, x, i64(x.size)))
     return y
