@@ -178,6 +178,8 @@ inline unsigned int __ballot_sync(unsigned int, bool x) {
     for (int lane = 0; lane < 32; lane++) bits |= all[lane] << lane;
     return bits;
 }
+inline int __popc(unsigned int x) { return __builtin_popcount(x); }
+inline int __clz(unsigned int x) { return x ? __builtin_clz(x) : 32; }
 inline int __ffs(unsigned int x) { return __builtin_ffs((int)x); }
 
 #define HOST_LAUNCHER(kernel)                                                                                                     \

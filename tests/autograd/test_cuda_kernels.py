@@ -410,6 +410,26 @@ def test_embedding_gradient(n_channels, storage, host_either):
 
 
 @on_host
+@pytest.mark.parametrize(("n", "n_ids", "kind"), [(1030, 700, "uniform"), (2100, 3, "uniform"), (2100, 90, "frequent"), (3000, 8000, "sorted"),
+                                                  (96, 9, "one"), (130, 9, "one"), (33, 2, "one"), (64, 3, "blocks")])  # fmt: skip
+def test_embedding_gradient_of_many_positions(n, n_ids, kind, host, monkeypatch):
+    """Several sorted chunks, ids that fill the positions of several warps, ids that never occur; two merges of two runs each."""
+    (kernel,) = KERNELS[Embedding]
+    monkeypatch.setattr(f"{kernel.__module__}._FAN", 32)
+    rng = np.random.default_rng(n)
+    drawn = rng.integers(0, n_ids, n)
+    ids = {"uniform": drawn, "frequent": np.where(rng.random(n) < 0.4, 5, drawn), "sorted": np.sort(drawn), "one": np.full(n, n_ids // 2),
+           "blocks": np.arange(n) // 32}[kind]  # fmt: skip
+    (dy,) = stored(host, "float", rng.standard_normal((n, 5)))
+    results = []
+    for descending in (False, True):
+        monkeypatch.setattr(cuda_host, "descending", descending)
+        results.append(kernel.backward((ids, (n_ids, 5)), dy)[0])
+    assert (results[0] == results[1]).all()
+    assert_near(results[0], Embedding.backward((ids, (n_ids, 5)), to_float(dy))[0], dy.dtype)
+
+
+@on_host
 @each_storage
 @each_shape
 def test_bias_and_its_gradient(shape, storage, host_either):

@@ -6,20 +6,20 @@ from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.module import WARP, Constants, contiguous, flat_grid, i32, i64, kernel, row_threads, rows_of, takes, width
 from autograd.ops.activation import ACTIVATIONS, GELU, GatedProduct, Softmax
 
-_WARPS = 4  # of a block, where a warp takes a row
+_WARPS = 2  # of a block, where a warp takes a row
 _IN_REGISTERS = 32  # numbers of a row that a thread holds, at most
-LONGEST_IN_REGISTERS = 256 * _IN_REGISTERS  # columns; 256: MAX_ROW_THREADS of the kernels
+LONGEST_IN_REGISTERS = 256 * _IN_REGISTERS  # columns; 256: MAX_THREADS of the kernels
 
 
-def rows_in_registers(n_rows: int, n_columns: int, dtype: DType) -> tuple[tuple[int], tuple[int], int, Constants]:
-    """(grid, block, threads per row, constants) of kernels that hold rows of at most LONGEST_IN_REGISTERS columns in registers.
+def rows_in_registers(n_rows: int, n_columns: int, dtype: DType) -> tuple[tuple[int], tuple[int], Constants]:
+    """(grid, block, constants) of kernels that hold rows of at most LONGEST_IN_REGISTERS columns in registers.
 
     Threads per row and 16-byte chunks per thread are powers of two: few kernels to compile for many lengths of rows.
     """
     warps = _power_of_two(-(-n_columns // (WARP * _IN_REGISTERS)))
     chunks = _power_of_two(-(-n_columns // (WARP * warps * width(dtype))))
     rows = _WARPS if warps == 1 else 1
-    return (-(-n_rows // rows),), (WARP * warps * rows,), WARP * warps, (("CHUNKS", chunks),)
+    return (-(-n_rows // rows),), (WARP * warps * rows,), (("CHUNKS", chunks), ("ROW_THREADS", WARP * warps))
 
 
 def _power_of_two(n: int) -> int:
@@ -94,9 +94,9 @@ class SoftmaxCUDA(Softmax):
             run = kernel("softmax.cu", "softmax_forward_of_long_rows", x.dtype.name)
             run((n_rows,), (row_threads(n_columns, x.dtype),), (y, x, i32(n_columns)))
         else:
-            grid, block, threads, constants = rows_in_registers(n_rows, n_columns, x.dtype)
+            grid, block, constants = rows_in_registers(n_rows, n_columns, x.dtype)
             run = kernel("softmax.cu", "softmax_forward", x.dtype.name, constants=constants)
-            run(grid, block, (y, x, i64(n_rows), i32(n_columns), i32(threads)))
+            run(grid, block, (y, x, i64(n_rows), i32(n_columns)))
         return y, (y, axis)
 
     @staticmethod

@@ -54,6 +54,6 @@ def run_softmax(
     name: str, arrays: tuple[Array, Array], n_queries: int, n_keys: int, causal: bool, scale: float, mask: tuple[Array, ...]
 ) -> None:
     n_rows, dtype = rows_of(arrays[0].shape), arrays[0].dtype
-    grid, block, threads, constants = rows_in_registers(n_rows, n_keys, dtype)
-    numbers = (i64(n_rows), i32(n_queries), i32(n_keys), i32(causal), i32(threads), f32(scale))
+    grid, block, constants = rows_in_registers(n_rows, n_keys, dtype)
+    numbers = (i64(n_rows), i32(n_queries), i32(n_keys), i32(causal), f32(scale))
     kernel("attention.cu", name, dtype.name, constants=constants)(grid, block, (*arrays, *numbers, *mask))

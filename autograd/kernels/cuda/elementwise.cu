@@ -27,31 +27,27 @@ __device__ inline void narrow(To* y, const float* x, long long n) {
     }
 }
 
-// From 16 bits: a thread takes 4 numbers, so that the stores of a warp, which are the larger part, are contiguous; and 2 times, so that
-// as many bytes are on their way as with 16 per load.
+// From 16 bits: a thread takes twice 4 numbers, so that a store of a warp is contiguous: stores are the larger part. No steps: blocks
+// that end make room for loads of others.
 template <class From>
 __device__ inline void widen(float* y, const From* x, long long n) {
-    const long long step = (long long)gridDim.x * blockDim.x * 8;
-    const bool plain = ((unsigned long long)x % 8 | (unsigned long long)y % 16) == 0;
-    for (long long i = ((long long)blockIdx.x * blockDim.x * 2 + threadIdx.x) * 4; i < n; i += step) {
-        const long long second = i + blockDim.x * 4;
-        float v[2][4];
-        if (plain && second + 4 <= n) {
-            const uint2 a = *(const uint2*)(x + i), b = *(const uint2*)(x + second);
-            unpack(a.x, v[0], x);
-            unpack(a.y, v[0] + 2, x);
-            unpack(b.x, v[1], x);
-            unpack(b.y, v[1] + 2, x);
-        } else {
+    const long long i = ((long long)blockIdx.x * blockDim.x * 2 + threadIdx.x) * 4, second = i + blockDim.x * 4;
+    float v[2][4];
+    if (second + 4 <= n && (unsigned long long)(x + i) % 8 == 0) {
+        const uint2 a = *(const uint2*)(x + i), b = *(const uint2*)(x + second);
+        unpack(a.x, v[0], x);
+        unpack(a.y, v[0] + 2, x);
+        unpack(b.x, v[1], x);
+        unpack(b.y, v[1] + 2, x);
+    } else {
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                v[0][k] = i + k < n ? to_float(x[i + k]) : 0.0f;
-                v[1][k] = second + k < n ? to_float(x[second + k]) : 0.0f;
-            }
+        for (int k = 0; k < 4; k++) {
+            v[0][k] = i + k < n ? to_float(x[i + k]) : 0.0f;
+            v[1][k] = second + k < n ? to_float(x[second + k]) : 0.0f;
         }
-        store(y, i, n, v[0]);
-        store(y, second, n, v[1]);
     }
+    store(y, i, n, v[0]);
+    store(y, second, n, v[1]);
 }
 
 extern "C" __global__ void cast_to_bf16(bf16* y, const float* x, long long n) { narrow(y, x, n); }

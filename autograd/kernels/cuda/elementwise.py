@@ -9,6 +9,8 @@ from autograd.kernels.cuda.module import contiguous, flat_grid, i64, is_stored, 
 from autograd.narrow import CastWeights
 from autograd.ops.elementwise import Add, Cast
 
+_WIDENED = 2048  # elements that a block casts to float32, eight per thread
+
 
 @kernel_for(Add)
 class AddCUDA(Add):
@@ -81,6 +83,9 @@ def _follows(a: Array, b: Array) -> bool:
 
 def _cast(x: Array, dtype: DType, y: Array | None = None) -> Array:
     y = xp.empty(x.shape, dtype=dtype) if y is None else y
-    narrow, name = (y.dtype, "cast_to_") if y.itemsize < x.itemsize else (x.dtype, "cast_from_")
-    kernel("elementwise.cu", name + stored_as(narrow))(*flat_grid(x.size, narrow), (y, x, i64(x.size)))
+    if y.itemsize < x.itemsize:
+        kernel("elementwise.cu", "cast_to_" + stored_as(y.dtype))(*flat_grid(x.size, y.dtype), (y, x, i64(x.size)))
+    else:
+        run = kernel("elementwise.cu", "cast_from_" + stored_as(x.dtype))
+        run((-(-x.size // _WIDENED),), (_WIDENED // 8,), (y, x, i64(x.size)))
     return y

@@ -10,7 +10,7 @@
 #include "common.cuh"
 
 #ifndef BATCH
-#define BATCH (16 / WIDTH)
+#define BATCH 4
 #endif
 
 // What a row's loss and gradient are computed with.
@@ -29,24 +29,21 @@ __device__ inline void loss_of_row(float* loss, storage* z, const Loss& row, boo
     if (row.counted) {  // the same for the whole block, so its barriers are met by all or none
         for (int begin = first; begin < n; begin += BATCH * step) {
             uint4 words[BATCH];
+            float all[BATCH * WIDTH];
 #pragma unroll
             for (int b = 0; b < BATCH; b++) words[b] = load_packed<PLAIN>(z, begin + b * step, n);
 #pragma unroll
             for (int b = 0; b < BATCH; b++) {
                 const int i = begin + b * step;
-                if (i >= n) break;
                 if (i < row.n_cached) cache[i / WIDTH] = words[b];
-                unpack(words[b], v, z);
-                if (row.label_smoothing != 0.0f) {
+                unpack(words[b], all, z, b * WIDTH);
 #pragma unroll
-                    for (int k = 0; k < WIDTH; k++) total += v[k];  // past the end 0
+                for (int k = 0; k < WIDTH; k++) {
+                    if (row.label_smoothing != 0.0f) total += all[b * WIDTH + k];  // past the end 0
+                    if (i + (PLAIN ? 0 : k) >= n) all[b * WIDTH + k] = minus_infinity();
                 }
-                if (!PLAIN) {
-#pragma unroll
-                    for (int k = 0; k < WIDTH; k++) v[k] = i + k < n ? v[k] : minus_infinity();
-                }
-                softmax.add(v);
             }
+            softmax.add(all);
         }
         softmax.join_block();
         if (row.label_smoothing != 0.0f) total = block_sum(total);

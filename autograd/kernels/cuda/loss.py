@@ -93,5 +93,5 @@ def cross_entropy_in_place(
 @cache
 def _shared_memory() -> tuple[int, int]:
     """Bytes of shared memory that a block may ask for, and that a multiprocessor has."""
-    attributes = xp.cuda.Device().attributes
+    attributes = xp.cuda.Device().attributes  # type: ignore[attr-defined]
     return attributes["MaxSharedMemoryPerBlockOptin"], attributes["MaxSharedMemoryPerMultiprocessor"]

@@ -1,102 +1,56 @@
 // Layer norm, RMS norm and their gradients. Reference: ops/normalization.py, classes LayerNorm and RMSNorm; same letters.
 //
 // Layout  `row_threads` threads per row, 32 if it fits: then a block takes several rows, each summed by its warp alone. A thread
-//         holds CHUNKS times 16 bytes of its row in registers, so a row is read once, and takes row after row in steps of the grid:
-//         of 16-bit numbers the next row is on its way while this one is computed.
+//         holds CHUNKS times 16 bytes of its row in registers, so a row is read once. Backward, which adds up over rows, takes row
+//         after row in steps of the grid; the next one is on its way while this one is computed.
 // Bytes   per element, b = 4 (float) or 2 (16 bits): forward reads x, writes y: 2 b; backward reads x, dy, writes dx: 3 b.
 #include "common.cuh"
 
 #ifndef CHUNKS
 #define CHUNKS 3
 #endif
-#ifndef FORWARD_AHEAD
-#define FORWARD_AHEAD (sizeof(storage) == 2)
-#endif
-#ifndef FORWARD_KEEP
-#define FORWARD_KEEP 1
-#endif
-#ifndef FORWARD_BLOCKS
-#define FORWARD_BLOCKS 3
-#endif
-#ifndef BACKWARD_AHEAD
-#define BACKWARD_AHEAD (sizeof(storage) == 2)
-#endif
-#ifndef BACKWARD_KEEP
-#define BACKWARD_KEEP (sizeof(storage) == 2)
-#endif
-#ifndef BACKWARD_BLOCKS
-#define BACKWARD_BLOCKS 3
-#endif
 constexpr int MAX_WARPS = 4;
+// Blocks of a multiprocessor at once, which bounds the registers of a thread: more blocks wait for more bytes at once.
+constexpr int FORWARD_BLOCKS = sizeof(storage) == 2 ? 8 : 4, BACKWARD_BLOCKS = sizeof(storage) == 2 ? 3 : 2;
 
-// The part of a row that this thread holds, as it is stored.
-struct Part {
-    uint4 words[CHUNKS];
-};
-
-template <bool PLAIN>
-__device__ inline void load_part(Part& part, const storage* row, int first, int step, int n_channels) {
-#pragma unroll
-    for (int j = 0; j < CHUNKS; j++) part.words[j] = load_packed<PLAIN>(row, first + j * step, n_channels);
-}
-
-// y = g n + beta of layer norm, if CENTERED, or (offset + g) n of RMS norm, which is layer norm without the mean and without beta.
+// y = gamma n + beta of layer norm, if CENTERED; else (offset + gamma) n of RMS norm, which is layer norm without the mean and beta.
 template <bool PLAIN, bool CENTERED>
 __device__ inline void forward(
     storage* y, float* mean, float* r, const storage* x, const parameter* gamma, const parameter* beta, float offset,
     long long n_rows, int n_channels, float eps, int row_threads) {
-    const int rows = blockDim.x / row_threads, first = threadIdx.x % row_threads * WIDTH, step = row_threads * WIDTH;
-    const long long stride = (long long)gridDim.x * rows;
-    long long row = (long long)blockIdx.x * rows + threadIdx.x / row_threads;
+    const long long row = (long long)blockIdx.x * (blockDim.x / row_threads) + threadIdx.x / row_threads;
     if (row >= n_rows) return;
-    Part part;
-    load_part<PLAIN>(part, x + row * n_channels, first, step, n_channels);
-    float g[CHUNKS][WIDTH], b[CHUNKS][WIDTH];
-    if (FORWARD_KEEP) {
+    const int first = threadIdx.x % row_threads * WIDTH, step = row_threads * WIDTH;
+    float v[CHUNKS][WIDTH], sum = 0.0f, squares = 0.0f, row_mean = 0.0f;
 #pragma unroll
-        for (int j = 0; j < CHUNKS; j++) {
-            load_chunk<PLAIN>(g[j], gamma, first + j * step, n_channels);
-            if (CENTERED) load_chunk<PLAIN>(b[j], beta, first + j * step, n_channels);
-        }
-    }
-    for (; row < n_rows; row += stride) {
-        float v[CHUNKS][WIDTH], sum = 0.0f, squares = 0.0f, row_mean = 0.0f;
-#pragma unroll
-        for (int j = 0; j < CHUNKS; j++) unpack(part.words[j], v[j], x);
-        if (FORWARD_AHEAD && row + stride < n_rows) load_part<PLAIN>(part, x + (row + stride) * n_channels, first, step, n_channels);
-        if (CENTERED) {
-#pragma unroll
-            for (int j = 0; j < CHUNKS; j++)
-#pragma unroll
-                for (int k = 0; k < WIDTH; k++) sum += v[j][k];  // past the end v is 0
-            row_mean = row_sum(sum, row_threads) / n_channels;
-        }
+    for (int j = 0; j < CHUNKS; j++) load_chunk<PLAIN>(v[j], x + row * n_channels, first + j * step, n_channels);
+    if (CENTERED) {
 #pragma unroll
         for (int j = 0; j < CHUNKS; j++)
-            if (!CENTERED || !PLAIN || first + j * step < n_channels) {
 #pragma unroll
-                for (int k = 0; k < WIDTH; k++) {
-                    v[j][k] -= row_mean;
-                    if (PLAIN || !CENTERED || first + j * step + k < n_channels) squares += v[j][k] * v[j][k];
-                }
-            }
-        const float row_r = 1.0f / sqrtf(row_sum(squares, row_threads) / n_channels + eps);
+            for (int k = 0; k < WIDTH; k++) sum += v[j][k];  // past the end v is 0
+        row_mean = row_sum(sum, row_threads) / n_channels;
+    }
 #pragma unroll
-        for (int j = 0; j < CHUNKS; j++) {
-            if (!FORWARD_KEEP) {
-                load_chunk<PLAIN>(g[j], gamma, first + j * step, n_channels);
-                if (CENTERED) load_chunk<PLAIN>(b[j], beta, first + j * step, n_channels);
-            }
+    for (int j = 0; j < CHUNKS; j++)
 #pragma unroll
-            for (int k = 0; k < WIDTH; k++)
-                v[j][k] = CENTERED ? g[j][k] * (v[j][k] * row_r) + b[j][k] : (offset + g[j][k]) * (v[j][k] * row_r);
-            store_chunk<PLAIN>(y + row * n_channels, first + j * step, n_channels, v[j]);
+        for (int k = 0; k < WIDTH; k++) {
+            v[j][k] -= row_mean;
+            if (first + j * step + (PLAIN ? 0 : k) < n_channels) squares += v[j][k] * v[j][k];
         }
-        if (threadIdx.x % row_threads == 0) {
-            if (CENTERED) mean[row] = row_mean;
-            r[row] = row_r;
-        }
-        if (!FORWARD_AHEAD && row + stride < n_rows) load_part<PLAIN>(part, x + (row + stride) * n_channels, first, step, n_channels);
+    const float row_r = 1.0f / sqrtf(row_sum(squares, row_threads) / n_channels + eps);
+#pragma unroll
+    for (int j = 0; j < CHUNKS; j++) {
+        float g[WIDTH], b[WIDTH];
+        load_chunk<PLAIN>(g, gamma, first + j * step, n_channels);
+        if (CENTERED) load_chunk<PLAIN>(b, beta, first + j * step, n_channels);
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) v[j][k] = CENTERED ? g[k] * (v[j][k] * row_r) + b[k] : (offset + g[k]) * (v[j][k] * row_r);
+        store_chunk<PLAIN>(y + row * n_channels, first + j * step, n_channels, v[j]);
+    }
+    if (threadIdx.x % row_threads == 0) {
+        if (CENTERED) mean[row] = row_mean;
+        r[row] = row_r;
     }
 }
 
@@ -134,6 +88,24 @@ __device__ inline void add_up(float* part, const float (&sums)[CHUNKS][WIDTH], i
     }
 }
 
+// What the gradient of a row is computed from: this thread's chunks, as they are stored, and what forward saved.
+struct RowIn {
+    uint4 x[CHUNKS], dy[CHUNKS];
+    float mean, r;
+};
+
+template <bool PLAIN, bool CENTERED>
+__device__ inline void load_row(
+    RowIn& in, const storage* x, const storage* dy, const float* mean, const float* r, long long row, int n_channels, int first, int step) {
+#pragma unroll
+    for (int j = 0; j < CHUNKS; j++) {
+        in.x[j] = load_packed<PLAIN>(x + row * n_channels, first + j * step, n_channels);
+        in.dy[j] = load_packed<PLAIN>(dy + row * n_channels, first + j * step, n_channels);
+    }
+    in.mean = CENTERED ? mean[row] : 0.0f;
+    in.r = r[row];
+}
+
 // dx of all rows; and for each block the sums over its rows of dy n and, if CENTERED, dy, which `sum_parts` of matmul.cu adds up: no
 // atomics, so the same bits every time. parts is (2 or 1, blocks, channels): of dgamma, then of dbeta. Blocks of at most MAX_WARPS warps.
 template <bool PLAIN, bool CENTERED>
@@ -142,49 +114,30 @@ __device__ inline void backward(
     const storage* dy, long long n_rows, int n_channels, int row_threads) {
     const int rows = blockDim.x / row_threads, first = threadIdx.x % row_threads * WIDTH, step = row_threads * WIDTH;
     const long long stride = (long long)gridDim.x * rows;
-    long long row = (long long)blockIdx.x * rows + threadIdx.x / row_threads;
-    float dgamma[CHUNKS][WIDTH], dbeta[CHUNKS][WIDTH], g[CHUNKS][WIDTH];
+    float dgamma[CHUNKS][WIDTH], dbeta[CHUNKS][WIDTH];
 #pragma unroll
-    for (int j = 0; j < CHUNKS; j++) {
+    for (int j = 0; j < CHUNKS; j++)
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) dgamma[j][k] = dbeta[j][k] = 0.0f;
-        if (BACKWARD_KEEP) load_chunk<PLAIN>(g[j], gamma, first + j * step, n_channels);
-    }
-    Part next_x, next_dy;
-    float next_mean = 0.0f, next_r = 0.0f;
-    if (BACKWARD_AHEAD && row < n_rows) {
-        load_part<PLAIN>(next_x, x + row * n_channels, first, step, n_channels);
-        load_part<PLAIN>(next_dy, dy + row * n_channels, first, step, n_channels);
-        if (CENTERED) next_mean = mean[row];
-        next_r = r[row];
-    }
+    RowIn next;
+    long long row = (long long)blockIdx.x * rows + threadIdx.x / row_threads;
+    if (row < n_rows) load_row<PLAIN, CENTERED>(next, x, dy, mean, r, row, n_channels, first, step);
     for (; row < n_rows; row += stride) {
-        Part of_x, of_dy;
-        float row_mean, row_r;
-        if (BACKWARD_AHEAD) {
-            of_x = next_x, of_dy = next_dy, row_mean = next_mean, row_r = next_r;
-        }
-        const long long wanted = BACKWARD_AHEAD ? row + stride : row;
-        if (wanted < n_rows) {
-            load_part<PLAIN>(next_x, x + wanted * n_channels, first, step, n_channels);
-            load_part<PLAIN>(next_dy, dy + wanted * n_channels, first, step, n_channels);
-            if (CENTERED) next_mean = mean[wanted];
-            next_r = r[wanted];
-        }
-        if (!BACKWARD_AHEAD) of_x = next_x, of_dy = next_dy, row_mean = next_mean, row_r = next_r;
-        if (!CENTERED) row_mean = 0.0f;
+        const RowIn in = next;
+        if (row + stride < n_rows) load_row<PLAIN, CENTERED>(next, x, dy, mean, r, row + stride, n_channels, first, step);
         float n[CHUNKS][WIDTH], q[CHUNKS][WIDTH], sum_q = 0.0f, sum_qn = 0.0f;
 #pragma unroll
         for (int j = 0; j < CHUNKS; j++) {
-            if (!BACKWARD_KEEP) load_chunk<PLAIN>(g[j], gamma, first + j * step, n_channels);
-            unpack(of_x.words[j], n[j], x);
-            unpack(of_dy.words[j], q[j], x);
+            float g[WIDTH];
+            load_chunk<PLAIN>(g, gamma, first + j * step, n_channels);
+            unpack(in.x[j], n[j], x);
+            unpack(in.dy[j], q[j], dy);
 #pragma unroll
             for (int k = 0; k < WIDTH; k++) {
-                n[j][k] = (n[j][k] - row_mean) * row_r;
+                n[j][k] = (n[j][k] - in.mean) * in.r;
                 dgamma[j][k] += q[j][k] * n[j][k];  // here q is still dy, and past the end 0
                 if (CENTERED) dbeta[j][k] += q[j][k];
-                q[j][k] *= CENTERED ? g[j][k] : offset + g[j][k];
+                q[j][k] *= CENTERED ? g[k] : offset + g[k];
                 if (CENTERED) sum_q += q[j][k];
                 sum_qn += q[j][k] * n[j][k];
             }
@@ -194,7 +147,7 @@ __device__ inline void backward(
 #pragma unroll
         for (int j = 0; j < CHUNKS; j++) {
 #pragma unroll
-            for (int k = 0; k < WIDTH; k++) q[j][k] = row_r * (q[j][k] - mean_q - n[j][k] * mean_qn);
+            for (int k = 0; k < WIDTH; k++) q[j][k] = in.r * (q[j][k] - mean_q - n[j][k] * mean_qn);
             store_chunk<PLAIN>(dx + row * n_channels, first + j * step, n_channels, q[j]);
         }
     }

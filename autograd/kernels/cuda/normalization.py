@@ -10,7 +10,8 @@ from autograd.kernels.cuda.matmul import sum_parts
 from autograd.kernels.cuda.module import WARP, contiguous, f32, i32, i64, kernel, rows_of, takes, width
 from autograd.ops.normalization import LayerNorm, RMSNorm
 
-_BACKWARD_BLOCKS = 384  # partial sums of dgamma and dbeta, at most: as many blocks as a large GPU runs at once
+# Partial sums of dgamma and dbeta, at most, by the bytes of an element: as many blocks as a large GPU, of 132 multiprocessors, runs at once.
+_BACKWARD_BLOCKS = {2: 3 * 132, 4: 2 * 132}
 _WARPS = 4  # of a block, at most; rows per block, where a warp holds a row
 _IN_REGISTERS = 24  # numbers of a row that a thread holds, at most
 _LONGEST = WARP * _WARPS * _IN_REGISTERS  # channels; longer rows are left to the definition
@@ -47,11 +48,11 @@ class LayerNormCUDA(LayerNorm):
         x, mean, r, gamma = saved
         n_rows, n_channels = rows_of(x.shape), x.shape[-1]
         run, row_threads, rows = _by_rows("layer_norm_backward", x, gamma)
-        n_blocks = min(-(-n_rows // rows), _BACKWARD_BLOCKS)
+        n_blocks = min(-(-n_rows // rows), _BACKWARD_BLOCKS[x.itemsize])
         dx, parts = xp.empty(x.shape, dtype=x.dtype), xp.empty((2, n_blocks, n_channels), dtype="float32")
         arguments = (dx, parts, x, mean, r, gamma, contiguous(dy), i64(n_rows), i32(n_channels), i32(row_threads))
         run((n_blocks,), (row_threads * rows,), arguments)
-        dgamma, dbeta = sum_parts(parts, gamma.dtype)
+        dgamma, dbeta = sum_parts(parts, parts.dtype)
         return dx, dgamma, dbeta
 
 
@@ -96,8 +97,8 @@ class RMSNormCUDA(RMSNorm):
         x, r, weight, offset = saved
         n_rows, n_channels = rows_of(x.shape), x.shape[-1]
         run, row_threads, rows = _by_rows("rms_norm_backward", x, weight)
-        n_blocks = min(-(-n_rows // rows), _BACKWARD_BLOCKS)
+        n_blocks = min(-(-n_rows // rows), _BACKWARD_BLOCKS[x.itemsize])
         dx, parts = xp.empty(x.shape, dtype=x.dtype), xp.empty((1, n_blocks, n_channels), dtype="float32")
         arguments = (dx, parts, x, r, weight, f32(offset), contiguous(dy), i64(n_rows), i32(n_channels), i32(row_threads))
         run((n_blocks,), (row_threads * rows,), arguments)
-        return dx, sum_parts(parts, weight.dtype)[0]
+        return dx, sum_parts(parts, parts.dtype)[0]

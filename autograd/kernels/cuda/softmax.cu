@@ -2,7 +2,7 @@
 //
 //     y = e^(x - m) / sum e^(x - m),  m = max(x)           dx = y (dy - sum dy y)
 //
-// Layout  forward: `row_threads` threads per row, a warp if it fits, which holds the row in registers, CHUNKS times 16 bytes per
+// Layout  forward: ROW_THREADS threads per row, a warp if it fits, which holds the row in registers, CHUNKS times 16 bytes per
 //         thread: x is read once, each exponential computed once, and warps wait for nobody. Longer rows, and backward: one block
 //         per row, each thread takes 16 bytes at a time; the row is read twice, the second time from cache.
 // Bytes   per element, b = 4 (float) or 2 (16 bits): forward reads x, writes y: 2 b; backward reads y, dy, writes dx: 3 b.
@@ -11,39 +11,43 @@
 #ifndef CHUNKS
 #define CHUNKS 4
 #endif
-constexpr int MAX_ROW_THREADS = 256;  // whose registers hold the longest row
+#ifndef ROW_THREADS
+#define ROW_THREADS 32
+#endif
+constexpr int MAX_THREADS = 256;  // of a block, whose registers hold the longest row
+constexpr int STEP = ROW_THREADS * WIDTH;
 
 template <bool PLAIN>
-__device__ inline void softmax_of_row(storage* y, const storage* x, int n_columns, int row_threads) {
-    const int first = threadIdx.x % row_threads * WIDTH, step = row_threads * WIDTH;
+__device__ inline void softmax_of_row(storage* y, const storage* x, int n_columns) {
+    const int first = threadIdx.x % ROW_THREADS * WIDTH;
     float v[CHUNKS][WIDTH], largest = minus_infinity(), sum = 0.0f;
 #pragma unroll
-    for (int j = 0; j < CHUNKS; j++) load_chunk<PLAIN>(v[j], x, first + j * step, n_columns, minus_infinity());
+    for (int j = 0; j < CHUNKS; j++) load_chunk<PLAIN>(v[j], x, first + j * STEP, n_columns, minus_infinity());
 #pragma unroll
     for (int j = 0; j < CHUNKS; j++)
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) largest = fmaxf(largest, v[j][k]);
-    largest = row_max(largest, row_threads);
+    largest = row_max(largest, ROW_THREADS);
     const float shift = largest == minus_infinity() ? 0.0f : largest;  // a row of -infinity gives zeros
 #pragma unroll
     for (int j = 0; j < CHUNKS; j++)
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) sum += v[j][k] = EXP(v[j][k] - shift);
-    sum = row_sum(sum, row_threads);
+    sum = row_sum(sum, ROW_THREADS);
     const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
 #pragma unroll
     for (int j = 0; j < CHUNKS; j++) {
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) v[j][k] *= factor;
-        store_chunk<PLAIN>(y, first + j * step, n_columns, v[j]);
+        store_chunk<PLAIN>(y, first + j * STEP, n_columns, v[j]);
     }
 }
 
-extern "C" __global__ __launch_bounds__(MAX_ROW_THREADS, 1) void softmax_forward(storage* y, const storage* x, long long n_rows, int n_columns, int row_threads) {
-    const long long row = (long long)blockIdx.x * (blockDim.x / row_threads) + threadIdx.x / row_threads;
+extern "C" __global__ __launch_bounds__(MAX_THREADS, 1) void softmax_forward(storage* y, const storage* x, long long n_rows, int n_columns) {
+    const long long row = (long long)blockIdx.x * (blockDim.x / ROW_THREADS) + threadIdx.x / ROW_THREADS;
     if (row >= n_rows) return;
-    if (plain_rows(n_columns, x, y)) softmax_of_row<true>(y + row * n_columns, x + row * n_columns, n_columns, row_threads);
-    else softmax_of_row<false>(y + row * n_columns, x + row * n_columns, n_columns, row_threads);
+    if (plain_rows(n_columns, x, y)) softmax_of_row<true>(y + row * n_columns, x + row * n_columns, n_columns);
+    else softmax_of_row<false>(y + row * n_columns, x + row * n_columns, n_columns);
 }
 
 extern "C" __global__ void softmax_forward_of_long_rows(storage* y, const storage* x, int n_columns) {
