@@ -365,25 +365,25 @@ def timed(name: str, dtype: str, n_bytes: float, kernel_s: float, bandwidth: flo
 
 def time_in_place(report: Report, xp: Any, bandwidth: float, rows: int, classes: int, n_keys: int) -> None:
     """The kernels between matrix products, alone. They work in place, so each call takes the last one's output."""
-    from autograd.kernels.cuda.module import f32, i32, i64, kernel, row_threads, u32, u64
+    from autograd.kernels.cuda.attention import run_softmax
+    from autograd.kernels.cuda.dropout import mask_arguments
+    from autograd.kernels.cuda.loss import cross_entropy_in_place
 
     rng = np.random.default_rng(0)
     targets, losses = xp.asarray(rng.integers(0, classes, rows)), xp.empty(rows, dtype="float32")
     n_scores = rows * classes // n_keys // n_keys * n_keys  # rows of scores: as many elements as there are logits
+    plain = {"ignore_index": -100, "label_smoothing": 0.0, "z_loss": 0.0, "gradient_scale": 1 / rows, "want_gradient": True}
     for dtype in dtypes(xp):
         z = xp.asarray(rng.standard_normal((rows, classes), dtype=np.float32)).astype(dtype)
         scores = z.reshape(-1)[: n_scores * n_keys].reshape(n_scores, n_keys)
-        plain_loss = (i32(classes), i64(-100), f32(0), f32(0), f32(1 / rows), i32(1))  # no label smoothing, no z-loss
-        no_dropout = (i32(n_keys), i32(n_keys), i32(1), f32(0.125), u64(0), i64(0), u32(0), f32(1))
-        p = scores.copy()
-        for file, name, moved, arguments, shape in (
-            ("loss.cu", "cross_entropy_in_place", 2, (losses, z, targets, *plain_loss), z.shape),
-            ("attention.cu", "attention_softmax_forward", 1.5, (p, p, *no_dropout), scores.shape),  # causal: half is read
-            ("attention.cu", "attention_softmax_backward", 2, (scores, p, *no_dropout), scores.shape),
+        p, rest = scores.copy(), (n_keys, n_keys, True, 0.125, mask_arguments(0.0, 0, 0, 0))  # causal, no dropout
+        for name, moved, run, n in (
+            ("cross_entropy_in_place", 2, partial(cross_entropy_in_place, losses, z, targets, **plain), z.size),
+            ("attention_softmax_forward", 1.5, partial(run_softmax, "attention_softmax_forward", (p, p), *rest), scores.size),  # half is read
+            ("attention_softmax_backward", 2, partial(run_softmax, "attention_softmax_backward", (scores, p), *rest), scores.size),
         ):
-            run = partial(kernel(file, name, dtype.name), (shape[0],), (row_threads(shape[1], dtype),), arguments)
             kernel_s, first_s = seconds_on_device(run)
-            report(**timed(name, dtype.name, moved * shape[0] * shape[1] * dtype.itemsize, kernel_s, bandwidth, first_s))
+            report(**timed(name, dtype.name, moved * n * dtype.itemsize, kernel_s, bandwidth, first_s))
 
 
 def time_optimizer(report: Report, xp: Any, n: int, bandwidth: float) -> None:

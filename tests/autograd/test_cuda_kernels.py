@@ -365,7 +365,25 @@ def test_softmax_of_rows_of_minus_infinity_is_zero(host):
 
 
 @on_host
-@pytest.mark.parametrize(("n_queries", "n_keys"), [(1, 1), (1, 40), (3, 40), (33, 33), (20, 130)])
+@pytest.mark.parametrize("n_columns", [40, 1030, 9001])  # a warp's row, a block's, one that registers do not hold
+def test_softmax_keeps_nan_to_its_row(n_columns, host):
+    x = np.zeros((3, n_columns), np.float32)
+    x[1, n_columns // 2], x[2, 3] = np.nan, -np.inf
+    (kernel,) = KERNELS[Softmax]
+    y, _ = kernel.forward(host.place(x), axis=1)
+    assert np.isnan(y[1]).all() and y[2, 3] == 0
+    assert_close(y[0], np.full(n_columns, 1 / n_columns, np.float32))
+
+
+def test_attention_to_more_keys_than_registers_hold_is_left_to_the_definition():
+    (kernel,) = KERNELS[Attention]
+    for n, taken in ((8192, True), (8193, False)):
+        q, k = np.ones((1, 1, 1, 2), np.float32), np.ones((1, 1, n, 2), np.float32)
+        assert kernel.supports(q, k, k, None, causal=True) is taken
+
+
+@on_host
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(1, 1), (1, 40), (3, 40), (33, 33), (20, 130), (2, 1030)])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("p", [0.0, 0.2])
 def test_attention_with_fewer_queries_than_keys(n_queries, n_keys, causal, p, host):
@@ -413,9 +431,8 @@ def test_embedding_gradient(n_channels, storage, host_either):
 @pytest.mark.parametrize(("n", "n_ids", "kind"), [(1030, 700, "uniform"), (2100, 3, "uniform"), (2100, 90, "frequent"), (3000, 8000, "sorted"),
                                                   (96, 9, "one"), (130, 9, "one"), (33, 2, "one"), (64, 3, "blocks")])  # fmt: skip
 def test_embedding_gradient_of_many_positions(n, n_ids, kind, host, monkeypatch):
-    """Several sorted chunks, ids that fill the positions of several warps, ids that never occur; two merges of two runs each."""
+    """Several sorted chunks, ids that fill the positions of several warps, ids that never occur."""
     (kernel,) = KERNELS[Embedding]
-    monkeypatch.setattr(f"{kernel.__module__}._FAN", 32)
     rng = np.random.default_rng(n)
     drawn = rng.integers(0, n_ids, n)
     ids = {"uniform": drawn, "frequent": np.where(rng.random(n) < 0.4, 5, drawn), "sorted": np.sort(drawn), "one": np.full(n, n_ids // 2),
@@ -427,6 +444,15 @@ def test_embedding_gradient_of_many_positions(n, n_ids, kind, host, monkeypatch)
         results.append(kernel.backward((ids, (n_ids, 5)), dy)[0])
     assert (results[0] == results[1]).all()
     assert_near(results[0], Embedding.backward((ids, (n_ids, 5)), to_float(dy))[0], dy.dtype)
+
+
+@on_host
+@pytest.mark.parametrize("n", [1, 1024, 1025, 33_000])  # at last, two merges
+def test_positions_sorted_by_id(n, host):
+    ids = np.random.default_rng(n).integers(0, 1 << 20, n) // 50 * 50
+    keys = sys.modules["autograd.kernels.cuda.embedding"]._sorted_keys(host.place(ids), "float32")
+    order = np.argsort(ids, kind="stable")
+    assert (keys == (ids[order].astype(np.uint64) << np.uint64(32)) + order.astype(np.uint64)).all()
 
 
 @on_host
@@ -697,6 +723,23 @@ def test_the_host_is_strict_about_arguments():
         run((1,), (32,), (x, x, 16))
     with pytest.raises(ValueError, match="argument 1 is not contiguous"):
         run((1,), (32,), (x, x.T[:2], np.int64(16)))
+
+
+@on_host
+def test_the_host_is_strict_about_dynamic_shared_memory():
+    code = module.source("dropout.cu") + (
+        'extern "C" __global__ void fill(float* y, int n) { extern __shared__ float s[]; '
+        "for (int i = threadIdx.x; i < n; i += 32) y[i % 32] = s[i] = i; }\n"
+    )
+    run, y = cuda_host.RawModule(code).get_function("fill"), np.zeros(32, np.float32)
+    run((2,), (32,), (y, np.int32(64)), shared_mem=256)
+    assert (y == 32 + np.arange(32)).all()
+    with pytest.raises(RuntimeError, match="written outside of the shared memory"):
+        run((1,), (32,), (y, np.int32(65)), shared_mem=256)
+    with pytest.raises(RuntimeError, match="60000 bytes of shared memory, expected at most 49152"):
+        run((1,), (32,), (y, np.int32(64)), shared_mem=60_000)
+    run.max_dynamic_shared_size_bytes = 60_000
+    run((1,), (32,), (y, np.int32(64)), shared_mem=60_000)
 
 
 @on_host

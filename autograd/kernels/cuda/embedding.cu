@@ -57,37 +57,43 @@ extern "C" __global__ void embedding_merge(Key* merged, const Key* keys, long lo
     merged[rank] = key;
 }
 
-// The positions first .. end - 1 that a warp adds up. `last` is where the last id that begins in its span does; if that id fills the
-// next span too, it is long and left to embedding_long: end = last. An id that began earlier is not this warp's: first is behind it.
+// What a warp adds up of its SPAN positions from `begin` on: positions first .. end - 1, from where an id begins to where the last one ends,
+// which may be behind the span. An id that fills the next span too is long, and left to embedding_long; it begins at `last`.
 struct Span {
     long long first, last, end;
-    bool is_long, is_filled;  // is_filled: by one id that began earlier
+    bool is_long, is_filled;  // is_filled: by an id that began earlier
 };
 
 __device__ inline Span span_of(const Key* keys, long long begin, long long n) {
-    const int lane = threadIdx.x % 32;
-    const Key mine = begin + lane < n ? keys[begin + lane] : NOTHING, before = begin + lane > 0 && begin + lane <= n ? keys[begin + lane - 1] : NOTHING;
-    const unsigned int begins = __ballot_sync(0xffffffffu, mine != NOTHING && (begin + lane == 0 || id_of(mine) != id_of(before)));
+    const long long mine = begin + threadIdx.x % 32, next = mine + SPAN;
+    const bool begins_here = mine < n && (mine == 0 || id_of(keys[mine]) != id_of(keys[mine - 1]));
+    const unsigned int begins = __ballot_sync(0xffffffffu, begins_here);
     if (!begins) return {begin, begin, begin, false, begin + SPAN <= n};
-    const long long last = begin + 31 - __clz(begins), next = begin + SPAN + lane;
-    const unsigned int id = id_of(keys[last]);
-    const int n_more = __popc(__ballot_sync(0xffffffffu, next < n && id_of(keys[next]) == id));  // sorted: the first so many
-    const long long end = begin + SPAN < n ? begin + SPAN + n_more : n;
-    return {begin + __ffs(begins) - 1, last, n_more == SPAN ? last : end, n_more == SPAN, false};
+    const long long last = begin + 31 - __clz(begins);
+    const int n_more = __popc(__ballot_sync(0xffffffffu, next < n && id_of(keys[next]) == id_of(keys[last])));  // sorted: the first ones
+    const long long end = n_more == SPAN ? last : begin + SPAN < n ? begin + SPAN + n_more : n;
+    return {begin + __ffs(begins) - 1, last, end, n_more == SPAN, false};
 }
 
+// Channels c .. c + WIDTH - 1 of n: a thread's.
 struct Channels {
     int c, n;
 };
 
-__device__ inline void put(storage* dweight, long long id, const Channels& at, float (&sum)[WIDTH]) {
-    store(dweight + id * at.n, at.c, at.n, sum);
+__device__ inline void clear(float (&sum)[WIDTH]) {
 #pragma unroll
     for (int k = 0; k < WIDTH; k++) sum[k] = 0.0f;
 }
 
-// sum += the rows of positions i .. end - 1; where the id changes, the sum is put into the row of dweight that is done, and ids between
-// the two get 0. With parts, which follow each other, instead of dy: no ids.
+// dweight[id] = sum, and 0 for ids up to next - 1, which never occur. Clears the sum.
+__device__ inline void put(storage* dweight, long long id, long long next, const Channels& at, float (&sum)[WIDTH]) {
+    for (; id < next; id++) {
+        store(dweight + id * at.n, at.c, at.n, sum);
+        clear(sum);
+    }
+}
+
+// sum += rows of positions i .. end - 1; where the id changes, the sum is put into dweight. OF_PARTS: rows follow each other, of one id.
 template <bool PLAIN, bool OF_PARTS, class T>
 __device__ inline void add_rows(
     float (&sum)[WIDTH], storage* dweight, const T* rows, const Key* keys, long long& id, long long i, long long end, const Channels& at) {
@@ -104,8 +110,8 @@ __device__ inline void add_rows(
         for (int b = 0; b < BATCH; b++) {
             if (i + b >= end) break;
             if (!OF_PARTS && id_of(key[b]) != id) {
-                put(dweight, id, at, sum);
-                for (id++; id < id_of(key[b]); id++) put(dweight, id, at, sum);
+                put(dweight, id, id_of(key[b]), at, sum);
+                id = id_of(key[b]);
             }
 #pragma unroll
             for (int k = 0; k < WIDTH; k++) sum[k] += v[b][k];
@@ -116,28 +122,18 @@ __device__ inline void add_rows(
 template <bool PLAIN>
 __device__ inline void sum_of_span(
     storage* dweight, float* parts, const storage* dy, const Key* keys, long long n, long long n_ids, const Channels& at) {
-    const long long begin = (long long)blockIdx.x * SPAN;
-    const Span span = span_of(keys, begin, n);
-    float sum[WIDTH], nothing[WIDTH];
-#pragma unroll
-    for (int k = 0; k < WIDTH; k++) sum[k] = nothing[k] = 0.0f;
+    const Span span = span_of(keys, (long long)blockIdx.x * SPAN, n);
+    float sum[WIDTH];
+    clear(sum);
+    long long id = id_of(keys[span.first]);
     if (span.is_filled) {
-        long long id = id_of(keys[begin]);
-        add_rows<PLAIN, false>(sum, dweight, dy, keys, id, begin, begin + SPAN, at);
+        add_rows<PLAIN, false>(sum, dweight, dy, keys, id, span.first, span.first + SPAN, at);
         store(parts + (long long)blockIdx.x * at.n, at.c, at.n, sum);
-        return;
-    }
-    long long id, gap = span.first > 0 ? (long long)id_of(keys[span.first - 1]) + 1 : 0;
-    if (span.first < span.end || span.is_long)  // an id begins here
-        for (id = id_of(keys[span.first]); gap < id; gap++) put(dweight, gap, at, nothing);
-    if (span.first < span.end) {
+    } else if (span.first < span.end || span.is_long) {
+        put(dweight, span.first > 0 ? id_of(keys[span.first - 1]) + 1ll : 0, id, at, sum);  // ids below the first never occur
         add_rows<PLAIN, false>(sum, dweight, dy, keys, id, span.first, span.end, at);
-        put(dweight, id, at, sum);
+        if (span.first < span.end) put(dweight, id, span.is_long ? id_of(keys[span.last]) : span.end == n ? n_ids : id + 1, at, sum);
     }
-    if (span.is_long)
-        for (id++; id < id_of(keys[span.last]); id++) put(dweight, id, at, nothing);
-    if (span.end == n && span.first < span.end)
-        for (id++; id < n_ids; id++) put(dweight, id, at, nothing);
 }
 
 // dweight, but for ids that are long, of which parts[span] has the sums of the spans that they fill. One block per SPAN positions.
@@ -152,24 +148,19 @@ extern "C" __global__ void embedding_backward(
 extern "C" __global__ void embedding_long(
     storage* dweight, const float* parts, const storage* dy, const Key* keys, long long n, long long n_ids, int n_channels) {
     const Channels at = {(int)(blockIdx.y * blockDim.x + threadIdx.x) * WIDTH, n_channels};
-    const long long begin = (long long)blockIdx.x * SPAN;
-    const Span span = span_of(keys, begin, n);
+    const Span span = span_of(keys, (long long)blockIdx.x * SPAN, n);
     if (!span.is_long) return;
     long long id = id_of(keys[span.last]), filled = blockIdx.x + 1, same = 32;
     float sum[WIDTH];
-#pragma unroll
-    for (int k = 0; k < WIDTH; k++) sum[k] = 0.0f;
-    add_rows<false, false>(sum, dweight, dy, keys, id, span.last, begin + SPAN, at);
+    clear(sum);
+    add_rows<false, false>(sum, dweight, dy, keys, id, span.last, filled * SPAN, at);
     for (; same == 32; filled += same) {
         const long long end = (filled + threadIdx.x % 32 + 1) * SPAN;
         same = __popc(__ballot_sync(0xffffffffu, end <= n && id_of(keys[end - 1]) == id));
     }
     add_rows<false, true>(sum, dweight, parts, keys, id, blockIdx.x + 1, filled, at);
-    long long end = filled * SPAN;
-    const long long lane = end + threadIdx.x % 32;
-    end += __popc(__ballot_sync(0xffffffffu, lane < n && id_of(keys[lane]) == id));
-    add_rows<false, false>(sum, dweight, dy, keys, id, filled * SPAN, end, at);
-    put(dweight, id, at, sum);
-    if (end == n)
-        for (id++; id < n_ids; id++) put(dweight, id, at, sum);
+    const long long begin = filled * SPAN, mine = begin + threadIdx.x % 32;
+    const long long end = begin + __popc(__ballot_sync(0xffffffffu, mine < n && id_of(keys[mine]) == id));
+    add_rows<false, false>(sum, dweight, dy, keys, id, begin, end, at);
+    put(dweight, id, end == n ? n_ids : id + 1, at, sum);
 }
