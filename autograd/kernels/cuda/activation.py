@@ -3,7 +3,20 @@
 from autograd.backend import DType, xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
-from autograd.kernels.cuda.module import WARP, Constants, contiguous, flat_grid, i32, i64, kernel, row_threads, rows_of, takes, width
+from autograd.kernels.cuda.module import (
+    WARP,
+    Constants,
+    contiguous,
+    flat_grid,
+    i32,
+    i64,
+    kernel,
+    name_of,
+    row_threads,
+    rows_of,
+    takes,
+    width,
+)
 from autograd.ops.activation import ACTIVATIONS, GELU, GatedProduct, Softmax
 
 _WARPS = 2  # of a block, where a warp takes a row
@@ -40,14 +53,14 @@ class GELUCUDA(GELU):
     @staticmethod
     def forward(x: Array) -> tuple[Array, Array]:
         y = xp.empty(x.shape, dtype=x.dtype)
-        kernel("activation.cu", "gelu_forward", x.dtype.name)(*flat_grid(x.size, x.dtype), (y, x, i64(x.size)))
+        kernel("activation.cu", "gelu_forward", name_of(x.dtype))(*flat_grid(x.size, x.dtype), (y, x, i64(x.size)))
         return y, x
 
     @staticmethod
     def backward(x: Array, dy: Array) -> Array:
         dx = xp.empty(x.shape, dtype=x.dtype)
         arguments = (dx, x, contiguous(dy), i64(x.size))
-        kernel("activation.cu", "gelu_backward", x.dtype.name)(*flat_grid(x.size, x.dtype), arguments)
+        kernel("activation.cu", "gelu_backward", name_of(x.dtype))(*flat_grid(x.size, x.dtype), arguments)
         return dx
 
 
@@ -64,7 +77,7 @@ class GatedProductCUDA(GatedProduct):
     @staticmethod
     def forward(gate: Array, up: Array, *, activation: str) -> tuple[Array, tuple[Array, ...]]:
         y, number = xp.empty(gate.shape, dtype=gate.dtype), i32(list(ACTIVATIONS).index(activation))
-        run = kernel("activation.cu", "gated_product_forward", gate.dtype.name)
+        run = kernel("activation.cu", "gated_product_forward", name_of(gate.dtype))
         run(*flat_grid(gate.size, gate.dtype), (y, gate, up, i64(gate.size), number))
         return y, (gate, up, number)
 
@@ -72,7 +85,7 @@ class GatedProductCUDA(GatedProduct):
     def backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array]:
         gate, up, number = saved
         dgate, dup = (xp.empty(gate.shape, dtype=gate.dtype) for _ in range(2))
-        run = kernel("activation.cu", "gated_product_backward", gate.dtype.name)
+        run = kernel("activation.cu", "gated_product_backward", name_of(gate.dtype))
         run(*flat_grid(gate.size, gate.dtype), (dgate, dup, gate, up, contiguous(dy), i64(gate.size), number))
         return dgate, dup
 
@@ -91,11 +104,11 @@ class SoftmaxCUDA(Softmax):
     def forward(x: Array, *, axis: int) -> tuple[Array, tuple[Array, ...]]:
         y, n_rows, n_columns = xp.empty(x.shape, dtype=x.dtype), rows_of(x.shape), x.shape[-1]
         if n_columns > LONGEST_IN_REGISTERS:
-            run = kernel("softmax.cu", "softmax_forward_of_long_rows", x.dtype.name)
+            run = kernel("softmax.cu", "softmax_forward_of_long_rows", name_of(x.dtype))
             run((n_rows,), (row_threads(n_columns, x.dtype),), (y, x, i32(n_columns)))
         else:
             grid, block, constants = rows_in_registers(n_rows, n_columns, x.dtype)
-            run = kernel("softmax.cu", "softmax_forward", x.dtype.name, constants=constants)
+            run = kernel("softmax.cu", "softmax_forward", name_of(x.dtype), constants=constants)
             run(grid, block, (y, x, i64(n_rows), i32(n_columns)))
         return y, (y, axis)
 
@@ -104,5 +117,5 @@ class SoftmaxCUDA(Softmax):
         y, _ = saved
         dx = xp.empty(y.shape, dtype=y.dtype)
         grid, block = (rows_of(y.shape),), (row_threads(y.shape[-1], y.dtype),)
-        kernel("softmax.cu", "softmax_backward", y.dtype.name)(grid, block, (dx, y, contiguous(dy), i32(y.shape[-1])))
+        kernel("softmax.cu", "softmax_backward", name_of(y.dtype))(grid, block, (dx, y, contiguous(dy), i32(y.shape[-1])))
         return dx

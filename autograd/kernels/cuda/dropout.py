@@ -5,7 +5,7 @@ import numpy as np
 from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
-from autograd.kernels.cuda.module import contiguous, f32, flat_grid, i64, kernel, takes, u32, u64
+from autograd.kernels.cuda.module import contiguous, f32, flat_grid, i64, kernel, name_of, takes, u32, u64
 from autograd.ops.dropout import Dropout, Mask, dropout_threshold
 
 
@@ -30,7 +30,9 @@ class DropoutCUDA(Dropout):
 
 def _masked(x: Array, p: float, seed: int, draw: int, start: int) -> Array:
     y = xp.empty(x.shape, dtype=x.dtype)
-    kernel("dropout.cu", "dropout", x.dtype.name)(*flat_grid(x.size, x.dtype), (y, x, i64(x.size), *mask_arguments(p, seed, draw, start)))
+    kernel("dropout.cu", "dropout", name_of(x.dtype))(
+        *flat_grid(x.size, x.dtype), (y, x, i64(x.size), *mask_arguments(p, seed, draw, start))
+    )
     return y
 
 

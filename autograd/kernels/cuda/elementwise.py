@@ -5,7 +5,7 @@ from itertools import accumulate
 from autograd import backend
 from autograd.backend import Array, DType, xp
 from autograd.dispatch import kernel_for
-from autograd.kernels.cuda.module import contiguous, flat_grid, i64, is_stored, kernel, stored_as, takes
+from autograd.kernels.cuda.module import contiguous, flat_grid, i64, is_stored, kernel, name_of, stored_as, takes
 from autograd.narrow import CastWeights
 from autograd.ops.elementwise import Add, Cast
 
@@ -24,7 +24,7 @@ class AddCUDA(Add):
     @staticmethod
     def forward(a: Array, b: Array) -> tuple[Array, None]:
         y = xp.empty(a.shape, dtype=a.dtype)
-        kernel("elementwise.cu", "add", a.dtype.name)(*flat_grid(a.size, a.dtype), (y, a, b, i64(a.size)))
+        kernel("elementwise.cu", "add", name_of(a.dtype))(*flat_grid(a.size, a.dtype), (y, a, b, i64(a.size)))
         return y, None
 
 

@@ -6,7 +6,7 @@ from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.matmul import column_sums, product
-from autograd.kernels.cuda.module import MAX_THREADS, f32, i32, i64, kernel, row_threads, takes, width
+from autograd.kernels.cuda.module import MAX_THREADS, f32, i32, i64, kernel, name_of, row_threads, takes, width
 from autograd.kernels.destination import Into, destinations
 from autograd.ops.loss import LinearCrossEntropy
 
@@ -83,7 +83,7 @@ def cross_entropy_in_place(
     cached = min(row_bytes, per_block - _STATIC_BYTES)
     # Two blocks on a multiprocessor, one of which moves memory while the other one waits, if their rows fit.
     n_threads = MAX_THREADS // 2 if 2 * (cached + _STATIC_BYTES) <= per_processor else MAX_THREADS
-    run = kernel("loss.cu", "cross_entropy_in_place", z.dtype.name)
+    run = kernel("loss.cu", "cross_entropy_in_place", name_of(z.dtype))
     run.max_dynamic_shared_size_bytes = cached  # type: ignore[attr-defined]
     numbers = (i32(v), i64(ignore_index), f32(label_smoothing), f32(z_loss), f32(gradient_scale), i32(want_gradient))
     arguments = (losses, z, targets, *numbers, i32(cached // z.dtype.itemsize))

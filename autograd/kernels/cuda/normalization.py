@@ -7,7 +7,7 @@ from autograd.backend import xp
 from autograd.core import Array
 from autograd.dispatch import kernel_for
 from autograd.kernels.cuda.matmul import sum_parts
-from autograd.kernels.cuda.module import WARP, contiguous, f32, i32, i64, kernel, rows_of, takes, width
+from autograd.kernels.cuda.module import WARP, contiguous, f32, i32, i64, kernel, name_of, rows_of, takes, width
 from autograd.ops.normalization import LayerNorm, RMSNorm
 
 # Partial sums of dgamma and dbeta, at most, by the bytes of an element: as many blocks as a large GPU, of 132 multiprocessors, runs at once.
@@ -30,7 +30,7 @@ class LayerNormCUDA(LayerNorm):
 
     @staticmethod
     def supports(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> bool:
-        parameters = takes(gamma, beta) and gamma.dtype.name in (x.dtype.name, "float32")
+        parameters = takes(gamma, beta) and name_of(gamma.dtype) in (name_of(x.dtype), "float32")
         return takes(x) and parameters and x.shape[-1] <= _LONGEST
 
     @staticmethod
@@ -60,7 +60,7 @@ def _by_rows(name: str, x: Array, gamma: Array) -> tuple[Callable[..., None], in
     """(kernel, threads per row, rows per block): a warp per row if its channels fit into the warp's registers."""
     warps = 1 << max(0, (-(-x.shape[-1] // (WARP * _IN_REGISTERS)) - 1).bit_length())
     chunks = -(-x.shape[-1] // (WARP * warps * width(x.dtype)))
-    run = kernel("normalization.cu", name, x.dtype.name, gamma.dtype.name, (("CHUNKS", chunks),))
+    run = kernel("normalization.cu", name, name_of(x.dtype), name_of(gamma.dtype), (("CHUNKS", chunks),))
     return run, WARP * warps, _WARPS if warps == 1 else 1
 
 
@@ -78,7 +78,7 @@ class RMSNormCUDA(RMSNorm):
 
     @staticmethod
     def supports(x: Array, weight: Array | None, *, eps: float = 1e-6, offset: float = 0.0) -> bool:
-        fits = weight is None or (takes(weight) and weight.dtype.name in (x.dtype.name, "float32"))
+        fits = weight is None or (takes(weight) and name_of(weight.dtype) in (name_of(x.dtype), "float32"))
         return takes(x) and fits and x.shape[-1] <= _LONGEST
 
     @staticmethod
