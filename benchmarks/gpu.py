@@ -377,7 +377,12 @@ def time_in_place(report: Report, xp: Any, bandwidth: float, rows: int, classes:
         p, rest = scores.copy(), (n_keys, n_keys, True, 0.125, mask_arguments(0.0, 0, 0, 0))  # causal, no dropout
         for name, moved, run, n in (
             ("cross_entropy_in_place", 2, partial(cross_entropy_in_place, losses, z, targets, **plain), z.size),
-            ("attention_softmax_forward", 1.5, partial(run_softmax, "attention_softmax_forward", (p, p), *rest), scores.size),  # half is read
+            (
+                "attention_softmax_forward",
+                1.5,
+                partial(run_softmax, "attention_softmax_forward", (p, p), *rest),
+                scores.size,
+            ),  # half is read
             ("attention_softmax_backward", 2, partial(run_softmax, "attention_softmax_backward", (scores, p), *rest), scores.size),
         ):
             kernel_s, first_s = seconds_on_device(run)

@@ -50,7 +50,9 @@ class AttentionCUDA(Attention):
         return xp.matmul(dscores, k), xp.matmul(dscores.swapaxes(-1, -2), q), dv, None
 
 
-def run_softmax(name: str, arrays: tuple[Array, Array], n_queries: int, n_keys: int, causal: bool, scale: float, mask: tuple[Array, ...]) -> None:
+def run_softmax(
+    name: str, arrays: tuple[Array, Array], n_queries: int, n_keys: int, causal: bool, scale: float, mask: tuple[Array, ...]
+) -> None:
     n_rows, dtype = rows_of(arrays[0].shape), arrays[0].dtype
     grid, block, constants = rows_in_registers(n_rows, n_keys, dtype)
     numbers = (i64(n_rows), i32(n_queries), i32(n_keys), i32(causal), f32(scale))

@@ -25,7 +25,7 @@ class Device:
 
     compute_capability = "90"
     cublas_handle = 0
-    attributes = {"MaxSharedMemoryPerBlockOptin": 232_448, "MaxSharedMemoryPerMultiprocessor": 233_472}
+    attributes = {"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 232_448, "MaxSharedMemoryPerMultiprocessor": 233_472}
 
     def __init__(self, device: int = 0) -> None:
         assert device == 0
