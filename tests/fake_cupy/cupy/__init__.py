@@ -2,7 +2,7 @@
 
 import threading
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from cupy import _functions, _nccl
@@ -25,7 +25,11 @@ class Device:
 
     compute_capability = "90"
     cublas_handle = 0
-    attributes = {"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 232_448, "MaxSharedMemoryPerMultiprocessor": 233_472}
+    attributes: ClassVar = {
+        "MultiProcessorCount": 132,
+        "MaxSharedMemoryPerBlockOptin": 232_448,
+        "MaxSharedMemoryPerMultiprocessor": 233_472,
+    }
 
     def __init__(self, device: int = 0) -> None:
         assert device == 0
