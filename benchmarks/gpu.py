@@ -708,7 +708,7 @@ def tests(report: Report, options: argparse.Namespace) -> None:
 
 CUPY = {"AUTOGRAD_BACKEND": "cupy"}
 SECTIONS = {
-    "check": Section(check, 60, CUPY),
+    "check": Section(check, 90, CUPY),
     "speed": Section(speed, 60, CUPY),
     "agreement": Section(agreement, 75, CUPY),
     "train": Section(train, 90, CUPY),

@@ -144,7 +144,7 @@ def test_the_package_ships_its_sources():
 
 # They compute what the definitions do ------------------------------------------------------------------------------------------------
 
-SHARED_MEMORY = 20_000, 30_000  # bytes per block and multiprocessor: little, so that rows of a few thousand numbers do not fit
+SMALL_DEVICE = 2, 20_000, 30_000  # multiprocessors, bytes of shared memory: blocks take several rows, and long rows do not fit
 GUARD = 32  # elements of NaN on either side of every array
 
 
@@ -197,7 +197,7 @@ def host_either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def on_the_host(monkeypatch: pytest.MonkeyPatch, offset: int) -> Iterator[Xp]:
     xp = Xp(offset)
     monkeypatch.setattr(module, "raw_module", cuda_host.RawModule)
-    monkeypatch.setattr("autograd.kernels.cuda.loss._shared_memory", lambda: SHARED_MEMORY)
+    monkeypatch.setattr("autograd.kernels.cuda.loss._device", lambda: SMALL_DEVICE)
     monkeypatch.setattr(module, "STORAGE", module.STORAGE | {"uint16": "bf16"})  # NumPy has no bfloat16: its bits stand for it
     monkeypatch.setattr(dispatch, "_kernels", KERNELS)
     monkeypatch.setattr(backend, "random_bits", cupy_random_bits())

@@ -16,7 +16,8 @@
 #ifndef ROW_THREADS
 #define ROW_THREADS 32
 #endif
-constexpr int MAX_THREADS = 256;  // of a block, whose registers hold the longest row
+// Threads of a block at most, 256 for the longest row; and blocks of a multiprocessor at once, which bounds the registers of a thread.
+constexpr int MAX_THREADS = ROW_THREADS == 32 ? 64 : 256, FORWARD_BLOCKS = ROW_THREADS == 32 ? 16 : 1, BACKWARD_BLOCKS = ROW_THREADS == 32 ? 8 : 1;
 constexpr int STEP = ROW_THREADS * WIDTH;
 
 // A query's row of scores, and this thread's part of it.
@@ -75,7 +76,7 @@ __device__ inline void weights_of_query(storage* p, storage* pm, const Query& q,
 }
 
 // p overwrites s; scale is positive. threshold = 0: no dropout, and pm is not written.
-extern "C" __global__ __launch_bounds__(MAX_THREADS, 1) void attention_softmax_forward(
+extern "C" __global__ __launch_bounds__(MAX_THREADS, FORWARD_BLOCKS) void attention_softmax_forward(
     storage* p, storage* pm, long long n_rows, int n_queries, int n_keys, int causal, float scale,
     unsigned long long key, long long first, unsigned int threshold, float keep_scale) {
     const long long row = (long long)blockIdx.x * (blockDim.x / ROW_THREADS) + threadIdx.x / ROW_THREADS;
@@ -116,7 +117,7 @@ __device__ inline void gradient_of_query(storage* ds, const storage* p, const Qu
 }
 
 // ds overwrites dp.
-extern "C" __global__ __launch_bounds__(MAX_THREADS, 1) void attention_softmax_backward(
+extern "C" __global__ __launch_bounds__(MAX_THREADS, BACKWARD_BLOCKS) void attention_softmax_backward(
     storage* ds, const storage* p, long long n_rows, int n_queries, int n_keys, int causal, float scale,
     unsigned long long key, long long first, unsigned int threshold, float keep_scale) {
     const long long row = (long long)blockIdx.x * (blockDim.x / ROW_THREADS) + threadIdx.x / ROW_THREADS;

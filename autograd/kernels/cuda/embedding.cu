@@ -11,7 +11,7 @@
 #include "common.cuh"
 
 constexpr int CHUNK = 1024, FAN = 32, SPAN = 32;  // positions of a block that sorts, runs that are merged, positions of a warp that sums
-constexpr int BATCH = 32 / WIDTH;                  // rows on their way at once
+constexpr int BATCH = 16 / WIDTH;                  // rows on their way at once
 typedef unsigned long long Key;                    // id in the upper half, position in the lower
 constexpr Key NOTHING = ~0ull;
 

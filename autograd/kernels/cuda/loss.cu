@@ -4,93 +4,113 @@
 //     dz = (softmax(z) (1 + 2 z_loss lse) - w) * gradient_scale
 //     w = (1 - a) onehot(target) + a / n_classes                 a: label smoothing
 //
-// Layout  one block per row; each thread takes 16 bytes at a time, several times before it computes. The row, or what fits, waits in
-//         shared memory for the second pass, at the thread that loaded it; the rest is read again. Probabilities are never stored.
+// Layout  a block takes row after row; each thread takes 16 bytes at a time, BATCH times before it computes. A row, or what fits of it,
+//         waits in shared memory between its two passes. While its gradient is written, the next row is read into the memory that it
+//         leaves, so that loads and stores alternate all the time. Probabilities are never stored.
 // Bytes   per logit, b = 4 (float) or 2 (16 bits): reads z, writes dz: 2 b.
 #include "common.cuh"
 
-#ifndef BATCH
-#define BATCH 4
+// Of 16 bits before sm_90, whose conversions take more registers, and of float16: one, so that nothing spills.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int batch(const bf16*) { return 1; }
+#else
+constexpr int batch(const bf16*) { return 2; }
 #endif
+constexpr int batch(const f16*) { return 1; }
+constexpr int batch(const float*) { return 2; }
+constexpr int BATCH = batch((const storage*)nullptr);
 
-// What a row's loss and gradient are computed with.
-struct Loss {
-    long long target;
-    bool counted;
-    int n_classes, n_cached;  // n_cached, a multiple of WIDTH: how much of the row `cache` holds
+struct Options {
+    int n_classes, n_cached;  // n_cached, a multiple of WIDTH: how much of a row `cache` holds
+    long long ignore_index;
     float label_smoothing, z_loss, gradient_scale;
+    bool want_gradient;
+};
+
+// What one thread knows of a row after its first pass.
+struct Seen {
+    OnlineSoftmax softmax;
+    float total = 0.0f;  // of the scores, for label smoothing
+
+    template <bool PLAIN>
+    __device__ void add(const uint4& words, const storage* type, int i, const Options& o) {
+        float v[WIDTH];
+        unpack(words, v, type);
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) {
+            if (o.label_smoothing != 0.0f) total += v[k];  // past the end 0
+            if (!PLAIN && i + k >= o.n_classes) v[k] = minus_infinity();
+        }
+        softmax.add(v);
+    }
 };
 
 template <bool PLAIN>
-__device__ inline void loss_of_row(float* loss, storage* z, const Loss& row, bool want_gradient, uint4* cache) {
-    const int n = row.n_classes, step = blockDim.x * WIDTH, first = threadIdx.x * WIDTH;
-    OnlineSoftmax softmax;
-    float v[WIDTH], total = 0.0f;  // total: of the scores, for label smoothing
-    if (row.counted) {  // the same for the whole block, so its barriers are met by all or none
+__device__ inline void losses_of_rows(float* losses, storage* z, const long long* targets, int n_rows, const Options& o, uint4* cache) {
+    const int n = o.n_classes, step = blockDim.x * WIDTH, first = threadIdx.x * WIDTH;
+    const float at_target = 1.0f - o.label_smoothing, at_all = o.label_smoothing / n;
+    Seen next;
+    // The first round only reads: its `row` is before the block's first.
+    for (int row = (int)blockIdx.x - (int)gridDim.x; row < n_rows; row += gridDim.x) {
+        storage* mine = z + (long long)row * n;
+        const storage* next_z = z + ((long long)row + gridDim.x) * n;
+        const int n_next = row + (int)gridDim.x < n_rows ? n : 0;
+        const long long target = row < 0 ? -1 : targets[row];
+        const bool counted = row >= 0 && target != o.ignore_index;
+        float shift = 0.0f, log_sum = 0.0f, factor = 0.0f, extra = 0.0f;
+        if (counted) {  // the same for the block, so its barriers are met by all or none
+            next.softmax.join_block();
+            shift = next.softmax.shift();
+            log_sum = logf(next.softmax.sum);
+            const float lse = log_sum + shift;
+            if (o.label_smoothing != 0.0f) extra = o.label_smoothing * shift - at_all * block_sum(next.total);
+            extra += o.z_loss * lse * lse;
+            factor = o.gradient_scale / next.softmax.sum * (1.0f + 2.0f * o.z_loss * lse);
+        } else if (row >= 0 && threadIdx.x == 0) {
+            losses[row] = 0.0f;
+        }
+        next = Seen();
         for (int begin = first; begin < n; begin += BATCH * step) {
             uint4 words[BATCH];
-            float all[BATCH * WIDTH];
 #pragma unroll
-            for (int b = 0; b < BATCH; b++) words[b] = load_packed<PLAIN>(z, begin + b * step, n);
+            for (int b = 0; b < BATCH; b++) words[b] = load_packed<PLAIN>(next_z, begin + b * step, n_next);
 #pragma unroll
             for (int b = 0; b < BATCH; b++) {
                 const int i = begin + b * step;
-                if (i < row.n_cached) cache[i / WIDTH] = words[b];
-                unpack(words[b], all, z, b * WIDTH);
+                const bool has_target = counted && i <= target && target < i + WIDTH;
+                if (row < 0 || i >= n || !(o.want_gradient || has_target)) continue;
+                float v[WIDTH], score = 0.0f;
+                unpack(i < o.n_cached ? cache[i / WIDTH] : load_packed<PLAIN>(mine, i, n), v, z);
 #pragma unroll
                 for (int k = 0; k < WIDTH; k++) {
-                    if (row.label_smoothing != 0.0f) total += all[b * WIDTH + k];  // past the end 0
-                    if (i + (PLAIN ? 0 : k) >= n) all[b * WIDTH + k] = minus_infinity();
+                    if (has_target && i + k == target) score = v[k] - shift;
+                    v[k] = counted ? EXP(v[k] - shift) * factor - at_all * o.gradient_scale : 0.0f;
                 }
+                if (has_target) {
+                    losses[row] = log_sum - at_target * score + extra;
+#pragma unroll
+                    for (int k = 0; k < WIDTH; k++)
+                        if (i + k == target) v[k] -= at_target * o.gradient_scale;
+                }
+                if (o.want_gradient) store_chunk<PLAIN>(mine, i, n, v);
             }
-            softmax.add(all);
+#pragma unroll
+            for (int b = 0; b < BATCH; b++) {
+                const int i = begin + b * step;
+                if (i >= n_next) continue;
+                if (i < o.n_cached) cache[i / WIDTH] = words[b];
+                next.add<PLAIN>(words[b], z, i, o);
+            }
         }
-        softmax.join_block();
-        if (row.label_smoothing != 0.0f) total = block_sum(total);
-    } else if (threadIdx.x == 0) {
-        *loss = 0.0f;
-    }
-    float factor = row.counted ? row.gradient_scale / softmax.sum : 0.0f, extra = 0.0f;
-    if (row.counted && row.z_loss != 0.0f) {
-        const float lse = logf(softmax.sum) + softmax.shift();
-        extra = row.z_loss * lse * lse;
-        factor *= 1.0f + 2.0f * row.z_loss * lse;
-    }
-    const float at_target = 1.0f - row.label_smoothing, at_all = row.label_smoothing / n, shift = softmax.shift();
-    if (row.counted && row.label_smoothing != 0.0f) extra -= at_all * total - row.label_smoothing * shift;
-    // From the end, which was read last: more of what is not in shared memory is still in a cache.
-    for (int i = first + (n - 1 - first) / step * step; i >= first; i -= step) {
-        const bool has_target = i <= row.target && row.target < i + WIDTH;
-        if (!want_gradient && !has_target) continue;  // only the target's own score is left to read
-        if (row.counted) {
-            unpack(i < row.n_cached ? cache[i / WIDTH] : load_packed<PLAIN>(z, i, n), v, z);
-            float score = 0.0f;
-#pragma unroll
-            for (int k = 0; k < WIDTH; k++) {
-                if (has_target && i + k == row.target) score = v[k] - shift;
-                v[k] = EXP(v[k] - shift) * factor - at_all * row.gradient_scale;
-            }
-            if (has_target) {
-                *loss = logf(softmax.sum) - at_target * score + extra;
-#pragma unroll
-                for (int k = 0; k < WIDTH; k++)
-                    if (i + k == row.target) v[k] -= at_target * row.gradient_scale;
-            }
-        } else {
-#pragma unroll
-            for (int k = 0; k < WIDTH; k++) v[k] = 0.0f;
-        }
-        if (want_gradient) store_chunk<PLAIN>(z, i, n, v);
     }
 }
 
 // Launched with n_cached * sizeof(storage) bytes of dynamic shared memory.
 extern "C" __global__ __launch_bounds__(1024, 1) void cross_entropy_in_place(
-    float* losses, storage* z, const long long* targets, int n_classes, long long ignore_index, float label_smoothing, float z_loss,
-    float gradient_scale, int want_gradient, int n_cached) {
+    float* losses, storage* z, const long long* targets, int n_rows, int n_classes, long long ignore_index, float label_smoothing,
+    float z_loss, float gradient_scale, int want_gradient, int n_cached) {
     extern __shared__ uint4 cache[];
-    const long long target = targets[blockIdx.x];
-    const Loss row = {target, target != ignore_index, n_classes, n_cached, label_smoothing, z_loss, gradient_scale};
-    if (plain_rows(n_classes, z)) loss_of_row<true>(losses + blockIdx.x, z + (long long)blockIdx.x * n_classes, row, want_gradient, cache);
-    else loss_of_row<false>(losses + blockIdx.x, z + (long long)blockIdx.x * n_classes, row, want_gradient, cache);
+    const Options options = {n_classes, n_cached, ignore_index, label_smoothing, z_loss, gradient_scale, want_gradient != 0};
+    if (plain_rows(n_classes, z)) losses_of_rows<true>(losses, z, targets, n_rows, options, cache);
+    else losses_of_rows<false>(losses, z, targets, n_rows, options, cache);
 }
