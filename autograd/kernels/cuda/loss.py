@@ -82,14 +82,9 @@ def cross_entropy_in_place(
     row_bytes = -(-v // width(z.dtype)) * 16
     cached = min(row_bytes, per_block - _STATIC_BYTES)
     # Two blocks on a multiprocessor, one of which moves memory while the other one waits, if their rows fit.
-<<<<<<< HEAD
-    n_threads = MAX_THREADS // 2 if 2 * (cached + _STATIC_BYTES) <= per_processor else MAX_THREADS
-    run = kernel("loss.cu", "cross_entropy_in_place", name_of(z.dtype))
-=======
     two = 2 * (cached + _STATIC_BYTES) <= per_processor
     n_threads = min(MAX_THREADS // 2 if two else MAX_THREADS, row_threads(v, z.dtype))
-    run = kernel("loss.cu", "cross_entropy_in_place", z.dtype.name)
->>>>>>> kernels
+    run = kernel("loss.cu", "cross_entropy_in_place", name_of(z.dtype))
     run.max_dynamic_shared_size_bytes = cached  # type: ignore[attr-defined]
     numbers = (i32(n), i32(v), i64(ignore_index), f32(label_smoothing), f32(z_loss), f32(gradient_scale), i32(want_gradient))
     # A row's numbers are the same whichever block has it, so the number of blocks may depend on the device.
@@ -98,15 +93,8 @@ def cross_entropy_in_place(
 
 
 @cache
-<<<<<<< HEAD
-def _shared_memory() -> tuple[int, int]:
-    """Bytes of shared memory that a block may ask for, and that a multiprocessor has."""
-    attributes = xp.cuda.Device().attributes  # type: ignore[attr-defined]
-    return attributes["MaxSharedMemoryPerBlockOptin"], attributes["MaxSharedMemoryPerMultiprocessor"]
-=======
 def _device() -> tuple[int, int, int]:
     """Multiprocessors; bytes of shared memory that a block may ask for, and that a multiprocessor has."""
     attributes = xp.cuda.Device().attributes
     names = ("MultiProcessorCount", "MaxSharedMemoryPerBlockOptin", "MaxSharedMemoryPerMultiprocessor")
     return tuple(attributes[name] for name in names)  # type: ignore[return-value]
->>>>>>> kernels

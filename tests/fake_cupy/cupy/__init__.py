@@ -25,15 +25,11 @@ class Device:
 
     compute_capability = "90"
     cublas_handle = 0
-<<<<<<< HEAD
-    attributes: ClassVar = {"MaxSharedMemoryPerBlockOptin": 232_448, "MaxSharedMemoryPerMultiprocessor": 233_472}
-=======
     attributes: ClassVar = {
         "MultiProcessorCount": 132,
         "MaxSharedMemoryPerBlockOptin": 232_448,
         "MaxSharedMemoryPerMultiprocessor": 233_472,
     }
->>>>>>> kernels
 
     def __init__(self, device: int = 0) -> None:
         assert device == 0
