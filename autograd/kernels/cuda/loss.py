@@ -95,6 +95,6 @@ def cross_entropy_in_place(
 @cache
 def _device() -> tuple[int, int, int]:
     """Multiprocessors; bytes of shared memory that a block may ask for, and that a multiprocessor has."""
-    attributes = xp.cuda.Device().attributes
+    attributes = xp.cuda.Device().attributes  # type: ignore[attr-defined]
     names = ("MultiProcessorCount", "MaxSharedMemoryPerBlockOptin", "MaxSharedMemoryPerMultiprocessor")
     return tuple(attributes[name] for name in names)  # type: ignore[return-value]
