@@ -39,7 +39,7 @@ PAIRS = 1 << 16  # that are joined at once
 
 def find_clusters(folders: Folders, run: Run, n_words: int) -> None:
     """MinHash's three phases: signatures of each shard, pairs that share one (a task for each of 25), clusters of pairs (one task, which
-    takes about 250 bytes of memory for each document that is in some pair)."""
+    takes about 60 bytes of memory for each document that is in some pair)."""
     run(partial(_sign, folders=folders, n_words=n_words), len(folders.shards), "minhash-sign")
     run(partial(_pair, folders=folders, n_words=n_words), N_BUCKETS, "minhash-pair")
     run(partial(_cluster, folders=folders, n_words=n_words), 1, "minhash-cluster")

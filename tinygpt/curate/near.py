@@ -50,7 +50,7 @@ MOST_HOLDERS = 64  # of one shingle, that are looked at to find a document's gro
 PART = 1 << 20  # shingles that are sorted at once
 DOCUMENTS = 1 << 11  # whose shingles are counted at once
 BASE_BYTES, SHINGLE_BYTES = 256 << 20, 32  # of memory, whatever there is to compare; and for each shingle that several documents hold
-CLUSTERS_BYTES = 128 << 20  # of shingles, for one task
+CLUSTERS_BYTES = 128 << 20  # of shingles, for one task, which holds a little more than twice as much
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class _Postings:
         n = int(announced.sum(dtype=np.int64))
         self._start = np.zeros(shared.n + 1, dtype=np.int32 if n < 1 << 31 else np.int64)
         np.cumsum(announced, out=self._start[1:], dtype=self._start.dtype)
-        self._n = np.zeros(shared.n, dtype=np.min_scalar_type(int(announced.max(initial=0))))
+        self._n: Array = np.zeros(shared.n, dtype=np.min_scalar_type(int(announced.max(initial=0))))
         self._documents = np.zeros(n, dtype=np.int32)
 
     def add(self, document: int, shingles: NDArray[np.int32]) -> None:
