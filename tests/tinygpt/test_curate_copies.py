@@ -386,6 +386,19 @@ def test_clusters_take_few_bytes_for_each_document(tmp_path, monkeypatch):
     assert (peak(4000) - peak(1000)) / 6000 < 90  # datatrove's own: 200, in objects of Python, which take more than they ask for
 
 
+def test_there_may_be_more_shards_than_open_files(monkeypatch):
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    minhash = pytest.importorskip("tinygpt.curate.minhash", reason="the extra curate is not installed")
+    limits, given = (64, 500), []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda what, new: given.append(new))
+    minhash.allow_open_files(64)
+    minhash.allow_open_files(500)
+    assert given == [(500, 500)]
+    with pytest.raises(InvalidInput, match=r"MinHash: at most 500 open files .*, expected at least 501, for a file of each shard; raise"):
+        minhash.allow_open_files(501)
+
+
 def test_near_copies_do_not_depend_on_the_order_nor_on_ranges(monkeypatch):
     documents = random_documents(0, 120)
     one, _ = after(remove_near_copies, documents, Near(), Best(("longest",)), say=quiet)

@@ -28,12 +28,14 @@ from tinygpt.curate.executors import Run
 from tinygpt.curate.near import shingles
 from tinygpt.curate.report import StepReport
 from tinygpt.data.ngrams import normal_words
+from tinygpt.errors import InvalidInput
 from tinygpt.storage.durable import replace_file
 
 N_BUCKETS, N_HASHES = 25, 5
 ROWS = 1 << 10  # shingles whose 125 hashes are in memory at once: 1 MB, however long the document
 PRIME = np.uint64((1 << 61) - 1)
-BUFFER = 1 << 10  # signatures that are read from a file at once
+BUFFER, LEAST = 1 << 16, 1 << 4  # signatures that are in memory of all shards together; of one at least
+OTHER_FILES = 64  # than those of shards, that a process has open
 PAIRS = 1 << 16  # that are joined at once
 
 
@@ -90,15 +92,30 @@ def _sign(task: int, n_tasks: int, folders: Folders, n_words: int) -> list[StepR
 
 
 def _pair(task: int, n_tasks: int, folders: Folders, n_words: int) -> list[StepReport]:
-    step = MinhashDedupBuckets(
-        str(folders.work / "signatures"), str(folders.work / "pairs"), config=_config(n_words), lines_to_buffer=BUFFER
-    )
+    n = len(folders.shards)
+    allow_open_files(n + OTHER_FILES)  # datatrove opens those of all shards at once
+    signatures, pairs, lines = str(folders.work / "signatures"), str(folders.work / "pairs"), max(LEAST, BUFFER // n)
+    step = MinhashDedupBuckets(signatures, pairs, config=_config(n_words), lines_to_buffer=lines)
     step.run(None, task, n_tasks)
     return []
 
 
+def allow_open_files(n: int) -> None:
+    """Lets this process have n files open, where the system limits them. Raises ValueError if the administrator's limit is less."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < n:
+        if hard != resource.RLIM_INFINITY and hard < n:
+            rule = f"expected at least {n:,}, for a file of each shard; raise the limit, or take --near exact"
+            raise InvalidInput(f"MinHash: at most {hard:,} open files (ulimit -Hn), {rule}")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))
+
+
 def _cluster(task: int, n_tasks: int, folders: Folders, n_words: int) -> list[StepReport]:
-    """Numbers the clusters by their first documents, as datatrove's MinhashDedupCluster does, which takes 400 bytes for each document."""
+    """Numbers the clusters by their first documents, as datatrove's MinhashDedupCluster does in dictionaries, which take three times as much."""
     files = [np.memmap(path, "<u4", "r") for path in sorted((folders.work / "pairs").glob("*.dups")) if path.stat().st_size]
     known = np.zeros(0, dtype=np.uint64)  # all documents of pairs, as shard * 2^32 + position, sorted
     for file in files:
