@@ -144,8 +144,9 @@ class _Task:
             trim()  # the next task of this process may need little
 
 
-def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> list[list[StepReport]]:
-    """Calls function(task, n_tasks) for every task that has not finished in this folder, and returns what each returned, in order.
+def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> Iterator[list[StepReport]]:
+    """Calls function(task, n_tasks) for every task that has not finished in this folder, and returns what each returned, in order: read from
+    the folder, one at a time.
 
     function   can be pickled: a function of a module, or functools.partial of one
     Raises what a task raised, and ProcessFailed for one that ended otherwise; tasks that had finished stay finished.
@@ -168,7 +169,7 @@ def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> 
     if missing := executor.get_incomplete_ranks(skip_completed=True):
         _raise_failure(folder, f"{len(missing)} of {n_tasks} tasks")
     written = (read_json(folder / "reports" / f"{task:05d}.json") for task in range(n_tasks))
-    return [[StepReport.from_json(values) for values in reports] for reports in written]
+    return ([StepReport.from_json(values) for values in reports] for reports in written)
 
 
 def _executor(task: _Task, n_tasks: int, folder: Path, how: Executor) -> PipelineExecutor:
