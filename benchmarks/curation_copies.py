@@ -38,6 +38,7 @@ from tinygpt.cli import run
 from tinygpt.curate.copies import Folders, Repeated, remove_exact_copies, remove_repeated
 from tinygpt.curate.documents import Document, read_shard, write_shard
 from tinygpt.curate.executors import Function
+from tinygpt.curate.heap import give_back_freed_memory, trim
 from tinygpt.curate.near import Near, remove_near_copies, shingles
 from tinygpt.curate.pipeline import write_shards
 from tinygpt.curate.report import StepReport
@@ -123,7 +124,13 @@ def planted_pairs(n: int, seed: int = 0) -> list[Pair]:
 
 
 def in_this_process(function: Function, n_tasks: int, name: str) -> list[list[StepReport]]:
-    return [list(function(task, n_tasks)) for task in range(n_tasks)]
+    def one(task: int) -> list[StepReport]:
+        try:
+            return list(function(task, n_tasks))
+        finally:
+            trim()
+
+    return [one(task) for task in range(n_tasks)]
 
 
 def recall(pairs: Sequence[Pair], near: Near, folder: Path, n_shards: int = 8) -> dict[str, Any]:
@@ -168,13 +175,16 @@ def recalls(pairs: Sequence[Pair], similarity: float, folder: Path) -> list[dict
 
 
 def one_stage(stage: str, shards: tuple[Path, ...], folder: Path) -> dict[str, Any]:
-    """Runs a stage and measures it: in a process of its own, because a process's peak of memory never falls."""
+    """Runs a stage and measures it: in a process of its own, because a process's peak of memory never falls. It treats its memory as a worker
+    does. Of a phase: CPU seconds, and the peak until its end."""
     seconds: dict[str, float] = {}
+    peaks: dict[str, int] = {}
+    give_back_freed_memory()
 
     def measured(function: Function, n_tasks: int, name: str) -> list[list[StepReport]]:
         started = time.process_time()
         reports = in_this_process(function, n_tasks, name)
-        seconds[name] = round(time.process_time() - started, 1)
+        seconds[name], peaks[name] = round(time.process_time() - started, 1), peak_bytes() // 10**6
         return reports
 
     folders, started = Folders(shards, folder / "shards", folder / "tables"), time.process_time()
@@ -185,7 +195,13 @@ def one_stage(stage: str, shards: tuple[Path, ...], folder: Path) -> dict[str, A
     else:
         method = "minhash" if "MinHash" in stage else "exact"
         report = remove_near_copies(folders, measured, Near(method=method), say=lambda sentence: print(f"  {sentence}", flush=True))
-    row = {"stage": stage, "cpu_s": round(time.process_time() - started, 1), "peak_mb": peak_bytes() // 10**6, "phases": seconds}
+    row = {
+        "stage": stage,
+        "cpu_s": round(time.process_time() - started, 1),
+        "peak_mb": peak_bytes() // 10**6,
+        "phases": seconds,
+        "peaks_mb": peaks,
+    }
     row["tables_mb"] = sum(path.stat().st_size for path in (folder / "tables").rglob("*") if path.is_file()) // 10**6
     return row | {"documents_in": report.total.documents_in, "documents_out": report.total.documents_out}
 

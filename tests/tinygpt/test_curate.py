@@ -4,9 +4,12 @@ import errno
 import gzip
 import json
 import os
+import platform
 import runpy
 import stat
+import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,6 +137,14 @@ def _make(record, output, task, n_tasks):
     return [report]
 
 
+def _who(task, n_tasks):
+    return [StepReport("who", changed=os.getpid())]
+
+
+def _fails(task, n_tasks):
+    raise ZeroDivisionError
+
+
 @dataclass(frozen=True)
 class Short:
     """A step that removes short documents, and does something else to one of them."""
@@ -211,6 +222,22 @@ class TestStages:
         run_both(tmp_path / "b", Short(what="kill", flag=tmp_path / "flag"), workers=2)
         assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
+    def test_memory_is_given_back_after_each_task_and_a_single_one_goes_to_the_workers(self, tmp_path, monkeypatch):
+        from tinygpt.curate import engine
+
+        trimmed = []
+        monkeypatch.setattr(engine, "trim", lambda: trimmed.append(os.getpid()))
+        engine.run_tasks(_who, 3, tmp_path / "alone", Executor(workers=1))
+        with pytest.raises(ZeroDivisionError):
+            engine.run_tasks(_fails, 1, tmp_path / "fails", Executor(workers=1))
+        assert trimmed == [os.getpid()] * 4
+        monkeypatch.undo()
+        with engine.workers():
+            ((before,),) = engine.run_tasks(_who, 1, tmp_path / "before", Executor(workers=2))  # no worker is started for it
+            engine.run_tasks(_who, 2, tmp_path / "both", Executor(workers=2))
+            ((after,),) = engine.run_tasks(_who, 1, tmp_path / "after", Executor(workers=2))
+        assert before.changed == os.getpid() != after.changed
+
     def test_a_full_disk_while_shards_are_written(self, tmp_path):
         class Full(Disk):
             def write(self, file, data):
@@ -251,6 +278,32 @@ class TestStages:
             assert f"#SBATCH --{line}\n" in script
         assert f"launch_pickled_pipeline {tmp_path / 'a/work/00-make/phases/make/executor.pik'}" in script
         assert sys.prefix == sys.base_prefix or f"source {sys.prefix}/bin/activate" in script
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told")
+def test_what_was_freed_goes_back_to_the_system():
+    """In a process of its own: the settings are those of a worker from then on."""
+    program = """
+        import numpy as np
+        from autograd.limits import resident_bytes
+        from tinygpt.curate import heap
+
+        def left(n_bytes, n):  # MB more than at first, after n arrays are gone, and small ones that lie behind them are not
+            arrays = [np.ones(n_bytes, dtype=np.uint8) for _ in range(n)]
+            small.append(np.ones(100))
+            del arrays
+            return (resident_bytes() - first) >> 20
+
+        small, first = [], resident_bytes()
+        left(1 << 20, 96)
+        print(heap.trim(), left(0, 0), heap.give_back_freed_memory(), left(32 << 20, 3))
+        left(1 << 16, 1500)
+        print(heap.trim(), left(0, 0))
+    """
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    trimmed, left, accepted, left_of_big, trimmed_again, left_of_small = ran.stdout.split()
+    assert trimmed == accepted == trimmed_again == "True"
+    assert max(map(int, (left, left_of_big, left_of_small))) < 16
 
 
 @pytest.mark.usefixtures("datatrove")

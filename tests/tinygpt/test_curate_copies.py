@@ -1,10 +1,13 @@
 """Copies that are removed: equal documents, lines and paragraphs, near copies; each held against its definition in Python's sets."""
 
+import contextlib
 import importlib
+import io
 import json
 import re
 import sys
 import tempfile
+import tracemalloc
 from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import combinations
@@ -314,6 +317,86 @@ def test_whatever_goes_is_a_near_copy_of_what_stays(seed, n_shards):
     groups = {document.id: document.metadata.get("group", document.id) for document in left}
     assert all(groups[one] == groups[two] for one, two in combinations(ids, 2) if jaccard(sets[one], sets[two]) >= 0.3)
     assert report.total.documents_out == len(left)
+
+
+def peak_bytes(call):
+    """What call() takes at most, in arrays and objects."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_index_takes_few_bytes_for_each_shingle(monkeypatch):
+    """Two processes hold 128 MB of shingles each: at 8 bytes in a shingle and 40 in the index they would take 1.3 GB together."""
+    monkeypatch.setattr(near, "PART", 1 << 13)
+
+    def peak(n):
+        rng = np.random.default_rng(0)
+        found = rng.integers(2**64, size=(n, 230), dtype=np.uint64)
+        found[1::2, 10:] = found[::2, 10:]  # each second one is a near copy of the one before
+        hashes, holders = found.reshape(-1), np.repeat(np.arange(n, dtype=np.int32), 230)
+        n_parts = 1 + found.size // near.PART
+        which = tables.partition_of(hashes, n_parts)
+        parts = ((hashes[which == part], holders[which == part]) for part in range(n_parts))
+        return peak_bytes(lambda: find_copies(shared_shingles(np.full(n, 230), parts), 0.6, 0.3))
+
+    assert (peak(1200) - peak(300)) / (900 * 230) < 22
+
+
+def pairs_of(folder, rng, n, n_shards):
+    """Pairs of 2 n documents as datatrove's first phases leave them, in 25 files; each document in most of them."""
+    (folder / "pairs").mkdir()
+    for bucket in range(25):
+        two = rng.integers(2 * n, size=(n, 2)) if n < 100 else np.arange(2 * n).reshape(n, 2)[rng.random(n) < 0.9]
+        rows = np.stack([two[:, 0] % n_shards, two[:, 0] // n_shards, two[:, 1] % n_shards, two[:, 1] // n_shards], axis=1)
+        (folder / "pairs" / f"{bucket:05d}_00.dups").write_bytes(rows.astype("<u4").tobytes())
+    return Folders((Path("shard"),) * n_shards, folder, folder)
+
+
+@settings(max_examples=8)
+@given(seeds, st.integers(0, 40), st.integers(1, 4))
+def test_clusters_are_the_librarys(seed, n, n_shards):
+    pytest.importorskip("datatrove.pipeline.dedup.minhash", reason="the extra curate is not installed")
+    from datatrove.pipeline.dedup.minhash import MinhashDedupCluster
+
+    minhash = importlib.import_module("tinygpt.curate.minhash")
+    with tempfile.TemporaryDirectory() as name, durable.use_disk(Fast()), contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        folder = Path(name)
+        minhash._cluster(0, 1, pairs_of(folder, np.random.default_rng(seed), n, n_shards), 5)
+        config = minhash._config(5)
+        MinhashDedupCluster(str(folder / "pairs"), str(folder / "theirs"), config=config, save_cluster_id=True, lines_to_buffer=8).run(
+            None, 0, 1
+        )
+        theirs = {path.name: path.read_bytes() for path in (folder / "theirs").glob("*.clusters")}
+        assert {path.name: path.read_bytes() for path in (folder / "clusters").iterdir()} == theirs
+
+
+def test_clusters_take_few_bytes_for_each_document(tmp_path, monkeypatch):
+    minhash = pytest.importorskip("tinygpt.curate.minhash", reason="the extra curate is not installed")
+    monkeypatch.setattr(minhash, "PAIRS", 256)
+
+    def peak(n):
+        (tmp_path / str(n)).mkdir()
+        folders = pairs_of(tmp_path / str(n), np.random.default_rng(0), n, 4)
+        return peak_bytes(lambda: minhash._cluster(0, 1, folders, 5))
+
+    assert (peak(4000) - peak(1000)) / 6000 < 90  # datatrove's own: 200, in objects of Python, which take more than they ask for
+
+
+def test_there_may_be_more_shards_than_open_files(monkeypatch):
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    minhash = pytest.importorskip("tinygpt.curate.minhash", reason="the extra curate is not installed")
+    limits, given = (64, 500), []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda what, new: given.append(new))
+    minhash.allow_open_files(64)
+    minhash.allow_open_files(500)
+    assert given == [(500, 500)]
+    with pytest.raises(InvalidInput, match=r"MinHash: at most 500 open files .*, expected at least 501, for a file of each shard; raise"):
+        minhash.allow_open_files(501)
 
 
 def test_near_copies_do_not_depend_on_the_order_nor_on_ranges(monkeypatch):

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial, reduce
@@ -246,7 +246,7 @@ def _groups(work: Path, shard: int) -> dict[int, str]:
     return found
 
 
-def total(reports: list[list[StepReport]]) -> StepReport:
+def total(reports: Iterable[list[StepReport]]) -> StepReport:
     """The one report of a phase."""
     return reduce(StepReport.merge, chain.from_iterable(reports))
 

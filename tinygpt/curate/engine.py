@@ -30,6 +30,7 @@ from loguru import logger
 
 from tinygpt import errors
 from tinygpt.curate.executors import Executor, Function
+from tinygpt.curate.heap import give_back_freed_memory, trim
 from tinygpt.curate.report import StepReport
 from tinygpt.errors import InvalidInput, MissingPackage, ProcessFailed, UserError
 from tinygpt.storage.checked_json import read_json, to_json
@@ -68,13 +69,14 @@ class _Local(_Quiet, LocalPipelineExecutor):  # type: ignore[misc]
 
 
 _pools: dict[int, ProcessPoolExecutor] = {}
+PRELOADED = [__name__, *(f"tinygpt.curate.{name}" for name in ("stages", "minhash", "mixing", "language", "repair", "rules"))]
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     """This process's pool of so many workers, which are started as they are needed."""
     if workers not in _pools:
         context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
-        context.set_forkserver_preload([__name__])  # imported once, not by each worker
+        context.set_forkserver_preload(PRELOADED)  # imported once, not by each worker: their pages are shared
         _pools[workers] = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     return _pools[workers]
 
@@ -97,6 +99,7 @@ def _begin_worker() -> None:
     """A worker leaves Ctrl-C to its parent, and ends when that is gone, which may have been killed: a run that is started again should not
     meet it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    give_back_freed_memory()
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -137,10 +140,13 @@ class _Task:
                 said = {"kind": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
                 replace_file(failure, to_json(said), writer=f"{os.getpid()}-")
             raise
+        finally:
+            trim()  # the next task of this process may need little
 
 
-def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> list[list[StepReport]]:
-    """Calls function(task, n_tasks) for every task that has not finished in this folder, and returns what each returned, in order.
+def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> Iterator[list[StepReport]]:
+    """Calls function(task, n_tasks) for every task that has not finished in this folder, and returns what each returned, in order: read from
+    the folder, one at a time.
 
     function   can be pickled: a function of a module, or functools.partial of one
     Raises what a task raised, and ProcessFailed for one that ended otherwise; tasks that had finished stay finished.
@@ -163,13 +169,15 @@ def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> 
     if missing := executor.get_incomplete_ranks(skip_completed=True):
         _raise_failure(folder, f"{len(missing)} of {n_tasks} tasks")
     written = (read_json(folder / "reports" / f"{task:05d}.json") for task in range(n_tasks))
-    return [[StepReport.from_json(values) for values in reports] for reports in written]
+    return ([StepReport.from_json(values) for values in reports] for reports in written)
 
 
 def _executor(task: _Task, n_tasks: int, folder: Path, how: Executor) -> PipelineExecutor:
     common = {"pipeline": [task], "tasks": n_tasks, "workers": how.workers or -1, "logging_dir": str(folder.resolve())}
     if how.executor == "local":
-        return _Local(**common | {"workers": how.n_workers() if n_tasks > 1 else 1})
+        n = how.n_workers()
+        # a single task is done here, unless there are workers: this process, which stays to the end, should stay small
+        return _Local(**common | {"workers": n if n_tasks > 1 or n in _pools else 1})
     if how.executor == "ray":
         import ray
 

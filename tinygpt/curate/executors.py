@@ -1,7 +1,7 @@
 """Where the tasks of a curation run. None of this decides what comes out."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +9,7 @@ from tinygpt.curate.report import StepReport
 from tinygpt.fields import check_fields
 
 Function = Callable[[int, int], Sequence[StepReport]]  # (task, number of tasks): what the task did, step by step; can be pickled
-Run = Callable[[Function, int, str], list[list[StepReport]]]  # (function, number of tasks, name of the phase): what each task returned
+Run = Callable[[Function, int, str], Iterable[list[StepReport]]]  # (function, number of tasks, name of the phase): what each task returned
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ Sources  shingles: Broder 1997, "On the resemblance and containment of documents
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -39,16 +40,17 @@ from tinygpt.curate.copies import (
 from tinygpt.curate.documents import read_shard
 from tinygpt.curate.executors import Run
 from tinygpt.curate.report import StepReport
-from tinygpt.curate.tables import Array, column, load, n_partitions, partition_of, read_partition, rows_of, save
+from tinygpt.curate.tables import Array, column, load, n_partitions, range_of, read_partition, rows_of, save
 from tinygpt.data.ngrams import run_numbers
 from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.training.memory_budget import readable
 
 NEAR = "near copies"
 MOST_HOLDERS = 64  # of one shingle, that are looked at to find a document's group: pages of one template meet in the first ones
-PART = 1 << 22  # shingles that are sorted at once
+PART = 1 << 20  # shingles that are sorted at once
+DOCUMENTS = 1 << 11  # whose shingles are counted at once
 BASE_BYTES, SHINGLE_BYTES = 256 << 20, 32  # of memory, whatever there is to compare; and for each shingle that several documents hold
-CLUSTERS_BYTES = 128 << 20  # of shingles, for one task
+CLUSTERS_BYTES = 128 << 20  # of shingles, for one task, which holds a little more than twice as much
 
 
 @dataclass(frozen=True)
@@ -108,46 +110,61 @@ def shared_shingles(sizes: NDArray[np.int64], parts: Iterable[tuple[Array, Array
 
     parts   pairs (hashes, documents that hold them), so divided that equal hashes are in one part; each document has a hash once
     """
-    numbers, holders, counts, n = [], [], [], 0
+    holders, counts = [], []  # of each part: documents of its shared shingles, one shingle after the other; how many hold each
     for hashes, documents in parts:
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         start = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]])) if len(hashes) else np.zeros(0, dtype=np.intp)
-        count = np.diff(start, append=len(hashes))
-        several = np.repeat(count > 1, count)
-        count = count[count > 1]
-        holders.append(documents[order[several]].astype(np.int32))
-        numbers.append(np.repeat(np.arange(n, n + len(count), dtype=np.int32), count))
-        counts.append(count.astype(np.int32))
-        n += len(count)
+        count = np.diff(start, append=len(hashes)).astype(np.int32)
+        holders.append(documents[order[np.repeat(count > 1, count)]].astype(np.int32))
+        counts.append(count[count > 1])
+        del hashes, documents, order, start, count  # the next part takes as much
+    ends = np.cumsum([0, *map(len, counts)])
+    n = int(ends[-1])
     rank = np.empty(n, dtype=np.int32)
     rank[np.argsort(np.concatenate(counts), kind="stable")] = np.arange(n, dtype=np.int32)  # the rarest get the smallest numbers
-    keys = np.concatenate(holders).astype(np.int64) << 32
-    keys |= rank[np.concatenate(numbers)]
+    keys, end = np.empty(sum(map(len, holders)), dtype=np.int64), 0
+    for part, (first, last) in enumerate(pairwise(ends.tolist())):
+        some = keys[end : (end := end + len(holders[part]))]
+        some[:] = holders[part]
+        some <<= 32
+        some |= np.repeat(rank[first:last], counts[part])
+        holders[part] = counts[part] = np.zeros(0, dtype=np.int32)
     keys.sort()
     start = np.searchsorted(keys, np.arange(len(sizes) + 1, dtype=np.int64) << 32)
-    return Shared(sizes, start, (keys & 0xFFFFFFFF).astype(np.int32), n)
+    keys &= 0xFFFFFFFF
+    return Shared(sizes, start, keys.astype(np.int32), n)
 
 
 class _Postings:
-    """Which documents hold a shingle: those that were added, at most so many for each shingle."""
+    """Which documents hold a shingle: those that were added, at most so many for each shingle. Arrays as long as there are shingles are what
+    the index takes most of its memory for: their numbers are as small as they can be."""
 
-    def __init__(self, shingles: NDArray[np.int32], n: int, most: int) -> None:
-        self._most = np.minimum(np.bincount(shingles, minlength=n), most)
-        self._start = np.concatenate([[0], np.cumsum(self._most)])
-        self._n = np.zeros(n, dtype=np.int32)
-        self._documents = np.zeros(self._start[-1], dtype=np.int32)
+    def __init__(self, shared: Shared, ends: NDArray[np.int64], most: int) -> None:
+        """Announces each document's shingles from its first one on to `ends` (N,)."""
+        announced = np.zeros(shared.n, dtype=np.int32)
+        for first in range(0, len(ends), DOCUMENTS):
+            some = ends[first : first + DOCUMENTS]
+            start = shared.start[first : first + len(some)]
+            np.add.at(announced, shared.number[_ranges(start, some - start)], 1)
+        np.minimum(announced, most, out=announced)
+        n = int(announced.sum(dtype=np.int64))
+        self._start = np.zeros(shared.n + 1, dtype=np.int32 if n < 1 << 31 else np.int64)
+        np.cumsum(announced, out=self._start[1:], dtype=self._start.dtype)
+        self._n: Array = np.zeros(shared.n, dtype=np.min_scalar_type(int(announced.max(initial=0))))
+        self._documents = np.zeros(n, dtype=np.int32)
 
     def add(self, document: int, shingles: NDArray[np.int32]) -> None:
         """A document and its (distinct) shingles, which are among those that were announced."""
-        shingles = shingles[self._n[shingles] < self._most[shingles]]
-        self._documents[self._start[shingles] + self._n[shingles]] = document
-        self._n[shingles] += 1
+        at = self._start[shingles] + self._n[shingles]
+        room = at < self._start[shingles + 1]
+        self._documents[at[room]] = document
+        self._n[shingles[room]] += 1
 
     def holders(self, shingles: NDArray[np.int32]) -> NDArray[np.int32]:
         """The documents that hold one of the shingles, sorted."""
         shingles = shingles[self._n[shingles] > 0]
-        return np.unique(self._documents[_ranges(self._start[shingles], self._n[shingles])])
+        return np.unique(self._documents[_ranges(self._start[shingles], self._n[shingles].astype(np.int64))])
 
 
 def _ranges(start: Array, n: Array) -> NDArray[np.int64]:
@@ -168,8 +185,7 @@ def find_copies(shared: Shared, similarity: float, group: float) -> Found:
     alone = sizes - np.diff(start)  # shingles that no other document holds
     ends = [start[:-1] + np.maximum(sizes - np.ceil(least * sizes - 1e-9).astype(np.int64) + 1 - alone, 0) for least in (similarity, group)]
     copy_end, group_end = (np.minimum(end, start[1:]) for end in ends)
-    copies = _Postings(number[_ranges(start[:-1], copy_end - start[:-1])], n, n_documents)
-    groups = _Postings(number[_ranges(start[:-1], group_end - start[:-1])], n, MOST_HOLDERS)
+    copies, groups = _Postings(shared, copy_end, n_documents), _Postings(shared, group_end, MOST_HOLDERS)
     marked = np.zeros(n, dtype=bool)
     copy_of, alike, parent = np.arange(n_documents, dtype=np.int32), np.ones(n_documents), np.arange(n_documents, dtype=np.int32)
     for document in np.flatnonzero(group_end > start[:-1]).tolist():
@@ -305,15 +321,22 @@ def _parts(work: Path, part: dict[str, Array], number: Array, partition: int, n:
     """The shingles of a partition, and the numbers of the documents that hold them, by ranges of hashes that are sorted one at a time."""
     n_ranges = 1 + int(part["size"].sum()) // PART
     for which in range(n_ranges):
-        found, row = [], 0
-        for shard in range(1 + int(part["shard"].max(initial=0))):
-            rows = rows_of(work, "near", shard, partition, n)
-            ends = np.concatenate([[0], np.cumsum(column(work, "near", shard, "size"), dtype=np.int64)])
-            hashes = load(work / f"shingles-{shard:05d}.npy")[ends[rows.start] : ends[rows.stop]]
-            n_rows = rows.stop - rows.start
-            holders = np.repeat(number[row : row + n_rows], part["size"][row : row + n_rows])
-            row += n_rows
-            inside = partition_of(hashes, n_ranges) == which
-            found.append((hashes[inside], holders[inside]))
-        hashes, holders = (np.concatenate(columns) for columns in zip(*found, strict=True))
-        yield hashes, holders
+        yield _one_part(work, part, number, (partition, n), (which, n_ranges))  # nothing of it stays here
+
+
+def _one_part(
+    work: Path, part: dict[str, Array], number: Array, partition: tuple[int, int], hash_range: tuple[int, int]
+) -> tuple[Array, Array]:
+    lowest, highest = range_of(*hash_range)
+    found, row = [], 0
+    for shard in range(1 + int(part["shard"].max(initial=0))):
+        rows = rows_of(work, "near", shard, *partition)
+        ends = np.concatenate([[0], np.cumsum(column(work, "near", shard, "size"), dtype=np.int64)])
+        hashes = load(work / f"shingles-{shard:05d}.npy")[ends[rows.start] : ends[rows.stop]]
+        inside = np.flatnonzero(hashes - lowest <= highest - lowest)
+        n_rows = rows.stop - rows.start
+        holders = np.repeat(number[row : row + n_rows], part["size"][row : row + n_rows])
+        row += n_rows
+        found.append((hashes[inside], holders[inside]))
+    hashes, holders = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    return hashes, holders

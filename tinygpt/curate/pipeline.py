@@ -129,7 +129,7 @@ def run_stages(
             work = folder / "work" / f"{number:02d}-{stage.name}"
             complete = work / "report.json"
 
-            def run(function: Function, n_tasks: int, name: str, stage: Stage = stage, work: Path = work) -> list[list[StepReport]]:
+            def run(function: Function, n_tasks: int, name: str, stage: Stage = stage, work: Path = work) -> Iterator[list[StepReport]]:
                 note(f"{stage.name}: {name}, {n_tasks} task{'s' if n_tasks > 1 else ''}")
                 return run_tasks(function, n_tasks, work / "phases" / name, how)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tinygpt.storage.durable import replace_file
 
 Array = Any  # of NumPy, of any type
-PARTITION_BYTES = 64 << 20  # of the tables, for one task: what it makes of them takes a few times as much
+PARTITION_BYTES = 32 << 20  # of the tables, for one task: what it makes of them takes a few times as much
 
 
 def hash_of(text: str) -> int:
@@ -68,12 +68,17 @@ def partition_of(hashes: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
     return ((hashes >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.int64)
 
 
+def range_of(partition: int, n: int) -> tuple[np.uint64, np.uint64]:
+    """The smallest and the largest hash of one of n ranges."""
+    first, after = (-(-(p << 32) // n) << 32 for p in (partition, partition + 1))
+    return np.uint64(first), np.uint64(after - 1)
+
+
 def rows_of(folder: Path, table: str, shard: int, partition: int, n: int) -> slice:
     """The rows of a shard's table whose hashes lie in one of n ranges."""
     hashes = load(_path(folder, table, shard, "hash"))
-    first = [np.uint64(-(-(p << 32) // n) << 32) for p in (partition, partition + 1) if p < n]  # the smallest hash of each range
-    start, *stop = np.searchsorted(hashes, first).tolist()
-    return slice(start, *(stop or [len(hashes)]))
+    lowest, highest = range_of(partition, n)
+    return slice(int(np.searchsorted(hashes, lowest)), int(np.searchsorted(hashes, highest, side="right")))
 
 
 def column(folder: Path, table: str, shard: int, name: str, rows: slice = slice(None)) -> Array:
