@@ -98,7 +98,7 @@ for fold, (training, test) in enumerate(list(StratifiedKFold(5, shuffle=True, ra
     model = VisionTransformer(seed=fold)
     items = Items(moved[training].reshape(-1, T, P * P), np.repeat(digits[training], 9))
     optimizer = AdamW(model, lr=RATE, betas=(0.9, 0.95), weight_decay=0.05)
-    options = {"batch_size": BATCH, "peak": RATE, "floor": 0.0, "warmup": args.updates // 10, "seed": fold}
+    options = {"batch_size": BATCH, "peak": RATE, "floor": 0.0, "warmup": args.updates // 10, "seed": fold, "report": 150}
     _, seconds = train(model, items, args.updates, optimizer=optimizer, **options)
     x, answers = patches(images[test]), digits[test]
     scores.append((regression.score(pixels[test] / 16, answers), model.right(x, answers)))
