@@ -484,7 +484,7 @@ def test_each_sentence_of_the_course_has_a_command_and_what_it_says_to_look_for_
     assert missing == []
 
 
-def commands(program, *pages):
+def calls_of(program, *pages):
     """The arguments of each call of a program in these pages, but for those with a RUN."""
     text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
     calls = {m[1].partition("#")[0].strip() for m in re.finditer(rf"python {re.escape(program)}([^`\n]*)", text)}
@@ -495,7 +495,7 @@ def test_every_plan_of_the_readme_the_course_and_its_page_can_be_made(capsys):
     from tinygpt.planner.command import main
 
     plans = [
-        argv for argv in commands("-m tinygpt plan", "README.md", "docs/course.md", "docs/planning.md") if argv and "--measure" not in argv
+        argv for argv in calls_of("-m tinygpt plan", "README.md", "docs/course.md", "docs/planning.md") if argv and "--measure" not in argv
     ]
     assert len(plans) > 8
     for argv in plans:
@@ -509,7 +509,7 @@ def test_the_flags_of_each_pretraining_in_the_course_go_together():
     from tinygpt.recipes import RECIPES
 
     recipes = {name: PretrainConfig(recipe=name, model=model, train=train) for name, (model, train) in RECIPES.items()}
-    trainings = commands("examples/pretrain.py", "docs/course.md", "docs/teaching.md")
+    trainings = calls_of("examples/pretrain.py", "docs/course.md", "docs/teaching.md")
     assert len(trainings) > 12
     for argv in trainings:
         settings(recipes["tinygpt"], "", argv, recipes=recipes)
