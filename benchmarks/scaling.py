@@ -92,7 +92,8 @@ def fit(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, with_f
     start = above.mean(axis=1) - slope * log_x.mean()
     errors = np.sqrt(np.mean((np.log(floors + np.exp(start[:, None] + slope[:, None] * log_x)) - np.log(y)) ** 2, axis=1))
     i = int(errors.argmin())
-    return Fit(-float(slope[i]), math.exp(-start[i] / slope[i]) if slope[i] else math.nan, float(floors[i, 0]), float(errors[i]))
+    log_scale = -start[i] / slope[i] if slope[i] else math.inf  # of a flat law, as few updates make it, beyond all numbers
+    return Fit(-float(slope[i]), math.exp(log_scale) if abs(log_scale) < 700 else math.nan, float(floors[i, 0]), float(errors[i]))
 
 
 def floor_is_seen(x: Sequence[float], y: Sequence[float]) -> bool:

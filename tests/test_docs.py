@@ -484,6 +484,37 @@ def test_each_sentence_of_the_course_has_a_command_and_what_it_says_to_look_for_
     assert missing == []
 
 
+def calls_of(program, *pages):
+    """The arguments of each call of a program in these pages, but for those with a RUN."""
+    text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
+    calls = {m[1].partition("#")[0].strip() for m in re.finditer(rf"python {re.escape(program)}([^`\n]*)", text)}
+    return sorted(shlex.split(call) for call in calls if "RUN" not in call)
+
+
+def test_every_plan_of_the_readme_the_course_and_its_page_can_be_made(capsys):
+    from tinygpt.planner.command import main
+
+    plans = [
+        argv for argv in calls_of("-m tinygpt plan", "README.md", "docs/course.md", "docs/planning.md") if argv and "--measure" not in argv
+    ]
+    assert len(plans) > 8
+    for argv in plans:
+        main(argv)
+        assert capsys.readouterr().out, argv
+
+
+def test_the_flags_of_each_pretraining_in_the_course_go_together():
+    from tinygpt import PretrainConfig
+    from tinygpt.cli import settings
+    from tinygpt.recipes import RECIPES
+
+    recipes = {name: PretrainConfig(recipe=name, model=model, train=train) for name, (model, train) in RECIPES.items()}
+    trainings = calls_of("examples/pretrain.py", "docs/course.md", "docs/teaching.md")
+    assert len(trainings) > 12
+    for argv in trainings:
+        settings(recipes["tinygpt"], "", argv, recipes=recipes)
+
+
 # Glossary and cheat sheet ------------------------------------------------------------------------------------------------------
 
 GLOSSARY_HAS = "Accumulation, Bits per byte, BLEU, Fingerprint, Logit lens, Micro-batch, Nats, Paired interval, Pooling, Residual stream"

@@ -98,6 +98,8 @@ def test_the_fit_is_numpys_straight_line(benchmarks):
     assert law.exponent == pytest.approx(-slope) and np.allclose(law.at(x), np.exp(start) * x**slope)
     assert benchmarks["scaling"].fit(x, y, with_floor=True).error <= law.error
     assert not benchmarks["scaling"].floor_is_seen(x.tolist(), y.tolist())  # four points cannot show one
+    flat = benchmarks["scaling"].fit(x, y.mean() + 1e-3 * np.array([1, -1, -1, 0.99]))  # its scale has no double
+    assert abs(flat.exponent) < 1e-3 and np.isnan(flat.scale)
     with pytest.raises(InvalidInput, match=r"fit: 2 different x, expected at least 3; measure more sizes"):
         benchmarks["scaling"].fit([1, 2, 2], [3, 2, 2], with_floor=True)
 

@@ -2,14 +2,13 @@
 
     python examples/learn/02_tokens.py
 
-A second. Three ways to cut the same text: into words, into characters, and by byte-pair encoding (BPE), which starts from
-single bytes and learns which neighbors to join. Look at what each does with a word that it has never seen, and at how many
-tokens each needs.
+A second. Three ways to cut the same text: into words, into characters, and by byte-pair encoding (BPE), which starts from single bytes and
+learns which neighbors to join. Look at what each does with a word that it has never seen, and at how many tokens each needs.
 """
 
 import re
 from collections import Counter
-from itertools import islice, pairwise
+from itertools import pairwise
 
 from show import heading, say
 
@@ -80,8 +79,8 @@ def spell(word):
     return "|".join(token.decode() for token in spelled[word]).replace(" ", "_")
 
 
-learned = list(islice(learn_merges(counts, 10), 10))  # the project's own, to compare with
-for number in range(10):
+learned = list(learn_merges(counts, n_merges=10))  # the project's own, to compare with; fewer where no pair occurs twice
+for number in range(len(learned)):
     pairs = count_pairs()
     best = min(pairs, key=lambda pair: (-pairs[pair], pair))  # most frequent; of equals, the first in the order of bytes
     if number == 6:
@@ -99,8 +98,9 @@ for sign, ((left, right), _) in zip("XYZ", learn_merges(Counter({b"aaabdaaabac":
     print(f"  {sign} = {rule}: {len(tokens)} signs, {''.join(signs.get(t, t.decode()) for t in tokens)}")
 
 heading("the same, complete: 256 bytes, the merges, and the end-of-text token")
-bpe = BPETokenizer.train(TEXT, vocab_size=290)
-print(f"asked for 290, got {bpe.n_vocab}: 256 bytes + {len(bpe.merges)} merges + 1. After them no pair occurs twice.")
+bpe = BPETokenizer.train(TEXT, vocab_size := 290)
+full = " After them no pair occurs twice." * (bpe.n_vocab < vocab_size)
+print(f"asked for {vocab_size}, got {bpe.n_vocab}: 256 bytes + {len(bpe.merges)} merges + 1.{full}")
 print(f"GPT-2's: 256 bytes + 50,000 merges + 1 = {256 + 50_000 + 1:,}")
 print("new:   ", NEW, "->", "|".join(pieces(bpe, bpe.encode(NEW))), "-> nothing is lost:", bpe.decode(bpe.encode(NEW)) == NEW)
 say(

@@ -47,18 +47,21 @@ print(f"the first: {weights[0, 0]:.3f} * [1, 0] + {weights[0, 1]:.3f} * [0, 1] +
 
 heading("step 3: why weights that can be trained. What is alike is not what is needed")
 # "the cat that chased the dog slept": which word does "slept" need? Channels, here set by hand: an animal, an action, a subject, an object.
-words = ["cat", "chased", "dog", "slept"]
+words, channels = ["cat", "chased", "dog", "slept"], ["animal", "action", "subject", "object"]
 features = np.array([[1.0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 1], [0, 1, 0, 0]])  # (T, C)
-show("animal, action, subject, object? of: cat chased dog slept (T, C) =", features, 0)
+show(f"{', '.join(channels)}? of: {' '.join(words)} (T, C) =", features, 0)
 plain = softmax(features @ features.T)[3]  # (T,): the row of "slept"
 print('weights of "slept" by likeness:     ', "  ".join(f"{w} {p:.2f}" for w, p in zip(words, plain, strict=True)))
 Wq, Wk = np.zeros((4, 1)), np.zeros((4, 1))  # (C, D): what training could find
 Wq[1, 0] = Wk[2, 0] = 2.0  # an action asks: who is a subject?
-asked = softmax((features @ Wq) @ (features @ Wk).T)[3]
+query, keys = (features @ Wq)[3, 0], (features @ Wk)[:, 0]
+asked = softmax(query * keys)
 print('weights of "slept" with query and key:', "  ".join(f"{w} {p:.2f}" for w, p in zip(words, asked, strict=True)))
+sum_of_e = " + ".join(f"e^{score:g}" for score in query * keys)
 say(
-    "Two verbs are alike, so without weights a verb looks at verbs. With a query and a key it finds who slept: the query of slept is 2 * 1, the "
-    "key of cat 2 * 1, their score 4, all other scores 0, and e^4 / (e^4 + 3) = 0.95."
+    f"Two verbs are alike, so without weights a verb looks at verbs. With a query and a key it finds what it asks for, here the "
+    f"{channels[Wk.argmax()]}: the query of slept is {query:g}, the keys are {', '.join(f'{key:g}' for key in keys)}, a score is the product of both, "
+    f"and e^{max(query * keys):g} / ({sum_of_e}) = {asked.max():.2f}."
 )
 
 heading("step 4: three roles. What a token asks for (query), what it offers (key), what it hands over (value)")

@@ -48,12 +48,11 @@ for name, p in model.named_parameters():
     if not name.startswith("h.1"):  # the second block is like the first
         print(f"{name:<22} {p.shape!s:<9} {p.size:4d}")
 
-heading("counted by formula, C = 8, V = 10, P = 6 positions, L = 2 layers")
-attention = C * 3 * C + 3 * C + C * C + C
-mlp = C * 4 * C + 4 * C + 4 * C * C + C
-norms = 2 * 2 * C
-print(f"attention  C * 3C + 3C + C * C + C   = 192 + 24 + 64 + 8  = {attention}")
-print(f"MLP        C * 4C + 4C + 4C * C + C  = 256 + 32 + 256 + 8 = {mlp}")
+heading(f"counted by formula, C = {C}, V = {V}, P = {P} positions, L = {L} layers")
+parts = (C * 3 * C, 3 * C, C * C, C), (C * 4 * C, 4 * C, 4 * C * C, C)
+attention, mlp, norms = *map(sum, parts), 2 * 2 * C
+print(f"attention  C * 3C + 3C + C * C + C   = {' + '.join(map(str, parts[0])):<18} = {attention}")
+print(f"MLP        C * 4C + 4C + 4C * C + C  = {' + '.join(map(str, parts[1])):<18} = {mlp}")
 print(f"two norms  2 (C + C)                 = {norms}")
 total = V * C + P * C + L * (attention + mlp + norms) + 2 * C
 print(f"all        V * C + P * C + L ({attention} + {mlp} + {norms}) + 2C = {total}; the model says {model.n_parameters()}")
@@ -68,7 +67,7 @@ with ag.no_grad():
     logits = model(ids)  # (B, T, V)
     print("logits (B, T, V) =", logits.shape)
     p = ag.softmax(logits[0, -1])  # (V,)
-show("probabilities of the token after [3, 1, 4, 1] (V,) =", p)
+show(f"probabilities of the token after {ids[0].tolist()} (V,) =", p)
 print(f"sum {p.data.sum():.3f}; an untrained model finds all {V} tokens about equally likely")
 
 heading("causal: changing the last token changes no logits before it")

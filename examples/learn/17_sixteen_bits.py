@@ -95,7 +95,7 @@ def train(model, n, rate, *, first=0, dtype="float32", store=np.asarray, scale=1
     return model, *np.mean(shares, axis=0), trace
 
 
-heading("gradients, of weights and of what ops compute (activations): how many float16 holds, if a batch is one of 6,250 of an update")
+heading(f"gradients, of weights and of ops' results (activations): how many float16 holds, a batch being 1 / {1 / SHARE:,.0f} of an update")
 (base, *_), curves = train(new, 200, 3e-3), {}
 print(f"{'gradients of':14}{'loss scale':>11}{'rounded to 0':>14}{'with fewer digits':>19}{'infinite':>10}")
 for name, sizes in gradient_sizes(base, windows.batch(np.arange(B)), SHARE).items():

@@ -115,5 +115,6 @@ print("   labels    from random weights    from pretrained weights    (by chance
 for n in (4, 20, 100):
     done = [fine_tune(again(m), labeled(train, (n, n), 2)) for m in (random_start, model)]
     print(f"   {2 * n:6d} {share_right(done[0][0], last_look):17.1%} {share_right(done[1][0], last_look):25.1%}")
-print(f"   trained: {done[0][1]:,} of {model.n_parameters():,} weights and head: block 28,272, last norm 96, head 98")
+block, norm = (sum(p.size for name, p in model.named_parameters() if p.requires_grad and name[:2] == part) for part in ("h.", "ln"))
+print(f"   trained: {done[0][1]:,} of {model.n_parameters():,} weights and head: block {block:,}, last norm {norm}, head {2 * C + 2}")
 say(f"With {len(last_look[2])} passages a share can be 2 points off by chance, and other labels give another model.")

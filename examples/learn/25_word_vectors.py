@@ -36,7 +36,6 @@ for a, b in (("array", "arrays"), ("minimum", "maximum"), ("array", "poisson")):
     print(f"{a + ', ' + b:20} ids {apart[0]:5,} apart, or {apart[1]:5,}   ", end="")
     print(f"one-hot: {np.linalg.norm(onehot[0] - onehot[1]):.3f} apart, cosine {onehot[0] @ onehot[1]:.3f}")
 say("How far ids are apart is an accident of the order. One-hot rows are all equally far apart. Neither knows that two words are alike.")
-
 share = np.bincount(np.concatenate(texts)) / sum(map(len, texts))
 keep = np.minimum(1, np.sqrt(1e-3 / share))  # subsampling: the more frequent a word, the fewer of it are read
 noise = np.cumsum(share**0.75)[:-1] / (share**0.75).sum()  # P(noise word <= i): rare words more often than they occur
@@ -67,6 +66,7 @@ class SkipGram(nn.Module):
         return -ag.log(ag.sigmoid(scores * np.array([[1]] + [[-1]] * K, np.float32))).sum() / len(words)
 
 
+heading(f"{UPDATES:,} updates of {BATCH:,} pairs, from (1 + K) ln 2 = {(1 + K) * np.log(2):.3f} down; then the words nearest by cosine")
 model, found, losses = SkipGram(), pairs(texts), []
 optimizer = AdamW(model, lr=RATE, weight_decay=0)
 for update in range(UPDATES):
@@ -76,8 +76,8 @@ for update in range(UPDATES):
     loss.backward()
     optimizer.step()
     losses.append(loss.item())
-heading(f"{UPDATES:,} updates of {BATCH:,} pairs: the words nearest by cosine")
-print(f"loss of the first update {losses[0]:.3f} = (1 + K) ln 2, of the last hundred {np.mean(losses[-100:]):.3f}")
+    if update == 0 or (update + 1) % 300 == 0:
+        print(f"update {update + 1:5,}: loss {np.mean(losses[-100:]):.3f}, the mean of up to a hundred", flush=True)
 rows = unit_rows(model.word.weight.data)
 for word in ("chebyshev", "eigenvalues", "minimum", "poisson", "cos", "indexerror", "left", "file"):
     print(f"{word:12} {' '.join(vocabulary[i] for i in nearest(rows, np.array([number[word]]), 6)[0][0])}")
@@ -107,7 +107,7 @@ heading("token embeddings of a GPT of one layer, 1,024 sub-words: rows that it r
 ids, _, tokenizer = sub_words()
 tokens = {tokenizer.token_bytes(i): i for i in range(tokenizer.n_vocab)}
 gpt = small_gpt(len(tokens), 32, C, args.seed, tie_word_embeddings=False)
-train(gpt, Windows(ids, 32), 200, batch_size=32, peak=0.01, warmup=20)
+train(gpt, Windows(ids, 32), 200, batch_size=32, peak=0.01, warmup=20, report=50)
 twins = np.array([(i, tokens[token[1:]]) for token, i in tokens.items() if token[:1] == b" " and len(token) > 2 and token[1:] in tokens])
 for name, layer in (("read", gpt.wte), ("output", gpt.lm_head)):
     rows = unit_rows(layer.weight.data)

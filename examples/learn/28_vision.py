@@ -98,7 +98,7 @@ for fold, (training, test) in enumerate(list(StratifiedKFold(5, shuffle=True, ra
     model = VisionTransformer(seed=fold)
     items = Items(moved[training].reshape(-1, T, P * P), np.repeat(digits[training], 9))
     optimizer = AdamW(model, lr=RATE, betas=(0.9, 0.95), weight_decay=0.05)
-    options = {"batch_size": BATCH, "peak": RATE, "floor": 0.0, "warmup": args.updates // 10, "seed": fold}
+    options = {"batch_size": BATCH, "peak": RATE, "floor": 0.0, "warmup": args.updates // 10, "seed": fold, "report": 150}
     _, seconds = train(model, items, args.updates, optimizer=optimizer, **options)
     x, answers = patches(images[test]), digits[test]
     scores.append((regression.score(pixels[test] / 16, answers), model.right(x, answers)))
@@ -106,15 +106,15 @@ for fold, (training, test) in enumerate(list(StratifiedKFold(5, shuffle=True, ra
 mean = np.mean(scores, axis=0)
 print(f"mean: logistic regression {mean[0]:.1%} with {64 * 10 + 10:,} weights, transformer {mean[1]:.1%} with {model.n_parameters():,}")
 
-heading("attention rollout: how often is the last model right if four of the 16 patches are blank?")
+heading(f"attention rollout: how often is the last model right if {T // 4} of the {T} patches are blank?")
 seen = rollout(model, x)
 orders = {"looked at most": -seen, "most ink": -x.mean(axis=2), "any": np.random.default_rng(0).random(seen.shape), "looked at least": seen}
 for name, order in orders.items():
     blank = x.copy()
-    np.put_along_axis(blank, np.argsort(order, axis=1)[:, :4, None], 0, axis=1)
+    np.put_along_axis(blank, np.argsort(order, axis=1)[:, : T // 4, None], 0, axis=1)
     print(f"{name:16} {model.right(blank, answers):.1%}")
 print(f"none blank: {model.right(x, answers):.1%}; all patches in another order, the same for all images: ", end="")
-print(f"{model.right(x[:, np.random.default_rng(1).permutation(T)], answers):.1%}")
+print(f"{model.right(x[:, np.random.default_rng(2).permutation(T)], answers):.1%}")
 if args.plot:
     shown = [int(np.flatnonzero(answers == digit)[0]) for digit in (0, 4, 7)]
     draw_images(args.plot, {"image": images[test[shown]], "looks at": seen[shown].reshape(-1, n, n)})

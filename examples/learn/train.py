@@ -77,13 +77,14 @@ class Items:
         return self.inputs[which], self.targets[which]
 
 
-def train(model, windows, n_updates, *, batch_size, peak, warmup, floor=None, optimizer=None, seed=0, each=None):
+def train(model, windows, n_updates, *, batch_size, peak, warmup, floor=None, optimizer=None, seed=0, each=None, report=0):
     """Makes n_updates, with the same batches for every model. Returns training losses in nats per token and seconds, (n_updates,) each.
 
     floor       the last rate, a tenth of the peak if None; `peak` keeps the rate constant after the warm-up
     optimizer   AdamW if None
     seed        of the order of the windows
     each        called with the number of updates made (from 1) after each
+    report      prints a line for each so many updates, for those who wait; 0: none
     """
     optimizer = optimizer or AdamW(model, lr=peak, betas=(0.9, 0.95), weight_decay=0.1)
     batches = BatchOrder(len(windows), batch_size, seed=seed).batches()
@@ -96,6 +97,8 @@ def train(model, windows, n_updates, *, batch_size, peak, warmup, floor=None, op
         seconds.append(time.perf_counter() - started)
         if each:
             each(step + 1)
+        if report and (step + 1) % report == 0:
+            print(f"update {step + 1:5,} of {n_updates:,}: loss {np.mean(losses[-report:]):.3f}, the mean of {report}", flush=True)
     return np.array(losses), np.array(seconds)
 
 

@@ -82,6 +82,8 @@ def test_prompts_end_where_a_row_begins_and_leave_room(small, style):
         ValueError, match=r"seeds: a row of \d+ tokens and 250 new ones, expected both to fit into the context of 256; lower"
     ):
         Writer(*small, Sampling(), 250, style).fitting(everyday())
+    long = Instruction("word " * 300, "long")
+    assert writer.fitting([long, *everyday()[:2]]) == writer.fitting(everyday()[:1])  # too long a row is no reason to stop
 
 
 class Scripted(Writer):

@@ -16,7 +16,7 @@ from tinygpt.planner.command import COURSE, chosen, main, of_size
 from tinygpt.planner.command import PlanConfig as Config
 from tinygpt.planner.hardware import DEVICES, device
 from tinygpt.planner.published import by_constant_utilization, fit, predicted, published
-from tinygpt.planner.step import Job, Mesh, best, memory, meshes, seconds, traffic, utilization, weights_per_device
+from tinygpt.planner.step import Job, Mesh, best, enough, memory, meshes, seconds, traffic, utilization, weights_per_device
 
 
 def test_the_nine_rows_of_the_course():
@@ -144,6 +144,16 @@ def test_the_best_mesh_is_the_fastest_that_fits():
     assert 0.2 < utilization(found, seconds(found).total) < 0.7
 
 
+@pytest.mark.parametrize(("model", "name"), [("gpt3", "h100"), ("llama-2-70b", "a100"), ("gpt2-xl", "laptop")])
+def test_the_fewest_devices_are_full_nodes_and_one_node_less_does_not_hold_it(model, name):
+    config, processor = GPTConfig.preset(model), device(name)
+    n = enough(config, processor, 2048)
+    assert n % processor.per_node == 0 and memory(best(config, processor, n, 2048)).total <= 0.92 * processor.memory
+    for fewer in range(processor.per_node, n, processor.per_node):
+        with pytest.raises(InvalidInput, match=r"take more devices|no mesh divides"):
+            best(config, processor, fewer, 2048)
+
+
 @given(n_weights=st.floats(2e6, 2e12))
 def test_a_size_becomes_a_shape(n_weights):
     config = of_size(n_weights)
@@ -197,11 +207,12 @@ def test_measure_reproduces_the_step_that_it_measured(monkeypatch, products, ste
         (["--model", "gpt4"], "did you mean"),
         ([], "no model, expected --model"),
         (["--model", "7e9", "--device", "h10"], "device 'h10': unknown, expected one of a100, h100.*did you mean 'h100'"),
-        (["--model", "gpt2", "--mesh", "data=2,tensor=2"], "4 devices, expected a product of 8"),
+        (["--model", "gpt2", "--mesh", "data=2,tensor=2", "--devices", "8"], "4 devices, expected a product of 8"),
         (["--model", "gpt2", "--mesh", "data=2,rows=4"], "'rows=4', expected data=D,tensor=T,pipeline=P"),
         (["--model", "gpt2", "--mesh", "tensor=8"], "12 heads, expected a multiple of 8"),
         (["--model", "gpt2", "--mesh", "pipeline=8"], "12 blocks, expected a multiple of 8"),
         (["--model", "gpt3", "--device", "laptop", "--devices", "1"], "GB at .*, expected at most 15 GB; take more devices"),
+        (["--model", "1e12", "--device", "laptop"], "52 GB on each of 409600 devices, as many as divide the model, expected at most 15 GB"),
         (["--model", "3"], "3 weights, expected 1e5 to 1e15"),
     ],
 )

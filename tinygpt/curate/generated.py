@@ -183,11 +183,13 @@ class Writer:
         )
 
     def fitting(self, rows: Sequence[Instruction]) -> list[int]:
-        """The prompt of as many of the rows as leave room for a new one, none if there are none. Raises ValueError if not one does."""
+        """The prompt of as many of the rows as leave room for a new one, or of the first one that does; none if there are none.
+
+        Raises ValueError if not one does."""
         if not rows:
             return self.prompt(rows)
-        for n in range(len(rows), 0, -1):
-            ids = self.prompt(rows[:n])
+        for few in (*(rows[:n] for n in range(len(rows), 0, -1)), *([row] for row in rows[1:])):
+            ids = self.prompt(few)
             if len(ids) + self.max_new_tokens <= self.model.config.n_positions:
                 return ids
         found = f"a row of {len(self.prompt(rows[:1]))} tokens and {self.max_new_tokens} new ones"

@@ -23,7 +23,7 @@ from tinygpt.parallel.launch import started_rank
 from tinygpt.planner import formulas as f
 from tinygpt.planner.hardware import DEVICES, Device, device
 from tinygpt.planner.published import by_constant_utilization, predicted, published
-from tinygpt.planner.step import Job, Mesh, Parts, best, memory, seconds, traffic, utilization
+from tinygpt.planner.step import Job, Mesh, Parts, best, enough, memory, seconds, traffic, utilization
 from tinygpt.presets import PRESETS
 
 COURSE = [
@@ -51,10 +51,10 @@ class PlanConfig:
     """Tokens of an update."""
     device: str = "h100"
     """The processor: a100, h100, h200, laptop."""
-    devices: int = 8
-    """How many of them."""
+    devices: int = 0
+    """How many of them; default: as few nodes of 8 GPUs as hold the run."""
     mesh: str = ""
-    """data=D,tensor=T,pipeline=P; default: the fastest that fits."""
+    """data=D,tensor=T,pipeline=P, whose product is the number of devices; default: the fastest that fits."""
     micro: int = 1
     """Sequences at a time on a device, with --mesh."""
     recompute: Literal["none", "attention", "full"] = "none"
@@ -81,7 +81,7 @@ class PlanConfig:
     """A JSON file for the plan."""
 
     def __post_init__(self) -> None:
-        check_fields(self, {0: "tokens flops context jitter save_seconds kg_per_kwh", 1: "devices micro batch_tokens power_overhead"})
+        check_fields(self, {0: "tokens flops context devices jitter save_seconds kg_per_kwh", 1: "micro batch_tokens power_overhead"})
         if self.device_failures <= 0:
             raise InvalidInput(f"--device-failures: {self.device_failures:g} years, expected more than 0; 5 is the default")
         if self.measure and self.mesh:
@@ -112,7 +112,10 @@ def plan(config: PlanConfig) -> None:
         job = Job(model, measure(model, micro), Mesh(data=n), micro * n * max(1, batch // (micro * n)), micro, sharded=False)
     else:
         processor = device(config.device)
-        job = parsed_mesh(config, model, processor, batch) if config.mesh else best(model, processor, config.devices, batch)
+        if config.mesh:
+            job = parsed_mesh(config, model, processor, batch)
+        else:
+            job = best(model, processor, config.devices or enough(model, processor, batch), batch)
     rows = Plan(config, job, tokens)
     print(rows.text())
     if config.output and not started_rank():
@@ -170,7 +173,7 @@ def parsed_mesh(config: PlanConfig, model: GPTConfig, processor: Device, batch: 
             raise InvalidInput(f"--mesh {config.mesh!r}: {part!r}, expected data=D,tensor=T,pipeline=P; write numbers from 1 on")
         axes[name] = int(n)
     mesh = Mesh(**axes)
-    if mesh.n != config.devices:
+    if config.devices not in (0, mesh.n):
         rule = f"a product of {config.devices}, the number of devices"
         raise InvalidInput(f"--mesh {config.mesh!r}: {mesh.n} devices, expected {rule}; change --mesh or --devices")
     return Job(model, processor, mesh, batch, config.micro, config.recompute, sequence=mesh.tensor > 1)
@@ -213,13 +216,14 @@ class Plan:
         x, job = self.fields(), self.job
         c, d, parts, held = job.config, job.device, seconds(job), memory(job)
         low, high = x["rent_dollars"]
+        chosen_by_memory = "" if self.config.devices or self.config.mesh or self.config.measure else ", the fewest that hold it"
         idle = [f"{name} {parts[name] / parts.total:.1%}" for name in ("tensor", "messages", "bubble", "data") if parts[name]]
         waiting = sum(parts[name] for name in ("tensor", "messages", "bubble", "data"))
         lines = [
             f"model       {x['weights']:,} weights: {c.n_layer} blocks, {c.n_head} heads, {c.n_embd} channels, context {c.n_positions}",
             f"tokens      {x['tokens']:.3g} ({self.tokens / c.n_parameters():.1f} per weight), {x['updates']:,} updates of {job.n_tokens:,}",
             f"arithmetic  {x['flops_6nd']:.3g} FLOPs by 6 N D, {x['flops_exact']:.3g} counted",
-            f"devices     {job.mesh.n} x {d.name}: {d.source}",
+            f"devices     {job.mesh.n} x {d.name}{chosen_by_memory}: {d.source}",
             f"mesh        {job.mesh}; {job.micro} sequences at a time, computed again: {job.recompute}",
             f"update      {x['step_seconds']:.3g} s, {job.n_tokens / x['step_seconds']:,.0f} tokens/s, utilization {x['utilization']:.1%}",
             bars(parts, "s"),

@@ -194,6 +194,17 @@ def best(config: GPTConfig, device: Device, n_devices: int, batch: int, *, share
 
     Raises ValueError where none fits, naming the one that needs the least memory.
     """
+    jobs = possible(config, device, n_devices, batch)
+    fitting = [job for job in jobs if memory(job).total <= share * device.memory]
+    if not fitting:
+        least = min(jobs, key=lambda job: memory(job).total)
+        found = f"{memory(least).total / 1e9:.0f} GB at {least.mesh}"
+        raise InvalidInput(f"{device.name}: {found}, expected at most {share * device.memory / 1e9:.0f} GB; take more devices")
+    return min(fitting, key=lambda job: seconds(job).total)
+
+
+def possible(config: GPTConfig, device: Device, n_devices: int, batch: int) -> list[Job]:
+    """Every job of that many devices, whether it fits or not. Raises ValueError where no mesh divides batch and model."""
     jobs = []
     for mesh in meshes(config, n_devices, device.per_node):
         for micro in (1, 2, 4, 8, 16, 32, 64):
@@ -202,9 +213,23 @@ def best(config: GPTConfig, device: Device, n_devices: int, batch: int, *, share
     if not jobs:
         raise InvalidInput(f"{n_devices} devices: no mesh divides {batch} sequences, {config.n_layer} blocks and {config.n_head} heads; "
                            "change the batch or the number of devices")  # fmt: skip
-    fitting = [job for job in jobs if memory(job).total <= share * device.memory]
-    if not fitting:
-        least = min(jobs, key=lambda job: memory(job).total)
-        found = f"{memory(least).total / 1e9:.0f} GB at {least.mesh}"
-        raise InvalidInput(f"{device.name}: {found}, expected at most {share * device.memory / 1e9:.0f} GB; take more devices")
-    return min(fitting, key=lambda job: seconds(job).total)
+    return jobs
+
+
+def enough(config: GPTConfig, device: Device, batch: int, *, share: float = 0.92) -> int:
+    """The fewest devices that hold the training, in full nodes where these divide the model. Raises ValueError where no number does."""
+    sizes = sorted({mesh.n * n for mesh in _of_one_copy(config, device.per_node) for n in range(1, batch + 1) if batch % n == 0})
+    for n in [n for n in sizes if n % device.per_node == 0] or sizes:
+        jobs = possible(config, device, n, batch)
+        if any(memory(job).total <= share * device.memory for job in jobs):
+            return n
+    least = min(memory(job).total for job in jobs)
+    raise InvalidInput(f"{device.name}: {least / 1e9:.0f} GB on each of {n} devices, as many as divide the model, expected at most "
+                       f"{share * device.memory / 1e9:.0f} GB; take a smaller model or a larger device")  # fmt: skip
+
+
+def _of_one_copy(config: GPTConfig, per_node: int) -> Iterator[Mesh]:
+    """Every division of one copy of the model, within the rules of `meshes`."""
+    for tensor in range(1, per_node + 1):
+        if per_node % tensor == 0 and config.n_head % tensor == 0 and config.kv_heads % tensor == 0:
+            yield from (Mesh(1, tensor, p) for p in range(1, config.n_layer + 1) if config.n_layer % p == 0)
