@@ -28,7 +28,7 @@ import tracemalloc
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +43,11 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass
 class Kills:
-    """What came of killing a run: lost counts restarts that found fewer steps saved than the run before had announced."""
+    """What came of killing a run: lost counts restarts that found fewer steps saved than the run before had announced.
+
+    Of ranks also: named counts kills that one message of ours named, with the rank; early those before a rank can speak, while Python starts,
+    which mpiexec alone reports; slowest_end_s is the longest time from a kill to the end of the job.
+    """
 
     kills: int = 0
     lost: int = 0
@@ -51,6 +55,9 @@ class Kills:
     before_first_checkpoint: int = 0
     steps: int = 0
     seconds: float = 0.0
+    named: int = 0
+    early: int = 0
+    slowest_end_s: float = 0.0
 
 
 # A run that checkpoints every step and says so, as soon as the checkpoint is on the disk.
@@ -119,8 +126,10 @@ def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bo
         if last:
             steps = saved + 20
         command = [*start, "-c", _RUN, str(run), str(steps), mode]
-        quiet = subprocess.DEVNULL if ranks > 1 and not last else None  # mpiexec says a lot of each rank that is killed
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=quiet, text=True) as process:
+        with (
+            TemporaryFile("w+", encoding="utf-8") as said,  # mpiexec says a lot of each rank that is killed
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=None if last else said, text=True) as process,
+        ):
             assert process.stdout is not None
             if not last and rng.random() < 0.1:  # now and then before it has got anywhere
                 time.sleep(rng.uniform(0, 0.5))
@@ -135,14 +144,21 @@ def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bo
                 victims = [process.pid] if ranks == 1 else []
                 while len(victims) < ranks:  # mpiexec takes a moment to start them
                     victims = rank_processes(process.pid)
-                os.kill(rng.choice(victims), signal.SIGKILL)
+                victim = rng.choice(victims)
+                os.kill(victim, signal.SIGKILL)
+                killed = time.monotonic()
             for line in process.stdout:
                 if line.startswith("saved "):
                     saved = max(saved, int(line.split()[1]))
             process.wait()
-        if last:
-            break
-        report.kills += 1
+            if last:
+                break
+            report.kills += 1
+            report.slowest_end_s = max(report.slowest_end_s, round(time.monotonic() - killed, 2))
+            said.seek(0)
+            messages = re.findall(r"^error: .*", said.read(), flags=re.MULTILINE)
+            report.named += len(messages) == 1 and f"(process {victim})" in messages[0]
+            report.early += ranks > 1 and not messages
     unbroken = folder / "unbroken"
     subprocess.run([*start, "-c", _RUN, str(unbroken), str(steps), mode], env=environment, check=True, stdout=subprocess.DEVNULL)
     report.equal = _same_end(run, unbroken)
