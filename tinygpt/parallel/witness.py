@@ -201,21 +201,21 @@ def watch(pid: int, parent: int, rank: int, n_ranks: int, n_here: int, variable:
     for child in children_of(launcher):
         if (number := number_in(child, variable)) is not None:
             pids.setdefault(number, child)
-    missing = number_in(pid, variable) == rank and len(pids) < n_here  # one has ended before
+    missing = number_in(pid, variable) == rank and len(pids) < n_here  # one has ended already
     ends, word = Ends(rank, pids | {_LAUNCHER: launcher}), Word(launcher)
     joined = ends.wait(limit_s, lambda: bool(ends.said) or ends.ended or ends.abandoned)
     if joined:
         ends.wait(0, lambda: ends.goodbye or ends.ended or ends.abandoned)
     if not ends.abandoned:
-        rule = "expected it to train on" + (", unless a rank of another machine ended before" if 0 < n_here < n_ranks else "")
-        killed = f"was killed, or ended without a word (process {pids[ends.first()]}), {rule}; {fix}"
-        if not joined:
-            found = f"rank {rank} of {n_ranks}: not all ranks have started after {limit_s:g} s, expected them; see what the others say"
-        elif missing:
-            found = f"one of {n_ranks} ranks {killed}"
+        one_machine = n_here in (0, n_ranks)
+        first = min(set(range(n_ranks)) - set(pids)) if missing and one_machine else ends.first()
+        if joined:
+            process = "before all had joined" if missing else f"process {pids[first]}"
+            rule = "expected it to train on" + ("" if one_machine else ", unless a rank of another machine ended before")
+            found = f"rank {first} of {n_ranks} was killed, or ended without a word ({process}), {rule}; {fix}"
         else:
-            found = f"rank {ends.first()} of {n_ranks} {killed}"
-        innocent = ends.ended and not ends.goodbye and (missing or ends.first() != rank)
+            found = f"rank {rank} of {n_ranks}: not all ranks have started after {limit_s:g} s, expected them; see what the others say"
+        innocent = ends.ended and not ends.goodbye and (missing or first != rank)
         said = innocent and word.wait_until_taken(_FOR_OTHERS_S)  # by the witness of the one that ended first
         if not said and word.take() and not ends.goodbye:
             with contextlib.suppress(OSError):
