@@ -28,22 +28,29 @@ import tracemalloc
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, Literal
 
 import numpy as np
 
 from tinygpt.errors import InvalidInput, ProcessFailed
+from tinygpt.parallel.witness import children_of, number_in
 from tinygpt.storage.durable import Disk, use_disk
 
 ROOT = Path(__file__).parent.parent
+RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
+"""Where mpiexec tells a rank its number: MPICH's, Open MPI's."""
 
 # ---- kills -------------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Kills:
-    """What came of killing a run: lost counts restarts that found fewer steps saved than the run before had announced."""
+    """What came of killing a run: lost counts restarts that found fewer steps saved than the run before had announced.
+
+    Of ranks also: named counts kills that one message of ours named, with the rank; early those before a rank can speak, while Python starts,
+    which mpiexec alone reports; others is what was said instead; slowest_end_s is the longest time from a kill to the end of the job.
+    """
 
     kills: int = 0
     lost: int = 0
@@ -51,6 +58,10 @@ class Kills:
     before_first_checkpoint: int = 0
     steps: int = 0
     seconds: float = 0.0
+    named: int = 0
+    early: int = 0
+    others: list[str] = field(default_factory=list)
+    slowest_end_s: float = 0.0
 
 
 # A run that checkpoints every step and says so, as soon as the checkpoint is on the disk.
@@ -94,11 +105,10 @@ run.train(trainer, Silent())
 
 
 def rank_processes(launcher: int) -> list[int]:
-    """Process ids of the ranks below mpiexec: it starts a process for each machine, and that the ranks. On Linux."""
+    """Process ids of the ranks below mpiexec: MPICH's starts a process for each machine, and that the ranks; Open MPI's them alone. On Linux."""
     below = [launcher]
-    for _ in range(2):
-        texts = [Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii") for pid in below]
-        below = [int(pid) for text in texts for pid in text.split()]
+    while below and all(number_in(pid, variable) is None for pid in below for variable in RANK_VARIABLES):
+        below = [child for pid in below for child in children_of(pid)]
     return below
 
 
@@ -119,8 +129,10 @@ def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bo
         if last:
             steps = saved + 20
         command = [*start, "-c", _RUN, str(run), str(steps), mode]
-        quiet = subprocess.DEVNULL if ranks > 1 and not last else None  # mpiexec says a lot of each rank that is killed
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=quiet, text=True) as process:
+        with (
+            TemporaryFile("w+", encoding="utf-8") as said,  # mpiexec says a lot of each rank that is killed
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=None if last else said, text=True) as process,
+        ):
             assert process.stdout is not None
             if not last and rng.random() < 0.1:  # now and then before it has got anywhere
                 time.sleep(rng.uniform(0, 0.5))
@@ -135,14 +147,26 @@ def kill_and_resume(folder: Path, n_kills: int, seed: int = 0, *, background: bo
                 victims = [process.pid] if ranks == 1 else []
                 while len(victims) < ranks:  # mpiexec takes a moment to start them
                     victims = rank_processes(process.pid)
-                os.kill(rng.choice(victims), signal.SIGKILL)
+                victim = rng.choice(victims)
+                number = next((found for variable in RANK_VARIABLES if (found := number_in(victim, variable)) is not None), 0)
+                os.kill(victim, signal.SIGKILL)
+                killed = time.monotonic()
             for line in process.stdout:
                 if line.startswith("saved "):
                     saved = max(saved, int(line.split()[1]))
             process.wait()
-        if last:
-            break
-        report.kills += 1
+            if last:
+                break
+            report.kills += 1
+            report.slowest_end_s = max(report.slowest_end_s, round(time.monotonic() - killed, 2))
+            said.seek(0)
+            messages = re.findall(r"^error: .*", said.read(), flags=re.MULTILINE)
+            if len(messages) == 1 and messages[0].startswith(f"error: rank {number} of {ranks} was killed"):
+                report.named += 1
+            elif messages:
+                report.others.append(f"of rank {number}: {messages}")
+            else:
+                report.early += ranks > 1
     unbroken = folder / "unbroken"
     subprocess.run([*start, "-c", _RUN, str(unbroken), str(steps), mode], env=environment, check=True, stdout=subprocess.DEVNULL)
     report.equal = _same_end(run, unbroken)

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,9 +28,32 @@ def started(n, *command, module="mpi4py", **environment):
 
 
 def mpiexec(n, *command, module="mpi4py", timeout=60, cwd=None, **environment):
-    """Runs a Python program as n ranks."""
-    full, variables = started(n, *command, module=module, **environment)
-    return subprocess.run(full, env=variables, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=timeout)
+    """Runs a Python program as n ranks, and sees that none is left."""
+    job = f"{os.getpid()}-{time.monotonic_ns()}"
+    full, variables = started(n, *command, module=module, TINYGPT_TEST_JOB=job, **environment)
+    done = subprocess.run(full, env=variables, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=timeout)
+    assert none_left(job), done.stderr
+    return done
+
+
+def none_left(job, within_s=10):
+    """Whether all ranks of a job have ended, or do so in time. Their witnesses may take longer."""
+    until = time.monotonic() + within_s
+    while left := [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _is_rank(entry.name, job)]:  # empty but on Linux
+        if time.monotonic() > until:
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _is_rank(pid, job):
+    try:
+        environment, command = (Path(f"/proc/{pid}/{name}").read_bytes() for name in ("environ", "cmdline"))
+    except OSError:
+        return False
+    return f"TINYGPT_TEST_JOB={job}".encode() in environment and b"witness.py" not in command
 
 
 @pytest.fixture

@@ -40,7 +40,10 @@ def fail(how: str) -> None:
             time.sleep(1000)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        case "deadlock":
+        case "compute":
+            while True:
+                pass
+        case "deadlock" | "wait":
             world().receive(np.zeros(1), 0)
 
 
@@ -49,6 +52,10 @@ def one_fails(how: str, when: Path) -> None:
     if how == "late":
         launch._START_S = 2.0
         time.sleep(100 if launch.started_rank() == 1 else 0)
+    if how == "start" and launch.started_rank() == 1:
+        time.sleep(1)
+        when.write_text(str(time.monotonic()), encoding="utf-8")
+        fail("kill")
     ranks = world()
     ranks.all_reduce(np.zeros(1))
     if ranks.rank == 1:

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks.reliability import kill_and_resume, rank_processes
-from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi, started  # noqa: F401 (a fixture)
+from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi, none_left, started  # noqa: F401 (a fixture)
 from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.parallel import launch
 from tinygpt.runs.checkpoint import Checkpoint
@@ -23,6 +24,7 @@ SAID = {
     "return": "rank 1 has ended, and rank 0 waits for it",
     "kill": "rank 1 of 3 was killed",
     "_exit": "rank 1 of 3 was killed, or ended without a word",
+    "start": "rank 1 of 3 was killed",  # before it has a witness: another rank's speaks for it
     "hang": r"rank 1 has not come for \d s, and rank 0 has waited 2 s \(all_reduce\), expected at most 2 s",
     "stop": "rank 1 does not answer",
     "deadlock": r"all ranks wait for each other \(rank 1: receive, rank 2: all_reduce\)",
@@ -40,6 +42,33 @@ def test_the_job_ends_and_names_the_rank(how, module, tmp_path):
     assert time.monotonic() - float(when.read_text(encoding="utf-8")) < LIMIT_S + 10
     assert done.returncode != 0 and "not reached" not in done.stdout
     assert len(re.findall(f"^error: ({SAID[how]})", done.stderr, flags=re.MULTILINE)) == done.stderr.count("error: ") == 1, done.stderr
+
+
+@needs_mpi
+def test_a_rank_in_a_shell_is_named(tmp_path):
+    """mpiexec knows the shell, whose child the rank is."""
+    command, environment = started(2, FAULTS, "kill", tmp_path / "when")
+    done = subprocess.run(
+        [*command[:3], "sh", "-c", '"$@"; exit $?', "sh", *command[3:]], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert re.findall("^error: rank . of 2 .{20}", done.stderr, flags=re.MULTILINE) == ["error: rank 1 of 2 was killed, or ended"], (
+        done.stderr
+    )
+
+
+@needs_mpi
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
+@pytest.mark.parametrize("how", ["wait", "compute"])
+def test_ranks_end_when_their_launcher_is_killed(how, tmp_path):
+    """Which otherwise would compute, or wait for each other, for ever."""
+    command, environment = started(2, FAULTS, how, tmp_path / "when", TINYGPT_TEST_JOB=str(tmp_path))
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as job:
+        while not (tmp_path / "when").exists():
+            time.sleep(0.02)
+        ranks = rank_processes(job.pid)
+        (launcher,) = {int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1]) for pid in ranks}
+        os.kill(launcher, signal.SIGKILL)
+        assert len(ranks) == 2 and none_left(str(tmp_path))
 
 
 @needs_mpi

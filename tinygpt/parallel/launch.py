@@ -13,8 +13,11 @@ from types import TracebackType
 from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.parallel.witness import Witness
 
-_VARIABLES = {"PMI_SIZE": ("PMI_RANK", "MPICH"), "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK", "Open MPI")}
-"""Environment variables for the number of ranks -> (variable for the rank, what sets them)."""
+_VARIABLES = {
+    "PMI_SIZE": ("PMI_RANK", "MPI_LOCALNRANKS", "MPICH"),
+    "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "Open MPI"),
+}
+"""Environment variables for the number of ranks -> (variable for the rank, for the number of ranks on this machine, what sets them)."""
 
 KEPT = "the last checkpoint is kept: resume from it"
 
@@ -40,7 +43,7 @@ def started_rank() -> int:
 
 def started_by() -> str:
     """Which MPI's `mpiexec`."""
-    return _VARIABLES[_variable()][1] if _variable() else ""
+    return _VARIABLES[_variable()][2] if _variable() else ""
 
 
 def limit_s() -> float:
@@ -66,7 +69,9 @@ def connect() -> None:
     if _witness is not None:
         return
     limit = limit_s()
-    _witness = Witness(who(), KEPT, limit and max(limit, _START_S))
+    variable, here, _ = _VARIABLES.get(_variable(), ("", "", ""))
+    n_here = int(os.environ.get(here) or 0)
+    _witness = Witness(started_rank(), n_started(), n_here, variable, KEPT, limit and max(limit, _START_S))
     atexit.register(_witness.dismiss)
     try:
         from mpi4py import MPI  # whose import joins: it returns when all ranks are there

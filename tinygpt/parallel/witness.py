@@ -3,73 +3,45 @@
 It has a session of its own, which no signal to the job reaches, and reads a pipe that closes when the rank ends. A rank that ends by itself
 has written a word into it. Without one it was killed, and the witness says so, unless another rank of the machine ended before: then `mpiexec`
 kills all that are left, whose witnesses must not accuse them. Witnesses wake in any order, but the kernel keeps the one in which processes
-end (epoll hands events out in the order of their arrival). Only one may speak, too: the first to take a name that goes with its process. On
-Linux alone: elsewhere there is neither.
+end (epoll hands events out in the order of their arrival). Only one may speak, too: the first to take a name that goes with its process.
+
+Who started the ranks ends them. Where it ends itself before it has (killed, or by an error of its own), they would compute, or wait for each
+other, for ever: the witness ends its rank, which may save first. On Linux alone: elsewhere there is nothing of all this.
+
+This file is also the program of that process, which starts in a few milliseconds, as it imports nothing of the library.
 """
 
 import contextlib
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
-_PROGRAM = """
-import os, select, signal, socket, sys, time
-job, killed, late, limit, rank = sys.argv[1:]
-joined, said, ended, ends, names = bool(select.select([0], [], [], float(limit) or None)[0]), b"", {}, select.epoll(), {}
-try:
-    ranks = open(f"/proc/{job}/task/{job}/children").read().split()
-except OSError:
-    ranks = []
-for pid in {rank, *ranks}:
-    try:
-        names[os.pidfd_open(int(pid))] = pid
-    except OSError:
-        pass
-for fd in (0, *names):
-    ends.register(fd, select.EPOLLIN)
-os.set_blocking(0, False)
-while joined and rank not in ended and (rank in names.values() or 0 not in ended) and not (0 in ended and said.endswith(b"goodbye")):
-    for fd, _ in ends.poll():
-        text = os.read(0, 4096) if fd == 0 else b""
-        said += text
-        if not text:
-            ended[names.get(fd, 0)] = time.monotonic()
-            ends.unregister(fd)
-before = next((other for other, when in ended.items() if other and when > time.monotonic() - 5), rank)
-if joined and before != rank and not said.endswith(b"goodbye"):
-    sys.exit()
-with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as first:
-    try:
-        first.bind(chr(0) + "tinygpt-" + job)
-    except OSError:
-        sys.exit()
-    if not said.endswith(b"goodbye"):
-        print(killed if joined else late, file=sys.stderr, flush=True)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # mpiexec waits for all that could still be written
-    if not joined:
-        time.sleep(0.5)  # for mpiexec to read it
-        os.kill(int(rank), signal.SIGKILL)
-    time.sleep(5)
-"""
-"""Arguments: what the job is called, what to say, the time limit for joining the others, the rank's process. A rank that ends by itself takes
-the name, too: the others may be about to be ended. Joining is timed here because MPI lets no thread of the rank run meanwhile."""
+_SILENT_S, _FOR_OTHERS_S = 5.0, 2.0
+"""How long nobody accuses a rank after another has ended; how long a rank that was killed may take to be accused by its own witness."""
+_OF_ITSELF_S, _SAVE_S = 1.0, 6.0
+"""How long a rank whose launcher has ended may take to end of itself, and then to save."""
+_LAUNCHER = -1  # among the numbers of ranks
 
 
 class Witness:
     """Of this process, until it ends.
 
-    who       how the message begins
-    fix       how it ends
-    limit_s   how long the rank may take to join the others; 0: for ever
+    rank, n_ranks, n_here   which rank it is, of how many, how many of them on this machine (0: unknown)
+    variable                where the environment of a rank has its number
+    fix                     how the message ends
+    limit_s                 how long the rank may take to join the others; 0: for ever
     """
 
-    def __init__(self, who: str, fix: str, limit_s: float) -> None:
+    def __init__(self, rank: int, n_ranks: int, n_here: int, variable: str, fix: str, limit_s: float) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         if sys.platform.startswith("linux"):
-            killed = f"error: {who} was killed, or ended without a word (process {os.getpid()}), expected it to train on; {fix}"
-            late = f"error: {who}: not all ranks have started after {limit_s:g} s, expected them; see what the others say"
-            job = str(os.getppid())  # mpiexec's process on this machine
-            command = [sys.executable, "-I", "-S", "-c", _PROGRAM, job, killed, late, str(limit_s), str(os.getpid())]
+            given = map(str, (limit_s, variable, os.getpid(), os.getppid(), rank, n_ranks, n_here, fix))
+            command = [sys.executable, "-I", "-S", __file__, *given]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
 
     def joined(self) -> None:
@@ -90,3 +62,185 @@ class Witness:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(word)
                 self._process.stdin.flush()
+
+
+# The process ------------------------------------------------------------------------------------------------------------------------------
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids. From all of /proc: not every kernel lists the children of a process, and each of its threads has a list of its own."""
+    found = []
+    for entry in os.listdir("/proc"):  # noqa: PTH208
+        with contextlib.suppress(OSError):
+            if entry.isdigit() and _parent(int(entry)) == pid:
+                found.append(int(entry))
+    return found
+
+
+def number_in(pid: int, variable: str) -> int | None:
+    """Which rank a process is, by its environment; None if it is none, or has ended."""
+    with contextlib.suppress(OSError, ValueError):
+        for setting in _read(f"/proc/{pid}/environ").split(b"\0"):
+            name, _, value = setting.partition(b"=")
+            if name == variable.encode():
+                return int(value)
+    return None
+
+
+def launcher_of(parent: int, variable: str) -> int:
+    """The process that has started the ranks of this machine: a rank's parent, but for a rank in a shell or in another program."""
+    while number_in(parent, variable) is not None and len(children_of(parent)) == 1:
+        with contextlib.suppress(OSError):
+            parent = _parent(parent)
+    return parent
+
+
+def _parent(pid: int) -> int:
+    return int(_read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1])
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123 (pathlib takes as long to import as the rest)
+        return file.read()
+
+
+class Ends:
+    """Which ranks of this machine have ended, in their order, and their launcher; and what the own rank has said before.
+
+    Without `pidfd_open`, which old kernels and some builds of Python lack, it knows of the own rank alone, by the end of its pipe.
+    """
+
+    def __init__(self, own: int, pids: dict[int, int]) -> None:
+        """own: this rank; pids: of all ranks of the machine, and of their launcher."""
+        self.own, self.said, self.closed, self.when = own, b"", False, dict[int, float]()
+        self._events, self._ranks = select.epoll(), dict[int, int]()
+        for rank, pid in pids.items():
+            try:
+                self._ranks[os.pidfd_open(pid)] = rank
+            except ProcessLookupError:
+                self.when[rank] = time.monotonic()
+            except (OSError, AttributeError):
+                continue
+        os.set_blocking(0, False)
+        for fd in (0, *self._ranks):
+            self._events.register(fd, select.EPOLLIN)
+
+    @property
+    def goodbye(self) -> bool:
+        """Whether the own rank has said that it will end."""
+        return self.closed and self.said.endswith(b"goodbye")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the own rank has."""
+        return self.own in self.when or (self.closed and self.own not in self._ranks.values())
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the launcher has ended, and the own rank has not."""
+        return _LAUNCHER in self.when and not self.ended
+
+    def wait(self, limit_s: float, until: Callable[[], bool]) -> bool:
+        """Until something holds; False where it does not in time (0: no limit)."""
+        end = time.monotonic() + limit_s
+        while not until():
+            events = self._events.poll(max(0.0, end - time.monotonic()) if limit_s else None)
+            if limit_s and not events:
+                return until()
+            for fd, _ in events:
+                text = os.read(0, 4096) if fd == 0 else b""
+                self.said += text
+                if text:
+                    continue
+                self._events.unregister(fd)
+                if fd == 0:
+                    self.closed = True
+                else:
+                    self.when[self._ranks[fd]] = time.monotonic()
+        return True
+
+    def first(self) -> int:
+        """The rank that ended first, of those that ended lately."""
+        lately = time.monotonic() - _SILENT_S
+        return next((rank for rank, when in self.when.items() if when > lately and rank != _LAUNCHER), self.own)
+
+
+class Word:
+    """The right to speak, for all ranks below a launcher: a name that its holder keeps."""
+
+    def __init__(self, launcher: int) -> None:
+        self._name, self._socket = f"\0tinygpt-{launcher}", socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def take(self) -> bool:
+        with contextlib.suppress(OSError):
+            self._socket.bind(self._name)
+            return True
+        return False
+
+    def release(self) -> None:
+        self._socket.close()
+
+    def wait_until_taken(self, limit_s: float) -> bool:
+        until = time.monotonic() + limit_s
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                self._socket.connect(self._name)
+                return True
+            time.sleep(0.02)
+        return False
+
+
+def watch(pid: int, parent: int, rank: int, n_ranks: int, n_here: int, variable: str, fix: str, limit_s: float) -> None:
+    """Waits for the end of rank `rank`, process `pid`, and says how it has ended, if nobody else does. See `Witness`.
+
+    A rank that ends by itself takes the right to speak, too: the others may be about to be ended. Joining is timed here because MPI lets no
+    thread of the rank run meanwhile.
+    """
+    launcher = launcher_of(parent, variable)
+    pids = {rank: pid}
+    for child in children_of(launcher):
+        if (number := number_in(child, variable)) is not None:
+            pids.setdefault(number, child)
+    missing = number_in(pid, variable) == rank and len(pids) < n_here  # one has ended already
+    ends, word = Ends(rank, pids | {_LAUNCHER: launcher}), Word(launcher)
+    joined = ends.wait(limit_s, lambda: bool(ends.said) or ends.ended or ends.abandoned)
+    if joined:
+        ends.wait(0, lambda: ends.goodbye or ends.ended or ends.abandoned)
+    if not ends.abandoned:
+        one_machine = n_here in (0, n_ranks)
+        first = min(set(range(n_ranks)) - set(pids)) if missing and one_machine else ends.first()
+        if joined:
+            process = "before all had joined" if missing else f"process {pids[first]}"
+            rule = "expected it to train on" + ("" if one_machine else ", unless a rank of another machine ended before")
+            found = f"rank {first} of {n_ranks} was killed, or ended without a word ({process}), {rule}; {fix}"
+        else:
+            found = f"rank {rank} of {n_ranks}: not all ranks have started after {limit_s:g} s, expected them; see what the others say"
+        innocent = ends.ended and not ends.goodbye and (missing or first != rank)
+        said = innocent and word.wait_until_taken(_FOR_OTHERS_S)  # by the witness of the one that ended first
+        if not said and word.take() and not ends.goodbye:
+            with contextlib.suppress(OSError):
+                print(f"error: {found}", file=sys.stderr, flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # mpiexec waits for all that could still be written
+    if not joined:
+        time.sleep(0.5)  # for mpiexec to read it
+        os.kill(pid, signal.SIGKILL)
+    ends.wait(_SILENT_S, lambda: ends.abandoned)
+    word.release()
+    see_off(ends, pid)
+
+
+def see_off(ends: Ends, pid: int) -> None:
+    """Waits for the end of a rank that has said goodbye, and ends one whose launcher has ended."""
+    ends.wait(0, lambda: ends.ended or ends.abandoned)
+    for limit_s, number in ((_OF_ITSELF_S, signal.SIGTERM), (_SAVE_S, signal.SIGKILL)):
+        if ends.wait(limit_s, lambda: ends.ended):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+if __name__ == "__main__":
+    _fix = sys.argv.pop()
+    _limit, _variable, *_numbers = sys.argv[1:]
+    _pid, _parent_pid, _rank, _n_ranks, _n_here = map(int, _numbers)
+    watch(_pid, _parent_pid, _rank, _n_ranks, _n_here, _variable, _fix, float(_limit))
