@@ -201,7 +201,8 @@ def watch(pid: int, parent: int, rank: int, n_ranks: int, n_here: int, variable:
     for child in children_of(launcher):
         if (number := number_in(child, variable)) is not None:
             pids.setdefault(number, child)
-    missing = number_in(pid, variable) == rank and len(pids) < n_here  # one has ended already
+    gone = number_in(pid, variable) is None  # the rank itself, already; this process has the same variables, and keeps them
+    missing = number_in(os.getpid(), variable) == rank and len(pids) < n_here  # one has ended already
     ends, word = Ends(rank, pids | {_LAUNCHER: launcher}), Word(launcher)
     joined = ends.wait(limit_s, lambda: bool(ends.said) or ends.ended or ends.abandoned)
     if joined:
@@ -212,7 +213,8 @@ def watch(pid: int, parent: int, rank: int, n_ranks: int, n_here: int, variable:
         if joined:
             process = "before all had joined" if missing else f"process {pids[first]}"
             rule = "expected it to train on" + ("" if one_machine else ", unless a rank of another machine ended before")
-            found = f"rank {first} of {n_ranks} was killed, or ended without a word ({process}), {rule}; {fix}"
+            who = f"one of {n_ranks} ranks" if missing and (gone or not one_machine) else f"rank {first} of {n_ranks}"
+            found = f"{who} was killed, or ended without a word ({process}), {rule}; {fix}"
         else:
             found = f"rank {rank} of {n_ranks}: not all ranks have started after {limit_s:g} s, expected them; see what the others say"
         innocent = ends.ended and not ends.goodbye and (missing or first != rank)
