@@ -2,8 +2,10 @@
 
 It has a session of its own, which no signal to the job reaches, and reads a pipe that closes when the rank ends. A rank that ends by itself
 has written a word into it. Without one it was killed, and the witness says so, unless another rank of the machine ended before: then `mpiexec`
-kills all that are left, whose witnesses must not accuse them. Witnesses wake in any order, but the kernel keeps the one in which processes
-end (epoll hands events out in the order of their arrival). Only one may speak, too: the first to take a name that goes with its process.
+kills all that are left, whose witnesses must not accuse them. Witnesses wake in any order, and ranks may be seen to end in another than they
+were killed in. But a process that ends closes its newest files first: its pipe before what `mpiexec` hears of it by. So witnesses look at each
+other's pipes, and the kernel keeps the order (epoll hands events out as they have come). Only one may speak, too: the first to take a name
+that goes with its process.
 
 Who started the ranks ends them. Where it ends itself before it has (killed, or by an error of its own), they would compute, or wait for each
 other, for ever: the witness ends its rank, which may save first. On Linux alone: elsewhere there is nothing of all this.
@@ -113,7 +115,8 @@ class Ends:
     def __init__(self, own: int, pids: dict[int, int]) -> None:
         """own: this rank; pids: of all ranks of the machine, and of their launcher."""
         self.own, self.said, self.closed, self.when = own, b"", False, dict[int, float]()
-        self._events, self._ranks = select.epoll(), dict[int, int]()
+        self.closings = dict[int, float]()  # of the ranks' pipes
+        self._events, self._ranks, self._pipes = select.epoll(), dict[int, int](), {0: own}
         for rank, pid in pids.items():
             try:
                 self._ranks[os.pidfd_open(pid)] = rank
@@ -124,6 +127,16 @@ class Ends:
         os.set_blocking(0, False)
         for fd in (0, *self._ranks):
             self._events.register(fd, select.EPOLLIN)
+
+    def follow(self, pids: dict[int, int]) -> None:
+        """Looks at the pipes of the other ranks, too, which all have their witnesses by now. What is in them stays there."""
+        for rank, pid in pids.items():
+            for child in children_of(pid) if rank != self.own else ():
+                with contextlib.suppress(OSError):
+                    if __file__.encode() in _read(f"/proc/{child}/cmdline").split(b"\0"):
+                        pipe = os.open(f"/proc/{child}/fd/0", os.O_RDONLY | os.O_NONBLOCK)
+                        self._pipes[pipe] = rank
+                        self._events.register(pipe, 0)  # 0: only when it closes
 
     @property
     def goodbye(self) -> bool:
@@ -153,16 +166,18 @@ class Ends:
                 if text:
                     continue
                 self._events.unregister(fd)
-                if fd == 0:
-                    self.closed = True
+                self.closed |= fd == 0
+                if fd in self._pipes:
+                    self.closings.setdefault(self._pipes[fd], time.monotonic())
                 else:
                     self.when[self._ranks[fd]] = time.monotonic()
         return True
 
     def first(self) -> int:
-        """The rank that ended first, of those that ended lately."""
-        lately = time.monotonic() - _SILENT_S
-        return next((rank for rank, when in self.when.items() if when > lately and rank != _LAUNCHER), self.own)
+        """The rank that ended first, of those that ended lately: by the pipes, if those of all are known."""
+        lately, ranks = time.monotonic() - _SILENT_S, {rank: when for rank, when in self.when.items() if rank != _LAUNCHER}
+        order = self.closings if ranks.keys() <= self.closings.keys() else ranks
+        return next((rank for rank, when in order.items() if when > lately), self.own)
 
 
 class Word:
@@ -206,6 +221,7 @@ def watch(pid: int, parent: int, rank: int, n_ranks: int, n_here: int, variable:
     ends, word = Ends(rank, pids | {_LAUNCHER: launcher}), Word(launcher)
     joined = ends.wait(limit_s, lambda: bool(ends.said) or ends.ended or ends.abandoned)
     if joined:
+        ends.follow(pids)
         ends.wait(0, lambda: ends.goodbye or ends.ended or ends.abandoned)
     if not ends.abandoned:
         one_machine = n_here in (0, n_ranks)
