@@ -445,7 +445,7 @@ def check_sixteen_bits(out):
     assert change["float32"] < change["weights in float16"] < change["weights in bfloat16"] < 0
     assert moved["weights in bfloat16"] < 20 < moved["weights in float16"] < 70 and moved["float32"] > 99
     trace = re.findall(r"(\d+)(\*?)", out[out.index("*: skipped:") + len("*: skipped:") :])[:60]
-    assert [int(scale) for scale, _ in trace[:21]] == [29] * 20 + [30]  # doubled after 20
+    assert [int(scale) for scale, _ in trace[:21]] == [31] * 20 + [32]  # doubled after 20
     for (scale, overflow), (later, _) in pairwise(trace):
         assert int(later) - int(scale) == -1 if overflow else int(later) - int(scale) in (0, 1)
     assert len(trace) == 60 and any(overflow for _, overflow in trace)

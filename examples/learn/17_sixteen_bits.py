@@ -109,7 +109,7 @@ say("A factor of the loss is a factor of every gradient: it moves them to where 
 heading("training: 60 updates from scratch; and 40 more, at a small rate, of a model trained before")
 print(f"{'':22}{'loss':>8}{'moved':>8}{'zeros':>8}{'  later:':8}{'change':>10}{'moved':>8}")
 WAYS = {"float32": {}, "weights in float16": {"store": float16}, "weights in bfloat16": {"store": bfloat16}}
-WAYS |= {"computed in float16": {"dtype": "float16"}, "the same, loss scaled": {"dtype": "float16", "scale": 2.0**29, "double_after": 20}}
+WAYS |= {"computed in float16": {"dtype": "float16"}, "the same, loss scaled": {"dtype": "float16", "scale": 2.0**31, "double_after": 20}}
 for name, options in WAYS.items():
     scratch, moved, zeros, trace = train(new, 60, 1e-3, **options)
     more, moved_later, *_ = train(base, 40, 3e-5, first=200, **options)
