@@ -97,16 +97,20 @@ __device__ inline void unpack(unsigned int word, float* v, const f16*) {
     v[1] = to_float(f16{(unsigned short)(word >> 16)});
 }
 __device__ inline unsigned int pack(const float* v, const float*) { return __float_as_uint(v[0]); }
+template <class T>
+__device__ inline unsigned int pack_one_by_one(const float* v) {
+    T low, high;
+    from_float(v[0], low);
+    from_float(v[1], high);
+    return (unsigned int)high.bits << 16 | low.bits;
+}
 __device__ inline unsigned int pack(const float* v, const bf16*) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     unsigned int word;  // one instruction for two numbers
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(v[1]), "f"(v[0]));
     return word;
 #else
-    bf16 low, high;
-    from_float(v[0], low);
-    from_float(v[1], high);
-    return (unsigned int)high.bits << 16 | low.bits;
+    return pack_one_by_one<bf16>(v);
 #endif
 }
 __device__ inline unsigned int pack(const float* v, const f16*) {
@@ -115,10 +119,7 @@ __device__ inline unsigned int pack(const float* v, const f16*) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(v[1]), "f"(v[0]));
     return word;
 #else
-    f16 low, high;
-    from_float(v[0], low);
-    from_float(v[1], high);
-    return (unsigned int)high.bits << 16 | low.bits;
+    return pack_one_by_one<f16>(v);
 #endif
 }
 

@@ -68,7 +68,7 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
         dx, dbias = (d if d is None else xp.multiply(d, dy, out=d, casting="unsafe") for d in (dx, dbias))
         if dweight is not None:
             to = into[1]
-            dweight = xp.multiply(dweight, dy, out=dweight if to is None or to.filled else to.buffer)
+            dweight = xp.multiply(dweight, dy, out=dweight if to is None or to.filled else to.buffer, casting="unsafe")
         return dx, dweight, None, dbias
 
 
