@@ -24,6 +24,7 @@ from autograd.finite import check_finite
 Value = TypeVar("Value")
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _records: "ContextVar[list[OpRecord] | None]" = ContextVar("records", default=None)
+_watchers: "ContextVar[tuple[Callable[[Tensor], None], ...]]" = ContextVar("watchers", default=())
 _serial = itertools.count()
 
 
@@ -101,7 +102,7 @@ class Tensor:
             if dy.shape != self.shape:
                 raise ValueError(f"backward: dy of shape {dy.shape}, expected {self.shape}, that of the tensor")
         if self._node is None:
-            _add_to_leaf(self, dy)
+            _add_to_leaf(self, dy, own=False)
         else:
             _backward_pass(self._node, self._output, dy)
 
@@ -319,7 +320,7 @@ def _backward_pass(start: Node, output: int, dy: Array) -> None:
             if isinstance(edge, Tensor):
                 leaf = leaf_of(edge)
                 dx = _undo_broadcasting(dx, kind[0], dx.dtype if is_half(dx) else leaf.data.dtype, node.op, position)
-                _add_to_leaf(leaf, dx)
+                _add_to_leaf(leaf, dx, own=node.op.destinations is not None and node.record is None)
                 continue
             dx = _undo_broadcasting(dx, *kind, node.op, position)
             parent, i = edge
@@ -383,17 +384,21 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
 
 
-def _add_to_leaf(leaf: Tensor, dx: Array) -> None:
-    """The first gradient is copied (the array may be shared with others), later ones are added in place; unless a kernel has done it."""
-    if dx is leaf._gradient_buffer:
+def _add_to_leaf(leaf: Tensor, dx: Array, *, own: bool) -> None:
+    """The first gradient is copied (unless it is `own`, an array that nobody shares), later ones are added in place; unless a kernel has done it."""
+    if dx is leaf._gradient_buffer or dx is leaf.grad:
         leaf.grad = dx
     elif leaf.grad is not None:
         leaf.grad += dx
     elif leaf._gradient_buffer is not None:
         leaf._gradient_buffer[...] = dx
         leaf.grad = leaf._gradient_buffer
+    elif own and dx.dtype == leaf.data.dtype and dx.flags.c_contiguous:
+        leaf.grad = dx
     else:
         leaf.grad = xp.array(dx, dtype=leaf.data.dtype, order="C")  # not dx.copy(): NumPy's 0-d results are scalars, and .grad is an array
+    for told in _watchers.get():
+        told(leaf)
 
 
 class Op:
@@ -565,6 +570,11 @@ def _check_device(op: "type[Op]", position: int, x: Array) -> None:
     if found:
         fix = "move it with autograd.backend.to_device, or pass it inside a Tensor"
         raise TypeError(f"{op.__name__}: {name} of shape {x.shape} is {found}, expected an array of the {backend.name} backend; {fix}")
+
+
+def watch_gradients(told: Callable[[Tensor], None]) -> AbstractContextManager[object]:
+    """Within this block `told` gets each leaf as soon as a backward pass has added to its gradient; so does who watches from outside."""
+    return within(_watchers, (*_watchers.get(), told))
 
 
 def no_grad() -> AbstractContextManager[bool]:

@@ -4,8 +4,10 @@
 LOGITS_BYTES is a limit that the engine sets itself.
 """
 
+import ctypes
 import math
 import os
+import platform
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -109,6 +111,11 @@ def private_peak_bytes(pid: int) -> int:
     """`peak_bytes` of a program without what it shares with its parent: shared memory, and the files of program and libraries."""
     status = read(f"/proc/{pid}/status")
     return max(0, _kib(status, "VmHWM") - _kib(status, "RssFile") - _kib(status, "RssShmem"))
+
+
+def trim_heap() -> bool:
+    """Returns memory that is free to the system, between what is in use, too; True if there was some. With glibc; elsewhere nothing happens."""
+    return platform.libc_ver()[0] == "glibc" and bool(ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0)))
 
 
 def read(path: str) -> str:

@@ -5,7 +5,7 @@
 About six minutes on two cores. The weights are written once in the family's own format and read by both sides. Each side runs in a
 process of its own and takes its turn in every round; a ratio is taken within a round, and the table gives the median (least to most).
 Decoding: one text, a prompt of 32 tokens, greedy, float32. Training: forward, loss, backward, clipping and AdamW (fused in PyTorch) on
-4 rows of 256 tokens, float32. Peak memory is that of the process that trains.
+4 rows of 256 tokens, float32. Peak memory is that of all processes that train.
 
 Afterwards each side computes, in turns again, nothing but the matrix products with weights that a token or a step needs (our step's: with
 those of attention), by NumPy and by PyTorch on all threads. Nothing is faster than they are; those of decoding are bound by how fast the
@@ -34,10 +34,13 @@ from autograd import nn
 from autograd.kernels.cpu.parallel import n_threads
 from autograd.limits import peak_bytes
 from autograd.optim import AdamW
-from tinygpt import GPT, GPTConfig
+from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run, table
 from tinygpt.inference.decoding import generate
+from tinygpt.models.protocols import GradientWorkers
+from tinygpt.parallel.local import workers_for
+from tinygpt.training.step import train_step
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, CONTEXT, PROMPT, LR = 4, 256, 32, 1e-4
@@ -67,20 +70,20 @@ def our_side(directory: str, task: str) -> Callable[[int], Any]:
     or a step's products, "read" with those of reading READ_BYTES of memory."""
     model = GPT.from_pretrained(directory)
     prompt, rows = tokens(model.config.vocab_size, 1, PROMPT), tokens(model.config.vocab_size, BATCH, CONTEXT + 1)
+    batch = [(rows[:, :-1], rows[:, 1:])]
     optimizer = AdamW(model.train(), lr=LR, weight_decay=0.1) if task == "training" else None
+    workers = workers_for(model, TrainConfig(micro_batch=BATCH))  # as in every script that trains
 
-    def work(n: int) -> None:
+    def work(n: int, workers: GradientWorkers | None = workers) -> None:
         if optimizer is None:
             generate(model, prompt, n, temperature=0.0)
             return
         for _ in range(n):
-            optimizer.zero_grad()
-            model.loss(rows[:, :-1], rows[:, 1:]).backward()
-            optimizer.step(max_norm=1.0)
+            train_step(model, optimizer, batch, max_norm=1.0, workers=workers)
 
     def products_alone() -> Callable[[], None]:  # when asked for: the first token arranges the weights
         if optimizer is not None:
-            return products_of(lambda: work(1))  # attention's, too
+            return products_of(lambda: work(1, None))  # attention's, too
         layers = [layer.weight.data for _, layer in model.named_modules() if isinstance(layer, nn.Linear)]
         return products([*layers, model.lm_head.weight.data.T], 1, np.matmul, partial(np.ones, dtype=np.float32))
 
@@ -88,7 +91,7 @@ def our_side(directory: str, task: str) -> Callable[[int], Any]:
         memory = np.ones(READ_BYTES // 40, np.float32)
         return lambda: read(memory)
 
-    return timed(work, {"products": products_alone, "read": read_alone})
+    return timed(work, {"products": products_alone, "read": read_alone}, lambda: peak_bytes() + workers.peak_bytes())
 
 
 def their_side(directory: str, task: str) -> Callable[[int], Any]:
@@ -120,7 +123,7 @@ def their_side(directory: str, task: str) -> Callable[[int], Any]:
             return products(weights, 1, lambda row, weight, out: torch.nn.functional.linear(row, weight.T), torch.ones)
         return products(weights, BATCH * CONTEXT, torch.mm, torch.ones)
 
-    return timed(work, {"products": products_alone})
+    return timed(work, {"products": products_alone}, peak_bytes)
 
 
 def products(weights: list[Any], n_rows: int, multiply: Callable[..., Any], ones: Callable[[tuple[int, ...]], Any]) -> Callable[[], None]:
@@ -139,13 +142,15 @@ def products(weights: list[Any], n_rows: int, multiply: Callable[..., Any], ones
     return compute
 
 
-def timed(work: Callable[[int], None], others: dict[str, Callable[[], Callable[[], object]]]) -> Callable[[Any], Any]:
+def timed(
+    work: Callable[[int], None], others: dict[str, Callable[[], Callable[[], object]]], peak: Callable[[], int]
+) -> Callable[[Any], Any]:
     """others   by name: makes what is to be timed, when it is first asked for, so that it takes no memory before"""
     made: dict[str, Callable[[], object]] = {}
 
     def answer(question: int | str) -> Any:
         if question == 0:
-            return peak_bytes()
+            return peak()
         if isinstance(question, str) and question not in made:
             made[question] = others[question]()
         started = time.perf_counter()

@@ -8,7 +8,8 @@
     sides      two ranks, two that make all of the update each, two threads of one process, two local processes (tinygpt/parallel/local.py), at sizes S and M
     scaling    1, 2, 4 ranks with a thread each: the same batch (strong), a batch that grows with them (weak), at M
     share      of an update of GPT-2 124M with 1,024 tokens per rank, how much is communication
-    overlap    sums of slices of the gradient that begin as layers finish, instead of one sum after the backward pass, at M
+    overlap    sums of slices of the gradient that begin as layers finish, instead of one sum after the backward pass, at M, between two ranks that
+               know of no memory that they share, as on two machines: over TCP, within this one
     predicted  1, 2, 4 ranks of the preset laptop: what `python -m tinygpt plan --measure` says, and what an update takes
 
 Each side is a job of its own, and jobs take turns, so that none waits, which MPI does at full speed, while another is measured. Where there are
@@ -23,10 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import types
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,18 +35,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from train_step import RESULTS, SIZES, OneBatch, Size, machine
 
-import autograd.core
-from autograd.optim import FlatOptimizer
+import autograd as ag
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run
 from tinygpt.errors import ProcessFailed
-from tinygpt.models.protocols import Batch
 from tinygpt.parallel.communicator import world
-from tinygpt.parallel.data import DataParallel, shards_of
+from tinygpt.parallel.data import DataParallel
 from tinygpt.parallel.local import workers_for
 from tinygpt.parallel.zero import Sharded
-from tinygpt.training.step import accumulate
 from tinygpt.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -152,103 +149,59 @@ class Apart:
         return apart
 
 
-class Overlapped(DataParallel):
-    """The gradient in slices, one per block and one for the vectors; each sum begins when the backward pass has finished its parameters, by
-    `Iallreduce`, which moves on at every call of MPI: after each parameter. One micro-batch per update."""
+class Overlapping:
+    """MPI's ranks as a `SumsInBackground`: `Iallreduce` moves on at every call of MPI, so it is asked to after each gradient."""
 
-    uses: dict[int, int] | None = None  # of each parameter in a backward pass: a tied one is used twice
+    def __init__(self, ranks: Any) -> None:
+        self._ranks, self._last = ranks, None
 
-    def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ranks, name)
+
+    def begin_all_reduce(self, array: np.ndarray) -> Any:
         from mpi4py import MPI
 
-        (task,) = shards_of(batches, shares, self.n)[self.ranks.rank]
-        slices = slices_of(optimizer)
-        left = dict(self.uses or {})
-        missing = [sum(left.get(id(p), 0) for p in parameters) for _, parameters in slices]
-        where = {id(p): i for i, (_, parameters) in enumerate(slices) for p in parameters}
-        requests, counted = [], dict[int, int]()
+        self._last = self._ranks.comm.Iallreduce(MPI.IN_PLACE, array)
+        return types.SimpleNamespace(wait=self._last.Wait)
 
-        def added(leaf: Any) -> None:
-            counted[id(leaf)] = counted.get(id(leaf), 0) + 1
-            i = where[id(leaf)]
-            missing[i] -= 1
-            if self.uses and not missing[i]:
-                requests.append(self.ranks.comm.Iallreduce(MPI.IN_PLACE, optimizer.gradient[slices[i][0]]))  # type: ignore[attr-defined]
-            for request in requests:
-                request.Test()
-
-        with gradients_told(added):
-            loss = accumulate(self.model, [task])
-        for request in requests:
-            request.Wait()
-        if self.uses is None:
-            self.ranks.all_reduce(optimizer.gradient)
-            self.uses = counted
-        total = np.asarray(loss).reshape(1)
-        self.ranks.all_reduce(total)
-        return total[0]
-
-
-def slices_of(optimizer: FlatOptimizer) -> list[tuple[slice, list[Any]]]:
-    """(part of the flat buffers, its parameters): the matrices of each block, those of no block, and all vectors."""
-    found = []
-    start = 0
-    for _, named in groupby(optimizer.named, key=lambda pair: ".".join(pair[0].split(".")[:2]) if pair[1].ndim > 1 else ""):
-        parameters = [p for _, p in named]
-        stop = start + sum(p.size for p in parameters)
-        found.append((slice(start, stop), parameters))
-        start = stop
-    return found
-
-
-@contextmanager
-def gradients_told(added: Callable[[Any], None]) -> Iterator[None]:
-    """Calls `added` after each gradient that the backward pass adds to a parameter."""
-    before = autograd.core._add_to_leaf
-
-    def add(leaf: Any, dx: Any) -> None:
-        before(leaf, dx)
-        added(leaf)
-
-    autograd.core._add_to_leaf = add
-    try:
-        yield
-    finally:
-        autograd.core._add_to_leaf = before
+    def advance(self, _: ag.Tensor) -> None:
+        if self._last is not None:
+            self._last.Test()
 
 
 def compare_overlap(trainer: Trainer, steps: int) -> dict[str, Any]:
     """Both kinds of update in turn, and whether they give the same gradients, bit for bit."""
-    plain = trainer.workers
-    slices = Overlapped(trainer.model, world(), trainer.config.micro_batch)
-    trainer.workers = slices
-    timed(trainer, 1)  # counts how often each parameter is used
-    before, gradients = trainer.position(), []
-    for workers in (plain, slices):
+    ranks = Overlapping(world())
+    sides = {"one sum": trainer.workers, "slices": DataParallel(trainer.model, ranks, trainer.config.micro_batch)}
+    before, gradients = trainer.position(), set()
+    for workers in sides.values():
         trainer.workers = workers
         trainer.go_to(before)
         trainer.gradients()
-        gradients.append(trainer.optimizer.gradient.tobytes())
-    seconds: dict[str, list[float]] = {"one sum": [], "slices": []}
+        gradients.add(trainer.optimizer.gradient.tobytes())
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(steps):
-        for name, workers in (("one sum", plain), ("slices", slices)):
+        for name, workers in sides.items():
             trainer.workers = workers
-            seconds[name] += timed(trainer, 1)
-    return {"update_s": seconds, "equal": gradients[0] == gradients[1]}
+            with ag.watch_gradients(ranks.advance):
+                seconds[name] += timed(trainer, 1)
+    return {"update_s": seconds, "equal": len(gradients) == 1}
 
 
 # All jobs ---------------------------------------------------------------------------------------------------------------------------------
 
 
-def job(ranks: int, task: Task, threads: int = 1) -> dict[str, Any]:
-    """What the first rank of a new job finds; one rank is a process without MPI."""
-    start = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "mpi4py"] if ranks > 1 else [sys.executable]
+def job(ranks: int, task: Task, threads: int = 1, hosts: Sequence[str] = ()) -> dict[str, Any]:
+    """What the first rank of a new job finds; one rank is a process without MPI. hosts: of each rank, all this machine, which MPICH takes for several."""
+    several = ["-launcher", "fork", "-hosts", ",".join(hosts)] if hosts else []
+    start = ["mpiexec", *several, "-n", str(ranks), sys.executable, "-m", "mpi4py"] if ranks > 1 else [sys.executable]
     command = [*start, __file__, "--worker", json.dumps(dataclasses.asdict(task))]
     return json.loads(output_of(command, threads).splitlines()[-1])
 
 
 def output_of(command: list[str], threads: int) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AUTOGRAD_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    environment |= {"UCX_LOG_LEVEL": "error"}  # over TCP, MPICH warns at its end, on stdout, of messages of its own
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise ProcessFailed(f"{' '.join(command)}: ended with {done.returncode}, expected 0; see its error above")
@@ -305,7 +258,8 @@ def share(config: Config) -> dict[str, Any]:
 
 def overlap(config: Config) -> dict[str, Any]:
     size = "tiny" if config.tiny else "M"
-    found = [job(2, Task(size, steps=3 if config.tiny else 15, shard=False, overlap=True)) for _ in range(config.rounds)]
+    task = Task(size, steps=3 if config.tiny else 15, shard=False, overlap=True)
+    found = [job(2, task, hosts=("127.0.0.1:1", "127.0.0.2:1")) for _ in range(config.rounds)]
     result: dict[str, Any] = {"equal": all(turn["equal"] for turn in found)}
     for name in ("one sum", "slices"):
         result[name] = {"update_s": statistics.median(s for turn in found for s in turn["update_s"][name])}

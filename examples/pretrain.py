@@ -59,7 +59,8 @@ def main() -> None:
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
     processes = n_processes(config.train, shape.n_parameters(), context)
     micro, recompute = config.train.micro_batch, config.train.recompute
-    print(f"memory     {check_memory(shape, micro, optimizer=config.train.optimizer, recompute=recompute, processes=processes)}")
+    kinds = {"optimizer": config.train.optimizer, "recompute": recompute, "accumulates": config.train.accumulation(context) > 1}
+    print(f"memory     {check_memory(shape, micro, processes=processes, **kinds)}")
     model = GPT(shape, seed=config.train.seed).recompute_blocks(config.train.recompute)
     trainer = Trainer(model, config.train, train, validation, workers_for(model, config.train))
     size = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, context {context}, vocabulary {shape.vocab_size}"

@@ -84,8 +84,8 @@ def main() -> None:
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab, pad_id=tokenizer.pad_id)
     processes = n_processes(config.train, shape.n_parameters(), context)
     micro, recompute = config.train.micro_batch, config.train.recompute
-    kinds = {"optimizer": config.train.optimizer, "recompute": recompute, "processes": processes, "masked": config.mask_rate}
-    print(f"memory     {check_memory(shape, micro, **kinds)}")
+    kinds = {"optimizer": config.train.optimizer, "recompute": recompute, "accumulates": config.train.accumulation(context) > 1}
+    print(f"memory     {check_memory(shape, micro, processes=processes, masked=config.mask_rate, **kinds)}")
     model = Encoder(shape, seed=seed).recompute_blocks(recompute)
     trainer = Trainer(model, config.train, train, validation, workers_for(model, config.train))
     size = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, context {context}, vocabulary {shape.vocab_size}"

@@ -106,8 +106,8 @@ def main() -> None:
     # Model and trainer, if they fit into memory.
     processes, micro = n_processes(config.train, shape.n_parameters(), n_positions), config.train.micro_batch
     recompute, longest = config.train.recompute, (max(map(len, train[0])), max(map(len, train[1])))
-    need = check_memory(shape, micro, optimizer=config.train.optimizer, recompute=recompute, processes=processes, lengths=longest)
-    print(f"memory     {need}")
+    kinds = {"optimizer": config.train.optimizer, "recompute": recompute, "accumulates": config.train.accumulation(n_positions) > 1}
+    print(f"memory     {check_memory(shape, micro, processes=processes, lengths=longest, **kinds)}")
     model = Seq2Seq(shape, seed=config.train.seed).recompute_blocks(recompute)
     trainer = Trainer(model, config.train, *batches, workers_for(model, config.train))
     size = f"{shape.n_layer} + {shape.n_decoder_layers} layers, {shape.n_head} heads, {shape.n_embd} channels"

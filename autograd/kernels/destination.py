@@ -7,7 +7,7 @@ from autograd.core import Array, Node, Tensor, leaf_of
 
 
 class Destination(NamedTuple):
-    """Where the gradient of a leaf belongs: a part of the optimizer's buffer, of the leaf's shape and dtype."""
+    """Where the gradient of a leaf belongs: a part of the optimizer's buffer, or the gradient that it has, of the leaf's shape and dtype."""
 
     buffer: Array
     filled: bool  # it holds an earlier gradient, to add to; else what it holds means nothing
@@ -15,7 +15,8 @@ class Destination(NamedTuple):
 
 Into = Sequence[Destination | None]
 """A kernel with the class attribute `destinations = staticmethod(destinations)` has a keyword `into` in its backward, with one entry per input.
-A gradient that it has written to the buffer, or added where that is filled, is returned as that very array; others as usual."""
+A gradient that it has written to the buffer, or added where that is filled, is returned as that very array; others as usual, in arrays that
+nobody else holds."""
 
 
 def destinations(node: Node) -> Into:
@@ -25,7 +26,7 @@ def destinations(node: Node) -> Into:
         if not isinstance(edge, Tensor) or any(edge is other for other in node.edges[:i]):
             continue
         leaf = leaf_of(edge)
-        buffer = leaf._gradient_buffer
-        if buffer is not None and (leaf.grad is None or leaf.grad is buffer):
+        buffer = leaf._gradient_buffer if leaf.grad is None else leaf.grad
+        if buffer is not None:
             found[i] = Destination(buffer, leaf.grad is not None)
     return found

@@ -18,19 +18,22 @@ needs_mpi = pytest.mark.skipif(not (MPIEXEC and find_spec("mpi4py")), reason="no
 SMALL = ["--corpus", "text", "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--n-positions", "16", "--vocab-size", "300",
          "--micro-batch", "4", "--sample-tokens", "4", "--eval-every", "5"]  # fmt: skip
 """Flags of examples/pretrain.py for a training of seconds on `corpus`."""
+TWO_MACHINES = ("-launcher", "fork", "-hosts", "127.0.0.1:1,127.0.0.2:1")
+"""For MPICH, two ranks are on two machines, which share no memory."""
 
 
-def started(n, *command, module="mpi4py", **environment):
+def started(n, *command, module="mpi4py", launcher=(), **environment):
     """The command that runs a Python program as n ranks, and its environment."""
     flags = ["-m", module] if module else []
+    environment.setdefault("UCX_LOG_LEVEL", "error")  # over TCP, MPICH warns at its end, on stdout, of messages of its own
     one_thread = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "AUTOGRAD_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return [MPIEXEC, "-n", str(n), sys.executable, *flags, *map(str, command)], {**os.environ, **one_thread, **environment}
+    return [MPIEXEC, *launcher, "-n", str(n), sys.executable, *flags, *map(str, command)], {**os.environ, **one_thread, **environment}
 
 
-def mpiexec(n, *command, module="mpi4py", timeout=60, cwd=None, **environment):
+def mpiexec(n, *command, module="mpi4py", timeout=60, cwd=None, launcher=(), **environment):
     """Runs a Python program as n ranks, and sees that none is left."""
     job = f"{os.getpid()}-{time.monotonic_ns()}"
-    full, variables = started(n, *command, module=module, TINYGPT_TEST_JOB=job, **environment)
+    full, variables = started(n, *command, module=module, launcher=launcher, TINYGPT_TEST_JOB=job, **environment)
     done = subprocess.run(full, env=variables, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=timeout)
     assert none_left(job), done.stderr
     return done

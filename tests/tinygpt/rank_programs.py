@@ -17,6 +17,7 @@ from tinygpt.parallel.data import DataParallel
 from tinygpt.parallel.divided import Divided, MeshWorkers, divide
 from tinygpt.parallel.mesh import Mesh, Shape
 from tinygpt.parallel.shared import SharesMemory
+from tinygpt.parallel.slices import SumsInBackground
 from tinygpt.parallel.split_state import joined
 from tinygpt.parallel.tensor import join
 from tinygpt.training.metrics import measure
@@ -38,6 +39,13 @@ def laws(ranks, seed):
         array = to_device(given[rank].copy())
         ranks.all_reduce(array)
         np.testing.assert_array_equal(to_host(array), given.sum(0))
+
+        if isinstance(ranks, SumsInBackground):
+            arrays = [to_device(given[rank].copy()) for _ in range(2)]
+            for one in [ranks.begin_all_reduce(array) for array in arrays][::-1]:
+                one.wait()
+            for array in arrays:
+                np.testing.assert_array_equal(to_host(array), given.sum(0))
 
         part = ranks.reduce_scatter(to_device(given[rank].copy()), lengths)
         np.testing.assert_array_equal(to_host(part), given.sum(0)[own])
@@ -128,7 +136,8 @@ def state_of(ranks, optimizer):
     arrays, copies = optimizer.state_arrays(), {}
     for key, shapes in optimizer.state_shapes().items():
         copies[key] = {
-            name: np.array(arrays[key][name]) if arrays else np.zeros(shape, optimizer.weight.dtype) for name, shape in shapes.items()
+            name: np.array(to_host(arrays[key][name])) if arrays else np.zeros(shape, optimizer.weight.dtype)
+            for name, shape in shapes.items()
         }
         for array in copies[key].values():
             ranks.broadcast(array)

@@ -285,7 +285,7 @@ def test_what_was_freed_goes_back_to_the_system():
     """In a process of its own: the settings are those of a worker from then on."""
     program = """
         import numpy as np
-        from autograd.limits import resident_bytes
+        from autograd.limits import resident_bytes, trim_heap
         from tinygpt.curate import heap
 
         def left(n_bytes, n):  # MB more than at first, after n arrays are gone, and small ones that lie behind them are not
@@ -296,9 +296,9 @@ def test_what_was_freed_goes_back_to_the_system():
 
         small, first = [], resident_bytes()
         left(1 << 20, 96)
-        print(heap.trim(), left(0, 0), heap.give_back_freed_memory(), left(32 << 20, 3))
+        print(trim_heap(), left(0, 0), heap.give_back_freed_memory(), left(32 << 20, 3))
         left(1 << 16, 1500)
-        print(heap.trim(), left(0, 0))
+        print(trim_heap(), left(0, 0))
     """
     ran = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
     trimmed, left, accepted, left_of_big, trimmed_again, left_of_small = ran.stdout.split()

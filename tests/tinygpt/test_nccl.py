@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autograd import backend
-from tests.tinygpt.rank_programs import laws
+from tests.tinygpt.rank_programs import laws, training
 from tinygpt.errors import InvalidInput
-from tinygpt.parallel.communicator import run_ranks
+from tinygpt.parallel.communicator import OneRank, run_ranks
 from tinygpt.parallel.nccl import NCCLRank, over_gpus
 
 pytestmark = pytest.mark.skipif(backend.name == "numpy" or "fake" not in backend.reason, reason="on the fake device: pytest --fake-cupy")
@@ -20,6 +20,14 @@ pytestmark = pytest.mark.skipif(backend.name == "numpy" or "fake" not in backend
 @settings(max_examples=10)
 def test_laws(n, seed):
     assert run_ranks(n, lambda ranks: laws(NCCLRank(ranks), seed)) == ["ok"] * n
+
+
+@pytest.mark.parametrize("n_batches", [1, 2])
+def test_sums_that_overlap_with_the_backward_pass(n_batches):
+    alone = training(OneRank(), 3, "float64", "adamw", n_batches)
+    together = run_ranks(2, lambda host: training(NCCLRank(host), 3, "float64", "adamw", n_batches))
+    assert together[0] == together[1]  # bit for bit
+    np.testing.assert_allclose(together[0], alone, rtol=0, atol=1e-12)
 
 
 def test_sixteen_bits_and_the_hosts_arrays():

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from autograd import Parameter
 from autograd.optim import SGD, AdamW, Muon
 from tests.tinygpt.helpers import Notes, tiny
-from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi  # noqa: F401 (a fixture)
+from tests.tinygpt.mpi_helpers import ROOT, SMALL, TWO_MACHINES, corpus, mpiexec, needs_mpi  # noqa: F401 (a fixture)
 from tests.tinygpt.rank_programs import laws, training
 from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
 from tinygpt.errors import InvalidInput, ProcessFailed
-from tinygpt.parallel.communicator import OneRank, run_ranks
+from tinygpt.parallel.communicator import OneRank, Sent, run_ranks
 from tinygpt.parallel.data import DataParallel, check_same, shards_of, versions
+from tinygpt.parallel.slices import SlicedSum
 from tinygpt.parallel.zero import sharded
 from tinygpt.runs.run import Run
 from tinygpt.training.divergence import Divergence
@@ -60,9 +61,10 @@ def test_ranks_compute_what_one_process_computes(n, seed, optimizer, n_batches, 
 
 
 @needs_mpi
-def test_ranks_of_mpi_compute_what_one_process_computes():
-    arguments = [1, '"float32"', '"muon"', 2, 0.1, 50, "true"]
-    runs = [mpiexec(2, ROOT / "tests/tinygpt/rank_programs.py", "training", *arguments) for _ in range(2)]
+@pytest.mark.parametrize(("shard", "launcher"), [("true", ()), ("false", TWO_MACHINES)])
+def test_ranks_of_mpi_compute_what_one_process_computes(shard, launcher):
+    arguments = [1, '"float32"', '"muon"', 2, 0.1, 50, shard]
+    runs = [mpiexec(2, ROOT / "tests/tinygpt/rank_programs.py", "training", *arguments, launcher=launcher) for _ in range(2)]
     assert runs[0].returncode == 0, runs[0].stderr
     assert runs[0].stdout == runs[1].stdout
     alone = training(OneRank(), *map(json.loads, map(str, arguments)))
@@ -138,6 +140,48 @@ def test_rows_without_targets_are_counted_zero_times():
     tasks = shards_of([(ids, targets)], [1.0], 4)
     assert [task[0].share for task in tasks] == [0.75, 0.0, 0.0, 0.25]
     assert [task[0].first_row for task in tasks] == [0, 0, 0, 3]
+
+
+class Beginning(OneRank):
+    """Notes the sizes of the sums that are begun."""
+
+    def __init__(self):
+        self.begun = []
+
+    def begin_all_reduce(self, array):
+        self.begun.append(array.size)
+        return Sent()
+
+
+def test_sums_begin_in_the_order_in_which_the_backward_pass_completes_blocks():
+    model = GPT(tiny(n_layer=2, dropout=0.1), seed=0).train()
+    optimizer = AdamW(model, lr=1e-3)
+    ids = np.arange(12).reshape(2, 6) % model.config.vocab_size
+    model.loss(ids, ids).backward()
+    before, draw = optimizer.gradient.copy(), model.dropout_stream.counter
+    sums = SlicedSum(ranks := Beginning(), optimizer, model, (ids[:1], ids[:1]))
+    assert model.dropout_stream.counter == draw
+    np.testing.assert_array_equal(optimizer.gradient, before)
+    sizes = [part.stop - part.start for part in sums.slices.parts]
+    with sums.after_backward():
+        model.loss(ids, ids).backward()
+        n_before = len(ranks.begun)
+    assert n_before == len(sizes) and ranks.begun == [sizes[i] for i in sums.slices.order]
+    slice_of = {name: sums.slices.slice_of[id(p)] for name, p in optimizer.named}
+    when = [sums.slices.order.index(slice_of[name]) for name in ("h.1.mlp.c_fc.weight", "h.0.mlp.c_fc.weight", "wte.weight")]
+    assert when == sorted(set(when))
+
+
+def test_a_block_that_gets_more_gradients_than_before_is_an_error():
+    model = GPT(tiny(n_layer=1), seed=0)
+    ids = np.zeros((1, 3), int)
+    sums = SlicedSum(Beginning(), AdamW(model, lr=1e-3), model, (ids, ids))
+    twice, error = (
+        model.loss(ids, ids) + model.loss(ids, ids),
+        r"sum of gradients: \d+ gradients for a block .*, expected \d+, as in the first one; compute",
+    )
+    with pytest.raises(ProcessFailed, match=error), sums.after_backward():
+        twice.backward()
 
 
 def test_a_rank_that_fails_ends_the_others():
@@ -223,9 +267,9 @@ def test_more_ranks_than_cores(monkeypatch):
 
 @needs_mpi
 def test_sums_of_slices_are_the_sum():
-    """The benchmark's sums that overlap with the backward pass: as many bits as one sum."""
+    """Sums that overlap with the backward pass have the bits of one sum, between ranks that send their gradients to each other."""
     task = {"size": "tiny", "steps": 1, "shard": False, "overlap": True}
-    done = mpiexec(2, ROOT / "benchmarks/ranks.py", "--worker", json.dumps(task))
+    done = mpiexec(2, ROOT / "benchmarks/ranks.py", "--worker", json.dumps(task), launcher=TWO_MACHINES)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["equal"]
 

@@ -228,7 +228,7 @@ class Mine(GPT):
 @pytest.fixture
 def always_two(monkeypatch):
     monkeypatch.setattr(replicas, "_MIN_FLOPS", 0)
-    monkeypatch.setattr(replicas, "_MIN_ROWS", 1)
+    monkeypatch.setattr(replicas, "_MIN_TOKENS", 1)
     monkeypatch.setattr(replicas, "n_threads", lambda: 2)
 
 
@@ -287,9 +287,12 @@ def test_the_choice_of_a_number(monkeypatch):
     def n(n_weights=800_000, **changes):
         return n_processes(TrainConfig(**{"micro_batch": 12, "steps": 2000, **changes}), n_weights, 64)
 
-    assert n() == 3  # four rows each
+    assert n() == 3  # four rows of 64 tokens each
     assert n(micro_batch=64) == 4 and n(micro_batch=4) == 1
     assert n(124_000_000) == 1  # threads share large products as well
+    monkeypatch.setattr(replicas, "n_threads", lambda: 2)
+    assert n(124_000_000) == 2 and n(124_000_000, micro_batch=1) == 1
+    monkeypatch.setattr(replicas, "n_threads", lambda: 4)
     assert n(5_000) == 1  # over before it is shared out
     assert n(steps=5) == 1
     assert n(steps=5, processes=2) == 2 and n(processes=16) == 12

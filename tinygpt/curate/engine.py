@@ -28,9 +28,10 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.utils.stats import PipelineStats
 from loguru import logger
 
+from autograd.limits import trim_heap
 from tinygpt import errors
 from tinygpt.curate.executors import Executor, Function
-from tinygpt.curate.heap import give_back_freed_memory, trim
+from tinygpt.curate.heap import give_back_freed_memory
 from tinygpt.curate.report import StepReport
 from tinygpt.errors import InvalidInput, MissingPackage, ProcessFailed, UserError
 from tinygpt.storage.checked_json import read_json, to_json
@@ -141,7 +142,7 @@ class _Task:
                 replace_file(failure, to_json(said), writer=f"{os.getpid()}-")
             raise
         finally:
-            trim()  # the next task of this process may need little
+            trim_heap()  # the next task of this process may need little
 
 
 def run_tasks(function: Function, n_tasks: int, folder: Path, how: Executor) -> Iterator[list[StepReport]]:

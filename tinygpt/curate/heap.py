@@ -22,8 +22,3 @@ def give_back_freed_memory() -> bool:
     settings = ((_M_MMAP_MAX, 1 << 16), (_M_MMAP_THRESHOLD, BIG), (_M_TRIM_THRESHOLD, 4 * BIG), (_M_TOP_PAD, 1 << 17))
     accepted = [mallopt(ctypes.c_int(name), ctypes.c_int(value)) for name, value in settings]
     return accepted == [1] * len(settings)
-
-
-def trim() -> bool:
-    """Returns what is free now, between what is in use, too; True if there was something. No setting changes."""
-    return platform.libc_ver()[0] == "glibc" and bool(ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0)))

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import metadata
 from itertools import pairwise
 
@@ -26,6 +27,7 @@ from tinygpt.errors import InvalidInput
 from tinygpt.models.protocols import Batch, Communicator, Trainable
 from tinygpt.parallel.communicator import tell
 from tinygpt.parallel.shared import Buffers
+from tinygpt.parallel.slices import SlicedSum, SumsInBackground
 from tinygpt.parallel.zero import Sharded, sharded
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
@@ -35,6 +37,11 @@ def split(batch: Batch, n: int) -> list[tuple[int, Batch]]:
     """(first row, rows) of n parts of a batch, as equal as possible."""
     bounds = [len(batch[0]) * i // n for i in range(n + 1)]
     return [(start, tuple(None if array is None else array[start:stop] for array in batch)) for start, stop in pairwise(bounds)]
+
+
+def first_with_targets(batch: Batch) -> tuple[int, Batch]:
+    """(its number, the first row that has any)."""
+    return next((i, row) for i, row in split(batch, len(batch[0])) if count_targets(row))
 
 
 def shards_of(batches: Sequence[Batch], shares: Sequence[float], n: int) -> list[list[Shard]]:
@@ -48,7 +55,7 @@ def shards_of(batches: Sequence[Batch], shares: Sequence[float], n: int) -> list
         for mine, (first_row, part) in zip(tasks, split(batch, n), strict=True):
             own = count_targets(part)
             if not own:
-                first_row, part = next((i, row) for i, row in split(batch, len(batch[0])) if count_targets(row))
+                first_row, part = first_with_targets(batch)
             mine.append(Shard(part, share * own / n_targets, first_row))
     return tasks
 
@@ -115,6 +122,7 @@ class DataParallel:
         self.model, self.ranks, self.n, self.shard = model, ranks, ranks.size, shard
         self.measuring: Communicator = ranks
         self.n_threads, self.note, self.buffers = threads_of(ranks), crowded(ranks), Buffers(ranks)
+        self._sliced: SlicedSum | None = None
         for _, p in model.named_parameters():
             ranks.broadcast(p.data)
 
@@ -122,13 +130,15 @@ class DataParallel:
         return sharded(cls, self.ranks) if self.shard else cls
 
     def gradients(self, optimizer: FlatOptimizer, batches: Sequence[Batch], shares: Sequence[float]) -> Array:
-        """As `GradientWorkers.gradients`, on each rank: all gradients pass through one sum, over the optimizer's flat buffer."""
+        """As `GradientWorkers.gradients`, on each rank: all gradients pass through sums over the optimizer's flat buffer."""
         self.note = self.buffers.move(optimizer, weights=self.shard) or self.note
         mine = shards_of(batches, shares, self.n)[self.ranks.rank]
-        failure = ""
+        sliced, failure = self._sliced_sum(optimizer, batches[0]), ""
         try:
             with use_threads(self.n_threads):
-                loss = accumulate(self.model, mine)
+                loss = accumulate(self.model, mine[:-1])
+                with sliced.after_backward() if sliced else nullcontext():
+                    loss = loss + accumulate(self.model, mine[-1:])
         except FloatingPointError as error:  # of an op that is looked at, on this rank alone
             failure = str(error)
         if backend.debug and (which := int(self.ranks.agree(self.n - self.ranks.rank if failure else 0))):
@@ -137,11 +147,19 @@ class DataParallel:
             raise FloatingPointError(failure)
         if isinstance(optimizer, Sharded):
             optimizer.sum_gradients()
-        else:
+        elif not sliced:
             self.ranks.all_reduce(optimizer.gradient)
         total = backend.xp.asarray(loss).reshape(1)
         self.ranks.all_reduce(total)
         return total[0]
+
+    def _sliced_sum(self, optimizer: FlatOptimizer, batch: Batch) -> SlicedSum | None:
+        """Where ranks can sum while they compute, and a rank that fails need not be waited for."""
+        if not isinstance(self.ranks, SumsInBackground) or isinstance(optimizer, Sharded) or backend.debug:
+            return None
+        if self._sliced is None or self._sliced.optimizer is not optimizer:
+            self._sliced = SlicedSum(self.ranks, optimizer, self.model, first_with_targets(batch)[1])
+        return self._sliced
 
     def first_found(self, text: str) -> str:
         return text

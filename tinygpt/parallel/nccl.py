@@ -41,7 +41,7 @@ class NCCLRank:
         self.host, self.rank, self.size, self.here = host, host.rank, host.size, host.here
         self.nccl = _cuda().nccl
         self._all, self._up, self._down = self._join(), self._join(), self._join()
-        self._sending = _cuda().Stream(non_blocking=True)
+        self._sending, self._summing = (_cuda().Stream(non_blocking=True) for _ in range(2))
 
     def _join(self) -> Array:
         """A communicator of CuPy's: all ranks make it at the same time."""
@@ -78,6 +78,14 @@ class NCCLRank:
             at = _address(array)
             self._all.allReduce(at, at, array.size, self._dtype(array), self.nccl.NCCL_SUM, self._stream())
             self._finish("all_reduce")
+
+    def begin_all_reduce(self, array: Array) -> Sending:
+        """See `SumsInBackground`."""
+        if array.size:
+            at = _address(array)
+            self._summing.wait_event(_cuda().get_current_stream().record())  # what computes the array
+            self._all.allReduce(at, at, array.size, self._dtype(array), self.nccl.NCCL_SUM, self._summing.ptr)
+        return _OnItsWay(self, array, self._summing, "all_reduce")
 
     def reduce_scatter(self, array: Array, lengths: Sequence[int]) -> Array:
         if isinstance(array, np.ndarray):
@@ -118,7 +126,7 @@ class NCCLRank:
         line = self._up if to > self.rank else self._down
         if array.size:
             line.send(_address(array), array.size, self._dtype(array), to, self._sending.ptr)
-        return _OnItsWay(self, array)
+        return _OnItsWay(self, array, self._sending, "send")
 
     def receive(self, array: Array, source: int) -> None:
         if isinstance(array, np.ndarray):
@@ -153,14 +161,14 @@ def _address(array: Array) -> int:
 
 
 class _OnItsWay:
-    """A message that the device sends while the rank computes."""
+    """A message or a sum that the device moves while it computes."""
 
-    def __init__(self, ranks: NCCLRank, array: Array) -> None:
-        self.ranks, self.array = ranks, array  # which is read until `wait`
+    def __init__(self, ranks: NCCLRank, array: Array, stream: Array, what: str) -> None:
+        self.ranks, self.array, self.stream, self.what = ranks, array, stream, what  # the array is read until `wait`
 
     def wait(self) -> None:
-        with self.ranks._waiting("send"):
-            self.ranks._sending.synchronize()
+        with self.ranks._waiting(self.what):
+            self.stream.synchronize()
 
 
 def over_gpus(host: Communicator) -> Communicator:

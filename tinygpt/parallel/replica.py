@@ -1,13 +1,15 @@
 """A worker process of `tinygpt.parallel.local`: it computes gradients for its parent, with a copy of the model whose weights both share.
 
-Tasks and answers are messages through pipes: a line of JSON, and the bytes of arrays.
+Tasks, turns and answers are messages through pipes: a line of JSON, and the bytes of arrays.
 """
 
+import contextlib
 import json
 import math
 import os
+import queue
 import signal
-import sys
+import threading
 from collections.abc import Sequence
 from typing import IO
 
@@ -16,8 +18,11 @@ import numpy as np
 from autograd.optim import bind_to_buffers
 from tinygpt import models
 from tinygpt.models.base import Model
+from tinygpt.parallel.slices import Slices
 from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
+
+Message = tuple[dict[str, Json], list[np.ndarray]] | None
 
 
 def write_message(file: IO[bytes], header: dict[str, Json], arrays: Sequence[np.ndarray] = ()) -> None:
@@ -40,15 +45,16 @@ def read_message(file: IO[bytes]) -> tuple[dict[str, Json], list[np.ndarray]]:
 def serve() -> None:
     """Computes gradients for the parent process, until that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    messages, answers = queue.SimpleQueue[Message](), os.fdopen(os.dup(1), "wb")
+    threading.Thread(target=_receive, args=(os.fdopen(os.dup(0), "rb"), messages), daemon=True).start()
     os.dup2(2, 1)  # output of prints must not mix with the answers
     work: _Copy | None = None
     while True:
         answer: dict[str, Json] = {"loss": 0.0}
         try:
-            header, arrays = read_message(tasks)
+            header, arrays = _next(messages)
             if work is None:
-                work = _Copy(**header)
+                work = _Copy(messages, answers, **header)
             else:
                 answer["loss"] = work.gradients(arrays, **header)
         except EOFError:
@@ -61,12 +67,31 @@ def serve() -> None:
             return
 
 
+def _receive(file: IO[bytes], messages: "queue.SimpleQueue[Message]") -> None:
+    """All messages of the parent, as they come; None at their end."""
+    with contextlib.suppress(EOFError):
+        while True:
+            messages.put(read_message(file))
+    messages.put(None)
+
+
+def _next(messages: "queue.SimpleQueue[Message]", *, wait: bool = True) -> tuple[dict[str, Json], list[np.ndarray]]:
+    """Raises EOFError after the last, and queue.Empty where there is none yet, and nobody waits."""
+    message = messages.get(wait)
+    if message is None:
+        raise EOFError
+    return message
+
+
 class _Copy:
-    """A worker's model: its weights and gradients are views of the shared memory."""
+    """A worker's model: its weights are views of the shared memory, and its gradients are added to the sum there.
+
+    messages, answers   from and to the parent; last: no process adds after this one
+    """
 
     def __init__(
-        self, kind: str, config: dict[str, Json], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int],
-        row: int,
+        self, messages: "queue.SimpleQueue[Message]", answers: IO[bytes], kind: str, config: dict[str, Json], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int],
+        last: bool,
     ) -> None:  # fmt: skip
         cls = getattr(models, kind)
         self.model: Model = cls(cls.config_class(**config), _empty=True)
@@ -74,20 +99,48 @@ class _Copy:
             block.recompute = on
         shared = np.asarray(np.memmap(path, dtype, mode="r+", shape=tuple(shape)))
         named = dict(self.model.named_parameters())
-        self.parameters, self.gradient = [named[name] for name in names], shared[row]
-        bind_to_buffers(self.parameters, shared[0], self.gradient)
+        parameters = [named[name] for name in names]
+        bind_to_buffers(parameters, *shared)
+        self.sums = {id(p): p._gradient_buffer for p in parameters}
+        for p in parameters:
+            p._gradient_buffer = None
+        self.slices = Slices([(name, named[name]) for name in names])
+        self.messages, self.answers, self.last = messages, answers, last
 
     def gradients(
         self, arrays: list[np.ndarray], tasks: list[dict[str, Json]], training: bool, seed: int, draw: int, z_loss: float,
-        label_smoothing: float,
+        label_smoothing: float, uses: list[list[int]],
     ) -> float:  # fmt: skip
         self.model.set_z_loss(z_loss).set_label_smoothing(label_smoothing)
         if self.model.training != training:
             self.model.train(training)
         self.model.dropout_stream.seed, self.model.dropout_stream.counter = seed, draw
-        self.gradient[...] = 0  # for parameters that are not used
-        for p in self.parameters:
-            p.grad = None
+        self.slices.uses = uses
         left = iter(arrays)
         mine = [Shard(tuple(next(left) if given else None for given in t["given"]), t["share"], t["first_row"]) for t in tasks]
-        return float(accumulate(self.model, mine))
+        total, complete, turns = accumulate(self.model, mine[:-1]), set[int](), set[int]()
+
+        def add_complete(*, wait: bool) -> None:
+            with contextlib.suppress(queue.Empty):
+                while complete - turns:
+                    turns.add(_next(self.messages, wait=wait)[0]["slice"])
+            for i in complete & turns:
+                self._add_to_sum(i)
+                complete.remove(i)
+
+        def done(i: int) -> None:
+            complete.add(i)
+            add_complete(wait=False)
+
+        with self.slices.completing(done):
+            total = total + accumulate(self.model, mine[-1:])
+        add_complete(wait=True)
+        return float(total)
+
+    def _add_to_sum(self, i: int) -> None:
+        for p in self.slices.parameters[i]:
+            if p.grad is not None:
+                self.sums[id(p)] += p.grad
+                p.grad = None
+        if not self.last:
+            write_message(self.answers, {"slice": i})

@@ -27,7 +27,7 @@ class Memory(dict[str, int]):
 
 def estimate(
     config: TrainedConfig, micro_batch: int, *, optimizer: str = "adamw",
-    recompute: bool = False, checkpoints: bool = False, processes: int = 1, program: int | None = None,
+    recompute: bool = False, checkpoints: bool = False, processes: int = 1, accumulates: bool = False, program: int | None = None,
     lengths: tuple[int, int] | None = None, masked: float = 0.15,
 ) -> Memory:  # fmt: skip
     """The peak of a training step on the CPU's kernels, in bytes.
@@ -40,6 +40,7 @@ def estimate(
     recompute     blocks keep only their input (C), and one block at a time what it saves
     checkpoints   include the copy that is written in the background: weights and moments
     processes     that share each micro-batch (`tinygpt.parallel.local`): the estimate is for all of them
+    accumulates   an update has several micro-batches: then each process has gradients of its own, else those of one block at a time
     program       bytes of the process before model and optimizer are made; by default its memory now
     lengths       of an encoder-decoder: the most tokens of a source and of a target; default: n_positions for both
     masked        of an encoder: the share of positions that have a target
@@ -48,14 +49,15 @@ def estimate(
     parts = stacks(config, micro_batch, lengths)
     # In addition: logits of a chunk of rows at the loss; in a block's backward pass what `backward_of` says.
     predicted = n_predictions(config, parts, masked)
-    logits = min(predicted * config.vocab_size * FLOAT_BYTES, LOGITS_BYTES)
+    logits = min(predicted * config.vocab_size * FLOAT_BYTES, processes * LOGITS_BYTES)
     backward = max(map(backward_of, parts)) * FLOAT_BYTES
+    head_gradient = config.vocab_size * c * FLOAT_BYTES
     program = resident_bytes() if program is None else program
     state = state_numbers(optimizer, p, n_in_matrices(config))
     blocks = sum(saved_by_stack(part, recompute=recompute) for part in parts) + max(map(saved_of_one, parts)) * recompute
     head = 5 * c * predicted if isinstance(config, EncoderConfig) else 0
     outside = 3 * c * sum(part.n_tokens for part in parts) + head
-    activations = (blocks + outside + config.vocab_size * c) * FLOAT_BYTES
+    activations = (blocks + outside) * FLOAT_BYTES + head_gradient
     # After the backward pass: Adam's gradient with its L2 term, SGD's products; two arrays of all weights.
     update = 2 * p * FLOAT_BYTES if optimizer in ("adam", "sgd") else 0
     return Memory(
@@ -66,8 +68,9 @@ def estimate(
         activations=activations,
         temporary=max(logits, backward, update - activations),
         checkpoint=(p + state) * FLOAT_BYTES if checkpoints else 0,
-        # Each has its own gradients and its own program, except for the files of Python and its libraries.
-        replicas=(processes - 1) * (max(0, program - file_bytes()) + p * FLOAT_BYTES),
+        # Each has its own program, except for the files of Python and its libraries, and the output layer's gradient before and after it is
+        # multiplied by the process's share of the loss.
+        replicas=(processes - 1) * (max(0, program - file_bytes()) + 2 * head_gradient + accumulates * p * FLOAT_BYTES),
     )
 
 
@@ -145,7 +148,7 @@ def _qkv_channels(config: GPTConfig) -> int:
 
 def check(
     config: TrainedConfig, micro_batch: int, *, optimizer: str = "adamw", recompute: bool = False, checkpoints: bool = True,
-    processes: int = 1, lengths: tuple[int, int] | None = None, masked: float = 0.15,
+    processes: int = 1, accumulates: bool = False, lengths: tuple[int, int] | None = None, masked: float = 0.15,
 ) -> str:  # fmt: skip
     """A sentence on the memory that training will need and the limit; call it before the model is made. Raises ValueError, naming the two
     settings to lower and values that would fit, if it does not fit."""
@@ -153,7 +156,8 @@ def check(
         return "not estimated: the formula holds for the CPU's fast kernels"
 
     with_batch = partial(
-        estimate, config, optimizer=optimizer, recompute=recompute, checkpoints=checkpoints, processes=processes, lengths=lengths, masked=masked,
+        estimate, config, optimizer=optimizer, recompute=recompute, checkpoints=checkpoints, processes=processes, accumulates=accumulates,
+        lengths=lengths, masked=masked,
     )  # fmt: skip
     needed = with_batch(micro_batch)
     limit, whose = memory_limit()
@@ -164,6 +168,7 @@ def check(
     fix = f"lower --micro-batch{f' (to {fits[-1]})' if fits else ''} or {shorter}"
     fix += "" if fits else ", or take a smaller model: even a micro-batch of 1 does not fit"
     fix += "" if recompute else ", or add --recompute"
+    fix = f"{fix}, or train in one process with --processes 1" if with_batch(micro_batch, processes=1).total <= limit else fix
     raise InvalidInput(f"memory: training needs about {needed}, expected at most {readable(limit)}, {whose}; {fix}")
 
 

@@ -68,11 +68,21 @@ def groupEnd() -> None:
         communicator._later(stream, work)
 
 
+class Event:
+    """Where a stream has come to. What computes is done at once here, so that nobody has to wait for it."""
+
+
 class Stream:
     """An own queue, or the calling thread's."""
 
     def __init__(self, null: bool = False, non_blocking: bool = False, *, ptr: int = 0) -> None:
         self.ptr = ptr or 1000 + next(_numbers)
+
+    def record(self) -> "Event":
+        return Event()
+
+    def wait_event(self, event: "Event") -> None:
+        assert type(event) is Event
 
     def synchronize(self) -> None:
         for done in _streams.pop(self.ptr, []):
