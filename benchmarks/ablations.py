@@ -1,14 +1,15 @@
-"""What one change of the recipe gives: the same run with and without it, several seeds, in turns, after the same minutes or tokens.
+"""What one change of the recipe gives: the same run with and without it, several seeds, after the same minutes or tokens.
 
     python benchmarks/ablations.py                         lists the switches
-    python benchmarks/ablations.py muon                    3.5 minutes for each side and seed: 21 minutes
-    python benchmarks/ablations.py muon rotary --seeds 0 1 --minutes 1
-    python benchmarks/ablations.py muon --unit tokens      both sides see as many tokens as the default run
+    python benchmarks/ablations.py cosine                  3.5 minutes for each side and seed: 21 minutes
+    python benchmarks/ablations.py cosine dropout --seeds 0 1 --minutes 1
+    python benchmarks/ablations.py cosine --unit tokens    all sides see as many tokens as the default run
+    python benchmarks/ablations.py all --minutes 0.8       every switch: an hour
 
-A switch changes the default recipe of examples/pretrain.py; its name says what changes. Both sides take turns, 20 updates each, so that a
-drifting machine moves both. Before that, 40 updates of each tell its rate, and from it how many updates fit into the minutes: the
-learning rate's schedule has to know. Evaluation does not count. Reported is the loss with the change minus the loss without, in nats per
-token, over the seeds, with a 95 % interval (Student's t, paired by seed).
+A switch changes the default recipe of examples/pretrain.py; its name says what changes. How many updates fit into the minutes is told by 60 of
+each side, measured in turns of five before anything else: the learning rate's schedule has to know, and a machine that is busy later changes
+no result. Evaluation does not count. Reported is the loss with the change minus the loss without, in nats per token, over the seeds, with a
+95 % interval (Student's t, paired by seed).
 
 --text choice   validates on a tenth of the training text, groups of near-copies undivided, and trains on the rest: for choosing a recipe
 --text report   validates on the validation text, which no choice has seen
@@ -46,7 +47,8 @@ from tinygpt.recipes import RECIPES
 from tinygpt.training.metrics import measure
 from tinygpt.training.trainer import Trainer
 
-_TURN, _PROBE = 20, 40
+_PROBE = 60  # updates that tell a rate
+_TOGETHER = 6  # switches whose rates are measured in the same turns
 _STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % quantile by number of seeds
 
 # Each: the settings of RECIPES["tinygpt"] that change, of the model and of training.
@@ -128,14 +130,6 @@ class Side:
         return {"nats": nats, "minutes": self.seconds / 60, "updates": result.step, "tokens": result.tokens_seen}
 
 
-def take_turns(sides: list[Side]) -> None:
-    """Trains all to their end. One with more updates makes more of them in a turn, so that all end together."""
-    fewest = min(side.training.steps for side in sides)
-    while any(side.trainer.result.step < side.training.steps for side in sides):
-        for side in sides:
-            side.turn(math.ceil(_TURN * side.training.steps / fewest))
-
-
 def rates(changes: Sequence[Mapping[str, Any]], text: "Text", seed: int) -> list[float]:
     """Seconds per update of runs with these changes, the median of turns of five."""
     sides = [Side(each, seed, text, 10_000) for each in changes]
@@ -174,32 +168,31 @@ def read_text(which: str) -> Text:
     return Text(*(encode_documents([d.text for d in part], tokenizer) for part in (train, validation)), tokenizer.n_vocab)
 
 
-def compare(name: str, config: Config, text: Text) -> dict[str, Any]:
-    """Trains both sides for each seed; returns the report's entry."""
-    differences, sides = [], {"without": [], "with": []}
-    for seed in config.seeds:
-        n = n_updates(name, config, text, seed)
-        pair = {"without": Side({}, seed, text, n[0]), "with": Side(SWITCHES[name], seed, text, n[1])}
-        take_turns(list(pair.values()))
-        for key, side in pair.items():
-            entry = side.finish()
-            sides[key].append(entry)
-            print(f"{name:18} seed {seed} {key:8} {entry['nats']:.4f} nats, {entry['updates']:,} updates, {entry['minutes']:.2f} minutes")
-        differences.append(sides["with"][-1]["nats"] - sides["without"][-1]["nats"])
-    return {"changes": {k: str(v) for k, v in SWITCHES[name].items()}, "seeds": list(config.seeds), "differences": differences, **sides}
-
-
-def n_updates(name: str, config: Config, text: Text, seed: int) -> tuple[int, int]:
-    """Updates of either side: in as many tokens as the default run has, or in the minutes, by a rate measured in turns."""
-    both: tuple[Mapping[str, Any], ...] = ({}, SWITCHES[name])
+def n_updates(names: Sequence[str], config: Config, text: Text) -> dict[str, int]:
+    """Updates of each side, "without" among them: in as many tokens as the default run has, or in the minutes."""
     if config.unit == "tokens":
-        model, training = RECIPES["tinygpt"]
-        tokens = training.steps * training.accumulation(model.n_positions) * training.micro_batch * model.n_positions
-        made = [with_changes(changes) for changes in both]
-        per = [t.accumulation(m.n_positions) * t.micro_batch * m.n_positions for m, t in made]
-        return tokens // per[0], tokens // per[1]
-    one, two = (max(1, int(60 * config.minutes / each)) for each in rates(both, text, seed))
-    return one, two
+        made = {"without": with_changes({})} | {name: with_changes(SWITCHES[name]) for name in names}
+        per = {name: t.accumulation(m.n_positions) * t.micro_batch * m.n_positions for name, (m, t) in made.items()}
+        return {name: made["without"][1].steps * per["without"] // each for name, each in per.items()}
+    plain, relative = [], dict[str, float]()
+    for some in (names[i : i + _TOGETHER] for i in range(0, len(names), _TOGETHER)):
+        first, *others = rates([{}, *(SWITCHES[name] for name in some)], text, config.seeds[0])
+        plain.append(first)
+        relative |= {name: other / first for name, other in zip(some, others, strict=True)}
+    return {
+        name: max(1, int(60 * config.minutes / (statistics.median(plain) * each))) for name, each in {"without": 1.0, **relative}.items()
+    }
+
+
+def trained(name: str, changes: Mapping[str, Any], config: Config, text: Text, n: int) -> list[dict[str, float]]:
+    """What each seed's run gives after n updates."""
+    found = []
+    for seed in config.seeds:
+        side = Side(changes, seed, text, n)
+        side.turn(n)
+        found.append(side.finish())
+        print(f"{name:18} seed {seed} {found[-1]['nats']:.4f} nats, {n:,} updates, {found[-1]['minutes']:.2f} minutes", flush=True)
+    return found
 
 
 def interval(differences: list[float]) -> str:
@@ -225,13 +218,18 @@ def main() -> None:
     path = Path(config.output)
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     text = read_text(config.text)
+    counts = n_updates(names, config, text)
+    plain = trained("without", {}, config, text, counts["without"])
     for name in names:
-        entry = compare(name, config, text)
-        entry |= {"unit": config.unit, "text": config.text, "machine": machine(), "date": time.strftime("%Y-%m-%d")}
+        changed = trained(name, SWITCHES[name], config, text, counts[name])
+        differences = [mine["nats"] - theirs["nats"] for mine, theirs in zip(changed, plain, strict=True)]
+        entry = {"changes": {key: str(value) for key, value in SWITCHES[name].items()}, "seeds": list(config.seeds)}
+        entry |= {"differences": differences, "without": plain, "with": changed, "unit": config.unit, "text": config.text}
+        entry |= {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
         report[f"{name}, {config.unit}, {config.text}"] = entry
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        print(f"{name:18} {interval(entry['differences'])} nats")
+        print(f"{name:18} {interval(differences)} nats", flush=True)
 
 
 def machine() -> str:
