@@ -33,12 +33,13 @@ from curation import make_corpus
 from train_step import processor
 
 from autograd.limits import peak_bytes
+from autograd.limits import trim_heap
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run
 from tinygpt.curate.copies import Folders, Repeated, remove_exact_copies, remove_repeated
 from tinygpt.curate.documents import Document, read_shard, write_shard
 from tinygpt.curate.executors import Function
-from tinygpt.curate.heap import give_back_freed_memory, trim
+from tinygpt.curate.heap import give_back_freed_memory
 from tinygpt.curate.near import Near, remove_near_copies, shingles
 from tinygpt.curate.pipeline import write_shards
 from tinygpt.curate.report import StepReport
@@ -128,7 +129,7 @@ def in_this_process(function: Function, n_tasks: int, name: str) -> list[list[St
         try:
             return list(function(task, n_tasks))
         finally:
-            trim()
+            trim_heap()
 
     return [one(task) for task in range(n_tasks)]
 
