@@ -32,8 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from curation import make_corpus
 from train_step import processor
 
-from autograd.limits import peak_bytes
-from autograd.limits import trim_heap
+from autograd.limits import peak_bytes, trim_heap
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run
 from tinygpt.curate.copies import Folders, Repeated, remove_exact_copies, remove_repeated
