@@ -386,7 +386,7 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 def _add_to_leaf(leaf: Tensor, dx: Array, *, own: bool) -> None:
     """The first gradient is copied (unless it is `own`, an array that nobody shares), later ones are added in place; unless a kernel has done it."""
-    if dx is leaf._gradient_buffer or dx is leaf.grad:
+    if own and (dx is leaf._gradient_buffer or dx is leaf.grad):
         leaf.grad = dx
     elif leaf.grad is not None:
         leaf.grad += dx

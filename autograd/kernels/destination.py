@@ -27,6 +27,6 @@ def destinations(node: Node) -> Into:
             continue
         leaf = leaf_of(edge)
         buffer = leaf._gradient_buffer if leaf.grad is None else leaf.grad
-        if buffer is not None:
+        if buffer is not None and buffer.flags.c_contiguous and (buffer.shape, buffer.dtype) == (leaf.shape, leaf.dtype):
             found[i] = Destination(buffer, leaf.grad is not None)
     return found

@@ -528,6 +528,32 @@ def test_gradients_written_into_the_buffer_are_those_that_would_be_copied(n_back
         np.testing.assert_array_equal(written, copied)
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_gradient_that_is_handed_back_is_added_like_any_other(flat):
+    p = ag.Parameter(np.ones(3, np.float32))
+    if flat:
+        AdamW([("p", p)])
+    (p * 2).sum().backward()
+    p.backward(p.grad)
+    np.testing.assert_array_equal(to_host(p.grad), np.full(3, 4))
+    (p + 1.0).backward(p.grad)  # Add returns dy itself
+    np.testing.assert_array_equal(to_host(p.grad), np.full(3, 8))
+
+
+@numpy_only
+def test_a_gradient_in_another_layout_is_added_to():
+    rng = np.random.default_rng(0)
+    x, w, targets = rng.standard_normal((5, 4), np.float32), rng.standard_normal((7, 4), np.float32), np.arange(5)
+    found = []
+    for order in "CF":
+        p = ag.Parameter(w.copy())
+        p.grad = np.zeros((7, 4), np.float32, order=order)
+        ag.linear_cross_entropy(ag.Tensor(x), p, targets).backward()
+        found.append(p.grad)
+    assert np.abs(found[0]).sum() > 1
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
 @numpy_only
 def test_a_kernel_writes_into_the_buffer_itself_but_not_inside_record():
     seen = []

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tinygpt.data.windows import IGNORED, Windows
 from tinygpt.finetuning.common import set_trainable
 from tinygpt.parallel import local as replicas
 from tinygpt.parallel.local import Replicas, n_processes, split, workers_for
-from tinygpt.parallel.replica import read_message, write_message
+from tinygpt.parallel.replica import _receive, read_message, write_message
 from tinygpt.training.step import Shard, accumulate
 from tinygpt.training.trainer import Trainer
 
@@ -165,6 +166,14 @@ def test_messages_arrive_as_they_were_sent(arrays):
     assert read_message(file) == ({}, [])
     with pytest.raises(EOFError):
         read_message(file)
+
+
+def test_a_message_that_ends_within_its_arrays():
+    file = io.BytesIO()
+    write_message(file, {}, [np.ones(9)])
+    messages = queue.SimpleQueue()
+    _receive(io.BytesIO(file.getvalue()[:-1]), messages)
+    assert messages.get(False) is None  # the end, not a wait for ever
 
 
 def test_errors_of_a_replica_arrive_and_end_the_others():

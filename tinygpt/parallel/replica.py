@@ -34,12 +34,18 @@ def write_message(file: IO[bytes], header: dict[str, Json], arrays: Sequence[np.
 
 
 def read_message(file: IO[bytes]) -> tuple[dict[str, Json], list[np.ndarray]]:
-    """What `write_message` wrote. Raises EOFError without a complete line."""
+    """What `write_message` wrote. Raises EOFError where it ends early."""
     line = file.readline()
     if not line.endswith(b"\n"):
         raise EOFError
     header, kinds = json.loads(line)
-    return header, [np.frombuffer(file.read(np.dtype(kind).itemsize * math.prod(n)), kind).reshape(n) for kind, n in kinds]
+    arrays = []
+    for kind, shape in kinds:
+        data = file.read(n_bytes := np.dtype(kind).itemsize * math.prod(shape))
+        if len(data) < n_bytes:
+            raise EOFError
+        arrays.append(np.frombuffer(data, kind).reshape(shape))
+    return header, arrays
 
 
 def serve() -> None:
@@ -68,11 +74,13 @@ def serve() -> None:
 
 
 def _receive(file: IO[bytes], messages: "queue.SimpleQueue[Message]") -> None:
-    """All messages of the parent, as they come; None at their end."""
-    with contextlib.suppress(EOFError):
-        while True:
-            messages.put(read_message(file))
-    messages.put(None)
+    """All messages of the parent, as they come; None at their end, whatever ends them: else the worker would wait for ever."""
+    try:
+        with contextlib.suppress(EOFError):
+            while True:
+                messages.put(read_message(file))
+    finally:
+        messages.put(None)
 
 
 def _next(messages: "queue.SimpleQueue[Message]", *, wait: bool = True) -> tuple[dict[str, Json], list[np.ndarray]]:
