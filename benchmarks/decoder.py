@@ -5,7 +5,7 @@
 About six minutes on two cores. The weights are written once in the family's own format and read by both sides. Each side runs in a
 process of its own and takes its turn in every round; a ratio is taken within a round, and the table gives the median (least to most).
 Decoding: one text, a prompt of 32 tokens, greedy, float32. Training: forward, loss, backward, clipping and AdamW (fused in PyTorch) on
-4 rows of 256 tokens, float32. Peak memory is that of all processes that train.
+4 rows of 256 tokens, float32, in as many processes as every script takes, and in one with threads. Peak memory is that of all that train.
 
 Afterwards each side computes, in turns again, nothing but the matrix products with weights that a token or a step needs (our step's: with
 those of attention), by NumPy and by PyTorch on all threads. Nothing is faster than they are; those of decoding are bound by how fast the
@@ -65,14 +65,17 @@ def tokens(vocab_size: int, rows: int, n: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, vocab_size, (rows, n))
 
 
-def our_side(directory: str, task: str) -> Callable[[int], Any]:
+def our_side(directory: str, task: str, processes: int = 0) -> Callable[[int], Any]:
     """Answers n with the seconds of n new tokens or training steps, 0 with the peak of memory in bytes, "products" with the seconds of a token's
-    or a step's products, "read" with those of reading READ_BYTES of memory."""
+    or a step's products, "read" with those of reading READ_BYTES of memory.
+
+    processes   that train together; 0: as many as every script takes
+    """
     model = GPT.from_pretrained(directory)
     prompt, rows = tokens(model.config.vocab_size, 1, PROMPT), tokens(model.config.vocab_size, BATCH, CONTEXT + 1)
     batch = [(rows[:, :-1], rows[:, 1:])]
     optimizer = AdamW(model.train(), lr=LR, weight_decay=0.1) if task == "training" else None
-    workers = workers_for(model, TrainConfig(micro_batch=BATCH))  # as in every script that trains
+    workers = workers_for(model, TrainConfig(micro_batch=BATCH, processes=processes))
 
     def work(n: int, workers: GradientWorkers | None = workers) -> None:
         if optimizer is None:
@@ -172,10 +175,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         GPT(config).save_pretrained(directory)
         for task, n in (("decoding", options.new_tokens), ("training", options.steps)):
-            sides = {name: Side(name, make, directory, task) for name, make in (("tinygpt", our_side), ("transformers", their_side))}
+            libraries = {name: Side(name, make, directory, task) for name, make in (("tinygpt", our_side), ("transformers", their_side))}
+            sides = dict(libraries)
+            if task == "training":
+                sides["tinygpt in threads"] = Side("tinygpt in threads", our_side, directory, task, 1)
             seconds = {name: [s / n for s in values] for name, values in in_turns(sides, n, options.rounds).items()}
             peaks = {name: side.ask(0) for name, side in sides.items()}
-            alone = in_turns(sides, "products", options.rounds)
+            alone = in_turns(libraries, "products", options.rounds)
             reading = in_turns({"tinygpt": sides["tinygpt"]}, "read", options.rounds)["tinygpt"]
             for side in sides.values():
                 side.close()
@@ -207,12 +213,13 @@ def rows_of(task: str, seconds: dict[str, list[float]], peaks: dict[str, int], a
     rows, unit = {}, "ms per token" if task == "decoding" else "ms per step"
     for name, values in seconds.items():
         rows[f"{task}, {name}, {unit}"] = spread([1e3 * s for s in values], 1)
-        rows[f"{task}, {name}, products alone"] = spread([1e3 * s for s in alone[name]], 1)
+        if name in alone:
+            rows[f"{task}, {name}, products alone"] = spread([1e3 * s for s in alone[name]], 1)
     rows[f"{task}, times as fast"] = spread([b / a for a, b in zip(seconds["tinygpt"], seconds["transformers"], strict=True)], 2)
     most = np.median(seconds["transformers"]) / np.median(alone["tinygpt"])
     rows[f"{task}, times as fast if only products took time"] = f"{most:.2f}"
     if task == "training":
-        rows["training, peak MB"] = f"{peaks['tinygpt'] / 2**20:,.0f} and {peaks['transformers'] / 2**20:,.0f}"
+        rows["training, peak MB"] = ", ".join(f"{name} {n / 2**20:,.0f}" for name, n in peaks.items())
         rows["training, peak memory, ratio"] = f"{peaks['tinygpt'] / peaks['transformers']:.2f}"
     return rows
 

@@ -19,11 +19,13 @@ from tests.tinygpt.rank_programs import laws, training
 from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
 from tinygpt.errors import InvalidInput, ProcessFailed
+from tinygpt.models import Seq2Seq
 from tinygpt.parallel.communicator import OneRank, Sent, run_ranks
 from tinygpt.parallel.data import DataParallel, check_same, shards_of, versions
-from tinygpt.parallel.slices import SlicedSum
+from tinygpt.parallel.slices import SlicedSum, Slices
 from tinygpt.parallel.zero import sharded
 from tinygpt.runs.run import Run
+from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.training.divergence import Divergence
 
 
@@ -170,6 +172,15 @@ def test_sums_begin_in_the_order_in_which_the_backward_pass_completes_blocks():
     slice_of = {name: sums.slices.slice_of[id(p)] for name, p in optimizer.named}
     when = [sums.slices.order.index(slice_of[name]) for name in ("h.1.mlp.c_fc.weight", "h.0.mlp.c_fc.weight", "wte.weight")]
     assert when == sorted(set(when))
+
+
+def test_slices_are_blocks_also_of_an_encoder_decoder():
+    optimizer = AdamW(Seq2Seq(Seq2SeqConfig(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=11)))
+    names = {id(p): name for name, p in optimizer.named}
+    found = [sorted({names[id(p)].partition(".attn")[0].partition(".cross")[0].partition(".mlp")[0] for p in each})
+             for each in Slices(optimizer.named).parameters]  # fmt: skip
+    assert found[:5] == [["wte.weight"], ["encoder.h.0"], ["encoder.h.1"], ["decoder.h.0"], ["decoder.h.1"]]
+    assert len(found) == 6  # with the vectors
 
 
 def test_a_block_that_gets_more_gradients_than_before_is_an_error():

@@ -187,12 +187,12 @@ class Replicas:
         tasks = shards_of(batches, shares, n)
         stream = self.model.dropout_stream
         try:
-            if not self.slices.uses:
+            if not self.slices.counts:
                 self.slices.learn(self.model, first_with_targets(batches[0])[1])
             for process, mine in zip(self._processes, tasks[1:], strict=True):
                 parts = [{"share": s.share, "first_row": s.first_row, "given": [a is not None for a in s.batch]} for s in mine]
                 header = {"tasks": parts, "training": self.model.training, "seed": stream.seed, "draw": stream.counter}
-                header |= {"z_loss": self.model.z_loss, "label_smoothing": self.model.label_smoothing, "uses": self.slices.uses}
+                header |= {"z_loss": self.model.z_loss, "label_smoothing": self.model.label_smoothing, "counts": self.slices.counts}
                 process.send(header, [a for shard in mine for a in shard.batch if a is not None])
             with use_threads(self.n_threads):
                 total = accumulate(self.model, tasks[0][:-1])

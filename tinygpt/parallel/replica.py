@@ -98,8 +98,8 @@ class _Copy:
     """
 
     def __init__(
-        self, messages: "queue.SimpleQueue[Message]", answers: IO[bytes], kind: str, config: dict[str, Json], recompute: list[bool], names: list[str], path: str, dtype: str, shape: tuple[int, int],
-        last: bool,
+        self, messages: "queue.SimpleQueue[Message]", answers: IO[bytes], kind: str, config: dict[str, Json], recompute: list[bool],
+        names: list[str], path: str, dtype: str, shape: tuple[int, int], last: bool,
     ) -> None:  # fmt: skip
         cls = getattr(models, kind)
         self.model: Model = cls(cls.config_class(**config), _empty=True)
@@ -117,13 +117,13 @@ class _Copy:
 
     def gradients(
         self, arrays: list[np.ndarray], tasks: list[dict[str, Json]], training: bool, seed: int, draw: int, z_loss: float,
-        label_smoothing: float, uses: list[list[int]],
+        label_smoothing: float, counts: list[int],
     ) -> float:  # fmt: skip
         self.model.set_z_loss(z_loss).set_label_smoothing(label_smoothing)
         if self.model.training != training:
             self.model.train(training)
         self.model.dropout_stream.seed, self.model.dropout_stream.counter = seed, draw
-        self.slices.uses = uses
+        self.slices.counts = counts
         left = iter(arrays)
         mine = [Shard(tuple(next(left) if given else None for given in t["given"]), t["share"], t["first_row"]) for t in tasks]
         total, complete, turns = accumulate(self.model, mine[:-1]), set[int](), set[int]()

@@ -10,7 +10,6 @@ layer are tied. The backward pass of one row tells how often that is.
 Source  Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 3.2.3.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -27,28 +26,28 @@ class Slices:
 
     named        an optimizer's parameters, in their order
     parts        the slices; parameters: of each
-    uses         gradients of each parameter in a backward pass, known after `learn`; order: in which the slices are complete
+    counts       gradients of each slice in a backward pass, known after `learn`; order: in which the slices are complete
     """
 
     def __init__(self, named: Sequence[tuple[str, Parameter]]) -> None:
         self.parts, self.parameters, start = list[slice](), list[list[Parameter]](), 0
-        for _, same in groupby(named, key=lambda pair: ".".join(pair[0].split(".")[:2]) if pair[1].ndim > 1 else ""):
+        for _, same in groupby(named, key=lambda pair: _block(pair[0]) if pair[1].ndim > 1 else ""):
             self.parameters.append([p for _, p in same])
             self.parts.append(slice(start, start := start + sum(p.size for p in self.parameters[-1])))
         self.slice_of = {id(p): i for i, each in enumerate(self.parameters) for p in each}
-        self.uses: list[list[int]] = []
+        self.counts: list[int] = []
         self.order: list[int] = []
 
     def learn(self, model: Trainable, row: Batch) -> None:
         """Computes the gradients of a row and drops them; what the parameters have stays, and so does the next dropout mask."""
         kept = [(p, p._gradient_buffer, p.grad) for each in self.parameters for p in each]
-        draw, seen = model.dropout_stream.counter, list[int]()
+        draw, seen = model.dropout_stream.counter, list[int]()  # of each gradient, in which slice it is
         for p, _, _ in kept:
             p._gradient_buffer = p.grad = None
 
         def count(leaf: Tensor) -> None:
             if id(leaf) in self.slice_of:  # unlike a recomputed block's input
-                seen.append(id(leaf))
+                seen.append(self.slice_of[id(leaf)])
                 leaf.grad = None
 
         try:
@@ -58,33 +57,38 @@ class Slices:
             for p, buffer, grad in kept:
                 p._gradient_buffer, p.grad = buffer, grad
             model.dropout_stream.counter = draw
-        counts = Counter(seen)
-        last = {self.slice_of[leaf]: i for i, leaf in enumerate(seen)}
-        self.uses = [[counts[id(p)] for p in each] for each in self.parameters]
+        last = {i: when for when, i in enumerate(seen)}
+        self.counts = [seen.count(i) for i in range(len(self.parts))]
         self.order = sorted(range(len(self.parts)), key=lambda i: last.get(i, len(seen)))
 
     @contextmanager
     def completing(self, done: Callable[[int], None]) -> Iterator[None]:
         """Calls `done` with the number of each slice, as soon as the backward pass within this block has completed it, or at the end."""
-        expected = [sum(each) for each in self.uses]
-        left = list(expected)
+        seen = [0] * len(self.counts)
 
         def added(leaf: Tensor) -> None:
             i = self.slice_of.get(id(leaf))
-            if i is None or not expected[i]:
+            if i is None or not self.counts[i]:  # of what the first batch did not use nobody knows when it is complete
                 return
-            left[i] -= 1
-            if left[i] < 0:
-                found = f"{expected[i] - left[i]} gradients for a block in one backward pass, expected {expected[i]}, as in the first one"
+            seen[i] += 1
+            if seen[i] > self.counts[i]:
+                found = f"{seen[i]} gradients for a block in one backward pass, expected {self.counts[i]}, as in the first one"
                 raise ProcessFailed(f"sum of gradients: {found}; compute every batch in the same way")
-            if not left[i]:
+            if seen[i] == self.counts[i]:
                 done(i)
 
         with watch_gradients(added):
             yield
-        for i, (n, all_of_it) in enumerate(zip(left, expected, strict=True)):
-            if n or not all_of_it:
+        for i, n in enumerate(seen):
+            if n < self.counts[i] or not n:
                 done(i)
+
+
+def _block(name: str) -> str:
+    """The block that a parameter is in, as h.3 or encoder.h.3; else its own module."""
+    parts = name.split(".")
+    numbered = [i for i, part in enumerate(parts) if part.isdecimal()]
+    return ".".join(parts[: numbered[0] + 1] if numbered else parts[:-1])
 
 
 @runtime_checkable
