@@ -137,8 +137,8 @@ def main(argv: list[str] | None = None) -> None:
             reports = run_stages(stages, folder, config.where, note=_note, done=done, keep=config.keep_work)
             with full_disk(folder):
                 write_report(folder, reports, settings, versions(config, sources))
-            if not config.keep_work:
-                shutil.rmtree(folder / "work", ignore_errors=True)
+        if not config.keep_work:  # also where a run ended between its report and this
+            shutil.rmtree(folder / "work", ignore_errors=True)
     print(f"\ncorpus   {folder}, {read_manifest(folder).describe()}\nreport   {folder / 'report.html'}")
     print(f"\nnext: python examples/pretrain.py --corpus {folder}")
 
