@@ -3,6 +3,7 @@
     python benchmarks/train_step.py                     all sizes, about half an hour on two cores (extra `bench`)
     python benchmarks/train_step.py --sizes S M         some of them; the report keeps the others' last figures
     python benchmarks/train_step.py --sizes M --profile     our step by op, with the rate of matrix products in it and alone
+    AUTOGRAD_THREADS=1 python benchmarks/train_step.py --sizes S M --profile     the same in one thread, as in each of several processes
 
 Every side runs in a process of its own, so that its peak memory is its own, and the sides take turns, a few steps each, so that a
 machine whose speed drifts moves them all. Same shapes, same random tokens, float32, no dropout unless said; before any timing each
@@ -126,12 +127,13 @@ def torch_step(size: Size, side: str) -> tuple[Callable[[], float], int]:
     return step, n_weights
 
 
-def answers(side: str, size_name: str) -> Callable[[int | None], Any]:
-    """Answers a number n with the seconds of n steps, and None with what the process has held."""
+def answers(side: str, size_name: str) -> Callable[[int | str | None], Any]:
+    """Answers a number n with the seconds of n steps, None with what the process has held, and "gflops" with the rate of its library's
+    product of 2048 x 2048 matrices on all cores."""
     size = SIZES[size_name]
     is_torch = side in (TORCH, "compiled", "bf16")
     if is_torch:
-        import torch  # noqa: F401
+        import torch
     libraries_mb = peak_bytes() / 2**20  # not ru_maxrss: a new process inherits its parent's
     if is_torch:
         step, n_weights = torch_step(size, side)
@@ -148,7 +150,9 @@ def answers(side: str, size_name: str) -> Callable[[int | None], Any]:
 
     mode = "reference" if side == "reference" else "fast"
 
-    def answer(n: int | None) -> Any:
+    def answer(n: int | str | None) -> Any:
+        if n == "gflops":
+            return gflops(torch.mm if is_torch else np.matmul, torch.ones if is_torch else partial(np.ones, dtype=np.float32))
         if n is None:  # the state: weight, gradient and two moments, 4 bytes each
             return {"peak_mb": peak() / 2**20, "libraries_mb": libraries_mb, "state_mb": 16 * n_weights / 2**20}
         seconds = []
@@ -160,6 +164,16 @@ def answers(side: str, size_name: str) -> Callable[[int | None], Any]:
         return seconds
 
     return answer
+
+
+def gflops(matmul: Callable[..., Any], ones: Callable[..., Any]) -> float:
+    """Of a large product, the median of seven."""
+    a, rates = ones((2048, 2048)), []
+    for _ in range(7):
+        started = time.perf_counter()
+        matmul(a, a)
+        rates.append(2 * 2048**3 / (time.perf_counter() - started) / 1e9)
+    return statistics.median(rates)
 
 
 def check_losses(size_name: str) -> tuple[float, float]:
@@ -201,12 +215,12 @@ def compare(size_name: str, names: tuple[str, ...], rounds: int) -> dict[str, An
         for name in names:
             side = waiting[name] if waiting else warm(name, size_name, 1)
             seconds[name] += side.ask(size.turn)
-            held[name] = side.ask(None)
+            held[name] = side.ask(None) | ({"gflops": side.ask("gflops")} if name in (OURS, TORCH) else {})
             if not waiting:
                 side.close()
     for side in waiting.values():
         side.close()
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"machine": machine()}
     for name, times in seconds.items():
         result[name] = {"median_s": statistics.median(times), "fastest_s": min(times), "n_steps": len(times), **held[name]}
         print(f"{size_name}: {name:10} {result[name]['median_s']:8.4f} s   peak {result[name]['peak_mb']:6,.0f} MB")
@@ -224,12 +238,6 @@ def machine() -> dict[str, Any]:
     blas = [
         f"{b['internal_api']} {b['version']}, {b.get('architecture')}" for b in threadpoolctl.threadpool_info() if b["user_api"] == "blas"
     ]
-    a = np.ones((2048, 2048), dtype=np.float32)
-    rates = []
-    for _ in range(7):
-        started = time.perf_counter()
-        a @ a
-        rates.append(2 * 2048**3 / (time.perf_counter() - started) / 1e9)
     versions = {"python": platform.python_version(), "numpy": np.__version__}
     try:
         import torch
@@ -243,7 +251,7 @@ def machine() -> dict[str, Any]:
         "threads": n_threads(),
         "blas": "; ".join(blas),
         "blas_pinned_by": [name for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in os.environ],
-        "matmul_2048_gflops": round(statistics.median(rates)),
+        "matmul_2048_gflops": round(gflops(np.matmul, partial(np.ones, dtype=np.float32))),
         **versions,
     }
 
@@ -262,8 +270,12 @@ def markdown(report: dict[str, Any]) -> str:
     """The report as tables: seconds, our speed as a multiple of each peer's, memory."""
     lines = ["| size | " + " | ".join(SIDES) + " |", "|---" * (len(SIDES) + 1) + "|"]
     variants = ("recompute", "dropout", "threads", "processes")
-    speed = ["| size | PyTorch eager | compiled | bf16 | " + " | ".join(variants) + " | step / its products alone |"]
-    speed.append("|---" * (5 + len(variants)) + "|")
+    speed = [
+        "| size | PyTorch eager | compiled | bf16 | "
+        + " | ".join(variants)
+        + " | step / its products alone | products of NumPy and PyTorch |"
+    ]
+    speed.append("|---" * (6 + len(variants)) + "|")
     memory = ["| size | weights, gradients, moments | tinygpt peak (beyond them) | PyTorch peak (beyond them) | ratio | recompute |"]
     memory.append("|---|---|---|---|---|---|")
     for size, sides in report["sizes"].items():
@@ -278,19 +290,26 @@ def markdown(report: dict[str, Any]) -> str:
         lines.append(f"| {size} | " + " | ".join(f"{s(side):.4g}" for side in SIDES) + " |")
         ratios = [f"{s(peer) / s(OURS):.2f} x" for peer in (TORCH, "compiled", "bf16")]
         costs = [f"{s(variant) / s(OURS):.2f} x the time" for variant in variants]
-        speed.append(f"| {size} | " + " | ".join([*ratios, *costs, f"{s(OURS) / s('products'):.2f}"]) + " |")
+        rates = " and ".join(f"{sides.get(side, {}).get('gflops', float('nan')):.0f}" for side in (OURS, TORCH))
+        speed.append(f"| {size} | " + " | ".join([*ratios, *costs, f"{s(OURS) / s('products'):.2f}", f"{rates} GFLOP/s"]) + " |")
         peaks = {side: sides[side]["peak_mb"] if side in sides else float("nan") for side in (OURS, TORCH, "recompute")}
         memory.append(
             f"| {size} | {sides[OURS]['state_mb']:,.0f} MB | {mb(OURS)} | {mb(TORCH)} | {peaks[OURS] / peaks[TORCH]:.2f} "
             f"| {mb('recompute')}, {peaks['recompute'] / peaks[TORCH]:.2f} |"
         )
-    m = report["machine"]
-    pinned = f" BLAS was pinned by {', '.join(m['blas_pinned_by'])}: slower than it could be." if m["blas_pinned_by"] else ""
-    head = f"{m['date']}, {m['processor']}, {m['threads']} threads, {m['blas']} ({m['matmul_2048_gflops']} GFLOP/s), "
-    head += f"NumPy {m['numpy']}, PyTorch {m.get('torch', 'absent')}.{pinned} `python benchmarks/train_step.py`"
+    machines: dict[str, list[str]] = {}
+    for size, sides in report["sizes"].items():
+        machines.setdefault(described(sides["machine"]), []).append(size)
+    head = "\n".join(f"{', '.join(of_them)}: {text}  " for text, of_them in machines.items())
     parts = [head, "Seconds per step, medians of turns:", "\n".join(lines), "Speed of tinygpt as a multiple of each:", "\n".join(speed)]
     text = "\n\n".join([*parts, "Peak memory, MB (in brackets: beyond weights, gradients and moments):", "\n".join(memory)]) + "\n"
     return re.sub(r"nan \(nan\), nan|nan( x( the time)?)?", "-", text)  # what was left out
+
+
+def described(m: dict[str, Any]) -> str:
+    pinned = f" BLAS was pinned by {', '.join(m['blas_pinned_by'])}: slower than it could be." if m["blas_pinned_by"] else ""
+    versions = f"NumPy {m['numpy']}, PyTorch {m.get('torch', 'absent')}"
+    return f"{m['date']}, {m['processor']}, {m['threads']} threads, {m['blas']} ({m['matmul_2048_gflops']} GFLOP/s), {versions}.{pinned}"
 
 
 def main() -> None:
@@ -302,16 +321,17 @@ def main() -> None:
     if config.profile:
         from step_profile import profile
 
+        print(f"{processor()}, one process with {n_threads()} threads")
         for name in config.sizes:
             trainer = our_trainer(SIZES[name], "threads")
             print(profile(name, trainer.update, trainer.model.n_parameters(), 1 if SIZES[name].one_at_a_time else 3))
         return
-    report = {"machine": machine(), "sizes": {}}
+    report: dict[str, Any] = {"sizes": {}}
     file = RESULTS / "train_step.json"
     if file.exists():
-        report["sizes"] = json.loads(file.read_text(encoding="utf-8"))["sizes"]
-    if report["machine"]["blas_pinned_by"]:
-        print(f"BLAS is pinned by {', '.join(report['machine']['blas_pinned_by'])}: unset it for figures that mean something")
+        report = json.loads(file.read_text(encoding="utf-8"))
+    if pinned := machine()["blas_pinned_by"]:
+        print(f"BLAS is pinned by {', '.join(pinned)}: unset it for figures that mean something")
     sides = tuple(side for side in SIDES if side in {OURS, *config.sides})
     for name in config.sizes:
         rounds = min(config.rounds, 2) if name == "XL" else config.rounds

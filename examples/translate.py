@@ -39,6 +39,7 @@ from tinygpt.runs.pretraining import resume_from
 from tinygpt.runs.run import Run
 from tinygpt.runs.settings import check_data, environment_changes
 from tinygpt.seq2seq_config import Seq2SeqConfig
+from tinygpt.training.arithmetic import cost_note, training_flops
 from tinygpt.training.memory_budget import check as check_memory
 from tinygpt.training.metrics import plot_loss
 from tinygpt.training.trainer import Trainer
@@ -112,7 +113,11 @@ def main() -> None:
     trainer = Trainer(model, config.train, *batches, workers_for(model, config.train))
     size = f"{shape.n_layer} + {shape.n_decoder_layers} layers, {shape.n_head} heads, {shape.n_embd} channels"
     report.say(f"model      {model.n_parameters():,} weights: {size}, context {n_positions}, vocabulary {shape.vocab_size}")
-    print(f"updates    {config.train.steps:,}, each {micro * config.train.accumulation(n_positions)} pairs")
+    sizes = sorted({config.train.accumulation(n_positions, 0), config.train.accumulation(n_positions)})  # before and after a batch ramp
+    print(f"updates    {config.train.steps:,}, each {' to '.join(str(n * micro) for n in sizes)} pairs")
+    mean = (round(mean_length(train[0])), round(mean_length(train[1])))  # tokens of a source and of its target
+    flops = (training_flops(shape, n * micro * mean[0], lengths=mean) for n in sizes)
+    print(f"optimizer  {cost_note(trainer.optimizer, *flops)}")
 
     # The run's directory; one that is resumed continues from its last checkpoint.
     a_run = a_run or Run.create(run_name(config.data[0]), config.run)

@@ -189,6 +189,7 @@ PICTURE_TOO = (
     "14_optimizers.py",
     "15_batch_size.py",
     "16_over_fitting.py",
+    "17_sixteen_bits.py",
     "25_word_vectors.py",
     "28_vision.py",
     "24_n_grams.py",

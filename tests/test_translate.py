@@ -60,6 +60,9 @@ def test_a_file_of_pairs_becomes_a_translator_with_a_report(folder):
     ):  # fmt: skip
         assert part in report and part in out
     assert re.search(r"^1 to 5 words +\d  +\d", report, flags=re.MULTILINE) and re.search(r"^all +6 ", report, flags=re.MULTILINE)
+    assert re.search(
+        r"^updates    40, each \d+ pairs\noptimizer  Adam\w*: .*; the model's arithmetic is [\d.]+ GFLOP$", out, flags=re.MULTILINE
+    )
     assert "step    40/40" in out and "next: python examples/translate.py --ask done" in out
     pytest.importorskip("matplotlib", reason="the pictures need the extra plot")
     assert {"attention.png", "loss.png"} <= {path.name for path in (folder / "done").iterdir()}

@@ -245,9 +245,12 @@ def compare(
         assert_kernels_agree(case.call, case.arrays, dtype)
 
     with counting(kernel) as calls:
-        settings(max_examples=n_small)(small)()
-        if n_large:
-            settings(max_examples=n_large)(large)()
+        for _ in range(5):  # of a few cases a kernel that takes no broadcasting or no options may refuse all
+            settings(max_examples=n_small)(small)()
+            if n_large:
+                settings(max_examples=n_large)(large)()
+            if calls[kernel]:
+                break
     assert calls[kernel], f"{kernel.__name__}: supports() refused every case; draw shapes that it takes"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autograd.optim import AdamW, Muon
-from tinygpt import GPT, PretrainConfig
+from tinygpt import GPT, PretrainConfig, TrainConfig
 from tinygpt.cli import settings
 from tinygpt.data.windows import Windows
 from tinygpt.model_config import GPTConfig
@@ -37,7 +37,16 @@ def test_an_unknown_recipe_is_refused(capsys):
 def test_gpt2_is_gpt2():
     model, train = RECIPES["gpt2"]
     assert model == GPTConfig.preset("laptop") and not model.options()
-    assert train.optimizer == "adamw"
+    assert train == TrainConfig(steps=2000, lr=2e-3, warmup_steps=100, micro_batch=8, eval_every=200)
+
+
+def test_the_default_is_the_recipe_that_was_measured():
+    """Pages and README give figures of these settings: with others, run benchmarks/recipes.py and benchmarks/ablations.py again."""
+    model, train = RECIPES["tinygpt"]
+    assert model == GPTConfig.preset("laptop", positions="rotary", initializer_range=0.05)
+    assert (train.steps, train.micro_batch, train.optimizer, train.lr, train.adam_lr_scale) == (1600, 8, "muon", 5e-3, 2.0)
+    assert (train.momentum, train.betas, train.weight_decay, train.schedule, train.warmup_steps) == (0.9, (0.9, 0.99), 0.1, "wsd", 50)
+    assert (train.decay_fraction, train.decay_shape, train.final_lr_fraction) == (0.4, "linear", 0.0)
 
 
 @pytest.mark.parametrize("name", list(RECIPES))

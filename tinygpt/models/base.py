@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 import autograd as ag
 from autograd import backend, nn
+from tinygpt.errors import InvalidInput
 from tinygpt.fields import Json
 from tinygpt.models.attached import Attached
 
@@ -62,7 +63,10 @@ class Model(nn.Module):
 
         Weights, their gradients, statistics of norms, softmax and loss stay float32. Raises ValueError where there is no such arithmetic.
         """
-        self.dtype = backend.compute_dtype(dtype)
+        try:
+            self.dtype = backend.compute_dtype(dtype)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from None
         return self
 
     def set_z_loss(self, weight: float) -> Self:
