@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from train_step import SIZES, our_trainer, processor
 
-from autograd.kernels.cpu import activation, embedding, loss, matmul, normalization, optim, parallel
+from autograd.kernels.cpu import activation, attention, embedding, loss, matmul, normalization, optim, parallel
 from autograd.kernels.cpu.parallel import row_blocks, row_sums, times_vector
 from autograd.kernels.destination import destinations
 from autograd.threads import blas, use_threads
@@ -33,7 +34,7 @@ Variants = dict[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Config:
-    ideas: tuple[str, ...] = ("logistic", "block", "sums", "norm", "clip", "threads", "loss", "written")
+    ideas: tuple[str, ...] = ("logistic", "block", "one_thread", "scores", "sums", "norm", "clip", "threads", "loss", "written")
     """Which: see the functions of these names."""
     rounds: int = 9
     """How often each variant gets its turn."""
@@ -113,6 +114,43 @@ def block(rounds: int) -> None:
         with use_threads(n):
             calls = {f"1/{k} of a block": lambda k=k: activation._with_slope(activation._gelu, x, True, k) for k in (1, 2, 4, 8)}
             print(f"   {n} threads:", in_turns(calls, rounds, time.perf_counter if n > 1 else time.thread_time))
+
+
+def one_thread(rounds: int) -> None:
+    """GELU and gated SiLU, 2,048 x 1,536, where one thread does all the work: bytes of a block (512 KB today)."""
+    x, y = numbers(2, 2048, 1536)
+    ops: Variants = {
+        "GELU": lambda: activation.GELUBlocked.forward(x),
+        "gated SiLU": lambda: activation.GatedProductBlocked.forward(x, y, activation="silu"),
+    }
+    with use_threads(1):
+        for name, op in ops.items():
+            print(f"   {name}:", in_turns(with_each(parallel, "_BYTES_OF_ONE_THREAD", (256, 512, 1024), op), rounds))
+
+
+def scores(rounds: int) -> None:
+    """Attention forward and backward, one thread, 12 heads of 64 channels: bytes of scores that exist at once (512 KB today)."""
+    with use_threads(1):
+        for rows, positions in ((4, 256), (1, 1024)):
+            q, k, v = numbers(3, rows, 12, positions, 64)
+
+            def op(q: Any = q, k: Any = k, v: Any = v) -> None:
+                y, saved = attention.AttentionBlocked.forward(q, k, v, None, causal=True)
+                attention.AttentionBlocked.backward(saved, y)
+
+            print(f"   {rows} x {positions}:", in_turns(with_each(attention, "_SCORES_BYTES", (128, 256, 512, 1024), op), rounds))
+
+
+def with_each(module: Any, constant: str, kilobytes: tuple[int, ...], op: Callable[[], object]) -> Variants:
+    """The same op with each of these sizes of a block."""
+
+    def call(n: int) -> None:
+        before = getattr(module, constant)
+        setattr(module, constant, n * 1024)
+        op()
+        setattr(module, constant, before)
+
+    return {f"{n} KB": partial(call, n) for n in kilobytes}
 
 
 def norm(rounds: int) -> None:
@@ -277,7 +315,7 @@ def written(rounds: int) -> None:
 
 
 IDEAS: dict[str, Callable[[int], None]] = {
-    "logistic": logistic, "block": block, "sums": sums, "norm": norm, "clip": clip, "threads": threads, "loss": loss_rows, "written": written,
+    "logistic": logistic, "block": block, "one_thread": one_thread, "scores": scores, "sums": sums, "norm": norm, "clip": clip, "threads": threads, "loss": loss_rows, "written": written,
 }  # fmt: skip
 
 
