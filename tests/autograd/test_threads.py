@@ -76,6 +76,14 @@ def test_a_number_of_threads_that_is_none():
     assert run_python(code, AUTOGRAD_THREADS="1")[0] == 0
 
 
+@pytest.mark.parametrize("blas", ["1", "2"])
+def test_blas_takes_no_more_threads_than_asked_for(blas):
+    code = "from autograd.threads import blas; print(blas())"
+    for asked in ("1", "2"):
+        status, out, _ = run_python(code, AUTOGRAD_THREADS=asked, OPENBLAS_NUM_THREADS=blas)
+        assert status == 0 and out.endswith(f"threads {min(asked, blas)}\n")
+
+
 @pytest.mark.parametrize(("text", "expected"), [("max 100000", 16), ("250000 100000", 3), ("20000 100000", 1), ("no numbers", 16)])
 def test_threads_follow_what_a_container_may_use(text, expected, monkeypatch):
     from autograd import limits

@@ -74,6 +74,11 @@ def _blas() -> list[LibController]:
     return [library for library in libraries if "numpy" in Path(library.filepath).parent.name] or libraries
 
 
+if os.environ.get("AUTOGRAD_THREADS"):  # products of few numbers are left to BLAS, on its own threads
+    for each in _blas():
+        each.set_num_threads(min(_default_threads(), each.get_num_threads()))
+
+
 def blas() -> str:
     """Name, version, kernels and threads of the BLAS that NumPy calls: what the rounding of a matrix product depends on."""
     return ", ".join(f"{b.internal_api} {b.version} {getattr(b, 'architecture', '')}, threads {b.get_num_threads()}" for b in _blas())
