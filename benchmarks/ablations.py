@@ -8,7 +8,7 @@
 
 A switch changes the default recipe of examples/pretrain.py; its name says what changes. How many updates fit into the minutes is told by 60 of
 each side, measured in turns of five before anything else: the learning rate's schedule has to know, and a machine that is busy later changes
-no result. Evaluation does not count. Reported is the loss with the change minus the loss without, in nats per token, over the seeds, with a
+no result. What costs no time, such as another schedule, gets as many updates as the run without it. Evaluation does not count. Reported is the loss with the change minus the loss without, in nats per token, over the seeds, with a
 95 % interval (Student's t, paired by seed).
 
 --text choice   validates on a tenth of the training text, groups of near-copies undivided, and trains on the rest: for choosing a recipe
@@ -49,6 +49,7 @@ from tinygpt.training.trainer import Trainer
 
 _PROBE = 60  # updates that tell a rate
 _TOGETHER = 6  # switches whose rates are measured in the same turns
+_COST_NOTHING = {"schedule", "adam_lr_scale", "betas", "momentum", "initializer_range", "weight_decay", "lr", "stride"}
 _STUDENT_T = {3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % quantile by number of seeds
 
 # Each: the settings of RECIPES["tinygpt"] that change, of the model and of training.
@@ -174,8 +175,9 @@ def n_updates(names: Sequence[str], config: Config, text: Text) -> dict[str, int
         made = {"without": with_changes({})} | {name: with_changes(SWITCHES[name]) for name in names}
         per = {name: t.accumulation(m.n_positions) * t.micro_batch * m.n_positions for name, (m, t) in made.items()}
         return {name: made["without"][1].steps * per["without"] // each for name, each in per.items()}
-    plain, relative = [], dict[str, float]()
-    for some in (names[i : i + _TOGETHER] for i in range(0, len(names), _TOGETHER)):
+    relative = {name: 1.0 for name in names if SWITCHES[name].keys() <= _COST_NOTHING}
+    timed, plain = [name for name in names if name not in relative], []
+    for some in (timed[i : i + _TOGETHER] for i in range(0, max(1, len(timed)), _TOGETHER)):
         first, *others = rates([{}, *(SWITCHES[name] for name in some)], text, config.seeds[0])
         plain.append(first)
         relative |= {name: other / first for name, other in zip(some, others, strict=True)}

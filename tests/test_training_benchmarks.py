@@ -95,6 +95,14 @@ def test_the_same_tokens_are_fewer_updates_of_a_larger_batch(benchmarks, tiny):
     assert counts == {"without": 16, "batch 16": 2, "6 layers": 16}
 
 
+def test_what_costs_no_time_gets_as_many_updates(benchmarks, tiny, monkeypatch):
+    ablations = benchmarks["ablations"]
+    monkeypatch.setattr(ablations, "rates", lambda changes, text, seed: [0.1, *(0.2 for _ in changes[1:])])
+    counts = ablations.n_updates(["cosine", "swiglu", "more decay"], ablations.Config(minutes=1.0), tiny)
+    assert counts == {"without": 600, "cosine": 600, "more decay": 600, "swiglu": 300}
+    assert ablations.n_updates(["cosine"], ablations.Config(minutes=1.0), tiny) == {"without": 600, "cosine": 600}
+
+
 def test_every_switch_changes_something(benchmarks):
     ablations = benchmarks["ablations"]
     base = ablations.with_changes({})
@@ -162,3 +170,14 @@ def test_half_of_a_symmetric_product_is_what_counts(benchmarks):
     names = hidden_matrices(model)
     muon = Muon([(name, p) for name, p in model.named_parameters() if name in names], matrices=names)
     assert 1 / 2 < benchmarks["muon"].symmetric_cost(muon) / muon.cost() < 1
+
+
+def test_the_page_shows_the_measured_differences(benchmarks):
+    page = (BENCHMARKS.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
+    results = BENCHMARKS / "results"
+    for name, entry in json.loads((results / "ablations.json").read_text(encoding="utf-8")).items():
+        assert benchmarks["ablations"].interval(entry["differences"]) in page, name
+    runs = json.loads((results / "recipes.json").read_text(encoding="utf-8"))["runs"]
+    for name, entries in runs.items():
+        pairs = [mine["nats"] - theirs["nats"] for mine, theirs in zip(entries, runs["gpt2"], strict=True)]
+        assert name == "gpt2" or benchmarks["ablations"].interval(pairs) in page.replace("**", ""), name
