@@ -303,7 +303,7 @@ def markdown(report: dict[str, Any]) -> str:
     head = "\n".join(f"{', '.join(of_them)}: {text}  " for text, of_them in machines.items())
     parts = [head, "Seconds per step, medians of turns:", "\n".join(lines), "Speed of tinygpt as a multiple of each:", "\n".join(speed)]
     text = "\n\n".join([*parts, "Peak memory, MB (in brackets: beyond weights, gradients and moments):", "\n".join(memory)]) + "\n"
-    return re.sub(r"nan \(nan\), nan|nan( x( the time)?)?", "-", text)  # what was left out
+    return re.sub(r"nan \(nan\), nan|nan and nan GFLOP/s|nan( x( the time)?)?", "-", text)  # what was left out
 
 
 def described(m: dict[str, Any]) -> str:
