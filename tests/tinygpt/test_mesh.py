@@ -15,37 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autograd import backend
-from tests.tinygpt.mesh_programs import mesh_training
+from tests.tinygpt.mesh_programs import alone, differences, mesh_training, tiny_trainer
 from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi  # noqa: F401 (corpus: a fixture)
 from tests.tinygpt.test_ranks import losses
 from tinygpt import GPT, Checkpoint, GPTConfig, Run
-from tinygpt.config import TrainConfig
 from tinygpt.data.tokenizer import train_tokenizer
-from tinygpt.data.windows import Windows
 from tinygpt.errors import InvalidInput
 from tinygpt.parallel.communicator import OneRank, run_ranks
-from tinygpt.parallel.divided import MeshWorkers, divide, make_divided
+from tinygpt.parallel.divided import divide, make_divided
 from tinygpt.parallel.mesh import Mesh, Shape, check_shape, parse
 from tinygpt.parallel.pipeline import ORDERS, Pass, Pipeline, StagedGPT, bubble
 from tinygpt.parallel.timeline import as_text, draw, measured_bubble
 from tinygpt.storage.safetensors import TensorFile, read_safetensors_header, read_tensor
 from tinygpt.training.step import Shard
-from tinygpt.training.trainer import Trainer
 
 SCRIPT = ROOT / "examples/parallel/train_3d.py"
-
-
-@functools.cache
-def alone(**options):
-    return mesh_training(None, **options)
-
-
-def differences(found, expected):
-    """The largest difference of weights and of the state."""
-    assert found["weights"].keys() == expected["weights"].keys() and found["state"].keys() == expected["state"].keys()
-    return [
-        max(np.abs(np.subtract(found[what][name], expected[what][name])).max() for name in expected[what]) for what in ("weights", "state")
-    ]
 
 
 # The schedules ------------------------------------------------------------------------------------------------------------------
@@ -217,15 +201,6 @@ def test_meshes_that_do_not_fit():
         InvalidInput, match=r"2 x 1 x 2 = 4 ranks, expected 1, as many as there are; start 4: mpiexec -n 4, or change --mesh"
     ):
         Mesh(Shape(2, 1, 2), OneRank())
-
-
-def tiny_trainer(ranks=None, shape=(1, 1, 1), config=None):
-    model = GPT(config or GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=300), seed=0)
-    train, workers = TrainConfig(micro_batch=2, steps=4, lr=1e-2), None
-    if ranks:
-        model = divide(model, Mesh(Shape(*shape), ranks))
-        workers = MeshWorkers(model, model.mesh, rows=2)
-    return Trainer(model, train, Windows(np.arange(200) % 250, 6), None, workers)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 1), (2, 1, 2), (1, 2, 2)])

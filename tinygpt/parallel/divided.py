@@ -59,7 +59,7 @@ class DividedGPT(StagedGPT):
     def gathered(self, name: str, own: Array | None) -> Array:
         """A parameter's complete array at the first rank; at others its shape, without memory. All call it together.
 
-        own   this rank's part, or None
+        own   this rank's part, an array of the backend, or None
         """
         mesh, owner = self.mesh, self.owner(name)
         if mesh.data.rank == 0 and owner == self.stage:
@@ -166,11 +166,16 @@ class Divided(FlatOptimizer):
         return shapes
 
     def state_arrays(self) -> dict[str, dict[str, Array]]:
-        """All of the state, at the first rank; nothing at others. All of them call it."""
+        """All of the state, on the host, at the first rank; nothing at others. All of them call it."""
         model, shapes, own = self.model, self.state_shapes(), super().state_arrays()
         if model.mesh.data.rank:  # where the state is sharded, those of the first coordinate have gathered it
             return {}
-        complete = {key: {name: model.gathered(name, own[key].get(name)) for name in each} for key, each in shapes.items()}
+        complete: dict[str, dict[str, Array]] = {key: {} for key in shapes}
+        for key, name in ((key, name) for key, named in shapes.items() for name in named):
+            part = own[key].get(name)  # on the host where the state is sharded; ranks gather what is on their devices
+            array = model.gathered(name, None if part is None else backend.to_device(part))
+            if model.mesh.leads:
+                complete[key][name] = backend.to_host(array)
         return complete if model.mesh.leads else {}
 
     def load_state(self, key: str, given: Mapping[str, Array]) -> None:
