@@ -22,7 +22,7 @@ from tinygpt import GPT, Checkpoint, GPTConfig, Run
 from tinygpt.data.tokenizer import train_tokenizer
 from tinygpt.errors import InvalidInput
 from tinygpt.parallel.communicator import OneRank, run_ranks
-from tinygpt.parallel.divided import divide, make_divided
+from tinygpt.parallel.divided import MeshWorkers, divide, make_divided
 from tinygpt.parallel.mesh import Mesh, Shape, check_shape, parse
 from tinygpt.parallel.pipeline import ORDERS, Pass, Pipeline, StagedGPT, bubble
 from tinygpt.parallel.timeline import as_text, draw, measured_bubble
@@ -201,6 +201,19 @@ def test_meshes_that_do_not_fit():
         InvalidInput, match=r"2 x 1 x 2 = 4 ranks, expected 1, as many as there are; start 4: mpiexec -n 4, or change --mesh"
     ):
         Mesh(Shape(2, 1, 2), OneRank())
+
+
+def test_ranks_with_other_meshes_are_refused():
+    """Before they are split into groups whose members differ."""
+    with pytest.raises(InvalidInput, match="rank 1: mesh 'data=1,tensor=2,pipeline=1', the first has 'data=2,tensor=1,pipeline=1'"):
+        run_ranks(2, lambda ranks: Mesh(Shape(tensor=2) if ranks.rank else Shape(data=2), ranks))
+
+    def program(ranks):
+        model = divide(GPT(GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=16)), Mesh(Shape(pipeline=2), ranks))
+        MeshWorkers(model, model.mesh, rows=2, order="gpipe" if ranks.rank else "1f1b")
+
+    with pytest.raises(InvalidInput, match="rank 1: order 'gpipe', the first has '1f1b', expected"):
+        run_ranks(2, program)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 1), (2, 1, 2), (1, 2, 2)])

@@ -19,9 +19,11 @@ from tests.tinygpt.rank_programs import laws, training
 from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
 from tinygpt.errors import InvalidInput, ProcessFailed
+from tinygpt.finetuning.common import set_trainable
+from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.models import Seq2Seq
-from tinygpt.parallel.communicator import OneRank, Sent, run_ranks
-from tinygpt.parallel.data import DataParallel, check_same, shards_of, versions
+from tinygpt.parallel.communicator import OneRank, Sent, check_same, run_ranks, versions
+from tinygpt.parallel.data import DataParallel, shards_of
 from tinygpt.parallel.slices import SlicedSum, Slices
 from tinygpt.parallel.zero import sharded
 from tinygpt.runs.run import Run
@@ -255,6 +257,9 @@ def test_ranks_with_other_settings_or_data_are_refused(tmp_path):
 
     with pytest.raises(InvalidInput, match=r"rank 2: numpy '1\.0', the first has"):
         run_ranks(3, other_numpy)
+    for which, found in ((0, "lr no value, the first has 1"), (1, "lr 1, the first has no value")):
+        with pytest.raises(InvalidInput, match=f"rank 1: steps 1, the first has 0; {found}, expected"):
+            run_ranks(2, lambda ranks, which=which: check_same(ranks, {"steps": ranks.rank} | ({"lr": 1} if ranks.rank == which else {})))
 
     def data(ranks):
         run = Run(tmp_path)
@@ -263,6 +268,31 @@ def test_ranks_with_other_settings_or_data_are_refused(tmp_path):
 
     with pytest.raises(InvalidInput, match="rank 1: corpus_fingerprint '1', the first has '0'"):
         run_ranks(2, data)
+
+
+@pytest.mark.parametrize(
+    ("which", "lora", "found"),
+    [
+        (("all", "all"), (1, 2), ""),
+        (("all", "last-block"), (1, 1), r"wte.weight 'float32 \(11, 16\), frozen', the first has 'float32 \(11, 16\), trained'; wpe"),
+        (("lora", "lora"), (1, 2), r"h.0.attn.c_attn.lora_A 'float32 .*2\), trained', the first has 'float32 .*1\), trained'; h"),
+        (("all", "lora"), (1, 1), "wte.weight 'float32 .*frozen'.*; "),
+        (("lora", "all"), (1, 1), "wte.weight 'float32 .*trained'.*; "),
+    ],
+)
+def test_ranks_that_train_other_parameters_are_refused(which, lora, found):
+    """Before they sum gradients that do not fit."""
+
+    def program(ranks):
+        model = GPT(tiny(n_layer=2), seed=0)
+        set_trainable(model, which[ranks.rank], LoraConfig(rank=lora[ranks.rank]))
+        DataParallel(model, ranks, rows=2)
+
+    if not found:
+        run_ranks(2, program)
+        return
+    with pytest.raises(InvalidInput, match=f"rank 1: {found}.*expected the same settings"):
+        run_ranks(2, program)
 
 
 def test_more_ranks_than_cores(monkeypatch):

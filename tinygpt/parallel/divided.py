@@ -21,7 +21,7 @@ from autograd.threads import use_threads
 from tinygpt.model_config import GPTConfig
 from tinygpt.models.gpt import GPT, Initializer
 from tinygpt.models.protocols import Batch, Communicator, Trainable
-from tinygpt.parallel.communicator import tell
+from tinygpt.parallel.communicator import check_same, tell
 from tinygpt.parallel.data import crowded, peak_bytes_of_others, shards_of, threads_of
 from tinygpt.parallel.mesh import Mesh, check_shape
 from tinygpt.parallel.pipeline import Order, Pipeline, StagedGPT
@@ -258,9 +258,11 @@ class MeshWorkers:
     rows       of a micro-batch
     order      of the pipeline's passes
     shard      ranks of data share the optimizer's state, too (`tinygpt.parallel.zero`)
+    Raises ValueError, on all ranks, where one has other settings than the first.
     """
 
     def __init__(self, model: DividedGPT, mesh: Mesh, rows: int, *, order: Order = "1f1b", shard: bool = False) -> None:
+        check_same(mesh.ranks, {**vars(model.config), "micro_batch": rows, "order": order, "shard_optimizer": shard})
         check_shape(mesh.shape, model.config, rows)
         self.model, self.mesh, self.shard = model, mesh, shard
         self.ranks, self.measuring, self.n = mesh.ranks, mesh.data, mesh.shape.size
