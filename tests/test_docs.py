@@ -34,6 +34,20 @@ def load_hooks():
 hooks = load_hooks()
 
 
+def test_files_that_pages_name_are_there():
+    name = re.compile(r"`((?:autograd|benchmarks|docs|examples|tests|tinygpt)/[\w./-]+\.\w+)`")
+    named = {(page.name, file) for page in [*PAGES, ROOT / "README.md"] for file in name.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 50
+    assert [(page, file) for page, file in sorted(named) if "FILE" not in file and not (ROOT / file).exists()] == []
+
+
+def test_the_table_of_environment_variables_has_all():
+    files = (file for package in ("autograd", "tinygpt") for file in (ROOT / package).rglob("*.py"))
+    read = {name for file in files for name in re.findall(r"\b(?:AUTOGRAD|TINYGPT)_[A-Z\d_]+\b", file.read_text(encoding="utf-8"))}
+    rows = re.findall(r"^\| `(\w+)` \|", sections(DOCS / "gpu.md")["Environment variables"], flags=re.MULTILINE)
+    assert read == set(rows)
+
+
 def sections(path):
     """Heading -> text of each second-level section of a page."""
     parts = re.split(r"^## (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -14,7 +14,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import Windows
 from tinygpt.parallel.communicator import OneRank, tell, world
-from tinygpt.parallel.divided import MeshWorkers, divide
+from tinygpt.parallel.divided import MeshWorkers, divide, make_divided
 from tinygpt.parallel.mesh import Mesh, Shape
 from tinygpt.training.metrics import measure, update_ratio
 from tinygpt.training.optimizers import make_optimizer
@@ -74,10 +74,10 @@ def differences(found, expected):
 
 
 def tiny_trainer(ranks=None, shape=(1, 1, 1), config=None, shard=False):
-    model = GPT(config or GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=300), seed=0)
+    config = config or GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=300)
     train, workers = TrainConfig(micro_batch=2, steps=4, lr=1e-2), None
+    model = make_divided(config, 0, Mesh(Shape(*shape), ranks)) if ranks else GPT(config, seed=0)
     if ranks:
-        model = divide(model, Mesh(Shape(*shape), ranks))
         workers = MeshWorkers(model, model.mesh, rows=2, shard=shard)
     return Trainer(model, train, Windows(np.arange(200) % 250, 6), None, workers)
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from tinygpt.parallel.pipeline import ORDERS, Pass, Pipeline, StagedGPT, bubble
 from tinygpt.parallel.timeline import as_text, draw, measured_bubble
 from tinygpt.storage.safetensors import TensorFile, read_safetensors_header, read_tensor
 from tinygpt.training.step import Shard
+from tinygpt.training.trainer import Trainer
 
 SCRIPT = ROOT / "examples/parallel/train_3d.py"
 
@@ -232,6 +234,41 @@ def test_a_part_is_made_without_the_rest(shape, options):
             assert name == same and p.data.tobytes() == q.data.tobytes(), name
 
     run_ranks(Shape(*shape).size, program)
+
+
+def test_no_rank_holds_the_complete_model(tmp_path):
+    """Neither when it makes its part of one, nor when it reads that from a checkpoint."""
+    config = GPTConfig(n_layer=8, n_head=2, n_embd=64, n_positions=6, vocab_size=300)
+    one = tiny_trainer(config=config)
+    one.update()
+    run = Run.create("x", tmp_path / "run", background=False)
+    run.tokenizer = train_tokenizer("bpe", ["a b c"] * 9, 300)
+    run.save(one, best=True)
+    complete_bytes = 4 * one.model.n_parameters()
+    meshes = run_ranks(2, lambda ranks: Mesh(Shape(tensor=2), ranks))
+
+    def both(program):
+        """What the ranks' results take in memory, and what it takes to make them."""
+        tracemalloc.start()
+        try:
+            made = run_ranks(2, lambda ranks: program(ranks.rank))
+            return made, *(n / complete_bytes for n in tracemalloc.get_traced_memory())
+        finally:
+            tracemalloc.stop()
+
+    models, held, peak = both(lambda rank: make_divided(config, 0, meshes[rank]))
+    assert 0.9 < held < 1.2 and peak < held + 0.4
+
+    def trainer(ranks):
+        model, mesh = models[ranks.rank], meshes[ranks.rank]
+        return Trainer(model, one.config, one.train_items, None, MeshWorkers(model, mesh, 2))
+
+    trainers, checkpoint = run_ranks(2, trainer), Checkpoint.open(run.path)
+    _, held, peak = both(lambda rank: checkpoint.restore(trainers[rank]))
+    assert held < 0.1 and peak < 0.8  # two complete models would be 2
+    restored = run_ranks(2, lambda ranks: models[ranks.rank].complete())[0]
+    for (name, p), (_, q) in zip(restored.named_parameters(), one.model.named_parameters(), strict=True):
+        np.testing.assert_array_equal(backend.to_host(p.data), backend.to_host(q.data), err_msg=name)
 
 
 def test_a_checkpoint_with_a_part_of_the_state_is_refused(tmp_path):
