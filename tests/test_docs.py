@@ -34,6 +34,20 @@ def load_hooks():
 hooks = load_hooks()
 
 
+def test_files_that_pages_name_are_there():
+    name = re.compile(r"`((?:autograd|benchmarks|docs|examples|tests|tinygpt)/[\w./-]+\.\w+)`")
+    named = {(page.name, file) for page in [*PAGES, ROOT / "README.md"] for file in name.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 50
+    assert [(page, file) for page, file in sorted(named) if "FILE" not in file and not (ROOT / file).exists()] == []
+
+
+def test_the_table_of_environment_variables_has_all():
+    files = (file for package in ("autograd", "tinygpt") for file in (ROOT / package).rglob("*.py"))
+    read = {name for file in files for name in re.findall(r"\b(?:AUTOGRAD|TINYGPT)_[A-Z\d_]+\b", file.read_text(encoding="utf-8"))}
+    rows = re.findall(r"^\| `(\w+)` \|", sections(DOCS / "gpu.md")["Environment variables"], flags=re.MULTILINE)
+    assert read == set(rows)
+
+
 def sections(path):
     """Heading -> text of each second-level section of a page."""
     parts = re.split(r"^## (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -492,15 +506,19 @@ def calls_of(program, *pages):
 
 
 def test_every_plan_of_the_readme_the_course_and_its_page_can_be_made(capsys):
-    from tinygpt.planner.command import main
+    from tinygpt.arguments import parse_args
+    from tinygpt.planner.command import PlanConfig, chosen, main
 
     plans = [
-        argv for argv in calls_of("-m tinygpt plan", "README.md", "docs/course.md", "docs/planning.md") if argv and "--measure" not in argv
+        argv for argv in calls_of("-m tinygpt plan", "README.md", "docs/course.md", "docs/planning.md", "docs/learn/29-scale.md") if argv
     ]
-    assert len(plans) > 8
+    assert len(plans) > 10
     for argv in plans:
-        main(argv)
-        assert capsys.readouterr().out, argv
+        if "--measure" in argv:  # which takes seconds
+            assert chosen(parse_args(PlanConfig(), None, argv))
+        else:
+            main(argv)
+            assert capsys.readouterr().out, argv
 
 
 def test_the_flags_of_each_pretraining_in_the_course_go_together():

@@ -35,10 +35,23 @@ def settings(
 
     recipes   by name, what `--recipe NAME` takes instead of `default`
     prog      what --help calls the program, where that is no script
-    Raises ValueError for a flag that contradicts the run, naming both values and what may change; FileNotFoundError without that run.
+    Raises ValueError for a flag that contradicts the run, naming both values and what may change; FileNotFoundError without that run; ValueError
+    on all ranks of `mpiexec` where one has other settings than the first: it would wait for what no other rank sends.
     """
-    if not started_rank():
-        return _settings(default, description, argv, recipes, prog)
+    read = _settings_of_another_rank if started_rank() else _settings
+    config = read(default, description, argv, recipes, prog)
+    if n_started() > 1:
+        from tinygpt.parallel.communicator import check_same, world  # here, because they import the backend
+        from tinygpt.runs.settings import flat_settings
+
+        check_same(world(), {f"--{name.replace('_', '-')}": value for name, value, _ in flat_settings(config)})
+    return config
+
+
+def _settings_of_another_rank(
+    default: Config, description: str | None, argv: list[str] | None, recipes: Mapping[str, Config] | None, prog: str | None
+) -> Config:
+    """Those of a rank that leaves wrong flags, and --help, to the first."""
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
             return _settings(default, description, argv, recipes, prog)

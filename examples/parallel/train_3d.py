@@ -20,7 +20,6 @@ from tinygpt.data.windows import Windows
 from tinygpt.fields import FREE
 from tinygpt.inference.text import complete
 from tinygpt.parallel.communicator import world
-from tinygpt.parallel.data import check_same, versions
 from tinygpt.parallel.divided import MeshWorkers, make_divided
 from tinygpt.parallel.mesh import Mesh, Shape, parse
 from tinygpt.parallel.pipeline import bubble
@@ -59,7 +58,6 @@ def main() -> None:
 
     # Each rank makes its part of the model of one process.
     shape = dataclasses.replace(config.model, vocab_size=tokenizer.n_vocab)
-    check_same(world(), {**dataclasses.asdict(config.train), **vars(shape), "mesh": str(mesh.shape), **versions()})
     model = make_divided(shape, config.train.seed, mesh).recompute_blocks(config.train.recompute)
     workers = MeshWorkers(model, mesh, config.train.micro_batch, order=config.order, shard=config.train.shard_optimizer)
     trainer = Trainer(model, config.train, train, validation, workers)

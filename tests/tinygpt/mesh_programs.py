@@ -3,6 +3,7 @@
 mpiexec -n 4 python -m mpi4py tests/tinygpt/mesh_programs.py '{"shape": [2, 1, 2]}'
 """
 
+import functools
 import json
 import sys
 
@@ -13,11 +14,12 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
 from tinygpt.data.windows import Windows
 from tinygpt.parallel.communicator import OneRank, tell, world
-from tinygpt.parallel.divided import MeshWorkers, divide
+from tinygpt.parallel.divided import MeshWorkers, divide, make_divided
 from tinygpt.parallel.mesh import Mesh, Shape
 from tinygpt.training.metrics import measure, update_ratio
 from tinygpt.training.optimizers import make_optimizer
 from tinygpt.training.step import train_step
+from tinygpt.training.trainer import Trainer
 
 
 def mesh_training(
@@ -55,6 +57,29 @@ def mesh_training(
     state = {f"{key}.{name}": a.reshape(-1).tolist() for key, named in arrays.items() for name, a in named.items()}
     weights = {name: p.data.reshape(-1).tolist() for name, p in full.named_parameters()} if full else {}
     return {"losses": losses, "norms": norms, "draws": model.dropout_stream.counter, "weights": weights, "state": state if full else {}}
+
+
+@functools.cache
+def alone(**options):
+    """What one process computes."""
+    return mesh_training(None, **options)
+
+
+def differences(found, expected):
+    """The largest difference of weights and of the state."""
+    assert found["weights"].keys() == expected["weights"].keys() and found["state"].keys() == expected["state"].keys()
+    return [
+        max(np.abs(np.subtract(found[what][name], expected[what][name])).max() for name in expected[what]) for what in ("weights", "state")
+    ]
+
+
+def tiny_trainer(ranks=None, shape=(1, 1, 1), config=None, shard=False):
+    config = config or GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=300)
+    train, workers = TrainConfig(micro_batch=2, steps=4, lr=1e-2), None
+    model = make_divided(config, 0, Mesh(Shape(*shape), ranks)) if ranks else GPT(config, seed=0)
+    if ranks:
+        workers = MeshWorkers(model, model.mesh, rows=2, shard=shard)
+    return Trainer(model, train, Windows(np.arange(200) % 250, 6), None, workers)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,13 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autograd import backend
-from tests.tinygpt.mesh_programs import mesh_training
+from tests.tinygpt.mesh_programs import alone, differences, mesh_training, tiny_trainer
 from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi  # noqa: F401 (corpus: a fixture)
 from tests.tinygpt.test_ranks import losses
 from tinygpt import GPT, Checkpoint, GPTConfig, Run
-from tinygpt.config import TrainConfig
 from tinygpt.data.tokenizer import train_tokenizer
-from tinygpt.data.windows import Windows
 from tinygpt.errors import InvalidInput
 from tinygpt.parallel.communicator import OneRank, run_ranks
 from tinygpt.parallel.divided import MeshWorkers, divide, make_divided
@@ -33,19 +32,6 @@ from tinygpt.training.step import Shard
 from tinygpt.training.trainer import Trainer
 
 SCRIPT = ROOT / "examples/parallel/train_3d.py"
-
-
-@functools.cache
-def alone(**options):
-    return mesh_training(None, **options)
-
-
-def differences(found, expected):
-    """The largest difference of weights and of the state."""
-    assert found["weights"].keys() == expected["weights"].keys() and found["state"].keys() == expected["state"].keys()
-    return [
-        max(np.abs(np.subtract(found[what][name], expected[what][name])).max() for name in expected[what]) for what in ("weights", "state")
-    ]
 
 
 # The schedules ------------------------------------------------------------------------------------------------------------------
@@ -219,13 +205,17 @@ def test_meshes_that_do_not_fit():
         Mesh(Shape(2, 1, 2), OneRank())
 
 
-def tiny_trainer(ranks=None, shape=(1, 1, 1), config=None):
-    model = GPT(config or GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=300), seed=0)
-    train, workers = TrainConfig(micro_batch=2, steps=4, lr=1e-2), None
-    if ranks:
-        model = divide(model, Mesh(Shape(*shape), ranks))
-        workers = MeshWorkers(model, model.mesh, rows=2)
-    return Trainer(model, train, Windows(np.arange(200) % 250, 6), None, workers)
+def test_ranks_with_other_meshes_are_refused():
+    """Before they are split into groups whose members differ."""
+    with pytest.raises(InvalidInput, match="rank 1: mesh 'data=1,tensor=2,pipeline=1', the first has 'data=2,tensor=1,pipeline=1'"):
+        run_ranks(2, lambda ranks: Mesh(Shape(tensor=2) if ranks.rank else Shape(data=2), ranks))
+
+    def program(ranks):
+        model = divide(GPT(GPTConfig(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=16)), Mesh(Shape(pipeline=2), ranks))
+        MeshWorkers(model, model.mesh, rows=2, order="gpipe" if ranks.rank else "1f1b")
+
+    with pytest.raises(InvalidInput, match="rank 1: order 'gpipe', the first has '1f1b', expected"):
+        run_ranks(2, program)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 1), (2, 1, 2), (1, 2, 2)])
@@ -244,6 +234,41 @@ def test_a_part_is_made_without_the_rest(shape, options):
             assert name == same and p.data.tobytes() == q.data.tobytes(), name
 
     run_ranks(Shape(*shape).size, program)
+
+
+def test_no_rank_holds_the_complete_model(tmp_path):
+    """Neither when it makes its part of one, nor when it reads that from a checkpoint."""
+    config = GPTConfig(n_layer=8, n_head=2, n_embd=64, n_positions=6, vocab_size=300)
+    one = tiny_trainer(config=config)
+    one.update()
+    run = Run.create("x", tmp_path / "run", background=False)
+    run.tokenizer = train_tokenizer("bpe", ["a b c"] * 9, 300)
+    run.save(one, best=True)
+    complete_bytes = 4 * one.model.n_parameters()
+    meshes = run_ranks(2, lambda ranks: Mesh(Shape(tensor=2), ranks))
+
+    def both(program):
+        """What the ranks' results take in memory, and what it takes to make them."""
+        tracemalloc.start()
+        try:
+            made = run_ranks(2, lambda ranks: program(ranks.rank))
+            return made, *(n / complete_bytes for n in tracemalloc.get_traced_memory())
+        finally:
+            tracemalloc.stop()
+
+    models, held, peak = both(lambda rank: make_divided(config, 0, meshes[rank]))
+    assert 0.9 < held < 1.2 and peak < held + 0.4
+
+    def trainer(ranks):
+        model, mesh = models[ranks.rank], meshes[ranks.rank]
+        return Trainer(model, one.config, one.train_items, None, MeshWorkers(model, mesh, 2))
+
+    trainers, checkpoint = run_ranks(2, trainer), Checkpoint.open(run.path)
+    _, held, peak = both(lambda rank: checkpoint.restore(trainers[rank]))
+    assert held < 0.1 and peak < 0.8  # two complete models would be 2
+    restored = run_ranks(2, lambda ranks: models[ranks.rank].complete())[0]
+    for (name, p), (_, q) in zip(restored.named_parameters(), one.model.named_parameters(), strict=True):
+        np.testing.assert_array_equal(backend.to_host(p.data), backend.to_host(q.data), err_msg=name)
 
 
 def test_a_checkpoint_with_a_part_of_the_state_is_refused(tmp_path):

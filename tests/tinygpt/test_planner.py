@@ -221,6 +221,22 @@ def test_bad_input(flags, message):
         main(flags)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--measure", "--mesh", "data=2"], "--measure with --mesh, expected this machine alone"),
+        (["--measure", "--devices", "64"], "--measure with --devices, expected this machine alone"),
+        (["--measure", "--device", "h100"], "--measure with --device, expected this machine alone"),
+        (["--micro", "4"], "--micro 4 without --mesh, expected a mesh"),
+        (["--devices", "8", "--recompute", "full"], "--recompute full without --mesh, expected a mesh"),
+    ],
+)
+def test_flags_that_would_be_ignored(capsys, flags, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--model", "gpt2", *flags])
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
 def test_a_number_that_is_none(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--model", "gpt2", "--tokens", "nan"])

@@ -93,6 +93,26 @@ def test_wrong_flags_are_said_once(corpus):  # noqa: F811
 
 
 @needs_mpi
+@pytest.mark.parametrize(
+    ("script", "first", "second", "found"),
+    [
+        ("parallel/train_3d", ["--mesh", "data=2"], ["--mesh", "tensor=2"], "--mesh 'tensor=2', the first has 'data=2'"),
+        ("finetune_classifier", ["--trainable", "lora", "--rank", "4"], ["--trainable", "lora"], "--rank 8, the first has 4"),
+        ("finetune_instructions", ["--trainable", "lora"], [], "--trainable 'all', the first has 'lora'"),
+        ("pretrain", [], [], "AUTOGRAD_DEBUG 0, the first has 1"),
+    ],
+)
+def test_ranks_with_other_settings_are_refused(corpus, script, first, second, found):  # noqa: F811
+    """Named before the first operation that they decide on: otherwise ranks wait for each other, or MPI fails."""
+    file, begun = ROOT / f"examples/{script}.py", time.monotonic()
+    launcher = ("-env", "AUTOGRAD_DEBUG", "1") if "DEBUG" in found else ()  # of the first
+    done = mpiexec(1, file, *first, ":", "-n", "1", sys.executable, "-m", "mpi4py", file, *second, cwd=corpus, launcher=launcher)
+    assert done.returncode != 0 and done.stderr.count("error: ") == 1, done.stderr
+    assert f"rank 1: {found}, expected the same settings, versions and data on all; start all with the same command" in done.stderr
+    assert time.monotonic() - begun < 30
+
+
+@needs_mpi
 def test_a_full_disk_of_the_first_rank(tmp_path):
     done = mpiexec(2, FAULTS, "full_disk", tmp_path / "run")
     assert done.returncode == 1

@@ -13,19 +13,24 @@ from hypothesis import strategies as st
 
 from autograd import Parameter
 from autograd.optim import SGD, AdamW, Muon
-from tests.tinygpt.helpers import Notes, tiny
+from tests.tinygpt.helpers import Notes, new_run, tiny
 from tests.tinygpt.mpi_helpers import ROOT, SMALL, TWO_MACHINES, corpus, mpiexec, needs_mpi  # noqa: F401 (a fixture)
 from tests.tinygpt.rank_programs import laws, training
 from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
+from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.errors import InvalidInput, ProcessFailed
+from tinygpt.finetuning.common import set_trainable
+from tinygpt.finetuning.lora import LoraConfig
 from tinygpt.models import Seq2Seq
-from tinygpt.parallel.communicator import OneRank, Sent, run_ranks
-from tinygpt.parallel.data import DataParallel, check_same, shards_of, versions
+from tinygpt.parallel.communicator import OneRank, Sent, check_same, run_ranks, versions
+from tinygpt.parallel.data import DataParallel, shards_of
 from tinygpt.parallel.slices import SlicedSum, Slices
 from tinygpt.parallel.zero import sharded
+from tinygpt.runs.checkpoint import Checkpoint
 from tinygpt.runs.run import Run
 from tinygpt.seq2seq_config import Seq2SeqConfig
+from tinygpt.storage.safetensors import read_safetensors_header, read_tensor
 from tinygpt.training.divergence import Divergence
 
 
@@ -217,6 +222,18 @@ def losses(run):
     return [line.get("loss_nats", line.get("validation_nats")) for line in lines if "ended" not in line and line["step"] in (1, 10)]
 
 
+def curve(run):
+    """All training and validation losses."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line.get("loss_nats", line.get("validation_nats")) for line in lines if "ended" not in line]
+
+
+def tensors(folder):
+    """The arrays of all safetensors files, by file and name."""
+    files = folder.glob("*.safetensors")
+    return {f"{file.name} {name}": read_tensor(t) for file in files for name, t in read_safetensors_header(file).items()}
+
+
 @needs_mpi
 def test_pretraining_on_two_ranks(corpus):  # noqa: F811
     """The script and its flags; one report; the losses of one process; resumed on another number of ranks."""
@@ -231,6 +248,51 @@ def test_pretraining_on_two_ranks(corpus):  # noqa: F811
         [sys.executable, str(script), *SMALL, "--steps", "10", "--run", "one"], cwd=corpus, env=environment, check=True, capture_output=True
     )
     np.testing.assert_allclose(losses(corpus / "two"), losses(corpus / "one"), rtol=0, atol=1e-4)
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A folder with a pretrained run, of no use but of the right form, and with rows to learn from."""
+    tokenizer = BPETokenizer.train(["a red apple and some pears", "the hammer hit a nail", "Return the axis of an array"] * 3, 300)
+    run = new_run(tmp_path / "runs" / "base", "base")
+    GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=64, vocab_size=tokenizer.n_vocab), seed=0).save_pretrained(
+        run / "checkpoints" / "step-00000001", tokenizer
+    )
+    for pointer in ("last", "best"):
+        (run / "checkpoints" / pointer).write_text("step-00000001\n", encoding="utf-8")
+    rows = [("fruit", f"a red apple and {n} pears") if n % 3 else ("tool", f"the hammer hit {n} nails") for n in range(60)]
+    (tmp_path / "labels.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for label, text in rows), encoding="utf-8")
+    answers = [{"instruction": f"Return {a} of {b}", "output": f"the {a}"} for a in ("axis", "array", "mean") for b in "abcdefghijklmnop"]
+    (tmp_path / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+    return tmp_path
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("finetune_classifier", ["--data", "labels.csv", "--trainable", "lora", "--lora-dropout", "0.1", "--prompt-texts", "2"]),
+        ("finetune_instructions", ["--data", "answers.json", "--test-answers", "2", "--max-new-tokens", "4"]),
+    ],
+)
+def test_fine_tuning_on_two_ranks(base, script, flags):
+    """One report; the losses, and the weights that are kept, of one process, LoRA's adapter included."""
+    file = ROOT / f"examples/{script}.py"
+    flags = [*flags, "--base", "runs/base", "--epochs", "4", "--lr", "0.02", "--warmup-steps", "2"]
+    done = mpiexec(2, file, *flags, "--run", "two", cwd=base)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("backend  ") == done.stdout.count("\nreport  ") == 1
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "AUTOGRAD_THREADS": "1"}
+    subprocess.run([sys.executable, str(file), *flags, "--run", "one"], cwd=base, env=environment, check=True, capture_output=True)
+    checkpoints = [Checkpoint.open(base / run) for run in ("two", "one")]
+    assert checkpoints[0].training["step"] == checkpoints[1].training["step"]
+    curves, weights = [curve(base / run) for run in ("two", "one")], [tensors(c.path) | tensors(c.run / "adapter") for c in checkpoints]
+    assert len(curves[0]) == len(curves[1]) == 16
+    np.testing.assert_allclose(*curves, rtol=0, atol=1e-4)
+    assert weights[0].keys() == weights[1].keys() and any("lora" in name for name in weights[0]) == ("lora" in flags)
+    for name, array in weights[0].items():
+        atol = 0.1 if name.endswith("c_attn.bias") else 1e-4  # that of keys changes nothing: its gradient is rounding
+        np.testing.assert_allclose(array, weights[1][name], rtol=0, atol=atol, err_msg=name)
 
 
 @needs_mpi
@@ -255,6 +317,9 @@ def test_ranks_with_other_settings_or_data_are_refused(tmp_path):
 
     with pytest.raises(InvalidInput, match=r"rank 2: numpy '1\.0', the first has"):
         run_ranks(3, other_numpy)
+    for which, found in ((0, "lr no value, the first has 1"), (1, "lr 1, the first has no value")):
+        with pytest.raises(InvalidInput, match=f"rank 1: steps 1, the first has 0; {found}, expected"):
+            run_ranks(2, lambda ranks, which=which: check_same(ranks, {"steps": ranks.rank} | ({"lr": 1} if ranks.rank == which else {})))
 
     def data(ranks):
         run = Run(tmp_path)
@@ -263,6 +328,31 @@ def test_ranks_with_other_settings_or_data_are_refused(tmp_path):
 
     with pytest.raises(InvalidInput, match="rank 1: corpus_fingerprint '1', the first has '0'"):
         run_ranks(2, data)
+
+
+@pytest.mark.parametrize(
+    ("which", "lora", "found"),
+    [
+        (("all", "all"), (1, 2), ""),
+        (("all", "last-block"), (1, 1), r"wte.weight 'float32 \(11, 16\), frozen', the first has 'float32 \(11, 16\), trained'; wpe"),
+        (("lora", "lora"), (1, 2), r"h.0.attn.c_attn.lora_A 'float32 .*2\), trained', the first has 'float32 .*1\), trained'; h"),
+        (("all", "lora"), (1, 1), "wte.weight 'float32 .*frozen'.*; "),
+        (("lora", "all"), (1, 1), "wte.weight 'float32 .*trained'.*; "),
+    ],
+)
+def test_ranks_that_train_other_parameters_are_refused(which, lora, found):
+    """Before they sum gradients that do not fit."""
+
+    def program(ranks):
+        model = GPT(tiny(n_layer=2), seed=0)
+        set_trainable(model, which[ranks.rank], LoraConfig(rank=lora[ranks.rank]))
+        DataParallel(model, ranks, rows=2)
+
+    if not found:
+        run_ranks(2, program)
+        return
+    with pytest.raises(InvalidInput, match=f"rank 1: {found}.*expected the same settings"):
+        run_ranks(2, program)
 
 
 def test_more_ranks_than_cores(monkeypatch):

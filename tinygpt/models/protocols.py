@@ -85,10 +85,10 @@ class Divided(Protocol):
         """The model with all of its weights at the first rank, None at others."""
 
     def empty(self) -> Trainable:
-        """A complete model whose weights are not set."""
+        """A complete model without the memory of its weights, which says how they are called and shaped."""
 
-    def take(self, model: Trainable) -> None:
-        """Copies this process's part of a complete model's weights."""
+    def take(self, name: str, complete: Array) -> None:
+        """Copies this process's part of a parameter of the complete model, where it holds one."""
 
 
 @runtime_checkable

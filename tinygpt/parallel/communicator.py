@@ -12,17 +12,21 @@ nothing. So one program serves both.
 Source  the operations: MPI Forum 2021, MPI 4.0, chapters 3, 6 and 7.
 """
 
+import json
+import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
 
 from autograd import Array, backend
-from tinygpt.errors import ProcessFailed
+from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.models.protocols import Communicator, Sending
 from tinygpt.parallel.launch import connect, n_started
+from tinygpt.storage.checked_json import Json
 
 T = TypeVar("T")
 
@@ -177,19 +181,22 @@ _world: Communicator | None = None
 
 
 def world() -> Communicator:
-    """All ranks of this program. Raises ImportError, naming the extra, where `mpiexec` started several and mpi4py is missing."""
+    """All ranks of this program. Raises ImportError, naming the extra, where `mpiexec` started several and mpi4py is missing; ValueError, on
+    all ranks, where one computes with another version, backend or mode than the first."""
     global _world
     if _world is None:
-        _world = OneRank()
+        ranks: Communicator = OneRank()
         if n_started() > 1:
             connect()
             from tinygpt.parallel.mpi import MPIRank
 
-            _world = MPIRank()
+            ranks = MPIRank()
+            check_same(ranks, versions())
             if backend.name == "cupy":
                 from tinygpt.parallel.nccl import over_gpus
 
-                _world = over_gpus(_world)
+                ranks = over_gpus(ranks)
+        _world = ranks
     return _world
 
 
@@ -202,3 +209,31 @@ def tell(ranks: Communicator, text: str = "", root: int = 0) -> str:
     data[: len(given)] = np.frombuffer(given, np.uint8)
     ranks.broadcast(data, root)
     return data.tobytes().decode()
+
+
+def versions() -> dict[str, Json]:
+    """What ranks compute with: where it differs, so do their weights, after a while, or what they say to each other."""
+    try:
+        own = metadata.version("tinygpt")
+    except metadata.PackageNotFoundError:  # not installed: run from its sources
+        own = "not installed"
+    return {
+        "tinygpt": own, "python": platform.python_version(), "numpy": np.__version__, "AUTOGRAD_BACKEND": backend.name,
+        "AUTOGRAD_KERNELS": backend.kernels, "AUTOGRAD_DEBUG": int(backend.debug), "AUTOGRAD_TF32": int(backend.tf32),
+    }  # fmt: skip
+
+
+def check_same(ranks: Communicator, settings: Mapping[str, Json]) -> None:
+    """Raises ValueError, on all ranks, where one has other settings, versions or data than the first, naming them. All call it together."""
+    own = json.loads(json.dumps(settings))
+    first = json.loads(tell(ranks, json.dumps(own)))
+    differ = [key for key in {**first, **own} if key not in first or key not in own or first[key] != own[key]]
+    if which := int(ranks.agree(ranks.size - ranks.rank if differ else 0)):
+        rank = ranks.size - which
+        shown = [f"{key} {_value(own, key)}, the first has {_value(first, key)}" for key in differ[:3]]
+        found = tell(ranks, "; ".join(shown + ["..."] * (len(differ) > 3)), rank)
+        raise InvalidInput(f"rank {rank}: {found}, expected the same settings, versions and data on all; start all with the same command")
+
+
+def _value(settings: Mapping[str, Json], key: str) -> str:
+    return repr(settings[key]) if key in settings else "no value"

@@ -8,12 +8,9 @@ the weights, the losses, clipping and the dropout masks are those of one process
 Source  Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 2.2.
 """
 
-import json
 import os
-import platform
 from collections.abc import Sequence
 from contextlib import nullcontext
-from importlib import metadata
 from itertools import pairwise
 
 import numpy as np
@@ -25,11 +22,10 @@ from autograd.threads import n_threads, use_threads
 from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput
 from tinygpt.models.protocols import Batch, Communicator, Trainable
-from tinygpt.parallel.communicator import tell
+from tinygpt.parallel.communicator import check_same, tell
 from tinygpt.parallel.shared import Buffers
 from tinygpt.parallel.slices import SlicedSum, SumsInBackground
 from tinygpt.parallel.zero import Sharded, sharded
-from tinygpt.storage.checked_json import Json
 from tinygpt.training.step import Shard, accumulate
 
 
@@ -60,31 +56,6 @@ def shards_of(batches: Sequence[Batch], shares: Sequence[float], n: int) -> list
     return tasks
 
 
-def versions() -> dict[str, Json]:
-    """What ranks compute with: where it differs, so do their weights, after a while."""
-    try:
-        own = metadata.version("tinygpt")
-    except metadata.PackageNotFoundError:  # not installed: run from its sources
-        own = "not installed"
-    return {
-        "tinygpt": own,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "backend": backend.name,
-        "kernels": backend.kernels,
-    }
-
-
-def check_same(ranks: Communicator, settings: dict[str, Json]) -> None:
-    """Raises ValueError, on all ranks, where one has other settings, versions or data than the first, naming them."""
-    first = json.loads(tell(ranks, json.dumps(settings)))
-    differ = [key for key, value in json.loads(json.dumps(settings)).items() if first.get(key) != value]
-    if which := int(ranks.agree(ranks.size - ranks.rank if differ else 0)):
-        rank = ranks.size - which
-        found = tell(ranks, "".join(f"{key} {settings[key]!r}, the first has {first.get(key)!r}" for key in differ[:1]), rank)
-        raise InvalidInput(f"rank {rank}: {found}, expected the same settings, versions and data on all; start all with the same command")
-
-
 def threads_of(ranks: Communicator) -> int:
     """Of each rank: AUTOGRAD_THREADS, or its share of the cores."""
     return n_threads() if "AUTOGRAD_THREADS" in os.environ else max(1, min(n_threads(), (os.cpu_count() or 1) // ranks.here))
@@ -110,7 +81,8 @@ class DataParallel:
     """The ranks of a communicator, each with a copy of the model and a `Trainer` of its own. A `GradientWorkers`.
 
     shard    the ranks share the optimizer's state (`tinygpt.parallel.zero`)
-    Makes the weights those of rank 0. Raises ValueError for micro-batches of fewer rows than there are ranks.
+    Makes the weights those of rank 0. Raises ValueError for micro-batches of fewer rows than there are ranks, and on all of them where one has
+    other parameters, or has frozen others.
     """
 
     def __init__(self, model: Trainable, ranks: Communicator, rows: int, *, shard: bool = False) -> None:
@@ -123,6 +95,8 @@ class DataParallel:
         self.measuring: Communicator = ranks
         self.n_threads, self.note, self.buffers = threads_of(ranks), crowded(ranks), Buffers(ranks)
         self._sliced: SlicedSum | None = None
+        parameters = {name: f"{p.dtype} {p.shape}, {'trained' if p.requires_grad else 'frozen'}" for name, p in model.named_parameters()}
+        check_same(ranks, parameters)
         for _, p in model.named_parameters():
             ranks.broadcast(p.data)
 

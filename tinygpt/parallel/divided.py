@@ -19,10 +19,11 @@ from autograd import Array, backend
 from autograd.optim import FlatOptimizer, Group, Muon
 from autograd.threads import use_threads
 from tinygpt.model_config import GPTConfig
-from tinygpt.models.gpt import GPT, Initializer
-from tinygpt.models.protocols import Batch, Communicator, Trainable
-from tinygpt.parallel.communicator import tell
+from tinygpt.models.gpt import GPT
+from tinygpt.models.protocols import Batch, Communicator
+from tinygpt.parallel.communicator import check_same, tell
 from tinygpt.parallel.data import crowded, peak_bytes_of_others, shards_of, threads_of
+from tinygpt.parallel.initial import Later, Shapes
 from tinygpt.parallel.mesh import Mesh, check_shape
 from tinygpt.parallel.pipeline import Order, Pipeline, StagedGPT
 from tinygpt.parallel.shared import Buffers
@@ -59,7 +60,7 @@ class DividedGPT(StagedGPT):
     def gathered(self, name: str, own: Array | None) -> Array:
         """A parameter's complete array at the first rank; at others its shape, without memory. All call it together.
 
-        own   this rank's part, or None
+        own   this rank's part, an array of the backend, or None
         """
         mesh, owner = self.mesh, self.owner(name)
         if mesh.data.rank == 0 and owner == self.stage:
@@ -86,14 +87,13 @@ class DividedGPT(StagedGPT):
         return model
 
     def empty(self) -> GPT:
-        """A complete model whose weights are not set."""
-        return GPT(self.config, _empty=True)
+        """A complete model without the memory of its weights."""
+        return GPT(self.config, _init=Shapes(self.config))
 
-    def take(self, model: Trainable) -> None:
-        """Copies this rank's part of a complete model's weights."""
-        complete = dict(model.named_parameters())
-        for name, p in self.named_parameters():
-            p.data[...] = self.own_part(name, complete[name].data)
+    def take(self, name: str, complete: Array) -> None:
+        """Copies this rank's part of a parameter, where it holds one."""
+        if name in (mine := dict(self.named_parameters())):
+            mine[name].data[...] = self.own_part(name, complete)
 
 
 class Divided(FlatOptimizer):
@@ -166,11 +166,16 @@ class Divided(FlatOptimizer):
         return shapes
 
     def state_arrays(self) -> dict[str, dict[str, Array]]:
-        """All of the state, at the first rank; nothing at others. All of them call it."""
+        """All of the state, on the host, at the first rank; nothing at others. All of them call it."""
         model, shapes, own = self.model, self.state_shapes(), super().state_arrays()
         if model.mesh.data.rank:  # where the state is sharded, those of the first coordinate have gathered it
             return {}
-        complete = {key: {name: model.gathered(name, own[key].get(name)) for name in each} for key, each in shapes.items()}
+        complete: dict[str, dict[str, Array]] = {key: {} for key in shapes}
+        for key, name in ((key, name) for key, named in shapes.items() for name in named):
+            part = own[key].get(name)  # on the host where the state is sharded; ranks gather what is on their devices
+            array = model.gathered(name, None if part is None else backend.to_device(part))
+            if model.mesh.leads:
+                complete[key][name] = backend.to_host(array)
         return complete if model.mesh.leads else {}
 
     def load_state(self, key: str, given: Mapping[str, Array]) -> None:
@@ -202,26 +207,6 @@ def divide(model: GPT, mesh: Mesh) -> DividedGPT:
     return part
 
 
-class Later(Initializer):
-    """Leaves the weights unset when a model is made, and draws them afterwards, one by one: for who keeps a part of each."""
-
-    def __init__(self, config: GPTConfig, seed: int) -> None:
-        super().__init__(config, seed, empty=True)
-        self._left: list[tuple[Array, float]] = []
-
-    def normal(self, shape: tuple[int, ...], scale: float = 1.0) -> Array:
-        array = super().normal(shape, scale)
-        self._left.append((array, scale))
-        return array
-
-    def draw(self, model: "GPT") -> Iterator[tuple[str, Array]]:
-        """(name, its weights) of each parameter of a model made with this that is drawn; call it before the parameters are changed."""
-        names = {id(p.data): name for name, p in model.named_parameters()}
-        left = [(names[id(array)], array.shape, scale) for array, scale in self._left]
-        self._left.clear()  # and with it the arrays
-        return ((name, self.drawn(shape, scale)) for name, shape, scale in left)
-
-
 def make_divided(config: GPTConfig, seed: int, mesh: Mesh) -> DividedGPT:
     """This rank's part of `GPT(config, seed)`, which is never in memory: each parameter is drawn, as in one process, and what others hold of it
     is dropped before the next. So a model begins with the same weights on any mesh. Raises as `divide` does."""
@@ -233,7 +218,7 @@ def make_divided(config: GPTConfig, seed: int, mesh: Mesh) -> DividedGPT:
     mine = dict(part.named_parameters())
     for name, complete in weights:
         if name in mine:
-            mine[name].data[...] = part.own_part(name, complete)
+            mine[name].data = part.own_part(name, complete)
     return part
 
 
@@ -253,9 +238,11 @@ class MeshWorkers:
     rows       of a micro-batch
     order      of the pipeline's passes
     shard      ranks of data share the optimizer's state, too (`tinygpt.parallel.zero`)
+    Raises ValueError, on all ranks, where one has other settings than the first.
     """
 
     def __init__(self, model: DividedGPT, mesh: Mesh, rows: int, *, order: Order = "1f1b", shard: bool = False) -> None:
+        check_same(mesh.ranks, {**vars(model.config), "micro_batch": rows, "order": order, "shard_optimizer": shard})
         check_shape(mesh.shape, model.config, rows)
         self.model, self.mesh, self.shard = model, mesh, shard
         self.ranks, self.measuring, self.n = mesh.ranks, mesh.data, mesh.shape.size

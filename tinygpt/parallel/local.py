@@ -35,8 +35,8 @@ from tinygpt.data.windows import count_targets
 from tinygpt.errors import InvalidInput, ProcessFailed
 from tinygpt.models.base import Model
 from tinygpt.models.protocols import Batch, Communicator, Trainable
-from tinygpt.parallel.communicator import OneRank, world
-from tinygpt.parallel.data import DataParallel, check_same, first_with_targets, shards_of, split, versions
+from tinygpt.parallel.communicator import OneRank, check_same, world
+from tinygpt.parallel.data import DataParallel, first_with_targets, shards_of, split
 from tinygpt.parallel.replica import read_message, write_message
 from tinygpt.parallel.shared import on_one_machine, shared_file
 from tinygpt.parallel.slices import Slices
@@ -92,7 +92,7 @@ def workers_for(model: Trainable, config: TrainConfig) -> "LocalWorkers | DataPa
         if config.processes > 1:
             rule = f"expected 0 or 1 with {world().size} ranks of {world().kind}"
             raise InvalidInput(f"TrainConfig.processes: {config.processes}, {rule}; start more ranks instead")
-        check_same(world(), {**asdict(config), **vars(model.config), **versions()})
+        check_same(world(), {**asdict(config), **vars(model.config)})
         # On one machine new weights need not be sent: then it takes less time, too, if each rank updates its part alone.
         return DataParallel(model, world(), config.micro_batch, shard=config.shard_optimizer or on_one_machine(world()))
     n_weights = sum(p.size for _, p in model.named_parameters() if p.requires_grad)

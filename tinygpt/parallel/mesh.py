@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tinygpt.errors import InvalidInput, did_you_mean
 from tinygpt.model_config import GPTConfig
 from tinygpt.models.protocols import Communicator
-from tinygpt.parallel.communicator import OneRank, tell
+from tinygpt.parallel.communicator import OneRank, check_same, tell
 from tinygpt.parallel.pipeline import check_layers
 from tinygpt.parallel.split_state import check_divides
 
@@ -57,10 +57,11 @@ class Mesh:
     ranks                    all of them
     data, tensor, pipeline   the ranks that differ from this one in that coordinate alone
     copy                     those that hold a copy of the model together: all with the same data coordinate
-    Raises ValueError for a shape that does not multiply to the number of ranks.
+    Raises ValueError for a shape that does not multiply to the number of ranks, and where ranks have different ones.
     """
 
     def __init__(self, shape: Shape, ranks: Communicator) -> None:
+        check_same(ranks, {"mesh": str(shape)})
         if shape.size != ranks.size:
             product = " x ".join(map(str, shape))
             fix = f"start {shape.size}: mpiexec -n {shape.size}, or change --mesh"

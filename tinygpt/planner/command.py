@@ -33,6 +33,8 @@ COURSE = [
 """The course's table of compute-optimal models, which is table 3 of Hoffmann et al. 2022: weights, FLOPs, tokens."""
 
 
+DEFAULT_DEVICE = "h100"
+
 MEASURED_TOKENS = 4096
 """That --measure computes at a time, at most."""
 
@@ -49,8 +51,8 @@ class PlanConfig:
     """Tokens of a sequence; default: the model's, at most 4096."""
     batch_tokens: float = 2**22
     """Tokens of an update."""
-    device: str = "h100"
-    """The processor: a100, h100, h200, laptop."""
+    device: str = ""
+    """The processor: a100, h100, h200, laptop; default: h100."""
     devices: int = 0
     """How many of them; default: as few nodes of 8 GPUs as hold the run."""
     mesh: str = ""
@@ -84,8 +86,12 @@ class PlanConfig:
         check_fields(self, {0: "tokens flops context devices jitter save_seconds kg_per_kwh", 1: "micro batch_tokens power_overhead"})
         if self.device_failures <= 0:
             raise InvalidInput(f"--device-failures: {self.device_failures:g} years, expected more than 0; 5 is the default")
-        if self.measure and self.mesh:
-            raise InvalidInput("--measure with --mesh, expected this machine alone; leave one of them out")
+        other = next((flag for flag in ("mesh", "devices", "device") if getattr(self, flag)), "") if self.measure else ""
+        if other:
+            raise InvalidInput(f"--measure with --{other}, expected this machine alone; leave one of them out")
+        if not self.mesh and (self.micro, self.recompute) != (1, "none"):
+            found = f"--micro {self.micro}" if self.micro != 1 else f"--recompute {self.recompute}"
+            raise InvalidInput(f"{found} without --mesh, expected a mesh; add --mesh, or leave both to the plan, which chooses them")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -111,7 +117,7 @@ def plan(config: PlanConfig) -> None:
         n = world().size
         job = Job(model, measure(model, micro), Mesh(data=n), micro * n * max(1, batch // (micro * n)), micro, sharded=False)
     else:
-        processor = device(config.device)
+        processor = device(config.device or DEFAULT_DEVICE)
         if config.mesh:
             job = parsed_mesh(config, model, processor, batch)
         else:

@@ -140,12 +140,11 @@ class Checkpoint:
         own = [(stored[f"w.{name}"], p) for name, p in trainer.optimizer.named if f"w.{name}" in stored]
         for tensor, p in own:
             read_array(tensor, p.data)
-        if not own:
+        if not own and isinstance(trainer.model, Divided):
+            self.stored.load_into(trainer.model.empty(), trainer.model.take)
+        elif not own:
             assert isinstance(trainer.model, nn.Module)
-            model = trainer.model.empty() if isinstance(trainer.model, Divided) else trainer.model
-            self.stored.load_into(model)
-            if isinstance(trainer.model, Divided):
-                trainer.model.take(model)
+            self.stored.load_into(trainer.model)
 
     def describe(self) -> str:
         """Where it is, its step and validation loss, and how its run ended: what a script says of the model it has loaded."""

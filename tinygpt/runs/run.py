@@ -19,8 +19,7 @@ from tinygpt.data.tokenizer import Tokenizer
 from tinygpt.errors import Diverged, MissingFile, PathExists
 from tinygpt.fields import Settings
 from tinygpt.models.protocols import Divided
-from tinygpt.parallel.communicator import tell, world
-from tinygpt.parallel.data import check_same
+from tinygpt.parallel.communicator import check_same, tell, world
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint, training_arrays
 from tinygpt.runs.writer import CheckpointWriter, WriterOptions, explained

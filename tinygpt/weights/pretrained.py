@@ -181,9 +181,10 @@ class StoredModel:
             raise InvalidInput(f"{self.path / 'config.json'}: describes {config.n_parameters():,} weights, {rule}")
         return config
 
-    def load_into(self, model: Storable) -> None:
+    def load_into(self, model: Storable, take: Callable[[str, Array], None] | None = None) -> None:
         """Reads the weights into a model's parameters, which decide what is expected.
 
+        take   gets the name of each parameter, and its weights, which it may keep a part of: then the model's need no memory
         Biases that the file lacks are 0 where it says so (nanoGPT without biases). Raises ValueError that lists missing, unexpected and
         wrongly shaped tensors together, or for a damaged file, FileNotFoundError without weights.
         """
@@ -196,13 +197,22 @@ class StoredModel:
         parts = {name: self._named(config, name) for name in wanted if name not in zero}
         shapes = {part.name: part.shape(_without_memory(wanted[name].shape)) for name in parts for part in parts[name]}
         _compare(self.path, stored, shapes, config)
-        for name, read in parts.items():
-            read_parts([(stored[part.name], part) for part in read], wanted[name].data)
-        for name in zero:
-            wanted[name].data[...] = 0
+
+        def read(name: str) -> Array:
+            out = backend.xp.empty(wanted[name].shape, np.float32) if take else wanted[name].data
+            if name in zero:
+                out[...] = 0
+            else:
+                read_parts([(stored[part.name], part) for part in parts[name]], out)
+            return out
+
+        for name in wanted:
+            array = read(name)
+            if take:
+                take(name, array)
         for copied, copy, original in copies:
             name, part = next((name, part) for name in parts for part in parts[name] if part.name == original)
-            if not copy.equals(part.stored(backend.to_host(wanted[name].data))):
+            if not copy.equals(part.stored(backend.to_host(read(name) if take else wanted[name].data))):
                 rule = "expected equal ones where the output layer is tied to the embedding"
                 fix = 'write "tie_word_embeddings": false into config.json'
                 if "embed_tokens" in copied:
