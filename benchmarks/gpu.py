@@ -3,17 +3,19 @@
     python benchmarks/gpu.py
 
 Needs CuPy; PyTorch too for the comparison; no network. Nine minutes at most: each section runs in a process of its own under a
-time budget, and one that fails or runs out of time is reported, the others continue. Writes gpu-DEVICE-DATE.json and .md into
-benchmarks/results/. Exit code 1 if something computed wrong or failed, 2 without a GPU.
+time budget, and one that fails or runs out of time is reported, the others continue. After each section it prints what came out and
+writes gpu-DEVICE-DATE.json and .md into benchmarks/results/, so an interruption loses no section that has ended. Exit code 1 if
+something computed wrong or failed, 2 without a GPU.
 
-    check         every CUDA kernel against its reference: fresh random inputs, odd sizes, outputs full of NaN beforehand
+    check         every CUDA kernel against its reference: fresh random inputs, odd sizes, outputs full of NaN beforehand. Each
+                  kernel once, then more draws while there is time: within a minute it is known whether the backend works
+    agreement     the same updates on the CPU and on the GPU: GPT, a Llama-like decoder, encoder, encoder-decoder, Muon; likelihoods
     speed         every CUDA kernel against the copy bandwidth, which is measured first, as is the rate of matrix products
-    agreement     the same 100 updates on the CPU and on the GPU
     train         one training step of GPT-2 124M, T = 1024, at several batch sizes
     torch-eager   the same in PyTorch, bfloat16
     torch-compile the same compiled
     generate      tokens per second
-    tests         the test suite on the cupy backend
+    tests         a part of the test suite on the cupy backend
 
 --sections runs only some, --quick uses small sizes, --dry-run prints the plan and needs no GPU. Warm-up, which includes the
 compilation of kernels, is timed apart from what follows it.
@@ -49,8 +51,8 @@ BATCHES, CONTEXT = (16, 32, 64), 1024
 GPT2_VOCAB = 50304  # 50257 rounded up to a multiple of 64, on both sides: matrix units like it
 STEPS_PER_WAIT = 4
 SHARE_WANTED = 0.8  # of the copy bandwidth, for a kernel that only moves memory
-AGREEMENT_NATS = 1e-3  # loss after 100 updates, GPU against CPU, float32
-AGREEMENT_OF_CURVES = 0.01  # of the loss, at every 50th of 500 updates, bfloat16
+AGREEMENT_NATS = 1e-3  # between losses on the GPU and on the CPU, float32
+AGREEMENT_OF_CURVES = 0.01  # of the loss, bfloat16
 
 Row = dict[str, Any]
 Report = Callable[..., None]  # report(**row): adds a row to the section's results at once, so a section that dies keeps what it had
@@ -186,34 +188,66 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-6, "float16": 2**-9}
 """Largest error relative to the largest value: some roundings of the storage type (2^-24, 2^-9, 2^-12)."""
 
 
-def check(report: Report, options: argparse.Namespace) -> None:
-    """Every kernel against its reference in float64 on the same numbers."""
-    from autograd.backend import to_host, xp
+FIRST_DRAW = (33, 65)  # odd, and more than a warp
+CLOSING_S = 8.0  # of a section's budget, what its last draw may take
 
+
+def check(report: Report, options: argparse.Namespace) -> None:
+    """Every kernel against its reference in float64 on the same numbers: each once, then more draws as long as there is time."""
+    from autograd.backend import xp
+
+    end = time.perf_counter() + options.budget_s - CLOSING_S
     seed = int.from_bytes(os.urandom(4), "little")
-    rng = np.random.default_rng(seed)
     report(seed=seed)
-    shapes = [(1, 1), (5, 33)] if options.quick else [(1, 1), (3, 31), (33, 65), (7, 1023), (1500, 768), (64, 3001)]
+    n_left_out = 0
+    for name, draw in draws(np.random.default_rng(seed), xp, options.quick):
+        if time.perf_counter() > end:
+            n_left_out += 1
+            continue
+        try:
+            draw(report)
+        except Exception as error:
+            report(draw=name, ok=False, error=one_line(error))
+    if n_left_out:
+        report(draws_left_out=n_left_out)
+
+
+def draws(rng: np.random.Generator, xp: Any, quick: bool) -> Iterator[tuple[str, Callable[[Report], None]]]:
+    """What is compared, the most telling first: each kernel on one draw, in 32 bits and then in 16, before any gets its second."""
+    formats = [*dtypes(xp), np.dtype("float16")]
+    for shape in [FIRST_DRAW, *([(1, 1)] if quick else [(1500, 768), (1, 1), (64, 3001), (3, 31), (7, 1023)])]:
+        for dtype in formats:
+            yield f"{shape}, {dtype}", partial(check_ops, rng=rng, xp=xp, shape=shape, dtype=dtype)
+            if shape == FIRST_DRAW and dtype.name == "float32":
+                yield "AdamW, 1001", partial(check_adamw, rng=rng, xp=xp, n=1001)
+                yield "Muon", partial(check_muon, xp=xp, shapes=[(5, 33), (5, 33), (33, 5)])
+    for n in [1, 5] if quick else [1, 5, 100_001, 30_000_001]:
+        yield f"AdamW, {n}", partial(check_adamw, rng=rng, xp=xp, n=n)
+    if not quick:
+        yield "Muon, a block", partial(check_muon, xp=xp, shapes=block_matrices(768) * 2)
+
+
+def check_ops(report: Report, *, rng: np.random.Generator, xp: Any, shape: tuple[int, int], dtype: Any) -> None:
+    """The kernels of all ops on inputs of about this shape."""
+    from autograd.backend import to_host
+
     table = kernels_by_op()
-    for rows, columns in shapes:
-        for dtype in [*dtypes(xp), np.dtype("float16")]:
-            for call in calls(rng, rows, columns):
-                op, kernels = table[call.op]
-                arrays = on_device(call, xp, dtype)
-                for kernel in kernels:
-                    name = {"kernel": kernel.__name__, "shape": [rows, columns], "dtype": dtype.name}
-                    if (dtype.name != "float32" and not kernel.takes_half) or not kernel.supports(*arrays, **call.options):
-                        continue
-                    try:
-                        with poisoned(xp):
-                            found, dy = forward_and_backward(kernel, call, arrays, xp)
-                        exact = [a if a is None or a.dtype.kind == "i" else in_float64(a, xp) for a in arrays]
-                        right, _ = forward_and_backward(op, call, exact, xp, in_float64(dy, xp))
-                        again, _ = forward_and_backward(kernel, call, arrays, xp, dy)
-                        report(**name, **compared(found, right, again, to_host, dtype.name))
-                    except Exception as error:
-                        report(**name, ok=False, error=one_line(error))
-    check_optimizer(report, rng, xp, to_host, options.quick)
+    for call in calls(rng, *shape):
+        op, kernels = table[call.op]
+        arrays = on_device(call, xp, dtype)
+        for kernel in kernels:
+            name = {"kernel": kernel.__name__, "shape": list(shape), "dtype": dtype.name}
+            if (dtype.name != "float32" and not kernel.takes_half) or not kernel.supports(*arrays, **call.options):
+                continue
+            try:
+                with poisoned(xp):
+                    found, dy = forward_and_backward(kernel, call, arrays, xp)
+                exact = [a if a is None or a.dtype.kind == "i" else in_float64(a, xp) for a in arrays]
+                right, _ = forward_and_backward(op, call, exact, xp, in_float64(dy, xp))
+                again, _ = forward_and_backward(kernel, call, arrays, xp, dy)
+                report(**name, **compared(found, right, again, to_host, dtype.name))
+            except Exception as error:
+                report(**name, ok=False, error=one_line(error))
 
 
 def compared(found: list[Any], right: list[Any], again: list[Any], to_host: Callable[[Any], np.ndarray], dtype: str) -> Row:
@@ -228,36 +262,41 @@ def compared(found: list[Any], right: list[Any], again: list[Any], to_host: Call
     return {"ok": bool(same and error <= TOLERANCE[dtype]), "error_relative": error, "same_bits_again": bool(same)}
 
 
-def check_optimizer(report: Report, rng: np.random.Generator, xp: Any, to_host: Callable[[Any], np.ndarray], quick: bool) -> None:
-    from autograd.optim.muon import POLAR_EXPRESS
+def check_adamw(report: Report, *, rng: np.random.Generator, xp: Any, n: int) -> None:
+    """AdamW's update, and the norm of gradients, on n elements."""
+    from autograd.backend import to_host
 
     table = kernels_by_op()
-    for n in [1, 5, 1001] if quick else [1, 5, 100_001, 30_000_001]:
-        host = [rng.standard_normal(n, dtype=np.float32) for _ in range(3)] + [rng.standard_normal(n, dtype=np.float32) ** 2]
-        options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "decay": 0.1, "t": 3}
-        op, kernels = table["AdamWUpdate"]
-        for kernel in kernels:
-            # One element in, so that the arrays do not begin on 16 bytes.
-            runs = [[xp.asarray(np.pad(a, (1, 0)))[1:] for a in host] for _ in range(2)]
-            exact = [xp.asarray(a.astype(np.float64)) for a in host]
-            for arrays in runs:
-                kernel.forward(*arrays, xp.asarray(np.float32(0.7)), **options)
-            op.forward(*exact, float(np.float32(0.7)), **options)
-            report(kernel=kernel.__name__, shape=[n], dtype="float32", **compared(runs[0], exact, runs[1], to_host, "float32"))
-        op, kernels = table["SquaredNorm"]
-        for kernel in kernels:
-            x = xp.asarray(host[0])
-            found, right, again = kernel.forward(x), op.forward(in_float64(x, xp)), kernel.forward(x)
-            report(kernel=kernel.__name__, shape=[n], dtype="float32", **compared([found], [right], [again], to_host, "float32"))
-    op, kernels = table["MuonUpdate"]
+    host = [rng.standard_normal(n, dtype=np.float32) for _ in range(3)] + [rng.standard_normal(n, dtype=np.float32) ** 2]
+    options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "decay": 0.1, "t": 3}
+    op, kernels = table["AdamWUpdate"]
+    for kernel in kernels:
+        # One element in, so that the arrays do not begin on 16 bytes.
+        runs = [[xp.asarray(np.pad(a, (1, 0)))[1:] for a in host] for _ in range(2)]
+        exact = [xp.asarray(a.astype(np.float64)) for a in host]
+        for arrays in runs:
+            kernel.forward(*arrays, xp.asarray(np.float32(0.7)), **options)
+        op.forward(*exact, float(np.float32(0.7)), **options)
+        report(kernel=kernel.__name__, shape=[n], dtype="float32", **compared(runs[0], exact, runs[1], to_host, "float32"))
+    op, kernels = table["SquaredNorm"]
+    for kernel in kernels:
+        x = xp.asarray(host[0])
+        found, right, again = kernel.forward(x), op.forward(in_float64(x, xp)), kernel.forward(x)
+        report(kernel=kernel.__name__, shape=[n], dtype="float32", **compared([found], [right], [again], to_host, "float32"))
+
+
+def check_muon(report: Report, *, xp: Any, shapes: list[tuple[int, int]]) -> None:
+    from autograd.backend import to_host
+    from autograd.optim.muon import POLAR_EXPRESS
+
+    op, kernels = kernels_by_op()["MuonUpdate"]
     muon: Row = {"lr": 0.01, "momentum": 0.95, "decay": 0.1, "coefficients": POLAR_EXPRESS}
-    for shapes in [[(5, 33), (5, 33), (33, 5)], *([] if quick else [block_matrices(768) * 2])]:
-        exact, *runs = (muon_arrays(shapes, xp, dtype) for dtype in ("float64", "float32", "float32"))
-        right = op.forward(*exact, 0.7, **muon)
-        for kernel in kernels:
-            found, again = ([*chain(*arrays), kernel.forward(*arrays, xp.asarray(np.float32(0.7)), **muon)] for arrays in runs)
-            name = {"kernel": kernel.__name__, "shape": list(shapes[0]), "dtype": "float32"}
-            report(**name, **compared(found, [*chain(*exact), right], again, to_host, "float32"))
+    exact, *runs = (muon_arrays(shapes, xp, dtype) for dtype in ("float64", "float32", "float32"))
+    right = op.forward(*exact, 0.7, **muon)
+    for kernel in kernels:
+        found, again = ([*chain(*arrays), kernel.forward(*arrays, xp.asarray(np.float32(0.7)), **muon)] for arrays in runs)
+        name = {"kernel": kernel.__name__, "shape": list(shapes[0]), "dtype": "float32"}
+        report(**name, **compared(found, [*chain(*exact), right], again, to_host, "float32"))
 
 
 def block_matrices(n_channels: int) -> list[tuple[int, int]]:
@@ -434,56 +473,140 @@ def gpt2(quick: bool) -> Any:
 
 
 def agreement(report: Report, options: argparse.Namespace) -> None:
-    """The same 500 updates of a small model in child processes: the CPU first, then the GPU in its variants.
+    """The same updates of small models in child processes: the CPU first, then the GPU in float32 and in bfloat16.
 
-    In float32 the loss after 100 updates has to agree, in bfloat16 the loss after each 50.
+    A child prints the numbers of each model as soon as it has them.
     """
-    variants = [
-        ("numpy", "fast", "float32"),
-        ("cupy", "fast", "float32"),
-        ("cupy", "fast", "bfloat16"),
-    ]
-    losses = {}
-    for backend_name, kernels, dtype in variants:
-        variables = {"AUTOGRAD_BACKEND": backend_name, "AUTOGRAD_KERNELS": kernels}
-        code, out, error = run_within(
-            [sys.executable, "-c", AGREEMENT, dtype, "2" if options.quick else "500"], options.budget_s / 2, variables
+    end = time.perf_counter() + options.budget_s - CLOSING_S
+    on_cpu: dict[str, list[float]] = {}
+    for backend_name, dtype in (("numpy", "float32"), ("cupy", "float32"), ("cupy", "bfloat16")):
+        code = f"from benchmarks.gpu import print_numbers; print_numbers({dtype!r}, quick={options.quick})"
+        status, out, error = run_within(
+            [sys.executable, "-c", code],
+            max(1.0, end - time.perf_counter()),
+            {"AUTOGRAD_BACKEND": backend_name, "AUTOGRAD_KERNELS": "fast"},
         )
-        row: Row = {"backend": backend_name, "kernels": kernels, "dtype": dtype}
-        if code != 0:
-            report(**row, ok=False, error="stopped: too slow" if code is None else one_line(error))
-            continue
-        curve = losses[backend_name, kernels, dtype] = json.loads(out)
-        on_cpu = losses.get(variants[0])
-        if on_cpu is None:
-            report(**row, curve_nats=curve, ok=False, error="the CPU has no losses to compare with")
-            continue
-        after_100 = min(1, len(curve) - 1)
-        apart = max(abs(loss - right) / right for loss, right in zip(curve, on_cpu, strict=True))
-        difference = curve[after_100] - on_cpu[after_100]
-        ok = abs(difference) <= AGREEMENT_NATS if dtype == "float32" else apart <= AGREEMENT_OF_CURVES
-        report(**row, loss_after_100=curve[after_100], from_cpu_nats=difference, largest_share_apart=apart, ok=ok, curve_nats=curve)
+        found = {name: numbers for line in out.splitlines() for name, numbers in json.loads(line).items()}
+        for name in AGREEING:
+            row: Row = {"name": name, "backend": backend_name, "dtype": dtype}
+            if name not in found:
+                report(**row, ok=False, error="stopped: too slow" if status is None else one_line(error))
+            elif backend_name == "numpy":
+                on_cpu[name] = found[name]
+                report(**row, ok=bool(np.isfinite(found[name]).all()), last=found[name][-1], numbers=found[name])
+            elif name in on_cpu:
+                report(**row, **agrees(found[name], on_cpu[name], dtype))
+            else:
+                report(**row, ok=False, error="the CPU has no numbers to compare with", numbers=found[name])
 
 
-AGREEMENT = """
-import json
-import sys
-import numpy as np
-from autograd.optim import AdamW
-from tinygpt import GPT, GPTConfig
-model = GPT(GPTConfig(n_layer=2, n_head=4, n_embd=64, n_positions=64, vocab_size=128, dropout=0.0), seed=0).set_compute_dtype(sys.argv[1])
-optimizer, rng, n_steps, curve = AdamW(model, lr=1e-3), np.random.default_rng(0), int(sys.argv[2]), []
-for step in range(n_steps):
-    start, stride = rng.integers(0, 128, (8, 1)), rng.integers(1, 5, (8, 1))
-    ids = (start + stride * np.arange(65)) % 128  # rows that count in steps: something to learn
-    optimizer.zero_grad()
-    loss = model.loss(ids[:, :-1], ids[:, 1:])
-    loss.backward()
-    optimizer.step(max_norm=1.0)
-    if (step + 1) % 50 == 0 or step + 1 == n_steps:
-        curve.append(loss.item())
-print(json.dumps(curve))
-"""
+def agrees(found: list[float], right: list[float], dtype: str) -> Row:
+    """Whether numbers of the GPU are those of the CPU, as closely as the dtype lets them be."""
+    apart = np.abs(np.subtract(found, right))
+    from_cpu, share = float(apart.max()), float((apart / np.abs(right)).max())
+    ok = from_cpu <= AGREEMENT_NATS if dtype == "float32" else share <= AGREEMENT_OF_CURVES
+    return {"ok": ok, "last": found[-1], "from_cpu_nats": from_cpu, "largest_share_apart": share, "numbers": found}
+
+
+def print_numbers(dtype: str, *, quick: bool) -> None:
+    """What a child of `agreement` does: a line of JSON for each of AGREEING, the quick ones first."""
+    for name, numbers in AGREEING.items():
+        print(json.dumps({name: numbers(dtype, quick)}), flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a small model is trained: for how many updates, at which of them its loss is compared."""
+
+    n_updates: int = 30
+    every: int = 1
+    optimizer: Any = "adamw"
+    lr: float = 3e-3
+
+
+def losses(make: Callable[[], tuple[Any, Callable[[np.ndarray], Any]]], plan: Plan, dtype: str, quick: bool) -> list[float]:
+    """The loss of a small model at every so many updates, on rows that count in steps: something to learn."""
+    from tinygpt import TrainConfig
+    from tinygpt.training.optimizers import make_optimizer
+
+    model, loss_of = make()
+    model.set_compute_dtype(dtype)
+    optimizer = make_optimizer(model, TrainConfig(optimizer=plan.optimizer, lr=plan.lr))
+    rng, found = np.random.default_rng(0), []
+    for update in range(2 if quick else plan.n_updates):
+        start, stride = rng.integers(0, 128, (8, 1)), rng.integers(1, 5, (8, 1))
+        optimizer.zero_grad()
+        loss = loss_of((start + stride * np.arange(65)) % 128)
+        loss.backward()
+        optimizer.step(max_norm=1.0)
+        if quick or (update + 1) % plan.every == 0:
+            found.append(loss.item())
+    return found
+
+
+SMALL = {"n_layer": 2, "n_head": 4, "n_embd": 64, "n_positions": 64, "vocab_size": 128, "dropout": 0.0}
+
+
+def decoder(**options: Any) -> tuple[Any, Callable[[np.ndarray], Any]]:
+    from tinygpt import GPT, GPTConfig
+
+    model = GPT(GPTConfig(**SMALL, **options), seed=0)
+    return model, lambda ids: model.loss(ids[:, :-1], ids[:, 1:])
+
+
+LLAMA = {"norm": "rms", "positions": "rotary", "activation": "silu", "gated": True, "n_inner": 96, "n_kv_head": 2, "qkv_bias": False}
+
+
+def encoder() -> tuple[Any, Callable[[np.ndarray], Any]]:
+    """An encoder that fills every sixth token in, with rows of several lengths."""
+    from tinygpt.encoder_config import EncoderConfig
+    from tinygpt.models.encoder import Encoder
+
+    model = Encoder(EncoderConfig(**SMALL), seed=0)
+
+    def loss(ids: np.ndarray) -> Any:
+        ids = ids[:, :64]
+        masked = np.arange(64) % 6 == ids[:, :1] % 6
+        return model.loss(np.where(masked, 1, ids), np.where(masked, ids, -100), attention_mask=lengths(64))
+
+    return model, loss
+
+
+def seq2seq() -> tuple[Any, Callable[[np.ndarray], Any]]:
+    """An encoder-decoder that writes a row backward, with sources of several lengths; without ReLU, whose corner makes a rounding grow."""
+    from tinygpt.models.seq2seq import Seq2Seq
+    from tinygpt.seq2seq_config import Seq2SeqConfig
+
+    model = Seq2Seq(Seq2SeqConfig(**SMALL, activation="silu"), seed=0)
+    return model, lambda ids: model.loss(ids[:, :32], ids[:, 31::-1], attention_mask=lengths(32))
+
+
+def lengths(n: int) -> np.ndarray:
+    """The mask of eight rows of n tokens, the last ones shorter."""
+    return np.arange(n) < n - np.arange(8)[:, None]
+
+
+def likelihoods(dtype: str, quick: bool) -> list[float]:
+    """Log-probabilities of continuations of several lengths, as multiple choice is scored."""
+    from tinygpt.evaluation.continuations import Request, score
+
+    model, _ = decoder(**LLAMA, initializer_range=0.1)
+    rng = np.random.default_rng(0)
+    requests = [
+        Request(rng.integers(128, size=n).tolist(), [rng.integers(128, size=size).tolist() for size in (1, 3, 8)])
+        for n in range(5, 11 if quick else 55)
+    ]
+    return [option.log_prob for scores in score(model.set_compute_dtype(dtype), requests) for option in scores]
+
+
+AGREEING: dict[str, Callable[[str, bool], list[float]]] = {
+    "30 updates of a Llama-like decoder": partial(losses, partial(decoder, **LLAMA), Plan()),
+    "30 updates of an encoder": partial(losses, encoder, Plan()),
+    "30 updates of an encoder-decoder": partial(losses, seq2seq, Plan()),
+    "30 updates of a GPT by Muon": partial(losses, decoder, Plan(optimizer="muon")),
+    "likelihoods of continuations": likelihoods,
+    "500 updates of a GPT": partial(losses, decoder, Plan(500, every=50, lr=1e-3)),
+}
 
 
 def train(report: Report, options: argparse.Namespace) -> None:
@@ -673,8 +796,13 @@ def torch_gpt(config: Any) -> Any:
     return GPT2()
 
 
+TESTS = [f"tests/autograd/test_{name}.py" for name in "ops cupy_backend attention loss optim muon".split()]
+TESTS += [f"tests/tinygpt/test_{name}.py" for name in "cupy_training encoder seq2seq generate evaluation loss_scale lora".split()]
+"""What fits into the section's time; `AUTOGRAD_BACKEND=cupy pytest tests/autograd tests/tinygpt` runs all."""
+
+
 def tests(report: Report, options: argparse.Namespace) -> None:
-    """The test suite under cupy. Tests start their own processes on other backends where they mean to."""
+    """Tests of the engine and of each kind of model under cupy. They start processes on other backends where they mean to."""
     command = [
         sys.executable,
         "-m",
@@ -686,11 +814,8 @@ def tests(report: Report, options: argparse.Namespace) -> None:
         "--maxfail=30",
         "-rfE",
         "--tb=line",
-        "tests/autograd",
-        "tests/tinygpt",
+        *(["tests/autograd/test_activation.py"] if options.quick else TESTS),
     ]
-    if options.quick:
-        command[-2:] = ["tests/autograd/test_activation.py"]
     started = time.perf_counter()
     code, out, error = run_within(command, options.budget_s - 5, {})
     lines = out.strip().splitlines()
@@ -708,14 +833,14 @@ def tests(report: Report, options: argparse.Namespace) -> None:
 
 CUPY = {"AUTOGRAD_BACKEND": "cupy"}
 SECTIONS = {
-    "check": Section(check, 90, CUPY),
-    "speed": Section(speed, 60, CUPY),
+    "check": Section(check, 55, CUPY),
     "agreement": Section(agreement, 75, CUPY),
-    "train": Section(train, 90, CUPY),
-    "torch-eager": Section(torch_eager, 45, {}),
-    "torch-compile": Section(torch_compile, 130, {}),
-    "generate": Section(generate, 35, CUPY),
-    "tests": Section(tests, 200, CUPY),
+    "speed": Section(speed, 60, CUPY),
+    "train": Section(train, 45, CUPY),
+    "torch-eager": Section(torch_eager, 30, {}),
+    "torch-compile": Section(torch_compile, 100, {}),
+    "generate": Section(generate, 30, CUPY),
+    "tests": Section(tests, 125, CUPY),
 }
 
 
@@ -746,18 +871,23 @@ def run_within(command: list[str], timeout_s: float, environment: dict[str, str]
     try:
         out, error = process.communicate(timeout=timeout_s)
         return process.returncode, out, error
-    except subprocess.TimeoutExpired:
+    except BaseException as stop:
         if own_group:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
         out, error = process.communicate()
+        if not isinstance(stop, subprocess.TimeoutExpired):
+            raise
         return None, out, error
 
 
+INTERRUPTED = "interrupted"
+
+
 def run_section(name: str, options: argparse.Namespace, timeout_s: float) -> Row:
-    """Runs one section in a process of its own and collects what it has reported, also from one that was stopped."""
+    """Runs one section in a process of its own and collects what it has reported, also from one that was stopped or interrupted."""
     started = time.perf_counter()
     path = options.out / f".{name}.rows"
     path.unlink(missing_ok=True)
@@ -772,12 +902,15 @@ def run_section(name: str, options: argparse.Namespace, timeout_s: float) -> Row
         f"{timeout_s:.1f}",
     ]
     command += ["--quick"] if options.quick else []
-    code, _, error = run_within(command, timeout_s, SECTIONS[name].environment)
     problem = None
-    if code is None:
-        problem = f"stopped after {timeout_s:.0f} s, its time budget"
-    elif code:
-        problem = f"exit code {code}: {one_line(error)}"
+    try:
+        code, _, error = run_within(command, timeout_s, SECTIONS[name].environment)
+        if code is None:
+            problem = f"stopped after {timeout_s:.0f} s, its time budget"
+        elif code:
+            problem = f"exit code {code}: {one_line(error)}"
+    except KeyboardInterrupt:
+        problem = INTERRUPTED
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     path.unlink(missing_ok=True)
     return {"rows": rows, "problem": problem, "seconds": time.perf_counter() - started}
@@ -843,16 +976,27 @@ def cell(value: Any) -> str:
     return "" if value is None else str(value).replace("|", "\\|")
 
 
+def verdict(name: str, section: Row) -> str:
+    """What came out of a section, in a line: how much of it is right, what is not."""
+    rows = section["rows"]
+    checked = [row for row in rows if "ok" in row]
+    wrong = [row for row in rows if row.get("ok") is False or ("error" in row and "ok" not in row)]
+    said = f"{name}: {sum(row['ok'] for row in checked)} of {len(checked)} right" if checked else f"{name}: {len(rows)} results"
+    if wrong:
+        said += f"; {'the first wrong' if checked else f'{len(wrong)} failed, the first'}: "
+        said += ", ".join(
+            f"{key} {cell(value)}" for key, value in wrong[0].items() if key != "ok" and not (isinstance(value, list) and len(value) > 3)
+        )
+    said += "".join(f"; {row['draws_left_out']} draws left out, as time was short" for row in rows if "draws_left_out" in row)
+    return f"{said}; {section['problem']}" if section["problem"] else said
+
+
 def verdicts(sections: dict[str, Row]) -> list[str]:
     """What the figures come to, each in a line; only of what was measured."""
     lines = []
     for name, section in sections.items():
-        wrong = [row for row in section["rows"] if row.get("ok") is False]
-        checked = [row for row in section["rows"] if "ok" in row]
-        if checked:
-            lines.append(f"{name}: {len(checked) - len(wrong)} of {len(checked)} right")
-        if section["problem"]:
-            lines.append(f"{name}: {section['problem']}")
+        if section["problem"] or any("ok" in row for row in section["rows"]):
+            lines.append(verdict(name, section))
     shares = [row for row in rows_of(sections, "speed") if "share_of_copy" in row]
     for row in shares:
         if row["share_of_copy"] < SHARE_WANTED:
@@ -895,7 +1039,6 @@ def main(argv: list[str] | None = None) -> int:
             )
         print(f"all together at most {options.budget_s:.0f} s; report into {options.out}")
         return 0
-    started = time.perf_counter()
     device, why = probe()
     if device is None:
         print(
@@ -904,28 +1047,40 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
+    print(device, flush=True)
+    return run_all(device, options)
+
+
+def run_all(device: str, options: argparse.Namespace) -> int:
+    """The sections one after the other; after each, its verdict is printed and the report of all so far written."""
+    started, now = time.perf_counter(), datetime.datetime.now(datetime.UTC)
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower().rpartition(" on ")[2]).strip("-")
+    path = options.out / f"gpu-{slug}-{now:%Y%m%d-%H%M}"
+    result: Row = {"device": device, "date": now.date().isoformat(), "seconds": 0.0, "quick": options.quick, "versions": versions()}
     sections: dict[str, Row] = {}
-    print(device)
     for name in options.sections:
         left_s = options.budget_s - (time.perf_counter() - started)
         if left_s < 5:
             sections[name] = {"rows": [], "problem": "not started: no time was left", "seconds": 0.0}
         else:
             sections[name] = run_section(name, options, min(SECTIONS[name].budget_s, left_s))
-        print(
-            f"{name}: {sections[name]['seconds']:.0f} s, {len(sections[name]['rows'])} results{', ' + sections[name]['problem'] if sections[name]['problem'] else ''}",
-            flush=True,
-        )
-    now = datetime.datetime.now(datetime.UTC)
-    result: Row = {"device": device, "date": now.date().isoformat(), "seconds": time.perf_counter() - started, "quick": options.quick}
-    result |= {"versions": versions(), "verdicts": verdicts(sections), "sections": sections}
-    slug = re.sub(r"[^a-z0-9]+", "-", device.lower().rpartition(" on ")[2]).strip("-")
-    path = options.out / f"gpu-{slug}-{now:%Y%m%d-%H%M}"
-    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+        result |= {"seconds": time.perf_counter() - started, "verdicts": verdicts(sections), "sections": sections}
+        write(path, result)
+        print(f"{verdict(name, sections[name])} ({sections[name]['seconds']:.0f} s)", flush=True)
+        if sections[name]["problem"] == INTERRUPTED:
+            break
     print("\n".join(["", *result["verdicts"], "", f"written: {path}.json and .md"]))
     return 1 if failed(sections) else 0
 
 
+def write(path: Path, result: Row) -> None:
+    """The report, as data and as a page; the last one is there until this one is complete."""
+    for suffix, text in ((".json", json.dumps(result, indent=1) + "\n"), (".md", markdown(result))):
+        unfinished = path.with_name(f".{path.name}{suffix}")
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path.with_suffix(suffix))
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `timeout` and job schedulers stop it: an interruption, too
     sys.exit(main())

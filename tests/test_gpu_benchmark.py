@@ -1,10 +1,14 @@
 """benchmarks/gpu.py as far as it goes without a GPU: on the fake device, its kernels on the host, its sections under the clock."""
 
 import argparse
+import dataclasses
 import importlib.util
 import json
+import signal
+import subprocess
 import sys
 import time
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +65,12 @@ def written(out):
     return json.loads(file.read_text(encoding="utf-8")), file.with_suffix(".md").read_text(encoding="utf-8")
 
 
-def test_on_the_fake_device_every_kernel_is_right(fake_device, capsys):
+def test_on_the_fake_device_every_kernel_is_right(fake_device, monkeypatch, capsys):
     out = fake_device / "results"
-    status = gpu.main(["--quick", "--out", str(out), "--sections", "check", "speed", "agreement", "train", "generate"])
+    # The host compiles and runs kernels more slowly than a GPU.
+    monkeypatch.setattr(gpu, "SECTIONS", {name: dataclasses.replace(s, budget_s=5 * s.budget_s) for name, s in gpu.SECTIONS.items()})
+    monkeypatch.setattr(gpu, "DEADLINE_S", 5 * gpu.DEADLINE_S)
+    status = gpu.main(["--quick", "--out", str(out), "--sections", "check", "agreement", "speed", "train", "generate"])
     result, page = written(out)
     sections = result["sections"]
     assert status == 0 and not any(s["problem"] for s in sections.values()), capsys.readouterr().out + page
@@ -75,13 +82,80 @@ def test_on_the_fake_device_every_kernel_is_right(fake_device, capsys):
         )
     }
     assert all(row["ok"] and row["same_bits_again"] for row in sections["check"]["rows"] if "kernel" in row)
+    first_pass = takewhile(lambda row: row["shape"] in (list(gpu.FIRST_DRAW), [1001], [5, 33]), sections["check"]["rows"][1:])
+    assert {row["kernel"] for row in first_pass} == checked, "each kernel once before any other draw"
     assert not [row for s in sections.values() for row in s["rows"] if "error" in row]
     names = {row["name"] for row in sections["speed"]["rows"]}
     assert {"copy", "GELUCUDA backward", "EmbeddingCUDA backward", "cross_entropy_in_place", "AdamWUpdateCUDA", "MuonUpdateCUDA"} <= names
     assert all(row["tokens_per_s"] > 0 and np.isfinite(row["loss"]) for row in sections["train"]["rows"])
-    assert [row["ok"] for row in sections["agreement"]["rows"][:3]] == [True] * 3
+    agreement = sections["agreement"]["rows"]
+    assert [row["name"] for row in agreement] == 3 * list(gpu.AGREEING) and all(row["ok"] and len(row["numbers"]) >= 2 for row in agreement)
+    printed = capsys.readouterr().out.splitlines()
+    n_checked = len(sections["check"]["rows"]) - 1  # the first has the seed
+    assert printed[1].startswith(f"check: {n_checked} of {n_checked} right (") and printed[2].startswith("agreement: 18 of 18 right ("), (
+        printed
+    )
     assert page.startswith("# GPU: ") and "fake device" in result["device"] and "check: " in page and result["date"] in page
     assert list(out.glob(".*")) == [], "no scratch is left"
+
+
+def test_an_interruption_keeps_the_sections_that_have_ended(fake_device):
+    """By the signal with which `timeout` and job schedulers stop a program."""
+    out, command = fake_device / "results", [sys.executable, ROOT / "benchmarks" / "gpu.py", "--quick", "--sections", "generate", "speed"]
+    with subprocess.Popen([*command, "--out", out], stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        line = ""
+        while not line.startswith("generate: "):
+            line = process.stdout.readline()
+            assert line
+        kept, _ = written(out)
+        while not (out / ".speed.rows").exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read()
+    result, page = written(out)
+    assert line.startswith("generate: 4 results (") and kept["sections"].keys() == {"generate"} and len(kept["verdicts"]) == 0
+    assert process.returncode == 1 and result["sections"]["generate"] == kept["sections"]["generate"]
+    assert result["sections"]["speed"]["problem"] == "interrupted" and "**interrupted**" in page and "speed: " in rest
+    assert list(out.glob(".*")) == [], "no scratch is left"
+
+
+def test_a_section_that_brings_all_down_leaves_the_report_of_those_before(tmp_path, monkeypatch, capsys):
+    def run_section(name, *_):
+        if name == "speed":
+            raise OSError("no more processes")
+        return {"rows": [{"kernel": "A", "ok": True}, {"kernel": "B", "shape": [5, 33], "ok": False}], "problem": None, "seconds": 1.0}
+
+    monkeypatch.setattr(gpu, "run_section", run_section)
+    monkeypatch.setattr(gpu, "probe", lambda: ("cupy on Some Card", ""))
+    with pytest.raises(OSError, match="no more processes"):
+        gpu.main(["--out", str(tmp_path), "--sections", "check", "speed"])
+    result, page = written(tmp_path)
+    assert result["sections"].keys() == {"check"} and page.startswith("# GPU: cupy on Some Card")
+    expected = "check: 1 of 2 right; the first wrong: kernel B, shape [5, 33]"
+    assert result["verdicts"] == [expected] and f"- {expected}" in page and f"{expected} (1 s)" in capsys.readouterr().out
+
+
+def test_more_draws_than_there_is_time_for_are_counted(monkeypatch):
+    def slow(report):
+        report(kernel="A", ok=True)
+        time.sleep(0.3)
+
+    def broken(report):
+        raise RuntimeError("illegal address")
+
+    monkeypatch.setattr(gpu, "draws", lambda *_: [("one", broken), ("two", slow), ("three", slow), ("four", slow)])
+    rows = []
+    gpu.check(lambda **row: rows.append(row), options(None, budget_s=gpu.CLOSING_S + 0.2))
+    assert rows[1:] == [{"draw": "one", "ok": False, "error": "illegal address"}, {"kernel": "A", "ok": True}, {"draws_left_out": 2}]
+    line = gpu.verdict("check", {"rows": rows, "problem": None})
+    assert line == "check: 1 of 2 right; the first wrong: draw one, error illegal address; 2 draws left out, as time was short"
+
+
+def test_agreement_is_refused_to_other_numbers():
+    right = [2.0, 1.0]
+    for dtype, near, far in (("float32", 5e-4, 2e-3), ("bfloat16", 5e-3, 2e-2)):
+        assert gpu.agrees([2.0, 1.0 + near], right, dtype)["ok"] and not gpu.agrees([2.0, 1.0 + far], right, dtype)["ok"]
+    assert not gpu.agrees([2.0, float("nan")], right, "float32")["ok"]
 
 
 def test_without_a_gpu_it_is_one_clear_error(monkeypatch, tmp_path, capsys):
@@ -103,6 +177,9 @@ def test_the_plan_needs_no_gpu_and_fits_nine_minutes(capsys):
     plan = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in plan[:-1]] == list(gpu.SECTIONS)
     assert gpu.DEADLINE_S <= 9 * 60 - 15  # what is left pays for start and report
+    assert sum(section.budget_s for section in gpu.SECTIONS.values()) <= gpu.DEADLINE_S
+    assert all((ROOT / name).is_file() for name in gpu.TESTS)
+    assert next(iter(gpu.SECTIONS)) == "check" and gpu.SECTIONS["check"].budget_s < 60
 
 
 def options(out, **changes):
@@ -164,15 +241,15 @@ def test_verdicts_and_page_hold_only_what_was_measured():
     }
     lines = gpu.verdicts(sections)
     assert lines == [
-        "check: 1 of 2 right",
-        "torch-compile: stopped after 9 s, its time budget",
+        "check: 1 of 2 right; the first wrong: kernel B, error x \\| y",
+        "torch-compile: 0 results; stopped after 9 s, its time budget",
         "A (float32): 50% of the copy bandwidth, 80% wanted",
         "B = 16, bfloat16: 1.50 x torch-eager",
     ]
     assert gpu.failed(sections)
     result = {"device": "d", "date": "2026-01-02", "seconds": 3.0, "versions": {"python": "3"}, "verdicts": lines, "sections": sections}
     page = gpu.markdown(result)
-    assert "| B | **no** | x \\| y |" in page and "**stopped after 9 s, its time budget**" in page and "- check: 1 of 2 right" in page
+    assert "| B | **no** | x \\| y |" in page and "**stopped after 9 s, its time budget**" in page and "- check: 1 of 2 right; " in page
 
 
 def test_pytorch_trains_the_same_model():

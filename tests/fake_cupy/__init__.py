@@ -8,6 +8,7 @@ and arguments from `api.txt`, which `make_api.py` writes from the real package.
 It proves semantics, not kernels, rounding or speed: those need a device.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,3 +19,13 @@ def install() -> None:
     """Makes `import cupy` find the fake one in this process. Must come before autograd is imported."""
     assert "cupy" not in sys.modules, "cupy has been imported already"
     sys.path.insert(0, str(FOLDER))
+
+
+def of_processes() -> dict[str, str]:
+    """The variables with which a process that a test starts finds the fake device, if this one does."""
+    if str(FOLDER) not in sys.path:
+        return {}
+    return {
+        "PYTHONPATH": os.pathsep.join(map(str, (FOLDER, FOLDER.parent.parent))),
+        "AUTOGRAD_KERNELS": "reference",
+    }  # it runs no CUDA code

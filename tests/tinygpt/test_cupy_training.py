@@ -10,8 +10,10 @@ from autograd import backend
 from tests.autograd.checks import numpy_only
 from tests.autograd.test_core import run_python
 from tests.autograd.test_cupy_backend import ON_FAKE, has_bfloat16, no_waiting, on_device
+from tests.tinygpt.test_families import CONFIGS
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.windows import Windows
+from tinygpt.model_config import SIZES
 from tinygpt.parallel.communicator import OneRank, run_ranks
 from tinygpt.parallel.divided import MeshWorkers, divide
 from tinygpt.parallel.mesh import Mesh, Shape
@@ -23,7 +25,16 @@ SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=32, n_positions=16, vocab_size=17,
 TOKENS = np.tile(np.random.default_rng(0).integers(0, 17, 60), 20)
 
 
-LLAMA = {"norm": "rms", "positions": "rotary", "n_kv_head": 1, "activation": "silu", "gated": True, "n_inner": 48, "qk_norm": "head"}
+LLAMA = {
+    "norm": "rms",
+    "positions": "rotary",
+    "n_kv_head": 1,
+    "head_size": 8,
+    "activation": "silu",
+    "gated": True,
+    "n_inner": 48,
+    "qk_norm": "head",
+}
 OTHER = {
     "norm_position": "sandwich",
     "positions": "alibi",
@@ -42,6 +53,21 @@ OTHER |= {
     "qk_norm": "all",
 }
 PARALLEL = {"parallel_residual": True, "positions": "sinusoidal", "activation": "gelu_exact", "embedding_scale": 30.0}
+FALCON = {"parallel_residual": True, "shared_norm": True, "positions": "rotary", "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+SCALED = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
+KINDS = {"llama": LLAMA, "other": OTHER, "parallel": PARALLEL, "falcon": FALCON, "scaled": {"positions": "rotary", "rope_scaling": SCALED}}
+KINDS |= {name: CONFIGS[name].options() for name in ("gemma3_text", "olmo2", "gpt_neox", "opt", "nanochat")}
+each_kind = pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+
+
+def test_the_kinds_have_every_option_of_the_families():
+    def chosen(options):
+        """Names, and which of several alternatives, but not numbers, which need not be the same."""
+        return {(name, value if isinstance(value, str | bool) else None) for name, value in options.items()}
+
+    ours = {each for options in KINDS.values() for each in chosen(options)}
+    assert {each for config in CONFIGS.values() for each in chosen(config.options())} <= ours
+    assert {name for options in KINDS.values() for name in options} >= {f.name for f in dataclasses.fields(GPTConfig)} - set(SIZES.split())
 
 
 def trainer(shape=SHAPE, **changes):
@@ -52,7 +78,7 @@ def trainer(shape=SHAPE, **changes):
 @on_device
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=has_bfloat16)])
 @pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("options", [{}, LLAMA, OTHER, PARALLEL], ids=["gpt2", "llama", "other", "parallel"])
+@pytest.mark.parametrize("options", [{}, *KINDS.values()], ids=["gpt2", *KINDS])
 def test_an_update_waits_for_nothing(dtype, accumulation, options):
     t = trainer(dataclasses.replace(SHAPE, **options), dtype=dtype, tokens_per_update=accumulation * 4 * 16, z_loss=1e-4)
     t.update()
@@ -79,7 +105,7 @@ def test_bfloat16_learns_as_float32_does():
 
 @on_device
 @has_bfloat16
-@pytest.mark.parametrize("options", [LLAMA, OTHER, PARALLEL], ids=["llama", "other", "parallel"])
+@each_kind
 def test_with_other_options_bfloat16_follows_float32(options):
     """As far as rounding has not yet sent the two different ways; and generation, whose cache is of 16 bits."""
     runs = [trainer(dataclasses.replace(SHAPE, **options), lr=3e-3, dtype=dtype) for dtype in ("float32", "bfloat16")]

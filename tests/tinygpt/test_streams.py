@@ -1,5 +1,6 @@
 """Texts larger than memory: the pieces are the whole, and little of it is in memory at once."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autograd import backend
 from benchmarks.reliability import FaultyDisk, read_large_text
+from tests import fake_cupy
 from tinygpt.data import streaming
 from tinygpt.data.corpora import Corpus
 from tinygpt.data.streaming import Part, StreamedCorpus, open_corpus, read_pieces, texts_for_tokenizer, token_stream
@@ -143,12 +146,11 @@ def test_a_pretraining_run_reads_a_streamed_corpus(tmp_path):
     code = "import sys, runpy; from tinygpt.data import streaming; streaming.STREAM_BYTES = 0; sys.argv = sys.argv[1:]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, str(root / "examples" / "pretrain.py"), "--corpus", "x.txt", "--run", "run", *flags.split()]
-    import os
-
-    environment = {**os.environ, "PYTHONPATH": str(root), "TINYGPT_CACHE": str(tmp_path / "cache")}
+    environment = {**os.environ, "PYTHONPATH": str(root), "TINYGPT_CACHE": str(tmp_path / "cache"), **fake_cupy.of_processes()}
     for more in ([], ["--resume", "run", "--steps", "3"]):
         done = subprocess.run(
             [*(command if not more else command[:4]), *more], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0 and "streamed, fingerprint" in done.stdout, done.stderr
+        assert f"backend    {backend.name} (" in done.stdout
     assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 2

@@ -11,14 +11,12 @@
 #include "common.cuh"
 
 // Of 16 bits before sm_90, whose conversions take more registers, and of float16: one, so that nothing spills.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int batch(const bf16*) { return 1; }
-#else
-constexpr int batch(const bf16*) { return 2; }
+template <class T> constexpr int batch_of = 1;
+template <> constexpr int batch_of<float> = 2;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+template <> constexpr int batch_of<bf16> = 2;
 #endif
-constexpr int batch(const f16*) { return 1; }
-constexpr int batch(const float*) { return 2; }
-constexpr int BATCH = batch((const storage*)nullptr);
+constexpr int BATCH = batch_of<storage>;
 
 struct Options {
     int n_classes, n_cached;  // n_cached, a multiple of WIDTH: how much of a row `cache` holds
