@@ -72,7 +72,7 @@ def decoders(draw, **changes):
         fields["parallel_residual"] = pick(False, True)
         fields["shared_norm"] = fields["parallel_residual"] and pick(False, True)
     if fields["window"]:
-        fields["window_pattern"] = pick("", "SL", "LS", "SSL")
+        fields["window_pattern"] = pick("", "SL", "SSL", *(["LS"] if changes.get("n_layer", fields["n_layer"]) > 1 else []))
     if fields["positions"] == "rotary":
         llama3 = {
             "rope_type": "llama3",
@@ -83,7 +83,8 @@ def decoders(draw, **changes):
         }
         fields["rope_theta"], fields["rope_fraction"] = pick(1e4, 20.0), pick(1.0, 2 / d)
         fields["rope_scaling"] = pick(None, {"rope_type": "linear", "factor": 2.0}, llama3)
-        fields["rope_local_theta"] = pick(None, 100.0) if fields["window"] else None
+        own = "L" in (fields | changes).get("window_pattern", "") or (fields["rope_theta"] == 1e4 and fields["rope_scaling"] is None)
+        fields["rope_local_theta"] = pick(None, 100.0) if fields["window"] and own else None
     return GPTConfig(**{**fields, **changes})
 
 
