@@ -609,6 +609,7 @@ def test_names_are_fetched(tmp_path, monkeypatch):
         @staticmethod
         def snapshot_download(repository, allow_patterns):
             asked.append(repository)
+            assert {"config.json", INDEX, "tokenizer.json", "additional_chat_templates/*.jinja"} <= set(allow_patterns)
             if repository == "owner/gone":
                 raise RuntimeError("404: no such repository\nmore")
             return str(tmp_path)

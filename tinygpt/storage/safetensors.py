@@ -27,6 +27,8 @@ TOKENIZER_FILES = (
     *"chat_template.json generation_config.json".split(),
 )
 """What else there may be next to them: a tokenizer, and how the model is to be used."""
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""And in a folder: chat templates with names of their own, NAME.jinja."""
 DTYPES = ("float32", "float16", "bfloat16")
 """Of weights, in files that are written."""
 CHUNK_BYTES = 8 * 1024 * 1024  # how much of a tensor is in memory twice while it is widened, rounded, transposed or compared
@@ -173,9 +175,10 @@ def chunks_of(content: Content) -> Iterable[Chunk]:
 
 
 def write_files(directory: Path, files: Mapping[str, Content]) -> None:
-    """Writes files by name into a directory, made where missing."""
+    """Writes files by name into a directory, made where missing; so is the folder of one that is named FOLDER/FILE."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
         write_file(directory / name, chunks_of(content))
 
 
