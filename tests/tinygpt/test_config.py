@@ -26,7 +26,7 @@ def test_parameter_counts_of_gpt2_are_exact(name, n):
         ("pythia-14m", 14_067_712), ("pythia-70m", 70_426_624), ("pythia-160m", 162_322_944), ("olmo-2-1b", 1_484_916_736),
         ("gemma-3-270m", 268_098_176), ("gemma-3-1b", 999_885_952), ("opt-125m", 125_239_296 - 2 * 768), ("nanochat-d20", 560_988_160),
         ("gpt1", 116_534_784), ("llama-2-7b", 6_738_415_616), ("llama-2-13b", 13_015_864_320), ("llama-2-70b", 68_976_648_192),
-        ("falcon-7b", 6_921_720_704), ("falcon-40b", 41_303_293_952),
+        ("falcon-7b", 6_921_720_704), ("falcon-40b", 41_303_293_952), ("falcon-180b", 178_557_088_768),
     ],
 )  # fmt: skip
 def test_parameter_counts_of_other_decoders_are_exact(name, n):
