@@ -14,9 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 from autograd import backend
 from autograd.optim import AdamW
-from tests.tinygpt.helpers import TOKENS, Notes, decoders, peak_of_loading, randomize, weights
+from tests.tinygpt.helpers import Notes, decoders, peak_of_loading, randomize, weights
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.data.tokenizer import CharacterTokenizer
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.data.windows import Windows, encode_documents
 from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches
 from tinygpt.finetuning.common import fit
 from tinygpt.inference.fast import supports_fast_decoding
@@ -310,18 +312,29 @@ def test_what_no_family_describes_says_so(tmp_path):
 # ---- everything else works with them -----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def docs():
+    """(windows of a few documents of the default corpus, how many tokens there are, the loss of guessing by their frequency)."""
+    texts = [document.text[:400] for document in load_corpus("docs").train[:40]]
+    tokenizer = BPETokenizer.train(texts, 300)
+    ids = encode_documents(texts, tokenizer)
+    p = np.bincount(ids) / len(ids)
+    return Windows(ids, 16), tokenizer.n_vocab, -float(p[p > 0] @ np.log(p[p > 0]))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_model_of_each_family_trains_and_decodes_fast(name):
-    model = GPT(CONFIGS[name], seed=0)
+def test_a_model_of_each_family_trains_on_the_default_corpus_and_decodes_fast(docs, name):
+    windows, n_vocab, by_frequency = docs
+    model = GPT(dataclasses.replace(CONFIGS[name], vocab_size=n_vocab), seed=0)
     optimizer, rng, losses = AdamW(model, lr=1e-2), np.random.default_rng(0), []
-    for _ in range(80):
-        rows = TOKENS[rng.integers(0, len(TOKENS) - 16, 8)[:, None] + np.arange(16)]
-        loss = model.loss(rows[:, :-1], rows[:, 1:])
+    for _ in range(100):
+        loss = model.loss(*windows.batch(rng.integers(0, len(windows), 16)))
         model.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[0] == pytest.approx(np.log(29), rel=0.3) and losses[-1] < 1.6 < np.log(11)  # the ids are below 11
+    assert losses[0] == pytest.approx(np.log(n_vocab), rel=0.02)
+    assert np.mean(losses[-10:]) < by_frequency - 0.15  # it has learned what follows what
     if backend.name == "numpy":
         assert supports_fast_decoding(model.eval())
     assert model.generate([[1, 2, 3]], 30, temperature=0.0).shape == (1, 33)
