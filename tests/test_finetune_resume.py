@@ -1,5 +1,6 @@
 """Fine-tunings that are killed and resumed end as the one that was never stopped, bit for bit."""
 
+import dataclasses
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.autograd.checks import numpy_only
-from tests.tinygpt.helpers import checkpoint_directory, new_run
+from tests.tinygpt.helpers import GEMMA, checkpoint_directory, new_run
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.weights.pretrained import save_pretrained
@@ -31,10 +32,11 @@ def folder(tmp_path_factory):
     texts = [f"{a} {b} {c}" for a in words for b in words for c in words][:80]
     tokenizer = BPETokenizer.train(texts, 300)
     shape = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=64, vocab_size=tokenizer.n_vocab, dropout=0.1)
-    run = new_run(folder / "base")
-    save_pretrained(GPT(shape), run / "checkpoints" / "step-00000001", tokenizer)
-    for pointer in ("last", "best"):
-        (run / "checkpoints" / pointer).write_text("step-00000001\n", encoding="utf-8")
+    for name, changes in (("base", {}), ("gemma", GEMMA)):
+        run = new_run(folder / name)
+        save_pretrained(GPT(dataclasses.replace(shape, **changes)), run / "checkpoints" / "step-00000001", tokenizer)
+        for pointer in ("last", "best"):
+            (run / "checkpoints" / pointer).write_text("step-00000001\n", encoding="utf-8")
     (folder / "rows.csv").write_text("text,label\n" + "".join(f"{t},{t[0]}\n" for t in texts), encoding="utf-8")
     rows = [{"instruction": f"Say {t}", "output": t.split()[0]} for t in texts]
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -75,8 +77,9 @@ def finish(folder, script, *flags):
         ("finetune_instructions.py", ASSISTANT),
         ("finetune_instructions.py", ASSISTANT + LORA),
         ("finetune_chat.py", CHAT + LORA),
+        ("finetune_instructions.py", [*ASSISTANT[:-1], "gemma", *LORA]),
     ],
-    ids=["classifier", "classifier-lora", "assistant", "assistant-lora", "chat-lora"],
+    ids=["classifier", "classifier-lora", "assistant", "assistant-lora", "chat-lora", "gemma-assistant-lora"],
 )
 def test_killed_and_resumed_it_ends_as_if_it_had_never_been_stopped(folder, request, script, flags):
     whole, parts = (f"{request.node.callspec.id}-{name}" for name in ("whole", "parts"))

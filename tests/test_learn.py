@@ -334,9 +334,21 @@ def check_longer_texts(out):
     assert growth["rotary"] == pytest.approx(rows["rotary"][5] - rows["rotary"][1], abs=2e-3)
 
 
+def test_switches_with_equal_time(tmp_path):
+    """A row that takes longer for an update makes fewer."""
+    out, _ = run("23_gpt2_to_llama.py", *"--updates 12 --rounds 1 --unit time --json".split(), str(tmp_path / "switches.json"))
+    results = json.loads((tmp_path / "switches.json").read_text(encoding="utf-8"))
+    first = results["rows"]["GPT-2"]
+    assert results["unit"] == "time" and first["updates"] == 12
+    for row in results["rows"].values():
+        assert row["updates"] == round(12 * first["step_ms"] / row["step_ms"])
+    found = numbers(r"^(GPT-2|\+ [a-zA-Z/ 0-9]+?) {2,}((?:[\d.,+-]+ *){9})$", out)
+    assert {name: row[6] for name, row in found.items()} == {name: row["updates"] for name, row in results["rows"].items()}
+
+
 def check_gpt2_to_llama(out):
-    rows = numbers(r"^(GPT-2|\+ [a-zA-Z/ 0-9]+?) {2,}((?:[\d.,+-]+ *){8})$", out)
-    assert len(rows) == 8
+    rows = numbers(r"^(GPT-2|\+ [a-zA-Z/ 0-9]+?) {2,}((?:[\d.,+-]+ *){9})$", out)
+    assert len(rows) == 8 and len({row[6] for row in rows.values()}) == 1  # updates
     weights, _, cache, *_ = (dict(zip(rows, column, strict=True)) for column in zip(*rows.values(), strict=True))
     assert weights["GPT-2"] == GPTConfig.preset("laptop").n_parameters()
     assert weights["+ SiLU"] == pytest.approx(weights["+ gated MLP"], rel=0.01)  # a gate at equal weights

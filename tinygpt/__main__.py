@@ -23,7 +23,7 @@ COMMANDS = {
     "curate": ("tinygpt.curate.command", "from files to a corpus: filter, remove copies, redact, mix, with a report of every step"),
     "instruct": ("tinygpt.curate.generated", "new instructions and answers from a model of yours, filtered"),
     "explore": ("tinygpt.inspect.explore", "one prompt, one HTML page with every attention weight, prediction and gradient"),
-    "export": ("tinygpt.runs.export", "a model as one GGUF file for llama.cpp, tokenizer included"),
+    "export": ("tinygpt.runs.export", "a model as one GGUF file for llama.cpp, tokenizer included, or as safetensors in another dtype"),
     "exercise": ("", "check the exercises: which gradient is wrong, where and by how much"),
 }
 """Name -> (module with a `main(argv)`, imported only when the command runs, or "": a file of the checkout; what it is for)."""

@@ -100,7 +100,8 @@ class GPTConfig:
     mlp_bias: bool = True
     """Whether the MLP's projections have biases."""
     window: int | None = None
-    """Positions that a query sees in blocks with a window, its own included; default: all."""
+    """Positions that a query sees in blocks with a window, its own included; default: all. n_positions or more are all, too: published models
+    have that, and so has a preset that is given a shorter context."""
     window_pattern: str = ""
     """Which blocks have the window, repeated over the blocks: S (short) with, L (long) without, as in SSSL. Default: all."""
     embedding_scale: float = 1.0
@@ -253,7 +254,7 @@ def _check_ranges(config: GPTConfig) -> None:
 
 
 def _check_combinations(config: GPTConfig) -> None:
-    """Raises ValueError for an option that would have no effect, or none that anybody meant, beside the others."""
+    """Raises ValueError for an option that would have no effect, or none that anybody meant, next to the others."""
     if config.norm_offset and config.norm != "rms":
         _refuse(config, "norm_offset", "norm", "norm rms, whose weight it is added to; leave it out, or take --norm rms")
     if config.parallel_residual and config.norm_position != "pre":
@@ -267,6 +268,9 @@ def _check_combinations(config: GPTConfig) -> None:
     if config.window_pattern and (config.window is None or not set(config.window_pattern) <= set("SL") or "S" not in config.window_pattern):
         rule = "a window, and a pattern of the letters S (with the window; at least one) and L (without)"
         _refuse(config, "window_pattern", "window", f"{rule}; for instance window 256, window_pattern SSSL")
+    if config.window is not None and all(config.window_of(layer) is None for layer in range(config.n_layer)):
+        rule = f"an S among its first {config.n_layer} letters, or no block has the window"
+        _refuse(config, "window_pattern", "n_layer", f"{rule}; leave window and window_pattern out, or add blocks")
     if config.width_base not in (0, config.n_embd) and config.attention_scale is None:
         d, m = config.channels_per_head, config.width_ratio
         fix = f"{1 / math.sqrt(d):.4g} if the base has heads of {d} channels too, {1 / math.sqrt(m * d):.4g} if it has {config.n_head} heads too"
@@ -293,13 +297,21 @@ def _check_rotary(config: GPTConfig) -> None:
         return
     if config.rope_local_theta is not None and config.window is None:
         _refuse(config, "rope_local_theta", "window", "a window: it is the theta of blocks that have one; set rope_theta, or a window")
+    if config.rope_local_theta is not None and "L" not in config.window_pattern:
+        for name, default in (("rope_theta", GPTConfig.rope_theta), ("rope_scaling", None)):
+            if getattr(config, name) != default:
+                rule = "the default, as every block has the window, and rope_local_theta takes its effect there"
+                _refuse(config, name, "rope_local_theta", f"{rule}; leave one of them out, or take a window_pattern with L")
     d, rotated = config.channels_per_head, int(config.channels_per_head * config.rope_fraction)
     if not 0 < config.rope_fraction <= 1 or rotated < 2 or rotated % 2:
         fix = f"{rotated} channels of {d} would be rotated, change rope_fraction, or the size of a head (n_embd / n_head, or head_size)"
         raise InvalidInput(f"GPTConfig.rope_fraction: {config.rope_fraction}, expected 0 to 1, for an even number of channels; {fix}")
-    scaling = config.rope_scaling
-    if scaling is None:
-        return
+    if config.rope_scaling is not None:
+        _check_scaling(config.rope_scaling)
+
+
+def _check_scaling(scaling: Json) -> None:
+    """Raises ValueError for an unknown kind, and for numbers from which no wavelengths follow; TypeError for what is no dict."""
     if not isinstance(scaling, dict):
         raise WrongType(
             f"GPTConfig.rope_scaling: {scaling!r}, expected a dict with rope_type and numbers; take it from the model's config.json"
@@ -308,9 +320,12 @@ def _check_rotary(config: GPTConfig) -> None:
     if kind not in ROPE_KEYS:
         raise InvalidInput(f"GPTConfig.rope_scaling: rope_type {kind!r}, expected linear or llama3; no other is supported")
     numbers = {key: value for key, value in scaling.items() if key != "rope_type"}
-    if numbers.keys() != ROPE_KEYS[kind] or not all(isinstance(n, (int, float)) and 0 < n < math.inf for n in numbers.values()):
+    if numbers.keys() != ROPE_KEYS[kind] or not all(type(n) in (int, float) and 0 < n < math.inf for n in numbers.values()):
         rule = f"expected for {kind} a positive number for each of {', '.join(sorted(ROPE_KEYS[kind]))}, and nothing else"
         raise InvalidInput(f"GPTConfig.rope_scaling: {numbers}, {rule}; take them from the model's config.json")
+    if kind == "llama3" and numbers["low_freq_factor"] >= numbers["high_freq_factor"]:
+        found = f"low_freq_factor {numbers['low_freq_factor']} with high_freq_factor {numbers['high_freq_factor']}"
+        raise InvalidInput(f"GPTConfig.rope_scaling: {found}, expected low < high; take them from the model's config.json")
 
 
 def _refuse(config: GPTConfig, name: str, other: str, rule: str) -> None:

@@ -83,4 +83,5 @@ PRESETS: dict[str, dict[str, Json]] = {
     "llama-2-70b": {**_LLAMA_2, "n_layer": 80, "n_head": 64, "n_kv_head": 8, "n_embd": 8192, "n_inner": 28_672},
     "falcon-7b": {**_FALCON, "n_layer": 32, "n_head": 71, "n_kv_head": 1, "n_embd": 4544, "shared_norm": True},
     "falcon-40b": {**_FALCON, "n_layer": 60, "n_head": 128, "n_kv_head": 8, "n_embd": 8192},
+    "falcon-180b": {**_FALCON, "n_layer": 80, "n_head": 232, "n_kv_head": 8, "n_embd": 14_848},
 }  # fmt: skip

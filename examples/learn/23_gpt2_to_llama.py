@@ -5,8 +5,8 @@
     python examples/learn/23_gpt2_to_llama.py --plot switches.png                              # pictures: pip install -e ".[plot]"
 
 Some twenty seconds. The first row is a small GPT-2; each row below adds one switch to all above it, and the last one is a Llama. All make
-the same number of updates on the same batches in the same order, from one seed. Times are measured in turns, row after row, several
-times, because machines drift; compare them within one run only.
+the same number of updates (or as many as fit into GPT-2's time) on the same batches in the same order, from one seed. Times are measured
+first, in turns, row after row, several times, because machines drift; compare them within one run only.
 """
 
 import argparse
@@ -31,6 +31,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--plot", metavar="FILE", help="also draw the training losses, compared with GPT-2's, into this picture")
 parser.add_argument("--json", metavar="FILE", help="also write the table and the losses into this file")
 parser.add_argument("--updates", type=int, default=8, help="updates of each model (8)")
+parser.add_argument("--unit", choices=("updates", "time"), default="updates", help="what each gets as much of as GPT-2 (updates)")
 parser.add_argument("--rounds", type=int, default=1, help="how often the times are measured (1)")
 args = parser.parse_args()
 
@@ -71,23 +72,12 @@ def peak_megabytes(model):
 corpus = load_corpus("docs")
 tokenizer = train_tokenizer("bpe", [d.text for d in corpus.train], GPT_2.vocab_size)
 windows, validation = (Windows(encode_documents((d.text for d in part), tokenizer), T) for part in (corpus.train, corpus.validation))
-configs, options = {}, {"vocab_size": tokenizer.n_vocab}
+configs, curves, rows, options = {}, {}, {}, {"vocab_size": tokenizer.n_vocab}
 for name, switch in SWITCHES.items():
     options |= switch
     configs[name] = dataclasses.replace(GPT_2, **options)
 print("the last has Llama 2 70B's options:", configs[name].options().keys() == GPTConfig.preset("llama-2-70b").options().keys())
-models, curves, rows = {}, {}, {}
-for name, config in configs.items():
-    models[name] = GPT(config, seed=0)
-    losses, _ = updates(models[name], args.updates)
-    print(f"  {name}: trained, loss of the last batch {losses[-1]:.3f}", flush=True)
-    curves[name] = np.arange(1, args.updates + 1), smooth(losses, 50)
-    rows[name] = {
-        "weights": config.n_parameters(), "flops_per_token": flops(config), "cache_bytes_per_token": 2 * config.n_layer * config.kv_heads * config.channels_per_head * 4,
-        "validation_nats": measure(models[name], validation, BATCH, min(args.updates, 80)).nats, "peak_mb": peak_megabytes(models[name]),
-    }  # fmt: skip
-
-times = {name: ([], []) for name in models}
+times, models = {name: ([], []) for name in configs}, {name: GPT(config, seed=0) for name, config in configs.items()}
 for _ in range(args.rounds):
     for name, model in models.items():
         _, seconds = updates(model, 4)
@@ -95,26 +85,36 @@ for _ in range(args.rounds):
         model.generate([[0] * 16], max_new_tokens=NEW_TOKENS, temperature=0.0)
         times[name][0].append(1000 * np.median(seconds))
         times[name][1].append(NEW_TOKENS / (time.perf_counter() - started))
-for name, (step, decoding) in times.items():
-    rows[name] |= {"step_ms": float(np.median(step)), "tokens_per_s": float(np.median(decoding))}
-
+for name, config in configs.items():
+    model, (step_ms, tokens_per_s) = GPT(config, seed=0), (float(np.median(measured)) for measured in times[name])
+    n = round(args.updates * np.median(times["GPT-2"][0]) / step_ms) if args.unit == "time" else args.updates
+    losses, _ = updates(model, max(n, 1))
+    print(f"  {name}: trained, loss of the last batch {losses[-1]:.3f}", flush=True)
+    curves[name] = np.arange(1, len(losses) + 1) * args.updates / len(losses), smooth(losses, 50)
+    rows[name] = {
+        "weights": config.n_parameters(), "flops_per_token": flops(config), "cache_bytes_per_token": 2 * config.n_layer * config.kv_heads * config.channels_per_head * 4,
+        "validation_nats": measure(model, validation, BATCH, min(args.updates, 80)).nats, "peak_mb": peak_megabytes(model),
+        "step_ms": step_ms, "tokens_per_s": tokens_per_s, "updates": len(losses),
+    }  # fmt: skip
 print(f"\n{machine()}")
+equal = f"{args.updates} updates" if args.unit == "updates" else f"as many updates as fit into the time of GPT-2's {args.updates}"
 say(
-    f"{args.updates} updates of {BATCH} x {T} tokens each{' (too few for the losses to mean anything)' * (args.updates < 100)}, one seed; arithmetic and "
-    f"cache per token; ms an update and tokens/s of one text, medians of {args.rounds} rounds; peak memory of an update; held-out loss in nats per token"
+    f"{equal}, {BATCH} x {T} tokens each{' (too few for the losses to mean anything)' * (args.updates < 100)}, one seed; arithmetic and cache per token; ms "
+    f"an update and tokens/s of one text, medians of {args.rounds} rounds; peak memory of an update; held-out loss in nats per token"
 )
-print(f"\n{'':<20} {'weights':>10} {'MFLOP':>6} {'cache B':>8} {'ms':>6} {'tokens/s':>9} {'MB':>5} {'loss':>7} {'change':>7}")
+print(f"\n{'':<19} {'weights':>10} {'MFLOP':>6} {'cache B':>7} {'ms':>6} {'tokens/s':>8} {'MB':>4} updates {'loss':>7} {'change':>6}")
 before = next(iter(rows.values()))["validation_nats"]
 for name, row in rows.items():
     nats = row["validation_nats"]
     print(
-        f"{name:<20} {row['weights']:>10,} {row['flops_per_token'] / 1e6:>6.2f} {row['cache_bytes_per_token']:>8,} {row['step_ms']:>6.1f} "
-        f"{row['tokens_per_s']:>9,.0f} {row['peak_mb']:>5.0f} {nats:>7.3f} {nats - before:>+7.3f}"
+        f"{name:<19} {row['weights']:>10,} {row['flops_per_token'] / 1e6:>6.2f} {row['cache_bytes_per_token']:>7,} {row['step_ms']:>6.1f} "
+        f"{row['tokens_per_s']:>8,.0f} {row['peak_mb']:>4.0f} {row['updates']:>7} {nats:>7.3f} {nats - before:>+6.3f}"
     )
     before = nats
 if args.json:
-    results = {"machine": machine(), "updates": args.updates, "seed": 0, "rows": rows, "rounds": times}
+    results = {"machine": machine(), "updates": args.updates, "unit": args.unit, "seed": 0, "rows": rows, "rounds": times}
     Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 if args.plot:
-    behind = {name: (x, y - curves["GPT-2"][1]) for name, (x, y) in curves.items()}
-    draw(args.plot, behind, "updates", "training loss minus GPT-2's (nats per token)", "each curve has one switch more than the one before")
+    behind = {name: (x, y - np.interp(x, *curves["GPT-2"])) for name, (x, y) in curves.items()}
+    unit = "updates" if args.unit == "updates" else "updates of GPT-2 in the same time"
+    draw(args.plot, behind, unit, "training loss minus GPT-2's (nats per token)", "each curve has one switch more than the one before")

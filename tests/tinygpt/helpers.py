@@ -24,6 +24,27 @@ def tiny(**changes):
     return GPTConfig(**{"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 8, "vocab_size": 11, **changes})
 
 
+GEMMA = {
+    "norm": "rms",
+    "norm_offset": 1.0,
+    "norm_position": "sandwich",
+    "qk_norm": "head",
+    "positions": "rotary",
+    "activation": "gelu",
+    "gated": True,
+}
+GEMMA |= {"qkv_bias": False, "attention_output_bias": False, "mlp_bias": False, "n_layer": 2, "n_kv_head": 1, "head_size": 6, "n_inner": 24}
+GEMMA |= {
+    "rope_theta": 1e6,
+    "rope_local_theta": 1e4,
+    "window": 5,
+    "window_pattern": "SL",
+    "embedding_scale": 4.0,
+    "attention_scale": 9**-0.5,
+}
+"""Changes to a small GPT-2 that take most options at once, as Gemma 3 does."""
+
+
 def check_by_differences(parameter, loss, rng):
     """The gradient that a float64 parameter has, along a random direction, against central differences of `loss()`."""
     u, h, middle = backend.to_device(rng.standard_normal(parameter.shape)), 1e-6, parameter.data
@@ -72,7 +93,7 @@ def decoders(draw, **changes):
         fields["parallel_residual"] = pick(False, True)
         fields["shared_norm"] = fields["parallel_residual"] and pick(False, True)
     if fields["window"]:
-        fields["window_pattern"] = pick("", "SL", "LS", "SSL")
+        fields["window_pattern"] = pick("", "SL", "SSL", *(["LS"] if changes.get("n_layer", fields["n_layer"]) > 1 else []))
     if fields["positions"] == "rotary":
         llama3 = {
             "rope_type": "llama3",
@@ -83,7 +104,8 @@ def decoders(draw, **changes):
         }
         fields["rope_theta"], fields["rope_fraction"] = pick(1e4, 20.0), pick(1.0, 2 / d)
         fields["rope_scaling"] = pick(None, {"rope_type": "linear", "factor": 2.0}, llama3)
-        fields["rope_local_theta"] = pick(None, 100.0) if fields["window"] else None
+        own = "L" in (fields | changes).get("window_pattern", "") or (fields["rope_theta"] == 1e4 and fields["rope_scaling"] is None)
+        fields["rope_local_theta"] = pick(None, 100.0) if fields["window"] and own else None
     return GPTConfig(**{**fields, **changes})
 
 

@@ -15,7 +15,7 @@ from tinygpt.inference.decoding import generate
 from tinygpt.inference.text import complete, complete_all
 from tinygpt.inspect.explore import collect
 from tinygpt.runs.checkpoint import Checkpoint
-from tinygpt.runs.layout import newest_run, status
+from tinygpt.runs.layout import integrity_errors, newest_run, status
 from tinygpt.storage.durable import Lock
 from tinygpt.weights.pretrained import StoredModel
 
@@ -39,6 +39,26 @@ def test_weights_and_config_come_back_as_they_were(tmp_path, tied, qkv_bias):
     loaded = GPT.from_pretrained(tmp_path)
     assert loaded.config == config
     np.testing.assert_equal(weights(loaded), weights(model))
+
+
+def test_chat_templates_with_names_are_kept_and_checked(tmp_path):
+    """In a folder next to the tokenizer: through reading, saving, and a run's checkpoint, whose manifest lists them."""
+    name, text = "additional_chat_templates/tools.jinja", b"{{ tools }}\r\n"
+    model = GPT(TINY)
+    model.save_pretrained(tmp_path / "published", TOKENIZER)
+    (tmp_path / "published" / name).parent.mkdir()
+    (tmp_path / "published" / name).write_bytes(text)
+    (tmp_path / "published" / name).with_suffix(".txt").touch()
+    tokenizer = Checkpoint.open(tmp_path / "published").tokenizer()
+    assert tokenizer.kept[name] == text
+    run = new_run(tmp_path / "run", "x")
+    save_checkpoint(run, 1, model, AdamW(model), tokenizer, {"step": 1}, best=True)
+    directory = checkpoint_directory(run)
+    assert integrity_errors(directory) == [] and Checkpoint.open(run).tokenizer().kept == tokenizer.kept | {
+        file.name: file.read_bytes() for file in directory.glob("tokenizer_config.json")
+    }
+    (directory / name).write_bytes(text[::-1])
+    assert integrity_errors(directory) == [f"{name} is damaged: its sha256 is not the one in manifest.json"]
 
 
 def test_the_file_has_gpt2s_keys_whatever_the_options(tmp_path):

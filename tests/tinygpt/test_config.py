@@ -26,7 +26,7 @@ def test_parameter_counts_of_gpt2_are_exact(name, n):
         ("pythia-14m", 14_067_712), ("pythia-70m", 70_426_624), ("pythia-160m", 162_322_944), ("olmo-2-1b", 1_484_916_736),
         ("gemma-3-270m", 268_098_176), ("gemma-3-1b", 999_885_952), ("opt-125m", 125_239_296 - 2 * 768), ("nanochat-d20", 560_988_160),
         ("gpt1", 116_534_784), ("llama-2-7b", 6_738_415_616), ("llama-2-13b", 13_015_864_320), ("llama-2-70b", 68_976_648_192),
-        ("falcon-7b", 6_921_720_704), ("falcon-40b", 41_303_293_952),
+        ("falcon-7b", 6_921_720_704), ("falcon-40b", 41_303_293_952), ("falcon-180b", 178_557_088_768),
     ],
 )  # fmt: skip
 def test_parameter_counts_of_other_decoders_are_exact(name, n):
@@ -109,6 +109,14 @@ LLAMA3 = GPTConfig.preset("llama-3.2-1b").rope_scaling
         ({"positions": "rotary", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"rope_type 'yarn', expected linear or llama3; no other"),
         ({"positions": "rotary", "rope_scaling": {"rope_type": "linear"}}, r"rope_scaling: \{\}, expected for linear a positive number .* factor"),
         ({"positions": "rotary", "rope_scaling": LLAMA3 | {"factor": 0}}, r"rope_scaling: .*'factor': 0.*, expected for llama3 a positive"),
+        ({"positions": "rotary", "rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, r"low_freq_factor 4.0 with high_freq_factor 4.0, expected low < high"),
+        ({"positions": "rotary", "rope_scaling": LLAMA3 | {"low_freq_factor": 5}}, r"rope_scaling: low_freq_factor 5 with high_freq_factor 4.0, expected"),
+        ({"positions": "rotary", "rope_scaling": {"rope_type": "linear", "factor": True}}, r"rope_scaling: \{'factor': True\}, expected for linear a positive"),
+        ({"positions": "rotary", "rope_local_theta": 20.0, "window": 8, "rope_theta": 1e6},
+         r"rope_theta: 1000000.0 with rope_local_theta 20.0, expected the default, as every block has the window, .*; leave one of them out"),
+        ({"positions": "rotary", "rope_local_theta": 20.0, "window": 8, "window_pattern": "SS", "rope_scaling": LLAMA3},
+         r"rope_scaling: .* with rope_local_theta 20.0, expected the default"),
+        ({"window": 4, "window_pattern": "LLS", "n_layer": 2}, r"window_pattern: 'LLS' with n_layer 2, expected an S among its first 2 letters, or no"),
         ({"n_kv_head": 5}, r"n_kv_head 5 with n_head 12, expected n_kv_head to divide n_head; try n_kv_head 4 or 6"),
         ({"n_kv_head": 0}, r"GPTConfig.n_kv_head: 0, expected at least 1"),
         ({"window_pattern": "SL"}, r"window_pattern: 'SL' with window None, expected a window, and a pattern .*; for instance window 256"),
@@ -123,6 +131,15 @@ LLAMA3 = GPTConfig.preset("llama-3.2-1b").rope_scaling
 def test_options_that_contradict_each_other_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         GPTConfig(**fields)
+
+
+def test_options_with_little_effect_are_legal():
+    """Every block with a theta of its own, a block after those with a window, a window of all positions."""
+    GPTConfig(positions="rotary", rope_local_theta=20.0, window=8)
+    GPTConfig(positions="rotary", rope_local_theta=20.0, rope_theta=1e6, rope_scaling=LLAMA3, window=8, window_pattern="LLS", n_layer=3)
+    GPTConfig(window=1024), GPTConfig(window=4096)
+    for name in ("gemma-3-270m", "gemma-3-1b"):
+        GPTConfig.preset(name, n_layer=2, n_positions=16)
 
 
 def test_options_are_flags():

@@ -68,7 +68,7 @@ def test_logits_agree(pair):
     with torch.no_grad():
         expected = other(torch.as_tensor(ids)).logits.numpy()
     assert expected.std() > 0.3  # far from even, so that agreeing means something
-    np.testing.assert_allclose(mine(ids).data, expected, atol=1e-4 * max(1, np.abs(expected).max()), rtol=0)
+    np.testing.assert_allclose(mine(ids).data, expected, atol=1e-4, rtol=0)
 
 
 def test_loss_and_every_gradient_agree(pair):
@@ -101,7 +101,8 @@ def test_greedy_continuations_agree_with_and_without_a_cache(pair):
     ("name", "others"),
     [
         ("smollm2-135m", "Llama"), ("qwen2.5-0.5b", "Qwen2"), ("qwen3-0.6b", "Qwen3"), ("pythia-70m", "GPTNeoX"), ("olmo-2-1b", "Olmo2"),
-        ("gemma-3-270m", "Gemma3"), ("nanochat-d20", "NanoChat"), ("falcon-7b", "Falcon"), ("falcon-40b", "Falcon"), ("gpt1", "OpenAIGPT"),
+        ("gemma-3-270m", "Gemma3"), ("nanochat-d20", "NanoChat"), ("falcon-7b", "Falcon"), ("falcon-40b", "Falcon"), ("falcon-180b", "Falcon"),
+        ("gpt1", "OpenAIGPT"),
     ],
 )  # fmt: skip
 def test_parameters_are_as_many_as_those_of_transformers(name, others):

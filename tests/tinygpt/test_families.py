@@ -14,9 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 from autograd import backend
 from autograd.optim import AdamW
-from tests.tinygpt.helpers import TOKENS, Notes, decoders, peak_of_loading, randomize, weights
+from tests.tinygpt.helpers import Notes, decoders, peak_of_loading, randomize, weights
 from tinygpt import GPT, GPTConfig, TrainConfig
-from tinygpt.data.tokenizer import CharacterTokenizer
+from tinygpt.data.corpora import load_corpus
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.data.windows import Windows, encode_documents
 from tinygpt.finetuning.classifier import GPTClassifier, LabeledBatches
 from tinygpt.finetuning.common import fit
 from tinygpt.inference.fast import supports_fast_decoding
@@ -231,9 +233,14 @@ def test_other_architectures_are_refused_with_the_reason_and_what_is_supported(t
     assert f"expected one of {SUPPORTED}; " in str(caught.value)
 
 
+LLAMA3 = GPTConfig.preset("llama-3.2-1b").rope_scaling
 VARIANTS = [
     ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantization_config 'gptq', expected float32, float16 or bfloat16"),
     ("llama", {"quantization_config": {"quant_method": "bitsandbytes"}}, r"quantization_config 'bitsandbytes', .*take the files from which"),
+    ("llama", {"quantization_config": {"group_size": 64, "bits": 4}}, r"config.json: quantization_config \{'group_size': 64, 'bits': 4\}, expected float32"),
+    ("llama", {"quantization": {"group_size": 64, "bits": 4}}, r"config.json: quantization \{'group_size': 64, 'bits': 4\}, expected float32"),
+    ("llama", {"compression_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}}, r"compression_config 'compressed-tensors', expected"),
+    ("llama", {"quantization": "fp8"}, r"quantization 'fp8', expected float32"),
     ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"rope_type 'yarn', expected default, linear or llama3; .* not supported"),
     ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rope_type 'dynamic'"),
     ("llama", {"rope_scaling": {"rope_type": "longrope"}}, r"rope_type 'longrope'"),
@@ -242,9 +249,13 @@ VARIANTS = [
     ("llama", {"partial_rotary_factor": 0.5}, r"partial_rotary_factor 0.5, expected 1.0"),
     ("llama", {"hidden_act": "tanh"}, r"hidden_act 'tanh', expected one of gelu_new, .*relu2; this variant is not supported"),
     ("llama", {"hidden_size": None}, r"no hidden_size, expected the model's size"),
-    ("llama", {"attention_bias": "yes"}, r"qkv_bias: 'yes', expected bool"),
-    ("llama", {"num_key_value_heads": 3}, r"n_kv_head 3 with n_head 2, expected n_kv_head to divide n_head"),
+    ("llama", {"attention_bias": "yes"}, r"config.json: GPTConfig.qkv_bias: 'yes', expected bool"),
+    ("llama", {"num_key_value_heads": 3}, r"config.json: GPTConfig: n_kv_head 3 with n_head 2, expected n_kv_head to divide n_head"),
     ("qwen2", {"layer_types": ["chunked_attention"] * 2}, r"layer_types \['chunked_attention', .*\], expected full_attention or sliding_attention"),
+    ("qwen2", {"layer_types": ["full_attention"] * 3}, r"config.json: layer_types of 3 layers, expected 2, num_hidden_layers; take config.json as"),
+    ("gemma3_text", {"layer_types": ["sliding_attention"]}, r"layer_types of 1 layers, expected 2"),
+    ("llama", {"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, r"config.json: GPTConfig.rope_scaling: low_freq_factor 4.0 with high_freq_factor 4.0"),
+    ("llama", {"rope_scaling": LLAMA3 | {"factor": True}}, r"config.json: GPTConfig.rope_scaling: .*'factor': True"),
     ("qwen2", {"layer_types": None, "num_hidden_layers": 10**9}, r"num_hidden_layers 1000000000, expected a number from 1 to 10000"),
     ("gemma3_text", {"use_bidirectional_attention": True}, r"use_bidirectional_attention True, expected False; a model that sees later tokens"),
     ("gemma3_text", {"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping 50.0, expected None; Gemma 3 has no such cap"),
@@ -264,6 +275,17 @@ def test_variants_that_are_not_computed_are_refused(tmp_path, name, change, mess
     path.write_text(json.dumps(fields), encoding="utf-8")
     with pytest.raises((ValueError, TypeError), match=message):
         StoredModel(tmp_path)
+
+
+def test_a_gemma_with_windows_alone_has_their_theta(tmp_path):
+    """What config.json says of layers without a window is then of no layer."""
+    saved(tmp_path, "gemma3_text")
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) | {"layer_types": ["sliding_attention"] * 2}
+    assert fields["rope_parameters"]["full_attention"]["rope_theta"] == 1e6
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    config = StoredModel(tmp_path).config
+    assert (config.window, config.window_pattern, config.rope_theta, config.rope_local_theta) == (5, "", 1e4, None)
 
 
 def test_llama_cpps_files_are_refused(tmp_path):
@@ -290,18 +312,29 @@ def test_what_no_family_describes_says_so(tmp_path):
 # ---- everything else works with them -----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def docs():
+    """(windows of a few documents of the default corpus, how many tokens there are, the loss of guessing by their frequency)."""
+    texts = [document.text[:400] for document in load_corpus("docs").train[:40]]
+    tokenizer = BPETokenizer.train(texts, 300)
+    ids = encode_documents(texts, tokenizer)
+    p = np.bincount(ids) / len(ids)
+    return Windows(ids, 16), tokenizer.n_vocab, -float(p[p > 0] @ np.log(p[p > 0]))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_model_of_each_family_trains_and_decodes_fast(name):
-    model = GPT(CONFIGS[name], seed=0)
+def test_a_model_of_each_family_trains_on_the_default_corpus_and_decodes_fast(docs, name):
+    windows, n_vocab, by_frequency = docs
+    model = GPT(dataclasses.replace(CONFIGS[name], vocab_size=n_vocab), seed=0)
     optimizer, rng, losses = AdamW(model, lr=1e-2), np.random.default_rng(0), []
-    for _ in range(80):
-        rows = TOKENS[rng.integers(0, len(TOKENS) - 16, 8)[:, None] + np.arange(16)]
-        loss = model.loss(rows[:, :-1], rows[:, 1:])
+    for _ in range(100):
+        loss = model.loss(*windows.batch(rng.integers(0, len(windows), 16)))
         model.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[0] == pytest.approx(np.log(29), rel=0.3) and losses[-1] < 1.6 < np.log(11)  # the ids are below 11
+    assert losses[0] == pytest.approx(np.log(n_vocab), rel=0.02)
+    assert np.mean(losses[-10:]) < by_frequency - 0.15  # it has learned what follows what
     if backend.name == "numpy":
         assert supports_fast_decoding(model.eval())
     assert model.generate([[1, 2, 3]], 30, temperature=0.0).shape == (1, 33)

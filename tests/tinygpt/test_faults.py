@@ -200,6 +200,8 @@ def test_a_run_without_a_whole_checkpoint_says_what_is_wrong_with_each(tmp_path)
             '{"files": {"x": {"bytes": "1", "sha256": ""}}}',
             "'x': {'bytes': '1', 'sha256': ''}, expected the name of a file next to it, with bytes, an integer, and sha256",
         ),
+        ('{"files": {"x/y": {"bytes": 1, "sha256": ""}}}', "'x/y': {'bytes': 1, 'sha256': ''}, expected the name of a file next to it"),
+        ('{"files": {"additional_chat_templates/": {"bytes": 1, "sha256": ""}}}', "additional_chat_templates/ is missing"),
         ('{"files": {"x": 3}}', "'x': 3, expected the name of a file next to it, with bytes, an integer, and sha256"),
     ],
 )

@@ -409,6 +409,24 @@ def test_the_command_writes_a_file_and_never_over_one(gguf, checkpoint, tmp_path
         export(checkpoint, tmp_path / "other.gguf", dtype="float8")
 
 
+def test_the_command_writes_a_directory_in_another_dtype(checkpoint, tmp_path, capsys):
+    output = tmp_path / "half"
+    arguments = ["export", str(checkpoint), str(output), "--dtype", "bfloat16", "--max-shard-size", "20KB"]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "--max-shard-size 20KB, expected it with --format safetensors; a GGUF file is one" in capsys.readouterr().err
+    assert not output.exists() and main([*arguments, "--format", "safetensors"]) == 0
+    sizes = [path.stat().st_size for path in output.glob("*.safetensors")]
+    assert capsys.readouterr().out == f"{output}: gpt_neox, bfloat16, {sum(sizes):,} bytes of weights in {len(sizes)} files\n"
+    assert len(sizes) > 1 and sum(sizes) < 0.6 * (checkpoint / "model.safetensors").stat().st_size
+    expected = GPT.from_pretrained(checkpoint)
+    for (name, p), (_, q) in zip(expected.named_parameters(), GPT.from_pretrained(output).named_parameters(), strict=True):
+        np.testing.assert_allclose(q.data, p.data, rtol=2**-8, err_msg=name)
+    assert load_tokenizer(output).n_vocab == TOKENIZER.n_vocab
+    with pytest.raises(FileExistsError, match=r"half: exists, expected a new directory; delete it, or choose another name"):
+        main([*arguments, "--format", "safetensors"])
+
+
 def test_without_the_library_the_extra_is_named(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ImportError, match=r'gguf is missing, expected .*; pip install "tinygpt\[gguf\]"'):

@@ -1,5 +1,6 @@
 """Instruction tuning: which tokens the loss counts, prompts, splits without copies, answers that end, and clear errors."""
 
+import dataclasses
 import json
 import math
 import re
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import autograd as ag
 from autograd import backend
-from tests.tinygpt.helpers import Notes
+from tests.tinygpt.helpers import GEMMA, Notes
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.download import DOWNLOADS
@@ -177,9 +178,9 @@ def test_show_masked_says_what_counts():
 COLOURS = [Instruction(f"say {a} {b}", f"{b}") for a in ("red", "blue", "green", "one") for b in ("two", "three", "red", "blue")]
 
 
-@pytest.fixture(scope="module")
-def assistant():
-    gpt = GPT(TINY, seed=3)
+@pytest.fixture(scope="module", params=[{}, GEMMA], ids=["gpt2", "gemma3"])
+def assistant(request):
+    gpt = GPT(dataclasses.replace(TINY, **request.param), seed=3)
     batches = InstructionBatches(encoded(COLOURS))
     config = TrainConfig(
         steps=80, lr=1e-2, warmup_steps=5, micro_batch=4, tokens_per_update=16 * TINY.n_positions, eval_every=40, log_every=40
@@ -198,7 +199,7 @@ def test_answers_do_not_depend_on_company_and_respect_their_limits(assistant):
     together = generate_answers(gpt, TOKENIZER, COLOURS, style="phi3", batch_size=3)
     assert together == [generate_answers(gpt, TOKENIZER, [row], style="phi3")[0] for row in COLOURS]
     assert generate_answers(gpt, TOKENIZER, [], style="phi3") == []
-    fresh = GPT(TINY, seed=3)
+    fresh = GPT(gpt.config, seed=3)
     (short,) = generate_answers(fresh, TOKENIZER, COLOURS[:1], style="phi3", max_new_tokens=2)
     assert len(TOKENIZER.encode(short)) <= 2
     full = generate_answers(fresh, TOKENIZER, COLOURS, style="phi3", max_new_tokens=10**6)  # each ends where the context is full

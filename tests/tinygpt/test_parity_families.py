@@ -140,17 +140,27 @@ def test_the_same_model_there_and_here(tmp_path_factory, family, data):
     check_loss_and_gradients(mine, other, BY_NAME[family], seed)
     check_tokens(mine, other, seed)
 
+    form = {
+        "dtype": data.draw(st.sampled_from(["float32", "bfloat16", "float16"])),
+        "max_shard_size": data.draw(st.sampled_from([None, 1000, "2KB"])),
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config_json, "FAMILIES", (BY_NAME[family],))  # as this one, where one before it describes it, too
-        mine.save_pretrained(back)
+        mine.save_pretrained(back, **form)
         reread = GPT.from_pretrained(back).eval()
-        reread.save_pretrained(again)
+        reread.save_pretrained(again, **form)
     assert reread.config == mine.config
-    np.testing.assert_equal(weights(reread), weights(mine))
-    for name in ("config.json", "model.safetensors"):
-        assert (back / name).read_bytes() == (again / name).read_bytes()
+    rounded = {name: torch.as_tensor(array).to(getattr(torch, form["dtype"])).float().numpy() for name, array in weights(mine).items()}
+    np.testing.assert_equal(weights(reread), rounded)
+    files = {path.name: path.read_bytes() for path in back.iterdir()}
+    assert files == {path.name: path.read_bytes() for path in again.iterdir()}
+    assert (len(files) > 2) == (form["max_shard_size"] is not None)
     returned = loaded(back)
     assert type(returned) is type(other)
+    assert transformers.AutoConfig.from_pretrained(back).dtype == getattr(torch, form["dtype"])
+    with torch.no_grad():
+        for p in other.parameters():
+            p.copy_(p.to(getattr(torch, form["dtype"])))
     ids = torch.as_tensor(np.random.default_rng(3).integers(0, V, (2, 40)))
     with torch.no_grad():
         assert torch.equal(returned(ids).logits, other(ids).logits)
@@ -161,7 +171,7 @@ def check_logits(mine, other, atol):
     with torch.no_grad():
         expected = other(torch.as_tensor(ids)).logits.numpy()
     assert expected.std() > 0.2  # far from even, so that agreeing means something
-    np.testing.assert_allclose(mine(ids).data, expected, atol=atol * max(1, np.abs(expected).max()), rtol=0)
+    np.testing.assert_allclose(mine(ids).data, expected, atol=atol, rtol=0)
 
 
 def check_loss_and_gradients(mine, other, family, seed):

@@ -20,7 +20,7 @@ from tinygpt.data.windows import encode_documents, encode_pieces
 from tinygpt.finetuning.classifier import GPTClassifier
 from tinygpt.inference.text import IncrementalDetokenizer, complete, prompt_ids
 from tinygpt.runs.checkpoint import Checkpoint
-from tinygpt.storage.safetensors import TOKENIZER_FILES
+from tinygpt.storage.safetensors import TEMPLATE_FOLDER, TOKENIZER_FILES
 from tinygpt.weights.pretrained import end_fields, tokenizer_config
 
 KINDS = OURS | LIBRARYS
@@ -113,6 +113,11 @@ def published(tmp_path, folder):
         (tmp_path / "model" / name).write_bytes(text.encode())
     (tmp_path / "model" / "tokenizer.json").write_bytes(made.files()["tokenizer.json"])
     (tmp_path / "model" / "tokenizer.model").write_bytes(b"\x00\xff\x80 no text")
+    (tmp_path / "model" / TEMPLATE_FOLDER).mkdir()
+    for name in ("tools", "rag"):
+        (tmp_path / "model" / TEMPLATE_FOLDER / f"{name}.jinja").write_bytes(
+            b"{% for m in messages %}" + name.encode() + b"\r\n{% endfor %}"
+        )
     return tmp_path / "model"
 
 
@@ -120,6 +125,8 @@ def same_files(directory, published):
     for name in TOKENIZER_FILES:
         if (published / name).exists():
             assert (directory / name).read_bytes() == (published / name).read_bytes(), name
+    found, expected = ({path.name: path.read_bytes() for path in (folder / TEMPLATE_FOLDER).iterdir()} for folder in (directory, published))
+    assert found == expected and len(found) == 2
 
 
 def test_every_file_is_kept_and_saved_unchanged(tmp_path, published):

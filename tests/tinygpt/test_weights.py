@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 import struct
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -18,7 +20,11 @@ from autograd import backend
 from tests.strategies import seeds
 from tests.tinygpt.helpers import decoders, load, peak_of_loading, randomize, weights
 from tinygpt import GPT, GPTConfig
-from tinygpt.data.tokenizer import BPETokenizer
+from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
+from tinygpt.encoder_config import EncoderConfig
+from tinygpt.finetuning.classifier import GPTClassifier
+from tinygpt.models import Encoder, Seq2Seq
+from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.storage import safetensors
 from tinygpt.storage.safetensors import INDEX, read_into, read_safetensors_header
 from tinygpt.weights import hub
@@ -115,6 +121,156 @@ def test_bfloat16_is_widened(tmp_path):
     for name, array in weights(GPT.from_pretrained(tmp_path)).items():
         np.testing.assert_allclose(array, tensors[name], rtol=2**-7)
         assert not (np.ascontiguousarray(array).view(np.uint32) & 0xFFFF).any()
+
+
+# ---- what is written ---------------------------------------------------------------------------------------------------------------------
+
+
+def as_bfloat16(array):
+    """The nearest number whose lower 16 bits are 0, of two equally near ones the even; in float64."""
+    below = (np.ascontiguousarray(array).view(np.uint32) & 0xFFFF0000).view(np.float32)
+    above = (below.view(np.uint32) + np.uint32(0x10000)).view(np.float32)
+    near, far = (np.abs(array.astype(np.float64) - end.astype(np.float64)) for end in (below, above))
+    even = (below.view(np.uint32) >> 16) % 2 == 0
+    return np.where((near < far) | ((near == far) & even), below, above)
+
+
+ROUNDED = {"float32": np.asarray, "float16": lambda array: array.astype(np.float16).astype(np.float32), "bfloat16": as_bfloat16}
+
+
+def weight_files(directory):
+    return {path.name for path in directory.iterdir() if "safetensors" in path.name}
+
+
+SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_inner": 24, "vocab_size": 19}
+GEMMA = {
+    "n_kv_head": 1,
+    "head_size": 8,
+    "embedding_scale": 4.0,
+    "attention_scale": 8**-0.5,
+    "window": 5,
+    "window_pattern": "SL",
+    "n_layer": 2,
+}
+KINDS = {
+    "gpt2": lambda: GPT(TINY, seed=0),
+    "no bias": lambda: GPT(dataclasses.replace(TINY, qkv_bias=False), seed=0),
+    "gpt_neox": lambda: GPT(GPTConfig.preset("pythia-14m", **SMALL), seed=0),
+    "gemma3": lambda: GPT(GPTConfig.preset("gemma-3-270m", **SMALL | GEMMA), seed=0),
+    "encoder": lambda: Encoder(EncoderConfig.preset("roberta-base", **SMALL), seed=0),
+    "encoder-decoder": lambda: Seq2Seq(Seq2SeqConfig.preset("t5-small", **SMALL, output_scale=0.25), seed=0),
+    "classifier": lambda: GPTClassifier(GPT(TINY, seed=0), CharacterTokenizer.train("abc"), ["yes", "no"]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(dtype=st.sampled_from(sorted(ROUNDED)), size=st.sampled_from([None, 1, "0.7KB", "2kb", 5000, "1GB"]))
+def test_any_dtype_and_any_size_of_files_is_read_back(tmp_path_factory, kind, dtype, size):
+    directory, model = tmp_path_factory.mktemp("saved"), randomize(KINDS[kind](), 1, "float32")
+    model.save_pretrained(directory, dtype=dtype, max_shard_size=size)
+    tensors, files = safetensors.read_headers(directory), weight_files(directory)
+    expected = {name: ROUNDED[dtype](array) for name, array in weights(model).items()}
+    np.testing.assert_equal(weights(type(model).from_pretrained(directory)), expected)
+    fields = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    assert fields["dtype"] == fields["torch_dtype"] == dtype and {t.dtype for t in tensors.values()} == {safetensors._NAMES[dtype]}
+    total = sum(np.prod(t.shape, dtype=int) for t in tensors.values()) * safetensors.ITEM_BYTES[safetensors._NAMES[dtype]]
+    most = {None: total, "0.7KB": 700, "2kb": 2000, "1GB": 10**9}.get(size, size)
+    if total <= most:
+        assert files == {WEIGHTS}
+        return
+    index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
+    assert index["metadata"] == {"total_size": total} and index["weight_map"].keys() == tensors.keys()
+    n = len(files) - 1
+    assert files == {INDEX} | {f"model-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)} == {INDEX, *index["weight_map"].values()}
+    held = [read_safetensors_header(directory / file) for file in sorted(files - {INDEX})]
+    sizes = [
+        sum(np.prod(t.shape, dtype=int) for t in file.values()) * total // sum(np.prod(t.shape, dtype=int) for t in tensors.values())
+        for file in held
+    ]
+    assert all(n_bytes <= most or len(file) == 1 for n_bytes, file in zip(sizes, held, strict=True)) and sum(sizes) == total
+    assert size == 1 or n < len(tensors)  # small ones share a file
+
+
+@given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=50))
+def test_rounding_to_bfloat16(bits):
+    array = np.array(bits, np.uint32).view(np.float32)
+    rounded = np.left_shift(safetensors._to_bfloat16(array), 16, dtype=np.uint32).view(np.float32)
+    np.testing.assert_array_equal(np.isnan(rounded), np.isnan(array))
+    within = np.abs(array) <= safetensors._LARGEST["bfloat16"]  # NaN is not
+    np.testing.assert_array_equal(rounded[within], as_bfloat16(array[within]))
+    np.testing.assert_array_equal(np.signbit(rounded[within]), np.signbit(array[within]))
+
+
+def test_what_was_read_in_sixteen_bits_is_written_back_bit_by_bit(tmp_path):
+    GPT(TINY, seed=0).save_pretrained(tmp_path / "a", dtype="bfloat16")
+    GPT.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b", dtype="bfloat16")
+    GPT.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "c")
+    sizes = [(tmp_path / name / WEIGHTS).stat().st_size for name in "ac"]
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes() and 1.5 < sizes[1] / sizes[0] < 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number", "fix"), [("float16", -65505.0, "take float32 or bfloat16"), ("bfloat16", 3.4e38, "take float32")]
+)
+def test_a_number_beyond_the_dtype_is_named_before_anything_is_written(tmp_path, dtype, number, fix):
+    saved(tmp_path, GPTConfig.preset("pythia-14m", **SMALL))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model = GPT.from_pretrained(tmp_path)
+    model.h[0].mlp.c_fc.weight.data[3, 5] = number
+    found = re.escape(f"gpt_neox.layers.0.mlp.dense_h_to_4h.weight: {abs(number):g}, expected at most ") + rf"\S+ for {dtype}; {fix}$"
+    with pytest.raises(ValueError, match=found):
+        model.save_pretrained(tmp_path, dtype=dtype)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    model.save_pretrained(tmp_path)
+    assert weights(GPT.from_pretrained(tmp_path))["h.0.mlp.c_fc.weight"][3, 5] == np.float32(number)
+
+
+def test_a_save_leaves_no_files_of_an_earlier_one(tmp_path):
+    (tmp_path / "model-card.safetensors").touch()  # somebody else's
+    for seed, size in enumerate(["1KB", "4KB", None, "2KB", "1GB"]):
+        model = GPT(TINY, seed=seed)
+        model.save_pretrained(tmp_path, max_shard_size=size)
+        written = weight_files(tmp_path) - {"model-card.safetensors"}
+        assert written == (
+            {WEIGHTS} if size in (None, "1GB") else {INDEX, *json.loads((tmp_path / INDEX).read_bytes())["weight_map"].values()}
+        )
+        np.testing.assert_equal(weights(GPT.from_pretrained(tmp_path)), weights(model))
+    assert (tmp_path / "model-card.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "bfloat"}, r"dtype: 'bfloat', expected one of float32, float16, bfloat16; did you mean 'bfloat16'"),
+        ({"dtype": "float64"}, r"dtype: 'float64', expected one of"),
+        ({"max_shard_size": "5 apples"}, r"max_shard_size: '5 apples', expected a number of bytes, or of TB, GB, MB or KB, above 0; for instance \"5GB\""),
+        ({"max_shard_size": "5"}, r"max_shard_size: '5', expected"),
+        ({"max_shard_size": 0}, r"max_shard_size: 0, expected"),
+        ({"max_shard_size": True}, r"max_shard_size: True, expected"),
+        ({"max_shard_size": "0.0001KB"}, r"max_shard_size: '0.0001KB', expected"),
+    ],
+)  # fmt: skip
+def test_dtypes_and_sizes_that_are_none_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GPT(TINY).save_pretrained(tmp_path / "new", **arguments)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(backend.name == "cupy", reason="counts the host's memory")
+@pytest.mark.parametrize(
+    ("preset", "dtype"), [("pythia-14m", "float32"), ("pythia-14m", "bfloat16"), ("smollm2-135m", "float16"), ("gpt2", "bfloat16")]
+)
+def test_writing_needs_a_tensor_twice_not_the_weights(tmp_path, monkeypatch, preset, dtype):
+    monkeypatch.setattr(safetensors, "CHUNK_BYTES", 2**16)
+    sizes = {"n_layer": 16, "n_head": 4, "n_embd": 128, "n_inner": 512, "n_positions": 64, "vocab_size": 500}
+    model = GPT(GPTConfig.preset(preset, **sizes | ({"n_kv_head": 2} if preset == "smollm2-135m" else {})))
+    tracemalloc.start()
+    try:
+        model.save_pretrained(tmp_path, dtype=dtype, max_shard_size="2MB")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.1 * 4 * model.n_parameters()
 
 
 # ---- names, shards, other programs' files ------------------------------------------------------------------------------------------------
@@ -453,6 +609,7 @@ def test_names_are_fetched(tmp_path, monkeypatch):
         @staticmethod
         def snapshot_download(repository, allow_patterns):
             asked.append(repository)
+            assert {"config.json", INDEX, "tokenizer.json", "additional_chat_templates/*.jinja"} <= set(allow_patterns)
             if repository == "owner/gone":
                 raise RuntimeError("404: no such repository\nmore")
             return str(tmp_path)

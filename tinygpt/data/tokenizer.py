@@ -68,7 +68,7 @@ class Tokenizer(abc.ABC):
     bos_id, pad_id, unk_id, cls_id, sep_id, mask_id   their ids; None where the files name none
     wrapping    ids that belong around every text, such as Llama's <|begin_of_text|> or BERT's [CLS] and [SEP]; most decoders have none
     end_ids     ids that end a generated text: `eos_id`, and those that a checkpoint's generation_config.json or config.json names
-    kept        the files that it was read from, which are saved again as they were: chat templates, for instance
+    kept        the files that it was read from, by name, which are saved again as they were: chat templates, for instance
     divisible   whether a text cut before white space has the ids of the undivided one; else documents are encoded in one piece
     model_class   how transformers calls its class for such a tokenizer
     """

@@ -33,7 +33,7 @@ from tinygpt.data.tokenizer import (
 from tinygpt.data.wrapping import Wrapping
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json, read_json_object, read_text
-from tinygpt.storage.safetensors import TOKENIZER_FILES
+from tinygpt.storage.safetensors import TEMPLATE_FOLDER, TOKENIZER_FILES
 
 # How others cut text into words before BPE: GPT-4's pattern, with numbers cut after three digits (Llama 3, OLMo 2), after each (Qwen), or
 # after two, with quantifiers that never give back (nanochat).
@@ -82,7 +82,8 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         found = next((f"only {path.name}" for path in (vocab, merges) if path.is_file()), "no tokenizer")
         rule = "expected vocab.json and merges.txt, or tokenizer.json; write them with tokenizer.save(directory)"
         raise MissingFile(f"{directory}: {found}, {rule}")
-    tokenizer.kept = {path.name: path.read_bytes() for path in files}
+    files += sorted(path for path in (directory / TEMPLATE_FOLDER).glob("*.jinja") if path.is_file())
+    tokenizer.kept = {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
     _read_roles(tokenizer, directory, data, more, convention)
     return tokenizer
 

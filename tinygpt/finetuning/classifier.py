@@ -223,9 +223,12 @@ class TextClassifier(nn.Module):
             "pooling": self.pooling,
         }
 
-    def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
-        """Writes a Hugging Face ...ForSequenceClassification directory of the model's family, with the tokenizer (by default its own)."""
-        save_pretrained(self, directory, tokenizer or self.tokenizer)
+    def save_pretrained(
+        self, directory: str | Path, tokenizer: Tokenizer | None = None, dtype: str = "float32", max_shard_size: int | str | None = None
+    ) -> None:
+        """Writes a Hugging Face ...ForSequenceClassification directory of the model's family, with the tokenizer (by default its own).
+        The rest is as in `tinygpt.weights.pretrained.save_pretrained`."""
+        save_pretrained(self, directory, tokenizer or self.tokenizer, dtype, max_shard_size)
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Self:

@@ -1,9 +1,11 @@
-"""Writes a run's model, or any checkpoint that loads here, as one GGUF file for llama.cpp and the programs built on it.
+"""Writes a run's model, or any checkpoint that loads here, as one GGUF file for llama.cpp and the programs built on it, or as a directory of
+safetensors files in another dtype.
 
     python -m tinygpt export runs/docs-001 model.gguf
     python -c "from llama_cpp import Llama; print(Llama('model.gguf', verbose=False)('Returns the', max_tokens=20)['choices'][0]['text'])"
+    python -m tinygpt export runs/docs-001 model --format safetensors --dtype bfloat16 --max-shard-size 5GB
 
-Which families and tokenizers, and how far the numbers agree: docs/gguf.md. Needs the extra: pip install "tinygpt[gguf]".
+Which families and tokenizers, and how far the numbers agree: docs/gguf.md. GGUF needs the extra: pip install "tinygpt[gguf]".
 """
 
 from functools import partial
@@ -11,11 +13,12 @@ from pathlib import Path
 
 from tinygpt.arguments import command_parser, expand_home
 from tinygpt.data.gguf_vocabulary import chat_template, vocabulary_of, write_vocabulary
-from tinygpt.errors import InvalidInput
+from tinygpt.errors import InvalidInput, PathExists
 from tinygpt.runs.checkpoint import Checkpoint
-from tinygpt.storage.checked_json import Json
+from tinygpt.storage.checked_json import Json, read_json_object
+from tinygpt.storage.safetensors import DTYPES
 from tinygpt.weights.config_json import ENCODER, ENCODER_CLASSIFIER, ENCODER_DECODER, LANGUAGE_MODEL, another_kind
-from tinygpt.weights.gguf import DTYPES, POOLINGS, library, write_gguf
+from tinygpt.weights.gguf import POOLINGS, library, write_gguf
 from tinygpt.weights.gguf_targets import target_of
 
 KNOWN = (LANGUAGE_MODEL, ENCODER, ENCODER_CLASSIFIER, ENCODER_DECODER)
@@ -48,12 +51,39 @@ def export(run: str | Path, output: str | Path, *, dtype: str = "float32", which
     return "\n".join([said, *(f"note: {note}" for note in notes)])
 
 
+def export_directory(
+    run: str | Path, output: str | Path, *, dtype: str = "float32", max_shard_size: int | str | None = None, which: str = "best"
+) -> str:
+    """Writes a new directory as `save_pretrained` does, of a model of any kind; a line that says what is in it. Raises as it does, and as
+    `Checkpoint.open`."""
+    checkpoint, output = Checkpoint.open(run, which), Path(output)
+    if output.exists():
+        raise PathExists(f"{output}: exists, expected a new directory; delete it, or choose another name")
+    model: Json = checkpoint.model()
+    model.save_pretrained(output, checkpoint.tokenizer(), dtype=dtype, max_shard_size=max_shard_size)
+    sizes = [path.stat().st_size for path in output.glob("*.safetensors")]
+    family = read_json_object(output / "config.json")["model_type"]
+    return f"{output}: {family}, {dtype}, {sum(sizes):,} bytes of weights in {len(sizes)} file{'s' if len(sizes) > 1 else ''}"
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Writes the file and says what is in it; the exit code."""
+    """Writes the file or directory and says what is in it; the exit code."""
     parser = command_parser("export", __doc__)
     parser.add_argument("run", help="a run, a checkpoint directory, or a name on Hugging Face's hub")
-    parser.add_argument("output", help="the file to write; must not exist")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of matrices; vectors stay float32 (default: %(default)s)")
+    parser.add_argument("output", help="the file or directory to write; must not exist")
+    parser.add_argument(
+        "--format",
+        choices=("gguf", "safetensors"),
+        default="gguf",
+        help="a file, or a directory as save_pretrained writes it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of all weights; in GGUF of matrices, vectors stay float32 (default: %(default)s)",
+    )
+    parser.add_argument("--max-shard-size", help="with safetensors: several files where there are more bytes than this; for instance 5GB")
     parser.add_argument("--which", choices=("best", "last"), default="best", help="which checkpoint of a run (default: %(default)s)")
     parser.add_argument(
         "--pooling",
@@ -62,5 +92,12 @@ def main(argv: list[str] | None = None) -> int:
         help="an encoder's vector of a text: of its tokens' vectors the mean, the first, or none, which leaves one per token (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-    print(export(expand_home(args.run), expand_home(args.output), dtype=args.dtype, which=args.which, pooling=args.pooling))
+    run, output = expand_home(args.run), expand_home(args.output)
+    if args.format == "safetensors":
+        said = export_directory(run, output, dtype=args.dtype, max_shard_size=args.max_shard_size, which=args.which)
+    elif args.max_shard_size is not None:
+        parser.error(f"--max-shard-size {args.max_shard_size}, expected it with --format safetensors; a GGUF file is one")
+    else:
+        said = export(run, output, dtype=args.dtype, which=args.which, pooling=args.pooling)
+    print(said)
     return 0

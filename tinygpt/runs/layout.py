@@ -4,7 +4,7 @@
     run/checkpoints/step-00000100/
         config.json             the model's shape under the keys of its family (GPT-2's, Llama's, ...)
         model.safetensors       weights under that family's names
-        vocab.json, merges.txt  the tokenizer (or tokenizer.json)
+        vocab.json, merges.txt  the tokenizer (or tokenizer.json), perhaps with additional_chat_templates/
         training.safetensors    the optimizer's moments
         training.json           step, best loss, random streams, position in the data
         manifest.json           size and sha256 of each of these files
@@ -23,6 +23,7 @@ from pathlib import Path
 from tinygpt.errors import InvalidInput, MissingFile
 from tinygpt.storage.checked_json import Json, read_json_object
 from tinygpt.storage.durable import Lock, read_digest
+from tinygpt.storage.safetensors import TEMPLATE_FOLDER
 from tinygpt.weights.config_json import ENCODER, LANGUAGE_MODEL, architecture_of
 from tinygpt.weights.hub import has_weights
 
@@ -67,7 +68,8 @@ def integrity_errors(directory: Path) -> list[str]:
     for name, entry in listed.items():
         path = directory / name
         n_bytes, sha256 = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
-        if Path(name).name != name or type(n_bytes) is not int or type(sha256) is not str:
+        folder, _, file = name.rpartition("/")
+        if folder not in ("", TEMPLATE_FOLDER) or Path(file).name != file or type(n_bytes) is not int or type(sha256) is not str:
             rule = "the name of a file next to it, with bytes, an integer, and sha256; the checkpoint is damaged"
             found.append(f"{manifest}: {name!r}: {entry!r:.100}, expected {rule}")
         elif not path.is_file():

@@ -117,14 +117,18 @@ def replacing(path: Path, writer: str = "") -> Iterator[Path]:
 
 
 def write_directory(final: Path, files: Mapping[str, Iterable[Chunk]], manifest: Callable[[dict[str, Written]], bytes]) -> None:
-    """Writes files (name: chunks) into a temporary directory next to `final`, makes it durable, and renames it: all appears, or nothing.
+    """Writes files (name, or FOLDER/NAME: chunks) into a temporary directory next to `final`, makes it durable, and renames it: all or nothing.
     `manifest` makes the content of manifest.json, written last, from size and sha256 of each file."""
     temporary = final.with_name(f"{PARTIAL}{final.name}")
     try:
         temporary.mkdir()
+        folders = {(temporary / name).parent for name in files} - {temporary}
+        for folder in folders:
+            folder.mkdir()
         written = {name: write_file(temporary / name, chunks) for name, chunks in files.items()}
         write_file(temporary / "manifest.json", [manifest(dict(sorted(written.items())))])
-        sync_directory(temporary)
+        for folder in (*folders, temporary):
+            sync_directory(folder)
         disk().rename(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,12 +1,14 @@
 """The safetensors format, in both directions: a header with the location of each tensor, then the tensors' bytes.
 
-Reading goes in two steps: the header is read and checked (`StoredTensor`), then each tensor is read straight into its array.
+Reading goes in two steps: the header is read and checked (`StoredTensor`), then each tensor is read straight into its array. Writing, too: the
+header comes from shapes, then one tensor after the other is made, converted to the file's dtype a few rows at a time, and written.
 No pickle: loading one runs whatever code its author put into it.
 """
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from tinygpt.errors import InvalidInput
-from tinygpt.storage.checked_json import Json, read_json_object
+from tinygpt.storage.checked_json import Json, read_json_object, to_json
 from tinygpt.storage.durable import Chunk, write_file
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -25,7 +27,13 @@ TOKENIZER_FILES = (
     *"chat_template.json generation_config.json".split(),
 )
 """What else there may be next to them: a tokenizer, and how the model is to be used."""
-CHUNK_BYTES = 8 * 1024 * 1024  # how much of a tensor is in memory twice while it is widened, transposed or compared
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""And in a folder: chat templates with names of their own, NAME.jinja."""
+DTYPES = ("float32", "float16", "bfloat16")
+"""Of weights, in files that are written."""
+CHUNK_BYTES = 8 * 1024 * 1024  # how much of a tensor is in memory twice while it is widened, rounded, transposed or compared
+
+_LARGEST = {"float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127")}  # of the dtypes with a range below float32's
 
 _MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
 # The format's names of dtypes: of those that are written; of those that are read, BF16 as its 16 bits; and of all, with their sizes.
@@ -35,33 +43,130 @@ ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2,
 ITEM_BYTES |= {name: dtype.itemsize for name, dtype in FLOATS.items()}
 
 
-class TensorFile:
-    """A safetensors file before it is written: host arrays by name, and metadata. Its format: see `read_safetensors_header`."""
+@dataclass(frozen=True)
+class Deferred:
+    """An array that is made when it is written, so that there is one copy at a time. The file's dtype decides how it is stored."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-        self.arrays, self.metadata = dict(arrays), metadata
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+
+class TensorFile:
+    """A safetensors file before it is written: host arrays by name, and metadata. Its format: see `read_safetensors_header`.
+
+    dtype   one of DTYPES, to which all arrays are rounded; "": each keeps its own
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray | Deferred], metadata: dict[str, str] | None = None, dtype: str = "") -> None:
+        self.arrays, self.metadata, self.dtype = dict(arrays), metadata, dtype
 
     def copy(self) -> "TensorFile":
         """A copy with its own arrays: what is written later is the state at this moment."""
-        return TensorFile({name: np.array(array, order="C") for name, array in self.arrays.items()}, self.metadata)
+        return TensorFile({name: np.array(_made(array), order="C") for name, array in self.arrays.items()}, self.metadata, self.dtype)
+
+    def n_bytes(self, name: str) -> int:
+        """How many an array has in the file."""
+        return math.prod(self.arrays[name].shape) * ITEM_BYTES[self._stored_as(name)]
+
+    def _stored_as(self, name: str) -> str:
+        array = self.arrays[name]
+        return _NAMES[array.dtype.name if isinstance(array, np.ndarray) and not self.dtype else self.dtype]
 
     def chunks(self) -> Iterator[Chunk]:
         """What the file consists of, for `write_file`. Arrays are given up one after the other, so that a copy is freed as it is written."""
         header: dict[str, Json] = {"__metadata__": self.metadata} if self.metadata else {}
         end = 0
         for name, array in self.arrays.items():
-            start, end = end, end + array.nbytes
-            header[name] = {"dtype": _NAMES[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
+            start, end = end, end + self.n_bytes(name)
+            header[name] = {"dtype": self._stored_as(name), "shape": list(array.shape), "data_offsets": [start, end]}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
         yield len(text).to_bytes(8, "little")
         yield text
         arrays, self.arrays = self.arrays, {}
         while arrays:
-            yield np.ascontiguousarray(arrays.pop(next(iter(arrays)))).reshape(-1).view(np.uint8)
+            yield from _rounded(_made(arrays.pop(next(iter(arrays)))), self.dtype)
+
+    def check_range(self) -> None:
+        """Raises ValueError, naming the tensor, for a number beyond the file's dtype: before a file is written in vain."""
+        largest = _LARGEST.get(self.dtype, math.inf)
+        for name, array in self.arrays.items() if largest < math.inf else ():
+            made = _made(array)
+            found = max(float(made.max(initial=0)), -float(made.min(initial=0)))
+            if found > largest:
+                fix = "take " + " or ".join(dtype for dtype in DTYPES if _LARGEST.get(dtype, math.inf) > largest)
+                raise InvalidInput(f"{name}: {found:g}, expected at most {largest:g} for {self.dtype}; {fix}")
+
+    def split(self, most: int) -> list["TensorFile"]:
+        """Files of at most so many bytes of numbers each, in the order of the arrays; a larger array has one of its own. As transformers does it."""
+        done, current, n_bytes = [], dict[str, np.ndarray | Deferred](), 0
+        for name, array in self.arrays.items():
+            n = self.n_bytes(name)
+            if n > most:
+                done.append({name: array})
+                continue
+            if n_bytes + n > most:
+                done.append(current)
+                current, n_bytes = {}, 0
+            current[name] = array
+            n_bytes += n
+        return [TensorFile(arrays, self.metadata, self.dtype) for arrays in [*done, current] if arrays]
 
 
 Content = bytes | TensorFile  # what a file is to hold
+
+
+def _made(array: np.ndarray | Deferred) -> np.ndarray:
+    return array.make() if isinstance(array, Deferred) else array
+
+
+def _rounded(array: np.ndarray, dtype: str) -> Iterator[np.ndarray]:
+    """The bytes of an array as a dtype: all at once where it is stored as it is, else a few rows at a time."""
+    if dtype in ("", array.dtype.name):
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return
+    step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), step):
+        rows = np.ascontiguousarray(array[start : start + step], dtype=np.float32)
+        yield (_to_bfloat16(rows) if dtype == "bfloat16" else rows.astype(FLOATS[_NAMES[dtype]])).reshape(-1).view(np.uint8)
+
+
+def _to_bfloat16(array: np.ndarray) -> np.ndarray:
+    """The upper halves of float32 numbers as 16 bits, rounded to nearest, ties to even; NaN stays NaN."""
+    bits = array.view(np.uint32)
+    nearest = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1))) >> 16
+    return np.where(np.isnan(array), bits >> 16 | 0x40, nearest).astype("<u2")
+
+
+def sharded(file: TensorFile, max_shard_size: int | str | None) -> dict[str, Content]:
+    """The files of a checkpoint's weights by name: one, or shards and an index, where there is more than `max_shard_size`. None: one file.
+
+    max_shard_size   bytes of numbers, or a text such as "5GB" (TB, GB, MB, KB, of 1000); an array that is larger has a file of its own
+    Raises ValueError for a size that is none.
+    """
+    shards = [file] if max_shard_size is None else file.split(_bytes_of(max_shard_size))
+    if len(shards) <= 1:
+        return {WEIGHTS: file}
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard.arrays}
+    total = sum(map(file.n_bytes, file.arrays))
+    index = to_json({"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+    return dict(zip(names, shards, strict=True)) | {INDEX: index}
+
+
+def _bytes_of(size: int | str) -> int:
+    found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([TGMK])B\s*", size, flags=re.IGNORECASE) if isinstance(size, str) else None
+    n = int(float(found[1]) * 1000 ** ("KMGT".index(found[2].upper()) + 1)) if found else size
+    if type(n) is not int or n < 1:
+        raise InvalidInput(f'max_shard_size: {size!r}, expected a number of bytes, or of TB, GB, MB or KB, above 0; for instance "5GB"')
+    return n
+
+
+def remove_weights(directory: Path) -> None:
+    """Deletes the files of a checkpoint's weights, those of an earlier save: a reader must not take one for part of another."""
+    for path in [directory / INDEX, directory / WEIGHTS, *directory.glob("model-*.safetensors")]:  # the index first, which lists the others
+        if path.name in (INDEX, WEIGHTS) or re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", path.name):
+            path.unlink(missing_ok=True)
 
 
 def chunks_of(content: Content) -> Iterable[Chunk]:
@@ -70,9 +175,10 @@ def chunks_of(content: Content) -> Iterable[Chunk]:
 
 
 def write_files(directory: Path, files: Mapping[str, Content]) -> None:
-    """Writes files by name into a directory, made where missing."""
+    """Writes files by name into a directory, made where missing; so is the folder of one that is named FOLDER/FILE."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
         write_file(directory / name, chunks_of(content))
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinygpt.encoder_config import EncoderConfig
-from tinygpt.errors import InvalidInput
+from tinygpt.errors import InvalidInput, WrongType
 from tinygpt.model_config import GPTConfig, ModelConfig
 from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.storage.checked_json import Json
@@ -128,12 +128,16 @@ def named_family(path: Path, fields: Fields) -> Family:
         reasons = {name: reason for names, reason in _REFUSED.items() for name in names.split()}
         reason = _MOE if _has_experts(fields) else reasons.get(str(kind), "docs/checkpoints.md says what loads")
         raise InvalidInput(f"{path}: model_type {kind!r}, expected one of {', '.join(f.model_type for f in FAMILIES)}; {kind}: {reason}")
-    if fields.get("quantization_config") is not None:
-        quantized = fields["quantization_config"]
-        method = quantized.get("quant_method", "") if isinstance(quantized, dict) else quantized
+    for key in [key for key in _QUANTIZED if fields.get(key) is not None]:
+        how = fields[key]
+        method = how["quant_method"] if isinstance(how, dict) and how.get("quant_method") else how
         rule = "expected float32, float16 or bfloat16 weights; take the files from which these were quantized"
-        raise InvalidInput(f"{path}: quantization_config {method!r:.80}, {rule}")
+        raise InvalidInput(f"{path}: {key} {method!r:.80}, {rule}")
     return known[kind]
+
+
+_QUANTIZED = ("quantization_config", "quantization", "compression_config")
+"""Keys for how packed numbers are to be read: transformers', MLX's, and those of earlier versions of compressed-tensors."""
 
 
 def _has_experts(fields: Fields) -> bool:
@@ -148,13 +152,17 @@ def read_config(path: Path, fields: Fields) -> ModelConfig:
     Raises ValueError for another architecture, and for a variant that our models do not compute.
     """
     family = named_family(path, fields)
+    try:
+        return _read_config(family, fields)
+    except (InvalidInput, WrongType) as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _read_config(family: Family, fields: Fields) -> ModelConfig:
     if "block_size" in fields and "model_type" not in fields:  # nanoGPT's
         shape = {key: fields[key] for key in ("n_layer", "n_head", "n_embd", "vocab_size") if key in fields}
         return GPTConfig(n_positions=fields["block_size"], dropout=fields.get("dropout", 0.0), **shape)
-    try:
-        read = family.read(fields)
-    except InvalidInput as error:
-        raise InvalidInput(f"{path}: {error}") from None
+    read = family.read(fields)
     if family.config is not GPTConfig:
         return family.config.from_dict(read)
     dropouts = GPTConfig.from_dict({name: read[name] for name in ("dropout", "embd_pdrop", "attn_pdrop") if name in read}).dropouts

@@ -77,6 +77,8 @@ def _read_gemma3(fields: Fields) -> Fields:
     everywhere, windowed = rope_fields(full, fields), rope_fields(local, fields)
     if read["window"] is None or everywhere == windowed:
         return read | everywhere
+    if not read["window_pattern"]:  # every layer has the window
+        return read | windowed
     if windowed["rope_scaling"] is not None:
         raise InvalidInput(f"rope_parameters {SLIDING} {local!r:.120}, expected rope_type default there; this variant is not supported")
     return read | everywhere | {"rope_local_theta": windowed["rope_theta"]}

@@ -22,12 +22,12 @@ from tinygpt.model_config import GPTConfig, ModelConfig
 from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.storage.checked_json import Json
 from tinygpt.storage.durable import replacing
+from tinygpt.storage.safetensors import DTYPES
 from tinygpt.weights.config_json import kind_of
 from tinygpt.weights.family import Family, Part, canonical_name, same, turned
 from tinygpt.weights.gguf_targets import TARGETS, Target, target_of
 from tinygpt.weights.pretrained import Storable
 
-DTYPES = ("float32", "float16", "bfloat16")
 POOLINGS = ("none", "mean", "cls")
 _TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # gguf's names
 _FILE_TYPES = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16"}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tinygpt.errors import DownloadFailed, InvalidInput, MissingFile, MissingPackage
-from tinygpt.storage.safetensors import INDEX, TOKENIZER_FILES, WEIGHTS
+from tinygpt.storage.safetensors import INDEX, TEMPLATE_FOLDER, TOKENIZER_FILES, WEIGHTS
 
 HUB_NAMES = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
 HUB_NAMES["distilgpt2"] = "distilbert/distilgpt2"
@@ -34,7 +34,8 @@ def _fetch(repository: str) -> Path:
         rule = "huggingface_hub is not installed, expected it for names on the hub"
         raise MissingPackage(f"{repository}: {rule}; pip install 'tinygpt[hub]', or {by_hand}") from error
     try:
-        return Path(snapshot_download(repository, allow_patterns=["config.json", "model*.safetensors", INDEX, *TOKENIZER_FILES]))
+        patterns = ["config.json", "model*.safetensors", INDEX, *TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja"]
+        return Path(snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:  # whatever its HTTP library raises: all of it means that the files did not come
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         rule = "expected the hub to answer; check the name and network"

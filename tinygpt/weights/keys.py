@@ -103,11 +103,15 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 def read_windows(fields: Fields, has_window: Callable[[int], bool], window: Json) -> Fields:
     """window and window_pattern from `layer_types`. has_window: whether a layer has the window, by its number, where there is no such key."""
-    types = fields.get("layer_types")
+    types, n_layer = fields.get("layer_types"), int(read_number(fields, "num_hidden_layers", 1, 10_000))
     if types is None:
-        types = [SLIDING if has_window(layer) else FULL for layer in range(read_number(fields, "num_hidden_layers", 1, 10_000))]
+        types = [SLIDING if has_window(layer) else FULL for layer in range(n_layer)]
     if not isinstance(types, list) or not all(kind in (FULL, SLIDING) for kind in types):
         raise InvalidInput(f"layer_types {types!r:.120}, expected {FULL} or {SLIDING} for each layer; this variant is not supported")
+    if len(types) != n_layer:
+        raise InvalidInput(
+            f"layer_types of {len(types)} layers, expected {n_layer}, num_hidden_layers; take config.json as it was published"
+        )
     letters = "".join("S" if kind == SLIDING else "L" for kind in types)
     if window is None or "S" not in letters:
         return {"window": None, "window_pattern": ""}

@@ -5,10 +5,12 @@
     model = GPT.from_pretrained("gpt2")           # fetched from Hugging Face's hub; needs the extra `hub`
     model = GPT.from_pretrained("HuggingFaceTB/SmolLM2-135M")  # of any family in config_json.py
     model.save_pretrained("my-gpt2/", tokenizer)
+    model.save_pretrained("my-gpt2/", tokenizer, dtype="bfloat16", max_shard_size="5GB")
 
 Reading goes in two steps. First every file's table of contents is read and checked, which says where each tensor is
 (`StoredTensor`). Then names and shapes are compared with the model's, all differences reported at once, and each tensor is read
-straight into its parameter, or into its part of one (`tinygpt/weights/family.py`): there is never a second copy of the weights.
+straight into its parameter, or into its part of one (`tinygpt/weights/family.py`): there is never a second copy of the weights. Nor is there
+when they are written: tensors are made one by one.
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -28,15 +30,19 @@ from tinygpt.model_config import GPTConfig, ModelConfig
 from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.storage.checked_json import Json, read_json_object, to_json
 from tinygpt.storage.safetensors import (
+    DTYPES,
     FLOATS,
     ITEM_BYTES,
     WEIGHTS,
     Content,
+    Deferred,
     StoredTensor,
     TensorFile,
     read_headers,
     read_into,
     read_tensor,
+    remove_weights,
+    sharded,
     some_names,
     write_files,
 )
@@ -283,17 +289,24 @@ def _compare(path: Path, stored: dict[str, StoredTensor], wanted: dict[str, tupl
         raise InvalidInput(f"{path}: {problems}, expected the tensors of {config} as {', '.join(FLOATS)}; {fix}")
 
 
-def pretrained_files(model: Storable, tokenizer: StorableTokenizer | None = None) -> dict[str, Content]:
-    """The files of a Hugging Face checkpoint, by name: config.json, model.safetensors and, if given, the tokenizer's."""
+def pretrained_files(
+    model: Storable, tokenizer: StorableTokenizer | None = None, dtype: str = "float32", max_shard_size: int | str | None = None
+) -> dict[str, Content]:
+    """The files of a Hugging Face checkpoint, by name: config.json, the weights and, if given, the tokenizer's. Arguments and errors: `save_pretrained`."""
+    if dtype not in DTYPES:
+        raise InvalidInput(f"dtype: {dtype!r}, expected one of {', '.join(DTYPES)}; {did_you_mean(dtype, DTYPES)}")
     more: dict[str, Json] = ({} if tokenizer is None else end_fields(tokenizer)) | getattr(model, "pretrained_fields", dict)()
     config, kind = model.config, _kind(model, more)
     family = family_of(config, kind)
-    weights = dict(_weights(model, family))
+    weights: dict[str, np.ndarray | Deferred] = dict(_weights(model, family))
     if family is GPT2 and isinstance(config, GPTConfig) and not config.qkv_bias:  # whose format always has this bias
         for name in [name for name in weights if name.endswith(".attn.c_attn.weight")]:
             weights[name.removesuffix("weight") + "bias"] = np.zeros(3 * config.n_embd, dtype=np.float32)
-    fields = config_fields(config, None if tokenizer is None else tokenizer.eos_id, more)
-    files: dict[str, Content] = {WEIGHTS: TensorFile(weights, {"format": "pt"}), "config.json": to_json(fields)}
+    file = TensorFile(weights, {"format": "pt"}, dtype)
+    file.check_range()
+    stored_as = {"dtype": dtype, "torch_dtype": dtype}  # as transformers 5 and earlier versions have it
+    fields = config_fields(config, None if tokenizer is None else tokenizer.eos_id, more) | stored_as
+    files = sharded(file, max_shard_size) | {"config.json": to_json(fields)}
     if tokenizer is not None:
         files["tokenizer_config.json"] = to_json(tokenizer_config(tokenizer, model.config.n_positions))
         files |= tokenizer.files()  # those of a tokenizer that was read have that file, too, perhaps with a chat template
@@ -305,28 +318,39 @@ def _kind(model: Storable, more: dict[str, Json]) -> str:
     return kind_of(type(model.config), KINDS[architecture_of(more)].classifier)
 
 
-def _weights(model: Storable, family: Family) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, host array) for each tensor of a file; arrays share the model's memory where their order is the file's, or its transpose."""
+def _weights(model: Storable, family: Family) -> Iterator[tuple[str, Deferred]]:
+    """(name, array) for each tensor of a file; arrays share the model's memory where their order is the file's, or its transpose."""
     for name, p in model.named_parameters():
-        host = backend.to_host(p.data)
-        if not family.names:  # ours
-            yield name, host
-            continue
-        for part in family.parts(model.config, canonical_name(name)):
-            yield part.name, part.stored(host)
+        ours = [Part(name, same)] if not family.names else family.parts(model.config, canonical_name(name))
+        for part in ours:
+            yield part.name, Deferred(part.shape(_without_memory(p.shape)), partial(_stored, part, p.data))
 
 
-def save_pretrained(model: Storable, directory: str | Path, tokenizer: StorableTokenizer | None = None) -> None:
+def _stored(part: Part, parameter: Array) -> np.ndarray:
+    return part.stored(backend.to_host(parameter))
+
+
+def save_pretrained(
+    model: Storable,
+    directory: str | Path,
+    tokenizer: StorableTokenizer | None = None,
+    dtype: str = "float32",
+    max_shard_size: int | str | None = None,
+) -> None:
     """Writes a checkpoint into `directory` (made if need be) that Hugging Face's transformers loads, model and tokenizer.
 
-    Warns where the model is one that no published family describes, which only tinygpt then reads.
+    dtype            in which the weights are stored: float32, float16 or bfloat16
+    max_shard_size   bytes, or a text such as "5GB": where the weights have more, they come in several files with an index; None: one file
+    The weights of an earlier save in the directory are deleted first. Warns where the model is one that no published family describes, which only
+    tinygpt then reads. Raises ValueError for another dtype or size, and for a weight beyond the dtype's range.
     """
     directory = Path(directory)
+    files = pretrained_files(model, tokenizer, dtype, max_shard_size)
     if note := format_note(model.config, _kind(model, getattr(model, "pretrained_fields", dict)())):
         warnings.warn(f"{directory}: {note}", stacklevel=2)
-    files = pretrained_files(model, tokenizer)
     if tokenizer is not None:
         tokenizer.check_directory(directory)
+    remove_weights(directory)
     write_files(directory, files)
 
 
