@@ -66,6 +66,7 @@ def with_network(tmp_path):
     return tmp_path / "with"
 
 
+@pytest.mark.seldom
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the commands are for Linux")
 def test_the_commands_for_a_machine_without_a_network(with_network, tmp_path):
     checkout, stubs = tmp_path / "checkout", tmp_path / "stubs"
