@@ -215,16 +215,23 @@ def compare(size_name: str, names: tuple[str, ...], rounds: int) -> dict[str, An
         for name in names:
             side = waiting[name] if waiting else warm(name, size_name, 1)
             seconds[name] += side.ask(size.turn)
-            held[name] = side.ask(None) | ({"gflops": side.ask("gflops")} if name in (OURS, TORCH) else {})
+            held[name] = side.ask(None)
             if not waiting:
+                held[name] |= rate(name, side)
                 side.close()
-    for side in waiting.values():
+    for name, side in waiting.items():
+        held[name] |= rate(name, side)
         side.close()
     result: dict[str, Any] = {"machine": machine()}
     for name, times in seconds.items():
         result[name] = {"median_s": statistics.median(times), "fastest_s": min(times), "n_steps": len(times), **held[name]}
         print(f"{size_name}: {name:10} {result[name]['median_s']:8.4f} s   peak {result[name]['peak_mb']:6,.0f} MB")
     return result
+
+
+def rate(name: str, side: Side) -> dict[str, float]:
+    """Of a library's products; after its peak of memory, which their operands would raise."""
+    return {"gflops": side.ask("gflops")} if name in (OURS, TORCH) else {}
 
 
 def warm(name: str, size_name: str, n_steps: int) -> Side:
