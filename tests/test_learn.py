@@ -336,12 +336,12 @@ def check_longer_texts(out):
 
 def test_switches_with_equal_time(tmp_path):
     """A row that takes longer for an update makes fewer."""
-    out, _ = run("23_gpt2_to_llama.py", *"--updates 12 --rounds 1 --unit time --json".split(), str(tmp_path / "switches.json"))
+    out, _ = run("23_gpt2_to_llama.py", *"--updates 4 --rounds 1 --unit time --json".split(), str(tmp_path / "switches.json"))
     results = json.loads((tmp_path / "switches.json").read_text(encoding="utf-8"))
     first = results["rows"]["GPT-2"]
-    assert results["unit"] == "time" and first["updates"] == 12
+    assert results["unit"] == "time" and first["updates"] == 4
     for row in results["rows"].values():
-        assert row["updates"] == round(12 * first["step_ms"] / row["step_ms"])
+        assert row["updates"] == round(4 * first["step_ms"] / row["step_ms"])
     found = numbers(r"^(GPT-2|\+ [a-zA-Z/ 0-9]+?) {2,}((?:[\d.,+-]+ *){9})$", out)
     assert {name: row[6] for name, row in found.items()} == {name: row["updates"] for name, row in results["rows"].items()}
 
