@@ -1,36 +1,29 @@
 """benchmarks/scaling.py, prompting.py, finetuned_vs_prompted.py and evaluate.py: their fits, items and tables, and all of them with a few texts."""
 
 import dataclasses
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.benchmark_scripts import BENCHMARKS, imported
 from tinygpt.data.corpora import Document
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.data.windows import encode_documents
 from tinygpt.errors import InvalidInput
 from tinygpt.evaluation.items import Item, Task, with_shots
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 NAMES = ("scaling", "prompting", "finetuned_vs_prompted", "evaluate")
 TEXT = "the shape of the array is a tuple of numbers, and the type of its values is one of many. "
 
 
 @pytest.fixture(scope="module")
 def benchmarks():
-    """The scripts as modules; afterwards the path is what it was."""
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    yield {name: importlib.import_module(name) for name in NAMES}
-    sys.path[:] = before
-    for name in (*NAMES, "trained", "ablations", "train_step"):
-        sys.modules.pop(name, None)
+    with imported(*NAMES) as scripts:
+        yield scripts
 
 
 @pytest.fixture

@@ -1,32 +1,25 @@
 """benchmarks/ablations.py, recipes.py, train_step.py and muon.py: pairs, intervals, counts of updates and tables, with a small text."""
 
 import dataclasses
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.benchmark_scripts import BENCHMARKS, imported
 from tinygpt import GPT, GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.recipes import RECIPES
 from tinygpt.training.optimizers import hidden_matrices
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 NAMES = ("ablations", "recipes", "train_step", "muon")
 
 
 @pytest.fixture(scope="module")
 def benchmarks():
-    """The scripts as modules; afterwards the path is what it was."""
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    yield {name: importlib.import_module(name) for name in NAMES}
-    sys.path[:] = before
-    for name in (*NAMES, "step_profile", "turns"):
-        sys.modules.pop(name, None)
+    with imported(*NAMES) as scripts:
+        yield scripts
 
 
 @pytest.fixture
