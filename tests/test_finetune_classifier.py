@@ -112,7 +112,7 @@ def test_ctrl_c_ends_it_without_a_report(folder):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "finished and saved" in out and out.endswith(
+    assert "finished, saving" in out and out.endswith(
         "no report yet; resume with: python examples/finetune_classifier.py --resume stopped\n"
     )
     assert not (folder / "stopped" / "report.txt").exists()

@@ -1,7 +1,7 @@
 """Programs in which one rank fails; `test_rank_faults.py` runs them.
 
 mpiexec -n 3 python [-m mpi4py] tests/tinygpt/rank_faults.py hang FILE
-mpiexec -n 2 python -m mpi4py tests/tinygpt/rank_faults.py full_disk RUN
+mpiexec -n 2 python [-m mpi4py] tests/tinygpt/rank_faults.py full_disk FOLDER
 """
 
 import contextlib
@@ -66,8 +66,8 @@ def one_fails(how: str, when: Path) -> None:
         print("not reached")
 
 
-def full_disk(path: str) -> None:
-    """A run that saves each update; after the second the first rank's disk is full."""
+def full_disk(folder: Path) -> None:
+    """A run that saves each update; after the second the first rank's disk is full, and computes for long."""
     config = TrainConfig(steps=4, micro_batch=2, warmup_steps=1, save_every=1, eval_every=10)
     model = GPT(tiny())
     trainer = Trainer(model, config, Windows(TOKENS, 8, 3), None, workers_for(model, config))
@@ -76,9 +76,11 @@ def full_disk(path: str) -> None:
         def save(self, trainer: Trainer, *, best: bool) -> None:
             with use_disk(FaultyDisk("ENOSPC", 3)) if trainer.result.step > 2 and self.leads else contextlib.nullcontext():
                 super().save(trainer, best=best)
-                self.wait()
+            if trainer.result.step > 2 and self.leads:
+                (folder / "when").write_text(str(time.monotonic()), encoding="utf-8")
+                time.sleep(1000)
 
-    run = Filling.create("x", Path(path))
+    run = Filling.create("x", folder / "run")
     run.tokenizer = CharacterTokenizer.train("abcdefghijk")
     run.train(trainer, Notes())
 
@@ -86,6 +88,6 @@ def full_disk(path: str) -> None:
 if __name__ == "__main__":
     program, argument = sys.argv[1:]
     if program == "full_disk":
-        cli.run(lambda: full_disk(argument))
+        cli.run(lambda: full_disk(Path(argument)))
     else:
         one_fails(program, Path(argument))

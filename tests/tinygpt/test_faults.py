@@ -5,9 +5,11 @@ import errno
 import os
 import random
 import re
+import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -68,6 +70,95 @@ def test_a_full_disk_is_told_training_goes_on_and_the_end_is_an_error(tmp_path, 
     )
     assert checkpoint_directory(run, "last").name == "step-00000002" and not integrity_errors(checkpoint_directory(run, "last"))
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best", "last", "step-00000002"]
+
+
+class Ended(BaseException):
+    """Instead of the end of all ranks."""
+
+
+def of_several_ranks(run):
+    """What a run says that ends a job of several ranks."""
+    said = []
+
+    def end(message):
+        said.append(message)
+        if threading.current_thread() is threading.main_thread():
+            raise Ended
+
+    run.writer.end = end
+    return said
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "found", "fix"),
+    [
+        ("ENOSPC", "No space left on device", "free some space, or {}"),
+        ("EDQUOT", ".*quota exceeded", "your quota is used up: delete something, or {}"),
+        ("fsync", "Input/output error", r"the disk is failing \(see dmesg\): save what is on it, and {}"),
+    ],
+)
+def test_several_ranks_end_with_the_first_checkpoint_that_cannot_be_written(tmp_path, background, kind, found, fix):
+    t = trainer()
+    run, checkpoint = saver(new_run(tmp_path / "run", "x"), t, background=background)
+    said = of_several_ranks(run)
+    for n_saved in (0, 1):
+        t.update()
+        with use_disk(FaultyDisk(kind, 1)), contextlib.suppress(Ended):
+            checkpoint(True)
+            run.wait()
+        left = r"the last intact checkpoint is .*run/checkpoints/step-00000001 \(step 1\)" if n_saved else "there is no checkpoint yet"
+        way_out = "copy the run to another disk, and continue with --resume .*run" if n_saved else "choose another --run, and start again"
+        rule = f"{found}, expected a directory that can be written to; {left}; {fix.format(way_out)}"
+        assert re.fullmatch(f"checkpoint step-0000000{n_saved + 1} was not saved: {run.path}: {rule}", said[n_saved]), said
+        if not n_saved:
+            checkpoint(True)
+            run.wait()
+    assert len(said) == 2 and not integrity_errors(checkpoint_directory(run.path, "last"))
+    with pytest.raises(OSError, match=found):
+        run.finish()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="about a signal that Windows lacks")
+def test_several_ranks_end_with_the_checkpoint_of_a_signal(tmp_path):
+    t, run = trainer(steps=9), Run.create("x", tmp_path / "run", background=False)
+    run.tokenizer, said, notes = TOKENIZER, of_several_ranks(run), Notes()
+    notes.update = lambda metrics: os.kill(os.getpid(), signal.SIGTERM) if metrics.step == 2 else None
+    with use_disk(FaultyDisk("ENOSPC", 0)), pytest.raises(Ended):
+        run.train(t, notes)
+    assert t.result.step in (2, 3) and re.match(r"checkpoint step-0000000\d was not saved: .*No space left", said[0]) and len(said) == 1
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="writes to /dev/full")
+def test_metrics_that_cannot_be_written(tmp_path, n_ranks):
+    """One process says so once and trains on; several ranks end."""
+    t, run, notes = trainer(steps=5), Run.create("x", tmp_path / "run"), Notes()
+    run.tokenizer, said = TOKENIZER, of_several_ranks(run) if n_ranks > 1 else []
+    run.metrics.path.symlink_to("/dev/full")
+    with pytest.raises(Ended) if n_ranks > 1 else contextlib.nullcontext():
+        run.train(t, notes)
+    told = said + [note for note in notes.notes if "metrics.jsonl" in note]
+    problem = f"a line of metrics.jsonl was not written: {run.path}: No space left on device, expected .*; there is no checkpoint yet"
+    assert len(told) == 1 and re.match(problem, told[0].replace("free some space, or choose another --run; ", "")), told
+    assert t.result.step == (1 if n_ranks > 1 else 5) and (run.last is None) == (n_ranks > 1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a limit of the system's own")
+def test_no_half_of_a_line_of_metrics_is_left(tmp_path):
+    import resource
+
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.write({"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (metrics.path.stat().st_size + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            metrics.write({"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    metrics.write({"step": 3})
+    assert metrics.path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 3}\n'
 
 
 def test_a_checkpoint_written_in_the_background_is_the_state_of_its_instant(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from benchmarks.reliability import kill_and_resume, rank_processes
 from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi, none_left, started  # noqa: F401 (a fixture)
 from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.parallel import launch
+from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint
 
 FAULTS = ROOT / "tests/tinygpt/rank_faults.py"
@@ -112,12 +114,54 @@ def test_ranks_with_other_settings_are_refused(corpus, script, first, second, fo
     assert time.monotonic() - begun < 30
 
 
+def full_disk_message(run, step):
+    saved = f"{run}/checkpoints/step-{step:08d}"
+    found = f"{run}: No space left on device, expected a directory that can be written to; the last intact checkpoint is {saved}"
+    fix = f"free some space, or copy the run to another disk, and continue with --resume {run}"
+    return rf"error: rank 0 of 2: checkpoint step-\d{{8}} was not saved: {re.escape(f'{found} (step {step}); {fix}')}"
+
+
 @needs_mpi
-def test_a_full_disk_of_the_first_rank(tmp_path):
-    done = mpiexec(2, FAULTS, "full_disk", tmp_path / "run")
-    assert done.returncode == 1
-    assert re.findall(r"^error: (.*)", done.stderr, flags=re.MULTILINE)[0].startswith(f"rank 0 of 2: {tmp_path / 'run'}: No space left")
+@pytest.mark.parametrize("module", ["mpi4py", ""])
+def test_a_full_disk_of_the_first_rank_ends_the_job(module, tmp_path):
+    """In the middle of an update that takes long."""
+    done = mpiexec(2, FAULTS, "full_disk", tmp_path, module=module)
+    assert time.monotonic() - float((tmp_path / "when").read_text(encoding="utf-8")) < 10
+    assert done.returncode != 0 and "Traceback" not in done.stderr and "was not saved" not in done.stdout
+    assert re.findall("^.*error: .*", done.stderr, flags=re.MULTILINE) == re.findall(full_disk_message(tmp_path / "run", 2), done.stderr)
     assert Checkpoint.open(tmp_path / "run", "last").training["step"] == 2
+
+
+SMALL_DISK = """mount -t tmpfs -o size=$1 full "$0" && shift && "$@"; code=$?; cp -a "$0/run" "$0-run"; exit $code"""
+"""Runs a command with a small file system mounted at a directory, and then copies the run out of it: only this shell sees what is mounted."""
+
+
+def can_mount(folder):
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "full", folder]
+    return bool(shutil.which("unshare")) and subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@needs_mpi
+def test_a_file_system_that_fills_up(corpus):  # noqa: F811
+    """A real one. A copy of the run continues, and ends with the bits of a run that had space."""
+    (corpus / "full").mkdir()
+    if not can_mount(corpus / "full"):
+        pytest.skip("no right to mount a file system")
+    script, flags = ROOT / "examples/parallel/train_3d.py", ["--mesh", "tensor=2", *SMALL, "--eval-every", "2", "--keep", "1"]
+    assert mpiexec(2, script, *flags, "--steps", "6", "--run", "other", cwd=corpus).returncode == 0
+    pages = [2 + path.stat().st_size // 4096 for path in (corpus / "other/checkpoints").rglob("*")]  # room for one checkpoint, not for two
+    command, environment = started(2, script, *flags, "--steps", "6", "--run", "full/run")
+    command = ["unshare", "-rm", "sh", "-c", SMALL_DISK, "full", str(4096 * sum(pages)), *command]
+    done = subprocess.run(command, env=environment, cwd=corpus, capture_output=True, text=True, timeout=60, check=False)
+    saved = corpus / "full-run/checkpoints"
+    assert time.time() - (saved / "last").stat().st_mtime < 10
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert re.findall("^.*error: .*", done.stderr, flags=re.MULTILINE) == re.findall(full_disk_message("full/run", 2), done.stderr)
+    assert [path.name for path in layout.list_checkpoints(corpus / "full-run")] == ["step-00000002"]
+    assert mpiexec(2, script, "--resume", "full-run", cwd=corpus).returncode == 0
+    for name in ("model.safetensors", "training.safetensors"):
+        found, wanted = ((run / "step-00000006" / name).read_bytes() for run in (saved, corpus / "other/checkpoints"))
+        assert found == wanted
 
 
 @needs_mpi

@@ -232,7 +232,7 @@ def curves(run):
 def test_the_script_stops_resumes_and_refuses_what_contradicts_the_run(tmp_path, text):
     pretrain(tmp_path, *FLAGS, "--corpus", text, "--steps", 9, "--run", "whole")
     stopped = pretrain(tmp_path, *FLAGS, "--corpus", text, "--steps", 9, "--run", "parts", "--stop-at", 5)
-    assert "interrupted: step 5 of 9 finished and saved" in stopped.stdout and "--resume parts" in stopped.stdout
+    assert "interrupted: step 5 of 9 finished, saving" in stopped.stdout and "--resume parts" in stopped.stdout
     resumed = pretrain(tmp_path, "--resume", "parts")
     assert re.search(r"resume     from parts.checkpoints.step-00000005, step 5 of 9, 320 tokens seen", resumed.stdout)
     whole, parts = (checkpoint_directory(tmp_path / name, "last") for name in ("whole", "parts"))
@@ -275,7 +275,7 @@ def test_a_signal_ends_the_script_after_its_step_with_the_checkpoint_saved(tmp_p
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
-    step = int(re.search(r"interrupted: step (\d+) of 100000 finished and saved", out)[1])
+    step = int(re.search(r"interrupted: step (\d+) of 100000 finished, saving", out)[1])
     assert checkpoint_directory(tmp_path / "run", "last").name == f"step-{step:08d}"
     with Lock(tmp_path / "run"):
         pass  # free again

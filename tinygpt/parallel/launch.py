@@ -5,10 +5,13 @@ that is killed (`witness.py`), and for one that does not come (`watch.py`), also
 """
 
 import atexit
+import contextlib
 import os
 import sys
+import threading
 import time
 from types import TracebackType
+from typing import NoReturn
 
 from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.parallel.witness import Witness
@@ -97,6 +100,16 @@ def abort(status: int) -> None:
         sys.stderr.flush()
         time.sleep(0.5)  # mpiexec must have read what was said: it drops what is in its pipes when it ends
         MPI.COMM_WORLD.Abort(status)
+
+
+def end_job(text: str) -> NoReturn:
+    """Says why, and ends all ranks: for a thread, which cannot raise an error in the main one, that may compute or wait for long."""
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    threading.Timer(3, os._exit, [1]).start()  # where MPI itself hangs
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    abort(1)
+    os._exit(1)
 
 
 def _end_all_on_errors() -> None:

@@ -6,8 +6,6 @@ that waits, too, is innocent; one that computes, or does not answer, hangs. A ra
 
 import atexit
 import contextlib
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from mpi4py import MPI
 
-from tinygpt.parallel.launch import KEPT, abort, limit_s
+from tinygpt.parallel.launch import KEPT, end_job, limit_s
 
 _PERIOD_S, _ANSWER_S, _LEFT_S = 0.2, 3.0, 2.0
 """How often a thread looks; how long it waits for answers; how long it lets this rank wait for one that has left: a message may be on its way."""
@@ -63,7 +61,7 @@ class Watch:
             left = sorted(self._left & set(self.partners))
             first = self.rank <= min(set(self.partners) - self._left, default=self.rank)
             if left and waits > _LEFT_S + (0 if first else _ANSWER_S):  # of several that wait, the first says it
-                self._end(f"rank {left[0]} has ended, and rank {self.rank} waits for it ({self.doing})")
+                end_job(f"rank {left[0]} has ended, and rank {self.rank} waits for it ({self.doing}); {KEPT}")
             elif self.limit and waits > self.limit:
                 self._ask(waits)
 
@@ -113,9 +111,4 @@ class Watch:
             )
         if any(rank < self.rank and doing != "computes" for rank, (doing, _) in self._answers.items()):
             time.sleep(_ANSWER_S)  # meanwhile that one ends all
-        self._end(f"{found}, and rank {self.rank} has waited {waits:.0f} s ({self.doing}), expected at most {self.limit:g} s")
-
-    def _end(self, text: str) -> None:
-        print(f"error: {text}; {KEPT}", file=sys.stderr, flush=True)
-        threading.Timer(3, os._exit, [1]).start()  # where MPI itself hangs
-        abort(1)
+        end_job(f"{found}, and rank {self.rank} has waited {waits:.0f} s ({self.doing}), expected at most {self.limit:g} s; {KEPT}")

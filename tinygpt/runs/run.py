@@ -20,6 +20,7 @@ from tinygpt.errors import Diverged, MissingFile, PathExists
 from tinygpt.fields import Settings
 from tinygpt.models.protocols import Divided
 from tinygpt.parallel.communicator import check_same, tell, world
+from tinygpt.parallel.launch import end_job, who
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint, training_arrays
 from tinygpt.runs.writer import CheckpointWriter, WriterOptions, explained
@@ -39,7 +40,8 @@ class Mergeable(Protocol):
 
 
 class Run:
-    """A run's directory, locked until this process ends. Made by `create` or `resume`. Of several ranks, the first alone writes.
+    """A run's directory, locked until this process ends. Made by `create` or `resume`. Of several ranks, the first alone writes;
+    what it cannot write ends the job.
 
     path         the directory
     tokenizer    saved with each checkpoint; set it before training
@@ -53,8 +55,10 @@ class Run:
     def __init__(self, path: Path, **options: Unpack[WriterOptions]) -> None:
         self.path = path
         self.writer, self.ranks = CheckpointWriter(path, **options), world()
+        if self.ranks.size > 1:
+            self.writer.end = lambda text: end_job(f"{who()}: {text}")
         self.wait, self.finish = self.writer.wait, self.writer.finish
-        self.metrics = MetricsFile(path / "metrics.jsonl")
+        self.metrics, self._metrics_refused = MetricsFile(path / "metrics.jsonl"), False
         self.tokenizer: Tokenizer | None = None
         self.adapter: Mergeable | None = None
         self.base = ""
@@ -108,13 +112,22 @@ class Run:
         return self.ranks.rank == 0
 
     def log(self, values: dict[str, Json]) -> None:
-        if self.leads:
+        if not self.leads:
+            return
+        before, self._metrics_refused = self._metrics_refused, False
+        try:
             self.metrics.write(values)
+        except OSError as error:
+            self._metrics_refused = True
+            if not before:  # said once
+                self.wait()  # a checkpoint that can still be written is not lost, and one that cannot ends the job by itself
+                self.writer.refused("a line of metrics.jsonl was not written", error)
 
     def keep_settings(self, settings: Settings, **facts: Json) -> None:
         """Writes config.json: a settings dataclass, and other facts about the run."""
         if self.leads:
-            replace_file(self.path / "config.json", to_json(dataclasses.asdict(settings) | facts))
+            with explained(self.path):
+                replace_file(self.path / "config.json", to_json(dataclasses.asdict(settings) | facts))
 
     @property
     def last(self) -> Checkpoint | None:
@@ -151,7 +164,7 @@ class Run:
         """Appends a text that the model wrote to samples.txt."""
         if not self.leads:
             return
-        with (self.path / "samples.txt").open("a", encoding="utf-8") as file:
+        with explained(self.path), (self.path / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(f"=== {title}\n{text}\n\n")
 
     def restore(self, trainer: Trainer, *, other_data: bool = False) -> dict[str, Json]:
@@ -162,7 +175,8 @@ class Run:
         self.metrics.truncate_after(trainer.result.step, trainer.result, write=False)
         self.ranks.agree(0)  # all have read it
         if self.leads:
-            self.metrics.truncate_after(trainer.result.step, Result())
+            with explained(self.path):
+                self.metrics.truncate_after(trainer.result.step, Result())
         return training
 
     def roll_back(self, trainer: Trainer) -> str:

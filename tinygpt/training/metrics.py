@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import platform
 from dataclasses import dataclass, field
 from itertools import islice
@@ -136,8 +137,15 @@ class MetricsFile(NamedTuple):
     path: Path
 
     def write(self, values: dict[str, Json]) -> None:
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(values) + "\n")
+        """Raises OSError if the line cannot be written: nothing of it is left then."""
+        n_bytes = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, n_bytes)  # the next line would be added to a half
+            raise
 
     def truncate_after(self, step: int, result: Result, *, write: bool = True) -> None:
         """Drops the lines after `step` (a resumed run writes them again), a line cut short, and how the run ended; fills the curves of `result`.

@@ -251,7 +251,7 @@ class _Loop:
             self.pause_s += time.perf_counter() - paused
             if stopping and not ending:
                 result.interrupted, result.signal = True, signal_number
-                self.reporter.note(f"interrupted: step {result.step} of {config.steps} finished{' and saved' if run else ''}")
+                self.reporter.note(f"interrupted: step {result.step} of {config.steps} finished{', saving' if run else ''}")
                 break
             waited = result.step - result.best_step
             if config.patience and measured and result.validation_curve and waited >= config.patience * config.eval_every:
