@@ -31,9 +31,9 @@ from train_step import machine
 from turns import Side
 
 from autograd import nn
-from autograd.kernels.cpu.parallel import n_threads
 from autograd.limits import peak_bytes
 from autograd.optim import AdamW
+from autograd.threads import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run, table

@@ -26,9 +26,9 @@ from typing import Any, Literal
 import numpy as np
 from turns import Side
 
-from autograd.kernels.cpu.parallel import n_threads
 from autograd.limits import peak_bytes
 from autograd.optim import AdamW
+from autograd.threads import n_threads
 from tinygpt import GPT, GPTConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run, table

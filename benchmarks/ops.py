@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from turns import Side
 
 import autograd as ag
-from autograd.kernels.cpu.parallel import n_threads
+from autograd.threads import n_threads
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run
 

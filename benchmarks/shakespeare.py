@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from train_step import processor
 
-from autograd.kernels.cpu.parallel import n_threads
+from autograd.threads import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run, table

@@ -32,8 +32,8 @@ from step_profile import products_of
 from turns import Side
 
 import autograd as ag
-from autograd.kernels.cpu.parallel import n_threads
 from autograd.limits import peak_bytes
+from autograd.threads import n_threads
 from tinygpt import GPT, GPTConfig, TrainConfig
 from tinygpt.arguments import parse_args
 from tinygpt.cli import run

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import autograd as ag
-from autograd.kernels.cpu.parallel import n_threads
 from autograd.optim import AdamW, warmup_cosine
+from autograd.threads import n_threads
 from tinygpt import GPT, GPTConfig
 from tinygpt.data.corpora import load_corpus
 from tinygpt.data.tokenizer import BPETokenizer

@@ -148,7 +148,7 @@ def test_linear_cross_entropy_with_a_frozen_input(needs):
 )  # fmt: skip
 def test_pieces_of_logits_add_up_to_the_whole(seed, n, n_classes, rows, columns, needs, smoothing):
     """With pieces of a few rows and blocks of a few columns, as real sizes have them."""
-    from autograd.kernels.cpu import loss as cpu_loss  # not above: that would register the CPU's kernels under any backend
+    from autograd.kernels.cpu import loss as cpu_loss
 
     array, targets = drawn(seed, n, n_classes + 3)
     targets %= n_classes

@@ -112,7 +112,7 @@ def test_a_product_of_few_rows_is_the_same_bits_recorded_or_not(n_rows, n_in, n_
 @numpy_only
 def test_the_report_of_a_product_with_a_vector_is_not_trusted():
     """OpenBLAS may report an invalid value where there is none; one that is there is seen in the product."""
-    from autograd.kernels.cpu.parallel import times_vector  # not above: importing it registers kernels, also on a fake GPU
+    from autograd.kernels.cpu.parallel import times_vector
 
     infinite = np.array([[np.inf, 1.0], [1.0, 2.0]], dtype=np.float32)
     with pytest.raises(FloatingPointError, match="invalid"):

@@ -87,7 +87,7 @@ def test_blas_takes_no_more_threads_than_asked_for(blas):
 @pytest.mark.parametrize(("text", "expected"), [("max 100000", 16), ("250000 100000", 3), ("20000 100000", 1), ("no numbers", 16)])
 def test_threads_follow_what_a_container_may_use(text, expected, monkeypatch):
     from autograd import limits
-    from autograd.kernels.cpu import parallel  # not above: that would register the CPU's kernels under any backend
+    from autograd.kernels.cpu import parallel
 
     monkeypatch.setattr(limits, "read", lambda path: text if path == "/sys/fs/cgroup/cpu.max" else "")
     monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
