@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinygpt import GPT, GPTConfig
-from tinygpt.data.corpora import load_corpus
+from tinygpt.data.corpora import Document, load_corpus
 from tinygpt.data.tokenizer import BPETokenizer, CharacterTokenizer
 from tinygpt.data.windows import bigram_nats
 from tinygpt.evaluation.baselines import Bigram
@@ -21,7 +21,7 @@ from tinygpt.evaluation.overlap import looked_for, training_text
 from tinygpt.evaluation.record import Record
 from tinygpt.evaluation.report import Evaluated, ItemProgress, notes
 from tinygpt.evaluation.scores import Kept, Result, _picked, evaluate
-from tinygpt.evaluation.tasks import TASKS, label_task, make_task
+from tinygpt.evaluation.tasks import TASKS, _summaries, label_task, make_task
 from tinygpt.finetuning.labeled import LabeledData, LabeledText
 from tinygpt.inference.decoding import generate
 from tinygpt.inference.likelihood import log_likelihood, token_nats
@@ -57,6 +57,16 @@ def test_tasks_made_by_code(name):
     if task.kind in ("choice", "schema"):
         answers = np.bincount([item.right for item in task.items])
         assert task.chance == pytest.approx(1 / len(answers)) and (name == "section" or answers.min() > 0.6 * answers.max())
+
+
+def test_functions_that_share_a_summary():
+    """As some of NumPy's do: the four summaries of an item are different ones."""
+    rest = "\n\n" + "It returns an array of the same shape, with another dtype where that is asked for, and else the same."
+    texts = ["Sum.", "Product.", "Mean.", *["Deprecated."] * 20]
+    items = list(_summaries([Document(f"f{i}", text + rest, i) for i, text in enumerate(texts)], 0))
+    assert len(items) == len(texts)
+    for item, text in zip(items, texts, strict=True):
+        assert sorted(item.contexts) == sorted(f"{each}\n\n" for each in set(texts)) and item.contexts[item.right] == f"{text}\n\n"
 
 
 def test_arithmetic_is_right_and_copying_has_one_answer():

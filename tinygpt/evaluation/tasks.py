@@ -58,7 +58,8 @@ def _summaries(documents: Sequence[Document], seed: int) -> Iterator[Item]:
     for number, (document, first, rest) in enumerate(usable):
         rng = np.random.default_rng([seed, number])
         others = [text for other, text, _ in usable if other.group != document.group and text != first]
-        options = [first, *(others[i] for i in rng.permutation(len(others))[:3])]
+        drawn = dict.fromkeys(others[i] for i in rng.permutation(len(others)))  # some functions share a summary
+        options = [first, *list(drawn)[:3]]
         order = rng.permutation(4).tolist()
         body = _short(rest)
         yield Item("schema", tuple(options[i] + "\n\n" for i in order), (body,), order.index(0), document.group, body)
