@@ -18,11 +18,12 @@ SUCCESS, INVALID, NOT_SUPPORTED = 0, 7, 15
 
 
 class Library:
-    """As the `ctypes.CDLL`, for one thread. `calls` counts products."""
+    """As the `ctypes.CDLL`, for one thread. `calls` counts products; those of `refused` dtypes are not supported, though described."""
 
     def __init__(self) -> None:
         self._objects: dict[int, dict[Any, Any]] = {}
         self.calls = 0
+        self.refused: set[str] = set()
 
     def _make(self, reference: Any, **values: Any) -> int:
         number = len(self._objects) + 1
@@ -73,6 +74,8 @@ class Library:
     def cublasLtMatmul(self, handle: Any, description: Any, alpha: Any, a: int, of_a: Any, b: int, of_b: Any, beta: Any, c: int, of_c: Any,
                        d: int, of_d: Any, algorithm: Any, workspace: Any, n_workspace: int, stream: Any) -> int:  # fmt: skip
         product, layouts = self._objects[description.value], [self._objects[x.value] for x in (of_a, of_b, of_d)]
+        if layouts[0]["dtype"].name in self.refused:
+            return NOT_SUPPORTED
         left, right, out = (self._matrix(address, layout) for address, layout in zip((a, b, d), layouts, strict=True))
         left, right = left.T if product.get(3) else left, right.T if product.get(4) else right
         if left.shape[1] != right.shape[0] or out.shape != (left.shape[0], right.shape[1]) or c != d:

@@ -316,31 +316,23 @@ def test_rows_of_any_length_alignment_and_type(name, shape, storage, host_either
     assert all((a == b).all() for a, b in zip((*arrays, dy), before, strict=True)), "an input was written to"
 
 
+@pytest.mark.parametrize(("op", "n_parameters"), [(LayerNorm, 2), (RMSNorm, 1)])
+def test_norms_leave_parameters_of_another_dtype_to_the_definition(op, n_parameters):
+    """Which gives float32 for 16-bit rows and float32 parameters; a model's parameters are cast first."""
+    (kernel,) = KERNELS[op]
+    half, single = np.ones(8, np.float16), np.ones(8, np.float32)
+    for rows, parameters, taken in ((half, half, True), (half, single, False), (single, half, False)):
+        assert kernel.supports(rows[None], *[parameters] * n_parameters) is taken
+
+
 @on_host
 @pytest.mark.parametrize("n_rows", [1, 1500])  # more rows than blocks
-def test_layer_norm_takes_float_parameters_beside_bf16_rows(n_rows, host):
-    (kernel,) = KERNELS[LayerNorm]
-    rng = np.random.default_rng(1)
-    x, dy = stored(host, "bf16", *(3 + rng.standard_normal((2, n_rows, 40))))
-    gamma, beta = stored(host, "float", *rng.standard_normal((2, 40)))
-    assert kernel.supports(x, gamma, beta) and not kernel.supports(x.astype(np.float32), bf16(gamma), bf16(beta))
-    y, saved = kernel.forward(x, gamma, beta)
-    dx, dgamma, dbeta = kernel.backward(saved, dy)
-    assert (y.dtype, dx.dtype, dgamma.dtype, dbeta.dtype) == (np.uint16, np.uint16, np.float32, np.float32)
-    right, saved = LayerNorm.forward(to_float(x), to_float(gamma), to_float(beta))
-    assert_near(y, right, x.dtype)
-    for actual, right in zip((dx, dgamma, dbeta), LayerNorm.backward(saved, to_float(dy)), strict=True):
-        assert_near(actual, right, actual.dtype if actual is dx else np.dtype("float32"))
-
-
-@on_host
-@pytest.mark.parametrize("n_rows", [1, 1500])
-def test_rms_norm_takes_a_float_weight_beside_bf16_rows(n_rows, host):
+def test_rms_norm_of_bf16_rows_with_a_float_weight(n_rows, host):
+    """As without a weight, where the kernel is given zeros."""
     (kernel,) = KERNELS[RMSNorm]
     rng = np.random.default_rng(1)
     x, dy = stored(host, "bf16", *(3 + rng.standard_normal((2, n_rows, 40))))
     (weight,) = stored(host, "float", rng.standard_normal(40))
-    assert kernel.supports(x, weight) and not kernel.supports(x.astype(np.float32), bf16(weight))
     y, saved = kernel.forward(x, weight, offset=1.0)
     dx, dweight = kernel.backward(saved, dy)
     assert (y.dtype, dx.dtype, dweight.dtype) == (np.uint16, np.uint16, np.float32)

@@ -383,6 +383,14 @@ def test_the_gradient_of_a_narrowed_weight_goes_to_the_parameter():
     assert float(optimizer.gradient_norm()) > 0 and linear.weight.narrow is None
 
 
+@on_device
+def test_kernels_of_the_cpu_are_not_registered_for_arrays_on_a_device():
+    before = ag.registered_kernels()
+    with pytest.raises(ImportError, match=r"autograd.kernels.cpu: imported on the cupy backend, expected numpy; autograd.threads and"):
+        import autograd.kernels.cpu.parallel  # noqa: F401
+    assert ag.registered_kernels() == before
+
+
 # cuBLASLt ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -450,6 +458,31 @@ def test_a_product_that_cublaslt_refuses_is_an_error(cublaslt):
         if "fake" not in xp.__version__:
             cublaslt._check("cublasLtMatmulAlgoGetHeuristic for Kind", 15)
         cublaslt.multiply(x, x.T, xp.zeros((8, 8), dtype="float32"))
+
+
+@on_device
+@has_bfloat16
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_choice_that_cublaslt_does_not_support_is_left_to_cupy(cublaslt, wide, add, monkeypatch):
+    run, calls = cublaslt._run, []
+    fake = "fake" in xp.__version__  # a device supports these: there the call is left out
+    monkeypatch.setattr(cublaslt, "_run", lambda *args: calls.append(1) or (run(*args) if fake else False))
+    if fake:
+        monkeypatch.setattr(cublaslt.library(), "refused", {"bfloat16"})
+    rng = np.random.default_rng(0)
+    a, b = (to_device(rng.standard_normal(shape).astype(np.float32)).astype(backend.bfloat16) for shape in ((5, 48), (48, 16)))
+    dtype = np.dtype(np.float32) if wide else backend.bfloat16
+    bias, start = (to_device(rng.standard_normal(shape).astype(np.float32)).astype(dtype) for shape in (16, (5, 16)))
+    cublaslt._plan.cache_clear()
+    for n_calls in (1, 1):  # it is asked once
+        out = start.copy()
+        cublaslt.multiply(a, b, out, add=add, bias=bias)
+        *added, left, right = (to_host(x).astype(np.float64) for x in (*([start] if add else []), bias, a, b))
+        right = sum(added, start=left @ right)
+        np.testing.assert_allclose(to_host(out).astype(np.float64), right, rtol=0, atol=2**-6 * np.abs(right).max())
+        assert len(calls) == n_calls
+    cublaslt._plan.cache_clear()
 
 
 @on_device

@@ -2,7 +2,8 @@
 
 CuPy binds cuBLAS, whose products do none of this: each would be one more pass over the result, which takes a third of the product's time and
 more. cuBLASLt comes with CuPy's toolkit. What a call needs is made once per kind of call: a description of the product, a layout per matrix,
-and an algorithm, the library's own choice; with AUTOGRAD_TUNE=1, the fastest of those that it offers.
+and an algorithm, the library's own choice; with AUTOGRAD_TUNE=1, the fastest of those that it offers. For a few kinds it chooses one that it then
+does not support (seen with cuBLAS 13 on an H200, for small matrices of bfloat16): those go through CuPy.
 
 cuBLASLt stores matrices by columns, CuPy by rows, and a matrix stored by rows is its transpose stored by columns: y = a b is computed as
 y^T = b^T a^T, so that its A is our b.
@@ -10,6 +11,7 @@ Source  NVIDIA, cuBLAS 13 documentation, "Using the cuBLASLt API".
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
 from ctypes import byref, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
@@ -59,7 +61,7 @@ class _Plan:
         self.description = description
         self.a, self.b, self.out = layouts
         self.candidates = candidates
-        self.chosen = candidates[0]
+        self.chosen: _Found | None = candidates[0]  # None: no algorithm of the library's works
         self.bias = c_void_p()  # its address, copied into the description before each call
 
 
@@ -96,7 +98,7 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False, bias: Array |
     """out = a @ b in one kernel. a (n, k) and b (k, m) lie by rows or by columns, out (n, m) by rows.
 
     a and b have one dtype, out has it too or float32. `add` adds the product to out instead; bias (m,), of out's dtype, is added to each row.
-    Raises RuntimeError where cuBLASLt refuses or fails.
+    Raises RuntimeError where cuBLASLt refuses such a product, or fails.
     """
     addresses = (b.data.ptr, a.data.ptr, out.data.ptr, 0 if bias is None else bias.data.ptr)
     together = addresses[0] | addresses[1] | addresses[2] | addresses[3] | _MAX_ALIGNMENT
@@ -104,10 +106,15 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False, bias: Array |
     plan = _plan(Kind(a.shape, b.shape, (_by_columns(a), _by_columns(b)), *types))
     if len(plan.candidates) > 1:
         _tune(plan, addresses, xp.empty(out.shape, dtype=out.dtype))
-    _run(plan, plan.chosen, addresses, add)
+    if plan.chosen is not None and not _run(plan, plan.chosen, addresses, add):
+        plan.chosen = None
+    if plan.chosen is None:
+        product = a.astype(out.dtype, copy=False) @ b.astype(out.dtype, copy=False)
+        out[...] = sum((x for x in (out if add else None, bias) if x is not None), start=product)
 
 
-def _run(plan: _Plan, algorithm: _Found, addresses: tuple[int, int, int, int], add: bool) -> None:
+def _run(plan: _Plan, algorithm: _Found, addresses: tuple[int, int, int, int], add: bool) -> bool:
+    """False, and nothing written, if the library does not support its own choice."""
     lt, handle, workspace, stream = _on_stream(xp.cuda.get_current_stream().ptr)  # type: ignore[attr-defined]
     b, a, out, bias = addresses
     if bias:
@@ -118,22 +125,24 @@ def _run(plan: _Plan, algorithm: _Found, addresses: tuple[int, int, int, int], a
         handle, plan.description, _ONE, b, plan.b, a, plan.a, before, out, plan.out, out, plan.out, byref(algorithm), workspace,
         _WORKSPACE_BYTES, stream,
     )  # fmt: skip
-    _check("cublasLtMatmul", status)
+    if status != _NOT_SUPPORTED:
+        _check("cublasLtMatmul", status)
+    return bool(status == 0)
 
 
 def _tune(plan: _Plan, addresses: tuple[int, int, int, int], out: Array) -> None:
     """Runs each candidate on these matrices, into an `out` of its own, and keeps the fastest."""
     cuda = xp.cuda  # type: ignore[attr-defined]
-    found = []
+    found: list[float] = []
     for candidate in plan.candidates:
-        times = []
+        times: list[float] = []
         for _ in range(_N_TRIALS):
             begin, end = cuda.Event(), cuda.Event()
             begin.record()
-            _run(plan, candidate, (*addresses[:2], out.data.ptr, addresses[3]), False)
+            works = _run(plan, candidate, (*addresses[:2], out.data.ptr, addresses[3]), False)
             end.record()
             end.synchronize()
-            times.append(cuda.get_elapsed_time(begin, end))
+            times.append(cuda.get_elapsed_time(begin, end) if works else math.inf)
         found.append(min(times))
     plan.chosen = plan.candidates[found.index(min(found))]
     plan.candidates = [plan.chosen]
@@ -188,8 +197,9 @@ def _layout(lt: ctypes.CDLL, shape: tuple[int, ...], by_columns: bool, dtype: st
     return layout
 
 
+_NOT_SUPPORTED = 15
 _STATUS = {1: "not initialized", 3: "out of memory", 7: "invalid value", 8: "this device is too old", 13: "execution failed",
-           14: "internal error", 15: "not supported"}  # fmt: skip
+           14: "internal error", _NOT_SUPPORTED: "not supported"}  # fmt: skip
 
 
 def _check(what: str, status: int) -> None:

@@ -23,15 +23,14 @@ CUDASaved = namedtuple("CUDASaved", "x mean r gamma")
 class LayerNormCUDA(LayerNorm):
     """A row is read once and stays in registers; the normalized rows are recomputed, not saved. Reference: ops/normalization.py.
 
-    gamma and beta may be float32 with bfloat16 activations. Saves x (..., C), mean and r (rows,) in float32, gamma.
+    Saves x (..., C), mean and r (rows,) in float32, gamma.
     """
 
     takes_half = True
 
     @staticmethod
     def supports(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> bool:
-        parameters = takes(gamma, beta) and name_of(gamma.dtype) in (name_of(x.dtype), "float32")
-        return takes(x) and parameters and x.shape[-1] <= _LONGEST
+        return takes(x, gamma, beta) and x.shape[-1] <= _LONGEST
 
     @staticmethod
     def forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> tuple[Array, tuple[Array, ...]]:
@@ -71,15 +70,14 @@ RMSNormCUDASaved = namedtuple("RMSNormCUDASaved", "x r weight offset")
 class RMSNormCUDA(RMSNorm):
     """A row is read once and stays in registers; the normalized rows are recomputed, not saved. Reference: ops/normalization.py.
 
-    The weight may be float32 with bfloat16 activations. Saves x (..., C), r (rows,) in float32, weight.
+    Saves x (..., C), r (rows,) in float32, weight.
     """
 
     takes_half = True
 
     @staticmethod
     def supports(x: Array, weight: Array | None, *, eps: float = 1e-6, offset: float = 0.0) -> bool:
-        fits = weight is None or (takes(weight) and name_of(weight.dtype) in (name_of(x.dtype), "float32"))
-        return takes(x) and fits and x.shape[-1] <= _LONGEST
+        return takes(*(a for a in (x, weight) if a is not None)) and x.shape[-1] <= _LONGEST
 
     @staticmethod
     def forward(x: Array, weight: Array | None, *, eps: float = 1e-6, offset: float = 0.0) -> tuple[Array, tuple[Array, ...]]:
