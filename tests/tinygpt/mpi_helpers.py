@@ -12,9 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autograd import backend
+
 ROOT = Path(__file__).parent.parent.parent
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 needs_mpi = pytest.mark.skipif(not (MPIEXEC and find_spec("mpi4py")), reason="no MPI: pip install -e .[mpi]")
+ranks_of_cpus = pytest.mark.skipif(
+    backend.name != "numpy", reason="ranks of CPUs, whose arrays MPI and threads exchange; of GPUs: test_nccl.py"
+)
 SMALL = ["--corpus", "text", "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--n-positions", "16", "--vocab-size", "300",
          "--micro-batch", "4", "--sample-tokens", "4", "--eval-every", "5"]  # fmt: skip
 """Flags of examples/pretrain.py for a training of seconds on `corpus`."""

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from autograd import backend
 from tests.tinygpt.mesh_programs import alone, differences, mesh_training, tiny_trainer
-from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi  # noqa: F401 (corpus: a fixture)
+from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi, ranks_of_cpus  # noqa: F401 (corpus: a fixture)
 from tests.tinygpt.test_ranks import losses
 from tinygpt import GPT, Checkpoint, GPTConfig, Run
 from tinygpt.data.tokenizer import train_tokenizer
@@ -30,6 +30,8 @@ from tinygpt.parallel.timeline import as_text, draw, measured_bubble
 from tinygpt.storage.safetensors import TensorFile, read_safetensors_header, read_tensor
 from tinygpt.training.step import Shard
 from tinygpt.training.trainer import Trainer
+
+pytestmark = ranks_of_cpus
 
 SCRIPT = ROOT / "examples/parallel/train_3d.py"
 

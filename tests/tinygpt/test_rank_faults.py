@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.reliability import kill_and_resume, rank_processes
-from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi, none_left, started  # noqa: F401 (a fixture)
+from tests.tinygpt.mpi_helpers import ROOT, SMALL, corpus, mpiexec, needs_mpi, none_left, ranks_of_cpus, started  # noqa: F401 (a fixture)
 from tinygpt.errors import InvalidInput, MissingPackage
 from tinygpt.parallel import launch
 from tinygpt.runs import layout
 from tinygpt.runs.checkpoint import Checkpoint
+
+pytestmark = ranks_of_cpus
 
 FAULTS = ROOT / "tests/tinygpt/rank_faults.py"
 LIMIT_S = 2

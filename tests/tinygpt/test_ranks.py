@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from autograd import Parameter
 from autograd.optim import SGD, AdamW, Muon
 from tests.tinygpt.helpers import Notes, new_run, tiny
-from tests.tinygpt.mpi_helpers import ROOT, SMALL, TWO_MACHINES, corpus, mpiexec, needs_mpi  # noqa: F401 (a fixture)
+from tests.tinygpt.mpi_helpers import ROOT, SMALL, TWO_MACHINES, corpus, mpiexec, needs_mpi, ranks_of_cpus  # noqa: F401 (a fixture)
 from tests.tinygpt.rank_programs import laws, training
 from tinygpt import GPT, GPTConfig
 from tinygpt.config import TrainConfig
@@ -32,6 +32,8 @@ from tinygpt.runs.run import Run
 from tinygpt.seq2seq_config import Seq2SeqConfig
 from tinygpt.storage.safetensors import read_safetensors_header, read_tensor
 from tinygpt.training.divergence import Divergence
+
+pytestmark = ranks_of_cpus
 
 
 @given(n=st.integers(1, 4), seed=st.integers(0, 10_000))

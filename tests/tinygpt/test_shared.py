@@ -8,9 +8,12 @@ import pytest
 
 from autograd.optim import AdamW
 from tests.tinygpt.helpers import tiny
+from tests.tinygpt.mpi_helpers import ranks_of_cpus
 from tinygpt import GPT
 from tinygpt.parallel.communicator import OneRank, run_ranks
 from tinygpt.parallel.shared import Buffers, open_window, shared_file
+
+pytestmark = ranks_of_cpus
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/shm is Linux's")
 

@@ -12,13 +12,15 @@ import autograd as ag
 from autograd import nn
 from autograd.optim import Muon
 from tests.autograd.test_group import Counting
-from tests.tinygpt.mpi_helpers import ROOT, mpiexec, needs_mpi
+from tests.tinygpt.mpi_helpers import ROOT, mpiexec, needs_mpi, ranks_of_cpus
 from tests.tinygpt.rank_programs import tensor_training
 from tinygpt import GPT, GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.parallel.communicator import OneRank, run_ranks
 from tinygpt.parallel.split_state import SplitMatrices, bounds, cut_of, joined, part_of
 from tinygpt.parallel.tensor import join, split
+
+pytestmark = ranks_of_cpus
 
 LLAMA = {"norm": "rms", "positions": "rotary", "activation": "silu", "gated": True, "qkv_bias": False, "mlp_bias": False,
          "attention_output_bias": False, "tie_word_embeddings": False}  # fmt: skip

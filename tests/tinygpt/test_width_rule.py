@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import autograd as ag
+from autograd import backend
 from autograd.backend import to_host
 from autograd.optim import AdamW
 from tests.autograd.checks import numpy_only
@@ -98,7 +99,9 @@ def test_the_base_itself_is_the_model_without_the_rule():
     ids = np.arange(8)[None]
     with ag.no_grad():
         a, b = (to_host(GPT(c, seed=1)(ids).data) for c in (BASE, at_width(BASE, 32)))
-    np.testing.assert_array_equal(a, b)
+    if backend.name == "numpy":
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # a GPU has another kernel for attention without options
     assert at_width(BASE, 32).width_ratio == 1
 
 
