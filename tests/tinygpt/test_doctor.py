@@ -55,7 +55,7 @@ def test_a_section_that_fails_leaves_a_line(monkeypatch):
         raise OSError("no such device")
 
     monkeypatch.setattr(doctor, "_machine", broken)
-    text, works = rows_of(monkeypatch, numpy=(FACTS, ""), cupy=(None, "x"))
+    text, works = rows_of(monkeypatch, numpy=(FACTS, ""), cupy=(FACTS, ""))
     assert works and "machine\n  failed  no such device" in text and "optional libraries" in text
 
 
