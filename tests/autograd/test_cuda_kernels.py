@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import autograd as ag
 from autograd import backend, dispatch, optim
@@ -349,6 +351,18 @@ def test_norms_leave_rows_that_are_too_long_to_the_definition(op, n_parameters):
         assert kernel.supports(*(np.ones(s, np.float32) for s in ((2, n), *[n] * n_parameters))) is taken
 
 
+@given(n=st.integers(1, 200_000), row_bytes=st.integers(2, 1 << 20))
+@example(n=32 * 1024, row_bytes=2 * 50304)
+def test_chunks_of_logits_are_of_one_size(n, row_bytes):
+    from autograd.kernels.cuda.loss import _LOGITS_BYTES, _TILE, rows_at_once
+
+    size = rows_at_once(n, row_bytes)
+    n_chunks, fewest = -(-n // size), -(-n * row_bytes // _LOGITS_BYTES)
+    assert size % _TILE == 0 and n_chunks <= fewest
+    assert size * row_bytes < _LOGITS_BYTES + (_TILE + 1) * row_bytes
+    assert n_chunks * size - n < n_chunks * _TILE
+
+
 @on_host
 def test_softmax_of_rows_of_minus_infinity_is_zero(host):
     x = np.full((2, 40), -np.inf, np.float32)
@@ -648,8 +662,13 @@ def test_the_loss_of_float16_leaves_the_division_by_n_to_the_backward_pass(host,
 
 
 @on_host
+@pytest.mark.parametrize("n_chunks", [1, 3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_the_loss_with_a_bias_and_smoothed_labels(dtype, host):
+def test_the_loss_with_a_bias_and_smoothed_labels(dtype, n_chunks, host, monkeypatch):
+    from autograd.kernels.cuda import loss as launcher
+
+    monkeypatch.setattr(launcher, "_TILE", 1)
+    monkeypatch.setattr(launcher, "_LOGITS_BYTES", -(-9 * 37 * 4 // n_chunks))
     (kernel,) = KERNELS[LinearCrossEntropy]
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape).astype(dtype) for shape in ((9, 5), (37, 5), (37,))]

@@ -11,7 +11,8 @@ from autograd.kernels.destination import Into, destinations
 from autograd.ops.loss import LinearCrossEntropy
 
 _STATIC_BYTES = 2048  # of shared memory per block: the kernel's own sums, and what the driver keeps
-_LOGITS_BYTES = 1 << 30  # logits that exist at once: enough rows to keep the matrix products at full speed
+_LOGITS_BYTES = 1 << 30  # logits that exist at once, about: enough rows to keep the matrix products at full speed
+_TILE = 256  # rows that a multiprocessor's part of a product has, at most
 
 
 @kernel_for(LinearCrossEntropy)
@@ -37,7 +38,7 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
     ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
         n, v = x.shape[0], weight.shape[0]
         narrow_range = x.dtype == xp.float16
-        size = chunk if narrow_range else max(1, _LOGITS_BYTES // (v * x.dtype.itemsize))
+        size = chunk if narrow_range else rows_at_once(n, v * x.dtype.itemsize)
         factor = 1.0 if narrow_range else 1 / n_counted
         losses = xp.empty(n, dtype="float32")
         dx = xp.empty(x.shape, dtype=x.dtype) if needs[0] else None
@@ -70,6 +71,16 @@ class LinearCrossEntropyCUDA(LinearCrossEntropy):
             to = into[1]
             dweight = xp.multiply(dweight, dy, out=dweight if to is None or to.filled else to.buffer, casting="unsafe")
         return dx, dweight, None, dbias
+
+
+def rows_at_once(n: int, row_bytes: int) -> int:
+    """Rows of a chunk: of as few as possible, all are of one size, but for the last one, which may lack a part of a tile.
+
+    With a size that depended on the limit alone, the last chunk would have any number of rows, for instance 749 of 32,768, and the others
+    would need more memory than that many do.
+    """
+    n_chunks = -(-n * row_bytes // _LOGITS_BYTES)
+    return -(-n // (n_chunks * _TILE)) * _TILE
 
 
 def cross_entropy_in_place(
