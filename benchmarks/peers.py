@@ -39,9 +39,12 @@ class TorchGPT(nn.Module):
         self.wte, self.wpe = nn.Embedding(config.vocab_size, config.n_embd), nn.Embedding(config.n_positions, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
-        for p in self.parameters():
+        for name, p in self.named_parameters():
             if p.ndim > 1:
-                nn.init.normal_(p, std=config.initializer_range)
+                residual = name.endswith("proj.weight")  # two of each block are added to the residual stream
+                nn.init.normal_(p, std=config.initializer_range / ((2 * config.n_layer) ** 0.5 if residual else 1))
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
 
     def forward(self, ids: Any, targets: Any) -> Any:
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
@@ -54,9 +57,11 @@ class TorchGPT(nn.Module):
 class TorchTrainer:
     """One whole update as a PyTorch user writes it: forward, backward, clip to norm 1, fused AdamW (decay on matrices only)."""
 
-    def __init__(self, config: GPTConfig, n_threads: int, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1) -> None:
+    def __init__(
+        self, config: GPTConfig, n_threads: int, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1, seed: int = 0
+    ) -> None:
         torch.set_num_threads(n_threads)
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.model = TorchGPT(config)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         rest = [p for p in self.model.parameters() if p.ndim == 1]

@@ -77,7 +77,8 @@ class Torch:
     def __init__(self, shape: GPTConfig, training: TrainConfig, train: Windows) -> None:
         from peers import TorchTrainer
 
-        self.torch, self.train, self.training = TorchTrainer(shape, n_threads(), training.betas, training.weight_decay), train, training
+        self.torch = TorchTrainer(shape, n_threads(), training.betas, training.weight_decay, training.seed)
+        self.train, self.training = train, training
         self.batches, self.seconds = BatchOrder(len(train), training.micro_batch, seed=training.seed + 1).batches(), list[float]()
         self.n_updates = training.steps
 
