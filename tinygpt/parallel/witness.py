@@ -8,7 +8,8 @@ other's pipes, and the kernel keeps the order (epoll hands events out as they ha
 that goes with its process.
 
 Who started the ranks ends them. Where it ends itself before it has (killed, or by an error of its own), they would compute, or wait for each
-other, for ever: the witness ends its rank, which may save first. On Linux alone: elsewhere there is nothing of all this.
+other, for ever: the witness ends its rank, which may save first. So it does where the shell of its rank has been killed, as mpiexec does, which
+knows nothing of a shell's children and waits for what they write. On Linux alone: elsewhere there is nothing of all this.
 
 This file is also the program of that process, which starts in a few milliseconds, as it imports nothing of the library.
 """
@@ -27,7 +28,7 @@ _SILENT_S, _FOR_OTHERS_S = 5.0, 2.0
 """How long nobody accuses a rank after another has ended; how long a rank that was killed may take to be accused by its own witness."""
 _OF_ITSELF_S, _SAVE_S = 1.0, 6.0
 """How long a rank whose launcher has ended may take to end of itself, and then to save."""
-_LAUNCHER = -1  # among the numbers of ranks
+_LAUNCHER, _PARENT = -1, -2  # among the numbers of ranks
 
 
 class Witness:
@@ -150,8 +151,15 @@ class Ends:
 
     @property
     def abandoned(self) -> bool:
-        """Whether the launcher has ended, and the own rank has not."""
-        return _LAUNCHER in self.when and not self.ended
+        """Whether the launcher has ended, or the shell that has started the own rank, and that rank has not."""
+        return not {_LAUNCHER, _PARENT}.isdisjoint(self.when) and not self.ended
+
+    def end_others(self) -> None:
+        """Kills the other ranks of this machine that have not ended, or the shells that have started them."""
+        for fd, rank in self._ranks.items():
+            if rank >= 0 and rank != self.own and rank not in self.when:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
 
     def wait(self, limit_s: float, until: Callable[[], bool]) -> bool:
         """Until something holds; False where it does not in time (0: no limit)."""
@@ -175,7 +183,7 @@ class Ends:
 
     def first(self) -> int:
         """The rank that ended first, of those that ended lately: by the pipes, if those of all are known."""
-        lately, ranks = time.monotonic() - _SILENT_S, {rank: when for rank, when in self.when.items() if rank != _LAUNCHER}
+        lately, ranks = time.monotonic() - _SILENT_S, {rank: when for rank, when in self.when.items() if rank >= 0}
         order = self.closings if ranks.keys() <= self.closings.keys() else ranks
         return next((rank for rank, when in order.items() if when > lately), self.own)
 
@@ -218,7 +226,7 @@ def watch(pid: int, parent: int, rank: int, n_ranks: int, n_here: int, variable:
             pids.setdefault(number, child)
     gone = number_in(pid, variable) is None  # the rank itself, already; this process has the same variables, and keeps them
     missing = number_in(os.getpid(), variable) == rank and len(pids) < n_here  # one has ended already
-    ends, word = Ends(rank, pids | {_LAUNCHER: launcher}), Word(launcher)
+    ends, word = Ends(rank, pids | {_LAUNCHER: launcher, _PARENT: parent}), Word(launcher)
     joined = ends.wait(limit_s, lambda: bool(ends.said) or ends.ended or ends.abandoned)
     if joined:
         ends.follow(pids)
@@ -242,7 +250,10 @@ def watch(pid: int, parent: int, rank: int, n_ranks: int, n_here: int, variable:
     if not joined:
         time.sleep(0.5)  # for mpiexec to read it
         os.kill(pid, signal.SIGKILL)
-    ends.wait(_SILENT_S, lambda: ends.abandoned)
+    ends.wait(_FOR_OTHERS_S, lambda: ends.abandoned)
+    if joined and ends.ended and not ends.goodbye:
+        ends.end_others()  # as mpiexec does at once; where a shell has started the ranks, MPICH's does not always hear of the end
+    ends.wait(_SILENT_S - _FOR_OTHERS_S, lambda: ends.abandoned)
     word.release()
     see_off(ends, pid)
 
