@@ -48,12 +48,16 @@ def test_the_job_ends_and_names_the_rank(how, module, tmp_path):
     assert len(re.findall(f"^error: ({SAID[how]})", done.stderr, flags=re.MULTILINE)) == done.stderr.count("error: ") == 1, done.stderr
 
 
+IN_A_SHELL = ["sh", "-c", '"$@"; exit $?', "sh"]
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
+
+
 @needs_mpi
 def test_a_rank_in_a_shell_is_named(tmp_path):
     """mpiexec knows the shell, whose child the rank is."""
     command, environment = started(2, FAULTS, "kill", tmp_path / "when")
     done = subprocess.run(
-        [*command[:3], "sh", "-c", '"$@"; exit $?', "sh", *command[3:]], env=environment, capture_output=True, text=True, timeout=60
+        [*command[:3], *IN_A_SHELL, *command[3:]], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert re.findall("^error: rank . of 2 .{20}", done.stderr, flags=re.MULTILINE) == ["error: rank 1 of 2 was killed, or ended"], (
         done.stderr
@@ -61,7 +65,7 @@ def test_a_rank_in_a_shell_is_named(tmp_path):
 
 
 @needs_mpi
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
+@on_linux
 @pytest.mark.parametrize("how", ["wait", "compute"])
 def test_ranks_end_when_their_launcher_is_killed(how, tmp_path):
     """Which otherwise would compute, or wait for each other, for ever."""
@@ -73,6 +77,42 @@ def test_ranks_end_when_their_launcher_is_killed(how, tmp_path):
         (launcher,) = {int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1]) for pid in ranks}
         os.kill(launcher, signal.SIGKILL)
         assert len(ranks) == 2 and none_left(str(tmp_path))
+
+
+@needs_mpi
+@on_linux
+def test_ranks_end_when_the_shell_of_one_is_killed(tmp_path):
+    """mpiexec then kills the other shell, and waits for what the ranks might write, of which it knows nothing."""
+    command, environment = started(2, FAULTS, "wait", tmp_path / "when", TINYGPT_TEST_JOB=str(tmp_path))
+    with subprocess.Popen([*command[:3], *IN_A_SHELL, *command[3:]], env=environment, stderr=subprocess.DEVNULL) as job:
+        while not (tmp_path / "when").exists():
+            time.sleep(0.02)
+        os.kill(rank_processes(job.pid)[0], signal.SIGKILL)
+        assert none_left(str(tmp_path))
+
+
+RANK = """
+import os, signal, time
+from tinygpt.parallel.witness import Witness
+rank = int(os.environ["PMI_RANK"])
+Witness(rank, 2, 2, "PMI_RANK", "resume", 0).joined()
+time.sleep(1000 if rank == 0 else 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+LAUNCHER = f"""
+import os, subprocess, sys
+ranks = [subprocess.Popen([sys.executable, "-c", {RANK!r}], env={{**os.environ, "PMI_RANK": rank}}) for rank in "01"]
+print(*[process.wait() for process in ranks])
+"""
+"""Starts two ranks, one of which is killed, and waits for both."""
+
+
+@on_linux
+def test_where_the_launcher_does_not_end_the_others_the_witness_of_a_rank_that_was_killed_does():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", LAUNCHER], env=environment, capture_output=True, text=True, timeout=10, check=False)
+    assert done.stdout == "-9 -9\n"
+    assert re.findall("^error: rank . of 2 .{20}", done.stderr, flags=re.MULTILINE) == ["error: rank 1 of 2 was killed, or ended"]
 
 
 @needs_mpi
@@ -174,7 +214,7 @@ def test_killed_at_random_instants_no_checkpoint_is_lost(tmp_path, monkeypatch):
 
 
 @needs_mpi
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the ranks in /proc")
+@on_linux
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_first(corpus, number):  # noqa: F811
     """SIGTERM as it may reach the ranks of several machines, one after the other; Ctrl-C as mpiexec passes it on."""
