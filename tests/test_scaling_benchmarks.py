@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.benchmark_scripts import BENCHMARKS, imported
+from tests.benchmark_scripts import BENCHMARKS, fixture_of
 from tinygpt.data.corpora import Document
 from tinygpt.data.tokenizer import BPETokenizer
 from tinygpt.data.windows import encode_documents
@@ -20,10 +20,7 @@ NAMES = ("scaling", "prompting", "finetuned_vs_prompted", "evaluate")
 TEXT = "the shape of the array is a tuple of numbers, and the type of its values is one of many. "
 
 
-@pytest.fixture(scope="module")
-def benchmarks():
-    with imported(*NAMES) as scripts:
-        yield scripts
+benchmarks = fixture_of(*NAMES)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.benchmark_scripts import BENCHMARKS, imported
+from tests.benchmark_scripts import BENCHMARKS, fixture_of
 from tinygpt import GPT, GPTConfig
 from tinygpt.errors import InvalidInput
 from tinygpt.recipes import RECIPES
@@ -16,10 +16,7 @@ from tinygpt.training.optimizers import hidden_matrices
 NAMES = ("ablations", "recipes", "train_step", "muon")
 
 
-@pytest.fixture(scope="module")
-def benchmarks():
-    with imported(*NAMES) as scripts:
-        yield scripts
+benchmarks = fixture_of(*NAMES)
 
 
 @pytest.fixture
